@@ -1,0 +1,1 @@
+"""Ground floor: what every service uses and that uses no service."""

@@ -1,0 +1,44 @@
+"""Failures that services report. Templates translate them into wire errors (``template.base.errors``)."""
+
+from __future__ import annotations
+
+
+class ServiceError(Exception):
+    """A service could not do what it was asked; the text is for the log, never for a client."""
+
+
+class ServiceUnavailable(ServiceError):
+    """A needed server is down, refuses, or did not answer in time. Asking again later may succeed.
+
+    ``service`` is ``"cache"``, ``"database"``, ``"queue"``, …; nothing was executed unless the
+    subclass :class:`OutcomeUnknown` says otherwise.
+    """
+
+    def __init__(self, service: str, reason: str) -> None:
+        super().__init__(f"{service}: {reason}")
+        self.service = service
+        self.reason = reason
+
+
+class OutcomeUnknown(ServiceUnavailable):
+    """The request was sent and its answer did not arrive: it may or may not have been executed."""
+
+
+class ServiceNotRunning(ServiceError):
+    """A documented global name was used before its service was started or after it was stopped."""
+
+
+class DataRefused(ServiceError):
+    """The database refused the data itself (too long, duplicate, malformed): retrying cannot help.
+
+    ``errno`` is the database's own number (MySQL error number, SQLite extended result code).
+    """
+
+    def __init__(self, errno: int, reason: str) -> None:
+        super().__init__(f"database error {errno}: {reason}")
+        self.errno = errno
+        self.reason = reason
+
+
+class StartError(Exception):
+    """The server cannot start. One line: what is wrong, where, and how to mend it."""
