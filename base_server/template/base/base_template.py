@@ -1,0 +1,32 @@
+"""A feature of the server: a protocol table and a lifecycle."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from template.base.protocol import Protocol
+from template.base.readiness import ReadinessCheck
+
+
+class BaseTemplate:
+    """Subclass it, list your protocols, register it with ``TemplateContext.add_template``.
+
+    The lifecycle is called in the order start, quiet, stop; each at most once.
+    """
+
+    def protocols(self) -> Sequence[Protocol]:
+        """The protocol table; the same rows every time."""
+        return ()
+
+    async def start(self) -> None:
+        """Called before the server is ready, after all services run. May raise ``StartError``."""
+
+    async def quiet(self) -> None:
+        """The server is about to stop: begin no new background work. Requests still arrive."""
+
+    async def stop(self) -> None:
+        """The server stops: finish or hand back what runs. No request arrives any more; services still run."""
+
+    async def readiness(self) -> Sequence[ReadinessCheck]:
+        """What ``/readyz`` should know of this template. Must answer soon and never raise for an outage."""
+        return ()

@@ -1,0 +1,19 @@
+"""The caller of a handler."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from template.base.session_info import SessionInfo
+
+
+@dataclass
+class ClientSession:
+    """The account of the request (an empty one for anonymous protocols) and where the request came from.
+
+    ``peer`` is the client's address, after trusted proxies; empty when a handler is called directly.
+    """
+
+    session: SessionInfo
+    request_id: str = ""
+    peer: str = ""

@@ -1,0 +1,23 @@
+"""What a part of the server says when it is asked whether it can serve."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Health(StrEnum):
+    """OK, DEGRADED (serves, with something missing), FAILED (take this process out of rotation)."""
+
+    OK = "ok"
+    DEGRADED = "degraded"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True)
+class ReadinessCheck:
+    """One finding; ``reason`` is one line for operators without secrets, empty when all is well."""
+
+    name: str
+    health: Health
+    reason: str = ""

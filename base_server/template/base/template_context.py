@@ -1,0 +1,73 @@
+"""Which templates this server has, and which of them answers a protocol id or a path."""
+
+from __future__ import annotations
+
+from service.core.errors import StartError
+from service.core.facade import Facade, facade
+from template.base.base_template import BaseTemplate
+from template.base.protocol import Protocol
+
+
+class TemplateContext(Facade):
+    """Holds the templates by type (any text; ``TemplateType`` has the shipped ones).
+
+    The class name speaks to one context of the process that always exists, so a host can register
+    its templates before the server starts; tests and embedders may make contexts of their own.
+    """
+
+    def __init__(self) -> None:
+        self._templates: dict[str, BaseTemplate] = {}
+        self._by_id: dict[int, Protocol] = {}
+        self._by_path: dict[str, Protocol] = {}
+
+    @facade
+    def add_template(self, template_type: str, template: BaseTemplate) -> None:
+        """Register a template with its protocols, all or nothing.
+
+        Raises :class:`StartError` when the type, a protocol id or a path is taken.
+        """
+        name = str(template_type)
+        if name in self._templates:
+            raise StartError(f"Template type '{name}' is registered twice: register one of them under another name.")
+        by_id, by_path = dict(self._by_id), dict(self._by_path)
+        for protocol in template.protocols():
+            for taken in (by_id.get(protocol.id), by_path.get(protocol.path)):
+                if taken is not None:
+                    raise StartError(
+                        f"Template '{name}' wants protocol {protocol.id} at {protocol.path}, but {taken.id} at"
+                        f" {taken.path} is registered already: give it another id and path."
+                    )
+            by_id[protocol.id] = by_path[protocol.path] = protocol
+        self._templates[name] = template
+        self._by_id, self._by_path = by_id, by_path
+
+    @facade
+    def get_template(self, template_type: str) -> BaseTemplate | None:
+        return self._templates.get(str(template_type))
+
+    @facade
+    def templates(self) -> dict[str, BaseTemplate]:
+        """Type → template, in the order of registration."""
+        return dict(self._templates)
+
+    @facade
+    def protocols(self) -> list[Protocol]:
+        """Every registered protocol, by id."""
+        return sorted(self._by_id.values(), key=lambda protocol: protocol.id)
+
+    @facade
+    def find_by_protocol(self, protocol_id: int) -> Protocol | None:
+        return self._by_id.get(protocol_id)
+
+    @facade
+    def find_by_path(self, path: str) -> Protocol | None:
+        return self._by_path.get(path)
+
+    @facade
+    def clear(self) -> None:
+        """Forget every template (they are not stopped)."""
+        self._templates, self._by_id, self._by_path = {}, {}, {}
+
+
+# Unlike the services, which only the container installs: registering needs nothing that runs.
+TemplateContext().install()

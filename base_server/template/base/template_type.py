@@ -1,0 +1,10 @@
+"""Names of the templates that ship with the server. A host registers its own under any other text."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class TemplateType(StrEnum):
+    ACCOUNT = "account"
+    CHAT = "chat"

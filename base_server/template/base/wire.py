@@ -1,0 +1,165 @@
+"""The JSON of the wire: the envelope's two halves, strict parsing at the door, encoding on the way out.
+
+What is accepted here is text that Redis, MySQL and the client give back byte for byte: no lone
+surrogates, no NUL, no NaN, no duplicate keys, no other encoding than UTF-8.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from typing import Annotated, Any, TypeVar
+
+import jiter
+import ujson
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PrivateAttr, StringConstraints, ValidationError
+
+from template.base.errors import ApiError, ErrorCode, InvalidRequest
+
+INT64_MAX = 2**63 - 1
+
+
+def canonical_account_id(text: str) -> str:
+    """The one form of an account id (NFKC, case folded); applying it twice changes nothing.
+
+    Raises ``ValueError`` unless the result is 3..64 of ``a-z 0-9 . _ -``.
+    """
+    canonical = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
+    if not 3 <= len(canonical) <= 64 or not set(canonical) <= set("abcdefghijklmnopqrstuvwxyz0123456789._-"):
+        raise ValueError("must be 3..64 characters of a-z 0-9 . _ -")
+    return canonical
+
+
+AccountId = Annotated[str, StringConstraints(max_length=512), AfterValidator(canonical_account_id)]
+# Ids of rooms, messages and client ids: ours and foreign ones.
+Identifier = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._-]{1,64}$")]
+PageNumber = Annotated[int, Field(ge=1, le=1_000_000)]
+PageLimit = Annotated[int, Field(ge=1, le=100)]
+
+
+class Request(BaseModel):
+    """The request envelope; a protocol's request model adds its fields. Unknown fields are ignored."""
+
+    model_config = ConfigDict(
+        hide_input_in_errors=True, allow_inf_nan=False, validate_by_name=True, validate_by_alias=True
+    )
+
+    accessToken: str = Field(default="", max_length=512, repr=False)
+    sequence: int = Field(default=0, ge=-INT64_MAX - 1, le=INT64_MAX)
+
+
+class ErrorBody(BaseModel):
+    """The ``error`` of a failed answer."""
+
+    code: str
+    message: str
+    retryable: bool
+    retry_after_s: float | None = None
+    details: dict[str, Any] | None = None
+
+
+class Response(BaseModel):
+    """The response envelope. Makeable without arguments and mutable, as handlers in the document's style need."""
+
+    model_config = ConfigDict(validate_by_name=True, validate_by_alias=True)
+
+    errorCode: int = 0
+    sequence: int = 0
+    error: ErrorBody | None = None
+    _http_status: int | None = PrivateAttr(default=None)
+
+    def fail(self, error: ApiError) -> None:
+        """Make this the answer of ``error``; other fields that are set already go out with it."""
+        self.errorCode = int(error.code)
+        self.error = ErrorBody(
+            code=error.code.name,
+            message=error.message,
+            retryable=error.code.retryable,
+            retry_after_s=error.retry_after_s,
+            details=error.details,
+        )
+        self._http_status = error.http_status
+
+    @property
+    def http_status(self) -> int:
+        """The status that belongs to ``errorCode`` (500 for a number that the registry does not know)."""
+        if self._http_status is not None and self.errorCode:
+            return self._http_status
+        try:
+            return ErrorCode(self.errorCode).http_status
+        except ValueError:
+            return 500
+
+    def to_wire(self) -> dict[str, Any]:
+        """The JSON object to send. Override to pass stored JSON on unparsed: ujson writes the text that an
+        object's ``__json__()`` returns as it is."""
+        fields = self.model_dump(mode="json", exclude={"error"})
+        if self.errorCode and self.error is None:
+            self.fail(self._plain_error())
+        if self.error is not None:
+            fields["error"] = self.error.model_dump(mode="json", exclude_none=True)
+        return fields
+
+    def _plain_error(self) -> ApiError:
+        """The error of a handler that has set only ``errorCode``."""
+        try:
+            return ApiError(ErrorCode(self.errorCode))
+        except ValueError:
+            return ApiError(ErrorCode.SERVER_ERROR, f"error {self.errorCode}")
+
+
+RequestT = TypeVar("RequestT", bound=Request)
+
+
+def read_json(body: bytes) -> dict[str, Any]:
+    """The JSON object in ``body`` (an empty body is an empty object); anything else is :class:`InvalidRequest`."""
+    if not body:
+        return {}
+    try:
+        data = jiter.from_json(body, allow_inf_nan=False, catch_duplicate_keys=True)
+    except ValueError as error:
+        raise InvalidRequest(f"the body is not valid JSON: {str(error)[:200]}") from None
+    if not isinstance(data, dict):
+        raise InvalidRequest("the body must be a JSON object")
+    # A raw NUL is refused by the parser; only its escape can get here.
+    if b"\\u0000" in body and (where := _find_nul(data)) is not None:
+        raise InvalidRequest.of(where or "body", "must not contain the character U+0000")
+    return data
+
+
+def read_request(model: type[RequestT], body: bytes) -> RequestT:
+    """``body``, which :func:`read_json` has accepted, as ``model``, without converting types.
+
+    Raises :class:`InvalidRequest` that names the first bad field, and all of them in ``details.errors``.
+    """
+    try:
+        return model.model_validate_json(body or b"{}", strict=True)
+    except ValidationError as error:
+        raise _named(error) from None
+
+
+def encode(response: Response) -> bytes:
+    """The answer's body: UTF-8 JSON on one line."""
+    return ujson.dumps(response.to_wire(), ensure_ascii=False, escape_forward_slashes=False).encode()
+
+
+def _named(error: ValidationError) -> InvalidRequest:
+    reasons: dict[str, str] = {}
+    for problem in error.errors(include_url=False, include_input=False, include_context=False):
+        field = ".".join(str(part) for part in problem["loc"]) or "body"
+        reasons.setdefault(field, problem["msg"].removeprefix("Value error, "))
+    first, reason = next(iter(reasons.items()))
+    return InvalidRequest.of(first, reason, errors=reasons)
+
+
+def _find_nul(value: Any, where: str = "") -> str | None:
+    """Dotted place of the first NUL in a parsed value ("" for the top), or None. Depth is the parser's limit."""
+    if isinstance(value, str):
+        return where if "\0" in value else None
+    inside: list[tuple[str, Any]] = []
+    if isinstance(value, list):
+        inside = [(where, item) for item in value]
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            place = f"{where}.{key}".lstrip(".").replace("\0", "")
+            inside += [(place, key), (place, item)]
+    return next((found for place, item in inside if (found := _find_nul(item, place)) is not None), None)

@@ -1,0 +1,215 @@
+"""Session check, envelope and errors of a call, and the registry of templates."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+from service.core.errors import OutcomeUnknown, ServiceUnavailable, StartError
+from template.base.answers import answers
+from template.base.base_template import BaseTemplate
+from template.base.client_session import ClientSession
+from template.base.errors import AIUnavailableError, ErrorCode, InvalidRequest, RoomNotFound, TooManyRequests
+from template.base.protocol import Access, Protocol
+from template.base.session_info import SessionInfo
+from template.base.template_context import TemplateContext
+from template.base.template_service import Answer, Call, TemplateService
+from template.base.wire import Request, Response
+
+
+class EchoRequest(Request):
+    text: str = ""
+
+
+class EchoResponse(Response):
+    text: str = ""
+
+
+class EchoTemplate(BaseTemplate):
+    def __init__(self, first_id: int = 9001, prefix: str = "/api/echo") -> None:
+        self.first_id, self.prefix = first_id, prefix
+        self.raises: BaseException | None = None
+        self.seen: list[ClientSession] = []
+
+    def protocols(self) -> Sequence[Protocol]:
+        return [
+            Protocol(self.first_id, f"{self.prefix}/user", EchoRequest, EchoResponse, self.on_echo),
+            Protocol(
+                self.first_id + 1, f"{self.prefix}/any", EchoRequest, EchoResponse, self.on_echo, Access.ANONYMOUS
+            ),
+        ]
+
+    async def on_echo(self, client_session: ClientSession, request: EchoRequest) -> EchoResponse:
+        self.seen.append(client_session)
+        if self.raises is not None:
+            raise self.raises
+        return EchoResponse(text=request.text)
+
+
+class Sessions:
+    """A host's own session service."""
+
+    down = False
+
+    async def find(self, token: str) -> SessionInfo | None:
+        if self.down:
+            raise ServiceUnavailable("cache", "connection refused at 10.0.0.5")
+        return SessionInfo("alice", 7, 2) if token == "good" else None
+
+
+@pytest.fixture
+def template() -> EchoTemplate:
+    return EchoTemplate()
+
+
+@pytest.fixture
+def service() -> TemplateService:
+    return TemplateService(Sessions())
+
+
+def body_of(answer: Answer) -> dict[str, Any]:
+    body = json.loads(answer.body)
+    assert isinstance(body, dict)
+    assert body["errorCode"] == answer.error_code
+    return body
+
+
+async def ask(service: TemplateService, protocol: Protocol, *, bearer: str | None = "good", **fields: Any) -> Answer:
+    return await service.handle(protocol, Call(json.dumps(fields).encode(), "req-1", bearer, "192.0.2.1"))
+
+
+async def test_a_user_call_reaches_its_handler_with_session_and_echoes_sequence(
+    service: TemplateService, template: EchoTemplate
+) -> None:
+    answer = await ask(service, template.protocols()[0], text="안녕", sequence=41)
+    assert (answer.status, body_of(answer)) == (200, {"errorCode": 0, "sequence": 41, "text": "안녕"})
+    assert template.seen == [ClientSession(SessionInfo("alice", 7, 2), "req-1", "192.0.2.1")]
+
+
+async def test_the_token_may_stand_in_the_body_and_the_header_wins(
+    service: TemplateService, template: EchoTemplate
+) -> None:
+    user = template.protocols()[0]
+    assert (await ask(service, user, bearer=None, accessToken="good")).error_code == 0
+    assert (await ask(service, user, bearer="bad", accessToken="good")).error_code == 10000
+    assert (await ask(service, user, bearer="good", accessToken="bad")).error_code == 0
+
+
+@pytest.mark.parametrize("bearer", [None, "", "wrong"])
+async def test_without_a_session_the_answer_is_10000(
+    service: TemplateService, template: EchoTemplate, bearer: str | None
+) -> None:
+    answer = await ask(service, template.protocols()[0], bearer=bearer, sequence=5)
+    assert (answer.status, answer.error_code, answer.sequence) == (401, 10000, 5)
+    assert answer.headers["WWW-Authenticate"] == "Bearer"
+    assert template.seen == []
+
+
+async def test_anonymous_protocols_ask_nobody(template: EchoTemplate) -> None:
+    sessions = Sessions()
+    sessions.down = True
+    answer = await ask(TemplateService(sessions), template.protocols()[1], bearer="anything", text="x")
+    assert answer.error_code == 0
+
+
+async def test_an_outage_of_the_session_store_is_5003_and_not_logged_out(template: EchoTemplate) -> None:
+    sessions = Sessions()
+    sessions.down = True
+    answer = await ask(TemplateService(sessions), template.protocols()[0])
+    assert (answer.status, answer.error_code) == (503, 5003)
+    assert body_of(answer)["error"]["retryable"] is True
+    assert b"10.0.0.5" not in answer.body
+
+
+RAISED = {
+    "api error": (RoomNotFound(), 404, ErrorCode.ROOM_NOT_FOUND),
+    "with another status": (AIUnavailableError(http_status=503), 503, ErrorCode.AI_UNAVAILABLE),
+    "outage": (ServiceUnavailable("database", "down"), 503, ErrorCode.SERVICE_DOWN),
+    "unknown outcome": (OutcomeUnknown("cache", "no answer"), 503, ErrorCode.SERVICE_DOWN),
+    "bug": (KeyError("secret detail"), 500, ErrorCode.SERVER_ERROR),
+}
+
+
+@pytest.mark.parametrize(("raised", "status", "code"), RAISED.values(), ids=RAISED.keys())
+async def test_what_a_handler_raises_becomes_an_envelope(
+    service: TemplateService, template: EchoTemplate, raised: Exception, status: int, code: ErrorCode
+) -> None:
+    template.raises = raised
+    answer = await ask(service, template.protocols()[0], sequence=3)
+    body = body_of(answer)
+    assert (answer.status, answer.error_code, body["sequence"]) == (status, code, 3)
+    assert (body["error"]["code"], body["error"]["retryable"]) == (code.name, code.retryable)
+    assert b"secret detail" not in answer.body
+
+
+async def test_cancellation_passes(service: TemplateService, template: EchoTemplate) -> None:
+    template.raises = asyncio.CancelledError()
+    with pytest.raises(asyncio.CancelledError):
+        await ask(service, template.protocols()[0])
+
+
+async def test_an_unencodable_response_is_a_server_error(service: TemplateService) -> None:
+    async def broken(client_session: ClientSession, request: Request) -> Response:
+        return EchoResponse.model_construct(errorCode=0, text="\ud800")
+
+    answer = await ask(service, Protocol(1, "/x", EchoRequest, EchoResponse, broken, Access.ANONYMOUS), sequence=9)
+    assert (answer.status, answer.error_code, answer.sequence) == (500, 5000, 9)
+
+
+async def test_errors_may_come_with_status_200_and_say_when_to_retry(template: EchoTemplate) -> None:
+    template.raises = TooManyRequests(retry_after_s=2.4)
+    answer = await ask(TemplateService(Sessions(), status_for_errors="ok"), template.protocols()[0])
+    assert (answer.status, answer.error_code, answer.headers["Retry-After"]) == (200, 1010, "2")
+
+
+async def test_every_call_is_observed_once(template: EchoTemplate) -> None:
+    seen: list[tuple[int, int]] = []
+    service = TemplateService(Sessions(), observe=lambda protocol, code, elapsed_s: seen.append((protocol.id, code)))
+    await ask(service, template.protocols()[0])
+    await ask(service, template.protocols()[0], bearer="bad")
+    await ask(service, template.protocols()[1], text=5)
+    assert seen == [(9001, 0), (9001, 10000), (9002, 1002)]
+
+
+async def test_a_handler_called_directly_answers_with_its_response() -> None:
+    @answers(EchoResponse, unexpected=ErrorCode.CHAT_FAILED)
+    async def handler(error: BaseException) -> EchoResponse:
+        raise error
+
+    assert (await handler(InvalidRequest.of("text", "no"))).errorCode == 1002
+    assert (await handler(ServiceUnavailable("queue", "full"))).errorCode == 5003
+    assert (await handler(RuntimeError())).errorCode == 1000
+    with pytest.raises(asyncio.CancelledError):
+        await handler(asyncio.CancelledError())
+
+
+def test_a_context_finds_protocols_and_refuses_duplicates() -> None:
+    context = TemplateContext()
+    echo = EchoTemplate()
+    context.add_template("echo", echo)
+    assert context.get_template("echo") is echo
+    assert context.get_template("other") is None
+    assert context.find_by_protocol(9002) == context.find_by_path("/api/echo/any")
+    assert context.find_by_protocol(1) is context.find_by_path("/nowhere") is None
+    for name, other in {
+        "echo": EchoTemplate(1, "/other"),
+        "same id": EchoTemplate(9000, "/other"),
+        "same path": EchoTemplate(1),
+    }.items():
+        with pytest.raises(StartError):
+            context.add_template(name, other)
+    assert list(context.templates()) == ["echo"]
+    assert [protocol.id for protocol in context.protocols()] == [9001, 9002]
+
+
+def test_the_class_name_speaks_to_the_context_of_the_process() -> None:
+    try:
+        TemplateContext.add_template("echo", EchoTemplate())
+        assert TemplateContext.find_by_protocol(9001) is not None
+    finally:
+        TemplateContext.clear()
+    assert TemplateContext.find_by_protocol(9001) is None
