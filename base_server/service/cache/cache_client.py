@@ -1,0 +1,149 @@
+"""What the rest of the server holds of Redis: the documented calls on logical keys, the internal ones on full keys."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any, Self
+
+from redis.exceptions import NoScriptError, ResponseError
+
+from service.cache.cache_errors import command_error
+from service.cache.exchange import Command, Effect, Exchange, effect_of
+from service.cache.keyspace import Keyspace
+from service.cache.partition import Partitions
+from service.cache.raw_client import RawClient
+from service.cache.script import Script
+from service.core.errors import OutcomeUnknown, ServiceUnavailable
+
+
+class CacheClient:
+    """A handle on one pool of connections; making it, entering and leaving it open none.
+
+    Every call raises :class:`~service.core.errors.ServiceUnavailable` when Redis certainly did not
+    execute it, its subclass :class:`~service.core.errors.OutcomeUnknown` when it may have, and
+    :class:`~service.cache.cache_errors.CacheCommandError` when Redis refused the command itself.
+    A caller's cancellation does not reach a call that was begun: it runs to its end.
+    """
+
+    def __init__(self, exchange: Exchange, keyspace: Keyspace) -> None:
+        self._exchange = exchange
+        self._keyspace = keyspace
+        self._evaluated: set[str] = set()
+        self._client = RawClient(exchange)
+        """A ``redis.asyncio`` client with ``decode_responses=True``, on full key names, raising redis-py's errors."""
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        return None
+
+    @property
+    def partitions(self) -> Partitions:
+        return self._keyspace.partitions
+
+    @property
+    def round_trips(self) -> int:
+        """Network round trips so far of all who share this pool (what a new connection asks is not counted)."""
+        return self._exchange.round_trips
+
+    def key(self, logical: str, partition: int | None = None) -> str:
+        """The full name of ``kind:id[:rest]``, in the partition of ``id`` or in the given one."""
+        return self._keyspace.key(logical, partition)
+
+    def _get_key(self, logical: str) -> str:
+        """The documented name of :meth:`key`."""
+        return self._keyspace.key(logical)
+
+    # Internal calls, on full key names. Answers have the shapes of RESP2, text decoded: HGETALL is
+    # [field, value, …], SMEMBERS a list, XRANGE [[entry id, [field, value, …]], …], a missing value None.
+
+    async def execute(self, *command: Any, wait_s: float = 0.0) -> Any:
+        """One command. ``wait_s``: how long it may wait in the server (BLOCK), on top of the time-out."""
+        return (await self._run([command], effect_of([command]), wait_s))[0]
+
+    async def execute_many(self, commands: Sequence[Command]) -> list[Any]:
+        """Independent commands in one round trip (not a transaction); the first refused one is raised at the end."""
+        return await self._run(commands, effect_of(commands)) if commands else []
+
+    async def run_script(
+        self, script: Script, keys: Sequence[str], args: Sequence[Any], *, repeatable: bool = True
+    ) -> Any:
+        """Run ``script`` atomically, in one round trip once the server knows it.
+
+        ``repeatable``: called again with the same arguments it answers what it answered first
+        (it carries its own ids), so it is sent once more when the connection was lost.
+        """
+        effect = Effect.REPEATABLE if repeatable else Effect.ONCE
+        operands = [len(keys), *keys, *args]
+        if script.sha1 in self._evaluated:
+            (answer,) = await self._exchange.run([("EVALSHA", script.sha1, *operands)], effect)
+            if not isinstance(answer, NoScriptError):
+                return _result([answer], effect)[0]
+        (answer,) = await self._run([("EVAL", script.source, *operands)], effect)
+        self._evaluated.add(script.sha1)
+        return answer
+
+    # The documented calls, on logical keys.
+
+    async def get_string(self, key: str) -> str | None:
+        value: str | None = await self.execute("GET", self.key(key))
+        return value
+
+    async def set_string(self, key: str, value: str | bytes | int | float, expire: float | None = None) -> bool:
+        """Set ``key``; with ``expire`` it lives so many seconds, without it for good."""
+        ttl = () if expire is None else ("PX", _ms(expire))
+        return bool(await self.execute("SET", self.key(key), value, *ttl) == "OK")
+
+    async def delete(self, *keys: str) -> int:
+        """Delete keys; returns how many there were."""
+        return sum(await self.execute_many([("DEL", self.key(key)) for key in keys]))
+
+    async def exists(self, key: str) -> bool:
+        return bool(await self.execute("EXISTS", self.key(key)))
+
+    async def set_expire(self, key: str, seconds: float) -> bool:
+        """Let ``key`` expire in ``seconds``; false when there is no such key."""
+        return bool(await self.execute("PEXPIRE", self.key(key), _ms(seconds)))
+
+    async def list_push_right(self, key: str, *values: str | bytes | int | float) -> int:
+        """Append values; returns the list's length."""
+        return int(await self.execute("RPUSH", self.key(key), *values))
+
+    async def list_range(self, key: str, start: int = 0, end: int = -1) -> list[str]:
+        """Entries ``start`` to ``end``, both included, negative ones counted from the end."""
+        return list(await self.execute("LRANGE", self.key(key), start, end))
+
+    async def set_add(self, key: str, *members: str | bytes | int | float) -> int:
+        """Add members; returns how many were new."""
+        return int(await self.execute("SADD", self.key(key), *members))
+
+    async def set_remove(self, key: str, *members: str | bytes | int | float) -> int:
+        """Remove members; returns how many there were."""
+        return int(await self.execute("SREM", self.key(key), *members))
+
+    async def set_members(self, key: str) -> set[str]:
+        return set(await self.execute("SMEMBERS", self.key(key)))
+
+    async def eval_script(self, script: str | Script, keys: Iterable[str] = (), args: Iterable[Any] = ()) -> Any:
+        """Run Lua source (or a loaded script) on logical ``keys`` of one partition; never sent twice."""
+        if isinstance(script, str):
+            script = Script("eval_script", script)
+        return await self.run_script(script, [self.key(key) for key in keys], list(args), repeatable=False)
+
+    async def _run(self, commands: Sequence[Command], effect: Effect, wait_s: float = 0.0) -> list[Any]:
+        return _result(await self._exchange.run(commands, effect, wait_s), effect)
+
+
+def _result(answers: list[Any], effect: Effect) -> list[Any]:
+    refused = [answer for answer in answers if isinstance(answer, ResponseError)]
+    if not refused:
+        return answers
+    error = command_error(refused[0])
+    if isinstance(error, ServiceUnavailable) and len(refused) < len(answers) and effect is not Effect.READ:
+        error = OutcomeUnknown("cache", f"a part of a pipeline was refused: {error.reason}")
+    raise error from refused[0]
+
+
+def _ms(seconds: float) -> int:
+    return max(1, round(seconds * 1000))

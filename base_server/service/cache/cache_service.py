@@ -1,0 +1,137 @@
+"""CacheService: Redis in one of its forms, started, checked, and handed out as clients."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from service.cache.cache_client import CacheClient
+from service.cache.cache_settings import CacheSettings
+from service.cache.connections import OnConnect, address, make_fake_pool, make_fake_server, make_pool
+from service.cache.embedded import EmbeddedServer
+from service.cache.exchange import Exchange, Pool
+from service.cache.keyspace import Keyspace
+from service.cache.partition import Partitions
+from service.cache.run_epoch import RunEpoch
+from service.cache.server_facts import judge_durability, read_facts
+from service.core.errors import ServiceError, ServiceNotRunning, StartError
+from service.core.facade import Facade, facade
+from service.core.tasks import TaskRegistry
+
+
+class CacheService(Facade):
+    """Owns the connections, and for ``type: embedded`` the server itself.
+
+    ``data_dir`` holds the embedded server's data; the other types do not touch it.
+    """
+
+    def __init__(self, settings: CacheSettings, *, app_id: str, env: str, partitions: int, data_dir: Path) -> None:
+        self._settings = settings
+        self._env = env
+        self._data_dir = data_dir
+        self._keyspace = Keyspace(app_id, env, Partitions(partitions))
+        self._epoch = RunEpoch(self._keyspace)
+        self._tasks = TaskRegistry()
+        self._embedded: EmbeddedServer | None = None
+        self._client: CacheClient | None = None
+        self._bulk_client: CacheClient | None = None
+        self._pools: list[Pool] = []
+        self._facts: dict[str, str] = {}
+
+    @property
+    def partitions(self) -> Partitions:
+        return self._keyspace.partitions
+
+    async def start(self) -> None:
+        """Start or reach the server, check it, claim the partition count. Raises :class:`StartError`."""
+        try:
+            await self._start()
+        except BaseException:
+            await self.stop()
+            raise
+
+    async def stop(self) -> None:
+        """Let calls that were begun end, close the connections, stop the embedded server. May be called twice."""
+        self._client = self._bulk_client = None
+        await self._tasks.drain(self._settings.timeout_s)
+        for pool in self._pools:
+            await pool.disconnect()
+        self._pools = []
+        if self._embedded is not None:
+            await self._embedded.stop()
+            self._embedded = None
+
+    @facade
+    def get_client(self) -> CacheClient:
+        """For the hot path: small calls that answer at once. ``async with CacheService.get_client() as redis``."""
+        return self._running(self._client)
+
+    @facade
+    def get_bulk_client(self) -> CacheClient:
+        """Connections of its own for fills, settles, large ranges and blocking reads."""
+        return self._running(self._bulk_client)
+
+    def server_facts(self) -> dict[str, str]:
+        """version, appendonly, appendfsync, maxmemory_policy as read at start, run_id as of the last connection."""
+        return self._facts | {"run_id": self._epoch.run_id or self._facts.get("run_id", "")}
+
+    async def _start(self) -> None:
+        settings = self._settings
+        if settings.type == "redis_cluster":
+            raise StartError('cacheConfig.type "redis_cluster" comes with the cluster release; use "redis" until then.')
+        if settings.type == "embedded":
+            self._embedded = EmbeddedServer(self._data_dir, settings)
+            await self._embedded.start()
+            settings = self._embedded.client_settings()
+        fake_server = make_fake_server() if settings.type == "fake" else None
+        self._client = self._make_client(
+            settings, fake_server, max_connections=settings.max_connections, timeout_s=settings.timeout_s
+        )
+        self._bulk_client = self._make_client(
+            settings, fake_server, max_connections=settings.max_bulk_connections, timeout_s=settings.bulk_timeout_s
+        )
+        try:
+            if fake_server is not None:
+                await self._prepare_fake(self._client)
+            else:
+                self._facts = await read_facts(self._client)
+                judge_durability(self._facts, env=self._env, accept_volatile=settings.accept_volatile)
+            await self._claim_partition_count(self._client)
+        except ServiceError as error:
+            raise StartError(
+                f"Redis at {address(settings)} cannot be used ({error}): start it, or set cacheConfig "
+                "host, port, username, password, tls (BASE_SERVER__CACHECONFIG__HOST, …)."
+            ) from error
+
+    def _make_client(
+        self, settings: CacheSettings, fake_server: Any, *, max_connections: int, timeout_s: float
+    ) -> CacheClient:
+        if fake_server is not None:
+            pool = make_fake_pool(fake_server, max_connections=max_connections, timeout_s=timeout_s)
+        else:
+            adopt: OnConnect = self._epoch.on_connect
+            pool = make_pool(settings, adopt, max_connections=max_connections, timeout_s=timeout_s)
+        self._pools.append(pool)
+        return CacheClient(Exchange(pool, self._tasks, timeout_s), self._keyspace)
+
+    async def _prepare_fake(self, client: CacheClient) -> None:
+        """fakeredis has no INFO and only one run."""
+        epochs = [("HSET", self._epoch.key(p), "epoch", 1, "run_id", "fake") for p in range(self.partitions.count)]
+        await client.execute_many(epochs)
+        unknown = dict.fromkeys(("appendfsync", "maxmemory_policy"), "unknown")
+        self._facts = {"version": "fakeredis", "run_id": "fake", "appendonly": "no"} | unknown
+
+    async def _claim_partition_count(self, client: CacheClient) -> None:
+        name, mine = self._keyspace.partition_count_key, str(self.partitions.count)
+        await client.execute("SET", name, mine, "NX")
+        if (stored := await client.execute("GET", name)) != mine:
+            raise StartError(
+                f"queueConfig.partitions is {mine}, but the data in Redis was made with {stored} ({name}): "
+                f"set queueConfig.partitions to {stored}, or use another templateConfig.appId."
+            )
+
+    @staticmethod
+    def _running(client: CacheClient | None) -> CacheClient:
+        if client is None:
+            raise ServiceNotRunning("CacheService is not started, or was stopped.")
+        return client

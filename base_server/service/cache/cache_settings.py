@@ -1,0 +1,38 @@
+"""``cacheConfig``: which Redis, and how to reach it."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, SecretStr
+
+from service.core.settings import Settings
+
+
+class CacheSettings(Settings):
+    """Defaults are those of LOCAL: an embedded Valkey whose data lives in ``data_dir``."""
+
+    type: Literal["embedded", "redis", "redis_cluster", "fake"] = "embedded"
+    host: str = "127.0.0.1"
+    port: int = Field(default=6379, ge=1, le=65535)
+    db: int = Field(default=0, ge=0)
+    username: str | None = None
+    password: SecretStr | None = None
+    tls: bool = False
+    tls_ca_file: str | None = None
+    unix_socket_path: str | None = None
+    """Reach ``type: redis`` by this socket instead of host and port."""
+    accept_volatile: bool = False
+    """PROD only: start although this Redis loses acknowledged writes when it dies or is full."""
+    timeout_s: float = Field(default=5.0, gt=0)
+    """Longest wait for a connection, and for the answer to one call."""
+    bulk_timeout_s: float = Field(default=20.0, gt=0)
+    """The same for fills, settles, large ranges."""
+    max_connections: int = Field(default=50, ge=2)
+    max_bulk_connections: int = Field(default=16, ge=2)
+    appendfsync: Literal["always", "everysec", "no"] = "everysec"
+    """Embedded only: how often the append-only file reaches the disk (a killed process loses nothing either way)."""
+    maxmemory_mb: int = Field(default=1024, ge=0)
+    """Embedded only: at this size writes are refused, nothing is evicted; 0 = no limit."""
+    start_timeout_s: float = Field(default=60.0, gt=0)
+    """Embedded only: longest wait for the server to have loaded its data."""

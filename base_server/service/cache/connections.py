@@ -1,0 +1,103 @@
+"""Pools of connections as the settings ask for them: one protocol, explicit time-outs, no retries of redis-py's."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from redis.asyncio.connection import AbstractConnection, Connection, SSLConnection, UnixDomainSocketConnection
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.maint_notifications import MaintNotificationsConfig
+
+from service.cache.cache_settings import CacheSettings
+from service.cache.exchange import Pool
+from service.core.errors import StartError
+
+OnConnect = Callable[[Any], Awaitable[None]]
+"""Runs on every new connection before it serves anything; the connection is closed when it fails."""
+
+
+class UnixConnection(UnixDomainSocketConnection):
+    """redis-py 8.1 greets the server twice on a socket file, and a failed greeting leaves the socket open."""
+
+    async def _connect(self) -> None:
+        async with asyncio.timeout(self.socket_connect_timeout):
+            self._reader, self._writer = await asyncio.open_unix_connection(path=self.path)
+
+
+def address(settings: CacheSettings) -> str:
+    """Where the server is, for people."""
+    return settings.unix_socket_path or f"{settings.host}:{settings.port}"
+
+
+def make_pool(settings: CacheSettings, on_connect: OnConnect, *, max_connections: int, timeout_s: float) -> Pool:
+    """A pool that waits up to ``timeout_s`` for a free connection; nothing is connected yet."""
+    options: dict[str, Any] = {
+        "db": settings.db,
+        "username": settings.username,
+        "password": settings.password.get_secret_value() if settings.password else None,
+    }
+    kind: type[AbstractConnection]
+    if settings.unix_socket_path is not None:
+        kind = UnixConnection
+        options["path"] = settings.unix_socket_path
+    else:
+        kind = SSLConnection if settings.tls else Connection
+        options |= {"host": settings.host, "port": settings.port, "socket_keepalive": True}
+        if settings.tls:
+            options["ssl_ca_certs"] = settings.tls_ca_file
+    return _pool(kind, options, _greeting(on_connect), max_connections, timeout_s)
+
+
+def make_fake_server() -> Any:
+    """The memory that the pools of one ``type: fake`` service share."""
+    try:
+        from fakeredis import FakeServer  # noqa: PLC0415 - a development dependency
+    except ImportError as error:
+        raise StartError('cacheConfig.type is "fake": install fakeredis[lua], or use "embedded".') from error
+    return FakeServer()
+
+
+def make_fake_pool(server: Any, *, max_connections: int, timeout_s: float) -> Pool:
+    """A pool of connections to a :func:`make_fake_server`."""
+    from fakeredis.aioredis import FakeAsyncRedisConnection  # noqa: PLC0415 - a development dependency
+
+    return _pool(FakeAsyncRedisConnection, {"server": server}, None, max_connections, timeout_s)
+
+
+def _pool(
+    kind: type[AbstractConnection],
+    options: dict[str, Any],
+    greeting: OnConnect | None,
+    max_connections: int,
+    timeout_s: float,
+) -> Pool:
+    return Pool(
+        connection_class=kind,
+        max_connections=max_connections,
+        timeout=timeout_s,
+        socket_timeout=timeout_s,
+        socket_connect_timeout=timeout_s,
+        decode_responses=True,
+        protocol=2,
+        retry=Retry(NoBackoff(), 0),
+        driver_info=None,
+        maint_notifications_config=MaintNotificationsConfig(enabled=False),
+        redis_connect_func=greeting,
+        **options,
+    )
+
+
+def _greeting(on_connect: OnConnect) -> OnConnect:
+    async def greet(connection: AbstractConnection) -> None:
+        try:
+            await connection.on_connect()
+            await on_connect(connection)
+        except BaseException:
+            # An open connection that was not greeted to the end would be served from as it is.
+            await connection.disconnect(nowait=True)
+            raise
+
+    return greet

@@ -1,0 +1,43 @@
+"""What an acknowledgement of this Redis is worth: its version, its append-only file, its eviction."""
+
+from __future__ import annotations
+
+from service.cache.cache_client import CacheClient
+from service.cache.cache_errors import CacheCommandError
+from service.cache.run_epoch import parse_info
+from service.core.errors import StartError
+from service.core.logger import Logger
+
+
+async def read_facts(client: CacheClient) -> dict[str, str]:
+    """version, run_id, appendonly (yes, no), appendfsync, maxmemory_policy; ``unknown`` where Redis does not tell."""
+    info = parse_info(await client.execute("INFO"))
+    try:
+        config = await client.execute("CONFIG", "GET", "appendfsync")
+        appendfsync = config[1]
+    except CacheCommandError:  # managed Redis keeps CONFIG to itself
+        appendfsync = "unknown"
+    server = info.get("server_name", "redis")
+    return {
+        "version": f"{server} {info.get('valkey_version') or info['redis_version']}",
+        "run_id": info["run_id"],
+        "appendonly": {"1": "yes", "0": "no"}.get(info.get("aof_enabled", ""), "unknown"),
+        "appendfsync": appendfsync,
+        "maxmemory_policy": info.get("maxmemory_policy", "unknown"),
+    }
+
+
+def judge_durability(facts: dict[str, str], *, env: str, accept_volatile: bool) -> None:
+    """Log what may be lost; in PROD refuse it, unless ``accept_volatile``. Raises :class:`StartError`."""
+    dangers = []
+    if facts["appendonly"] == "no":
+        dangers.append("without an append-only file, acknowledged writes are lost when it dies (set appendonly yes)")
+    if facts["maxmemory_policy"].startswith("allkeys-"):
+        dangers.append(
+            f"maxmemory-policy {facts['maxmemory_policy']} drops data that is nowhere else yet (set noeviction)"
+        )
+    Logger.info("cache server", **facts)
+    for danger in dangers:
+        Logger.warn("cache server may lose acknowledged writes", danger=danger)
+    if dangers and env == "PROD" and not accept_volatile:
+        raise StartError(f"This Redis is not safe for PROD: {'; '.join(dangers)}; or set cacheConfig.accept_volatile.")
