@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from service.cache.cache_client import CacheClient
 from service.cache.cache_settings import CacheSettings
 from service.cache.connections import OnConnect, address, make_fake_pool, make_fake_server, make_pool
-from service.cache.embedded import EmbeddedServer
 from service.cache.exchange import Exchange, Pool
 from service.cache.keyspace import Keyspace
 from service.cache.partition import Partitions
@@ -17,6 +17,12 @@ from service.cache.server_facts import judge_durability, read_facts
 from service.core.errors import ServiceError, ServiceNotRunning, StartError
 from service.core.facade import Facade, facade
 from service.core.tasks import TaskRegistry
+
+if TYPE_CHECKING:
+    from service.cache.embedded import EmbeddedServer
+
+_RESTART_PATIENCE_S = 2.0
+"""An embedded server that died is back in about 0.1 s."""
 
 
 class CacheService(Facade):
@@ -80,6 +86,10 @@ class CacheService(Facade):
         if settings.type == "redis_cluster":
             raise StartError('cacheConfig.type "redis_cluster" comes with the cluster release; use "redis" until then.')
         if settings.type == "embedded":
+            if sys.platform == "win32":
+                raise StartError('There is no embedded cache server for Windows: set cacheConfig.type to "redis".')
+            from service.cache.embedded import EmbeddedServer  # noqa: PLC0415 - needs POSIX file locks
+
             self._embedded = EmbeddedServer(self._data_dir, settings)
             await self._embedded.start()
             settings = self._embedded.client_settings()
@@ -110,7 +120,10 @@ class CacheService(Facade):
             pool = make_fake_pool(fake_server, max_connections=max_connections, timeout_s=timeout_s)
         else:
             adopt: OnConnect = self._epoch.on_connect
-            pool = make_pool(settings, adopt, max_connections=max_connections, timeout_s=timeout_s)
+            patience_s = _RESTART_PATIENCE_S if self._embedded else 0.0
+            pool = make_pool(
+                settings, adopt, max_connections=max_connections, timeout_s=timeout_s, patience_s=patience_s
+            )
         self._pools.append(pool)
         return CacheClient(Exchange(pool, self._tasks, timeout_s), self._keyspace)
 

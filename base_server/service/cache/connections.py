@@ -32,9 +32,20 @@ def address(settings: CacheSettings) -> str:
     return settings.unix_socket_path or f"{settings.host}:{settings.port}"
 
 
-def make_pool(settings: CacheSettings, on_connect: OnConnect, *, max_connections: int, timeout_s: float) -> Pool:
-    """A pool that waits up to ``timeout_s`` for a free connection; nothing is connected yet."""
+def make_pool(
+    settings: CacheSettings,
+    on_connect: OnConnect,
+    *,
+    max_connections: int,
+    timeout_s: float,
+    patience_s: float,
+) -> Pool:
+    """A pool that waits up to ``timeout_s`` for a free connection; nothing is connected yet.
+
+    ``patience_s``: how long to wait for a server that is just being started again.
+    """
     options: dict[str, Any] = {
+        "patience_s": patience_s,
         "db": settings.db,
         "username": settings.username,
         "password": settings.password.get_secret_value() if settings.password else None,

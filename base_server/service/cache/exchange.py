@@ -16,6 +16,7 @@ from typing import Any
 from redis.asyncio import BlockingConnectionPool
 from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import AuthenticationError, BusyLoadingError, DataError, RedisError, ResponseError
+from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from service.cache.cache_errors import CacheCommandError
@@ -50,12 +51,27 @@ def effect_of(commands: Sequence[Command]) -> Effect:
 
 
 class Pool(BlockingConnectionPool):
-    """redis-py's waiting pool, which can also forget its idle connections."""
+    """redis-py's waiting pool, which can also wait for a server and forget its idle connections."""
+
+    def __init__(self, *, patience_s: float = 0.0, **options: Any) -> None:
+        super().__init__(**options)
+        self._patience_s = patience_s
 
     async def take(self) -> AbstractConnection:
-        """A connected, greeted, clean connection; raises redis-py's errors."""
-        connection: AbstractConnection = await self.get_connection()  # type: ignore[no-untyped-call]
-        return connection
+        """A connected, greeted, clean connection; raises redis-py's errors.
+
+        Connecting executes nothing, so for ``patience_s`` it is tried again while the server starts.
+        """
+        loop = asyncio.get_running_loop()
+        deadline_s = loop.time() + self._patience_s
+        while True:
+            try:
+                connection: AbstractConnection = await self.get_connection()  # type: ignore[no-untyped-call]
+                return connection
+            except RedisConnectionError:
+                if loop.time() >= deadline_s:
+                    raise
+                await asyncio.sleep(0.02)
 
     async def drop_idle(self) -> None:
         """Close the idle connections. They leave the pool first, so nobody can take one that is closing."""
