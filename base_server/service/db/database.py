@@ -1,0 +1,42 @@
+"""The port that every backend implements: one database, called by procedure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from service.db.scripts import Script
+from service.db.values import Row
+
+SERVICE = "database"
+"""The name under which failures are reported (``ServiceUnavailable.service``)."""
+
+
+class Database(Protocol):
+    """One database on one server.
+
+    Calls raise ``DataRefused`` when the data itself cannot be stored, ``ServiceUnavailable`` when the database
+    cannot serve now and executed nothing, ``OutcomeUnknown`` when the call was sent and not answered.
+    """
+
+    @property
+    def label(self) -> str:
+        """What a person calls it, for logs and errors. Holds no secret."""
+
+    async def call(self, procedure: str, params: Sequence[Any]) -> list[Row]:
+        """Call one procedure; the rows of its last result set. Ends within twice the configured time-out."""
+
+    async def ping(self) -> None:
+        """Ask the server whether it answers; raises ``ServiceUnavailable``."""
+
+    async def applied(self) -> dict[str, str]:
+        """The ledger: checksum by script name; empty where nothing was ever applied."""
+
+    async def apply(self, scripts: Sequence[Script]) -> None:
+        """Run in order those of ``scripts`` that the ledger does not have as they are, and write them into it.
+
+        Creates the database and the ledger if missing; two that apply at once wait for each other.
+        """
+
+    async def close(self) -> None:
+        """Close all connections."""

@@ -1,0 +1,146 @@
+"""DatabaseService: stored procedures of one global database and its shards, whatever the backend."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from service.core.errors import ServiceError, ServiceUnavailable, StartError
+from service.core.facade import Facade, facade
+from service.core.logger import Logger
+from service.core.tasks import TaskRegistry
+from service.db import schema
+from service.db.database import Database
+from service.db.databases import Databases, apply_all
+from service.db.db_settings import DatabaseSettings
+from service.db.values import Row
+
+
+class DatabaseService(Facade):
+    """All access to the databases. Every call runs to its end in a task that the caller's cancellation does not reach.
+
+    Calls raise ``DataRefused`` (the data itself cannot be stored), ``OutcomeUnknown`` (sent and not answered),
+    ``ServiceUnavailable`` (nothing was executed; later it may work) and ``ServiceError`` (no such shard).
+    ``env`` is only for the command that a start error names.
+    """
+
+    def __init__(self, settings: DatabaseSettings, data_dir: Path, scripts_dir: Path, *, env: str = "LOCAL") -> None:
+        self._settings = settings
+        self._databases = Databases(settings, data_dir=data_dir, scripts_dir=scripts_dir)
+        self._mend = f"python -m application.manage --env {env} db apply"
+        self._tasks = TaskRegistry()
+        self._global: Database | None = None
+        self._shards: dict[int, Database] = {}
+        self._unchecked: set[int] = set()
+        self._loading = asyncio.Lock()
+        self.calls = 0
+        """How many procedure calls were made, for tests and metrics."""
+
+    @property
+    def shard_ids(self) -> list[int]:
+        """The shards known to this process, ascending."""
+        return sorted(self._shards)
+
+    async def start(self) -> None:
+        """Open the databases and require their scripts to be current; SQLite files are brought up to date here.
+
+        Raises ``StartError``. A shard whose server does not answer is no reason not to start: it is checked
+        before its first call.
+        """
+        if self._settings.type == "sqlite":
+            await apply_all(self._databases, self._settings)
+        self._global = self._databases.open_global()
+        try:
+            await schema.require_current(self._global, self._databases.global_scripts, mend=self._mend)
+            await self._load_shards()
+        except ServiceUnavailable as error:
+            await self.stop()
+            raise StartError(f"{error.reason}: check databaseConfig (host, port, user, password)") from error
+        except StartError:
+            await self.stop()
+            raise
+        if not self._shards:
+            await self.stop()
+            raise StartError(f"the global database knows no shard; run: {self._mend}")
+        for shard_id in self.shard_ids:
+            try:
+                await self._check_shard(shard_id)
+            except ServiceUnavailable as error:
+                Logger.error("shard is away", shard_id=shard_id, reason=error.reason)
+            except StartError:
+                await self.stop()
+                raise
+
+    async def stop(self) -> None:
+        """Let running calls end (each has its deadline), then close all connections."""
+        await self._tasks.drain(2 * self._settings.timeout_s)
+        opened = [*self._shards.values(), *([self._global] if self._global else [])]
+        self._shards, self._global = {}, None
+        for database in opened:
+            await database.close()
+
+    @facade
+    async def call_shard_procedure(self, shard_id: int, name: str, params: Sequence[Any] = ()) -> list[Row]:
+        """Call ``name`` on a shard; the rows of its last result set, date columns as aware UTC datetimes."""
+        return await self._tasks.finish(self._call_shard(shard_id, name, params), f"db:{name}")
+
+    @facade
+    async def call_global_procedure(self, name: str, params: Sequence[Any] = ()) -> list[Row]:
+        """Call ``name`` on the global database; rows as in :meth:`call_shard_procedure`."""
+        return await self._tasks.finish(self._call(self._require_global(), name, params), f"db:{name}")
+
+    @facade
+    async def ping_global(self) -> None:
+        """Ask the global database whether it answers; raises ``ServiceUnavailable``."""
+        await self._tasks.finish(self._require_global().ping(), "db:ping")
+
+    @facade
+    async def ping_shard(self, shard_id: int) -> None:
+        """Ask a shard whether it answers; raises ``ServiceUnavailable``."""
+        await self._tasks.finish((await self._shard(shard_id)).ping(), "db:ping")
+
+    async def claim_setting(self, name: str, value: str) -> None:
+        """Fix a value that all servers of this database must share; raises ``StartError`` if it is fixed otherwise."""
+        stored = (await self.call_global_procedure("fp_setting_claim", (name, value)))[0]["value"]
+        if stored != value:
+            raise StartError(
+                f"{name} is {value} in the configuration and {stored} in the global database: "
+                f"set it back to {stored}, or use an empty database"
+            )
+
+    async def _call_shard(self, shard_id: int, name: str, params: Sequence[Any]) -> list[Row]:
+        return await self._call(await self._shard(shard_id), name, params)
+
+    async def _call(self, database: Database, name: str, params: Sequence[Any]) -> list[Row]:
+        self.calls += 1
+        return await database.call(name, params)
+
+    def _require_global(self) -> Database:
+        if self._global is None:
+            raise ServiceError("the database service is not started")
+        return self._global
+
+    async def _shard(self, shard_id: int) -> Database:
+        if shard_id not in self._shards:
+            await self._load_shards()  # one may have been registered since
+        if (database := self._shards.get(shard_id)) is None:
+            raise ServiceError(f"there is no shard {shard_id}; known are {self.shard_ids}")
+        if shard_id in self._unchecked:
+            try:
+                await self._check_shard(shard_id)
+            except StartError as error:
+                raise ServiceUnavailable("database", str(error)) from error
+        return database
+
+    async def _load_shards(self) -> None:
+        async with self._loading:
+            for row in await self._require_global().call("fp_shards_get", ()):
+                if row["shard_id"] not in self._shards:
+                    self._unchecked.add(row["shard_id"])
+                    self._shards[row["shard_id"]] = self._databases.open_shard(row["shard_id"], row["database_name"])
+
+    async def _check_shard(self, shard_id: int) -> None:
+        await schema.require_current(self._shards[shard_id], self._databases.shard_scripts, mend=self._mend)
+        self._unchecked.discard(shard_id)

@@ -1,0 +1,78 @@
+"""Which databases there are: one global, one for each shard. Builds them from the settings."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from service.db import schema
+from service.db.database import Database
+from service.db.db_settings import DatabaseSettings
+from service.db.schema import SchemaStatus
+from service.db.scripts import ScriptSet, load_scripts
+from service.db.sqlite_database import SqliteDatabase
+
+
+@dataclass(frozen=True)
+class AppliedScripts:
+    """What ``apply_all`` did to one database."""
+
+    label: str
+    names: list[str]
+
+
+class Databases:
+    """Builds the databases of one configuration, all with the scripts of their kind."""
+
+    def __init__(self, settings: DatabaseSettings, *, data_dir: Path, scripts_dir: Path) -> None:
+        self._settings = settings
+        self._folder = data_dir / "db"
+        self.global_scripts = load_scripts(scripts_dir, settings.type, "global")
+        self.shard_scripts = load_scripts(scripts_dir, settings.type, "shard")
+
+    def open_global(self) -> Database:
+        return self._open(self._settings.database, None, self.global_scripts)
+
+    def open_shard(self, shard_id: int, database_name: str) -> Database:
+        """A shard by the name that the global database knows, with the connection details of the settings."""
+        return self._open(database_name, shard_id, self.shard_scripts)
+
+    def _open(self, name: str, shard_id: int | None, scripts: ScriptSet) -> Database:
+        return SqliteDatabase(self._folder / f"{name}.sqlite3", scripts, timeout_s=self._settings.timeout_s)
+
+
+async def apply_all(databases: Databases, settings: DatabaseSettings) -> list[AppliedScripts]:
+    """Create and bring up to date every configured database, and register the shards in the global one.
+
+    Raises ``StartError`` for a mistake in the scripts and ``ServiceUnavailable`` for a server that does not answer.
+    """
+    done: list[AppliedScripts] = []
+    for shard in settings.shards:
+        database = databases.open_shard(shard.shard_id, shard.database)
+        try:
+            done.append(AppliedScripts(database.label, await schema.apply(database, databases.shard_scripts)))
+        finally:
+            await database.close()
+    database = databases.open_global()
+    try:
+        done.append(AppliedScripts(database.label, await schema.apply(database, databases.global_scripts)))
+        known = {row["shard_id"]: row["database_name"] for row in await database.call("fp_shards_get", ())}
+        for shard in settings.shards:
+            if known.get(shard.shard_id) != shard.database:
+                await database.call("fp_shard_register", (shard.shard_id, shard.database))
+    finally:
+        await database.close()
+    return done
+
+
+async def read_all_status(databases: Databases, settings: DatabaseSettings) -> list[SchemaStatus]:
+    """The state of every configured database, the global one first."""
+    statuses: list[SchemaStatus] = []
+    opened = [(databases.open_global(), databases.global_scripts)]
+    opened += [(databases.open_shard(s.shard_id, s.database), databases.shard_scripts) for s in settings.shards]
+    for database, scripts in opened:
+        try:
+            statuses.append(await schema.read_status(database, scripts))
+        finally:
+            await database.close()
+    return statuses

@@ -1,0 +1,58 @@
+"""Settings of the database service: section ``databaseConfig`` of the configuration file."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, SecretStr, model_validator
+
+from service.core.settings import Settings
+
+DatabaseName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_]{1,64}$")]
+Port = Annotated[int, Field(ge=1, le=65535)]
+
+
+class ShardSettings(Settings):
+    """One shard database. What is left out is taken from the section around it."""
+
+    shard_id: int = Field(ge=1)
+    database: DatabaseName
+    host: str | None = None
+    port: Port | None = None
+    user: str | None = None
+    password: SecretStr | None = None
+
+
+class DatabaseSettings(Settings):
+    """One global database (``database``) and its shards.
+
+    ``shards`` is what ``db apply`` creates and registers; a running server finds its shards in the global
+    database and takes connection details from here.
+    """
+
+    type: Literal["sqlite", "mysql"] = "sqlite"
+    host: str = "127.0.0.1"
+    port: Port = 3306
+    user: str = "root"
+    password: SecretStr = SecretStr("")
+    database: DatabaseName = "chat_global"
+    pool_size: int = Field(default=8, ge=1, le=256)
+    """Connections to each database, at most."""
+    timeout_s: float = Field(default=5.0, gt=0)
+    """How long a call may wait for a connection, and then for its answer."""
+    shards: tuple[ShardSettings, ...] = (
+        ShardSettings(shard_id=1, database="chat_shard_1"),
+        ShardSettings(shard_id=2, database="chat_shard_2"),
+    )
+
+    @model_validator(mode="after")
+    def _shards_are_distinct(self) -> Self:
+        if not self.shards:
+            raise ValueError("shards: at least one is needed")
+        if len({shard.shard_id for shard in self.shards}) < len(self.shards):
+            raise ValueError("shards: every shard_id must stand there once")
+        return self
+
+    def shard(self, shard_id: int) -> ShardSettings | None:
+        """The configured details of a shard, if there are any."""
+        return next((shard for shard in self.shards if shard.shard_id == shard_id), None)

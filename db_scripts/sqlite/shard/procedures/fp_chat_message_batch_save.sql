@@ -1,0 +1,31 @@
+-- purpose: fp_chat_message_save for many messages, all or none; every row has its seq.
+-- params: rows
+-- returns:
+-- rows: message_id, room_id, account_db_key, seq, sender_type, content, parent_message_id, metadata, created_at, client_message_id, body_hash
+INSERT INTO chat_rooms (room_id, account_db_key, title, ai_persona, created_at, last_message_at, deleted)
+SELECT json_extract(value, '$.room_id'), json_extract(value, '$.account_db_key'), '', '',
+       '1970-01-01 00:00:00.000', '1970-01-01 00:00:00.000', 2
+FROM json_each(:rows)
+WHERE true
+ON CONFLICT (room_id) DO NOTHING;
+
+UPDATE chat_rooms SET (message_count, last_seq, last_message_at) = (
+    SELECT chat_rooms.message_count
+               + COUNT(DISTINCT CASE WHEN m.message_id IS NULL THEN json_extract(n.value, '$.message_id') END),
+           MAX(chat_rooms.last_seq, MAX(json_extract(n.value, '$.seq'))),
+           MAX(chat_rooms.last_message_at, substr(MAX(json_extract(n.value, '$.created_at')), 1, 23))
+    FROM json_each(:rows) n
+    LEFT JOIN chat_messages m ON m.message_id = json_extract(n.value, '$.message_id')
+    WHERE json_extract(n.value, '$.room_id') = chat_rooms.room_id)
+WHERE room_id IN (SELECT json_extract(value, '$.room_id') FROM json_each(:rows));
+
+INSERT INTO chat_messages (room_id, seq, message_id, account_db_key, sender_type, content, parent_message_id,
+                           metadata, created_at, client_message_id, body_hash)
+SELECT json_extract(value, '$.room_id'), json_extract(value, '$.seq'), json_extract(value, '$.message_id'),
+       json_extract(value, '$.account_db_key'), json_extract(value, '$.sender_type'),
+       json_extract(value, '$.content'), json_extract(value, '$.parent_message_id'),
+       json_extract(value, '$.metadata'), COALESCE(substr(json_extract(value, '$.created_at'), 1, 23), ''),
+       json_extract(value, '$.client_message_id'), json_extract(value, '$.body_hash')
+FROM (SELECT value, MIN(key) AS first FROM json_each(:rows) GROUP BY json_extract(value, '$.message_id'))
+WHERE NOT EXISTS (SELECT 1 FROM chat_messages WHERE message_id = json_extract(value, '$.message_id'))
+ORDER BY first;

@@ -1,0 +1,8 @@
+-- purpose: The message that a client_message_id made, and the reply behind it (NULL when there is none).
+-- params: room_id, client_message_id
+-- returns: message_id, seq, body_hash, deleted, reply_message_id
+SELECT m.message_id, m.seq, m.body_hash, m.deleted, r.message_id AS reply_message_id
+FROM chat_messages m
+LEFT JOIN chat_messages r
+    ON r.room_id = m.room_id AND r.seq = m.seq + 1 AND r.parent_message_id = m.message_id
+WHERE m.room_id = :room_id AND m.client_message_id = :client_message_id;

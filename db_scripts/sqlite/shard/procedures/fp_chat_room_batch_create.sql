@@ -1,0 +1,21 @@
+-- purpose: fp_chat_room_create for many rooms, all or none.
+-- params: rows
+-- returns:
+-- rows: room_id, account_db_key, title, ai_persona, created_at, client_request_id, request_hash
+INSERT INTO chat_rooms (room_id, account_db_key, title, ai_persona, created_at, last_message_at, deleted)
+SELECT json_extract(value, '$.room_id'), json_extract(value, '$.account_db_key'), '', '',
+       '1970-01-01 00:00:00.000', '1970-01-01 00:00:00.000', 2
+FROM json_each(:rows)
+WHERE true
+ON CONFLICT (room_id) DO NOTHING;
+
+UPDATE chat_rooms SET
+    (account_db_key, title, ai_persona, created_at, last_message_at, client_request_id, request_hash, deleted) = (
+    SELECT json_extract(n.value, '$.account_db_key'), json_extract(n.value, '$.title'),
+           json_extract(n.value, '$.ai_persona'), substr(json_extract(n.value, '$.created_at'), 1, 23),
+           MAX(chat_rooms.last_message_at, substr(json_extract(n.value, '$.created_at'), 1, 23)),
+           json_extract(n.value, '$.client_request_id'), json_extract(n.value, '$.request_hash'), 0
+    FROM json_each(:rows) n
+    WHERE json_extract(n.value, '$.room_id') = chat_rooms.room_id
+    ORDER BY n.key LIMIT 1)
+WHERE deleted = 2 AND room_id IN (SELECT json_extract(value, '$.room_id') FROM json_each(:rows));

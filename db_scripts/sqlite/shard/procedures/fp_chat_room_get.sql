@@ -1,0 +1,8 @@
+-- purpose: One room, also a deleted one. last_seq is never below the highest seq stored.
+-- params: room_id
+-- returns: room_id, title, title_version, ai_persona, created_at, last_message_at, message_count, last_seq, client_request_id, request_hash, account_db_key, deleted
+SELECT room_id, title, title_version, ai_persona, created_at, last_message_at, message_count,
+       MAX(last_seq, COALESCE((SELECT MAX(seq) FROM chat_messages WHERE room_id = :room_id), 0)) AS last_seq,
+       client_request_id, request_hash, account_db_key, deleted
+FROM chat_rooms
+WHERE room_id = :room_id AND deleted IN (0, 1);
