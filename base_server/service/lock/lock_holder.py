@@ -1,0 +1,102 @@
+"""Holding a lock for as long as work lasts: acquired, kept extended, and given back whatever happens."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+from service.core.errors import ServiceUnavailable
+from service.core.logger import Logger
+from service.core.tasks import TaskRegistry
+from service.lock.lock_service import LockService
+
+
+@dataclass
+class HeldLock:
+    """A lock in somebody's hands. ``lost`` turns true when it ran out or could not be kept; the work should
+    then end at its next step, and must be correct even if it does not."""
+
+    key: str
+    token: str
+    ttl_s: float
+    partition: int | None
+    lost: bool = False
+    leave_for_s: float | None = None  # set by the holder: at the end let it run out after this, unreleased
+
+
+class LockHolder:
+    """Keeps locks of ``locks`` in tracked tasks, so that no cancellation leaves one behind.
+
+    A lock whose release met an outage is remembered and given back before its next acquisition here:
+    the next attempt does not wait for the TTL.
+    """
+
+    def __init__(self, locks: LockService, tasks: TaskRegistry) -> None:
+        self._locks = locks
+        self._tasks = tasks
+        self._unreleased: dict[str, HeldLock] = {}
+
+    @asynccontextmanager
+    async def holding(
+        self, key: str, *, ttl_s: float, timeout_s: float, partition: int | None = None
+    ) -> AsyncIterator[HeldLock | None]:
+        """Hold ``key``; None if it is still taken after ``timeout_s``. Raises ServiceUnavailable when it
+        cannot be asked; an outage later, while working or leaving, only shows in ``lost`` and the log."""
+        held = await self._acquire(key, ttl_s, timeout_s, partition)
+        if held is None:
+            yield None
+            return
+        renewer = self._tasks.spawn(self._renew(held), f"renew {key}")
+        try:
+            yield held
+        finally:
+            renewer.cancel()
+            await self._tasks.finish(self._leave(held), f"release {key}")
+
+    async def _acquire(self, key: str, ttl_s: float, timeout_s: float, partition: int | None) -> HeldLock | None:
+        if (forgotten := self._unreleased.get(key)) is not None:
+            await self._locks.release(key, forgotten.token, partition=forgotten.partition)
+            self._unreleased.pop(key, None)
+        attempt = self._tasks.spawn(
+            self._locks.acquire(key, ttl_s, timeout_s, partition=partition), name=f"acquire {key}"
+        )
+        try:
+            token = await asyncio.shield(attempt)
+        except asyncio.CancelledError:
+            # The lock may be ours a moment from now, with nobody left to release it.
+            self._tasks.spawn(self._give_back(attempt, key, ttl_s, partition), f"give back {key}")
+            raise
+        return None if token is None else HeldLock(key, token, ttl_s, partition)
+
+    async def _give_back(
+        self, attempt: asyncio.Task[str | None], key: str, ttl_s: float, partition: int | None
+    ) -> None:
+        if (token := await attempt) is not None:
+            await self._leave(HeldLock(key, token, ttl_s, partition))
+
+    async def _renew(self, held: HeldLock) -> None:
+        sure_until_s = time.monotonic() + held.ttl_s
+        while not held.lost:
+            await asyncio.sleep(held.ttl_s / 3)
+            asked_s = time.monotonic()
+            try:
+                if await self._locks.extend(held.key, held.token, held.ttl_s, partition=held.partition):
+                    sure_until_s = asked_s + held.ttl_s
+                else:
+                    held.lost = True
+            except ServiceUnavailable:
+                held.lost = time.monotonic() >= sure_until_s
+        Logger.warn("a lock was lost while its holder worked", lock=held.key)
+
+    async def _leave(self, held: HeldLock) -> None:
+        try:
+            if held.leave_for_s is None or held.lost:
+                await self._locks.release(held.key, held.token, partition=held.partition)
+            else:
+                await self._locks.extend(held.key, held.token, held.leave_for_s, partition=held.partition)
+        except ServiceUnavailable as error:
+            self._unreleased[held.key] = held
+            Logger.warn("a lock could not be released", lock=held.key, reason=error.reason)

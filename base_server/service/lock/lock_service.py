@@ -1,0 +1,103 @@
+"""Locks in Redis with a token and a TTL.
+
+A lock keeps two from doing the same work at the same time; it does not make the work safe: a holder
+can be paused past its TTL. What a lock guards is idempotent or guarded by a version.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import secrets
+import time
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import Any
+
+from service.cache.cache_service import CacheService
+from service.cache.script import ScriptFolder
+from service.core.errors import OutcomeUnknown, ServiceUnavailable
+from service.core.facade import Facade, facade
+from service.core.logger import Logger
+from service.core.tasks import TaskRegistry
+
+_SCRIPTS = ScriptFolder(Path(__file__).parent / "lua")
+_SHORTEST_WAIT_S = 0.01
+_LONGEST_WAIT_S = 0.25
+
+
+class LockService(Facade):
+    """Every call raises :class:`~service.core.errors.ServiceUnavailable` when Redis does not answer.
+
+    A lock ``key`` is any text; it lies in the partition of the data that it names (``room:<id>`` in
+    that of the room) or in the ``partition`` given, and is no data key itself.
+    """
+
+    def __init__(self, cache: CacheService) -> None:
+        self._cache = cache
+        self._tasks = TaskRegistry()
+
+    async def stop(self) -> None:
+        """Wait until the locks of cancelled callers are given back."""
+        await self._tasks.drain(timeout_s=5.0)
+
+    @facade
+    async def acquire(self, key: str, ttl: float, timeout: float, *, partition: int | None = None) -> str | None:  # noqa: ASYNC109 - documented name
+        """Take the lock for ``ttl`` seconds, waiting up to ``timeout`` seconds; ``None`` when it stayed taken.
+
+        0 tries once. Not fair: whoever asks at the right moment gets it. A caller that is cancelled
+        while waiting, or gets an error, holds nothing (a lock taken meanwhile is given back).
+        """
+        if ttl <= 0:
+            raise ValueError(f"ttl must be more than 0 seconds, not {ttl}")
+        token = secrets.token_hex(16)
+        deadline_s = time.monotonic() + timeout
+        wait_s = _SHORTEST_WAIT_S
+        while True:
+            taken_for_ms = await self._try(key, token, ttl, partition)
+            if taken_for_ms == 0:
+                return token
+            left_s = deadline_s - time.monotonic()
+            if left_s <= 0:
+                return None
+            # Random, so that those who wait do not ask all at once; not past the holder's TTL.
+            pause_s = min(wait_s * random.uniform(0.5, 1.0), taken_for_ms / 1000, left_s)  # noqa: S311
+            await asyncio.sleep(pause_s)
+            wait_s = min(2 * wait_s, _LONGEST_WAIT_S)
+
+    @facade
+    async def release(self, key: str, token: str, *, partition: int | None = None) -> bool:
+        """Give the lock back; false when ``token`` no longer held it."""
+        return bool(await self._run("release_lock", key, partition, token))
+
+    @facade
+    async def extend(self, key: str, token: str, ttl: float, *, partition: int | None = None) -> bool:
+        """Hold the lock for ``ttl`` seconds from now; false when ``token`` no longer held it."""
+        return bool(await self._run("extend_lock", key, partition, token, _ms(ttl)))
+
+    async def _try(self, key: str, token: str, ttl: float, partition: int | None) -> int:
+        attempt = self._tasks.spawn(self._run("acquire_lock", key, partition, token, _ms(ttl)), "lock acquire")
+        try:
+            return await asyncio.shield(attempt)
+        except (asyncio.CancelledError, OutcomeUnknown):
+            # It may have been taken for nobody: without this it would stay taken until its TTL ends.
+            self._tasks.spawn(self._give_back(attempt, key, token, partition), "lock give back")
+            raise
+
+    async def _give_back(self, attempt: asyncio.Task[int], key: str, token: str, partition: int | None) -> None:
+        await asyncio.wait([attempt])
+        try:
+            await self.release(key, token, partition=partition)
+        except ServiceUnavailable as error:
+            Logger.warn("lock of a cancelled caller stays until its TTL", key=key, error=str(error))
+
+    def _run(self, script: str, key: str, partition: int | None, *args: Any) -> Coroutine[Any, Any, int]:
+        client = self._cache.get_client()
+        name = key.removeprefix("lock:")
+        if partition is None:
+            partition = client.partitions.of_key(name)
+        return client.run_script(_SCRIPTS[script], [client.key(f"lock:{name}", partition)], args)
+
+
+def _ms(seconds: float) -> int:
+    return max(1, round(seconds * 1000))

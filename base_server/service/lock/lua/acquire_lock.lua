@@ -1,0 +1,11 @@
+-- purpose: Take a lock if it is free. Called again with the token that holds it, it answers what it
+--   answered first and starts the TTL again.
+-- KEYS: 1 lock (string: the holder's token)
+-- ARGV: 1 token; 2 ttl in ms
+-- returns: 0 taken | ms until the holder's TTL ends, at least 1
+local holder = redis.call('GET', KEYS[1])
+if holder and holder ~= ARGV[1] then
+  return math.max(1, redis.call('PTTL', KEYS[1]))
+end
+redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
+return 0
