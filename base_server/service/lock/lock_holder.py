@@ -60,22 +60,8 @@ class LockHolder:
         if (forgotten := self._unreleased.get(key)) is not None:
             await self._locks.release(key, forgotten.token, partition=forgotten.partition)
             self._unreleased.pop(key, None)
-        attempt = self._tasks.spawn(
-            self._locks.acquire(key, ttl_s, timeout_s, partition=partition), name=f"acquire {key}"
-        )
-        try:
-            token = await asyncio.shield(attempt)
-        except asyncio.CancelledError:
-            # The lock may be ours a moment from now, with nobody left to release it.
-            self._tasks.spawn(self._give_back(attempt, key, ttl_s, partition), f"give back {key}")
-            raise
+        token = await self._locks.acquire(key, ttl_s, timeout_s, partition=partition)
         return None if token is None else HeldLock(key, token, ttl_s, partition)
-
-    async def _give_back(
-        self, attempt: asyncio.Task[str | None], key: str, ttl_s: float, partition: int | None
-    ) -> None:
-        if (token := await attempt) is not None:
-            await self._leave(HeldLock(key, token, ttl_s, partition))
 
     async def _renew(self, held: HeldLock) -> None:
         sure_until_s = time.monotonic() + held.ttl_s

@@ -1,0 +1,341 @@
+"""SchedulerService: jobs by the clock, failures, locks, and a stop that waits."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from service.cache.cache_service import CacheService
+from service.cache.cache_settings import CacheSettings
+from service.core.errors import ServiceError, ServiceNotRunning
+from service.core.tasks import TaskRegistry
+from service.lock.lock_service import LockService
+from service.scheduler.base_scheduler import ScheduleJob, ScheduleType
+from service.scheduler.scheduler_service import SchedulerService
+from service.scheduler.scheduler_settings import SchedulerSettings
+from tests.waiting import until
+
+
+class Bench:
+    """Schedulers as separate processes would have them, on one fake Redis."""
+
+    def __init__(self, cache: CacheService) -> None:
+        self.cache = cache
+        self.locks = LockService(cache)
+        self.tasks = TaskRegistry()
+        self.started: list[SchedulerService] = []
+
+    async def scheduler(self, **settings: object) -> SchedulerService:
+        service = SchedulerService(SchedulerSettings(**settings), self.locks, self.tasks)
+        await service.start()
+        self.started.append(service)
+        return service
+
+
+@pytest.fixture
+async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
+    cache = CacheService(CacheSettings(type="fake"), app_id="app", env="TEST", partitions=4, data_dir=tmp_path)
+    await cache.start()
+    bench = Bench(cache)
+    yield bench
+    for service in bench.started:
+        await service.stop(0)
+    assert await bench.tasks.drain(1) == 0
+    await cache.stop()
+
+
+class Work:
+    """A callback that counts its calls and can be held up or made to fail."""
+
+    def __init__(self) -> None:
+        self.begun = 0
+        self.ended = 0
+        self.at_once = 0
+        self.most_at_once = 0
+        self.error: Exception | None = None
+        self.gate = asyncio.Event()
+        self.gate.set()
+
+    async def __call__(self) -> None:
+        self.begun += 1
+        self.at_once += 1
+        self.most_at_once = max(self.most_at_once, self.at_once)
+        try:
+            await self.gate.wait()
+            if self.error is not None:
+                raise self.error
+            self.ended += 1
+        finally:
+            self.at_once -= 1
+
+
+def interval(work: object, job_id: str = "job", seconds: float = 0.02, **fields: object) -> ScheduleJob:
+    return ScheduleJob(job_id, job_id, ScheduleType.INTERVAL, seconds, work, **fields)  # type: ignore[arg-type]
+
+
+async def test_an_interval_job_runs_again_and_again(bench: Bench) -> None:
+    service, work = await bench.scheduler(), Work()
+    await service.add_job(interval(work))
+    await until(lambda: work.ended >= 3)
+    status = await service.get_job_status("job")
+    assert status is not None
+    assert status.runs >= 3
+    assert (status.failures, status.last_error) == (0, None)
+    assert status.last_run is not None
+    assert status.next_run is not None
+    assert status.next_run > status.last_run
+
+
+async def test_a_job_added_before_the_start_runs_from_the_start_on(bench: Bench) -> None:
+    service, work = SchedulerService(SchedulerSettings(), bench.locks, bench.tasks), Work()
+    bench.started.append(service)
+    await service.add_job(interval(work, seconds=3600, run_at_start=True))
+    assert work.begun == 0
+    await service.start()
+    await until(lambda: work.ended == 1)
+
+
+async def test_a_failing_job_is_counted_and_runs_again(bench: Bench) -> None:
+    service, work = await bench.scheduler(), Work()
+    work.error = RuntimeError("no luck")
+    await service.add_job(interval(work))
+    await until(lambda: work.begun >= 2)
+    status = await service.get_job_status("job")
+    assert status is not None
+    assert status.failures >= 1
+    assert status.last_error == "RuntimeError: no luck"
+    work.error = None
+    await until(lambda: work.ended >= 1)
+
+
+async def test_runs_of_one_job_never_overlap(bench: Bench) -> None:
+    service, work = await bench.scheduler(), Work()
+    work.gate.clear()
+    await service.add_job(interval(work))
+
+    async def skipped() -> bool:
+        status = await service.get_job_status("job")
+        return status is not None and status.running and status.skipped >= 2
+
+    await until(skipped)
+    assert work.begun == 1
+    work.gate.set()
+    await until(lambda: work.ended >= 2)
+    assert work.most_at_once == 1
+
+
+async def test_a_trigger_during_a_run_makes_exactly_one_more(bench: Bench) -> None:
+    service, work = await bench.scheduler(), Work()
+    await service.add_job(interval(work, seconds=3600))
+    work.gate.clear()
+    assert await service.trigger("job")
+    await until(lambda: work.begun == 1)
+    assert await service.trigger("job")
+    assert await service.trigger("job")
+    work.gate.set()
+    await until(lambda: work.ended == 2)
+    await service.stop()
+    assert work.begun == 2
+
+
+async def test_a_trigger_of_an_unknown_job_says_so(bench: Bench) -> None:
+    assert not await (await bench.scheduler()).trigger("nobody")
+
+
+async def test_a_plain_function_runs_in_a_thread(bench: Bench) -> None:
+    service, names = await bench.scheduler(), []
+    await service.add_job(interval(lambda: names.append(threading.current_thread()), run_at_start=True))
+    await until(lambda: len(names) >= 2)
+    assert threading.main_thread() not in names
+
+
+async def test_once_runs_once_also_when_its_time_is_gone(bench: Bench) -> None:
+    service, past, soon = await bench.scheduler(), Work(), Work()
+    moment = datetime.now(UTC) - timedelta(hours=1)
+    await service.add_job(ScheduleJob("past", "past", ScheduleType.ONCE, moment.isoformat(), past))
+    moment = datetime.now(UTC) + timedelta(milliseconds=30)
+    await service.add_job(ScheduleJob("soon", "soon", ScheduleType.ONCE, moment, soon))
+    await until(lambda: past.ended and soon.ended)
+    status = await service.get_job_status("past")
+    assert status is not None
+    assert (status.runs, status.next_run) == (1, None)
+
+
+@pytest.mark.parametrize(
+    ("kind", "value", "at"),
+    [(ScheduleType.CRON, "30 4 * * *", (4, 30, 0)), (ScheduleType.DAILY, "04:30:05", (4, 30, 5))],
+    ids=["cron", "daily"],
+)
+async def test_the_next_run_by_the_clock_is_in_utc(
+    bench: Bench, kind: ScheduleType, value: str, at: tuple[int, int, int]
+) -> None:
+    service = await bench.scheduler()
+    await service.add_job(ScheduleJob("job", "job", kind, value, Work()))
+    status = await service.get_job_status("job")
+    assert status is not None
+    assert status.next_run is not None
+    next_run = status.next_run
+    assert (next_run.hour, next_run.minute, next_run.second) == at
+    assert next_run.utcoffset() == timedelta(0)
+    assert datetime.now(UTC) < next_run <= datetime.now(UTC) + timedelta(days=1)
+
+
+@pytest.mark.parametrize(
+    ("kind", "value"),
+    [
+        (ScheduleType.INTERVAL, 0),
+        (ScheduleType.INTERVAL, True),
+        (ScheduleType.INTERVAL, float("nan")),
+        (ScheduleType.INTERVAL, float("inf")),
+        (ScheduleType.INTERVAL, "3"),
+        (ScheduleType.CRON, "whenever"),
+        (ScheduleType.CRON, 5),
+        (ScheduleType.ONCE, "2026-01-01T00:00:00"),
+        (ScheduleType.ONCE, 17),
+        (ScheduleType.DAILY, "25:00"),
+        (ScheduleType.DAILY, "04:00+09:00"),
+        ("hourly", 1),
+    ],
+)
+async def test_a_schedule_that_is_not_valid_is_refused(bench: Bench, kind: ScheduleType, value: object) -> None:
+    service = await bench.scheduler()
+    with pytest.raises(ValueError, match="job x: schedule_value"):
+        await service.add_job(ScheduleJob("x", "x", kind, value, Work()))  # type: ignore[arg-type]
+    assert service.job_ids() == []
+
+
+async def test_a_disabled_job_runs_only_when_triggered(bench: Bench) -> None:
+    service, work = await bench.scheduler(), Work()
+    await service.add_job(interval(work, enabled=False, run_at_start=True))
+    status = await service.get_job_status("job")
+    assert status is not None
+    assert status.next_run is None
+    await service.trigger("job")
+    await until(lambda: work.ended == 1)
+
+
+async def test_a_taken_id_is_refused(bench: Bench) -> None:
+    service = await bench.scheduler()
+    await service.add_job(interval(Work()))
+    with pytest.raises(ServiceError, match="is there already"):
+        await service.add_job(interval(Work()))
+
+
+async def test_jobs_are_bounded_and_done_ones_make_room(bench: Bench) -> None:
+    service, work = await bench.scheduler(max_jobs=2), Work()
+    await service.add_job(interval(Work(), "a", 3600))
+    await service.add_job(ScheduleJob("b", "b", ScheduleType.ONCE, datetime.now(UTC), work))
+    await until(lambda: work.ended == 1)
+    await service.add_job(interval(Work(), "c", 3600))
+    with pytest.raises(ServiceError, match="max_jobs"):
+        await service.add_job(interval(Work(), "d", 3600))
+    assert service.job_ids() == ["a", "c"]
+
+
+async def test_remove_waits_for_the_run_under_way(bench: Bench) -> None:
+    service, work = await bench.scheduler(), Work()
+    work.gate.clear()
+    await service.add_job(interval(work))
+    await until(lambda: work.begun == 1)
+    removal = asyncio.create_task(service.remove_job("job"))
+    await until(lambda: service.job_ids() == [])
+    assert not removal.done()
+    work.gate.set()
+    assert await removal
+    assert (work.begun, work.ended) == (1, 1)
+    assert await service.get_job_status("job") is None
+    assert not await service.remove_job("job")
+
+
+async def test_a_job_can_remove_itself(bench: Bench) -> None:
+    service, removed = await bench.scheduler(), []
+
+    async def work() -> None:
+        removed.append(await service.remove_job("job"))
+
+    await service.add_job(interval(work))
+    await until(lambda: removed == [True])
+    assert service.job_ids() == []
+
+
+async def test_stop_waits_for_runs_under_way(bench: Bench) -> None:
+    service, work = await bench.scheduler(), Work()
+    work.gate.clear()
+    await service.add_job(interval(work))
+    await until(lambda: work.begun == 1)
+    stopping = asyncio.create_task(service.stop())
+    await asyncio.wait({stopping}, timeout=0.05)
+    assert not stopping.done()
+    work.gate.set()
+    assert await stopping == 0
+    assert (work.begun, work.ended) == (1, 1)
+
+
+async def test_stop_cancels_what_does_not_end_and_gives_its_lock_back(bench: Bench) -> None:
+    service, work = await bench.scheduler(drain_timeout_s=0.05), Work()
+    work.gate.clear()
+    await service.add_job(interval(work, use_distributed_lock=True))
+    await until(lambda: work.begun == 1)
+    assert await bench.locks.acquire("scheduler:job", 5, 0) is None
+    assert await service.stop() == 1
+    assert (work.at_once, work.ended) == (0, 0)
+    assert await bench.locks.acquire("scheduler:job", 5, 0) is not None
+
+
+async def test_each_occurrence_of_a_locked_job_is_run_by_one_process(bench: Bench) -> None:
+    first, second, work = await bench.scheduler(), await bench.scheduler(), Work()
+    started = datetime.now(UTC)
+    for service in (first, second):
+        await service.add_job(interval(work, seconds=0.2, use_distributed_lock=True))
+    await until(lambda: work.ended >= 4)
+    elapsed_s = (datetime.now(UTC) - started).total_seconds()
+    assert work.ended <= elapsed_s / 0.2 + 1
+    assert work.most_at_once == 1
+
+
+async def test_a_locked_job_skips_while_another_process_holds_the_lock(bench: Bench) -> None:
+    service, work = await bench.scheduler(), Work()
+    token = await bench.locks.acquire("shared", 5, 0)
+    assert token is not None
+    await service.add_job(interval(work, use_distributed_lock=True, lock_key="shared"))
+
+    async def skipped() -> bool:
+        status = await service.get_job_status("job")
+        return status is not None and status.skipped >= 2
+
+    await until(skipped)
+    assert work.begun == 0
+    await bench.locks.release("shared", token)
+    await until(lambda: work.ended >= 1)
+
+
+async def test_an_outage_of_redis_is_a_counted_failure_of_a_locked_job(bench: Bench) -> None:
+    service, work = await bench.scheduler(), Work()
+    await bench.cache.stop()
+    await service.add_job(interval(work, use_distributed_lock=True))
+
+    async def failed() -> bool:
+        status = await service.get_job_status("job")
+        return status is not None and status.failures >= 2
+
+    await until(failed)
+    assert work.begun == 0
+
+
+async def test_the_class_speaks_to_the_installed_service(bench: Bench) -> None:
+    with pytest.raises(ServiceNotRunning):
+        await SchedulerService.add_job(interval(Work()))
+    service, work = await bench.scheduler(), Work()
+    service.install()
+    try:
+        await SchedulerService.add_job(interval(work))
+        await until(lambda: work.ended >= 1)
+        assert (await SchedulerService.get_job_status("job")) is not None
+        assert await SchedulerService.remove_job("job")
+    finally:
+        service.uninstall()
