@@ -1,0 +1,42 @@
+"""Draining a lane under its lock, for consumers that batch and settle by themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+from service.lock.lock_holder import LockHolder
+from service.queue.lane_store import LaneStore
+from service.queue.lanes import Lane
+from service.queue.message_queue import QueueEntry
+
+DrainHandler = Callable[[Lane, list[QueueEntry]], Awaitable[object]]
+BatchSize = int | Callable[[int], int]
+
+
+async def drain(
+    store: LaneStore,
+    locks: LockHolder,
+    lane: Lane,
+    handler: DrainHandler,
+    *,
+    batch: BatchSize,
+    lock_ttl_s: float,
+    lock_timeout_s: float,
+) -> int:
+    """See :meth:`QueueService.drain_lane`."""
+    handed = 0
+    async with locks.holding(
+        lane.lock_key, ttl_s=lock_ttl_s, timeout_s=lock_timeout_s, partition=lane.partition
+    ) as held:
+        before: list[str] = []
+        while held is not None and not held.lost:
+            count = batch(await store.length(lane)) if callable(batch) else batch
+            entries = await store.head(lane, max(count, 1))
+            ids = [entry.entry_id for entry in entries]
+            if not ids or ids == before:  # empty, or the handler took nothing away: it has its reasons
+                break
+            handed += len(ids)
+            if await handler(lane, entries) is False:
+                break
+            before = ids
+    return handed

@@ -1,0 +1,197 @@
+"""Everything that is done to a lane in Redis. Each call is one round trip unless it says otherwise.
+
+All of them raise ServiceUnavailable when Redis cannot be asked; nothing was done then, or (OutcomeUnknown)
+it is not known, and every call but :meth:`LaneStore.replay` may simply be made again.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from service.cache.cache_client import CacheClient
+from service.cache.cache_service import CacheService
+from service.cache.script import load_scripts
+from service.queue.lanes import Lane
+from service.queue.message_queue import QueueEntry, QueueMessage
+from service.queue.queue_errors import DeadLettersFull, QueueFull
+from service.queue.queue_settings import QueueSettings
+
+_SCRIPTS = load_scripts(Path(__file__).parent / "lua")
+_DEAD_FIELDS = ("dead_entry", "dead_reason", "dead_at")
+
+
+@dataclass(frozen=True)
+class Retry:
+    """What is known about an entry that failed: deliveries so far, and when the next may begin (Redis time)."""
+
+    attempts: int
+    not_before_ms: int
+
+
+@dataclass(frozen=True)
+class LanePage:
+    now_ms: int
+    entries: list[QueueEntry]
+    retries: dict[str, Retry]  # by entry id, only entries that failed before
+
+
+@dataclass(frozen=True)
+class DeadLetter:
+    """An entry that was given up. ``fields`` are the entry's own, complete, for looking and for a replay."""
+
+    lane: Lane
+    dead_id: str
+    entry_id: str
+    reason: str
+    failed_at_ms: int
+    fields: dict[str, str] = field(repr=False)
+
+
+@dataclass(frozen=True)
+class LaneFacts:
+    waiting: int
+    dead: int
+    oldest_ms: int | None  # when the entry at the head was accepted (Unix, Redis time)
+
+
+class LaneStore:
+    """Requests go over the cache's client for hot calls, consumers and operators over the one for bulk."""
+
+    def __init__(self, cache: CacheService, settings: QueueSettings) -> None:
+        self._cache = cache
+        self._settings = settings
+
+    @property
+    def _works(self) -> CacheClient:
+        return self._cache.get_bulk_client()
+
+    async def append(self, lane: Lane, message: QueueMessage) -> None:
+        """Store ``message`` (with its id) at the end of ``lane``, once. Raises QueueFull at max_backlog,
+        TypeError or ValueError for a payload that is no JSON object in proper Unicode or too long."""
+        payload = _encode_payload(message.payload, self._settings.max_payload_bytes)
+        client = self._cache.get_client()
+        memory_key = client.key(f"queue_seen:{message.message_id}", partition=lane.partition)
+        args = (
+            message.message_id,
+            self._settings.max_backlog,
+            round(self._settings.dedup_s * 1000),
+            message.message_type,
+            payload,
+            int(message.priority),
+            message.partition_key or "",
+        )
+        if await client.run_script(_SCRIPTS["enqueue_message"], (lane.stream_key, memory_key), args):
+            raise QueueFull(lane.queue_name, self._settings.max_backlog)
+
+    async def head(self, lane: Lane, count: int) -> list[QueueEntry]:
+        """The first ``count`` entries, oldest first; they stay where they are."""
+        rows = await self._works.execute("XRANGE", lane.stream_key, "-", "+", "COUNT", count)
+        return [_entry(row) for row in rows]
+
+    async def length(self, lane: Lane) -> int:
+        return int(await self._works.execute("XLEN", lane.stream_key))
+
+    async def read(self, lane: Lane, start: str, count: int) -> LanePage:
+        """A page from ``start`` on ("-" the head, "(id" after that entry)."""
+        script = _SCRIPTS["read_lane"]
+        now_ms, rows, notes = await self._works.run_script(script, (lane.stream_key, lane.retry_key), (start, count))
+        entries = [_entry(row) for row in rows]
+        retries = {}
+        for entry, note in zip(entries, notes, strict=True):
+            if note:
+                attempts, _, not_before_ms = note.partition(":")
+                retries[entry.entry_id] = Retry(int(attempts), int(not_before_ms))
+        return LanePage(int(now_ms), entries, retries)
+
+    async def remove(self, lane: Lane, entry_ids: Iterable[str]) -> int:
+        """Take finished entries out; returns how many were still there."""
+        ids = tuple(entry_ids)
+        if not ids:
+            return 0
+        keys = (lane.stream_key, lane.retry_key)
+        return int(await self._works.run_script(_SCRIPTS["remove_entries"], keys, ids))
+
+    async def hold(self, lane: Lane, entry_id: str, attempt: int, wait_s: float) -> None:
+        """Note that delivery number ``attempt`` failed and the next waits ``wait_s``."""
+        keys = (lane.stream_key, lane.retry_key)
+        await self._works.run_script(_SCRIPTS["hold_entry"], keys, (entry_id, attempt, round(wait_s * 1000)))
+
+    async def dead_letter(self, lane: Lane, entries_with_reasons: Sequence[tuple[str, str]]) -> int:
+        """Move entries (id, reason) to the dead letters, all or none; returns how many were still there.
+        Raises DeadLettersFull at dead_letter_limit."""
+        if not entries_with_reasons:
+            return 0
+        keys = (lane.stream_key, lane.dead_key, lane.retry_key)
+        pairs = [text for entry_id, reason in entries_with_reasons for text in (entry_id, reason)]
+        args = (self._settings.dead_letter_limit, *pairs)
+        moved = int(await self._works.run_script(_SCRIPTS["dead_letter_entries"], keys, args))
+        if moved < 0:
+            raise DeadLettersFull(lane.queue_name, self._settings.dead_letter_limit)
+        return moved
+
+    async def dead_letters(self, lanes: Sequence[Lane], limit: int) -> list[DeadLetter]:
+        """The oldest dead letters of each lane, up to ``limit`` a lane."""
+        answers = await self._works.execute_many(
+            [("XRANGE", lane.dead_key, "-", "+", "COUNT", limit) for lane in lanes]
+        )
+        return [_dead_letter(lane, row) for lane, rows in zip(lanes, answers, strict=True) for row in rows]
+
+    async def replay(self, lane: Lane, dead_id: str) -> bool:
+        """Put a dead letter back at the end of its lane; false if it is not there."""
+        script, keys = _SCRIPTS["replay_dead_letter"], (lane.dead_key, lane.stream_key)
+        # Not repeated after a lost connection: the second run would say "not there" of what it had replayed.
+        return bool(await self._works.run_script(script, keys, (dead_id,), repeatable=False))
+
+    async def drop(self, lane: Lane, dead_id: str) -> bool:
+        """Throw a dead letter away; false if it is not there."""
+        return bool(await self._works.execute("XDEL", lane.dead_key, dead_id))
+
+    async def backlog(self, lanes: Sequence[Lane]) -> dict[Lane, int]:
+        """Entries in each lane, those being worked on included."""
+        lengths = await self._works.execute_many([("XLEN", lane.stream_key) for lane in lanes])
+        return {lane: int(length) for lane, length in zip(lanes, lengths, strict=True)}
+
+    async def facts(self, lanes: Sequence[Lane]) -> tuple[int, dict[Lane, LaneFacts]]:
+        """Redis time in ms and the facts of each lane; two round trips."""
+        lengths = await self._works.execute_many(
+            [("TIME",), *(("XLEN", key) for lane in lanes for key in (lane.stream_key, lane.dead_key))]
+        )
+        (seconds, micros), counts = lengths[0], [int(length) for length in lengths[1:]]
+        waiting, dead = dict(zip(lanes, counts[::2], strict=True)), dict(zip(lanes, counts[1::2], strict=True))
+        filled = [lane for lane in lanes if waiting[lane]]
+        heads: list[Any] = []
+        if filled:
+            commands = [("XRANGE", lane.stream_key, "-", "+", "COUNT", 1) for lane in filled]
+            heads = await self._works.execute_many(commands)
+        oldest = {lane: int(rows[0][0].partition("-")[0]) for lane, rows in zip(filled, heads, strict=True) if rows}
+        facts = {lane: LaneFacts(waiting[lane], dead[lane], oldest.get(lane)) for lane in lanes}
+        return int(seconds) * 1000 + int(micros) // 1000, facts
+
+
+def _encode_payload(payload: dict[str, Any], limit: int) -> str:
+    if not isinstance(payload, dict):
+        raise TypeError("a queue payload is a dict")
+    text = json.dumps(payload, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    if len(text.encode()) > limit:  # a lone surrogate raises UnicodeEncodeError, a ValueError, here
+        raise ValueError(f"a queue payload has at most {limit} bytes as JSON (queueConfig.max_payload_bytes)")
+    return text
+
+
+def _pairs(flat: Sequence[str]) -> dict[str, str]:
+    return dict(zip(flat[::2], flat[1::2], strict=True))
+
+
+def _entry(row: Any) -> QueueEntry:
+    entry_id, flat = row
+    return QueueEntry(entry_id, _pairs(flat))
+
+
+def _dead_letter(lane: Lane, row: Any) -> DeadLetter:
+    dead_id, flat = row
+    fields = _pairs(flat)
+    entry_id, reason, failed_at = (fields.pop(name, "") for name in _DEAD_FIELDS)
+    return DeadLetter(lane, dead_id, entry_id, reason, int(failed_at or 0), fields)

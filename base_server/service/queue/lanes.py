@@ -1,0 +1,95 @@
+"""Which stream a message belongs to. The only module that builds the queue's key names."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from service.cache.cache_service import CacheService
+from service.core.errors import ServiceError
+from service.queue.message_queue import MessagePriority, QueueMessage
+
+Route = Callable[[QueueMessage], tuple[int, str]]
+"""From a message (with its id) to (partition, lane name); must give the same answer everywhere."""
+
+_NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+
+
+@dataclass(frozen=True)
+class Lane:
+    """One stream: queue, partition and lane name, with the full names of its keys, all in one partition."""
+
+    queue_name: str
+    partition: int
+    name: str
+    stream_key: str = field(repr=False, compare=False)
+    dead_key: str = field(repr=False, compare=False)
+    retry_key: str = field(repr=False, compare=False)  # HASH entry id → "attempts:not before (Unix ms)"
+    lock_key: str = field(repr=False, compare=False)  # logical: LockService names it, with `partition`
+
+
+@dataclass(frozen=True)
+class _Queue:
+    lanes: tuple[str, ...]
+    route: Route
+
+
+class LaneMap:
+    """The lanes of every queue. A queue that was not declared has one lane a priority, critical first,
+    and its messages go to the partition of their partition_key."""
+
+    def __init__(self, cache: CacheService) -> None:
+        self._cache = cache
+        self._partitions = cache.partitions
+        self._declared: dict[str, _Queue] = {}
+        self._lanes: dict[tuple[str, int, str], Lane] = {}
+        priorities = sorted(MessagePriority, reverse=True)
+        self._default = _Queue(tuple(str(int(priority)) for priority in priorities), self._route_by_priority)
+
+    def declare(self, queue_name: str, lanes: Sequence[str], route: Route) -> None:
+        for name in (queue_name, *lanes):
+            check_name(name)
+        self._declared[queue_name] = _Queue(tuple(lanes), route)
+
+    def lane(self, queue_name: str, partition: int, name: str) -> Lane:
+        """Raises ServiceError for a lane that the queue does not have."""
+        if (lane := self._lanes.get((queue_name, partition, name))) is not None:
+            return lane
+        if name not in self._queue(queue_name).lanes or not 0 <= partition < self._partitions.count:
+            raise ServiceError(f"queue: {queue_name} has no lane {name!r} in partition {partition}")
+        check_name(queue_name)
+        key = self._cache.get_client().key
+        lane = Lane(
+            queue_name=queue_name,
+            partition=partition,
+            name=name,
+            stream_key=key(f"queue:{queue_name}:{name}", partition=partition),
+            dead_key=key(f"queue_dead:{queue_name}:{name}", partition=partition),
+            retry_key=key(f"queue_retry:{queue_name}:{name}", partition=partition),
+            lock_key=f"lock:queue:{queue_name}:{name}",
+        )
+        self._lanes[queue_name, partition, name] = lane
+        return lane
+
+    def lanes(self, queue_name: str) -> list[Lane]:
+        """Every lane, in reading order: the first name in all partitions, then the second, …"""
+        names = self._queue(queue_name).lanes
+        return [self.lane(queue_name, partition, name) for name in names for partition in range(self._partitions.count)]
+
+    def route(self, message: QueueMessage) -> Lane:
+        partition, name = self._queue(message.queue_name).route(message)
+        return self.lane(message.queue_name, partition, name)
+
+    def _queue(self, queue_name: str) -> _Queue:
+        return self._declared.get(queue_name, self._default)
+
+    def _route_by_priority(self, message: QueueMessage) -> tuple[int, str]:
+        key = message.partition_key or message.message_id or ""
+        return self._partitions.of_id(key), str(int(message.priority))
+
+
+def check_name(name: str) -> None:
+    """Raises ServiceError for what cannot be the name of a queue or of a lane."""
+    if not _NAME.fullmatch(name):
+        raise ServiceError(f"queue: {name!r} is no name: 1 to 64 of A-Z a-z 0-9 _ . -")

@@ -1,0 +1,241 @@
+"""A registered handler at work: lanes by priority, a message acknowledged after its work, failures retried."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from enum import Enum, auto
+
+from service.core.errors import ServiceError, ServiceUnavailable
+from service.core.logger import Logger
+from service.core.tasks import TaskRegistry
+from service.lock.lock_holder import HeldLock, LockHolder
+from service.queue.lane_store import LanePage, LaneStore
+from service.queue.lanes import Lane, LaneMap
+from service.queue.message_queue import QueueEntry, QueueMessage
+from service.queue.queue_errors import DeadLettersFull
+from service.queue.queue_settings import QueueSettings
+
+Handler = Callable[[QueueMessage], Awaitable[bool]]
+
+
+class _Outcome(Enum):
+    DONE = auto()
+    FAILED = auto()  # counted; its key waits for the next attempt
+    NOT_NOW = auto()  # what the handler needs is down: not counted, the lane rests
+    DEAD = auto()
+
+
+@dataclass
+class _Rest:
+    """How long a lane (or, in an outage, a worker) is left alone; doubles up to the cap."""
+
+    wait_s: float = 0.0
+    until_s: float = 0.0  # time.monotonic()
+
+
+@dataclass
+class _Visit:
+    """One stay at a lane under its lock."""
+
+    lane: Lane
+    held: HeldLock
+    delivered: int = 0
+    blocked: set[str] = field(default_factory=set)  # partition keys that wait behind a failing entry
+
+
+class QueueConsumer:
+    """``workers`` tasks that share one handler; each works on one lane at a time under the lane's lock."""
+
+    def __init__(
+        self,
+        queue_name: str,
+        handler: Handler,
+        *,
+        lanes: LaneMap,
+        store: LaneStore,
+        locks: LockHolder,
+        settings: QueueSettings,
+        tasks: TaskRegistry,
+    ) -> None:
+        self._queue_name = queue_name
+        self._handler = handler
+        self._lanes = lanes
+        self._store = store
+        self._locks = locks
+        self._settings = settings
+        self._tasks = tasks
+        self._workers: list[asyncio.Task[None]] = []
+        self._news = asyncio.Event()
+        self._stopping = False
+        self._busy: set[Lane] = set()
+        self._rests: dict[Lane, _Rest] = {}
+        self._turns: dict[Lane, int] = {}  # when each lane was visited last: lanes of one name take turns
+        self._turn = 0
+
+    def start(self) -> None:
+        name = f"consume {self._queue_name}"
+        self._workers = [self._tasks.spawn(self._work(), name) for _ in range(self._settings.workers)]
+
+    def wake(self) -> None:
+        """There is something new in the queue."""
+        self._news.set()
+
+    async def stop(self, timeout_s: float) -> None:
+        """Deliveries under way get ``timeout_s``; then they are cancelled and stay in the queue."""
+        self._stopping = True
+        self.wake()
+        if self._workers:
+            await asyncio.wait(self._workers, timeout=timeout_s)
+        for worker in self._workers:
+            worker.cancel()
+        await asyncio.gather(*self._workers, return_exceptions=True)
+
+    async def _work(self) -> None:
+        outage = _Rest()
+        while not self._stopping:
+            self._news.clear()
+            try:
+                if not await self._round():
+                    await self._pause(self._settings.poll_interval_s)
+                outage = _Rest()
+            except ServiceError as error:
+                _prolong(outage, self._settings)
+                Logger.warn("a queue consumer cannot work", queue=self._queue_name, reason=str(error))
+                await self._pause(outage.wait_s)
+
+    async def _pause(self, wait_s: float) -> None:
+        try:
+            async with asyncio.timeout(wait_s):
+                await self._news.wait()
+        except TimeoutError:
+            return
+
+    async def _round(self) -> bool:
+        """Visit the first lane, by priority, that has something to deliver; false if none has."""
+        for lane in await self._candidates():
+            if self._stopping:
+                return False
+            if lane in self._busy:
+                continue
+            self._turn += 1
+            self._turns[lane] = self._turn
+            self._busy.add(lane)
+            try:
+                if await self._visit(lane):
+                    return True
+            finally:
+                self._busy.discard(lane)
+        return False
+
+    async def _candidates(self) -> list[Lane]:
+        lanes = self._lanes.lanes(self._queue_name)
+        rank = {name: index for index, name in enumerate(dict.fromkeys(lane.name for lane in lanes))}
+        waiting = await self._store.backlog(lanes)
+        now_s = time.monotonic()
+        ready = [lane for lane in lanes if waiting[lane] and self._rests.get(lane, _Rest()).until_s <= now_s]
+        return sorted(ready, key=lambda lane: (rank[lane.name], self._turns.get(lane, 0)))
+
+    async def _visit(self, lane: Lane) -> int:
+        """Deliver up to ``batch`` messages of ``lane``; 0 also when another consumer has it."""
+        ttl_s = self._settings.lock_ttl_s
+        async with self._locks.holding(lane.lock_key, ttl_s=ttl_s, timeout_s=0, partition=lane.partition) as held:
+            if held is None:
+                return 0
+            visit, start = _Visit(lane, held), "-"
+            for _ in range(0, self._settings.scan_limit, self._settings.batch):
+                page = await self._store.read(lane, start, self._settings.batch)
+                if not await self._deliver_page(visit, page) or len(page.entries) < self._settings.batch:
+                    break
+                start = f"({page.entries[-1].entry_id}"
+            return visit.delivered
+
+    async def _deliver_page(self, visit: _Visit, page: LanePage) -> bool:
+        """False when the visit is over."""
+        for entry in page.entries:
+            if self._stopping or visit.held.lost or visit.delivered >= self._settings.batch:
+                return False
+            retry = page.retries.get(entry.entry_id)
+            key = entry.partition_key
+            if key in visit.blocked:
+                continue
+            if retry is not None and retry.not_before_ms > page.now_ms:
+                outcome = _Outcome.FAILED
+            else:
+                outcome = await self._deliver(visit.lane, entry, attempt=retry.attempts + 1 if retry else 1)
+                visit.delivered += outcome is not _Outcome.NOT_NOW
+            if outcome is _Outcome.NOT_NOW:
+                return False
+            if outcome is _Outcome.FAILED and key:
+                visit.blocked.add(key)
+        return True
+
+    async def _deliver(self, lane: Lane, entry: QueueEntry, attempt: int) -> _Outcome:
+        try:
+            message = entry.to_message(self._queue_name)
+        except ValueError as error:
+            return await self._give_up(lane, entry, attempt, f"not a message: {error}")
+        try:
+            failure = await self._call(message)
+        except ServiceUnavailable as error:
+            _prolong(self._rests.setdefault(lane, _Rest()), self._settings)
+            Logger.warn("a queue handler has to wait", queue=self._queue_name, lane=lane.name, reason=str(error))
+            return _Outcome.NOT_NOW
+        self._rests.pop(lane, None)
+        if failure is not None:
+            return await self._retry_later(lane, entry, attempt, failure)
+        await self._store.remove(lane, [entry.entry_id])
+        return _Outcome.DONE
+
+    async def _call(self, message: QueueMessage) -> str | None:
+        """Why the handler failed, None when it did its work. ServiceUnavailable and our own cancellation pass."""
+        limit = asyncio.timeout(self._settings.handler_timeout_s)
+        try:
+            async with limit:
+                return None if await self._handler(message) else "the handler returned false"
+        except ServiceUnavailable:
+            raise
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                raise
+            return "the handler was cancelled from within"
+        except Exception as error:
+            if limit.expired():
+                return f"no end within {self._settings.handler_timeout_s:g} s"
+            Logger.error("a queue handler failed", queue=self._queue_name, type=message.message_type, exc_info=error)
+            return f"{type(error).__name__}: {error}"
+
+    async def _retry_later(self, lane: Lane, entry: QueueEntry, attempt: int, reason: str) -> _Outcome:
+        if attempt >= self._settings.max_attempts:
+            return await self._give_up(lane, entry, attempt, f"{attempt} deliveries failed, the last: {reason}")
+        await self._store.hold(lane, entry.entry_id, attempt, self._wait_s(attempt))
+        return _Outcome.FAILED
+
+    async def _give_up(self, lane: Lane, entry: QueueEntry, attempt: int, reason: str) -> _Outcome:
+        try:
+            await self._store.dead_letter(lane, [(entry.entry_id, reason[:1000])])
+        except DeadLettersFull as full:
+            Logger.error(
+                "a message failed for good and its dead letters are full", queue=self._queue_name, reason=str(full)
+            )
+            await self._store.hold(lane, entry.entry_id, attempt, self._settings.retry_cap_s)
+            return _Outcome.FAILED
+        Logger.error(
+            "a message was moved to the dead letters",
+            queue=self._queue_name,
+            entry=entry.entry_id,
+            type=entry.message_type,
+            attempts=attempt,
+        )
+        return _Outcome.DEAD
+
+    def _wait_s(self, attempt: int) -> float:
+        return min(self._settings.retry_cap_s, self._settings.retry_base_s * 2.0 ** min(attempt - 1, 32))
+
+
+def _prolong(rest: _Rest, settings: QueueSettings) -> None:
+    rest.wait_s = min(settings.retry_cap_s, max(settings.retry_base_s, rest.wait_s * 2))
+    rest.until_s = time.monotonic() + rest.wait_s

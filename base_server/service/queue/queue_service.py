@@ -1,0 +1,239 @@
+"""QueueService: durable queues on Redis streams that are read under a lock (no consumer groups).
+
+What is accepted stays in its lane until somebody removes it, so delivery is at least once: whoever dies
+leaves its entries where they are, and the next holder of the lane's lock reads them again. The lock only
+saves double work; handlers must stand to be called twice for one message.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from service.cache.cache_service import CacheService
+from service.core.errors import ServiceError
+from service.core.facade import Facade, facade
+from service.core.tasks import TaskRegistry
+from service.lock.lock_holder import LockHolder
+from service.lock.lock_service import LockService
+from service.queue.lane_drain import BatchSize, DrainHandler, drain
+from service.queue.lane_store import DeadLetter, LaneFacts, LaneStore
+from service.queue.lanes import Lane, LaneMap, Route, check_name
+from service.queue.message_queue import MessagePriority, QueueMessage
+from service.queue.queue_consumer import Handler, QueueConsumer
+from service.queue.queue_settings import QueueSettings
+
+
+class QueueService(Facade):
+    """All calls raise ServiceUnavailable when Redis cannot be asked (OutcomeUnknown: it may have been done)."""
+
+    def __init__(
+        self, settings: QueueSettings, cache: CacheService, locks: LockService, tasks: TaskRegistry | None = None
+    ) -> None:
+        self._settings = settings
+        self._tasks = tasks or TaskRegistry()
+        self._locks = LockHolder(locks, self._tasks)
+        self._partitions = cache.partitions
+        self._store = LaneStore(cache, settings)
+        self._lanes = LaneMap(cache)
+        self._consumers: dict[tuple[str, str], QueueConsumer] = {}
+        self._seen: set[str] = set()  # queues of this process, for stats
+        self._running = False
+
+    async def start(self) -> None:
+        """Registered consumers begin to work; those registered later begin at once."""
+        self._running = True
+        for consumer in self._consumers.values():
+            consumer.start()
+
+    async def stop(self, timeout_s: float | None = None) -> None:
+        """Deliveries under way get ``timeout_s`` (default drain_timeout_s), then they are cancelled; their
+        messages stay in the queue. Locks are released. Sending goes on to work."""
+        self._running = False
+        limit_s = self._settings.drain_timeout_s if timeout_s is None else timeout_s
+        consumers, self._consumers = list(self._consumers.values()), {}
+        await asyncio.gather(*(consumer.stop(limit_s) for consumer in consumers))
+
+    # Sending
+
+    @facade
+    async def send_message(
+        self,
+        queue_name: str | QueueMessage,
+        payload: dict[str, Any] | None = None,
+        message_type: str | None = None,
+        priority: int = MessagePriority.NORMAL,
+        partition_key: str | None = None,
+    ) -> str:
+        """Put a message into a queue; it is durable when this returns its id.
+
+        One QueueMessage may stand for all arguments; a ``message_id`` of the caller's own makes the call safe
+        to repeat for ``dedup_s``. Raises QueueFull at max_backlog; TypeError or ValueError for a payload that
+        is no JSON object, a priority that is none, or an empty type.
+        """
+        if isinstance(queue_name, QueueMessage):
+            message = queue_name
+        else:
+            message = QueueMessage(queue_name, payload or {}, message_type or "", priority, partition_key)
+        accepted = self._complete(message)
+        lane = self._lanes.route(accepted)
+        await self._store.append(lane, accepted)
+        self._seen.add(lane.queue_name)
+        for (name, _), consumer in self._consumers.items():
+            if name == lane.queue_name:
+                consumer.wake()
+        return str(accepted.message_id)
+
+    def _complete(self, message: QueueMessage) -> QueueMessage:
+        if not message.message_type:
+            raise ValueError("a queue message needs a message_type")
+        key, count = message.partition_key, self._partitions.count
+        partition = secrets.randbelow(count) if key is None else self._partitions.of_id(key)
+        return QueueMessage(
+            queue_name=message.queue_name,
+            payload=message.payload,
+            message_type=message.message_type,
+            priority=MessagePriority(message.priority),
+            partition_key=message.partition_key,
+            message_id=message.message_id or self._partitions.new_id(partition),
+        )
+
+    # Consuming, one message at a time
+
+    @facade
+    async def register_message_consumer(self, queue_name: str, consumer_id: str, handler: Handler) -> None:
+        """Deliver the queue's messages to ``handler(QueueMessage)``.
+
+        True acknowledges. False, an exception or no answer within handler_timeout_s is a failed delivery: the
+        message comes again after a growing wait, and after max_attempts goes to the dead letters with its
+        reason; meanwhile later messages of its partition_key (and priority) wait, all others go on.
+        A handler that raises ServiceUnavailable says "not now": the lane rests, nothing is counted.
+        Raises ServiceError when this ``consumer_id`` is registered for the queue already.
+        """
+        if (queue_name, consumer_id) in self._consumers:
+            raise ServiceError(f"queue: consumer {consumer_id} of {queue_name} is registered already")
+        check_name(queue_name)
+        consumer = QueueConsumer(
+            queue_name,
+            handler,
+            lanes=self._lanes,
+            store=self._store,
+            locks=self._locks,
+            settings=self._settings,
+            tasks=self._tasks,
+        )
+        self._consumers[queue_name, consumer_id] = consumer
+        self._seen.add(queue_name)
+        if self._running:
+            consumer.start()
+
+    @facade
+    async def unregister_message_consumer(self, queue_name: str, consumer_id: str) -> bool:
+        """No more deliveries to this consumer; one under way is waited for (drain_timeout_s). False if unknown."""
+        consumer = self._consumers.pop((queue_name, consumer_id), None)
+        if consumer is None:
+            return False
+        await consumer.stop(self._settings.drain_timeout_s)
+        return True
+
+    # Consuming, in batches, by the owner of a queue with lanes of its own
+
+    def declare(self, queue_name: str, *, lanes: Sequence[str], route: Route) -> None:
+        """Give a queue its own lanes (in reading order) and its own route instead of one lane a priority.
+        Every process must declare the same before it sends or reads; declared again, the last counts."""
+        self._lanes.declare(queue_name, lanes, route)
+        self._seen.add(queue_name)
+
+    def lane(self, queue_name: str, partition: int, lane: str) -> Lane:
+        """Raises ServiceError for a lane that the queue does not have."""
+        return self._lanes.lane(queue_name, partition, lane)
+
+    def lanes(self, queue_name: str) -> list[Lane]:
+        """Every lane of the queue, in reading order."""
+        return self._lanes.lanes(queue_name)
+
+    async def drain_lane(
+        self,
+        lane: Lane,
+        handler: DrainHandler,
+        *,
+        batch: BatchSize,
+        lock_ttl_s: float | None = None,
+        lock_timeout_s: float = 0.0,
+    ) -> int:
+        """Hand the lane's entries to ``await handler(lane, entries)``, from the head on, until it is empty.
+
+        The handler itself takes away what it finished (:meth:`remove`, :meth:`dead_letter` or a script of its
+        own), only after the work is safe. Draining ends when the lane is empty, when the handler returns
+        False, or when the next batch is the one just handed over (nothing was taken away). ``batch`` is the
+        longest batch, or a function from the entries now waiting to it.
+
+        Returns how many entries were handed over; 0 also when somebody else holds the lane's lock for
+        ``lock_timeout_s``. The lock is kept while working, and given back at the end, at an exception and at
+        cancellation; if that met an outage, the next call here gives it back first. A lock lost while working
+        ends the drain after the batch under way, which may then be handed out twice.
+        Raises ServiceUnavailable in an outage, and whatever the handler raises.
+        """
+        return await drain(
+            self._store,
+            self._locks,
+            lane,
+            handler,
+            batch=batch,
+            lock_ttl_s=self._settings.lock_ttl_s if lock_ttl_s is None else lock_ttl_s,
+            lock_timeout_s=lock_timeout_s,
+        )
+
+    async def remove(self, lane: Lane, entry_ids: Iterable[str]) -> int:
+        """Take finished entries out; returns how many were still there. Also works when Redis is full."""
+        return await self._store.remove(lane, entry_ids)
+
+    async def dead_letter(self, lane: Lane, entries_with_reasons: Sequence[tuple[str, str]]) -> int:
+        """Move (entry id, reason) to the lane's dead letters, all in one step, fields kept; returns how many
+        were still there. Raises DeadLettersFull (all stay in the lane) at dead_letter_limit."""
+        return await self._store.dead_letter(lane, entries_with_reasons)
+
+    # For operators
+
+    async def dead_letters(self, queue_name: str, limit: int = 100) -> list[DeadLetter]:
+        """The oldest dead letters, up to ``limit`` a lane."""
+        return await self._store.dead_letters(self._lanes.lanes(queue_name), limit)
+
+    async def replay_dead_letter(self, lane: Lane, dead_id: str) -> bool:
+        """Put one back at the end of its lane, its deliveries counted anew; false if it is not there."""
+        return await self._store.replay(lane, dead_id)
+
+    async def drop_dead_letter(self, lane: Lane, dead_id: str) -> bool:
+        """Throw one away for good; false if it is not there."""
+        return await self._store.drop(lane, dead_id)
+
+    async def backlog(self, queue_name: str) -> dict[Lane, int]:
+        """Entries in every lane, those being worked on included; one round trip."""
+        return await self._store.backlog(self._lanes.lanes(queue_name))
+
+    async def stats(self) -> dict[str, dict[str, Any]]:
+        """For each queue that this process declared, consumes or sent to: ``waiting``, ``oldest_age_s`` (of
+        the oldest waiting entry; 0.0 when empty), ``dead``, ``consumers`` (ids, of this process)."""
+        result = {}
+        for queue_name in sorted(self._seen):
+            now_ms, facts = await self._store.facts(self._lanes.lanes(queue_name))
+            result[queue_name] = _sum_up(now_ms, list(facts.values())) | {
+                "consumers": sorted(consumer_id for name, consumer_id in self._consumers if name == queue_name)
+            }
+        return result
+
+
+def get_queue_service() -> QueueService:
+    """The installed queue service; raises ServiceNotRunning when there is none."""
+    return QueueService.get_instance()
+
+
+def _sum_up(now_ms: int, facts: Sequence[LaneFacts]) -> dict[str, Any]:
+    oldest_ms = min((lane.oldest_ms for lane in facts if lane.oldest_ms is not None), default=now_ms)
+    return {
+        "waiting": sum(lane.waiting for lane in facts),
+        "oldest_age_s": max(now_ms - oldest_ms, 0) / 1000,
+        "dead": sum(lane.dead for lane in facts),
+    }

@@ -1,0 +1,32 @@
+"""A queue bench: as many processes' worth of queue services as a test wants, on one private server."""
+
+from __future__ import annotations
+
+from service.cache.cache_service import CacheService
+from service.core.tasks import TaskRegistry
+from service.lock.lock_service import LockService
+from service.queue.queue_service import QueueService
+from service.queue.queue_settings import QueueSettings
+
+QUICK = {"poll_interval_s": 0.02, "retry_base_s": 0.02, "retry_cap_s": 0.1, "drain_timeout_s": 1.0}
+
+
+class QueueBench:
+    """Each :meth:`queue` is what one process has: its own service and tasks; Redis is shared."""
+
+    def __init__(self, cache: CacheService) -> None:
+        self.cache = cache
+        self.queues: list[QueueService] = []
+        self.tasks: list[TaskRegistry] = []
+
+    async def queue(self, **settings: object) -> QueueService:
+        tasks = TaskRegistry()
+        merged = QueueSettings(**({"partitions": self.cache.partitions.count} | QUICK | settings))
+        queue = QueueService(merged, self.cache, LockService(self.cache), tasks)
+        await queue.start()
+        self.queues.append(queue)
+        self.tasks.append(tasks)
+        return queue
+
+    async def waiting(self, queue_name: str) -> int:
+        return sum((await self.queues[0].backlog(queue_name)).values())

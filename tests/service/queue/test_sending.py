@@ -1,0 +1,142 @@
+"""What send_message promises: stored once, in its lane, within the limits."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from service.core.errors import ServiceError, ServiceNotRunning
+from service.queue.message_queue import MessagePriority, QueueMessage
+from service.queue.queue_errors import QueueFull
+from service.queue.queue_service import QueueService, get_queue_service
+from tests.service.queue.queue_bench import QueueBench
+
+
+async def test_a_message_stands_in_its_lane_with_all_its_fields(bench: QueueBench) -> None:
+    queue = await bench.queue()
+    payload = {"text": "안녕 👋", "big": 12345678901234567, "list": [], "none": None}
+    message_id = await queue.send_message("mail", payload, "letter", MessagePriority.HIGH, "room_1")
+    lane = queue.lane("mail", bench.cache.partitions.of_id("room_1"), "3")
+    (entry,) = await queue._store.head(lane, 10)
+    assert (entry.message_id, entry.message_type, entry.partition_key) == (message_id, "letter", "room_1")
+    assert entry.payload == payload
+    assert json.loads(entry.payload_text) == payload
+    message = entry.to_message("mail")
+    assert (message.priority, message.partition_key, message.payload) == (3, "room_1", payload)
+    assert message.created_at_ms == int(entry.entry_id.partition("-")[0])
+
+
+async def test_a_key_that_is_one_of_our_ids_goes_to_its_own_partition(bench: QueueBench) -> None:
+    queue = await bench.queue()
+    for partition in range(4):
+        await queue.send_message("mail", {}, "letter", partition_key=bench.cache.partitions.new_id(partition))
+    assert [count for lane, count in (await queue.backlog("mail")).items() if lane.name == "2"] == [1, 1, 1, 1]
+
+
+async def test_messages_without_a_key_spread_over_the_partitions(bench: QueueBench) -> None:
+    queue = await bench.queue()
+    for _ in range(40):
+        await queue.send_message("mail", {}, "letter")
+    assert all(count for lane, count in (await queue.backlog("mail")).items() if lane.name == "2")
+
+
+async def test_one_queue_message_stands_for_all_arguments(bench: QueueBench) -> None:
+    queue = await bench.queue()
+    message = QueueMessage("mail", {"a": 1}, "letter", priority=4, partition_key="k", message_id="mine")
+    assert await queue.send_message(message) == "mine"
+    (entry,) = await queue._store.head(queue.lane("mail", bench.cache.partitions.of_id("k"), "4"), 10)
+    assert (entry.message_id, entry.payload) == ("mine", {"a": 1})
+
+
+async def test_a_message_id_sent_again_is_stored_once_also_after_it_was_consumed(bench: QueueBench) -> None:
+    queue = await bench.queue(max_backlog=1)
+    message = QueueMessage("mail", {"a": 1}, "letter", partition_key="k", message_id="mine")
+    await queue.send_message(message)
+    await queue.send_message(message)  # also no QueueFull: it is in there
+    lane = queue.lane("mail", bench.cache.partitions.of_id("k"), "2")
+    (entry,) = await queue._store.head(lane, 10)
+    await queue.remove(lane, [entry.entry_id])
+    await queue.send_message(message)
+    assert await bench.waiting("mail") == 0
+
+
+async def test_a_full_lane_refuses_and_another_does_not(bench: QueueBench) -> None:
+    queue = await bench.queue(max_backlog=2)
+    for _ in range(2):
+        await queue.send_message("mail", {}, "letter", partition_key="k")
+    with pytest.raises(QueueFull):
+        await queue.send_message("mail", {}, "letter", partition_key="k")
+    await queue.send_message("mail", {}, "letter", MessagePriority.HIGH, "k")
+    assert await bench.waiting("mail") == 3
+
+
+@pytest.mark.parametrize(
+    ("payload", "message_type", "priority"),
+    [
+        ({"a": float("nan")}, "t", 2),
+        ({"a": "\ud800"}, "t", 2),
+        ({"a": object()}, "t", 2),
+        (["a"], "t", 2),
+        ({"a": "x" * 100}, "t", 2),
+        ({}, "", 2),
+        ({}, "t", 5),
+    ],
+    ids=["nan", "lone surrogate", "no json", "no object", "too long", "no type", "no priority"],
+)
+async def test_what_could_never_be_delivered_is_refused(
+    bench: QueueBench, payload: object, message_type: str, priority: int
+) -> None:
+    queue = await bench.queue(max_payload_bytes=100)
+    with pytest.raises((ValueError, TypeError)):
+        await queue.send_message("mail", payload, message_type, priority)  # type: ignore[arg-type]
+    assert await bench.waiting("mail") == 0
+
+
+@pytest.mark.parametrize("name", ["", "a:b", "a{b}", "x" * 65, "a b"])
+async def test_a_queue_name_that_could_not_be_a_key_is_refused(bench: QueueBench, name: str) -> None:
+    queue = await bench.queue()
+    with pytest.raises(ServiceError, match="is no name"):
+        await queue.send_message(name, {}, "letter")
+
+
+async def test_a_declared_queue_follows_its_own_route(bench: QueueBench) -> None:
+    queue = await bench.queue()
+    queue.declare("shards", lanes=["1", "2", "10"], route=lambda message: (3, str(message.payload["shard"])))
+    await queue.send_message("shards", {"shard": 10}, "row", MessagePriority.CRITICAL, "k")
+    assert {(lane.partition, lane.name) for lane, count in (await queue.backlog("shards")).items() if count} == {
+        (3, "10")
+    }
+    assert len(queue.lanes("shards")) == 12
+    with pytest.raises(ServiceError, match="has no lane '11'"):
+        await queue.send_message("shards", {"shard": 11}, "row")
+    with pytest.raises(ServiceError, match="in partition 4"):
+        queue.lane("shards", 4, "1")
+
+
+async def test_all_keys_of_a_lane_are_in_its_partition(bench: QueueBench) -> None:
+    queue = await bench.queue()
+    for lane in queue.lanes("mail"):
+        tag = "{" + bench.cache.partitions.tag(lane.partition) + "}"
+        assert all(key.startswith(f"app:TEST:{tag}:") for key in (lane.stream_key, lane.dead_key, lane.retry_key))
+
+
+async def test_a_send_costs_one_round_trip(bench: QueueBench) -> None:
+    queue = await bench.queue()
+    await queue.send_message("mail", {}, "letter")
+    before = bench.cache.get_client().round_trips
+    await queue.send_message("mail", {}, "letter")
+    assert bench.cache.get_client().round_trips == before + 1
+
+
+async def test_the_documented_global_names(bench: QueueBench) -> None:
+    with pytest.raises(ServiceNotRunning):
+        get_queue_service()
+    queue = await bench.queue()
+    queue.install()
+    try:
+        assert QueueService.get_instance() is get_queue_service() is queue
+        await QueueService.send_message(queue_name="mail", payload={"type": "x"}, message_type="chat_save", priority=2)
+        assert await bench.waiting("mail") == 1
+    finally:
+        queue.uninstall()
