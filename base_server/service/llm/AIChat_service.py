@@ -1,0 +1,219 @@
+"""AIChatService: replies of language models, streamed. LangChain is imported in a thread, never on the loop."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
+from contextlib import aclosing
+from typing import TYPE_CHECKING, Any
+
+from service.cache.cache_service import CacheService
+from service.core.errors import ServiceUnavailable
+from service.core.facade import Facade, facade
+from service.core.logger import Logger
+from service.core.tasks import TaskRegistry
+from service.llm.call_gate import CallGate
+from service.llm.conversation import ReplyChunk, ReplyEnd, Turn, as_turn
+from service.llm.histories import Histories, HistoryReader
+from service.llm.llm_errors import AIUnavailable
+from service.llm.llm_settings import LlmSettings
+from service.llm.personas import PersonaInfo, Personas
+
+if TYPE_CHECKING:
+    from service.llm.chat_memory import SessionChatHistory
+    from service.llm.models import ModelSet
+
+
+class SessionMemory:
+    """What ``AIChatService.mem(session_id)`` gives."""
+
+    def __init__(self, histories: Histories, session_id: str) -> None:
+        self.session_id = session_id
+        self._histories = histories
+        self._chat_memory: SessionChatHistory | None = None
+
+    @property
+    def chat_memory(self) -> SessionChatHistory:
+        """The session's LangChain ``BaseChatMessageHistory``, one object for the life of this one."""
+        if self._chat_memory is None:
+            from service.llm.chat_memory import SessionChatHistory  # noqa: PLC0415 - LangChain stays lazy
+
+            self._chat_memory = SessionChatHistory(self._histories, self.session_id)
+        return self._chat_memory
+
+
+class AIChatService(Facade):
+    """One object a process. Raises :class:`StartError` at once for a provider key that must be there and is not."""
+
+    def __init__(
+        self,
+        settings: LlmSettings,
+        cache: CacheService,
+        tasks: TaskRegistry,
+        env: str,
+        environ: Mapping[str, str] | None = None,
+    ) -> None:
+        self._settings = settings
+        self._tasks = tasks
+        self._personas = Personas(settings, env, os.environ if environ is None else environ)
+        self._histories = Histories(settings, cache, tasks)
+        self._gate = CallGate(settings.max_concurrent_requests, settings.max_waiting_requests, settings.wait_timeout_s)
+        self._loading: asyncio.Task[ModelSet] | None = None
+        self._stopped = False
+
+    async def start(self) -> None:
+        """Begin importing LangChain in a thread and return at once; warns of personas without a key."""
+        self._stopped = False
+        self._personas.warn_about_demo()
+        self._load()
+
+    async def stop(self) -> None:
+        """Close the providers' connections: replies that still run fail with AIUnavailable."""
+        self._stopped = True
+        loading, self._loading = self._loading, None
+        if loading is not None:
+            await asyncio.wait({loading})
+            if not loading.cancelled() and loading.exception() is None:
+                await loading.result().close()
+
+    @facade
+    async def stream(
+        self,
+        message: str,
+        session_id: str,
+        *,
+        ai_persona: str | None = None,
+        history: Sequence[Turn] | None = None,
+    ) -> AsyncGenerator[ReplyChunk | ReplyEnd, None]:
+        """The reply to ``message``: ReplyChunks as they come, then one ReplyEnd.
+
+        Without ``history`` the session's own is read, and question and reply are added to it once the
+        reply is whole (never for a registered reader's sessions). Raises UnknownPersona, AIUnavailable,
+        AITimeout, and ServiceUnavailable when the session's history cannot be read. Closing the
+        iterator closes the provider's connection.
+        """
+        persona = self._personas.resolve(ai_persona)
+        turns, own = history, False
+        if turns is None:
+            stored = await self._histories.read(session_id)
+            turns, own = stored.turns, stored.own
+        models = await self._models()
+        pieces: list[str] = []
+        async with self._gate.place(), aclosing(models.call(persona, turns, message).stream()) as items:
+            async for item in items:
+                if isinstance(item, ReplyChunk):
+                    pieces.append(item.text)
+                elif own:
+                    await self._remember(session_id, message, "".join(pieces))
+                yield item
+
+    @facade
+    async def chat(
+        self,
+        message: str,
+        session_id: str,
+        ai_persona: str | None = None,
+        *,
+        history: Sequence[Turn] | None = None,
+    ) -> dict[str, Any]:
+        """:meth:`stream`, collected: ``{"session_id", "reply", "model", "tokens": {"prompt", "completion",
+        "total"}, "finish_reason", "latency_ms"}``.
+        """
+        pieces: list[str] = []
+        answer: dict[str, Any] = {}
+        async with aclosing(self.stream(message, session_id, ai_persona=ai_persona, history=history)) as items:
+            async for item in items:
+                if isinstance(item, ReplyChunk):
+                    pieces.append(item.text)
+                else:
+                    answer = _described(item)
+        return {"session_id": session_id, "reply": "".join(pieces), **answer}
+
+    @facade
+    async def process_message(self, *, room_id: str, user_message: str, ai_persona: str | None = None) -> str:
+        """The text of the reply to ``user_message`` in the session ``room_id``."""
+        answer = await self.chat(user_message, room_id, ai_persona)
+        return str(answer["reply"])
+
+    @facade
+    async def load_chat_history(self, session_id: str, messages: Iterable[Any]) -> None:
+        """Put ``messages`` (see :func:`as_turn`) in the place of the session's own history.
+
+        Without effect for a registered reader's sessions: they are read where they are kept.
+        """
+        await self._histories.replace(session_id, [as_turn(message) for message in messages])
+
+    @facade
+    def mem(self, session_id: str) -> SessionMemory:
+        """A handle to the session's conversation; nothing is read yet."""
+        return SessionMemory(self._histories, session_id)
+
+    @facade
+    def register_history(self, reader: HistoryReader) -> None:
+        """``reader(session_id)`` is asked first for a session's turns; None = not one of its sessions."""
+        self._histories.register(reader)
+
+    @facade
+    def personas(self) -> list[PersonaInfo]:
+        """All personas, in the order of the configuration."""
+        return self._personas.infos()
+
+    @facade
+    def resolve_persona(self, name: str | None) -> str:
+        """The canonical name of a persona; None is the default one. Raises UnknownPersona."""
+        return self._personas.resolve(name)
+
+    def status(self) -> dict[str, Any]:
+        """``{"warm", "running", "waiting", "demo"}``: models built, calls now, calls waiting, personas without key."""
+        loading = self._loading
+        warm = loading is not None and loading.done() and not loading.cancelled() and loading.exception() is None
+        return {
+            "warm": warm,
+            "running": self._gate.running,
+            "waiting": self._gate.waiting,
+            "demo": self._personas.without_key(),
+        }
+
+    async def _models(self) -> ModelSet:
+        if self._stopped:
+            raise AIUnavailable("the AI service is stopped", called=False)
+        loading = self._load()
+        try:
+            return await asyncio.shield(loading)
+        except Exception as error:  # an import or a constructor of a third party: anything
+            Logger.error("ai models could not be built", error=type(error).__name__)
+            self._loading = None if self._loading is loading else self._loading  # the next call tries again
+            raise AIUnavailable("the models could not be built", called=False) from error
+
+    def _load(self) -> asyncio.Task[ModelSet]:
+        if self._loading is None:
+            work = asyncio.to_thread(_import_and_build, self._settings, self._personas)
+            self._loading = self._tasks.spawn(work, "ai models")
+        return self._loading
+
+    async def _remember(self, session_id: str, question: str, reply: str) -> None:
+        try:
+            await self._histories.append(session_id, [Turn("USER", question), Turn("AI", reply)])
+        except ServiceUnavailable as error:
+            # The reply is there and paid for: losing the memory of it is the smaller harm.
+            Logger.warn("ai history not stored", session_id=session_id, error=str(error))
+
+
+def _import_and_build(settings: LlmSettings, personas: Personas) -> ModelSet:
+    from service.llm import chat_memory, models  # noqa: F401, PLC0415 - one to three seconds: in a thread
+
+    return models.ModelSet(settings, personas)
+
+
+def _described(end: ReplyEnd) -> dict[str, Any]:
+    return {
+        "model": end.model,
+        "tokens": {
+            "prompt": end.prompt_tokens,
+            "completion": end.completion_tokens,
+            "total": end.prompt_tokens + end.completion_tokens,
+        },
+        "finish_reason": end.finish_reason,
+        "latency_ms": end.latency_ms,
+    }

@@ -1,0 +1,48 @@
+"""At most so many provider calls at once, and at most so many waiting for their place."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from service.llm.llm_errors import AIUnavailable
+
+_RETRY_AFTER_S = 5.0
+
+
+class CallGate:
+    """First come, first served. ``running`` and ``waiting`` are the present numbers."""
+
+    def __init__(self, places: int, max_waiting: int, wait_timeout_s: float) -> None:
+        self._free = asyncio.Semaphore(places)
+        self._max_waiting = max_waiting
+        self._wait_timeout_s = wait_timeout_s
+        self.running = 0
+        self.waiting = 0
+
+    @asynccontextmanager
+    async def place(self) -> AsyncIterator[None]:
+        """Hold a place; raises :class:`AIUnavailable` (not called) when none came free in time."""
+        await self._take()
+        self.running += 1
+        try:
+            yield
+        finally:
+            self.running -= 1
+            self._free.release()
+
+    async def _take(self) -> None:
+        if not self._free.locked():
+            await self._free.acquire()
+            return
+        if self.waiting >= self._max_waiting:
+            raise AIUnavailable("too many replies are waiting", called=False, retry_after_s=_RETRY_AFTER_S)
+        self.waiting += 1
+        try:
+            async with asyncio.timeout(self._wait_timeout_s):
+                await self._free.acquire()
+        except TimeoutError:
+            raise AIUnavailable("no free place", called=False, retry_after_s=_RETRY_AFTER_S) from None
+        finally:
+            self.waiting -= 1

@@ -1,0 +1,71 @@
+"""What goes into a reply and what comes out: plain values, free of LangChain."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple, cast
+
+Sender = Literal["USER", "AI", "SYSTEM"]
+FinishReason = Literal["stop", "length"]
+
+_SENDERS: Mapping[str, Sender] = {
+    "user": "USER",
+    "human": "USER",
+    "ai": "AI",
+    "assistant": "AI",
+    "system": "SYSTEM",
+}
+
+
+class Turn(NamedTuple):
+    """One message of a conversation. SYSTEM is written by servers only, never by a client."""
+
+    sender: Sender
+    content: str
+
+
+@dataclass(frozen=True, slots=True)
+class ReplyChunk:
+    """A piece of the reply's text, never empty; all pieces joined are the reply."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class ReplyEnd:
+    """The last item of a whole reply. Token counts are the provider's, or estimated when it sent none."""
+
+    model: str
+    prompt_tokens: int
+    completion_tokens: int
+    finish_reason: FinishReason
+    latency_ms: int
+
+
+def as_turn(message: Any) -> Turn:
+    """A Turn from what callers hold: a Turn, a ChatMessage, a LangChain message, or a mapping with
+    ``sender_type`` (or ``sender``, ``role``, ``type``) and ``content``. Raises ValueError for anything else.
+    """
+    if isinstance(message, Turn):
+        return message
+    fields = message if isinstance(message, Mapping) else _Attributes(message)
+    names = (fields.get(name) for name in ("sender_type", "sender", "role", "type"))
+    sender = _SENDERS.get(next((str(getattr(name, "value", name)) for name in names if name), "").casefold())
+    content = fields.get("content")
+    if sender is None or not isinstance(content, str):
+        raise ValueError("a history message needs a sender (USER, AI or SYSTEM) and a text as content")
+    return Turn(sender, content)
+
+
+class _Attributes:
+    def __init__(self, message: Any) -> None:
+        self._message = message
+
+    def get(self, name: str) -> Any:
+        return cast(Any, getattr(self._message, name, None))
+
+
+def estimate_tokens(text: str) -> int:
+    """About four UTF-8 bytes a token: near for English, and unlike counting characters near for Korean too."""
+    return (len(text.encode("utf-8", "replace")) + 3) // 4

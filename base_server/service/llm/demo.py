@@ -1,0 +1,68 @@
+"""The offline demo model: streams word by word, says that it is a demo, repeats the question."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import AsyncIterator
+from typing import Any
+
+from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
+from langchain_core.language_models.chat_models import BaseChatModel
+from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage, HumanMessage
+from langchain_core.messages.ai import UsageMetadata
+from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
+
+from service.llm.conversation import estimate_tokens
+from service.llm.llm_settings import DEMO_PROVIDER
+from service.llm.prompt import count_tokens
+
+_WORDS = re.compile(r"\s*\S+|\s+$")
+_METADATA = {"finish_reason": "stop", "model_name": DEMO_PROVIDER}
+
+
+def demo_reply(question: str) -> str:
+    """What the demo answers: the same for the same question, whose text comes back character for character."""
+    return f"데모 응답입니다. This is a demo: no AI provider was called. 보내신 메시지: {question}"
+
+
+class DemoChatModel(BaseChatModel):
+    """A LangChain chat model without a network."""
+
+    @property
+    def _llm_type(self) -> str:
+        return DEMO_PROVIDER
+
+    def _generate(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: CallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> ChatResult:
+        reply = demo_reply(_question(messages))
+        message = AIMessage(reply, response_metadata=_METADATA, usage_metadata=_usage(messages, reply))
+        return ChatResult(generations=[ChatGeneration(message=message)])
+
+    async def _astream(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: AsyncCallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> AsyncIterator[ChatGenerationChunk]:
+        reply = demo_reply(_question(messages))
+        for word in _WORDS.findall(reply):
+            yield ChatGenerationChunk(message=AIMessageChunk(content=word))
+            await asyncio.sleep(0)  # a long reply leaves room for others, as a network would
+        end = AIMessageChunk(content="", usage_metadata=_usage(messages, reply))
+        yield ChatGenerationChunk(message=end, generation_info=_METADATA)
+
+
+def _question(messages: list[BaseMessage]) -> str:
+    return next((message.text for message in reversed(messages) if isinstance(message, HumanMessage)), "")
+
+
+def _usage(messages: list[BaseMessage], reply: str) -> UsageMetadata:
+    asked, answered = count_tokens(messages), estimate_tokens(reply)
+    return UsageMetadata(input_tokens=asked, output_tokens=answered, total_tokens=asked + answered)

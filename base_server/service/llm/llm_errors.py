@@ -1,0 +1,38 @@
+"""Every way a reply can fail. Texts are for the log: they never hold user text, keys or a provider's prose."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from service.core.errors import ServiceError
+
+
+class AIUnavailable(ServiceError):
+    """No reply, or none to its end.
+
+    ``called`` is false when the provider was not asked at all (no free place, service stopped);
+    ``retry_after_s`` is when asking again makes sense, if that is known.
+    """
+
+    def __init__(self, reason: str, *, called: bool = True, retry_after_s: float | None = None) -> None:
+        super().__init__(reason)
+        self.called = called
+        self.retry_after_s = retry_after_s
+
+
+class AITimeout(ServiceError):
+    """The provider was too slow: ``phase`` is ``connect``, ``first token``, ``next token`` or ``reply``."""
+
+    def __init__(self, phase: str, limit_s: float) -> None:
+        super().__init__(f"{phase}: nothing after {limit_s:g} s")
+        self.phase = phase
+        self.limit_s = limit_s
+
+
+class UnknownPersona(ServiceError):
+    """``known`` lists the names that exist."""
+
+    def __init__(self, name: str, known: Sequence[str]) -> None:
+        super().__init__("unknown ai_persona")
+        self.name = name
+        self.known = list(known)

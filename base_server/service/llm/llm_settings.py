@@ -1,0 +1,102 @@
+"""``llmConfig``: personas, the providers that answer for them, and the limits of a reply."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Annotated, Self
+
+from pydantic import AfterValidator, Field, SecretStr, StringConstraints, model_validator
+
+from service.core.settings import Settings
+
+DEMO_PROVIDER = "demo"
+
+Name = Annotated[str, StringConstraints(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9._-]+$")]
+Seconds = Annotated[float, Field(gt=0, le=3600)]
+
+
+def _is_http_url(value: str) -> str:
+    if not value.startswith(("http://", "https://")):
+        raise ValueError("must begin with http:// or https://")
+    return value.rstrip("/")
+
+
+class ProviderSettings(Settings):
+    """A server that speaks the OpenAI chat completions protocol (a self-hosted one too: give it any key)."""
+
+    base_url: Annotated[str, AfterValidator(_is_http_url)] = "https://api.openai.com/v1"
+    api_key: SecretStr | None = None
+    connect_timeout_s: Seconds = 5.0
+    first_token_timeout_s: Seconds = 45.0
+    idle_timeout_s: Seconds = 30.0
+    """Longest silence between two tokens."""
+    timeout_s: Seconds = 180.0
+    """A whole reply, retries included."""
+    max_retries: int = Field(default=2, ge=0, le=5)
+    """Only for calls that the provider certainly did not serve (``failures.may_retry``)."""
+
+
+class PersonaSettings(Settings):
+    """Who answers. ``provider`` names an entry of ``providers``, or ``demo``."""
+
+    provider: Name
+    model: str = Field(default="demo", min_length=1, max_length=200)
+    title: str = ""
+    description: str = ""
+    system_prompt: str = ""
+    temperature: float | None = Field(default=None, ge=0, le=2)
+    max_tokens: int | None = Field(default=None, ge=1)
+
+
+_SHIPPED_PERSONAS = {
+    "GPT4O": PersonaSettings(
+        provider="openai",
+        model="gpt-4o",
+        title="GPT-4o",
+        description="General assistant.",
+        system_prompt="You are a helpful assistant. Answer in the language of the user.",
+    ),
+    "DEMO": PersonaSettings(
+        provider=DEMO_PROVIDER,
+        title="Demo",
+        description="Answers offline by repeating the question; needs no key.",
+    ),
+}
+
+
+class LlmSettings(Settings):
+    """The whole section. Persona names are unique without regard to case."""
+
+    default_persona: Name = "GPT4O"
+    personas: Mapping[Name, PersonaSettings] = Field(default_factory=lambda: MappingProxyType(_SHIPPED_PERSONAS))
+    providers: Mapping[Name, ProviderSettings] = Field(
+        default_factory=lambda: MappingProxyType({"openai": ProviderSettings()})
+    )
+    demo_without_key: bool = False
+    """Answer with ``demo`` where a provider has no key, outside LOCAL too."""
+
+    max_concurrent_requests: int = Field(default=64, ge=1)
+    max_waiting_requests: int = Field(default=256, ge=0)
+    wait_timeout_s: Seconds = 20.0
+    """How long a call may wait for one of ``max_concurrent_requests`` places."""
+
+    max_conversation_length: int = Field(default=20, ge=0, le=1000)
+    """Earlier messages given to the model, and kept for a session of its own."""
+    history_max_tokens: int = Field(default=8000, ge=0)
+    """Budget of those messages (estimated); system prompt and question come on top."""
+    conversation_ttl_s: int = Field(default=3600, ge=1)
+    max_reply_chars: int = Field(default=100_000, ge=1)
+    """A longer reply is cut there with finish_reason ``length``."""
+
+    @model_validator(mode="after")
+    def _names_fit_together(self) -> Self:
+        if len({name.casefold() for name in self.personas}) != len(self.personas):
+            raise ValueError("personas: two names differ only in case")
+        if self.default_persona not in self.personas:
+            raise ValueError(f"default_persona: not one of personas ({', '.join(sorted(self.personas))})")
+        for name, persona in self.personas.items():
+            if persona.provider != DEMO_PROVIDER and persona.provider not in self.providers:
+                known = ", ".join([*sorted(self.providers), DEMO_PROVIDER])
+                raise ValueError(f"personas.{name}.provider: not one of providers ({known})")
+        return self

@@ -1,0 +1,186 @@
+"""One call of a provider: deadlines, retries, errors translated, text cleaned, the connection closed."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, Sequence
+from dataclasses import dataclass
+from typing import Self, cast
+
+from langchain_core.language_models.chat_models import BaseChatModel
+from langchain_core.messages import AIMessageChunk, BaseMessage
+
+from service.core.logger import Logger
+from service.llm.conversation import FinishReason, ReplyChunk, ReplyEnd, estimate_tokens
+from service.llm.failures import may_retry, retry_delay_s, translate
+from service.llm.llm_errors import AITimeout, AIUnavailable
+from service.llm.llm_settings import ProviderSettings
+from service.llm.prompt import count_tokens
+from service.llm.reply_text import ReplyText
+
+_USAGE_WAIT_S = 2.0  # after the finish reason: usage follows at once or not at all
+
+Chunks = AsyncGenerator[AIMessageChunk, None]
+
+
+@dataclass(frozen=True, slots=True)
+class CallLimits:
+    """Seconds, counted from the start of the call except ``idle_s``."""
+
+    connect_s: float
+    first_token_s: float
+    idle_s: float
+    total_s: float
+    max_retries: int
+    max_chars: int
+
+    @classmethod
+    def of(cls, provider: ProviderSettings, max_chars: int) -> Self:
+        return cls(
+            provider.connect_timeout_s,
+            provider.first_token_timeout_s,
+            provider.idle_timeout_s,
+            provider.timeout_s,
+            provider.max_retries,
+            max_chars,
+        )
+
+
+class ProviderCall:
+    """Streamed once with :meth:`stream`."""
+
+    def __init__(
+        self,
+        model: BaseChatModel,
+        messages: Sequence[BaseMessage],
+        limits: CallLimits,
+        *,
+        persona: str,
+        model_name: str,
+    ) -> None:
+        self._model = model
+        self._messages = list(messages)
+        self._limits = limits
+        self._persona = persona
+        self._model_name = model_name
+        self._started_s = time.monotonic()
+        self._last_chunk_s: float | None = None  # None until the first text
+        self._finish_reason: str | None = None
+        self._usage: tuple[int, int] | None = None
+        self._completion_tokens = 0
+        self._chars = 0
+
+    async def stream(self) -> AsyncGenerator[ReplyChunk | ReplyEnd, None]:
+        """The reply's pieces, then one ReplyEnd. Raises only AIUnavailable and AITimeout.
+
+        Closing the generator, or cancelling the task that waits for it, closes the provider's connection.
+        """
+        self._started_s = time.monotonic()
+        text = ReplyText()
+        chunks, first = await self._open()
+        try:
+            chunk: AIMessageChunk | None = first
+            while chunk is not None:
+                if piece := self._take(text.push(self._noted(chunk))):
+                    yield ReplyChunk(piece)
+                chunk = await self._after(chunks) if self._chars < self._limits.max_chars else None
+            if rest := self._take(text.rest()):
+                yield ReplyChunk(rest)
+            yield self._end()
+        finally:
+            await chunks.aclose()
+
+    async def _open(self) -> tuple[Chunks, AIMessageChunk]:
+        """Send the request, again if the provider refused it unserved, up to the first chunk."""
+        for attempt in range(self._limits.max_retries + 1):
+            chunks = cast(Chunks, self._model.astream(self._messages))
+            try:
+                if (chunk := await self._next(chunks)) is None:
+                    raise AIUnavailable("empty reply")
+                return chunks, chunk
+            except AITimeout as error:
+                raise self._failed(error) from None
+            except Exception as error:  # anything at all: what comes out here is ours by contract
+                delay_s = retry_delay_s(error, attempt + 1) if may_retry(error) else None
+                out_of_time = delay_s is None or self._elapsed_s() + delay_s >= self._limits.first_token_s
+                if attempt == self._limits.max_retries or delay_s is None or out_of_time:
+                    raise self._failed(error) from None
+            await asyncio.sleep(delay_s)
+        raise AssertionError("the last attempt returns or raises")
+
+    async def _after(self, chunks: Chunks) -> AIMessageChunk | None:
+        """The next chunk, None at the end of a reply that has its finish reason."""
+        try:
+            chunk = await self._next(chunks)
+        except Exception as error:  # as in _open
+            if self._finish_reason is None:
+                raise self._failed(error) from None
+            return None  # the reply itself is whole; only usage is missing
+        if chunk is None and self._finish_reason is None:
+            raise self._failed(AIUnavailable("the reply was cut off"))
+        return chunk
+
+    async def _next(self, chunks: Chunks) -> AIMessageChunk | None:
+        wait_s, late = self._patience()
+        try:
+            async with asyncio.timeout(wait_s):
+                return await anext(chunks, None)
+        except TimeoutError:
+            raise late from None
+
+    def _patience(self) -> tuple[float, AITimeout]:
+        """How long to wait for the next chunk, and the error to raise then."""
+        limits, elapsed_s = self._limits, self._elapsed_s()
+        total = (limits.total_s - elapsed_s, AITimeout("reply", limits.total_s))
+        if self._finish_reason is not None:
+            return min(total[0], _USAGE_WAIT_S), total[1]
+        if self._last_chunk_s is None:
+            token = (limits.first_token_s - elapsed_s, AITimeout("first token", limits.first_token_s))
+        else:
+            token = (limits.idle_s, AITimeout("next token", limits.idle_s))
+        return min(token, total, key=lambda limit: limit[0])
+
+    def _noted(self, chunk: AIMessageChunk) -> str:
+        delta = str(chunk.text)
+        if delta or self._last_chunk_s is not None:
+            self._last_chunk_s = time.monotonic()
+        if usage := chunk.usage_metadata:
+            self._usage = (usage["input_tokens"], usage["output_tokens"])
+        if reason := chunk.response_metadata.get("finish_reason"):
+            self._finish_reason = str(reason)
+            self._model_name = chunk.response_metadata.get("model_name") or self._model_name
+        return delta
+
+    def _take(self, text: str) -> str:
+        kept = text[: self._limits.max_chars - self._chars]
+        self._chars += len(kept)
+        if len(kept) < len(text) or self._chars >= self._limits.max_chars:
+            self._finish_reason = "length"
+        self._completion_tokens += estimate_tokens(kept)
+        return kept
+
+    def _end(self) -> ReplyEnd:
+        if self._finish_reason == "content_filter":
+            raise self._failed(AIUnavailable("the provider withheld the reply"))
+        prompt, completion = self._usage or (count_tokens(self._messages), self._completion_tokens)
+        reason: FinishReason = "length" if self._finish_reason == "length" else "stop"
+        latency_ms = round(self._elapsed_s() * 1000)
+        Logger.info(
+            "ai reply",
+            persona=self._persona,
+            model=self._model_name,
+            prompt_tokens=prompt,
+            completion_tokens=completion,
+            finish_reason=reason,
+            latency_ms=latency_ms,
+        )
+        return ReplyEnd(self._model_name, prompt, completion, reason, latency_ms)
+
+    def _failed(self, error: Exception) -> AIUnavailable | AITimeout:
+        ours = translate(error, self._limits.connect_s)
+        Logger.warn("ai reply failed", persona=self._persona, model=self._model_name, reason=str(ours))
+        return ours
+
+    def _elapsed_s(self) -> float:
+        return time.monotonic() - self._started_s

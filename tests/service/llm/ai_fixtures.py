@@ -1,0 +1,70 @@
+"""What the tests of service/llm share: a service on a fake cache, and settings that point at a stub."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from service.cache.cache_service import CacheService
+from service.cache.cache_settings import CacheSettings
+from service.core.tasks import TaskRegistry
+from service.llm.AIChat_service import AIChatService
+from service.llm.conversation import ReplyChunk, ReplyEnd
+from service.llm.llm_settings import LlmSettings
+
+
+def stub_settings(base_url: str, provider: dict[str, Any] | None = None, **llm: Any) -> LlmSettings:
+    """Persona GPT4O on the stub, without retries unless asked for; persona DEMO offline."""
+    llm.setdefault(
+        "personas", {"GPT4O": {"provider": "openai", "model": "gpt-4o"}, "DEMO": {"provider": "demo", "model": "demo"}}
+    )
+    fields = {"base_url": base_url, "api_key": "sk-secret-key", "max_retries": 0, **(provider or {})}
+    return LlmSettings.model_validate({"providers": {"openai": fields}, **llm})
+
+
+@asynccontextmanager
+async def running_cache(data_dir: Path, cache_type: str = "fake") -> AsyncIterator[CacheService]:
+    settings = CacheSettings.model_validate({"type": cache_type})
+    cache = CacheService(settings, app_id="app", env="LOCAL", partitions=16, data_dir=data_dir)
+    await cache.start()
+    try:
+        yield cache
+    finally:
+        await cache.stop()
+
+
+@asynccontextmanager
+async def running_service(
+    settings: LlmSettings, cache: CacheService, env: str = "LOCAL"
+) -> AsyncIterator[AIChatService]:
+    tasks = TaskRegistry()
+    service = AIChatService(settings, cache, tasks, env, environ={})
+    await service.start()
+    try:
+        yield service
+    finally:
+        await service.stop()
+        assert await tasks.drain(5) == 0
+
+
+async def collected(stream: Any) -> tuple[list[str], ReplyEnd | None]:
+    """The texts of a stream and its end."""
+    texts, end = [], None
+    async for item in stream:
+        if isinstance(item, ReplyChunk):
+            texts.append(item.text)
+        else:
+            end = item
+    return texts, end
+
+
+async def until(condition: Callable[[], bool], deadline_s: float = 5) -> None:
+    """Poll ``condition``; fails after ``deadline_s``."""
+    end_s = time.monotonic() + deadline_s
+    while not condition():
+        assert time.monotonic() < end_s, "the condition did not come true"
+        await asyncio.sleep(0.005)

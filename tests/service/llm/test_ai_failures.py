@@ -1,0 +1,194 @@
+"""Whatever a provider does, callers see AIUnavailable or AITimeout, and no call is billed twice."""
+
+from __future__ import annotations
+
+import json
+import socket
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+import structlog
+from langchain_core.language_models.fake_chat_models import GenericFakeChatModel
+from langchain_core.messages import AIMessageChunk
+from langchain_core.outputs import ChatGenerationChunk
+
+from service.cache.cache_service import CacheService
+from service.llm.conversation import ReplyChunk
+from service.llm.llm_errors import AITimeout, AIUnavailable
+from service.llm.provider_call import CallLimits, ProviderCall
+from tests.openai_stub import OpenAIStub, Reply
+from tests.service.llm.ai_fixtures import collected, running_service, stub_settings
+
+SHORT = {"first_token_timeout_s": 0.2, "idle_timeout_s": 0.2, "timeout_s": 0.6}
+CHUNK = '{"id":"x","object":"chat.completion.chunk","created":1,"model":"m","choices":[%s]}'
+
+BROKEN = {
+    "429": Reply(status=429, headers={"Retry-After": "0"}),
+    "400": Reply(status=400),
+    "401": Reply(status=401),
+    "403": Reply(status=403),
+    "404": Reply(status=404),
+    "409": Reply(status=409),
+    "418": Reply(status=418),
+    "500": Reply(status=500, headers={"Retry-After": "0"}),
+    "502": Reply(status=502),
+    "context too long": Reply(status=400, error={"message": "too long", "code": "context_length_exceeded"}),
+    "no JSON": Reply(raw="data: <html>busy</html>\n\n"),
+    "not an event stream": Reply(raw="Service temporarily strange"),
+    "invalid UTF-8": Reply(raw="data: \udcff\udcfe\n\n"),
+    "a list": Reply(raw="data: [1, 2]\n\n"),
+    "a number": Reply(raw="data: 7\n\n"),
+    "null": Reply(raw="data: null\n\n"),
+    "choices of numbers": Reply(raw=f"data: {CHUNK % 1}\n\n"),
+    "choice without delta": Reply(raw=f"data: {CHUNK % '{}'}\n\n"),
+    "content of a wrong type": Reply(raw="data: " + CHUNK % '{"index":0,"delta":{"content":{"a":1}}}' + "\n\n"),
+    "unknown role": Reply(raw="data: " + CHUNK % '{"index":0,"delta":{"role":5,"content":"a"}}' + "\n\n"),
+    "an error event": Reply(raw='data: {"error": {"message": "the user said SECRET", "code": "overloaded"}}\n\n'),
+    "an error event after text": Reply(
+        raw="data: " + CHUNK % '{"index":0,"delta":{"content":"a"}}' + '\n\ndata: {"error": {"message": "SECRET"}}\n\n'
+    ),
+    "an empty body": Reply(raw=""),
+    "only [DONE]": Reply(raw="data: [DONE]\n\n"),
+    "deep nesting": Reply(raw="data: " + "[" * 100_000 + "\n\n"),
+    "cut in mid-JSON": Reply(["some", " text"], cut="mid_json"),
+    "cut cleanly": Reply(["some", " text"], cut="clean"),
+    "cut before the first token": Reply([], cut="clean"),
+    "connection reset": Reply(["some"], cut="reset"),
+    "withheld": Reply([], finish_reason="content_filter"),
+}
+
+
+@pytest.mark.parametrize("broken", BROKEN)
+async def test_every_failure_of_a_provider_is_ai_unavailable_and_only_refusals_are_repeated(
+    stub: OpenAIStub, cache: CacheService, broken: str
+) -> None:
+    stub.script(*[BROKEN[broken]] * (3 if broken in {"429", "500"} else 1))
+    async with running_service(stub_settings(stub.base_url, {"max_retries": 2}), cache) as service:
+        with pytest.raises(AIUnavailable) as failed:
+            await collected(service.stream("SECRET question", "s1", history=[]))
+        assert failed.value.called
+        assert failed.value.__cause__ is None
+        assert stub.calls == (3 if broken in {"429", "500"} else 1)
+        assert service.status()["running"] == 0
+        assert (await service.chat("next", "s1", history=[]))["reply"] == "stub: next"
+
+
+async def test_a_provider_that_is_not_there_is_ai_unavailable(cache: CacheService) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # bound, not listening: connections are refused
+        settings = stub_settings(f"http://127.0.0.1:{taken.getsockname()[1]}/v1", {"max_retries": 1})
+        async with running_service(settings, cache) as service:
+            with pytest.raises(AIUnavailable):
+                await service.chat("hi", "s1", history=[])
+
+
+async def test_text_before_a_cut_is_delivered_before_the_error(stub: OpenAIStub, cache: CacheService) -> None:
+    stub.script(Reply(["some", " text"], cut="mid_json"))
+    async with running_service(stub_settings(stub.base_url), cache) as service:
+        items = service.stream("hi", "s1", history=[])
+        assert [await anext(items), await anext(items)] == [ReplyChunk("some"), ReplyChunk(" text")]
+        with pytest.raises(AIUnavailable):
+            await anext(items)
+
+
+@pytest.mark.parametrize(
+    ("reply", "phase"),
+    [
+        (Reply([], hang=True), "first token"),
+        (Reply(["a"], hang=True), "next token"),
+        (Reply(["a"] * 100, delay_s=0.1), "reply"),
+    ],
+    ids=["silent from the start", "silent after a token", "too slow in all"],
+)
+async def test_every_kind_of_slowness_is_ai_timeout_and_closes_the_connection(
+    stub: OpenAIStub, cache: CacheService, reply: Reply, phase: str
+) -> None:
+    stub.script(reply)
+    async with running_service(stub_settings(stub.base_url, {**SHORT, "max_retries": 3}), cache) as service:
+        with pytest.raises(AITimeout) as failed:
+            await service.chat("hi", "s1", history=[])
+        assert failed.value.phase == phase
+        await stub.requests[0].ended.wait()
+        assert stub.requests[0].closed_by_client
+        assert stub.calls == 1, "a call that may have been served is not repeated"
+
+
+async def test_a_provider_that_accepts_and_never_answers_is_ai_timeout(cache: CacheService) -> None:
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        settings = stub_settings(f"http://127.0.0.1:{silent.getsockname()[1]}/v1", SHORT)
+        async with running_service(settings, cache) as service:
+            with pytest.raises(AITimeout, match="first token"):
+                await service.chat("hi", "s1", history=[])
+
+
+async def test_a_whole_reply_counts_although_the_provider_then_stalls(stub: OpenAIStub, cache: CacheService) -> None:
+    end = "data: " + CHUNK % '{"index":0,"delta":{"content":"done"},"finish_reason":"stop"}' + "\n\n"
+    stub.script(Reply(raw=end, hang=True))
+    async with running_service(stub_settings(stub.base_url, SHORT), cache) as service:
+        answer = await service.chat("hi", "s1", history=[])
+    assert (answer["reply"], answer["finish_reason"]) == ("done", "stop")
+
+
+@pytest.mark.parametrize("status", [429, 500, 503])
+async def test_a_refusal_is_retried_as_often_as_configured(stub: OpenAIStub, cache: CacheService, status: int) -> None:
+    refusal = Reply(status=status, headers={"Retry-After": "0"})
+    async with running_service(stub_settings(stub.base_url, {"max_retries": 2}), cache) as service:
+        stub.script(refusal, refusal)
+        assert (await service.chat("hi", "s1", history=[]))["reply"] == "stub: hi"
+        assert stub.calls == 3
+        stub.script(refusal, refusal, refusal)
+        with pytest.raises(AIUnavailable):
+            await service.chat("hi", "s1", history=[])
+        assert stub.calls == 6
+
+
+async def test_a_long_retry_after_is_passed_on_and_not_waited_for(stub: OpenAIStub, cache: CacheService) -> None:
+    stub.script(Reply(status=429, headers={"Retry-After": "30"}))
+    async with running_service(stub_settings(stub.base_url, {"max_retries": 2}), cache) as service:
+        with pytest.raises(AIUnavailable) as failed:
+            await service.chat("hi", "s1", history=[])
+    assert (failed.value.retry_after_s, stub.calls) == (30, 1)
+
+
+async def test_no_log_and_no_error_text_holds_the_key_the_question_or_the_providers_prose(
+    stub: OpenAIStub, cache: CacheService
+) -> None:
+    error = {"message": "bad key sk-secret-key for SECRET", "type": "x", "code": "invalid_api_key"}
+    stub.script(Reply(status=401, error=error), Reply(["SECRET reply"]))
+    async with running_service(stub_settings(stub.base_url), cache) as service:
+        with structlog.testing.capture_logs() as logs:
+            with pytest.raises(AIUnavailable) as failed:
+                await service.chat("SECRET question", "s1", history=[])
+            await service.chat("SECRET question", "s1", history=[])
+    written = json.dumps(logs) + str(failed.value)
+    assert "invalid_api_key" in written
+    assert "HTTP 401" in written
+    assert "SECRET" not in written
+    assert "sk-secret" not in written
+
+
+class _RaisingModel(GenericFakeChatModel):
+    """A LangChain model that fails with any exception after one chunk."""
+
+    error: Exception
+    after: int = 0
+
+    async def _astream(self, *_: Any, **__: Any) -> AsyncIterator[Any]:
+        for _i in range(self.after):
+            yield ChatGenerationChunk(message=AIMessageChunk(content="a"))
+        raise self.error
+
+
+@pytest.mark.parametrize("after", [0, 1])
+@pytest.mark.parametrize(
+    "error", [RuntimeError, KeyError, RecursionError, MemoryError, OSError, StopIteration, AssertionError]
+)
+async def test_any_exception_of_langchain_is_mapped(error: type[Exception], after: int) -> None:
+    model = _RaisingModel(messages=iter([]), error=error("SECRET"), after=after)
+    limits = CallLimits(1, 1, 1, 1, 2, 1000)
+    with pytest.raises(AIUnavailable) as failed:
+        await collected(ProviderCall(model, [], limits, persona="P", model_name="m").stream())
+    assert "SECRET" not in str(failed.value)
