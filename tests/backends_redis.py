@@ -1,0 +1,190 @@
+"""Redis in its three forms for tests: fakeredis, the embedded Valkey's binary, redis-server from PATH.
+
+Servers are private processes on a socket file and a free port, with their data in a temporary folder.
+A missing binary skips the test by name, or fails it when REQUIRE_REAL=1.
+
+Fixtures: ``cache_backend`` (fake, valkey, redis) and ``real_cache_backend`` (valkey, redis) give a
+:class:`CacheBackend`; ``cache`` and ``real_cache`` a started CacheService on it with an ``app_id`` of the
+test's own; ``private_server`` (valkey, redis) a server that the test may kill.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from service.cache.cache_service import CacheService
+from service.cache.cache_settings import CacheSettings
+from service.cache.embedded import find_binary
+from service.core.errors import StartError
+
+
+class RedisServer:
+    """One private server process; :meth:`kill` is SIGKILL, :meth:`start` starts it (again) on the same data."""
+
+    def __init__(self, binary: str, *options: str) -> None:
+        self._command = [binary, *options]
+        # Short, for a socket's path may have only about 100 bytes.
+        self.folder = Path(tempfile.mkdtemp(prefix="r-"))
+        self.socket = self.folder / "s"
+        self.port = free_port()
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
+    def settings(self, **changes: Any) -> CacheSettings:
+        """How to reach it, by its socket file unless ``changes`` say otherwise."""
+        return CacheSettings.model_validate(
+            {"type": "redis", "port": self.port, "unix_socket_path": str(self.socket)} | changes
+        )
+
+    def start(self) -> None:
+        options = {"port": self.port, "unixsocket": self.socket, "dir": self.folder, "save": "", "appendonly": "yes"}
+        arguments = [word for name, value in options.items() for word in (f"--{name}", str(value))]
+        self._process = subprocess.Popen(
+            [self._command[0], *arguments, "--loglevel", "warning", *self._command[1:]], stdout=subprocess.DEVNULL
+        )
+        deadline_s = time.monotonic() + 20
+        while not self._answers():
+            assert self._process.poll() is None, f"{self._command[0]} ended at once"
+            assert time.monotonic() < deadline_s, f"{self._command[0]} does not answer"
+            time.sleep(0.005)
+
+    def kill(self) -> None:
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+
+    def remove(self) -> None:
+        self.kill()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _answers(self) -> bool:
+        with socket.socket(socket.AF_UNIX) as client:
+            client.settimeout(5)
+            try:
+                client.connect(str(self.socket))
+                client.sendall(b"PING\r\n")
+                return client.recv(16).startswith(b"+PONG")
+            except OSError:
+                return False
+
+
+@dataclass(frozen=True)
+class CacheBackend:
+    """``settings`` for a CacheService; ``server`` is ``None`` for fakeredis."""
+
+    name: str
+    settings: CacheSettings
+    server: RedisServer | None
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def missing_backend(reason: str) -> None:
+    """Skip the test because of ``reason``; where everything must be there (REQUIRE_REAL=1), fail it."""
+    if os.environ.get("REQUIRE_REAL") == "1":
+        pytest.fail(f"REQUIRE_REAL=1, but {reason}")
+    pytest.skip(reason)
+
+
+def find_server(name: str) -> str:
+    """The executable of ``valkey`` (the embedded one's) or ``redis`` (on PATH)."""
+    if name == "valkey":
+        try:
+            return find_binary()
+        except StartError as error:
+            missing_backend(str(error))
+    binary = shutil.which("redis-server")
+    if binary is None:
+        missing_backend("redis-server is not on PATH (Debian: apt-get install redis-server)")
+    assert binary is not None
+    return binary
+
+
+@pytest.fixture(scope="session")
+def valkey_server() -> Iterator[RedisServer]:
+    yield from _running_server("valkey")
+
+
+@pytest.fixture(scope="session")
+def redis_server() -> Iterator[RedisServer]:
+    yield from _running_server("redis")
+
+
+@pytest.fixture(params=["valkey", "redis"])
+def private_server(request: pytest.FixtureRequest) -> Iterator[RedisServer]:
+    """A running server for this test alone."""
+    yield from _running_server(request.param)
+
+
+@pytest.fixture(params=["fake", "valkey", "redis"])
+def cache_backend(request: pytest.FixtureRequest) -> CacheBackend:
+    return _backend(request)
+
+
+@pytest.fixture(params=["valkey", "redis"])
+def real_cache_backend(request: pytest.FixtureRequest) -> CacheBackend:
+    return _backend(request)
+
+
+@pytest.fixture
+async def cache(cache_backend: CacheBackend, app_id: str) -> AsyncIterator[CacheService]:
+    async for service in _started(cache_backend, app_id):
+        yield service
+
+
+@pytest.fixture
+async def real_cache(real_cache_backend: CacheBackend, app_id: str) -> AsyncIterator[CacheService]:
+    async for service in _started(real_cache_backend, app_id):
+        yield service
+
+
+def make_cache(settings: CacheSettings, app_id: str, **changes: Any) -> CacheService:
+    """A CacheService that is not started; it holds no data folder unless ``changes`` give one."""
+    options = {"env": "TEST", "partitions": 16, "data_dir": Path("/nonexistent")} | changes
+    return CacheService(settings, app_id=app_id, **options)
+
+
+def _running_server(name: str) -> Iterator[RedisServer]:
+    server = RedisServer(find_server(name))
+    try:
+        server.start()
+        yield server
+    finally:
+        server.remove()
+
+
+def _backend(request: pytest.FixtureRequest) -> CacheBackend:
+    name: str = request.param
+    if name == "fake":
+        return CacheBackend(name, CacheSettings(type="fake"), None)
+    server: RedisServer = request.getfixturevalue(f"{name}_server")
+    return CacheBackend(name, server.settings(), server)
+
+
+async def _started(backend: CacheBackend, app_id: str) -> AsyncIterator[CacheService]:
+    service = make_cache(backend.settings, app_id)
+    await service.start()
+    try:
+        yield service
+    finally:
+        await service.stop()
