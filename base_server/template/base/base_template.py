@@ -11,7 +11,8 @@ from template.base.readiness import ReadinessCheck
 class BaseTemplate:
     """Subclass it, list your protocols, register it with ``TemplateContext.add_template``.
 
-    The lifecycle is called in the order start, quiet, stop; each at most once.
+    The lifecycle is called in the order start, quiet, drain, stop; each at most once. When the server is
+    told to hurry, what is left of quiet and drain is cancelled.
     """
 
     def protocols(self) -> Sequence[Protocol]:
@@ -24,8 +25,11 @@ class BaseTemplate:
     async def quiet(self) -> None:
         """The server is about to stop: begin no new background work. Requests still arrive."""
 
+    async def drain(self, timeout_s: float) -> None:
+        """Finish what runs, or after ``timeout_s`` hand it back. Requests still arrive."""
+
     async def stop(self) -> None:
-        """The server stops: finish or hand back what runs. No request arrives any more; services still run."""
+        """The server stops: end what is left. No request arrives any more; services still run."""
 
     async def readiness(self) -> Sequence[ReadinessCheck]:
         """What ``/readyz`` should know of this template. Must answer soon and never raise for an outage."""

@@ -1,0 +1,57 @@
+"""The aiohttp application: routes and what stands around them."""
+
+from __future__ import annotations
+
+from aiohttp import web
+
+from application.base_web_server.cors import add_cors
+from application.base_web_server.health import HealthMonitor, Phase
+from application.base_web_server.metrics import Metrics
+from application.base_web_server.middlewares import (
+    add_common_headers,
+    make_error_middleware,
+    make_gate_middleware,
+    request_id_middleware,
+)
+from application.base_web_server.peer import PeerFinder
+from application.base_web_server.routers.health_router import add_health_routes
+from application.base_web_server.routers.page_router import add_page_routes
+from application.base_web_server.routers.protocol_router import add_protocol_routes
+from service.net.net_settings import NetSettings
+from template.base.template_context import TemplateContext
+from template.base.template_service import TemplateService
+
+
+def build_app(
+    settings: NetSettings,
+    context: TemplateContext,
+    service: TemplateService,
+    health: HealthMonitor,
+    metrics: Metrics,
+) -> web.Application:
+    """The server's app with the templates that ``context`` has now."""
+    app = _bare_app(settings, service)
+    app.middlewares.append(make_gate_middleware(lambda: health.phase is not Phase.STARTING))
+    add_cors(app, settings.cors_origins)
+    add_protocol_routes(app, context, service, PeerFinder(settings.trusted_proxies))
+    add_page_routes(app, context)
+    if settings.admin_port is None:
+        add_health_routes(app, health, metrics)
+    return app
+
+
+def build_admin_app(
+    settings: NetSettings, service: TemplateService, health: HealthMonitor, metrics: Metrics
+) -> web.Application:
+    """The operators' routes alone, for a port of their own."""
+    app = _bare_app(settings, service)
+    add_health_routes(app, health, metrics)
+    return app
+
+
+def _bare_app(settings: NetSettings, service: TemplateService) -> web.Application:
+    app = web.Application(
+        client_max_size=settings.max_body_bytes, middlewares=[request_id_middleware, make_error_middleware(service)]
+    )
+    app.on_response_prepare.append(add_common_headers)
+    return app

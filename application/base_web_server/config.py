@@ -1,0 +1,141 @@
+"""The server's configuration: one JSON file per environment, environment variables on top, closed to mistakes."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import jiter
+from pydantic import Field, ValidationError
+
+from application.base_web_server.environment import (
+    PREFIX,
+    Override,
+    annotation_at,
+    find_overrides,
+    is_secret,
+    known_keys,
+    put,
+    suggestion,
+)
+from service.cache.cache_settings import CacheSettings
+from service.core.errors import StartError
+from service.core.settings import Settings
+from service.db.db_settings import DatabaseSettings
+from service.llm.llm_settings import LlmSettings
+from service.net.net_settings import NetSettings
+from service.queue.queue_settings import QueueSettings
+from service.scheduler.scheduler_settings import SchedulerSettings
+from template.base.template_config import TemplateSettings
+from template.chat.chat_settings import ChatSettings
+
+Environment = Literal["LOCAL", "DEBUG", "PROD"]
+ENVIRONMENTS: tuple[Environment, ...] = get_args(Environment)
+CONFIG_FOLDER = Path(__file__).resolve().parents[2] / "config"
+_FILES = {
+    "LOCAL": "base_web_server-config_local.json",
+    "DEBUG": "base_web_server-config_debug.json",
+    "PROD": "base_web_server-config.json",
+}
+
+
+class ServerSettings(Settings):
+    """The whole file; a section that is absent has its shipped values."""
+
+    templateConfig: TemplateSettings = Field(default_factory=TemplateSettings)
+    netConfig: NetSettings = Field(default_factory=NetSettings)
+    cacheConfig: CacheSettings = Field(default_factory=CacheSettings)
+    queueConfig: QueueSettings = Field(default_factory=QueueSettings)
+    databaseConfig: DatabaseSettings = Field(default_factory=DatabaseSettings)
+    chatConfig: ChatSettings = Field(default_factory=ChatSettings)
+    llmConfig: LlmSettings = Field(default_factory=LlmSettings)
+    schedulerConfig: SchedulerSettings = Field(default_factory=SchedulerSettings)
+
+
+def config_file(env: Environment) -> Path:
+    """The file that is read for ``env`` when none is named."""
+    return CONFIG_FOLDER / _FILES[env]
+
+
+def load_settings(
+    env: Environment, file: Path | None = None, environ: Mapping[str, str] | None = None
+) -> ServerSettings:
+    """Read, override, check. Raises :class:`StartError` with the file, the key, the value seen and the mend."""
+    path = file or config_file(env)
+    data = _read(path)
+    overrides = list(find_overrides(ServerSettings, data, os.environ if environ is None else environ))
+    for override in overrides:
+        put(data, override)
+    try:
+        settings = ServerSettings.model_validate_json(json.dumps(data), strict=True)
+    except ValidationError as error:
+        raise _explained(error, path, data, overrides) from None
+    if settings.templateConfig.env != env:
+        raise StartError(
+            f"{path}: templateConfig.env is '{settings.templateConfig.env}', but the server was started with"
+            f" --env {env}: start it with --env {settings.templateConfig.env} or name another file."
+        )
+    _check_secrets(settings, path)
+    return settings
+
+
+def describe(settings: ServerSettings) -> dict[str, Any]:
+    """The configuration as JSON values, secrets hidden."""
+    return settings.model_dump(mode="json")
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        data = jiter.from_json(path.read_bytes(), allow_inf_nan=False, catch_duplicate_keys=True)
+    except OSError as error:
+        raise StartError(
+            f"Cannot read the configuration {path}: {error.strerror}; name another with --config."
+        ) from None
+    except ValueError as error:
+        raise StartError(f"{path} is not valid JSON: {error}.") from None
+    if not isinstance(data, dict):
+        raise StartError(f"{path} must hold a JSON object with the sections {', '.join(ServerSettings.model_fields)}.")
+    return data
+
+
+def _explained(error: ValidationError, path: Path, data: Any, overrides: list[Override]) -> StartError:
+    """The first problem as one line."""
+    problem = error.errors(include_url=False)[0]
+    loc = tuple(part for part in problem["loc"] if part != "[key]")
+    source = next((f"environment variable {o.variable}" for o in overrides if o.path == loc[: len(o.path)]), str(path))
+    key = ".".join(str(part) for part in loc)
+    if problem["type"] == "extra_forbidden":
+        mend = suggestion(str(loc[-1]), known_keys(ServerSettings, loc[:-1]))
+        return StartError(f"Configuration error in {source}: unknown key '{key}'; {mend}")
+    seen = _value_at(data, loc)
+    if is_secret(annotation_at(ServerSettings, loc)):
+        shown = " (value hidden)"
+    else:
+        shown = (
+            "" if seen is None or isinstance(seen, (dict, list)) else f" = {json.dumps(seen, ensure_ascii=False)[:80]}"
+        )
+    reason = problem["msg"].removeprefix("Value error, ")
+    return StartError(f"Configuration error in {source}: '{key}'{shown}: {reason}.")
+
+
+def _value_at(data: Any, loc: tuple[str | int, ...]) -> Any:
+    for part in loc:
+        try:
+            data = data[part]
+        except (KeyError, IndexError, TypeError):
+            return None
+    return data
+
+
+def _check_secrets(settings: ServerSettings, path: Path) -> None:
+    """PROD needs a database password; keys of AI providers are checked where they are used, at start too."""
+    database = settings.databaseConfig
+    needs_password = settings.templateConfig.env == "PROD" and database.type == "mysql"
+    if needs_password and not database.password.get_secret_value():
+        raise StartError(
+            f"Configuration error in {path}: 'databaseConfig.password' is missing;"
+            f" set it with the environment variable {PREFIX}DATABASECONFIG__PASSWORD."
+        )

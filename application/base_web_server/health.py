@@ -1,0 +1,125 @@
+"""Whether this process can serve: what ``/readyz`` says and why."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from service.core.errors import ServiceError
+from service.service_container import ServiceContainer
+from template.base.readiness import Health, ReadinessCheck
+from template.base.template_context import TemplateContext
+
+_CHECK_TIMEOUT_S = 2.0
+_KEPT_S = 1.0
+
+
+class Phase(StrEnum):
+    STARTING = "starting"
+    READY = "ready"
+    DRAINING = "draining"
+
+
+@dataclass(frozen=True)
+class Readiness:
+    """All findings of one look. ``ready`` is false when one of them has failed."""
+
+    phase: Phase
+    checks: Sequence[ReadinessCheck]
+
+    @property
+    def ready(self) -> bool:
+        return self.phase is Phase.READY and not self.names(Health.FAILED)
+
+    def names(self, health: Health) -> list[str]:
+        return [check.name for check in self.checks if check.health is health]
+
+    def to_json(self, *, verbose: bool) -> dict[str, Any]:
+        status = "ready" if self.ready else "not ready" if self.phase is Phase.READY else str(self.phase)
+        summary: dict[str, Any] = {
+            "status": status,
+            "degraded": self.names(Health.DEGRADED),
+            "failed": self.names(Health.FAILED),
+        }
+        if verbose:
+            summary["checks"] = [
+                {"name": check.name, "health": str(check.health), "reason": check.reason} for check in self.checks
+            ]
+        return summary
+
+
+class HealthMonitor:
+    """Asks the services and the templates, at most once a second however many ask us.
+
+    Redis away, or a database with another schema: failed. A database away: degraded, since chat goes on
+    from Redis. A check that takes longer than 2 s counts as an outage of what it looks at.
+    """
+
+    def __init__(self, container: ServiceContainer, context: TemplateContext) -> None:
+        self.phase = Phase.STARTING
+        self._container = container
+        self._context = context
+        self._last: tuple[float, Readiness] | None = None
+        self._looking: asyncio.Task[Readiness] | None = None
+
+    async def readiness(self) -> Readiness:
+        """What is true now, or was less than a second ago."""
+        if self.phase is not Phase.READY:
+            return Readiness(self.phase, ())
+        if self._last is not None and time.monotonic() - self._last[0] < _KEPT_S and self._last[1].phase is self.phase:
+            return self._last[1]
+        if self._looking is None:
+            self._looking = self._container.tasks.spawn(self._look(), "readiness")
+            self._looking.add_done_callback(self._looked)
+        return await asyncio.shield(self._looking)
+
+    def _looked(self, task: asyncio.Task[Readiness]) -> None:
+        self._looking = None
+        if not task.cancelled() and task.exception() is None:
+            self._last = (time.monotonic(), task.result())
+
+    async def _look(self) -> Readiness:
+        looks: list[Awaitable[Sequence[ReadinessCheck]]] = [
+            _checked("redis", Health.FAILED, self._redis()),
+            _checked("database", Health.DEGRADED, self._databases()),
+        ]
+        for name, template in self._context.templates().items():
+            looks.append(_checked(name, Health.DEGRADED, template.readiness()))
+        found = await asyncio.gather(*looks)
+        return Readiness(self.phase, [check for checks in found for check in checks])
+
+    async def _redis(self) -> Sequence[ReadinessCheck]:
+        await self._container.cache.get_client().execute("PING")
+        return [ReadinessCheck("redis", Health.OK)]
+
+    async def _databases(self) -> Sequence[ReadinessCheck]:
+        database = self._container.database
+        looks = [_checked("database:global", Health.DEGRADED, self._global())]
+        looks += [
+            _checked(f"database:shard{shard_id}", Health.DEGRADED, self._shard(shard_id))
+            for shard_id in database.shard_ids
+        ]
+        return [check for checks in await asyncio.gather(*looks) for check in checks]
+
+    async def _global(self) -> Sequence[ReadinessCheck]:
+        await self._container.database.ping_global()
+        return [ReadinessCheck("database:global", Health.OK)]
+
+    async def _shard(self, shard_id: int) -> Sequence[ReadinessCheck]:
+        await self._container.database.ping_shard(shard_id)
+        return [ReadinessCheck(f"database:shard{shard_id}", Health.OK)]
+
+
+async def _checked(name: str, otherwise: Health, look: Awaitable[Sequence[ReadinessCheck]]) -> Sequence[ReadinessCheck]:
+    """The findings of ``look``; ``otherwise`` when it meets an outage or does not come back in time."""
+    try:
+        async with asyncio.timeout(_CHECK_TIMEOUT_S):
+            return await look
+    except TimeoutError:
+        return [ReadinessCheck(name, otherwise, f"no answer within {_CHECK_TIMEOUT_S:g} s")]
+    except ServiceError as error:
+        return [ReadinessCheck(name, otherwise, str(error)[:300])]

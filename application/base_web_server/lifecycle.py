@@ -1,0 +1,149 @@
+"""The server from start to stop: ordered start, and quiet → drain → close."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any
+
+from application.base_web_server.app import build_admin_app, build_app
+from application.base_web_server.config import ServerSettings
+from application.base_web_server.health import HealthMonitor, Phase
+from application.base_web_server.listener import Listener
+from application.base_web_server.metrics import Metrics
+from application.base_web_server.templates import add_templates
+from service.core.errors import ServiceError, StartError
+from service.core.logger import Logger
+from service.service_container import ServiceContainer, ServiceSettings
+from template.account.session_store import SessionStore
+from template.base.base_template import BaseTemplate
+from template.base.template_context import TemplateContext
+from template.base.template_service import TemplateService
+
+_HURRIED_STOP_S = 2.0
+
+
+class Server:
+    """One server process. Making it connects to nothing; :meth:`run` is its whole life.
+
+    The order of start, left backwards: listener (answers "starting") → services → templates.
+    """
+
+    def __init__(self, settings: ServerSettings, context: TemplateContext | None = None) -> None:
+        self._settings = settings
+        self._context = context or TemplateContext.get_instance()
+        self._container = ServiceContainer(_service_settings(settings))
+        sessions = SessionStore(self._container.cache, settings.netConfig.session_ttl_s)
+        add_templates(self._context, self._container, settings, sessions)
+        self._health = HealthMonitor(self._container, self._context)
+        self._hurried = asyncio.Event()
+        net = settings.netConfig
+        metrics = Metrics(self._container.queue)
+        service = TemplateService(sessions, status_for_errors=net.http_status_for_errors, observe=metrics.observe)
+        app = build_app(net, self._context, service, self._health, metrics)
+        self._listeners = [Listener(app, net.host, net.port, key="port")]
+        if net.admin_port is not None:
+            admin = build_admin_app(net, service, self._health, metrics)
+            self._listeners.append(Listener(admin, net.host, net.admin_port, key="admin_port"))
+
+    @property
+    def is_starting(self) -> bool:
+        return self._health.phase is Phase.STARTING
+
+    def hurry(self) -> None:
+        """Skip what is left of quiet and drain; what runs is then as after a kill."""
+        self._hurried.set()
+
+    async def run(self, stop: asyncio.Event, on_ready: Callable[[str], None]) -> None:
+        """Start, call ``on_ready`` with the address, serve until ``stop`` is set, drain, close.
+
+        Raises :class:`StartError`.
+        """
+        async with AsyncExitStack() as life:
+            life.callback(self._context.clear)
+            for listener in self._listeners:
+                await life.enter_async_context(_listening(listener))
+            await life.enter_async_context(self._services())
+            for template in self._context.templates().values():
+                await life.enter_async_context(self._started(template))
+            self._health.phase = Phase.READY
+            on_ready(self._listeners[0].url)
+            await stop.wait()
+            Logger.info("server drains")
+            self._health.phase = Phase.DRAINING
+            await self._quiet_and_drain()
+            # Requests end before what they need; the exit stack finds the doors closed.
+            for listener in self._listeners:
+                await listener.close()
+        Logger.info("server stopped")
+
+    async def _quiet_and_drain(self) -> None:
+        templates = list(self._context.templates().values())
+        timeout_s = self._settings.netConfig.drain_timeout_s
+        for template in templates:
+            await self._attempt("quiet", template, template.quiet())
+        await self._attempt("wait", None, asyncio.sleep(self._settings.netConfig.quiet_s))
+        drains = (self._attempt("drain", template, template.drain(timeout_s)) for template in templates)
+        await asyncio.gather(*drains)
+
+    async def _attempt(self, step: str, template: BaseTemplate | None, work: Coroutine[Any, Any, None]) -> None:
+        """Do ``work`` unless or until the server is hurried; a failure is logged and the rest goes on."""
+        task = asyncio.create_task(work)
+        hurried = asyncio.create_task(self._hurried.wait())
+        try:
+            await asyncio.wait({task, hurried}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            hurried.cancel()
+            task.cancel()
+            (outcome, _) = await asyncio.gather(task, hurried, return_exceptions=True)
+        if isinstance(outcome, Exception):
+            Logger.error("step of the stop failed", step=step, template=type(template).__name__, exc_info=outcome)
+
+    @asynccontextmanager
+    async def _services(self) -> AsyncIterator[None]:
+        await self._container.start()
+        try:
+            yield
+        finally:
+            await self._container.stop(_HURRIED_STOP_S if self._hurried.is_set() else None)
+
+    @asynccontextmanager
+    async def _started(self, template: BaseTemplate) -> AsyncIterator[None]:
+        try:
+            await template.start()
+        except ServiceError as error:
+            raise StartError(f"{type(template).__name__} cannot start: {error}.") from error
+        try:
+            yield
+        finally:
+            await self._stop(template)
+
+    async def _stop(self, template: BaseTemplate) -> None:
+        try:
+            async with asyncio.timeout(_HURRIED_STOP_S if self._hurried.is_set() else None):
+                await template.stop()
+        except Exception as error:  # the others must be stopped all the same
+            Logger.error("template did not stop cleanly", template=type(template).__name__, exc_info=error)
+
+
+@asynccontextmanager
+async def _listening(listener: Listener) -> AsyncIterator[None]:
+    await listener.open()
+    try:
+        yield
+    finally:
+        await listener.close()
+
+
+def _service_settings(settings: ServerSettings) -> ServiceSettings:
+    return ServiceSettings(
+        app_id=settings.templateConfig.appId,
+        env=settings.templateConfig.env,
+        data_dir=settings.templateConfig.data_dir.absolute(),
+        cache=settings.cacheConfig,
+        queue=settings.queueConfig,
+        database=settings.databaseConfig,
+        llm=settings.llmConfig,
+        scheduler=settings.schedulerConfig,
+    )

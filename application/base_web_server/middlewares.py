@@ -1,0 +1,96 @@
+"""What stands around every route: request ids, envelopes for what no route answers, safe headers."""
+
+from __future__ import annotations
+
+import re
+import uuid
+from collections.abc import Callable
+
+from aiohttp import web
+from aiohttp.typedefs import Handler, Middleware
+
+from service.core.logger import Logger, bind_log_context
+from template.base.answers import as_api_error
+from template.base.errors import ApiError, InvalidRequest, ServerError, ServiceDown, UnknownProtocol
+from template.base.template_service import Answer, TemplateService
+
+REQUEST_ID = web.RequestKey("request_id", str)
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+
+
+def to_response(answer: Answer) -> web.Response:
+    """A template's answer as aiohttp's."""
+    return web.Response(
+        status=answer.status,
+        body=answer.body,
+        headers=answer.headers,
+        content_type="application/json",
+        charset="utf-8",
+    )
+
+
+@web.middleware
+async def request_id_middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Take the client's ``X-Request-ID`` if it is a sane one, else make one; it stands on every log line."""
+    given = request.headers.get("X-Request-ID", "")
+    request[REQUEST_ID] = given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+    bind_log_context(request_id=request[REQUEST_ID])
+    return await handler(request)
+
+
+async def add_common_headers(request: web.Request, response: web.StreamResponse) -> None:
+    """``on_response_prepare``: so that streams and errors carry them too."""
+    if (request_id := request.get(REQUEST_ID)) is not None:
+        response.headers["X-Request-ID"] = request_id
+    response.headers["X-Content-Type-Options"] = "nosniff"
+    response.headers.setdefault("Cache-Control", "no-store")
+
+
+def make_error_middleware(service: TemplateService) -> Middleware:
+    """Whatever goes wrong outside a protocol becomes an envelope, never a page or a stack trace."""
+
+    @web.middleware
+    async def error_middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
+        allow = ""
+        try:
+            return await handler(request)
+        except web.HTTPException as answer:
+            if answer.status < 400:
+                raise
+            allow = answer.headers.get("Allow", "")
+            error = _envelope_error(answer)
+        except ConnectionError:  # the client has left: nobody reads an answer
+            raise
+        except Exception as unexpected:
+            error = as_api_error(unexpected)
+        Logger.info("request refused", method=request.method, status=error.http_status, error_code=int(error.code))
+        response = to_response(service.refuse(error))
+        if allow:
+            response.headers["Allow"] = allow
+        return response
+
+    return error_middleware
+
+
+def make_gate_middleware(is_open: Callable[[], bool]) -> Middleware:
+    """Until the services run, protocols answer "try again"."""
+
+    @web.middleware
+    async def gate_middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
+        if request.method == "POST" and not is_open():
+            raise ServiceDown("the server is starting", retry_after_s=1)
+        return await handler(request)
+
+    return gate_middleware
+
+
+def _envelope_error(answer: web.HTTPException) -> ApiError:
+    if answer.status == 404:
+        return UnknownProtocol("no such path")
+    if answer.status == 405:
+        return UnknownProtocol("this path does not know this method", http_status=405)
+    if answer.status == 413:
+        return InvalidRequest("the body is too large", http_status=413)
+    if answer.status < 500:
+        return InvalidRequest(answer.reason, http_status=answer.status)
+    return ServerError()

@@ -1,0 +1,1 @@
+"""Routes: the protocols of the templates, the operators' pages, the start page."""

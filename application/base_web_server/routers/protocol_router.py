@@ -1,0 +1,82 @@
+"""The POST routes of the templates: by path and by protocol id. A host adds them to its own aiohttp app."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+
+from aiohttp import ClientPayloadError, web
+
+from application.base_web_server.middlewares import REQUEST_ID, to_response
+from application.base_web_server.peer import PeerFinder
+from template.base.errors import InvalidRequest, UnknownProtocol
+from template.base.protocol import Protocol
+from template.base.template_context import TemplateContext
+from template.base.template_service import Call, TemplateService
+
+BODY_TIMEOUT_S = 30.0
+
+
+def add_protocol_routes(
+    app: web.Application,
+    context: TemplateContext,
+    service: TemplateService,
+    peers: PeerFinder | None = None,
+) -> None:
+    """Add a route for every protocol that ``context`` has now, and ``/api/protocol/{protocol_id}`` for all.
+
+    The app's ``client_max_size`` limits the bodies.
+    """
+    peer_finder = peers or PeerFinder(())
+
+    async def run(protocol: Protocol, request: web.Request) -> web.StreamResponse:
+        try:
+            body = await _read_body(request)
+        except InvalidRequest as error:
+            return to_response(service.refuse(error))
+        call = Call(
+            body=body,
+            request_id=request.get(REQUEST_ID) or uuid.uuid4().hex,
+            bearer=_bearer(request),
+            peer=peer_finder.find(request),
+        )
+        return to_response(await service.handle(protocol, call))
+
+    async def by_id(request: web.Request) -> web.StreamResponse:
+        text = request.match_info["protocol_id"]
+        # isascii, since int() reads other scripts' digits too
+        known = text.isascii() and text.isdigit() and len(text) < 10
+        protocol = context.find_by_protocol(int(text)) if known else None
+        if protocol is None:
+            return to_response(service.refuse(UnknownProtocol("no such protocol")))
+        return await run(protocol, request)
+
+    def by_path(protocol: Protocol) -> None:
+        async def handler(request: web.Request) -> web.StreamResponse:
+            return await run(protocol, request)
+
+        app.router.add_post(protocol.path, handler)
+
+    for protocol in context.protocols():
+        by_path(protocol)
+    app.router.add_post("/api/protocol/{protocol_id}", by_id)
+
+
+async def _read_body(request: web.Request) -> bytes:
+    charset = (request.charset or "utf-8").lower().replace("_", "-")
+    if charset not in ("utf-8", "utf8", "us-ascii", "ascii"):
+        raise InvalidRequest("the body must be JSON in UTF-8")
+    try:
+        async with asyncio.timeout(BODY_TIMEOUT_S):
+            return await request.read()
+    except web.HTTPRequestEntityTooLarge:
+        raise InvalidRequest("the body is too large", http_status=413) from None
+    except TimeoutError:
+        raise InvalidRequest("the body did not arrive in time", http_status=408) from None
+    except (web.RequestPayloadError, ClientPayloadError):
+        raise InvalidRequest("the body did not arrive whole or is badly encoded") from None
+
+
+def _bearer(request: web.Request) -> str | None:
+    scheme, _, token = request.headers.get("Authorization", "").partition(" ")
+    return token.strip() if scheme.lower() == "bearer" else None

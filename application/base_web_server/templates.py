@@ -1,0 +1,41 @@
+"""Which templates this server has. The one place that makes them from services and configuration."""
+
+from __future__ import annotations
+
+
+from importlib import import_module
+from importlib.util import find_spec
+
+from application.base_web_server.config import ServerSettings
+from service.net.net_settings import NetSettings
+from service.service_container import ServiceContainer
+from template.account.account_store import AccountStore
+from template.account.account_template_impl import AccountTemplateImpl
+from template.account.login_limit import LoginLimit
+from template.account.password_vault import PasswordVault
+from template.account.session_store import SessionStore
+from template.base.template_context import TemplateContext
+from template.base.template_type import TemplateType
+
+
+def create_account_template(
+    container: ServiceContainer, settings: NetSettings, sessions: SessionStore
+) -> AccountTemplateImpl:
+    """Signup, login, logout with ``sessions``."""
+    limit = LoginLimit(
+        container.cache,
+        per_account=settings.login_attempts_per_account,
+        per_address=settings.login_attempts_per_address,
+        window_s=settings.login_window_s,
+    )
+    return AccountTemplateImpl(AccountStore(container.database), sessions, PasswordVault(), limit)
+
+
+def add_templates(
+    context: TemplateContext, container: ServiceContainer, settings: ServerSettings, sessions: SessionStore
+) -> None:
+    """Register the shipped templates beside those that a host has registered before."""
+    context.add_template(TemplateType.ACCOUNT, create_account_template(container, settings.netConfig, sessions))
+    if find_spec("template.chat.chat_template_impl"):
+        chat = import_module("template.chat.chat_template_impl")
+        context.add_template(TemplateType.CHAT, chat.create_chat_template(container, settings.chatConfig))

@@ -1,0 +1,43 @@
+"""``netConfig``: where the server listens and what it lets in."""
+
+from __future__ import annotations
+
+from ipaddress import ip_network
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, Field
+
+from service.core.settings import Settings
+
+
+def _is_network(value: str) -> str:
+    ip_network(value, strict=False)
+    return value
+
+
+class NetSettings(Settings):
+    """Shipped values. Times in seconds."""
+
+    host: str = "127.0.0.1"
+    port: int = Field(default=8080, ge=0, le=65535)
+    """0 takes a free port; the address is printed when the server is ready."""
+    admin_port: int | None = Field(default=None, ge=0, le=65535)
+    """Where /livez, /readyz and /metrics are served, on the same host; null serves them on ``port``."""
+    max_body_bytes: int = Field(default=1_048_576, ge=1024)
+    http_status_for_errors: Literal["error", "ok"] = "error"
+    """``ok`` answers HTTP 200 to everything, for clients that read only ``errorCode``."""
+    trusted_proxies: tuple[Annotated[str, AfterValidator(_is_network)], ...] = ()
+    """Addresses or networks whose ``X-Forwarded-For`` is believed."""
+    cors_origins: tuple[str, ...] = ()
+    """Origins of pages that may call this server, e.g. ``https://game.example``; ``*`` allows every page."""
+    session_ttl_s: int = Field(default=86_400, ge=60)
+    """A session ends when it was not used for so long."""
+    login_attempts_per_account: int = Field(default=10, ge=1)
+    login_attempts_per_address: int = Field(default=100, ge=1)
+    login_window_s: int = Field(default=60, ge=1)
+    """How many failed logins are allowed in so many seconds."""
+    quiet_s: float = Field(default=0.0, ge=0)
+    """How long the server goes on serving after it stopped being ready, so that load balancers notice."""
+    drain_timeout_s: float = Field(default=20.0, gt=0)
+    """How long requests under way may take when the server stops."""
+    log_level: Literal["debug", "info", "warn", "error"] = "info"

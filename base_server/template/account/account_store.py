@@ -1,0 +1,47 @@
+"""Accounts in the global database, and the shard that each of them lives on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from service.db.database_service import DatabaseService
+
+
+@dataclass(frozen=True)
+class Account:
+    """A row of the global database; ``created_at`` is in UTC."""
+
+    account_id: str
+    account_db_key: int
+    shard_id: int
+    nickname: str
+    password_hash: str
+    created_at: datetime
+
+
+class AccountStore:
+    def __init__(self, database: DatabaseService) -> None:
+        self._database = database
+
+    async def create(self, account_id: str, password_hash: str, nickname: str, email: str, platform_type: str) -> bool:
+        """Insert the account on the least-loaded shard; False if the id is taken (nothing changes then)."""
+        rows = await self._database.call_global_procedure(
+            "fp_account_create", (account_id, password_hash, nickname, email, platform_type)
+        )
+        return bool(rows[0]["created"])
+
+    async def find(self, account_id: str) -> Account | None:
+        """The account of a canonical id, or None."""
+        rows = await self._database.call_global_procedure("fp_account_get", (account_id,))
+        if not rows:
+            return None
+        row = rows[0]
+        return Account(
+            account_id=row["account_id"],
+            account_db_key=row["account_db_key"],
+            shard_id=row["shard_id"],
+            nickname=row["nickname"] or "",
+            password_hash=row["password_hash"],
+            created_at=row["created_at"],
+        )

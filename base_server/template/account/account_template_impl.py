@@ -1,0 +1,90 @@
+"""Signup, login, logout."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+from template.account.account_store import AccountStore
+from template.account.common.account_serialize import (
+    AccountView,
+    LoginRequest,
+    LoginResponse,
+    LogoutRequest,
+    LogoutResponse,
+    SignupRequest,
+    SignupResponse,
+)
+from template.account.login_limit import LoginLimit
+from template.account.password_vault import PasswordVault
+from template.account.session_store import SessionStore
+from template.base.answers import answers
+from template.base.base_template import BaseTemplate
+from template.base.client_session import ClientSession
+from template.base.errors import AccountExists, WrongCredentials
+from template.base.protocol import Access, Protocol
+from template.base.session_info import SessionInfo
+
+
+class AccountTemplateImpl(BaseTemplate):
+    """Accounts of this server. Account ids arrive here in their canonical form."""
+
+    def __init__(self, accounts: AccountStore, sessions: SessionStore, vault: PasswordVault, limit: LoginLimit) -> None:
+        self._accounts = accounts
+        self._sessions = sessions
+        self._vault = vault
+        self._limit = limit
+
+    def protocols(self) -> Sequence[Protocol]:
+        return (
+            Protocol(
+                1001, "/api/account/signup", SignupRequest, SignupResponse, self.on_signup_req,
+                Access.ANONYMOUS, "Create an account",
+            ),
+            Protocol(
+                1002, "/api/account/login", LoginRequest, LoginResponse, self.on_login_req,
+                Access.ANONYMOUS, "Get an access token",
+            ),
+            Protocol(
+                1003, "/api/account/logout", LogoutRequest, LogoutResponse, self.on_logout_req,
+                Access.USER, "End the session of the access token",
+            ),
+        )  # fmt: skip
+
+    async def stop(self) -> None:
+        await asyncio.to_thread(self._vault.close)
+
+    @answers(SignupResponse)
+    async def on_signup_req(self, client_session: ClientSession, request: SignupRequest) -> SignupResponse:
+        """Create the account. After an answer 5003 it may exist: signing up again then says 2001, and login works."""
+        created = await self._accounts.create(
+            request.account_id,
+            await self._vault.hash(request.password),
+            request.nickname or request.account_id,
+            request.email or "",
+            request.platform_type or "",
+        )
+        if not created:
+            raise AccountExists()
+        return SignupResponse(account_id=request.account_id)
+
+    @answers(LoginResponse)
+    async def on_login_req(self, client_session: ClientSession, request: LoginRequest) -> LoginResponse:
+        """A new token at every login; an unknown account and a wrong password differ neither in answer nor in time."""
+        await self._limit.check(request.account_id, client_session.peer)
+        account = await self._accounts.find(request.account_id)
+        if not await self._vault.verify(account.password_hash if account else None, request.password) or not account:
+            raise WrongCredentials()
+        await self._limit.forgive(request.account_id, client_session.peer)
+        token = await self._sessions.create(
+            SessionInfo(account.account_id, account.account_db_key, account.shard_id, account.nickname)
+        )
+        view = AccountView(
+            account_id=account.account_id, nickname=account.nickname, created_at=account.created_at.isoformat()
+        )
+        return LoginResponse(accessToken=token, account=view)
+
+    @answers(LogoutResponse)
+    async def on_logout_req(self, client_session: ClientSession, request: LogoutRequest) -> LogoutResponse:
+        await self._sessions.delete(client_session.session.session_key)
+        return LogoutResponse()

@@ -1,0 +1,1 @@
+"""What the account protocols say on the wire."""

@@ -1,0 +1,67 @@
+"""Requests and responses of the account protocols (1001..1003)."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, StringConstraints
+
+from template.base.wire import AccountId, Request, Response
+
+
+def _platform_text(value: Any) -> Any:
+    """Game clients send the platform as a number or a name; it is kept as text."""
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+def _one_line(value: str) -> str:
+    if not value.isprintable():
+        raise ValueError("must not contain control characters")
+    return value
+
+
+Password = Annotated[str, StringConstraints(min_length=8, max_length=128)]
+Nickname = Annotated[str, StringConstraints(min_length=1, max_length=64), AfterValidator(_one_line)]
+Email = Annotated[str, StringConstraints(max_length=254, pattern=r"^[^@\s\p{C}]{1,64}@[^@\s\p{C}]+$")]
+PlatformType = Annotated[
+    str, BeforeValidator(_platform_text), StringConstraints(pattern=r"^[A-Za-z0-9._-]{1,32}$", strict=True)
+]
+
+
+class SignupRequest(Request):
+    account_id: AccountId
+    password: Password = Field(repr=False)
+    nickname: Nickname | None = None
+    email: Email | None = None
+    platform_type: PlatformType | None = None
+
+
+class SignupResponse(Response):
+    account_id: str = ""
+
+
+class LoginRequest(Request):
+    account_id: AccountId
+    password: Password = Field(repr=False)
+    platform_type: PlatformType | None = None
+
+
+class AccountView(BaseModel):
+    """What an account may see of itself; ``created_at`` is ISO 8601 in UTC."""
+
+    account_id: str
+    nickname: str
+    created_at: str
+
+
+class LoginResponse(Response):
+    accessToken: str = Field(default="", repr=False)
+    account: AccountView | None = None
+
+
+class LogoutRequest(Request):
+    pass
+
+
+class LogoutResponse(Response):
+    pass

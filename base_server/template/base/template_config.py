@@ -1,0 +1,18 @@
+"""Configuration section ``templateConfig``: which installation this is and where it keeps its files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import StringConstraints
+
+from service.core.settings import Settings
+
+
+class TemplateSettings(Settings):
+    """``appId`` and ``env`` begin every Redis key; ``data_dir`` holds the embedded servers' files."""
+
+    appId: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._-]{1,32}$")] = "app"
+    env: Literal["LOCAL", "DEBUG", "PROD"] = "LOCAL"
+    data_dir: Path = Path("data")
