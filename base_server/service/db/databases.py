@@ -8,6 +8,8 @@ from pathlib import Path
 from service.db import schema
 from service.db.database import Database
 from service.db.db_settings import DatabaseSettings
+from service.db.mysql_connection import MySqlTarget
+from service.db.mysql_database import MySqlDatabase
 from service.db.schema import SchemaStatus
 from service.db.scripts import ScriptSet, load_scripts
 from service.db.sqlite_database import SqliteDatabase
@@ -38,7 +40,19 @@ class Databases:
         return self._open(database_name, shard_id, self.shard_scripts)
 
     def _open(self, name: str, shard_id: int | None, scripts: ScriptSet) -> Database:
-        return SqliteDatabase(self._folder / f"{name}.sqlite3", scripts, timeout_s=self._settings.timeout_s)
+        settings = self._settings
+        if settings.type == "sqlite":
+            return SqliteDatabase(self._folder / f"{name}.sqlite3", scripts, timeout_s=settings.timeout_s)
+        own = settings.shard(shard_id) if shard_id is not None else None
+        password = own.password if own and own.password is not None else settings.password
+        target = MySqlTarget(
+            host=(own and own.host) or settings.host,
+            port=(own and own.port) or settings.port,
+            user=(own and own.user) or settings.user,
+            password=password.get_secret_value(),
+            database=name,
+        )
+        return MySqlDatabase(target, scripts, pool_size=settings.pool_size, timeout_s=settings.timeout_s)
 
 
 async def apply_all(databases: Databases, settings: DatabaseSettings) -> list[AppliedScripts]:

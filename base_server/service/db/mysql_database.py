@@ -1,0 +1,98 @@
+"""A MySQL or MariaDB database behind the database port: every call is one ``CALL`` in one round trip."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from pymysql.err import Error as MySqlError
+
+from service.core.errors import OutcomeUnknown, ServiceError, ServiceUnavailable
+from service.db.database import SERVICE
+from service.db.mysql_connection import MySqlConnection, MySqlTarget
+from service.db.mysql_errors import Verdict, judge, translate
+from service.db.mysql_pool import MySqlPool
+from service.db.mysql_schema import apply_scripts, read_ledger
+from service.db.scripts import Script, ScriptSet
+from service.db.values import Row, encode_params
+
+_PROCEDURE_NAME = re.compile(r"^\w{1,64}$", re.ASCII)
+_BUSY_RETRIES = 3
+
+
+class MySqlDatabase:
+    """One database and its pool.
+
+    The procedures of our own scripts can be repeated (they carry their ids): they are called again once after a
+    lost connection and up to three times after a deadlock. A host's own procedures are sent once.
+    """
+
+    def __init__(self, target: MySqlTarget, scripts: ScriptSet, *, pool_size: int, timeout_s: float) -> None:
+        self._target = target
+        self._timeout_s = timeout_s
+        self._repeatable = frozenset(scripts.procedures)
+        self.pool = MySqlPool(target, size=pool_size, timeout_s=timeout_s)
+
+    @property
+    def label(self) -> str:
+        return str(self._target)
+
+    async def call(self, procedure: str, params: Sequence[Any]) -> list[Row]:
+        values = encode_params(params)
+        if not _PROCEDURE_NAME.match(procedure):
+            raise ServiceError(f"not the name of a procedure: {procedure!r}")
+        try:
+            async with asyncio.timeout(2 * self._timeout_s):
+                return await self._call(procedure, values)
+        except TimeoutError as error:
+            raise OutcomeUnknown(SERVICE, f"{self.label}: {procedure} took too long") from error
+
+    async def ping(self) -> None:
+        try:
+            async with self.pool.connection() as connection:
+                await self._answer(connection, "SELECT 1")
+        except MySqlError as error:
+            raise translate(error, self.label) from error
+
+    async def applied(self) -> dict[str, str]:
+        return await read_ledger(self._target, timeout_s=self._timeout_s)
+
+    async def apply(self, scripts: Sequence[Script]) -> None:
+        await apply_scripts(self._target, scripts)
+
+    async def close(self) -> None:
+        await self.pool.close()
+
+    async def _call(self, procedure: str, values: tuple[Any, ...]) -> list[Row]:
+        deadlocks, lost = 0, False
+        while True:
+            try:
+                async with self.pool.connection() as connection:
+                    return await self._answer(connection, connection.statement(procedure, values))
+            except MySqlError as error:
+                verdict = judge(error)
+                if procedure in self._repeatable and verdict is Verdict.BUSY and deadlocks < _BUSY_RETRIES:
+                    deadlocks += 1
+                elif procedure in self._repeatable and verdict is Verdict.LOST and not lost:
+                    lost = True
+                else:
+                    raise self._said(translate(error, self.label), lost) from error
+            except ServiceUnavailable as error:
+                raise self._said(error, lost) from error
+            await asyncio.sleep(random.uniform(0, 0.01 * 2**deadlocks))  # noqa: S311 - only to part two rivals
+
+    def _said(self, error: ServiceError, lost: bool) -> ServiceError:
+        """``error``, unless an earlier attempt was lost: then "nothing was executed" cannot be said."""
+        if lost and isinstance(error, ServiceUnavailable):
+            return OutcomeUnknown(SERVICE, error.reason)
+        return error
+
+    async def _answer(self, connection: MySqlConnection, statement: str) -> list[Row]:
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                return await connection.run(statement)
+        except TimeoutError as error:
+            raise OutcomeUnknown(SERVICE, f"{self.label}: no answer in {self._timeout_s} s") from error

@@ -1,0 +1,87 @@
+"""Ledger and scripts of a MySQL or MariaDB database, on connections of their own without time-outs of the pool.
+
+DDL commits by itself, so a table script is one statement that may be repeated (``CREATE TABLE IF NOT EXISTS``): a run
+that died between a script and its ledger line is mended by the next one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import replace
+
+from pymysql.err import Error as MySqlError
+
+from service.core.errors import ServiceUnavailable
+from service.db.database import SERVICE
+from service.db.mysql_connection import MySqlConnection, MySqlTarget
+from service.db.mysql_errors import NO_SUCH_TABLE, UNKNOWN_DATABASE, error_number
+from service.db.scripts import Script
+
+_APPLY_LOCK_WAIT_S = 30
+_LEDGER = """CREATE TABLE IF NOT EXISTS schema_versions (
+    name VARCHAR(128) CHARACTER SET ascii COLLATE ascii_bin NOT NULL PRIMARY KEY,
+    checksum CHAR(64) CHARACTER SET ascii COLLATE ascii_bin NOT NULL,
+    applied_at DATETIME(3) NOT NULL
+) ENGINE = InnoDB DEFAULT CHARACTER SET utf8mb4 COLLATE utf8mb4_bin"""
+
+
+async def read_ledger(target: MySqlTarget, *, timeout_s: float) -> dict[str, str]:
+    """Checksum by script name; empty when database or ledger is missing."""
+    try:
+        async with asyncio.timeout(timeout_s), _connection(target, timeout_s) as connection:
+            rows = await connection.run("SELECT name, checksum FROM schema_versions")
+    except TimeoutError as error:
+        raise ServiceUnavailable(SERVICE, f"{target}: does not answer") from error
+    except MySqlError as error:
+        if error_number(error) in (UNKNOWN_DATABASE, NO_SUCH_TABLE):
+            return {}
+        raise _unavailable(target, error) from error
+    return {row["name"]: row["checksum"] for row in rows}
+
+
+async def apply_scripts(target: MySqlTarget, scripts: Sequence[Script]) -> None:
+    """Create the database if missing and run what its ledger does not have, one apply at a time."""
+    try:
+        async with _connection(replace(target, database=None), None) as connection:
+            await connection.run(
+                f"CREATE DATABASE IF NOT EXISTS `{target.database}` CHARACTER SET utf8mb4 COLLATE utf8mb4_bin"
+            )
+            await connection.run(f"USE `{target.database}`")
+            lock = f"'schema.{target.database}'"
+            rows = await connection.run(f"SELECT GET_LOCK({lock}, {_APPLY_LOCK_WAIT_S}) AS taken")
+            if rows[0]["taken"] != 1:
+                raise ServiceUnavailable(SERVICE, f"{target}: another apply is running")
+            await _run(connection, scripts)
+    except MySqlError as error:
+        raise _unavailable(target, error) from error
+
+
+async def _run(connection: MySqlConnection, scripts: Sequence[Script]) -> None:
+    await connection.run(_LEDGER)
+    applied = {row["name"]: row["checksum"] for row in await connection.run("SELECT * FROM schema_versions")}
+    for script in scripts:
+        if applied.get(script.name) == script.checksum:
+            continue
+        if script.is_procedure:
+            await connection.run(f"DROP PROCEDURE IF EXISTS `{script.procedure}`")
+        await connection.run(script.text)
+        await connection.run(
+            "INSERT INTO schema_versions (name, checksum, applied_at) "  # noqa: S608 - a file's name and digest
+            f"VALUES ('{script.name}', '{script.checksum}', UTC_TIMESTAMP(3)) "
+            "ON DUPLICATE KEY UPDATE checksum = VALUES(checksum), applied_at = VALUES(applied_at)"
+        )
+
+
+@asynccontextmanager
+async def _connection(target: MySqlTarget, statement_s: float | None) -> AsyncIterator[MySqlConnection]:
+    connection = await MySqlConnection.open(target, lock_wait_s=_APPLY_LOCK_WAIT_S, statement_s=statement_s)
+    try:
+        yield connection
+    finally:
+        connection.discard()
+
+
+def _unavailable(target: MySqlTarget, error: MySqlError) -> ServiceUnavailable:
+    return ServiceUnavailable(SERVICE, f"{target}: {error_number(error)} {error.args[-1]}")

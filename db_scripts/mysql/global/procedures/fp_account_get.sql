@@ -1,0 +1,10 @@
+-- purpose: One account by its canonical id, with its shard.
+-- params: account_id
+-- returns: account_db_key, account_id, password_hash, nickname, email, platform_type, created_at, shard_id
+CREATE PROCEDURE fp_account_get(
+    IN p_account_id VARCHAR(64) CHARACTER SET ascii COLLATE ascii_bin
+)
+READS SQL DATA
+SELECT a.account_db_key, a.account_id, a.password_hash, a.nickname, a.email, a.platform_type, a.created_at, s.shard_id
+FROM accounts a JOIN account_shards s ON s.account_db_key = a.account_db_key
+WHERE a.account_id = p_account_id

@@ -1,0 +1,80 @@
+-- purpose: fp_chat_message_save for many messages, all or none; every row has its seq.
+-- params: rows
+-- returns:
+-- rows: message_id, room_id, account_db_key, seq, sender_type, content, parent_message_id, metadata, created_at, client_message_id, body_hash
+CREATE PROCEDURE fp_chat_message_batch_save(
+    IN p_rows LONGTEXT CHARACTER SET utf8mb4 COLLATE utf8mb4_bin
+)
+MODIFIES SQL DATA
+BEGIN
+    DECLARE EXIT HANDLER FOR SQLEXCEPTION
+    BEGIN
+        ROLLBACK;
+        RESIGNAL;
+    END;
+    IF NOT JSON_VALID(p_rows) OR JSON_TYPE(p_rows) <> 'ARRAY' THEN
+        SIGNAL SQLSTATE '45000' SET MESSAGE_TEXT = 'rows: not a JSON array';
+    END IF;
+    SET TRANSACTION ISOLATION LEVEL READ COMMITTED;
+    START TRANSACTION;
+
+    -- Every writer of a room first makes sure of its row and so locks it; in order of the key, against deadlocks.
+    INSERT INTO chat_rooms (room_id, account_db_key, title, ai_persona, created_at, last_message_at, deleted)
+    SELECT n.room_id, MIN(n.account_db_key), '', '', '1970-01-01 00:00:00.000', '1970-01-01 00:00:00.000', 2
+    FROM JSON_TABLE(p_rows, '$[*]' COLUMNS (
+        room_id VARCHAR(255) CHARACTER SET utf8mb4 COLLATE utf8mb4_bin PATH '$.room_id' ERROR ON ERROR,
+        account_db_key VARCHAR(255) CHARACTER SET utf8mb4 COLLATE utf8mb4_bin PATH '$.account_db_key' ERROR ON ERROR
+    )) n
+    GROUP BY n.room_id
+    ORDER BY n.room_id
+    ON DUPLICATE KEY UPDATE room_id = chat_rooms.room_id;
+
+    UPDATE chat_rooms r
+    JOIN (
+        SELECT n.room_id, COUNT(DISTINCT IF(m.message_id IS NULL, n.message_id, NULL)) AS added,
+               MAX(CAST(n.seq AS SIGNED)) AS last_seq, MAX(n.created_at) AS last_at
+        FROM JSON_TABLE(p_rows, '$[*]' COLUMNS (
+            room_id VARCHAR(255) CHARACTER SET ascii COLLATE ascii_bin PATH '$.room_id' ERROR ON ERROR,
+            message_id VARCHAR(255) CHARACTER SET ascii COLLATE ascii_bin PATH '$.message_id' ERROR ON ERROR,
+            seq VARCHAR(255) CHARACTER SET utf8mb4 COLLATE utf8mb4_bin PATH '$.seq' ERROR ON ERROR,
+            created_at VARCHAR(255) CHARACTER SET utf8mb4 COLLATE utf8mb4_bin PATH '$.created_at' ERROR ON ERROR
+        )) n
+        LEFT JOIN chat_messages m ON m.message_id = n.message_id
+        GROUP BY n.room_id
+    ) a ON a.room_id = r.room_id
+    SET r.message_count = r.message_count + a.added,
+        r.last_seq = GREATEST(r.last_seq, a.last_seq),
+        r.last_message_at = GREATEST(r.last_message_at, CAST(LEFT(a.last_at, 23) AS DATETIME(3)));
+
+    INSERT INTO chat_messages (room_id, seq, message_id, account_db_key, sender_type, content, parent_message_id,
+                               metadata, created_at, client_message_id, body_hash)
+    SELECT n.room_id, n.seq, n.message_id, n.account_db_key, n.sender_type, n.content, n.parent_message_id,
+           n.metadata, COALESCE(LEFT(n.created_at, 23), ''), n.client_message_id, n.body_hash
+    FROM JSON_TABLE(p_rows, '$[*]' COLUMNS (
+        ord FOR ORDINALITY,
+        room_id VARCHAR(255) CHARACTER SET utf8mb4 COLLATE utf8mb4_bin PATH '$.room_id' ERROR ON ERROR,
+        message_id VARCHAR(255) CHARACTER SET utf8mb4 COLLATE utf8mb4_bin PATH '$.message_id' ERROR ON ERROR,
+        account_db_key VARCHAR(255) CHARACTER SET utf8mb4 COLLATE utf8mb4_bin PATH '$.account_db_key' ERROR ON ERROR,
+        seq VARCHAR(255) CHARACTER SET utf8mb4 COLLATE utf8mb4_bin PATH '$.seq' ERROR ON ERROR,
+        sender_type VARCHAR(255) CHARACTER SET utf8mb4 COLLATE utf8mb4_bin PATH '$.sender_type' ERROR ON ERROR,
+        content LONGTEXT CHARACTER SET utf8mb4 COLLATE utf8mb4_bin PATH '$.content' ERROR ON ERROR,
+        parent_message_id VARCHAR(255) CHARACTER SET utf8mb4 COLLATE utf8mb4_bin PATH '$.parent_message_id' ERROR ON ERROR,
+        metadata LONGTEXT CHARACTER SET utf8mb4 COLLATE utf8mb4_bin PATH '$.metadata' ERROR ON ERROR,
+        created_at VARCHAR(255) CHARACTER SET utf8mb4 COLLATE utf8mb4_bin PATH '$.created_at' ERROR ON ERROR,
+        client_message_id VARCHAR(255) CHARACTER SET utf8mb4 COLLATE utf8mb4_bin PATH '$.client_message_id' ERROR ON ERROR,
+        body_hash VARCHAR(255) CHARACTER SET utf8mb4 COLLATE utf8mb4_bin PATH '$.body_hash' ERROR ON ERROR
+    )) n
+    JOIN (
+        SELECT MIN(i.ord) AS ord
+        FROM JSON_TABLE(p_rows, '$[*]' COLUMNS (
+            ord FOR ORDINALITY,
+            message_id VARCHAR(255) CHARACTER SET ascii COLLATE ascii_bin PATH '$.message_id' ERROR ON ERROR
+        )) i
+        LEFT JOIN chat_messages m ON m.message_id = i.message_id
+        WHERE m.message_id IS NULL
+        GROUP BY i.message_id
+    ) f ON f.ord = n.ord
+    ORDER BY n.room_id, CAST(n.seq AS SIGNED);
+
+    COMMIT;
+END

@@ -1,0 +1,49 @@
+-- purpose: Store one message; seq NULL takes the room's next number. A message_id that is there (a tombstone too)
+--   changes nothing and answers its stored seq. A taken (room_id, seq) or (room_id, client_message_id) is refused.
+-- params: message_id, room_id, account_db_key, seq, sender_type, content, parent_message_id, metadata, created_at, client_message_id, body_hash
+-- returns: seq
+CREATE PROCEDURE fp_chat_message_save(
+    IN p_message_id VARCHAR(64) CHARACTER SET ascii COLLATE ascii_bin,
+    IN p_room_id VARCHAR(64) CHARACTER SET ascii COLLATE ascii_bin,
+    IN p_account_db_key BIGINT,
+    IN p_seq BIGINT,
+    IN p_sender_type VARCHAR(64) CHARACTER SET ascii COLLATE ascii_bin,
+    IN p_content LONGTEXT CHARACTER SET utf8mb4 COLLATE utf8mb4_bin,
+    IN p_parent_message_id VARCHAR(64) CHARACTER SET ascii COLLATE ascii_bin,
+    IN p_metadata LONGTEXT CHARACTER SET utf8mb4 COLLATE utf8mb4_bin,
+    IN p_created_at VARCHAR(26) CHARACTER SET ascii COLLATE ascii_bin,
+    IN p_client_message_id VARCHAR(64) CHARACTER SET ascii COLLATE ascii_bin,
+    IN p_body_hash VARCHAR(64) CHARACTER SET ascii COLLATE ascii_bin
+)
+MODIFIES SQL DATA
+BEGIN
+    DECLARE v_seq BIGINT;
+    DECLARE EXIT HANDLER FOR SQLEXCEPTION
+    BEGIN
+        ROLLBACK;
+        RESIGNAL;
+    END;
+    SET TRANSACTION ISOLATION LEVEL READ COMMITTED;
+    START TRANSACTION;
+
+    INSERT INTO chat_rooms (room_id, account_db_key, title, ai_persona, created_at, last_message_at, deleted)
+    VALUES (p_room_id, p_account_db_key, '', '', '1970-01-01 00:00:00.000', '1970-01-01 00:00:00.000', 2)
+    ON DUPLICATE KEY UPDATE room_id = chat_rooms.room_id;
+
+    SELECT seq INTO v_seq FROM chat_messages WHERE message_id = p_message_id;
+    IF v_seq IS NULL THEN
+        SELECT COALESCE(p_seq, last_seq + 1) INTO v_seq FROM chat_rooms WHERE room_id = p_room_id;
+        INSERT INTO chat_messages (room_id, seq, message_id, account_db_key, sender_type, content, parent_message_id,
+                                   metadata, created_at, client_message_id, body_hash)
+        VALUES (p_room_id, v_seq, p_message_id, p_account_db_key, p_sender_type, p_content, p_parent_message_id,
+                p_metadata, COALESCE(LEFT(p_created_at, 23), ''), p_client_message_id, p_body_hash);
+        UPDATE chat_rooms SET message_count = message_count + 1, last_seq = GREATEST(last_seq, v_seq)
+        WHERE room_id = p_room_id;
+    END IF;
+    UPDATE chat_rooms SET
+        last_message_at = GREATEST(last_message_at, CAST(LEFT(p_created_at, 23) AS DATETIME(3)))
+    WHERE room_id = p_room_id;
+
+    COMMIT;
+    SELECT v_seq AS seq;
+END

@@ -1,0 +1,49 @@
+-- purpose: fp_chat_room_create for many rooms, all or none.
+-- params: rows
+-- returns:
+-- rows: room_id, account_db_key, title, ai_persona, created_at, client_request_id, request_hash
+CREATE PROCEDURE fp_chat_room_batch_create(
+    IN p_rows LONGTEXT CHARACTER SET utf8mb4 COLLATE utf8mb4_bin
+)
+MODIFIES SQL DATA
+BEGIN
+    DECLARE EXIT HANDLER FOR SQLEXCEPTION
+    BEGIN
+        ROLLBACK;
+        RESIGNAL;
+    END;
+    IF NOT JSON_VALID(p_rows) OR JSON_TYPE(p_rows) <> 'ARRAY' THEN
+        SIGNAL SQLSTATE '45000' SET MESSAGE_TEXT = 'rows: not a JSON array';
+    END IF;
+    SET TRANSACTION ISOLATION LEVEL READ COMMITTED;
+    START TRANSACTION;
+
+    -- Every writer of a room first makes sure of its row and so locks it; in order of the key, against deadlocks.
+    INSERT INTO chat_rooms (room_id, account_db_key, title, ai_persona, created_at, last_message_at, deleted)
+    SELECT n.room_id, MIN(n.account_db_key), '', '', '1970-01-01 00:00:00.000', '1970-01-01 00:00:00.000', 2
+    FROM JSON_TABLE(p_rows, '$[*]' COLUMNS (
+        room_id VARCHAR(255) CHARACTER SET utf8mb4 COLLATE utf8mb4_bin PATH '$.room_id' ERROR ON ERROR,
+        account_db_key VARCHAR(255) CHARACTER SET utf8mb4 COLLATE utf8mb4_bin PATH '$.account_db_key' ERROR ON ERROR
+    )) n
+    GROUP BY n.room_id
+    ORDER BY n.room_id
+    ON DUPLICATE KEY UPDATE room_id = chat_rooms.room_id;
+
+    UPDATE chat_rooms r
+    JOIN JSON_TABLE(p_rows, '$[*]' COLUMNS (
+        room_id VARCHAR(255) CHARACTER SET ascii COLLATE ascii_bin PATH '$.room_id' ERROR ON ERROR,
+        account_db_key VARCHAR(255) CHARACTER SET utf8mb4 COLLATE utf8mb4_bin PATH '$.account_db_key' ERROR ON ERROR,
+        title VARCHAR(1000) CHARACTER SET utf8mb4 COLLATE utf8mb4_bin PATH '$.title' ERROR ON ERROR,
+        ai_persona VARCHAR(255) CHARACTER SET utf8mb4 COLLATE utf8mb4_bin PATH '$.ai_persona' ERROR ON ERROR,
+        created_at VARCHAR(255) CHARACTER SET utf8mb4 COLLATE utf8mb4_bin PATH '$.created_at' ERROR ON ERROR,
+        client_request_id VARCHAR(255) CHARACTER SET utf8mb4 COLLATE utf8mb4_bin PATH '$.client_request_id' ERROR ON ERROR,
+        request_hash VARCHAR(255) CHARACTER SET utf8mb4 COLLATE utf8mb4_bin PATH '$.request_hash' ERROR ON ERROR
+    )) n ON n.room_id = r.room_id
+    SET r.account_db_key = n.account_db_key, r.title = n.title, r.ai_persona = n.ai_persona,
+        r.created_at = LEFT(n.created_at, 23),
+        r.last_message_at = GREATEST(r.last_message_at, CAST(LEFT(n.created_at, 23) AS DATETIME(3))),
+        r.client_request_id = n.client_request_id, r.request_hash = n.request_hash, r.deleted = 0
+    WHERE r.deleted = 2;
+
+    COMMIT;
+END

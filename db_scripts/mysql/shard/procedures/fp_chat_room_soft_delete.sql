@@ -1,0 +1,11 @@
+-- purpose: Make a room a tombstone for good, also where there is no row yet.
+-- params: room_id, account_db_key
+-- returns:
+CREATE PROCEDURE fp_chat_room_soft_delete(
+    IN p_room_id VARCHAR(64) CHARACTER SET ascii COLLATE ascii_bin,
+    IN p_account_db_key BIGINT
+)
+MODIFIES SQL DATA
+INSERT INTO chat_rooms (room_id, account_db_key, title, ai_persona, created_at, last_message_at, deleted)
+VALUES (p_room_id, p_account_db_key, '', '', '1970-01-01 00:00:00.000', '1970-01-01 00:00:00.000', 1)
+ON DUPLICATE KEY UPDATE deleted = IF(chat_rooms.account_db_key = VALUES(account_db_key), 1, chat_rooms.deleted)
