@@ -33,7 +33,7 @@ class QueueService(Facade):
         self, settings: QueueSettings, cache: CacheService, locks: LockService, tasks: TaskRegistry | None = None
     ) -> None:
         self._settings = settings
-        self._tasks = tasks or TaskRegistry()
+        self._tasks = TaskRegistry() if tasks is None else tasks
         self._locks = LockHolder(locks, self._tasks)
         self._partitions = cache.partitions
         self._store = LaneStore(cache, settings)

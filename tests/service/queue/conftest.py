@@ -3,23 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from pathlib import Path
 
 import pytest
 
 from service.cache.cache_service import CacheService
-from service.cache.cache_settings import CacheSettings
+from tests.backends_redis import CacheBackend, RedisServer, make_cache
 from tests.service.queue.queue_bench import QueueBench
 
 
 @pytest.fixture
-async def bench(tmp_path: Path) -> AsyncIterator[QueueBench]:
-    cache = CacheService(CacheSettings(type="embedded"), app_id="app", env="TEST", partitions=4, data_dir=tmp_path)
+async def bench(real_cache_backend: CacheBackend, app_id: str) -> AsyncIterator[QueueBench]:
+    async for bench in _benches(make_cache(real_cache_backend.settings, app_id, partitions=4)):
+        yield bench
+
+
+@pytest.fixture
+async def private_bench(private_server: RedisServer, app_id: str) -> AsyncIterator[QueueBench]:
+    """On a server of its own, which the test may kill (and must start again)."""
+    cache = make_cache(private_server.settings(timeout_s=1.0, bulk_timeout_s=1.0), app_id, partitions=4)
+    async for bench in _benches(cache):
+        yield bench
+
+
+async def _benches(cache: CacheService) -> AsyncIterator[QueueBench]:
     await cache.start()
     bench = QueueBench(cache)
     yield bench
-    for queue in bench.queues:
-        await queue.stop(0)
-    for tasks in bench.tasks:
-        assert await tasks.drain(1) == 0
+    await bench.close()
     await cache.stop()

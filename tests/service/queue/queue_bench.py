@@ -18,11 +18,12 @@ class QueueBench:
         self.cache = cache
         self.queues: list[QueueService] = []
         self.tasks: list[TaskRegistry] = []
+        self.locks = LockService(cache)
 
     async def queue(self, **settings: object) -> QueueService:
         tasks = TaskRegistry()
         merged = QueueSettings(**({"partitions": self.cache.partitions.count} | QUICK | settings))
-        queue = QueueService(merged, self.cache, LockService(self.cache), tasks)
+        queue = QueueService(merged, self.cache, self.locks, tasks)
         await queue.start()
         self.queues.append(queue)
         self.tasks.append(tasks)
@@ -30,3 +31,10 @@ class QueueBench:
 
     async def waiting(self, queue_name: str) -> int:
         return sum((await self.queues[0].backlog(queue_name)).values())
+
+    async def close(self) -> None:
+        for queue in self.queues:
+            await queue.stop(0)
+        await self.locks.stop()
+        for tasks in self.tasks:
+            assert await tasks.drain(1) == 0

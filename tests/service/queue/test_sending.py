@@ -114,11 +114,11 @@ async def test_a_declared_queue_follows_its_own_route(bench: QueueBench) -> None
         queue.lane("shards", 4, "1")
 
 
-async def test_all_keys_of_a_lane_are_in_its_partition(bench: QueueBench) -> None:
+async def test_all_keys_of_a_lane_are_in_its_partition(bench: QueueBench, app_id: str) -> None:
     queue = await bench.queue()
     for lane in queue.lanes("mail"):
         tag = "{" + bench.cache.partitions.tag(lane.partition) + "}"
-        assert all(key.startswith(f"app:TEST:{tag}:") for key in (lane.stream_key, lane.dead_key, lane.retry_key))
+        assert all(key.startswith(f"{app_id}:TEST:{tag}:") for key in (lane.stream_key, lane.dead_key, lane.retry_key))
 
 
 async def test_a_send_costs_one_round_trip(bench: QueueBench) -> None:
