@@ -1,0 +1,180 @@
+"""The five message types of the chat_persistence queue: written complete, read back strictly.
+
+An event carries everything that its row needs; redelivery reads nothing else. The scripts add what
+they alone know as fields of the entry: ``seq``, ``version`` and ``time``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from service.queue.message_queue import QueueEntry
+from template.chat.chat_owner import Owner
+from template.chat.chat_text import sql_time, to_json
+
+QUEUE_NAME = "chat_persistence"
+
+ROOM_CREATE = "CHAT_ROOM_CREATE"
+MESSAGE_SAVE = "CHAT_MESSAGE_SAVE"
+ROOM_UPDATE = "CHAT_ROOM_UPDATE"
+MESSAGE_DELETE = "CHAT_MESSAGE_DELETE"
+ROOM_DELETE = "CHAT_ROOM_DELETE"
+# The order in which a batch is written, each type its own transaction.
+WRITE_ORDER = (ROOM_CREATE, MESSAGE_SAVE, ROOM_UPDATE, MESSAGE_DELETE, ROOM_DELETE)
+
+# Parameters of fp_chat_message_save, in their order; a row of a save has them all.
+MESSAGE_COLUMNS = (
+    "message_id",
+    "room_id",
+    "account_db_key",
+    "seq",
+    "sender_type",
+    "content",
+    "parent_message_id",
+    "metadata",
+    "created_at",
+    "client_message_id",
+    "body_hash",
+)
+
+# The user's document sends its events under these names.
+_DOCUMENT_SAVES = ("save_user_message", "save_ai_message")
+
+
+class BadEvent(Exception):
+    """The entry is no event that can be stored; the text says why."""
+
+
+@dataclass
+class Event:
+    """One entry of the lane. ``row`` is the procedure's JSON object; ``account_id`` '' when the sender gave none.
+
+    ``seq`` None: a save from outside the chat's scripts, whose place in the room is still to be given.
+    """
+
+    entry_id: str
+    kind: str
+    room_id: str
+    account_id: str
+    row: dict[str, Any]
+    message_id: str = ""
+    seq: int | None = None
+    entry: QueueEntry | None = field(default=None, repr=False)
+
+
+def payload(owner: Owner, room_id: str, **fields: Any) -> str:
+    """The payload of an event of ``owner``'s room."""
+    base = {
+        "room_id": room_id,
+        "account_id": owner.account_id,
+        "account_db_key": owner.db_key,
+        "shard_id": owner.shard_id,
+    }
+    return to_json(base | fields)
+
+
+def read_event(entry: QueueEntry) -> Event:
+    """Raises BadEvent for an unknown type, a payload that is no object, or a missing field."""
+    try:
+        data = entry.payload
+    except ValueError as error:
+        raise BadEvent(f"payload: {error}") from None
+    kind = entry.message_type
+    if kind == "chat_save" and data.get("type") in _DOCUMENT_SAVES:
+        kind = MESSAGE_SAVE
+    if kind not in _READERS:
+        raise BadEvent(f"unknown message type {entry.message_type!r}")
+    try:
+        event = _READERS[kind](entry, data)
+    except (KeyError, TypeError, ValueError) as error:
+        raise BadEvent(f"{kind}: {type(error).__name__} {error}") from None
+    event.entry = entry
+    return event
+
+
+def _room_create(entry: QueueEntry, data: dict[str, Any]) -> Event:
+    row = _key(data)
+    row |= {name: data.get(name) for name in ("title", "ai_persona", "client_request_id", "request_hash")}
+    row |= {"created_at": _time(entry, data.get("created_at"))}
+    return Event(entry.entry_id, ROOM_CREATE, row["room_id"], data.get("account_id", ""), row)
+
+
+def _message_save(entry: QueueEntry, data: dict[str, Any]) -> Event:
+    message = data["message_data"]
+    room_id = str(message.get("room_id") or data["room_id"])
+    metadata = message.get("metadata") or {}
+    if "persona" in entry.fields:
+        metadata = f'{{"ai_persona":{entry.fields["persona"]}}}'
+    row = {
+        "message_id": str(message["message_id"]),
+        "room_id": room_id,
+        "account_db_key": int(data["account_db_key"]),
+        "seq": _seq(entry),
+        "sender_type": str(message["sender_type"]),
+        "content": str(message["content"]),
+        "parent_message_id": message.get("parent_message_id"),
+        "metadata": metadata if isinstance(metadata, str) else to_json(metadata),
+        "created_at": _time(entry, message.get("timestamp")),
+        "client_message_id": data.get("client_message_id"),
+        "body_hash": data.get("body_hash"),
+    }
+    return Event(
+        entry.entry_id,
+        MESSAGE_SAVE,
+        room_id,
+        data.get("account_id", ""),
+        row,
+        message_id=row["message_id"],
+        seq=row["seq"],
+    )
+
+
+def _room_update(entry: QueueEntry, data: dict[str, Any]) -> Event:
+    row = _key(data) | {"title": str(data["title"]), "title_version": int(entry.fields["version"])}
+    return Event(entry.entry_id, ROOM_UPDATE, row["room_id"], data.get("account_id", ""), row)
+
+
+def _message_delete(entry: QueueEntry, data: dict[str, Any]) -> Event:
+    row = _key(data) | {"message_id": str(data["message_id"]), "seq": int(entry.fields["seq"])}
+    return Event(
+        entry.entry_id,
+        MESSAGE_DELETE,
+        row["room_id"],
+        data.get("account_id", ""),
+        row,
+        message_id=row["message_id"],
+        seq=row["seq"],
+    )
+
+
+def _room_delete(entry: QueueEntry, data: dict[str, Any]) -> Event:
+    row = _key(data)
+    return Event(entry.entry_id, ROOM_DELETE, row["room_id"], data.get("account_id", ""), row)
+
+
+def _key(data: dict[str, Any]) -> dict[str, Any]:
+    return {"room_id": str(data["room_id"]), "account_db_key": int(data["account_db_key"])}
+
+
+def _seq(entry: QueueEntry) -> int | None:
+    return int(entry.fields["seq"]) if "seq" in entry.fields else None
+
+
+def _time(entry: QueueEntry, given: Any) -> str:
+    """The script's time, else the sender's own (naive: this server's local time), else when it was queued."""
+    if "time" in entry.fields:
+        return sql_time(entry.fields["time"])
+    if given:
+        return sql_time(str(given))
+    return sql_time(datetime.fromtimestamp(int(entry.fields["at"]) / 1000).astimezone().isoformat())
+
+
+_READERS = {
+    ROOM_CREATE: _room_create,
+    MESSAGE_SAVE: _message_save,
+    ROOM_UPDATE: _room_update,
+    MESSAGE_DELETE: _message_delete,
+    ROOM_DELETE: _room_delete,
+}

@@ -1,0 +1,73 @@
+"""Every Redis key of the chat, and nowhere else.
+
+All keys of one request lie in the partition of the session's account, so that one script can touch
+them together. Rooms and messages made by us carry that partition in their ids.
+"""
+
+from __future__ import annotations
+
+from service.cache.cache_client import CacheClient
+
+
+class ChatKeys:
+    """Full key names. ``partition`` None: taken from the id (callers without a session)."""
+
+    def __init__(self, cache: CacheClient) -> None:
+        self._key = cache.key
+        self._partitions = cache.partitions
+
+    def account_partition(self, account_id: str) -> int:
+        return self._partitions.of_id(account_id)
+
+    def new_id(self, partition: int) -> str:
+        """An id for something of an account in ``partition``."""
+        return self._partitions.new_id(partition)
+
+    def epoch(self, partition: int) -> str:
+        return self._key("epoch", partition)
+
+    # the account's list: SET and order index, with their record
+    def account_record(self, account_id: str, partition: int | None = None) -> str:
+        return self._key(f"rooms_rec:{account_id}", partition)
+
+    def account_rooms(self, account_id: str, partition: int | None = None) -> str:
+        return self._key(f"rooms:{account_id}", partition)
+
+    def account_order(self, account_id: str, partition: int | None = None) -> str:
+        return self._key(f"rooms_order:{account_id}", partition)
+
+    def account_load(self, account_id: str, partition: int | None = None) -> str:
+        return self._key(f"rooms_load:{account_id}", partition)
+
+    # a room: card, window of messages, record, waiting turns
+    def room(self, room_id: str, partition: int | None = None) -> str:
+        return self._key(f"room:{room_id}", partition)
+
+    def messages(self, room_id: str, partition: int | None = None) -> str:
+        return self._key(f"messages:{room_id}", partition)
+
+    def room_record(self, room_id: str, partition: int | None = None) -> str:
+        return self._key(f"room_rec:{room_id}", partition)
+
+    def room_load(self, room_id: str, partition: int | None = None) -> str:
+        return self._key(f"room_load:{room_id}", partition)
+
+    def turns(self, room_id: str, partition: int | None = None) -> str:
+        return self._key(f"turns:{room_id}", partition)
+
+    def leases(self, partition: int) -> str:
+        return self._key("turn_leases", partition)
+
+    def reply_stream(self, room_id: str, message_id: str, partition: int | None = None) -> str:
+        return self._key(f"reply:{room_id}:{message_id}", partition)
+
+    # states
+    def room_state(self, room_id: str, partition: int | None = None) -> str:
+        return self._key(f"room_state:{room_id}", partition)
+
+    def message_state(self, message_id: str, partition: int | None = None) -> str:
+        return self._key(f"msg_state:{message_id}", partition)
+
+    def lane_mark(self, shard_id: int, partition: int) -> str:
+        """Where the lane's backlog ended when this Redis run was first loaded from."""
+        return self._key(f"lane_mark:{shard_id}", partition)

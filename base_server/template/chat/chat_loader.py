@@ -1,0 +1,225 @@
+"""Cold to warm: reads a room or an account's list from MySQL into Redis, whole or not at all.
+
+One loader per room or account and process (single flight). The load begins with a token that any
+write deletes, and only when nothing of it is still on its way to MySQL; ``lua/begin_load.lua`` and
+``lua/fill_*.lua`` decide, this module carries.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from collections.abc import Callable, Coroutine
+from enum import Enum
+from typing import Any, Protocol
+
+from service.cache.cache_client import CacheClient
+from service.core.errors import ServiceUnavailable
+from service.core.tasks import TaskRegistry
+from template.chat.chat_keys import ChatKeys
+from template.chat.chat_owner import Owner
+from template.chat.chat_scripts import SCRIPTS, Answer
+from template.chat.chat_settings import ChatSettings
+from template.chat.chat_text import entry, iso, iso_of_ms, ms_of, tail, to_json, tombstone
+
+Row = dict[str, Any]
+_TOKEN_TTL_MS = 30_000
+
+
+class ShardDatabase(Protocol):
+    """The one call of DatabaseService that the chat needs."""
+
+    async def call_shard_procedure(self, shard_id: int, name: str, params: Any = ()) -> list[Row]: ...
+
+
+class Lanes(Protocol):
+    """Where the persistence lane of an account is, and how to have it written now."""
+
+    def stream_key(self, partition: int, shard_id: int) -> str: ...
+    def flush(self, partition: int, shard_id: int) -> None: ...
+
+
+class Loaded(Enum):
+    """How a load ended: in Redis now; unknown (or another account's); deleted for good, and it was yours."""
+
+    WARM = "warm"
+    UNKNOWN = "unknown"
+    DELETED = "deleted"
+
+
+class ChatLoader:
+    """Loads what a script answered COLD for. ``cache`` is the bulk client: fills do not queue before requests."""
+
+    def __init__(
+        self, cache: CacheClient, database: ShardDatabase, lanes: Lanes, settings: ChatSettings, tasks: TaskRegistry
+    ) -> None:
+        self._cache = cache
+        self._database = database
+        self._lanes = lanes
+        self._settings = settings
+        self._tasks = tasks
+        self._keys = ChatKeys(cache)
+        self._running: dict[tuple[str, str, int], asyncio.Task[Loaded]] = {}
+
+    async def load_room(self, owner: Owner, room_id: str) -> Loaded:
+        """Raises ServiceUnavailable when Redis or MySQL is away, or the room's backlog is not written in time."""
+        return await self._single_flight(("room", room_id, owner.db_key), lambda: self._load_room(owner, room_id))
+
+    async def load_account(self, owner: Owner) -> Loaded:
+        """As :meth:`load_room`, for the list of rooms."""
+        return await self._single_flight(("account", owner.account_id, owner.db_key), lambda: self._load_account(owner))
+
+    async def _single_flight(
+        self, key: tuple[str, str, int], work: Callable[[], Coroutine[Any, Any, Loaded]]
+    ) -> Loaded:
+        if (task := self._running.get(key)) is None:
+            task = self._running[key] = self._tasks.spawn(work(), f"load {key[0]}")
+            task.add_done_callback(lambda _: self._running.pop(key, None))
+        return await asyncio.shield(task)
+
+    async def _load_room(self, owner: Owner, room_id: str) -> Loaded:
+        keys, partition = self._keys, owner.partition
+        record, messages = keys.room_record(room_id, partition), keys.messages(room_id, partition)
+        card, token_key = keys.room(room_id, partition), keys.room_load(room_id, partition)
+
+        async def attempt(token: str, epoch: str) -> Loaded | None:
+            rows = await self._database.call_shard_procedure(owner.shard_id, "fp_chat_room_get", (room_id,))
+            if not rows or int(rows[0]["account_db_key"]) != owner.db_key:
+                return Loaded.UNKNOWN
+            if rows[0]["deleted"]:
+                return Loaded.DELETED
+            fields, entries = await self._read_window(owner, room_id, rows[0])
+            answer = await self._cache.run_script(
+                SCRIPTS["fill_room"],
+                [record, messages, card, keys.epoch(partition), token_key, keys.room_state(room_id, partition)],
+                [
+                    token,
+                    epoch,
+                    self._settings.message_list_ttl_s * 1000,
+                    room_id,
+                    ms_of(rows[0]["last_message_at"]),
+                    rows[0]["message_count"],
+                    to_json(rows[0]["title"]),
+                    to_json(rows[0]["ai_persona"]),
+                    iso(rows[0]["created_at"]),
+                    self._settings.room_list_ttl_s * 1000,
+                    len(fields),
+                    *fields,
+                    *entries,
+                ],
+            )
+            if answer[0] == Answer.NOT_FOUND:
+                return Loaded.DELETED
+            return Loaded.WARM if answer[0] == Answer.OK else None
+
+        return await self._load("room", owner, [record, token_key, messages, card], attempt)
+
+    async def _load_account(self, owner: Owner) -> Loaded:
+        keys, partition = self._keys, owner.partition
+        record = keys.account_record(owner.account_id, partition)
+        rooms, order = keys.account_rooms(owner.account_id, partition), keys.account_order(owner.account_id, partition)
+        token_key = keys.account_load(owner.account_id, partition)
+
+        async def attempt(token: str, epoch: str) -> Loaded | None:
+            rows = await self._database.call_shard_procedure(owner.shard_id, "fp_chat_rooms_get", (owner.db_key,))
+            args: list[Any] = [token, epoch, self._settings.room_list_ttl_s * 1000, owner.db_key]
+            for row in rows:
+                args += [
+                    row["room_id"],
+                    ms_of(row["last_message_at"]),
+                    to_json(row["title"]),
+                    to_json(row["ai_persona"]),
+                    iso(row["created_at"]),
+                    row["message_count"],
+                    row["client_request_id"] or "",
+                    row["request_hash"] or "",
+                ]
+            answer = await self._cache.run_script(
+                SCRIPTS["fill_account"],
+                [
+                    record,
+                    rooms,
+                    order,
+                    keys.epoch(partition),
+                    token_key,
+                    keys.room_record("", partition),
+                    keys.room("", partition),
+                    keys.room_state("", partition),
+                ],
+                args,
+            )
+            return Loaded.WARM if answer[0] == Answer.OK else None
+
+        return await self._load("account", owner, [record, token_key, rooms, order], attempt)
+
+    async def _load(
+        self,
+        kind: str,
+        owner: Owner,
+        unit: list[str],
+        attempt: Callable[[str, str], Coroutine[Any, Any, Loaded | None]],
+    ) -> Loaded:
+        record, token_key, first_list, second_list = unit
+        stream = self._lanes.stream_key(owner.partition, owner.shard_id)
+        keys = [
+            record,
+            self._keys.epoch(owner.partition),
+            stream,
+            self._keys.lane_mark(owner.shard_id, owner.partition),
+            token_key,
+            first_list,
+            second_list,
+        ]
+        deadline = time.monotonic() + self._settings.load_timeout_s
+        pause_s = 0.01
+        while time.monotonic() < deadline:
+            token = secrets.token_hex(8)
+            answer = await self._cache.run_script(SCRIPTS["begin_load"], keys, [kind, token, _TOKEN_TTL_MS])
+            if answer[0] == Answer.REPEAT:
+                return Loaded.WARM
+            if answer[0] == Answer.OK:
+                if (loaded := await attempt(token, answer[1])) is not None:
+                    return loaded
+                continue
+            self._lanes.flush(owner.partition, owner.shard_id)
+            await asyncio.sleep(pause_s)
+            pause_s = min(pause_s * 2, 0.25)
+        raise ServiceUnavailable("database", f"the {kind}'s backlog was not written within the load timeout")
+
+    async def _read_window(self, owner: Owner, room_id: str, room: Row) -> tuple[list[Any], list[str]]:
+        """Record fields (name, value, …) and list entries, one for each seq from the floor on."""
+        window, last_seq = self._settings.window, int(room["last_seq"])
+        floor = max(1, last_seq - window + 1)
+        rows = await self._database.call_shard_procedure(owner.shard_id, "fp_chat_window_get", (room_id, window))
+        by_seq = {int(row["seq"]): row for row in rows}
+        older = "0"
+        if floor > 1:
+            below = await self._database.call_shard_procedure(
+                owner.shard_id, "fp_chat_messages_get", (room_id, floor, 1)
+            )
+            older = "1" if below else "0"
+        since = max((iso(row["created_at"]) for row in rows[:1]), default=iso(room["created_at"]))
+        entries: list[str] = []
+        claims: list[Any] = []
+        for seq in range(floor, last_seq + 1):
+            row = by_seq.get(seq)
+            entries.append(tombstone("") if row is None else row_entry(room_id, row))
+            if row is not None and row["client_message_id"]:
+                claims += [f"c:{row['client_message_id']}", f"{seq}|{row['body_hash']}"]
+                claims += [f"s:{seq}", row["client_message_id"]]
+                claimed_ms = self._cache.partitions.id_time_ms(row["client_message_id"])
+                if claimed_ms is not None and claimed_ms > ms_of(row["created_at"]):
+                    since = max(since, iso_of_ms(claimed_ms))
+        fields = ["owner", owner.db_key, "account", owner.account_id, "shard", owner.shard_id]
+        fields += ["version", room["title_version"], "floor", floor, "floor_at", since, "next_seq", last_seq + 1]
+        fields += ["saved_seq", last_seq, "ahead", "", "older", older, *claims]
+        return fields, entries
+
+
+def row_entry(room_id: str, row: Row) -> str:
+    """A row of chat_messages as the list stores it."""
+    if row["deleted"]:
+        return tombstone(row["message_id"])
+    message_tail = tail(row["sender_type"], row["content"], row["parent_message_id"], row["metadata"] or "{}")
+    return entry(row["message_id"], room_id, int(row["seq"]), iso(row["created_at"]), message_tail)

@@ -1,0 +1,358 @@
+"""ChatPersistenceConsumer: writes the chat_persistence lanes to the shards, in batches.
+
+read → decode → mark PROCESSING → one bulk procedure a message type → settle. Nothing leaves the stream
+before MySQL has committed; run twice, every step has the same result, so a batch that was cut off
+anywhere is simply read again, by this process or by another.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+import socket
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from service.cache.cache_client import CacheClient
+from service.core.errors import DataRefused, ServiceUnavailable
+from service.core.logger import Logger
+from service.core.tasks import TaskRegistry
+from service.queue.lanes import Lane
+from service.queue.message_queue import QueueEntry
+from service.queue.queue_service import QueueService
+from service.scheduler.base_scheduler import ScheduleJob, ScheduleType
+from service.scheduler.scheduler_service import SchedulerService
+from template.chat.chat_events import (
+    MESSAGE_DELETE,
+    MESSAGE_SAVE,
+    QUEUE_NAME,
+    ROOM_CREATE,
+    ROOM_DELETE,
+    ROOM_UPDATE,
+    WRITE_ORDER,
+    MESSAGE_COLUMNS,
+    BadEvent,
+    Event,
+    read_event,
+)
+from template.chat.chat_keys import ChatKeys
+from template.chat.chat_loader import ShardDatabase
+from template.chat.chat_scripts import SCRIPTS, Answer
+from template.chat.chat_settings import ChatSettings
+from template.chat.chat_state_machine import ChatStateMachine
+from template.chat.chat_states import MessageState
+from template.chat.chat_text import tail, to_json
+
+_BULK = {
+    ROOM_CREATE: "fp_chat_room_batch_create",
+    MESSAGE_SAVE: "fp_chat_message_batch_save",
+    ROOM_UPDATE: "fp_chat_room_batch_update_title",
+    MESSAGE_DELETE: "fp_chat_message_batch_soft_delete",
+    ROOM_DELETE: "fp_chat_room_batch_soft_delete",
+}
+_BACKOFF_S = (0.5, 1.0, 2.0, 4.0, 8.0, 15.0)
+
+
+@dataclass
+class _Rest:
+    """A lane that waits after a failed batch: how often it failed in a row, and until when it rests."""
+
+    failures: int
+    until: float
+
+
+@dataclass(frozen=True)
+class ConsumerHealth:
+    """``silent_s``: seconds since the last batch was written (since start when none was)."""
+
+    backlog: int
+    largest_lane: int
+    silent_s: float
+    last_error: str
+
+
+class ChatPersistenceConsumer:
+    """One a process. ``cache`` is the bulk client. :meth:`start` puts its two jobs into the scheduler."""
+
+    def __init__(
+        self,
+        queue: QueueService,
+        database: ShardDatabase,
+        cache: CacheClient,
+        scheduler: SchedulerService,
+        states: ChatStateMachine,
+        settings: ChatSettings,
+        tasks: TaskRegistry,
+    ) -> None:
+        self.consumer_id = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
+        self._queue = queue
+        self._database = database
+        self._cache = cache
+        self._scheduler = scheduler
+        self._states = states
+        self._settings = settings
+        self._tasks = tasks
+        self._keys = ChatKeys(cache)
+        self._draining: dict[Lane, asyncio.Task[int]] = {}
+        self._resting: dict[Lane, _Rest] = {}
+        self._last_progress = time.monotonic()
+        self._last_error = ""
+        self._stopped = False
+
+    async def start(self) -> None:
+        """Write at every batch interval; clean the buffers at their own."""
+        settings = self._settings
+        jobs = (
+            ("batch", settings.batch_interval_s, self.write_waiting),
+            ("cleanup", settings.buffer_cleanup_interval_s, self.clean_buffers),
+        )
+        for name, interval_s, callback in jobs:
+            await self._scheduler.add_job(
+                ScheduleJob(
+                    job_id=f"chat_persistence_{name}:{self.consumer_id}",
+                    name=f"chat persistence {name}",
+                    schedule_type=ScheduleType.INTERVAL,
+                    schedule_value=interval_s,
+                    callback=callback,
+                )
+            )
+
+    async def stop(self) -> None:
+        """Take the jobs out, write what waits once more, and give the locks back."""
+        for name in ("batch", "cleanup"):
+            await self._scheduler.remove_job(f"chat_persistence_{name}:{self.consumer_id}")
+        try:
+            await self.write_waiting()
+        except ServiceUnavailable as outage:
+            Logger.warn("backlog left for the next start", reason=outage.reason)
+        self._stopped = True
+        await asyncio.gather(*self._draining.values(), return_exceptions=True)
+
+    async def write_waiting(self) -> None:
+        """Write every lane that has events and does not rest after a failure."""
+        backlog = await self._queue.backlog(QUEUE_NAME)
+        lanes = [lane for lane, waiting in backlog.items() if waiting]
+        if not lanes:
+            self._last_progress = time.monotonic()
+        await asyncio.gather(*(self._drain(lane, self._settings.lock_timeout_s) for lane in lanes))
+
+    async def clean_buffers(self) -> None:
+        """Forget the rests of lanes that are empty again."""
+        backlog = await self._queue.backlog(QUEUE_NAME)
+        self._resting = {lane: rest for lane, rest in self._resting.items() if backlog.get(lane)}
+
+    def flush(self, partition: int, shard_id: int) -> None:
+        """Start writing one lane now; does not wait."""
+        lane = self._queue.lane(QUEUE_NAME, partition, str(shard_id))
+        if lane not in self._draining and not self._stopped:
+            self._tasks.spawn(self._drain(lane, 0.0), f"flush {lane.name}/{lane.partition}")
+
+    async def health(self) -> ConsumerHealth:
+        """How much waits, and how long nothing was written."""
+        backlog = await self._queue.backlog(QUEUE_NAME)
+        silent_s = time.monotonic() - self._last_progress
+        return ConsumerHealth(sum(backlog.values()), max(backlog.values(), default=0), silent_s, self._last_error)
+
+    async def _drain(self, lane: Lane, lock_timeout_s: float) -> None:
+        """Write a lane until it is empty; one drain a lane and process. A failure lets the lane rest."""
+        rest = self._resting.get(lane)
+        if self._stopped or (rest is not None and time.monotonic() < rest.until):
+            return
+        if (task := self._draining.get(lane)) is None:
+            task = self._draining[lane] = self._tasks.spawn(
+                self._queue.drain_lane(
+                    lane,
+                    self._write_batch,
+                    batch=self._batch_size,
+                    lock_ttl_s=self._settings.lock_ttl_s,
+                    lock_timeout_s=lock_timeout_s,
+                ),
+                f"drain {lane.name}/{lane.partition}",
+            )
+            task.add_done_callback(lambda _: self._draining.pop(lane, None))
+        try:
+            await asyncio.shield(task)
+        except (ServiceUnavailable, DataRefused) as error:
+            failures = rest.failures + 1 if rest else 1
+            wait_s = _BACKOFF_S[min(failures, len(_BACKOFF_S)) - 1]
+            self._resting[lane] = _Rest(failures, time.monotonic() + wait_s)
+            self._last_error = str(error)
+            Logger.warn("batch not written, it stays in the queue", lane=lane.name, retry_in_s=wait_s, error=str(error))
+        else:
+            self._resting.pop(lane, None)
+
+    def _batch_size(self, waiting: int) -> int:
+        """batch_size events, more under backlog."""
+        return min(max(waiting, self._settings.batch_size), self._settings.max_batch)
+
+    async def _write_batch(self, lane: Lane, entries: Sequence[QueueEntry]) -> bool:
+        events, buried = [], []
+        for entry in entries:
+            try:
+                events.append(read_event(entry))
+            except BadEvent as error:
+                buried.append((entry.entry_id, str(error)))
+        await self._mark_processing(lane, events)
+        for event in events:
+            if event.kind == MESSAGE_SAVE and event.seq is None:
+                await self._place(lane, event)
+        refused = await self._save(int(lane.name), events)
+        await self._settle(lane, [event for event in events if event.entry_id not in refused])
+        for event in events:
+            if event.entry_id in refused:
+                await self._pin_dead(lane, event)
+        buried += refused.items()
+        if buried:
+            Logger.error("events moved to the dead letters", lane=lane.name, count=len(buried), reason=buried[0][1])
+            await self._queue.dead_letter(lane, buried)
+        self._last_progress = time.monotonic()
+        return True
+
+    async def _mark_processing(self, lane: Lane, events: Iterable[Event]) -> None:
+        keys = []
+        for event in events:
+            if event.kind == MESSAGE_SAVE and self._is_of(lane, event):
+                keys.append(self._keys.message_state(event.message_id, lane.partition))
+            elif event.kind == MESSAGE_SAVE:
+                await self._states.transition_message(event.message_id, MessageState.PROCESSING)
+            elif event.kind == ROOM_CREATE:
+                keys.append(self._keys.room_state(event.room_id, lane.partition))
+        if keys:
+            await self._cache.run_script(SCRIPTS["mark_processing"], keys, [])
+
+    async def _place(self, lane: Lane, event: Event) -> None:
+        """A save from outside: its seq from the room if that is loaded, else (None) from the database."""
+        keys, partition, room_id = self._keys, lane.partition, event.room_id
+        row = event.row
+        at = row["created_at"].replace(" ", "T") + "+00:00"
+        answer = await self._cache.run_script(
+            SCRIPTS["adopt_message"],
+            [
+                keys.room_record(room_id, partition),
+                keys.messages(room_id, partition),
+                keys.room(room_id, partition),
+                keys.epoch(partition),
+                keys.room_load(room_id, partition),
+            ],
+            [
+                room_id,
+                event.message_id,
+                event.entry_id,
+                at,
+                tail(row["sender_type"], row["content"], row["parent_message_id"], row["metadata"]),
+            ],
+        )
+        if answer[0] == Answer.OK:
+            event.seq = row["seq"] = int(answer[1])
+
+    async def _save(self, shard_id: int, events: Sequence[Event]) -> dict[str, str]:
+        """Write the batch; returns the entries that the database refuses for their data: entry id → reason."""
+        refused: dict[str, str] = {}
+        for kind in WRITE_ORDER:
+            group = [
+                event for event in events if event.kind == kind and (event.seq is not None or kind != MESSAGE_SAVE)
+            ]
+            if group:
+                refused |= await self._save_group(shard_id, _BULK[kind], group)
+        for event in events:
+            if event.kind == MESSAGE_SAVE and event.seq is None:
+                refused |= await self._save_unplaced(shard_id, event)
+        return refused
+
+    async def _save_group(self, shard_id: int, procedure: str, group: Sequence[Event]) -> dict[str, str]:
+        try:
+            await self._call(shard_id, procedure, to_json([event.row for event in group]))
+        except DataRefused as error:
+            if len(group) == 1:
+                # Poison only if the shard works otherwise: this raises ServiceUnavailable when it does not.
+                await self._call(shard_id, "fp_chat_room_get", group[0].room_id)
+                return {group[0].entry_id: f"{procedure}: {error}"}
+            refused: dict[str, str] = {}
+            for event in group:
+                refused |= await self._save_group(shard_id, procedure, [event])
+            return refused
+        return {}
+
+    async def _save_unplaced(self, shard_id: int, event: Event) -> dict[str, str]:
+        row = event.row
+        try:
+            rows = await self._call(shard_id, "fp_chat_message_save", *(row[name] for name in MESSAGE_COLUMNS))
+        except DataRefused as error:
+            return {event.entry_id: f"fp_chat_message_save: {error}"}
+        event.seq = int(rows[0]["seq"])
+        return {}
+
+    async def _call(self, shard_id: int, procedure: str, *params: object) -> list[dict[str, Any]]:
+        return await self._database.call_shard_procedure(shard_id, procedure, params)
+
+    async def _settle(self, lane: Lane, events: Sequence[Event]) -> None:
+        if not events:
+            return
+        settings, keys, p = self._settings, self._keys, lane.partition
+        script_keys = [lane.stream_key]
+        args: list[object] = [
+            len(events),
+            settings.window,
+            settings.message_list_ttl_s * 1000,
+            settings.room_list_ttl_s * 1000,
+            settings.state_ttl_s * 1000,
+            *(event.entry_id for event in events),
+        ]
+        for event in events:
+            if event.kind in (MESSAGE_SAVE, MESSAGE_DELETE) and self._is_of(lane, event):
+                script_keys.append(keys.message_state(event.message_id, p))
+                args += ["m", "saved" if event.kind == MESSAGE_SAVE else "deleted"]
+        for room_id, of_room in _grouped(events, lambda event: event.room_id):
+            script_keys += [keys.room_record(room_id, p), keys.messages(room_id, p)]
+            script_keys += [keys.room(room_id, p), keys.room_state(room_id, p)]
+            args += ["r", _room_change(of_room), of_room[-1].entry_id, ",".join(_saved_seqs(of_room))]
+        # Only a create, a question and a room's delete touch the account's list.
+        touching = [event for event in events if event.account_id and _touches_account(event)]
+        for account_id, of_account in _grouped(touching, lambda event: event.account_id):
+            script_keys += [keys.account_record(account_id, p), keys.account_rooms(account_id, p)]
+            script_keys.append(keys.account_order(account_id, p))
+            args += ["a", of_account[-1].entry_id]
+        await self._cache.run_script(SCRIPTS["settle"], script_keys, args)
+        for event in events:
+            if event.kind == MESSAGE_SAVE and not self._is_of(lane, event):
+                await self._states.transition_message(event.message_id, MessageState.SENT)
+
+    async def _pin_dead(self, lane: Lane, event: Event) -> None:
+        """What is not in MySQL may not expire: its room, and its account's list, stay until the letter is replayed."""
+        records = [self._keys.room_record(event.room_id, lane.partition)]
+        if event.account_id and _touches_account(event):
+            records.append(self._keys.account_record(event.account_id, lane.partition))
+        await self._cache.execute_many([("HINCRBY", record, "dead", 1) for record in records])
+
+    def _is_of(self, lane: Lane, event: Event) -> bool:
+        """Does the message's state lie in the lane's partition? (An id that is not ours is hashed.)"""
+        return self._cache.partitions.of_id(event.message_id) == lane.partition
+
+
+def _grouped(events: Iterable[Event], key: Callable[[Event], str]) -> Iterable[tuple[str, list[Event]]]:
+    groups: dict[str, list[Event]] = {}
+    for event in events:
+        groups.setdefault(key(event), []).append(event)
+    return groups.items()
+
+
+def _room_change(events: Sequence[Event]) -> str:
+    kinds = {event.kind for event in events}
+    if ROOM_DELETE in kinds:
+        return "deleted"
+    return "created" if ROOM_CREATE in kinds else ""
+
+
+def _saved_seqs(events: Sequence[Event]) -> list[str]:
+    """A message deleted before it was saved has its row too: a tombstone with its seq."""
+    kinds = (MESSAGE_SAVE, MESSAGE_DELETE)
+    return [str(event.seq) for event in events if event.kind in kinds and event.seq is not None]
+
+
+def _touches_account(event: Event) -> bool:
+    if event.kind == MESSAGE_SAVE:
+        return bool(event.row["sender_type"] == "USER")
+    return event.kind in (ROOM_CREATE, ROOM_DELETE)

@@ -1,0 +1,251 @@
+"""Pages of a room's messages: the window in Redis first, what is older from MySQL by key.
+
+A page of number k is a range of seq, without what was deleted; a cursor's page is filled across
+window and MySQL. ``has_more`` is exact: it asks whether a visible message exists below.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from service.cache.cache_client import CacheClient
+from service.core.errors import ServiceUnavailable
+from template.base.errors import InvalidRequest, RoomNotFound
+from template.chat.chat_keys import ChatKeys
+from template.chat.chat_loader import ChatLoader, Loaded, ShardDatabase, row_entry
+from template.chat.chat_owner import Owner
+from template.chat.chat_scripts import SCRIPTS, Answer
+from template.chat.chat_settings import ChatSettings
+from template.chat.chat_text import from_json, iso
+from template.chat.common.chat_model import ChatMessage
+
+_MAX_LOADS = 6
+_WHOLE_WINDOW = 1_000_000
+
+
+@dataclass(frozen=True)
+class MessagePage:
+    """Oldest first. ``next_cursor`` None: nothing visible is older."""
+
+    messages: list[ChatMessage]
+    next_cursor: str | None
+    stale: bool = False
+
+
+@dataclass(frozen=True)
+class _Slice:
+    """A slice of the window: messages oldest first; ``below``: is a visible message under ``low`` ('1', '0', '?')."""
+
+    floor: int
+    low: int
+    high: int
+    below: str
+    messages: list[ChatMessage]
+
+
+class ChatReader:
+    """Reads for the room's owner. Raises RoomNotFound, and ServiceUnavailable when MySQL is needed and away."""
+
+    def __init__(self, cache: CacheClient, database: ShardDatabase, loader: ChatLoader, settings: ChatSettings) -> None:
+        self._cache = cache
+        self._database = database
+        self._loader = loader
+        self._keys = ChatKeys(cache)
+        self._window = settings.window
+
+    async def page(self, owner: Owner, room_id: str, page: int, limit: int) -> MessagePage:
+        """Page ``page`` (1 is the newest) of ``limit`` seqs; from MySQL, marked stale, when Redis is away."""
+        try:
+            part = await self._slice(owner, room_id, "page", "", limit, page)
+        except ServiceUnavailable as outage:
+            if outage.service != "cache":
+                raise
+            return await self._stale_page(owner, room_id, page, limit)
+        if part.high < 1:
+            return MessagePage([], None)
+        if part.low >= part.floor:
+            more = await self._is_more(owner, room_id, part)
+            return MessagePage(await self._with_running_text(owner, room_id, part.messages), more)
+        return await self._page_below(owner, room_id, part.low, min(part.high, part.floor - 1), part.messages)
+
+    async def before(self, owner: Owner, room_id: str, cursor: str, limit: int) -> MessagePage:
+        """The ``limit`` visible messages before ``cursor``; a cursor of another room is an invalid request."""
+        seq = read_cursor(room_id, cursor)
+        part = await self._slice(owner, room_id, "fill", str(seq - 1), limit)
+        return await self._filled(owner, room_id, part, min(seq, part.floor), limit)
+
+    async def before_time(self, owner: Owner, room_id: str, before: datetime, limit: int) -> MessagePage:
+        """The ``limit`` visible messages strictly earlier than ``before``."""
+        part = await self._slice(owner, room_id, "fill", "", _WHOLE_WINDOW)
+        text = iso(before)
+        earlier = [message for message in part.messages if message.timestamp < text]
+        if len(earlier) > limit:
+            kept = earlier[-limit:]
+            return MessagePage(
+                await self._with_running_text(owner, room_id, kept), make_cursor(room_id, kept[0].seq or 1)
+            )
+        below = part.floor
+        if not earlier and part.floor > 1:
+            rows = await self._database.call_shard_procedure(owner.shard_id, "fp_chat_seq_before", (room_id, before))
+            if not rows:
+                return MessagePage([], None)
+            below = min(part.floor, int(rows[0]["seq"]) + 1)
+        return await self._filled(
+            owner, room_id, _Slice(part.floor, part.floor, part.high, part.below, earlier), below, limit
+        )
+
+    async def newest(self, owner: Owner, room_id: str, limit: int) -> list[ChatMessage]:
+        """The newest visible messages of the window, for the AI's history."""
+        return (await self._slice(owner, room_id, "fill", "", limit)).messages
+
+    async def _filled(self, owner: Owner, room_id: str, part: _Slice, below: int, limit: int) -> MessagePage:
+        """``part`` completed with older rows up to ``limit``; ``below``: the seq under which MySQL is asked."""
+        messages = part.messages
+        if len(messages) < limit and (part.below != "0" or below < part.floor):
+            rows: list[ChatMessage] = []
+            async for message in self._older(owner, room_id, below, limit - len(messages) + 1):
+                rows.append(message)
+                if len(rows) > limit - len(messages):
+                    break
+            more = len(rows) > limit - len(messages)
+            kept = rows[: limit - len(messages)]
+            messages = kept[::-1] + messages
+            cursor = make_cursor(room_id, messages[0].seq or 1) if more and messages else None
+        else:
+            cursor = await self._is_more(owner, room_id, part)
+        return MessagePage(await self._with_running_text(owner, room_id, messages), cursor)
+
+    async def _page_below(
+        self, owner: Owner, room_id: str, low: int, high: int, newer: Sequence[ChatMessage] = ()
+    ) -> MessagePage:
+        """Seqs ``low``..``high`` from MySQL, before ``newer``."""
+        rows: list[ChatMessage] = []
+        more = False
+        async for message in self._older(owner, room_id, high + 1, high - low + 2):
+            if (message.seq or 0) < low:
+                more = True
+                break
+            rows.append(message)
+        messages = await self._with_running_text(owner, room_id, rows[::-1] + list(newer))
+        return MessagePage(messages, make_cursor(room_id, low) if more else None)
+
+    async def _stale_page(self, owner: Owner, room_id: str, page: int, limit: int) -> MessagePage:
+        """Without Redis: what MySQL has, for a room that MySQL knows as the owner's."""
+        rooms = await self._database.call_shard_procedure(owner.shard_id, "fp_chat_room_get", (room_id,))
+        if not rooms or rooms[0]["deleted"] or int(rooms[0]["account_db_key"]) != owner.db_key:
+            raise RoomNotFound
+        high = int(rooms[0]["last_seq"]) - (page - 1) * limit
+        if high < 1:
+            return MessagePage([], None, stale=True)
+        low = max(1, high - limit + 1)
+        rows = await self._database.call_shard_procedure(
+            owner.shard_id, "fp_chat_messages_get", (room_id, high + 1, limit + 1)
+        )
+        page_rows = [row for row in rows if int(row["seq"]) >= low]
+        messages = [read_message(row_entry(room_id, row), "SENT") for row in reversed(page_rows)]
+        more = make_cursor(room_id, low) if len(page_rows) < len(rows) else None
+        return MessagePage(messages, more, stale=True)
+
+    async def _slice(self, owner: Owner, room_id: str, mode: str, high: str, count: int, page: int = 1) -> _Slice:
+        keys, partition = self._keys, owner.partition
+        if self._cache.partitions.of_id(room_id) != partition:
+            raise RoomNotFound
+        script_keys = [
+            keys.room_record(room_id, partition),
+            keys.messages(room_id, partition),
+            keys.epoch(partition),
+            keys.message_state("", partition),
+        ]
+        for _ in range(_MAX_LOADS):
+            answer = await self._cache.run_script(
+                SCRIPTS["read_messages"], script_keys, [owner.db_key, mode, high, count, page]
+            )
+            if answer[0] == Answer.OK:
+                _, floor, low, top, saved_seq, below, *items = answer
+                messages = [
+                    read_message(text, state or None, saved_seq)
+                    for text, state in zip(items[::2], items[1::2], strict=True)
+                ]
+                return _Slice(floor, low, top, below, messages)
+            if answer[0] == Answer.NOT_FOUND or await self._loader.load_room(owner, room_id) is not Loaded.WARM:
+                raise RoomNotFound
+        raise ServiceUnavailable("cache", "the record went cold again after every load")
+
+    async def _is_more(self, owner: Owner, room_id: str, part: _Slice) -> str | None:
+        """The cursor below ``part``, or None when nothing visible is older."""
+        more = part.below == "1"
+        if part.below == "?":
+            async for _ in self._older(owner, room_id, min(part.low, part.floor), 1):
+                more = True
+                break
+        return make_cursor(room_id, part.low) if more else None
+
+    async def _older(self, owner: Owner, room_id: str, before_seq: int, batch: int) -> AsyncIterator[ChatMessage]:
+        """Visible messages of MySQL below ``before_seq``, newest first.
+
+        A delete that is not in MySQL yet shows in the message's state, which is read after the rows.
+        """
+        while before_seq > 1:
+            rows = await self._database.call_shard_procedure(
+                owner.shard_id, "fp_chat_messages_get", (room_id, before_seq, batch)
+            )
+            if not rows:
+                return
+            states = await self._cache.execute_many(
+                [("GET", self._keys.message_state(row["message_id"], owner.partition)) for row in rows]
+            )
+            for row, state in zip(rows, states, strict=True):
+                if state is None or not state.startswith(("DELETING", "DELETED")):
+                    yield read_message(row_entry(room_id, row), "SENT")
+            if len(rows) < batch:
+                return
+            before_seq = int(rows[-1]["seq"])
+
+    async def _with_running_text(self, owner: Owner, room_id: str, messages: list[ChatMessage]) -> list[ChatMessage]:
+        """A running reply shows what its stream holds so far."""
+        for message in messages:
+            if message.is_streaming:
+                key = self._keys.reply_stream(room_id, message.message_id, owner.partition)
+                message.content = reply_text(await self._cache.execute("XRANGE", key, "-", "+"))
+        return messages
+
+
+def reply_text(entries: Sequence[Any]) -> str:
+    """The text in a reply's stream of deltas, as ``XRANGE`` answers it."""
+    texts = []
+    for _, fields in entries:
+        pairs = fields.items() if isinstance(fields, dict) else zip(fields[::2], fields[1::2], strict=True)
+        texts += [value for name, value in pairs if name == "text"]
+    return "".join(texts)
+
+
+def make_cursor(room_id: str, seq: int) -> str:
+    """Opaque to clients: the room and the seq before which to go on."""
+    return base64.urlsafe_b64encode(f"{seq}:{room_id}".encode()).decode().rstrip("=")
+
+
+def read_cursor(room_id: str, cursor: str) -> int:
+    """The seq in a cursor of this room; anything else is an invalid request."""
+    try:
+        text = base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True).decode("ascii")
+        seq, _, room = text.partition(":")
+        if room == room_id and seq.isdecimal() and len(seq) <= 18 and int(seq) >= 1:
+            return int(seq)
+    except (binascii.Error, ValueError):
+        pass
+    raise InvalidRequest.of("cursor", "is not a cursor of this room: pass the next_cursor of its last page")
+
+
+def read_message(text: str, state: str | None, saved_seq: int | None = None) -> ChatMessage:
+    """A list entry as the client sees it."""
+    # A missing state up to saved_seq: settled longer ago than the state TTL.
+    message = ChatMessage(**from_json(text))
+    if state is None:
+        state = "SENT" if saved_seq is None or (message.seq or 0) <= saved_seq else "PENDING"
+    message.state = state
+    return message

@@ -1,0 +1,303 @@
+"""ChatTemplateImpl: the chat protocols. Each handler checks, calls one operation, and answers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from service.core.errors import OutcomeUnknown, ServiceError, ServiceUnavailable
+from service.llm.llm_errors import UnknownPersona
+from service.service_container import ServiceContainer
+from template.base.answers import answers
+from template.base.base_template import BaseTemplate
+from template.base.client_session import ClientSession
+from template.base.errors import ErrorCode, InvalidRequest, MessageNotFound, MessageNotSent, SessionMissing
+from template.base.protocol import Protocol
+from template.base.readiness import Health, ReadinessCheck
+from template.chat.chat_owner import Owner
+from template.chat.chat_reader import MessagePage, read_message
+from template.chat.chat_reply import failure_of
+from template.chat.chat_settings import ChatSettings
+from template.chat.chat_states import MessageState
+from template.chat.chat_store import Accepted, NewMessage, Turn
+from template.chat.chat_text import body_hash, from_json
+from template.chat.chat_wiring import ChatParts, ChatWiring
+from template.chat.common.chat_model import ChatMessage
+from template.chat.common.chat_protocol import ChatProtocol
+from template.chat.common.chat_serialize import (
+    ChatMessageDeleteRequest,
+    ChatMessageDeleteResponse,
+    ChatMessageListRequest,
+    ChatMessageListResponse,
+    ChatMessageSendRequest,
+    ChatMessageSendResponse,
+    ChatRoomCreateRequest,
+    ChatRoomCreateResponse,
+    ChatRoomDeleteRequest,
+    ChatRoomDeleteResponse,
+    ChatRoomListRequest,
+    ChatRoomListResponse,
+    ChatRoomUpdateRequest,
+    ChatRoomUpdateResponse,
+    Persona,
+    PersonasRequest,
+    PersonasResponse,
+)
+
+_DEFAULT_TITLE = "New chat"
+# A consumer that wrote nothing for so long, with work waiting and a database that answers, is stuck.
+_STUCK_S = 60.0
+
+
+class ChatTemplateImpl(BaseTemplate):
+    """``ai_service`` is the AIChatService. Handlers work between :meth:`start` and :meth:`stop`."""
+
+    def __init__(self, wiring: ChatWiring) -> None:
+        self._wiring = wiring
+        self._running: ChatParts | None = None
+        self.ai_service = wiring.ai
+
+    def protocols(self) -> Sequence[Protocol]:
+        def row(which: ChatProtocol, request: Any, response: Any, handler: Any) -> Protocol:
+            return Protocol(which.id, which.path, request, response, handler, summary=which.summary)
+
+        c = ChatProtocol
+        return (
+            row(c.ROOM_LIST, ChatRoomListRequest, ChatRoomListResponse, self.on_chat_room_list_req),
+            row(c.ROOM_CREATE, ChatRoomCreateRequest, ChatRoomCreateResponse, self.on_chat_room_create_req),
+            row(c.ROOM_UPDATE, ChatRoomUpdateRequest, ChatRoomUpdateResponse, self.on_chat_room_update_req),
+            row(c.ROOM_DELETE, ChatRoomDeleteRequest, ChatRoomDeleteResponse, self.on_chat_room_delete_req),
+            row(c.MESSAGE_SEND, ChatMessageSendRequest, ChatMessageSendResponse, self.on_chat_message_send_req),
+            row(c.MESSAGE_LIST, ChatMessageListRequest, ChatMessageListResponse, self.on_chat_message_list_req),
+            row(c.MESSAGE_DELETE, ChatMessageDeleteRequest, ChatMessageDeleteResponse, self.on_chat_message_delete_req),
+            row(c.PERSONAS, PersonasRequest, PersonasResponse, self.on_chat_personas_req),
+        )
+
+    async def start(self) -> None:
+        self._running = await self._wiring.start()
+
+    async def quiet(self) -> None:
+        self._parts.replies.quiet()
+
+    async def drain(self, timeout_s: float) -> None:
+        await self._parts.replies.stop(timeout_s)
+
+    async def stop(self) -> None:
+        if self._running is not None:
+            parts, self._running = self._running, None
+            await self._wiring.stop(parts, 0.0)
+
+    async def readiness(self) -> Sequence[ReadinessCheck]:
+        try:
+            return [await self._backlog_check()]
+        except ServiceUnavailable as outage:
+            return [ReadinessCheck("chat_backlog", Health.FAILED, str(outage))]
+
+    @answers(ChatRoomListResponse, ErrorCode.CHAT_FAILED)
+    async def on_chat_room_list_req(
+        self, client_session: ClientSession, request: ChatRoomListRequest
+    ) -> ChatRoomListResponse:
+        """Rooms of the account, newest activity first; from MySQL, marked stale, when Redis is away."""
+        owner = await self._owner(client_session)
+        page = await self._parts.store.rooms(owner, request.page, request.limit)
+        return ChatRoomListResponse(
+            rooms=page.rooms,
+            total_count=page.total,
+            has_more=request.page * request.limit < page.total,
+            stale=page.stale,
+        )
+
+    @answers(ChatRoomCreateResponse, ErrorCode.CHAT_FAILED)
+    async def on_chat_room_create_req(
+        self, client_session: ClientSession, request: ChatRoomCreateRequest
+    ) -> ChatRoomCreateResponse:
+        """A new room; the same room again for the same client_request_id."""
+        owner = await self._owner(client_session)
+        room = await self._parts.store.create_room(
+            owner,
+            request.title or _DEFAULT_TITLE,
+            self._persona(request.ai_persona),
+            request_hash=body_hash(request.title, request.ai_persona),
+            client_request_id=request.client_request_id,
+        )
+        return ChatRoomCreateResponse(room=room)
+
+    @answers(ChatRoomUpdateResponse, ErrorCode.CHAT_FAILED)
+    async def on_chat_room_update_req(
+        self, client_session: ClientSession, request: ChatRoomUpdateRequest
+    ) -> ChatRoomUpdateResponse:
+        """Change a room's title."""
+        owner = await self._owner(client_session)
+        await self._parts.store.rename_room(owner, request.room_id, request.new_title)
+        return ChatRoomUpdateResponse(message="The room's title was changed.", new_title=request.new_title)
+
+    @answers(ChatRoomDeleteResponse, ErrorCode.CHAT_FAILED)
+    async def on_chat_room_delete_req(
+        self, client_session: ClientSession, request: ChatRoomDeleteRequest
+    ) -> ChatRoomDeleteResponse:
+        """Delete a room with its messages; a running reply ends. Repeating it is no error."""
+        owner = await self._owner(client_session)
+        await self._parts.store.delete_room(owner, request.room_id)
+        return ChatRoomDeleteResponse(message="The room was deleted.")
+
+    @answers(ChatMessageSendResponse, ErrorCode.CHAT_FAILED)
+    async def on_chat_message_send_req(
+        self, client_session: ClientSession, request: ChatMessageSendRequest
+    ) -> ChatMessageSendResponse:
+        """Store the question, have it answered, answer with both. Safe to repeat with a client_message_id."""
+        if request.on_busy == "interrupt":
+            raise InvalidRequest.of("on_busy", "interrupt is not supported yet: use queue or reject")
+        owner = await self._owner(client_session)
+        accepted = await self._accept(owner, request)
+        response = ChatMessageSendResponse(user_message=read_message(accepted.question, "PENDING"))
+        final = await self._final_reply(owner, request.room_id, accepted)
+        if not final:
+            response.fail(MessageNotFound("the reply was deleted while it was being written"))
+            return response
+        response.message = read_message(final, "PENDING")
+        if accepted.turn is None:
+            await self._refresh_states(owner, response.user_message, response.message)
+        if (failure := failure_of(response.message.metadata)) is not None:
+            response.fail(failure)
+        return response
+
+    @answers(ChatMessageListResponse, ErrorCode.CHAT_FAILED)
+    async def on_chat_message_list_req(
+        self, client_session: ClientSession, request: ChatMessageListRequest
+    ) -> ChatMessageListResponse:
+        """A page of messages, oldest first. The AI's history is this same list, so it needs no loading of its own."""
+        owner = await self._owner(client_session)
+        page = await self._page(owner, request)
+        return ChatMessageListResponse(
+            messages=page.messages,
+            has_more=page.next_cursor is not None,
+            next_cursor=page.next_cursor,
+            stale=page.stale,
+        )
+
+    @answers(ChatMessageDeleteResponse, ErrorCode.CHAT_FAILED)
+    async def on_chat_message_delete_req(
+        self, client_session: ClientSession, request: ChatMessageDeleteRequest
+    ) -> ChatMessageDeleteResponse:
+        """Delete a message for good. Repeating it is no error."""
+        owner = await self._owner(client_session)
+        await self._parts.store.delete_message(owner, request.room_id, request.message_id)
+        return ChatMessageDeleteResponse(message="The message was deleted.")
+
+    @answers(PersonasResponse, ErrorCode.CHAT_FAILED)
+    async def on_chat_personas_req(self, client_session: ClientSession, request: PersonasRequest) -> PersonasResponse:
+        """The personas of the configuration."""
+        return PersonasResponse(
+            personas=[
+                Persona(
+                    ai_persona=info.ai_persona,
+                    title=info.title,
+                    description=info.description,
+                    model=info.model,
+                    default=info.default,
+                )
+                for info in self.ai_service.personas()
+            ]
+        )
+
+    @property
+    def _parts(self) -> ChatParts:
+        if self._running is None:
+            raise ServiceUnavailable("chat", "the chat template is not running")
+        return self._running
+
+    async def _owner(self, client_session: ClientSession) -> Owner:
+        """The session's account; its shard from the session, else the mapping table, else the default one."""
+        session = client_session.session
+        if not session.account_id:
+            raise SessionMissing
+        shard_id = session.shard_id
+        if shard_id <= 0:
+            rows = await self._wiring.database.call_global_procedure("fp_account_shard_get", (session.account_db_key,))
+            shard_id = int(rows[0]["shard_id"]) if rows else self._wiring.settings.default_shard_id
+        partition = self._parts.keys.account_partition(session.account_id)
+        return Owner(session.account_id, session.account_db_key, shard_id, partition)
+
+    def _persona(self, name: str) -> str:
+        try:
+            return self.ai_service.resolve_persona(name)
+        except UnknownPersona as error:
+            known = ", ".join(error.known)
+            raise InvalidRequest.of("ai_persona", f"unknown persona; known are {known}", known=error.known) from None
+
+    async def _accept(self, owner: Owner, request: ChatMessageSendRequest) -> Accepted:
+        store = self._parts.store
+        store.check_room_id(owner, request.room_id)
+        persona = request.ai_persona and self._persona(request.ai_persona)
+        new_id = self._parts.keys.new_id
+        message = NewMessage(
+            question_id=new_id(owner.partition),
+            reply_id=new_id(owner.partition),
+            token=new_id(owner.partition),
+            content=request.content,
+            persona=persona,
+            client_message_id=request.client_message_id,
+            on_busy=request.on_busy,
+        )
+        try:
+            return await store.accept(owner, request.room_id, message)
+        except OutcomeUnknown:
+            raise
+        except ServiceUnavailable as outage:
+            raise MessageNotSent("the message could not be stored, send it again") from outage
+
+    async def _final_reply(self, owner: Owner, room_id: str, accepted: Accepted) -> str:
+        replies = self._parts.replies
+        if accepted.turn is not None:
+            question = str(from_json(accepted.question)["content"])
+            return await replies.reply_to(accepted, question)
+        reply = from_json(accepted.reply)
+        if not reply.get("is_streaming"):
+            return accepted.reply
+        question_id = reply["parent_message_id"]
+        persona = reply["metadata"]["ai_persona"]
+        running = Turn("", owner, room_id, reply["message_id"], reply["seq"], question_id, 0, persona)
+        return await replies.attach(running)
+
+    async def _refresh_states(self, owner: Owner, *messages: ChatMessage | None) -> None:
+        """States of messages that were stored before this request (absent: settled longer ago than the state TTL)."""
+        known = [message for message in messages if message is not None]
+        states = await self._parts.store.message_states(owner, *(message.message_id for message in known))
+        for message, state in zip(known, states, strict=True):
+            message.state = state or MessageState.SENT.value
+
+    async def _page(self, owner: Owner, request: ChatMessageListRequest) -> MessagePage:
+        reader = self._parts.reader
+        if request.cursor is not None:
+            return await reader.before(owner, request.room_id, request.cursor, request.limit)
+        if request.before_timestamp is not None:
+            return await reader.before_time(owner, request.room_id, request.before_timestamp, request.limit)
+        return await reader.page(owner, request.room_id, request.page, request.limit)
+
+    async def _backlog_check(self) -> ReadinessCheck:
+        health = await self._parts.consumer.health()
+        limit = self._wiring.max_backlog
+        if health.largest_lane >= limit:
+            return ReadinessCheck(
+                "chat_backlog", Health.FAILED, f"{health.largest_lane} events wait, the limit is {limit}"
+            )
+        if health.backlog and health.silent_s > _STUCK_S:
+            stuck = (
+                f"{health.backlog} events wait, nothing was written for {health.silent_s:.0f} s: {health.last_error}"
+            )
+            return ReadinessCheck("chat_consumer", await self._blame(), stuck)
+        return ReadinessCheck("chat_consumer", Health.OK)
+
+    async def _blame(self) -> Health:
+        """FAILED when every shard answers (then it is the consumer), DEGRADED when one is away."""
+        try:
+            for shard_id in self._wiring.database.shard_ids:
+                await self._wiring.database.ping_shard(shard_id)
+        except ServiceError:
+            return Health.DEGRADED
+        return Health.FAILED
+
+
+def create_chat_template(container: ServiceContainer, settings: ChatSettings) -> ChatTemplateImpl:
+    """The chat template of a server with these services."""
+    return ChatTemplateImpl(ChatWiring(container, settings))

@@ -1,0 +1,78 @@
+"""The JSON that scripts put together: fragments made here once, passed on unparsed afterwards."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+import ujson
+
+
+def to_json(value: Any) -> str:
+    """JSON in UTF-8 text, nothing escaped that need not be."""
+    return str(ujson.dumps(value, ensure_ascii=False, escape_forward_slashes=False))
+
+
+def from_json(text: str) -> Any:
+    """Read back JSON that this server wrote."""
+    return ujson.loads(text)
+
+
+def open_tail(sender_type: str, content: str, parent_message_id: str | None, *, streaming: bool = False) -> str:
+    """The part of a stored message behind its id, room, seq and timestamp, up to its metadata (the last member)."""
+    running = '"is_streaming":true,' if streaming else ""
+    return (
+        f'"sender_type":{to_json(sender_type)},"content":{to_json(content)},'
+        f'"parent_message_id":{to_json(parent_message_id)},{running}"metadata":'
+    )
+
+
+def tail(sender_type: str, content: str, parent_message_id: str | None, metadata_json: str) -> str:
+    """:func:`open_tail` with its metadata, closed."""
+    return f"{open_tail(sender_type, content, parent_message_id)}{metadata_json}}}"
+
+
+def entry(message_id: str, room_id: str, seq: int, at: str, message_tail: str) -> str:
+    """A stored message; ``entry()`` in lua/_prelude.lua writes the same."""
+    return f'{{"message_id":"{message_id}","room_id":"{room_id}","seq":{seq},"timestamp":"{at}",{message_tail}'
+
+
+def tombstone(message_id: str) -> str:
+    """What a deleted message leaves in the list, so that an entry is found by its seq."""
+    return f"x{message_id}"
+
+
+def is_tombstone(item: str) -> bool:
+    return item.startswith("x")
+
+
+def iso(moment: datetime) -> str:
+    """A time as ``iso()`` in lua/_prelude.lua writes it: UTC, milliseconds, offset; compares as text."""
+    return moment.astimezone(UTC).isoformat(timespec="milliseconds")
+
+
+def iso_of_ms(ms: int) -> str:
+    return iso(datetime.fromtimestamp(ms / 1000, UTC))
+
+
+def ms_of(moment: datetime) -> int:
+    return round(moment.timestamp() * 1000)
+
+
+def sql_time(at: str) -> str:
+    """A time of the wire as the procedures' JSON takes it: 'YYYY-MM-DD HH:MM:SS.mmm' in UTC."""
+    moment = datetime.fromisoformat(at)
+    return moment.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S.%f")[:-3]
+
+
+def body_hash(*parts: str | None) -> str:
+    """What makes two requests with one client id the same; '' and None differ."""
+    digest = hashlib.sha256(to_json(parts).encode())
+    return digest.hexdigest()[:32]
+
+
+def loads_metadata(text: str | None) -> Mapping[str, Any]:
+    value = from_json(text) if text else {}
+    return value if isinstance(value, dict) else {}

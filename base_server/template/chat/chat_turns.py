@@ -1,0 +1,194 @@
+"""Turns in Redis: taking one, growing its reply, ending it, and finding those whose process died."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from service.cache.cache_client import CacheClient
+from template.chat.chat_events import payload
+from template.chat.chat_keys import ChatKeys
+from template.chat.chat_lanes import ChatLanes
+from template.chat.chat_owner import Owner
+from template.chat.chat_reader import reply_text
+from template.chat.chat_scripts import SCRIPTS, Answer
+from template.chat.chat_settings import ChatSettings
+from template.chat.chat_store import Turn, read_turn
+from template.chat.chat_text import from_json, is_tombstone, tail, to_json
+
+_SWEEP_AT_ONCE = 50
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A turn taken: the question's text ('' when it was deleted meanwhile) and the entries before it."""
+
+    question: str
+    history: Sequence[str]
+
+
+@dataclass(frozen=True)
+class Ended:
+    """``entry``: the reply as it stands in the list, '' when the message or room is gone. ``ours``: this call ended it.
+
+    ``ready_token``: the turn that may run now, '' for none."""
+
+    entry: str
+    ours: bool
+    ready_token: str = ""
+
+
+@dataclass(frozen=True)
+class OpenTurn:
+    """A turn that the sweeper found: ``phase`` is ready (nobody called the AI yet) or calling."""
+
+    turn: Turn
+    phase: str
+
+
+class ChatTurns:
+    """One script an operation; each compares the turn's token, so that the first to end a reply wins."""
+
+    def __init__(self, cache: CacheClient, lanes: ChatLanes, settings: ChatSettings) -> None:
+        self._cache = cache
+        self._lanes = lanes
+        self._settings = settings
+        self._keys = ChatKeys(cache)
+        self._lease_ms = round(settings.reply_lease_s * 1000)
+
+    async def claim(self, turn: Turn) -> Claim | None:
+        """Take a turn that is ready. None: it still waits. Raises TurnLost when it is not this token's any more."""
+        keys, partition, room_id = self._keys, turn.owner.partition, turn.room_id
+        answer = await self._cache.run_script(
+            SCRIPTS["claim_turn"],
+            [
+                keys.room_record(room_id, partition),
+                keys.messages(room_id, partition),
+                keys.turns(room_id, partition),
+                keys.leases(partition),
+            ],
+            [turn.token, room_id, self._lease_ms, self._settings.history_length],
+            # Sent twice, the second answer would be that the turn is calling already.
+            repeatable=False,
+        )
+        if answer[0] == Answer.WAIT:
+            return None
+        if answer[0] == Answer.LOST:
+            raise TurnLost
+        return Claim(str(from_json(answer[1])["content"]) if answer[1] else "", answer[2:])
+
+    async def append(self, turn: Turn, text: str, length: int) -> None:
+        """Append a delta; ``length``: bytes of UTF-8 of the whole reply with it. '' renews the lease only.
+
+        Raises TurnLost when the reply was ended by somebody else."""
+        keys, partition = self._keys, turn.owner.partition
+        answer = await self._cache.run_script(
+            SCRIPTS["append_delta"],
+            [
+                keys.room_record(turn.room_id, partition),
+                keys.reply_stream(turn.room_id, turn.reply_id, partition),
+                keys.leases(partition),
+            ],
+            [turn.token, turn.room_id, length, text, self._lease_ms],
+        )
+        if answer[0] == Answer.LOST:
+            raise TurnLost
+
+    async def end(
+        self, turn: Turn, text: str, metadata: Mapping[str, Any], *, only_if_expired: bool = False
+    ) -> Ended | None:
+        """End a reply with its final text; ``metadata["finish_reason"]`` says why. None: its lease still runs."""
+        keys, partition, owner = self._keys, turn.owner.partition, turn.owner
+        full = {"ai_persona": turn.persona, **metadata}
+        event = payload(
+            owner,
+            turn.room_id,
+            message_data={
+                "message_id": turn.reply_id,
+                "sender_type": "AI",
+                "content": text,
+                "parent_message_id": turn.question_id,
+                "metadata": full,
+            },
+        )
+        answer = await self._cache.run_script(
+            SCRIPTS["end_reply"],
+            [
+                keys.room_record(turn.room_id, partition),
+                keys.messages(turn.room_id, partition),
+                self._lanes.stream_key(partition, owner.shard_id),
+                keys.message_state(turn.reply_id, partition),
+                keys.leases(partition),
+                keys.turns(turn.room_id, partition),
+                keys.reply_stream(turn.room_id, turn.reply_id, partition),
+            ],
+            [
+                turn.token,
+                turn.room_id,
+                turn.reply_id,
+                turn.reply_seq,
+                tail("AI", text, turn.question_id, to_json(full)),
+                event,
+                full.get("finish_reason", "stop"),
+                self._lease_ms,
+                self._settings.stream_ttl_s * 1000,
+                "1" if only_if_expired else "0",
+                len(text.encode()),
+            ],
+        )
+        if answer[0] == Answer.WAIT:
+            return None
+        if answer[0] == Answer.OK:
+            self._lanes.noticed(partition, owner.shard_id, answer[2])
+            return Ended(answer[1], True, answer[3])
+        return Ended(answer[1], False)
+
+    async def entry(self, turn: Turn) -> str:
+        """The reply as it stands in the list now; '' when it is not there any more."""
+        keys, partition = self._keys, turn.owner.partition
+        floor = await self._cache.execute("HGET", keys.room_record(turn.room_id, partition), "floor")
+        if floor is None or turn.reply_seq < int(floor):
+            return ""
+        item = await self._cache.execute("LINDEX", keys.messages(turn.room_id, partition), turn.reply_seq - int(floor))
+        return "" if item is None or is_tombstone(item) or turn.reply_id not in item else str(item)
+
+    async def partial_text(self, turn: Turn) -> str:
+        """What the reply's stream of deltas holds."""
+        key = self._keys.reply_stream(turn.room_id, turn.reply_id, turn.owner.partition)
+        return reply_text(await self._cache.execute("XRANGE", key, "-", "+"))
+
+    async def expired(self, *, all_open: bool = False) -> list[OpenTurn]:
+        """Open turns whose lease has run out by Redis' clock (``all_open``: every one), of all partitions."""
+        partitions = range(self._cache.partitions.count)
+        seconds, micros = await self._cache.execute("TIME")
+        until = "+inf" if all_open else int(seconds) * 1000 + int(micros) // 1000
+        found = await self._cache.execute_many(
+            [("ZRANGEBYSCORE", self._keys.leases(p), "-inf", until, "LIMIT", 0, _SWEEP_AT_ONCE) for p in partitions]
+        )
+        rooms = [(p, room_id) for p, ids in zip(partitions, found, strict=True) for room_id in ids]
+        if not rooms:
+            return []
+        fields = ("turn", "turn_phase", "account", "owner", "shard")
+        records = await self._cache.execute_many(
+            [("HMGET", self._keys.room_record(room_id, p), *fields) for p, room_id in rooms]
+        )
+        turns = []
+        for (partition, room_id), (text, phase, account, db_key, shard) in zip(rooms, records, strict=True):
+            if text is None:
+                record = self._keys.room_record(room_id, partition)
+                await self._cache.run_script(SCRIPTS["drop_lease"], [record, self._keys.leases(partition)], [room_id])
+                continue
+            owner = Owner(account, int(db_key), int(shard), partition)
+            turns.append(OpenTurn(read_turn(text, owner, room_id), phase))
+        return turns
+
+
+class TurnLost(Exception):
+    """The turn is not this token's any more: stopped, deleted, or ended by the sweeper."""
+
+
+def now_ms() -> int:
+    """Wall clock in ms, to compare with a turn's deadline."""
+    return time.time_ns() // 1_000_000

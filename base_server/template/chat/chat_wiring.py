@@ -1,0 +1,108 @@
+"""Puts the chat's parts together. The one place of the chat that names the service container."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from service.scheduler.base_scheduler import ScheduleJob, ScheduleType
+from service.service_container import ServiceContainer
+from template.chat.chat_events import QUEUE_NAME
+from template.chat.chat_history import RoomHistory
+from template.chat.chat_keys import ChatKeys
+from template.chat.chat_lanes import ChatLanes
+from template.chat.chat_loader import ChatLoader
+from template.chat.chat_persistence_consumer import ChatPersistenceConsumer
+from template.chat.chat_reader import ChatReader
+from template.chat.chat_reply import ChatReplies
+from template.chat.chat_settings import ChatSettings
+from template.chat.chat_state_machine import ChatStateMachine
+from template.chat.chat_store import ChatStore
+from template.chat.chat_turns import ChatTurns
+
+
+@dataclass(frozen=True)
+class ChatParts:
+    """What a running chat template consists of."""
+
+    store: ChatStore
+    reader: ChatReader
+    replies: ChatReplies
+    states: ChatStateMachine
+    consumer: ChatPersistenceConsumer
+    keys: ChatKeys
+
+
+class ChatWiring:
+    """Makes the parts when the services run, starts their background work and ends it."""
+
+    def __init__(self, container: ServiceContainer, settings: ChatSettings) -> None:
+        self.settings = settings
+        self.database = container.database
+        self.ai = container.ai
+        self._container = container
+        self.max_backlog = container.settings.queue.max_backlog
+        self._sweep_job = ""
+
+    async def start(self) -> ChatParts:
+        """Parts with their jobs running, and what a killed process left behind taken up."""
+        container, settings = self._container, self.settings
+        hot, bulk = container.cache.get_client(), container.cache.get_bulk_client()
+        lanes = ChatLanes(
+            container.queue,
+            hot.partitions.of_id,
+            container.database.shard_ids,
+            default_shard_id=settings.default_shard_id,
+            batch_size=settings.batch_size,
+            max_backlog=self.max_backlog,
+        )
+        states = ChatStateMachine(hot, settings)
+        consumer = ChatPersistenceConsumer(
+            container.queue, container.database, bulk, container.scheduler, states, settings, container.tasks
+        )
+        lanes.on_flush(consumer.flush)
+        loader = ChatLoader(bulk, container.database, lanes, settings, container.tasks)
+        replies = ChatReplies(ChatTurns(hot, lanes, settings), container.ai, settings, container.tasks)
+        parts = ChatParts(
+            store=ChatStore(hot, container.database, loader, lanes, settings),
+            reader=ChatReader(hot, container.database, loader, settings),
+            replies=replies,
+            states=states,
+            consumer=consumer,
+            keys=ChatKeys(hot),
+        )
+        states.install()
+        history = RoomHistory(hot, container.database, container.database.shard_ids, settings.history_length)
+        container.ai.register_history(history)
+        await self._take_over(parts)
+        await consumer.start()
+        await self._start_sweep(parts)
+        return parts
+
+    async def stop(self, parts: ChatParts, drain_s: float) -> None:
+        """Replies first (they still write), then the batch under way."""
+        await self._container.scheduler.remove_job(self._sweep_job)
+        await parts.replies.stop(drain_s)
+        await parts.consumer.stop()
+        parts.states.uninstall()
+
+    async def _take_over(self, parts: ChatParts) -> None:
+        """The embedded server serves one process: whoever held locks and turns before is dead, nobody is waited for."""
+        if self._container.settings.cache.type != "embedded":
+            return
+        cache = self._container.cache.get_bulk_client()
+        lanes = self._container.queue.lanes(QUEUE_NAME)
+        await cache.execute_many([("DEL", cache.key(lane.lock_key, lane.partition)) for lane in lanes])
+        await parts.replies.sweep(all_open=True)
+        await parts.consumer.write_waiting()
+
+    async def _start_sweep(self, parts: ChatParts) -> None:
+        self._sweep_job = f"chat_reply_sweep:{parts.consumer.consumer_id}"
+        await self._container.scheduler.add_job(
+            ScheduleJob(
+                job_id=self._sweep_job,
+                name="chat reply sweep",
+                schedule_type=ScheduleType.INTERVAL,
+                schedule_value=self.settings.sweep_interval_s,
+                callback=parts.replies.sweep,
+            )
+        )

@@ -1,0 +1,53 @@
+"""ChatRoom and ChatMessage, as clients see them."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, PlainSerializer
+
+
+def wire_time(text: str) -> str:
+    """A time as ISO 8601 in UTC with an offset; '' stays '', a naive time is the server's local time."""
+    if not text or text.endswith("+00:00"):
+        return text
+    return datetime.fromisoformat(text).astimezone(UTC).isoformat(timespec="milliseconds")
+
+
+WireTime = Annotated[str, PlainSerializer(wire_time)]
+
+
+class ChatRoom(BaseModel):
+    """A room. ``message_count`` counts what can be seen; ``state`` is the RoomState's name."""
+
+    model_config = ConfigDict(validate_by_name=True)
+
+    room_id: str = ""
+    title: str = ""
+    ai_persona: str = ""
+    created_at: WireTime = ""
+    last_message_at: WireTime = ""
+    message_count: int = 0
+    state: str | None = None
+
+
+class ChatMessage(BaseModel):
+    """A message. ``seq`` orders the room; ``sender_type`` is USER, AI or SYSTEM; ``state`` the MessageState's name.
+
+    ``metadata``: ai_persona; of the AI also model, tokens {prompt, completion, total}, finish_reason
+    (stop, length, stopped, interrupted, error) and latency_ms.
+    """
+
+    model_config = ConfigDict(validate_by_name=True)
+
+    message_id: str = ""
+    room_id: str = ""
+    seq: int | None = None
+    sender_type: str = "USER"
+    content: str = ""
+    timestamp: WireTime = ""
+    state: str | None = None
+    parent_message_id: str | None = None
+    metadata: dict[str, Any] = {}
+    is_streaming: bool = False

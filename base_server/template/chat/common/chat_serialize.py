@@ -1,0 +1,125 @@
+"""Requests and responses of the chat protocols."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, AliasChoices, BaseModel, Field, StringConstraints
+
+from template.base.wire import Identifier, PageLimit, PageNumber, Request, Response
+from template.chat.common.chat_model import ChatMessage, ChatRoom
+
+MAX_CONTENT_BYTES = 64 * 1024
+
+
+def _fits(content: str) -> str:
+    if len(content.encode()) > MAX_CONTENT_BYTES:
+        raise ValueError(f"must be at most {MAX_CONTENT_BYTES} bytes of UTF-8")
+    return content
+
+
+Title = Annotated[str, StringConstraints(min_length=1, max_length=200)]
+Content = Annotated[str, StringConstraints(min_length=1, max_length=16_000), AfterValidator(_fits)]
+# `persona` is accepted wherever `ai_persona` is.
+_PERSONA_NAMES = AliasChoices("ai_persona", "persona")
+PersonaName = Annotated[str, StringConstraints(min_length=1, max_length=64)]
+
+
+class ChatRoomListRequest(Request):
+    page: PageNumber = 1
+    limit: PageLimit = 20
+
+
+class ChatRoomListResponse(Response):
+    """``stale``: answered from MySQL because Redis could not be reached."""
+
+    rooms: list[ChatRoom] = Field(default_factory=list)
+    total_count: int = 0
+    has_more: bool = False
+    stale: bool = False
+
+
+class ChatRoomCreateRequest(Request):
+    ai_persona: PersonaName = Field(validation_alias=_PERSONA_NAMES)
+    title: Title | None = None
+    client_request_id: Identifier | None = None
+
+
+class ChatRoomCreateResponse(Response):
+    room: ChatRoom | None = None
+
+
+class ChatRoomUpdateRequest(Request):
+    room_id: Identifier
+    new_title: Title
+
+
+class ChatRoomUpdateResponse(Response):
+    message: str = ""
+    new_title: str = ""
+
+
+class ChatRoomDeleteRequest(Request):
+    room_id: Identifier
+
+
+class ChatRoomDeleteResponse(Response):
+    message: str = ""
+
+
+class ChatMessageSendRequest(Request):
+    room_id: Identifier
+    content: Content
+    ai_persona: PersonaName | None = Field(default=None, validation_alias=_PERSONA_NAMES)
+    client_message_id: Identifier | None = None
+    on_busy: Literal["queue", "reject", "interrupt"] = "queue"
+
+
+class ChatMessageSendResponse(Response):
+    """``message`` is the AI's; both stand in an answer 1020 or 1021 too, for the question was stored."""
+
+    message: ChatMessage | None = None
+    user_message: ChatMessage | None = None
+
+
+class ChatMessageListRequest(Request):
+    room_id: Identifier
+    page: PageNumber = 1
+    limit: PageLimit = 50
+    before_timestamp: datetime | None = None
+    cursor: Annotated[str, StringConstraints(min_length=1, max_length=256)] | None = None
+
+
+class ChatMessageListResponse(Response):
+    """Oldest first. ``next_cursor`` asks for the messages before these; None when there are none."""
+
+    messages: list[ChatMessage] = Field(default_factory=list)
+    has_more: bool = False
+    next_cursor: str | None = None
+    stale: bool = False
+
+
+class ChatMessageDeleteRequest(Request):
+    room_id: Identifier
+    message_id: Identifier
+
+
+class ChatMessageDeleteResponse(Response):
+    message: str = ""
+
+
+class PersonasRequest(Request):
+    pass
+
+
+class Persona(BaseModel):
+    ai_persona: str
+    title: str
+    description: str
+    model: str
+    default: bool
+
+
+class PersonasResponse(Response):
+    personas: list[Persona] = Field(default_factory=list)

@@ -1,0 +1,78 @@
+-- purpose: Accept a question and open its reply: both seq numbers, list entries, states, the question's persistence
+--   event, the idempotency claim, and the room's turn or a place in its bounded queue. All of it or nothing.
+-- KEYS: 1 room record; 2 messages; 3 room card; 4 epoch; 5 persistence lane; 6 room load token; 7 account record; 8 account's rooms; 9 account's order; 10 account load token; 11 question state; 12 reply state; 13 turns; 14 leases
+-- ARGV: 1 account_db_key; 2 room_id; 3 question id; 4 reply id; 5 turn token; 6 question tail up to its metadata; 7 reply tail up to its metadata; 8 event payload; 9 client_message_id or ''; 10 body hash; 11 '1' when MySQL does not know the client id; 12 ISO time of a UUIDv7 client id or ''; 13 on_busy; 14 waiting turns limit; 15 backlog limit; 16 lease in ms; 17 reply deadline in ms; 18 history length; 19 persona as JSON, '' for the room's own
+-- returns: {0, seq, question, reply, granted 0|1, backlog, turn, history…} | {11, question, reply} sent before | {1, 'room'|'account'} cold | {2} not found | {3, running reply id} busy | {4} same client id, other body | {5} ask MySQL | {6} backlog full | {9} the message sent before was deleted
+local rec, messages, room_id = KEYS[1], KEYS[2], ARGV[2]
+local refused = check_room(rec, messages, KEYS[4], ARGV[1])
+if refused then return { refused, 'room' } end
+if check_account(KEYS[7], KEYS[8], KEYS[9], KEYS[4], ARGV[1]) then return { COLD, 'account' } end
+local v = redis.call('HMGET', rec, 'next_seq', 'floor', 'floor_at', 'len', 'count', 'last_ms', 'title', 'persona',
+  'created', 'turn_token', 'turn')
+local seq, floor, client_id = tonumber(v[1]), tonumber(v[2]), ARGV[9]
+
+local function sent_before(offset)
+  local pair = redis.call('LRANGE', messages, offset, offset + 1)
+  if is_tombstone(pair[1]) or is_tombstone(pair[2]) then return { REFUSED } end
+  return { REPEAT, pair[1], pair[2] }
+end
+if redis.call('EXISTS', KEYS[12]) == 1 then
+  local offset = find_entry(messages, ARGV[3])
+  if offset then return sent_before(offset) end
+  return { REFUSED }
+end
+local now = math.max(now_ms(), tonumber(v[6]) + 1)
+if client_id ~= '' then
+  local claim = redis.call('HGET', rec, 'c:' .. client_id)
+  if claim then
+    local claimed, hash = string.match(claim, '^(%d+)|(.*)$')
+    if hash ~= ARGV[10] then return { MISMATCH } end
+    return sent_before(tonumber(claimed) - floor)
+  end
+  if floor > 1 and ARGV[11] ~= '1' and not (ARGV[12] > v[3] and ARGV[12] <= iso(now)) then return { UNSURE } end
+end
+if redis.call('XLEN', KEYS[5]) >= tonumber(ARGV[15]) then return { FULL, 'backlog' } end
+if v[10] then
+  local running = string.match(v[11], '^[^|]+|([^|]+)')
+  if ARGV[13] == 'reject' or redis.call('LLEN', KEYS[13]) >= tonumber(ARGV[14]) then return { BUSY, running } end
+end
+
+local at = iso(now)
+local persona = ARGV[19] ~= '' and ARGV[19] or v[8]
+local metadata = '{"ai_persona":' .. persona .. '}}'
+local event = redis.call('XADD', KEYS[5], '*', 'id', ARGV[3], 'type', 'CHAT_MESSAGE_SAVE', 'payload', ARGV[8],
+  'priority', '2', 'key', room_id, 'at', int(now), 'seq', int(seq), 'time', at,
+  'persona', persona)
+local question = entry(ARGV[3], room_id, seq, at, ARGV[6] .. metadata)
+local reply = entry(ARGV[4], room_id, seq + 1, iso(now + 1), ARGV[7] .. metadata)
+local length = redis.call('RPUSH', messages, question, reply)
+redis.call('HSET', rec, 'next_seq', int(seq + 2), 'len', int(length), 'count', int(v[5] + 2), 'last_ms', int(now + 1),
+  'dirty', event)
+if client_id ~= '' then
+  redis.call('HSET', rec, 'c:' .. client_id, int(seq) .. '|' .. ARGV[10], 's:' .. int(seq), client_id)
+  -- A client whose clock runs ahead: from here on its id proves nothing by its time.
+  if ARGV[12] > at and ARGV[12] > v[3] then redis.call('HSET', rec, 'floor_at', ARGV[12]) end
+end
+redis.call('SET', KEYS[3], card(room_id, v[7], v[8], v[9], now + 1, v[5] + 2))
+set_state(KEYS[11], 'PENDING', now)
+set_state(KEYS[12], 'COMPOSING', now)
+redis.call('ZADD', KEYS[9], int(now + 1), room_id)
+redis.call('HSET', KEYS[7], 'dirty', event)
+pin(rec, messages, KEYS[7], KEYS[8], KEYS[9])
+redis.call('DEL', KEYS[6], KEYS[10])
+local turn = table.concat({ ARGV[5], ARGV[4], int(seq + 1), ARGV[3], int(now + tonumber(ARGV[17])), persona }, '|')
+local answer = { OK, seq, question, reply, 0, redis.call('XLEN', KEYS[5]), turn }
+if v[10] then
+  redis.call('RPUSH', KEYS[13], turn)
+  return answer
+end
+redis.call('HSET', rec, 'turn_token', ARGV[5], 'turn', turn, 'turn_phase', 'calling')
+redis.call('ZADD', KEYS[14], int(now + tonumber(ARGV[16])), room_id)
+answer[5] = 1
+local last = length - 3
+if last >= 0 then
+  for _, item in ipairs(redis.call('LRANGE', messages, math.max(0, last - tonumber(ARGV[18]) + 1), last)) do
+    answer[#answer + 1] = item
+  end
+end
+return answer

@@ -1,0 +1,30 @@
+-- purpose: Put an account's list of rooms that was read from MySQL into Redis, with a card for each room.
+--   The card of a room whose record is loaded is the truth already and only lives on as long as the list.
+-- KEYS: 1 account record; 2 account's rooms; 3 account's order; 4 epoch; 5 account load token; 6 prefix of room records; 7 prefix of room cards; 8 prefix of room states
+-- ARGV: 1 token; 2 epoch at the load's start; 3 TTL in ms; 4 account_db_key; 5.. (room_id, last activity ms, title JSON, persona JSON, created ISO, count, client_request_id, request hash) a room
+-- returns: {0} filled | {7} a write or another load came first
+if redis.call('GET', KEYS[5]) ~= ARGV[1] or redis.call('GET', KEYS[4]) ~= ARGV[2] then return { LOST } end
+if redis.call('EXISTS', KEYS[1]) == 1 then return { LOST } end
+local now, ttl = now_ms(), tonumber(ARGV[3])
+redis.call('DEL', KEYS[2], KEYS[3], KEYS[5])
+local len = 0
+for i = 5, #ARGV, 8 do
+  local room_id, room_card = ARGV[i], KEYS[7] .. ARGV[i]
+  local state = state_of(redis.call('GET', KEYS[8] .. room_id))
+  if state ~= 'DELETING' and state ~= 'DELETED' then
+    len = len + 1
+    redis.call('SADD', KEYS[2], room_id)
+    redis.call('ZADD', KEYS[3], ARGV[i + 1], room_id)
+    if redis.call('HGET', KEYS[6] .. room_id, 'epoch') == ARGV[2] and redis.call('EXISTS', room_card) == 1 then
+      if redis.call('PTTL', room_card) >= 0 then redis.call('PEXPIRE', room_card, int(ttl)) end
+    else
+      redis.call('SET', room_card, card(room_id, ARGV[i + 2], ARGV[i + 3], ARGV[i + 4], tonumber(ARGV[i + 1]),
+        tonumber(ARGV[i + 5])), 'PX', int(ttl))
+    end
+    if ARGV[i + 6] ~= '' then redis.call('HSET', KEYS[1], 'r:' .. ARGV[i + 6], room_id .. '|' .. ARGV[i + 7]) end
+  end
+end
+redis.call('HSET', KEYS[1], 'epoch', ARGV[2], 'owner', ARGV[4], 'len', int(len), 'loaded_at', iso(now),
+  'cards_until', int(now + ttl))
+for i = 1, 3 do redis.call('PEXPIRE', KEYS[i], int(ttl)) end
+return { OK }

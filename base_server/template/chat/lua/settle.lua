@@ -1,0 +1,112 @@
+-- purpose: A batch is in MySQL: remove exactly its events, set SENT/ACTIVE/DELETED, note how far each room is saved,
+--   trim windows (never above saved_seq), and let records expire whose last event this was. Run twice, nothing changes.
+--   XDEL comes first, so that the script works on a full Redis too.
+-- KEYS: 1 persistence lane; 2.. for each item of ARGV in order: m: message state. r: room record, messages, card, room state. a: account record, rooms, order
+-- ARGV: 1 number of events; 2 window; 3 TTL of windows in ms; 4 TTL of cards and room lists in ms; 5 state TTL in ms; 6.. event ids, then items: m saved|deleted; r change(''|created|deleted) last_event saved_seqs(csv); a last_event
+-- returns: how many events were removed
+local events, window, now = tonumber(ARGV[1]), tonumber(ARGV[2]), now_ms()
+local window_ttl, list_ttl, state_ttl = ARGV[3], ARGV[4], ARGV[5]
+local removed = 0
+for i = 6, 5 + events do removed = removed + redis.call('XDEL', KEYS[1], ARGV[i]) end
+
+local function settle_message(key, outcome)
+  local state = state_of(redis.call('GET', key))
+  if outcome == 'deleted' then
+    if state ~= 'DELETED' then set_state(key, 'DELETED', now, state_ttl) else redis.call('PEXPIRE', key, state_ttl) end
+  elseif state == 'PENDING' or state == 'PROCESSING' then
+    if state == 'PENDING' then set_state(key, 'PROCESSING', now) end
+    set_state(key, 'SENT', now, state_ttl)
+  end
+end
+
+local function settle_room_state(key, change)
+  local state = state_of(redis.call('GET', key))
+  if change == 'deleted' then
+    if state ~= 'DELETED' then set_state(key, 'DELETED', now, state_ttl) end
+  elseif change == 'created' and (state == 'PENDING' or state == 'PROCESSING') then
+    if state == 'PENDING' then set_state(key, 'PROCESSING', now) end
+    set_state(key, 'ACTIVE', now, state_ttl)
+  end
+end
+
+-- Highest seq up to which all is saved; what was saved ahead of a running reply is kept aside.
+local function advance(saved, ahead, csv)
+  local set, rest = {}, {}
+  for seq in string.gmatch(ahead .. ',' .. csv, '%d+') do
+    if tonumber(seq) > saved then set[tonumber(seq)] = true end
+  end
+  while set[saved + 1] do
+    saved = saved + 1
+    set[saved] = nil
+  end
+  for seq in pairs(set) do rest[#rest + 1] = int(seq) end
+  return saved, table.concat(rest, ',')
+end
+
+-- floor_at: every message accepted later is in the window (a tombstone keeps no time of its own: the latest one then).
+local function trim(rec, messages, floor, saved, floor_at, older, latest)
+  local length = redis.call('LLEN', messages)
+  while length > window and floor <= saved do
+    local item = redis.call('LPOP', messages)
+    length = length - 1
+    local client_id = redis.call('HGET', rec, 's:' .. int(floor))
+    if client_id then redis.call('HDEL', rec, 's:' .. int(floor), 'c:' .. client_id) end
+    local at = latest
+    if not is_tombstone(item) then older, at = '1', entry_at(item) end
+    if at > floor_at then floor_at = at end
+    floor = floor + 1
+  end
+  redis.call('HSET', rec, 'floor', int(floor), 'len', int(length), 'floor_at', floor_at, 'older', older)
+end
+
+local function settle_room(rec, messages, room_card, last_event, csv)
+  local v = redis.call('HMGET', rec, 'owner', 'gone', 'epoch', 'dirty', 'saved_seq', 'ahead', 'floor', 'floor_at',
+    'older', 'turn_token', 'len', 'dead', 'last_ms')
+  if v[3] == '-1' then
+    if v[4] == last_event then redis.call('DEL', rec) end
+    return
+  end
+  if not v[1] then return end
+  if v[2] then
+    if v[4] == last_event then redis.call('PEXPIRE', rec, state_ttl) end
+    return
+  end
+  local saved, ahead = advance(tonumber(v[5]), v[6], csv)
+  redis.call('HSET', rec, 'saved_seq', int(saved), 'ahead', ahead)
+  if tonumber(v[11]) == redis.call('LLEN', messages) then
+    trim(rec, messages, tonumber(v[7]), saved, v[8], v[9], iso(tonumber(v[13])))
+  end
+  if v[4] == last_event and not v[10] and not v[12] then
+    redis.call('PEXPIRE', rec, window_ttl)
+    redis.call('PEXPIRE', messages, window_ttl)
+    redis.call('PEXPIRE', room_card, list_ttl)
+  end
+end
+
+-- The list expires no later than the cards that it was filled with; when those are nearly gone it goes at once.
+local function settle_account(rec, rooms, order, last_event)
+  local v = redis.call('HMGET', rec, 'dirty', 'cards_until', 'dead')
+  if v[1] ~= last_event or not v[2] or v[3] then return end
+  local left = math.min(tonumber(list_ttl), tonumber(v[2]) - now)
+  if left < tonumber(list_ttl) / 4 then
+    redis.call('DEL', rec, rooms, order)
+    return
+  end
+  for _, key in ipairs({ rec, rooms, order }) do redis.call('PEXPIRE', key, int(left)) end
+end
+
+local k, i = 2, 6 + events
+while i <= #ARGV do
+  if ARGV[i] == 'm' then
+    settle_message(KEYS[k], ARGV[i + 1])
+    k, i = k + 1, i + 2
+  elseif ARGV[i] == 'r' then
+    settle_room_state(KEYS[k + 3], ARGV[i + 1])
+    settle_room(KEYS[k], KEYS[k + 1], KEYS[k + 2], ARGV[i + 2], ARGV[i + 3])
+    k, i = k + 4, i + 4
+  else
+    settle_account(KEYS[k], KEYS[k + 1], KEYS[k + 2], ARGV[i + 1])
+    k, i = k + 3, i + 2
+  end
+end
+return removed
