@@ -13,6 +13,7 @@ from pydantic import SecretStr
 from service.llm.conversation import Turn
 from service.llm.demo import DemoChatModel
 from service.llm.llm_settings import LlmSettings, ProviderSettings
+from service.llm.open_responses import note_response
 from service.llm.personas import Persona, Personas
 from service.llm.prompt import build_prompt
 from service.llm.provider_call import CallLimits, ProviderCall
@@ -56,7 +57,9 @@ class ModelSet:
         # and cannot be closed. Read time-outs, retries and chunk time-outs are ProviderCall's.
         timeout = openai.Timeout(None, connect=provider.connect_timeout_s)
         if persona.provider_name not in self._http:
-            self._http[persona.provider_name] = openai.DefaultAsyncHttpxClient(timeout=timeout)
+            self._http[persona.provider_name] = openai.DefaultAsyncHttpxClient(
+                timeout=timeout, event_hooks={"response": [note_response]}
+            )
         return ChatOpenAI(
             model=persona.settings.model,
             base_url=provider.base_url,

@@ -16,6 +16,7 @@ from service.llm.conversation import FinishReason, ReplyChunk, ReplyEnd, estimat
 from service.llm.failures import may_retry, retry_delay_s, translate
 from service.llm.llm_errors import AITimeout, AIUnavailable
 from service.llm.llm_settings import ProviderSettings
+from service.llm.open_responses import OpenResponse, collect_responses
 from service.llm.prompt import count_tokens
 from service.llm.reply_text import ReplyText
 
@@ -65,11 +66,12 @@ class ProviderCall:
         self._persona = persona
         self._model_name = model_name
         self._started_s = time.monotonic()
-        self._last_chunk_s: float | None = None  # None until the first text
+        self._speaking = False  # from the first text on
         self._finish_reason: str | None = None
         self._usage: tuple[int, int] | None = None
         self._completion_tokens = 0
         self._chars = 0
+        self._responses: list[OpenResponse] = []
 
     async def stream(self) -> AsyncGenerator[ReplyChunk | ReplyEnd, None]:
         """The reply's pieces, then one ReplyEnd. Raises only AIUnavailable and AITimeout.
@@ -89,14 +91,16 @@ class ProviderCall:
                 yield ReplyChunk(rest)
             yield self._end()
         finally:
-            await chunks.aclose()
+            await self._close(chunks)
 
     async def _open(self) -> tuple[Chunks, AIMessageChunk]:
         """Send the request, again if the provider refused it unserved, up to the first chunk."""
         for attempt in range(self._limits.max_retries + 1):
             chunks = cast(Chunks, self._model.astream(self._messages))
             try:
-                if (chunk := await self._next(chunks)) is None:
+                with collect_responses(self._responses):
+                    chunk = await self._next(chunks)
+                if chunk is None:
                     raise AIUnavailable("empty reply")
                 return chunks, chunk
             except AITimeout as error:
@@ -122,29 +126,35 @@ class ProviderCall:
         return chunk
 
     async def _next(self, chunks: Chunks) -> AIMessageChunk | None:
-        wait_s, late = self._patience()
+        wait_s, phase, limit_s = self._patience()
         try:
             async with asyncio.timeout(wait_s):
                 return await anext(chunks, None)
         except TimeoutError:
-            raise late from None
+            raise AITimeout(phase, limit_s) from None
 
-    def _patience(self) -> tuple[float, AITimeout]:
-        """How long to wait for the next chunk, and the error to raise then."""
+    async def _close(self, chunks: Chunks) -> None:
+        try:
+            await chunks.aclose()
+        finally:
+            for response in self._responses:
+                await response.aclose()
+
+    def _patience(self) -> tuple[float, str, float]:
+        """How long to wait for the next chunk; phase and limit to name when it does not come."""
         limits, elapsed_s = self._limits, self._elapsed_s()
-        total = (limits.total_s - elapsed_s, AITimeout("reply", limits.total_s))
         if self._finish_reason is not None:
-            return min(total[0], _USAGE_WAIT_S), total[1]
-        if self._last_chunk_s is None:
-            token = (limits.first_token_s - elapsed_s, AITimeout("first token", limits.first_token_s))
+            wait_s, phase, limit_s = _USAGE_WAIT_S, "reply", limits.total_s
+        elif self._speaking:
+            wait_s, phase, limit_s = limits.idle_s, "next token", limits.idle_s
         else:
-            token = (limits.idle_s, AITimeout("next token", limits.idle_s))
-        return min(token, total, key=lambda limit: limit[0])
+            wait_s, phase, limit_s = limits.first_token_s - elapsed_s, "first token", limits.first_token_s
+        left_s = limits.total_s - elapsed_s
+        return (wait_s, phase, limit_s) if wait_s <= left_s else (left_s, "reply", limits.total_s)
 
     def _noted(self, chunk: AIMessageChunk) -> str:
         delta = str(chunk.text)
-        if delta or self._last_chunk_s is not None:
-            self._last_chunk_s = time.monotonic()
+        self._speaking = self._speaking or bool(delta)
         if usage := chunk.usage_metadata:
             self._usage = (usage["input_tokens"], usage["output_tokens"])
         if reason := chunk.response_metadata.get("finish_reason"):

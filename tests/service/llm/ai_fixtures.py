@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
-import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -60,11 +58,3 @@ async def collected(stream: Any) -> tuple[list[str], ReplyEnd | None]:
         else:
             end = item
     return texts, end
-
-
-async def until(condition: Callable[[], bool], deadline_s: float = 5) -> None:
-    """Poll ``condition``; fails after ``deadline_s``."""
-    end_s = time.monotonic() + deadline_s
-    while not condition():
-        assert time.monotonic() < end_s, "the condition did not come true"
-        await asyncio.sleep(0.005)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
@@ -177,8 +178,15 @@ async def test_chat_memory_is_a_langchain_history_of_the_session(stub: OpenAIStu
 async def test_the_synchronous_memory_calls_are_kept_in_order_and_the_next_reply_knows_them(
     stub: OpenAIStub, any_cache: CacheService
 ) -> None:
+    turns_to_wait = iter(range(100, 0, -2))
+
+    async def ever_faster(_: str) -> None:
+        for _turn in range(next(turns_to_wait)):
+            await asyncio.sleep(0)
+
     async with running_service(stub_settings(stub.base_url, max_conversation_length=60), any_cache) as service:
         await service.chat("forgotten", "s1")
+        service.register_history(ever_faster)
         memory = service.mem("s1").chat_memory
         memory.clear()
         for number in range(10):

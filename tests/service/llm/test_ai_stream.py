@@ -7,8 +7,10 @@ import subprocess
 import sys
 from contextlib import aclosing
 from pathlib import Path
+from typing import Any
 
 import pytest
+from langchain_openai.chat_models.base import BaseChatOpenAI
 
 from service.cache.cache_service import CacheService
 from service.core.tasks import TaskRegistry
@@ -16,7 +18,8 @@ from service.llm.AIChat_service import AIChatService
 from service.llm.conversation import ReplyChunk, Turn
 from service.llm.llm_errors import AIUnavailable, UnknownPersona
 from tests.openai_stub import OpenAIStub, Reply
-from tests.service.llm.ai_fixtures import collected, running_cache, running_service, stub_settings, until
+from tests.service.llm.ai_fixtures import collected, running_cache, running_service, stub_settings
+from tests.waiting import until
 
 ROOT = Path(__file__).parents[3]
 AWKWARD = [
@@ -150,6 +153,28 @@ async def test_leaving_the_stream_closes_the_providers_connection(
         assert service.status()["running"] == 0
 
 
+async def test_the_connection_is_closed_even_while_something_still_refers_to_langchains_stream(
+    stub: OpenAIStub, cache: CacheService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = BaseChatOpenAI._astream
+    kept: list[Any] = []
+
+    def keeping(self: Any, *args: Any, **kwargs: Any) -> Any:
+        kept.append(original(self, *args, **kwargs))
+        return kept[-1]
+
+    monkeypatch.setattr(BaseChatOpenAI, "_astream", keeping)
+    stub.script(Reply(["one"], hang=True))
+    async with running_service(stub_settings(stub.base_url), cache) as service:
+        items = service.stream("hi", "s1", history=[])
+        await anext(items)
+        await items.aclose()
+        await asyncio.wait_for(stub.requests[0].ended.wait(), 2)
+        assert stub.requests[0].closed_by_client
+        assert len(kept) == 1
+        await kept.pop().aclose()
+
+
 async def test_no_more_calls_at_once_than_allowed_and_the_rest_waits_its_turn(
     stub: OpenAIStub, cache: CacheService
 ) -> None:
@@ -208,15 +233,17 @@ async def main():
                 await asyncio.sleep(0.005)
                 longest = max(longest, time.perf_counter() - before)
         settings = stub_settings("http://127.0.0.1:9/v1", default_persona="DEMO")
+        watcher = asyncio.create_task(watch())
+        await asyncio.sleep(0.02)
         began = time.perf_counter()
         async with running_service(settings, cache) as service:
             assert time.perf_counter() - began < 0.05, "start waited"
             assert not service.status()["warm"]
-            watcher = asyncio.create_task(watch())
             answer = await service.chat("hi", "s1")
+            await asyncio.sleep(0.02)
             watcher.cancel()
             assert answer["model"] == "demo" and heavy() and service.status()["warm"]
-            print(longest)
+        print(longest)
 asyncio.run(main())
 """
     done = await asyncio.to_thread(
