@@ -14,8 +14,10 @@ from service.cache.cache_service import CacheService
 from service.cache.cache_settings import CacheSettings
 from service.core.errors import ServiceError, ServiceNotRunning
 from service.core.tasks import TaskRegistry
+from service.lock.lock_holder import LockHolder
 from service.lock.lock_service import LockService
 from service.scheduler.base_scheduler import ScheduleJob, ScheduleType
+from service.scheduler.job_runner import JobRunner
 from service.scheduler.scheduler_service import SchedulerService
 from service.scheduler.scheduler_settings import SchedulerSettings
 from tests.waiting import until
@@ -296,6 +298,38 @@ async def test_each_occurrence_of_a_locked_job_is_run_by_one_process(bench: Benc
     elapsed_s = (datetime.now(UTC) - started).total_seconds()
     assert work.ended <= elapsed_s / 0.2 + 1
     assert work.most_at_once == 1
+
+
+async def test_locked_intervals_fire_at_the_same_instants_in_every_process(bench: Bench) -> None:
+    moments = []
+    for service in (await bench.scheduler(), await bench.scheduler()):
+        await service.add_job(interval(Work(), seconds=3600, use_distributed_lock=True))
+        status = await service.get_job_status("job")
+        assert status is not None
+        assert status.next_run is not None
+        moments.append(status.next_run.timestamp())
+    assert moments[0] == moments[1]
+    assert moments[0] % 3600 == 0
+
+
+async def test_a_clock_that_is_late_does_not_run_an_occurrence_again(bench: Bench) -> None:
+    next_run = datetime.now(UTC) + timedelta(seconds=60)
+    work = Work()
+    job = interval(work, use_distributed_lock=True)
+    early, late = (JobRunner(job, LockHolder(bench.locks, bench.tasks), bench.tasks, lambda: next_run) for _ in "ab")
+    early.fire()
+    await until(lambda: not early.status().running)
+    late.fire()
+    await until(lambda: not late.status().running)
+    assert (early.status().runs, late.status().runs, late.status().skipped) == (1, 0, 1)
+
+
+async def test_a_triggered_run_gives_its_lock_back_at_once(bench: Bench) -> None:
+    service, work = await bench.scheduler(), Work()
+    await service.add_job(interval(work, seconds=3600, use_distributed_lock=True))
+    for runs in (1, 2):
+        await service.trigger("job")
+        await until(lambda runs=runs: work.ended == runs)
 
 
 async def test_a_locked_job_skips_while_another_process_holds_the_lock(bench: Bench) -> None:
