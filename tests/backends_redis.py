@@ -17,6 +17,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -79,7 +80,7 @@ class RedisServer:
             try:
                 client.connect(str(self.socket))
                 client.sendall(b"PING\r\n")
-                return client.recv(16).startswith(b"+PONG")
+                return client.recv(16).startswith((b"+PONG", b"-NOAUTH"))
             except OSError:
                 return False
 
@@ -148,13 +149,13 @@ def real_cache_backend(request: pytest.FixtureRequest) -> CacheBackend:
 
 @pytest.fixture
 async def cache(cache_backend: CacheBackend, app_id: str) -> AsyncIterator[CacheService]:
-    async for service in _started(cache_backend, app_id):
+    async with running_cache(cache_backend.settings, app_id) as service:
         yield service
 
 
 @pytest.fixture
 async def real_cache(real_cache_backend: CacheBackend, app_id: str) -> AsyncIterator[CacheService]:
-    async for service in _started(real_cache_backend, app_id):
+    async with running_cache(real_cache_backend.settings, app_id) as service:
         yield service
 
 
@@ -162,6 +163,17 @@ def make_cache(settings: CacheSettings, app_id: str, **changes: Any) -> CacheSer
     """A CacheService that is not started; it holds no data folder unless ``changes`` give one."""
     options = {"env": "TEST", "partitions": 16, "data_dir": Path("/nonexistent")} | changes
     return CacheService(settings, app_id=app_id, **options)
+
+
+@asynccontextmanager
+async def running_cache(settings: CacheSettings, app_id: str, **changes: Any) -> AsyncIterator[CacheService]:
+    """:func:`make_cache`, started and stopped."""
+    service = make_cache(settings, app_id, **changes)
+    await service.start()
+    try:
+        yield service
+    finally:
+        await service.stop()
 
 
 def _running_server(name: str) -> Iterator[RedisServer]:
@@ -179,12 +191,3 @@ def _backend(request: pytest.FixtureRequest) -> CacheBackend:
         return CacheBackend(name, CacheSettings(type="fake"), None)
     server: RedisServer = request.getfixturevalue(f"{name}_server")
     return CacheBackend(name, server.settings(), server)
-
-
-async def _started(backend: CacheBackend, app_id: str) -> AsyncIterator[CacheService]:
-    service = make_cache(backend.settings, app_id)
-    await service.start()
-    try:
-        yield service
-    finally:
-        await service.stop()

@@ -38,6 +38,7 @@ class CacheService(Facade):
         self._keyspace = Keyspace(app_id, env, Partitions(partitions))
         self._epoch = RunEpoch(self._keyspace)
         self._tasks = TaskRegistry()
+        self._waits = TaskRegistry()
         self._embedded: EmbeddedServer | None = None
         self._client: CacheClient | None = None
         self._bulk_client: CacheClient | None = None
@@ -57,8 +58,11 @@ class CacheService(Facade):
             raise
 
     async def stop(self) -> None:
-        """Let calls that were begun end, close the connections, stop the embedded server. May be called twice."""
+        """Let calls that were begun end (not those that wait in the server), close the connections, stop the
+        embedded server. May be called twice.
+        """
         self._client = self._bulk_client = None
+        await self._waits.drain(0)
         await self._tasks.drain(self._settings.timeout_s)
         for pool in self._pools:
             await pool.disconnect()
@@ -125,7 +129,7 @@ class CacheService(Facade):
                 settings, adopt, max_connections=max_connections, timeout_s=timeout_s, patience_s=patience_s
             )
         self._pools.append(pool)
-        return CacheClient(Exchange(pool, self._tasks, timeout_s), self._keyspace)
+        return CacheClient(Exchange(pool, self._tasks, self._waits, timeout_s), self._keyspace)
 
     async def _prepare_fake(self, client: CacheClient) -> None:
         """fakeredis has no INFO and only one run."""

@@ -83,9 +83,11 @@ class Pool(BlockingConnectionPool):
 class Exchange:
     """``round_trips`` counts network round trips. Errors: see :meth:`run`."""
 
-    def __init__(self, pool: Pool, tasks: TaskRegistry, timeout_s: float) -> None:
+    def __init__(self, pool: Pool, tasks: TaskRegistry, waits: TaskRegistry, timeout_s: float) -> None:
+        """``waits`` holds the calls that wait in the server (BLOCK): a stop need not wait for their end."""
         self.pool = pool
         self.tasks = tasks
+        self._waits = waits
         self.round_trips = 0
         self._timeout_s = timeout_s
 
@@ -96,7 +98,16 @@ class Exchange:
         Raises :class:`ServiceUnavailable` when certainly nothing was executed,
         :class:`OutcomeUnknown` when something may have been.
         """
-        return await self.tasks.finish(self._run(commands, effect, wait_s), "cache exchange")
+        registry = self._waits if wait_s else self.tasks
+        task = registry.spawn(self._run(commands, effect, wait_s), "cache exchange")
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            caller = asyncio.current_task()
+            if task.cancelled() and caller is not None and not caller.cancelling():
+                # Not the caller was cancelled, the call was, by the service's stop.
+                raise OutcomeUnknown("cache", "the service was stopped") from None
+            raise
 
     async def _run(self, commands: Sequence[Command], effect: Effect, wait_s: float) -> list[Any]:
         try:

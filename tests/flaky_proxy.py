@@ -1,0 +1,70 @@
+"""A wire between a client and a server that a test can cut at an exact moment."""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+from pathlib import Path
+
+
+class FlakyProxy:
+    """Listens on ``socket`` (a file) and passes bytes to and from ``target``.
+
+    ``lose_next_answer()``: the next bytes of the server are dropped and the connection is cut, after the
+    server has executed what was asked. ``silent``: answers are held back. ``connections`` counts them.
+    """
+
+    def __init__(self, target: Path) -> None:
+        self._target = target
+        self._folder = tempfile.TemporaryDirectory(prefix="p-")
+        self.socket = Path(self._folder.name) / "s"
+        self.connections = 0
+        self.answers_to_lose = 0
+        self.silent = False
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def __aenter__(self) -> FlakyProxy:
+        self._server = await asyncio.start_unix_server(self._serve, str(self.socket))
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        self._server.close()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._server.wait_closed()
+        self._folder.cleanup()
+
+    def lose_next_answer(self, times: int = 1) -> None:
+        self.answers_to_lose = times
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        self.connections += 1
+        server_reader, server_writer = await asyncio.open_unix_connection(str(self._target))
+        up = asyncio.create_task(self._requests(reader, server_writer))
+        try:
+            await self._answers(server_reader, writer)
+        except (asyncio.CancelledError, ConnectionError):
+            pass
+        finally:
+            up.cancel()
+            await asyncio.gather(up, return_exceptions=True)
+            for each in (writer, server_writer):
+                each.close()
+
+    async def _requests(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while data := await reader.read(65536):
+            writer.write(data)
+        writer.close()
+
+    async def _answers(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while data := await reader.read(65536):
+            if self.answers_to_lose:
+                self.answers_to_lose -= 1
+                return
+            if not self.silent:
+                writer.write(data)

@@ -1,0 +1,137 @@
+"""Cancel storms: whatever moment callers are cancelled at, nobody ever reads another's answer."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import random
+from collections.abc import Awaitable, Callable
+
+import pytest
+
+from service.cache.cache_client import CacheClient
+from service.cache.cache_service import CacheService
+from service.cache.script import Script
+from service.core.errors import ServiceUnavailable
+from tests.backends_redis import CacheBackend, make_cache, running_cache
+from tests.waiting import until
+
+ECHO = Script("echo", "for i = 1, 2000 do redis.sha1hex(i) end return ARGV[1]")
+CALLS = 400
+
+Call = Callable[[CacheClient, str], Awaitable[object]]
+
+
+async def _pipeline(redis: CacheClient, word: str) -> object:
+    async with redis._client.pipeline(transaction=True) as pipe:
+        pipe.echo(word)
+        pipe.echo(word)
+        return (await pipe.execute())[1]
+
+
+WAYS: dict[str, Call] = {
+    "a command": lambda redis, word: redis.execute("ECHO", word),
+    "many commands": lambda redis, word: _last(redis.execute_many([("ECHO", "x"), ("ECHO", word)])),
+    "a slow script": lambda redis, word: redis.run_script(ECHO, [], [word]),
+    "the raw client": lambda redis, word: redis._client.echo(word),
+    "the raw client's pipeline": _pipeline,
+}
+
+
+async def _last(answers: Awaitable[list[object]]) -> object:
+    return (await answers)[-1]
+
+
+async def _storm(call: Callable[[str], Awaitable[object]], *, seed: int) -> tuple[int, int, list[tuple[str, object]]]:
+    """``CALLS`` concurrent calls, four of five cancelled at a random moment: answered, cancelled, wrong answers."""
+    chance = random.Random(seed)
+    answered, cancelled, wrong = 0, 0, []
+
+    async def one(word: str, patience_s: float | None) -> None:
+        nonlocal answered, cancelled
+        try:
+            async with asyncio.timeout(patience_s):
+                answer = await call(word)
+        except TimeoutError:
+            cancelled += 1
+            return
+        answered += 1
+        if answer != word:
+            wrong.append((word, answer))
+
+    async def later(n: int) -> None:
+        await asyncio.sleep(chance.uniform(0, 0.02))
+        await one(f"word-{n}", None if n % 5 == 0 else chance.expovariate(1 / 0.004))
+
+    await asyncio.gather(*(later(n) for n in range(CALLS)))
+    return answered, cancelled, wrong
+
+
+@pytest.mark.parametrize("way", WAYS)
+async def test_no_caller_reads_anothers_answer(real_cache_backend: CacheBackend, app_id: str, way: str) -> None:
+    settings = real_cache_backend.settings.model_copy(update={"max_connections": 4})
+    async with running_cache(settings, app_id) as service:
+        redis = service.get_client()
+        answered, cancelled, wrong = await _storm(lambda word: WAYS[way](redis, word), seed=7)
+        assert wrong == []
+        assert answered >= CALLS / 5
+        assert cancelled > CALLS / 10, "nobody was cancelled: this was no storm"
+        pool = redis._exchange.pool
+        await until(lambda: not pool._in_use_connections and not len(service._tasks), what="everything comes back")
+        assert len(pool._available_connections) <= 4
+        assert await asyncio.gather(*(redis.execute("ECHO", n) for n in range(20))) == [str(n) for n in range(20)]
+
+
+async def test_positive_control_a_naive_shared_connection_does_mix_answers_up(real_cache: CacheService) -> None:
+    """The storm would find what it looks for: a connection that is used again after a half-read answer."""
+    pool = real_cache.get_client()._exchange.pool
+    connection = await pool.take()
+    chance = random.Random(7)
+    wrong = 0
+    for n in range(100):
+        await connection.send_command("EVAL", ECHO.source, 0, n)
+        try:
+            async with asyncio.timeout(chance.uniform(0, 0.002)):
+                answer = await connection.read_response(disconnect_on_error=False, timeout=math.inf)
+        except TimeoutError:
+            continue
+        wrong += answer != str(n)
+    await connection.disconnect()
+    await pool.release(connection)
+    assert wrong > 10
+
+
+async def test_a_call_that_was_begun_runs_to_its_end_when_its_caller_is_cancelled(real_cache: CacheService) -> None:
+    redis = real_cache.get_client()
+    calls = [asyncio.create_task(redis.execute("INCR", redis.key("n:1"))) for _ in range(10)]
+    await asyncio.sleep(0)
+    for call in calls:
+        call.cancel()
+    await asyncio.gather(*calls, return_exceptions=True)
+    assert all(call.cancelled() for call in calls)
+    await until(lambda: _is(redis, "n:1", "10"), what="all ten are executed")
+
+
+async def test_stopping_waits_for_calls_that_were_begun(real_cache_backend: CacheBackend, app_id: str) -> None:
+    async with running_cache(real_cache_backend.settings, app_id) as service:
+        redis = service.get_client()
+        call = asyncio.create_task(redis.run_script(ECHO, [], ["x"]))
+        await asyncio.sleep(0)
+    assert await call == "x"
+
+
+async def test_stopping_does_not_wait_for_calls_that_wait_in_the_server(
+    real_cache_backend: CacheBackend, app_id: str
+) -> None:
+    service = make_cache(real_cache_backend.settings, app_id)
+    await service.start()
+    bulk = service.get_bulk_client()
+    waiting = asyncio.create_task(bulk.execute("BLPOP", bulk.key("l:1"), 0, wait_s=60))
+    await until(lambda: bulk.round_trips)
+    await asyncio.wait_for(service.stop(), 2)
+    with pytest.raises(ServiceUnavailable, match="stopped"):
+        await waiting
+
+
+async def _is(redis: CacheClient, key: str, value: str) -> bool:
+    return await redis.get_string(key) == value

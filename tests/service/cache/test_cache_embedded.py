@@ -1,0 +1,223 @@
+"""The embedded server: its data outlives every kill, one server a folder, back when it dies."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from service.cache.cache_service import CacheService
+from service.cache.cache_settings import CacheSettings
+from service.cache.script import Script
+from service.core.errors import StartError
+from tests.backends_redis import find_server, make_cache, running_cache
+
+EMBEDDED = CacheSettings(type="embedded")
+
+# A server of its own that writes without end and prints each acknowledged number.
+WRITER = '''
+import asyncio, itertools, sys
+from pathlib import Path
+from service.cache.cache_service import CacheService
+from service.cache.cache_settings import CacheSettings
+from service.cache.script import Script
+
+async def main():
+    data_dir = Path(sys.argv[1])
+    settings = CacheSettings(type="embedded")
+    service = CacheService(settings, app_id="app", env="TEST", partitions=16, data_dir=data_dir)
+    await service.start()
+    print("child", service._embedded.pid, flush=True)
+    redis = service.get_client()
+    # Repeatable: called again for the same number it changes nothing.
+    append = Script("append", """
+        if redis.call('LLEN', KEYS[1]) == tonumber(ARGV[1]) then redis.call('RPUSH', KEYS[1], ARGV[1]) end
+    """)
+    for n in itertools.count():
+        await redis.run_script(append, [redis.key("l:1")], [n])
+        print(n, flush=True)
+
+asyncio.run(main())
+'''
+
+
+@pytest.fixture(autouse=True)
+def _binary() -> None:
+    find_server("valkey")
+
+
+@pytest.fixture
+async def embedded(tmp_path: Path) -> AsyncIterator[CacheService]:
+    async with running_cache(EMBEDDED, "app", data_dir=tmp_path) as service:
+        yield service
+
+
+async def test_it_starts_in_300_ms_and_is_gone_after_the_stop(tmp_path: Path) -> None:
+    took_s = []
+    for _ in range(3):
+        service = make_cache(EMBEDDED, "app", data_dir=tmp_path)
+        begun_s = time.monotonic()
+        await service.start()
+        took_s.append(time.monotonic() - begun_s)
+        pid = _child(service)
+        await service.stop()
+        assert not _alive(pid)
+    assert min(took_s) < 0.3
+
+
+async def test_its_facts_are_those_of_a_durable_server(embedded: CacheService) -> None:
+    facts = embedded.server_facts()
+    assert facts["version"].startswith("valkey ")
+    assert (facts["appendonly"], facts["appendfsync"], facts["maxmemory_policy"]) == ("yes", "everysec", "noeviction")
+
+
+async def test_data_is_there_after_a_stop_and_a_start(tmp_path: Path) -> None:
+    for n in range(3):
+        service = make_cache(EMBEDDED, "app", data_dir=tmp_path)
+        await service.start()
+        assert await service.get_client().list_push_right("l:1", n) == n + 1
+        await service.stop()
+
+
+async def test_a_second_server_on_the_same_folder_is_refused_and_the_first_goes_on(
+    embedded: CacheService, tmp_path: Path
+) -> None:
+    pid = _child(embedded)
+    with pytest.raises(StartError, match=rf"{tmp_path} is in use by another server.*data_dir"):
+        await make_cache(EMBEDDED, "app", data_dir=tmp_path).start()
+    assert _child(embedded) == pid
+    assert await embedded.get_client().execute("PING") == "PONG"
+
+
+async def test_a_killed_child_is_started_again_with_its_data_and_callers_notice_nothing(
+    embedded: CacheService,
+) -> None:
+    redis = embedded.get_client()
+    script = Script("once", "return redis.call('HSETNX', KEYS[1], ARGV[1], 1)")
+    acknowledged = set()
+    for n in range(300):
+        if n % 100 == 50:
+            os.kill(_child(embedded), signal.SIGKILL)
+        await redis.run_script(script, [redis.key("h:1")], [n])
+        acknowledged.add(str(n))
+    assert set(await redis.execute("HKEYS", redis.key("h:1"))) == acknowledged
+    assert await redis.execute("GET", redis.key("epoch", 0)) == "4"
+
+
+@pytest.mark.parametrize(
+    "killed", ["the server", "the child", "the server, then the child", "the child, then the server"]
+)
+async def test_everything_acknowledged_is_there_whoever_is_killed(tmp_path: Path, killed: str) -> None:
+    (tmp_path / "writer.py").write_text(WRITER)
+    writer = subprocess.Popen(
+        [sys.executable, str(tmp_path / "writer.py"), str(tmp_path / "data")], stdout=subprocess.PIPE, text=True
+    )
+    assert writer.stdout is not None
+    lines = iter(writer.stdout)
+    child = next(int(line.split()[1]) for line in lines if line.startswith("child"))
+    acknowledged = [next(lines) for _ in range(200)]
+    for name in killed.split(", then "):
+        os.kill(writer.pid if name == "the server" else child, signal.SIGKILL)
+    if killed == "the child":
+        # Its own server starts it again; then that one dies too.
+        acknowledged += [next(lines) for _ in range(200)]
+        writer.kill()
+    writer.wait()
+    acknowledged += list(lines)
+    writer.stdout.close()
+
+    async with running_cache(EMBEDDED, "app", data_dir=tmp_path / "data") as service:
+        stored = [int(value) for value in await service.get_client().list_range("l:1")]
+        highest = int([line for line in acknowledged if line.strip().isdigit()][-1])
+        # One more may have been executed whose answer nobody read.
+        assert stored[: highest + 1] == list(range(highest + 1))
+        assert len(stored) - highest <= 2
+        assert not _alive(child), "the orphan was ended"
+
+
+async def test_an_orphan_that_does_not_react_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("service.cache.embedded._END_S", 0.3)
+    (tmp_path / "writer.py").write_text(WRITER)
+    writer = subprocess.Popen(
+        [sys.executable, str(tmp_path / "writer.py"), str(tmp_path / "data")], stdout=subprocess.PIPE, text=True
+    )
+    assert writer.stdout is not None
+    child = next(int(line.split()[1]) for line in writer.stdout if line.startswith("child"))
+    writer.kill()
+    writer.wait()
+    writer.stdout.close()
+    os.kill(child, signal.SIGSTOP)
+    async with running_cache(EMBEDDED, "app", data_dir=tmp_path / "data"):
+        assert not _alive(child)
+
+
+async def test_a_stale_pid_file_harms_nobody(tmp_path: Path) -> None:
+    async with running_cache(EMBEDDED, "app", data_dir=tmp_path) as service:
+        os.kill(_child(service), signal.SIGKILL)
+    innocent = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    (tmp_path / "valkey" / "valkey.pid").write_text(str(innocent.pid))
+    await service.start()
+    await service.stop()
+    assert innocent.poll() is None
+    innocent.communicate(b"\n")
+    assert innocent.returncode == 0
+
+
+async def test_a_folder_with_a_long_name_works(tmp_path: Path) -> None:
+    deep = tmp_path / ("long-name-" * 12) / "한글 폴더"
+    async with running_cache(EMBEDDED, "app", data_dir=deep) as service:
+        socket = Path(str(service._embedded.client_settings().unix_socket_path))  # type: ignore[union-attr]
+        assert len(os.fsencode(socket)) < 104
+        assert await service.get_client().execute("PING") == "PONG"
+        assert (deep / "valkey" / "appendonlydir").is_dir()
+    assert not socket.parent.exists()
+
+
+async def test_data_that_cannot_be_read_stops_the_start_with_the_servers_words(tmp_path: Path) -> None:
+    async with running_cache(EMBEDDED, "app", data_dir=tmp_path):
+        pass
+    manifest = tmp_path / "valkey" / "appendonlydir" / "appendonly.aof.manifest"
+    manifest.write_text("nonsense\n")
+    with pytest.raises(StartError, match=r"ended at start: .*(manifest|AOF|append).*valkey\.log"):
+        await make_cache(EMBEDDED, "app", data_dir=tmp_path).start()
+    assert await _lock_is_free(tmp_path)
+
+
+async def test_a_folder_that_cannot_be_made_stops_the_start(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(StartError, match="data_dir"):
+        await make_cache(EMBEDDED, "app", data_dir=tmp_path / "file").start()
+
+
+async def test_the_memory_limit_is_passed_on(tmp_path: Path) -> None:
+    async with running_cache(CacheSettings(maxmemory_mb=64, appendfsync="always"), "app", data_dir=tmp_path) as service:
+        redis = service.get_client()
+        assert await redis.execute("CONFIG", "GET", "maxmemory") == ["maxmemory", str(64 * 2**20)]
+        assert service.server_facts()["appendfsync"] == "always"
+
+
+def _child(service: CacheService) -> int:
+    assert service._embedded is not None
+    return service._embedded.pid
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    # A killed orphan stays a zombie where nobody is there to reap it.
+    stat = Path(f"/proc/{pid}/stat")
+    return not (stat.exists() and stat.read_text().rpartition(")")[2].split()[0] == "Z")
+
+
+async def _lock_is_free(data_dir: Path) -> bool:
+    with pytest.raises(StartError, match="ended at start"):
+        await make_cache(EMBEDDED, "app", data_dir=data_dir).start()
+    return True

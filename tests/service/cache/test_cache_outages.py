@@ -1,0 +1,315 @@
+"""What callers see when Redis dies, comes back, stays away, refuses, or an answer is lost on its way."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from service.cache.cache_client import CacheClient
+from service.cache.cache_errors import CacheCommandError
+from service.cache.cache_service import CacheService
+from service.cache.cache_settings import CacheSettings
+from service.cache.script import Script
+from service.core.errors import OutcomeUnknown, ServiceUnavailable, StartError
+from tests.backends_redis import CacheBackend, RedisServer, find_server, free_port, make_cache, running_cache
+from tests.flaky_proxy import FlakyProxy
+from tests.waiting import until
+
+COUNT = Script("count", "return redis.call('INCR', KEYS[1])")
+
+
+@pytest.fixture
+async def on_private(private_server: RedisServer, app_id: str) -> AsyncIterator[CacheService]:
+    async with running_cache(private_server.settings(), app_id) as service:
+        yield service
+
+
+@pytest.fixture
+async def proxied(real_cache_backend: CacheBackend, app_id: str) -> AsyncIterator[tuple[FlakyProxy, CacheClient]]:
+    assert real_cache_backend.server is not None
+    async with FlakyProxy(real_cache_backend.server.socket) as proxy:
+        settings = real_cache_backend.server.settings(unix_socket_path=str(proxy.socket), timeout_s=0.5)
+        service = make_cache(settings, app_id)
+        await service.start()
+        yield proxy, service.get_client()
+        await service.stop()
+
+
+async def test_without_a_server_the_start_says_where_and_how_to_mend_it(app_id: str) -> None:
+    port = free_port()
+    with pytest.raises(StartError, match=rf"127\.0\.0\.1:{port} .*BASE_SERVER__CACHECONFIG__HOST"):
+        await make_cache(CacheSettings(type="redis", port=port), app_id).start()
+
+
+async def test_a_wrong_password_stops_the_start_and_is_not_shown(app_id: str) -> None:
+    server = RedisServer(find_server("redis"), "--requirepass", "right")
+    try:
+        server.start()
+        with pytest.raises(StartError) as refused:
+            await make_cache(server.settings(password="secret-wrong"), app_id).start()
+        assert "secret-wrong" not in str(refused.value)
+        service = make_cache(server.settings(password="right"), app_id)
+        await service.start()
+        assert await service.get_client().execute("PING") == "PONG"
+        await service.stop()
+    finally:
+        server.remove()
+
+
+async def test_host_and_port_work_as_the_socket_file_does(real_cache_backend: CacheBackend, app_id: str) -> None:
+    assert real_cache_backend.server is not None
+    async with running_cache(real_cache_backend.server.settings(unix_socket_path=None), app_id) as service:
+        assert await service.get_client().execute("PING") == "PONG"
+
+
+async def test_another_partition_count_stops_the_start_with_the_mend(
+    cache: CacheService, cache_backend: CacheBackend, app_id: str
+) -> None:
+    if cache_backend.server is None:
+        return  # fakeredis keeps nothing that a second service could read
+    with pytest.raises(StartError, match=r"partitions is 8, .* made with 16 .*set queueConfig.partitions to 16"):
+        await make_cache(cache_backend.settings, app_id, partitions=8).start()
+
+
+async def test_after_a_restart_stale_connections_are_invisible(
+    on_private: CacheService, private_server: RedisServer
+) -> None:
+    redis = on_private.get_client()
+    await redis.set_string("a:1", "kept")
+    await asyncio.gather(*(redis.execute("PING") for _ in range(20)))
+    assert len(redis._exchange.pool._available_connections) > 3
+    private_server.kill()
+    await asyncio.to_thread(private_server.start)
+    answers = await asyncio.gather(
+        *(redis.get_string("a:1") for _ in range(20)),
+        *(redis.run_script(COUNT, [redis.key("n:1")], []) for _ in range(20)),
+        *(redis._client.get(redis.key("a:1")) for _ in range(20)),
+    )
+    assert answers[:20] == answers[40:] == ["kept"] * 20
+    assert sorted(answers[20:40]) == list(range(1, 21))
+
+
+async def test_while_the_server_is_away_calls_are_refused_at_once_and_afterwards_all_is_well(
+    on_private: CacheService, private_server: RedisServer
+) -> None:
+    redis = on_private.get_client()
+    private_server.kill()
+    for call in (redis.get_string("a:1"), redis.set_string("a:1", "x"), redis.run_script(COUNT, ["n"], [])):
+        with pytest.raises(ServiceUnavailable) as refused:
+            await asyncio.wait_for(call, 1)
+        assert not isinstance(refused.value, OutcomeUnknown)
+        assert refused.value.service == "cache"
+    await asyncio.to_thread(private_server.start)
+    assert await redis.set_string("a:1", "x")
+    assert not redis._exchange.pool._in_use_connections
+
+
+async def test_fakeredis_can_be_away_too(app_id: str) -> None:
+    async with running_cache(CacheSettings(type="fake"), app_id) as service:
+        redis = service.get_client()
+        fake_server = redis._exchange.pool.connection_kwargs["server"]
+        fake_server.connected = False
+        with pytest.raises(ServiceUnavailable):
+            await redis.get_string("a:1")
+        fake_server.connected = True
+        assert await redis.get_string("a:1") is None
+
+
+async def test_each_run_of_the_server_raises_every_epoch_before_anything_is_read(
+    on_private: CacheService, private_server: RedisServer
+) -> None:
+    redis = on_private.get_client()
+    epochs = [("GET", redis.key("epoch", p)) for p in range(16)]
+    assert await redis.execute_many(epochs) == ["1"] * 16
+    first_run = on_private.server_facts()["run_id"]
+    private_server.kill()
+    await asyncio.to_thread(private_server.start)
+    results = await asyncio.gather(*(redis.execute_many(epochs) for _ in range(10)))
+    assert results == [["2"] * 16] * 10
+    assert on_private.server_facts()["run_id"] != first_run
+
+
+async def test_another_process_of_the_same_run_does_not_raise_the_epoch(
+    real_cache: CacheService, real_cache_backend: CacheBackend, app_id: str
+) -> None:
+    async with running_cache(real_cache_backend.settings, app_id) as other:
+        assert await other.get_client().execute("GET", other.get_client().key("epoch", 3)) == "1"
+
+
+async def test_a_server_that_comes_back_empty_begins_its_epochs_again(
+    on_private: CacheService, private_server: RedisServer
+) -> None:
+    redis = on_private.get_client()
+    await redis.set_string("a:1", "x")
+    await redis.execute("FLUSHALL")
+    private_server.kill()
+    await asyncio.to_thread(private_server.start)
+    assert await redis.get_string("a:1") is None
+    assert await redis.execute("GET", redis.key("epoch", 0)) == "1"
+
+
+@pytest.mark.parametrize(
+    ("call", "executed"),
+    [
+        (lambda redis: redis.execute("INCR", redis.key("n:1")), 1),
+        (lambda redis: redis.execute_many([("INCR", redis.key("n:1")), ("PING",)]), 1),
+        (lambda redis: redis.run_script(COUNT, [redis.key("n:1")], [], repeatable=False), 1),
+    ],
+    ids=["a write", "a pipeline with a write", "a script that must not be repeated"],
+)
+async def test_a_lost_answer_of_a_write_is_an_unknown_outcome_and_is_not_repeated(
+    proxied: tuple[FlakyProxy, CacheClient], call: Any, executed: int
+) -> None:
+    proxy, redis = proxied
+    proxy.lose_next_answer()
+    with pytest.raises(OutcomeUnknown):
+        await call(redis)
+    assert await redis.get_string("n:1") == str(executed)
+
+
+async def test_a_lost_answer_of_a_repeatable_script_is_asked_for_once_more(
+    proxied: tuple[FlakyProxy, CacheClient],
+) -> None:
+    proxy, redis = proxied
+    proxy.lose_next_answer()
+    # COUNT is not repeatable, which is how the test sees that it ran twice.
+    assert await redis.run_script(COUNT, [redis.key("n:1")], []) == 2
+
+
+async def test_a_repeatable_script_whose_second_answer_is_lost_too_is_unknown(
+    proxied: tuple[FlakyProxy, CacheClient],
+) -> None:
+    proxy, redis = proxied
+    # One pooled connection, so that the repeat's greeting (two answers) is what comes between.
+    proxy.lose_next_answer(2)
+    with pytest.raises(OutcomeUnknown):
+        await redis.run_script(COUNT, [redis.key("n:1")], [])
+
+
+async def test_a_lost_answer_of_a_read_is_invisible(proxied: tuple[FlakyProxy, CacheClient]) -> None:
+    proxy, redis = proxied
+    await redis.set_string("a:1", "x")
+    for read in (
+        lambda: redis.get_string("a:1"),
+        lambda: redis._client.get(redis.key("a:1")),
+    ):
+        proxy.lose_next_answer()
+        assert await read() == "x"
+    proxy.lose_next_answer()
+    assert await redis.execute_many([("GET", redis.key("a:1")), ("TTL", redis.key("a:1"))]) == ["x", -1]
+
+
+async def test_no_answer_in_time_is_unknown_for_a_write_and_an_outage_for_a_read(
+    proxied: tuple[FlakyProxy, CacheClient],
+) -> None:
+    proxy, redis = proxied
+    await redis.execute("PING")
+    proxy.silent = True
+    with pytest.raises(OutcomeUnknown, match=r"within 0\.5 s"):
+        await redis.run_script(COUNT, [redis.key("n:1")], [])
+    proxy.silent = False
+    assert await redis.get_string("n:1") == "1", "a slow server is not asked again"
+    proxy.silent = True
+    with pytest.raises(ServiceUnavailable) as refused:
+        await redis.get_string("n:1")
+    assert not isinstance(refused.value, OutcomeUnknown)
+    proxy.silent = False
+    # The answers that came too late reach nobody.
+    assert await asyncio.gather(*(redis.execute("ECHO", n) for n in range(10))) == [str(n) for n in range(10)]
+
+
+async def test_an_exhausted_pool_is_an_outage_of_which_nothing_was_executed(
+    real_cache_backend: CacheBackend, app_id: str
+) -> None:
+    settings = real_cache_backend.settings.model_copy(update={"max_bulk_connections": 2, "bulk_timeout_s": 0.1})
+    async with running_cache(settings, app_id) as service:
+        bulk = service.get_bulk_client()
+        blocked = [asyncio.create_task(bulk.execute("BLPOP", bulk.key("l:1"), 0, wait_s=30)) for _ in range(2)]
+        await until(lambda: len(bulk._exchange.pool._in_use_connections) == 2 and bulk.round_trips == 2)
+        with pytest.raises(ServiceUnavailable, match="No connection available"):
+            await bulk.set_string("a:1", "x")
+        redis = service.get_client()
+        assert await redis.exists("a:1") is False, "the hot path has connections of its own"
+        await redis.list_push_right("l:1", "a", "b")
+        await asyncio.gather(*blocked)
+
+
+async def test_a_full_server_is_an_outage_and_still_reads_and_deletes(private_server: RedisServer, app_id: str) -> None:
+    async with running_cache(private_server.settings(), app_id) as service:
+        redis = service.get_client()
+        await redis.set_string("a:1", "x")
+        await redis.execute("CONFIG", "SET", "maxmemory", "1")
+        with pytest.raises(ServiceUnavailable, match="OOM") as refused:
+            await redis.set_string("b:1", "x")
+        assert not isinstance(refused.value, OutcomeUnknown)
+        with pytest.raises(ServiceUnavailable, match="OOM"):
+            await redis.run_script(COUNT, [redis.key("n:1")], [])
+        with pytest.raises(OutcomeUnknown, match="a part of a pipeline"):
+            await redis.execute_many([("DEL", redis.key("c:1")), ("SET", redis.key("b:1"), 1)])
+        assert await redis.get_string("a:1") == "x"
+        assert await redis.delete("a:1") == 1
+
+
+async def test_a_replica_refuses_writes_as_an_outage(private_server: RedisServer, app_id: str) -> None:
+    async with running_cache(private_server.settings(), app_id) as service:
+        redis = service.get_client()
+        await redis.execute("REPLICAOF", "127.0.0.1", free_port())
+        with pytest.raises(ServiceUnavailable, match="READONLY"):
+            await redis.set_string("a:1", "x")
+
+
+async def test_prod_refuses_a_redis_that_loses_acknowledged_writes(private_server: RedisServer, app_id: str) -> None:
+    async with running_cache(private_server.settings(), app_id) as plain:
+        assert plain.server_facts()["appendonly"] == "yes"
+        assert plain.server_facts()["appendfsync"] == "everysec"
+        redis = plain.get_client()
+        await redis.execute("CONFIG", "SET", "maxmemory-policy", "allkeys-lru")
+        with pytest.raises(StartError, match=r"allkeys-lru.*accept_volatile"):
+            await make_cache(private_server.settings(), app_id, env="PROD").start()
+        await redis.execute("CONFIG", "SET", "maxmemory-policy", "noeviction")
+        await redis.execute("CONFIG", "SET", "appendonly", "no")
+        with pytest.raises(StartError, match=r"append-only.*accept_volatile"):
+            await make_cache(private_server.settings(), app_id, env="PROD").start()
+        accepted = make_cache(private_server.settings(accept_volatile=True), app_id, env="PROD")
+        await accepted.start()
+        await accepted.stop()
+
+
+async def test_facts_come_without_config_command_too(private_server: RedisServer, app_id: str) -> None:
+    async with running_cache(private_server.settings(), app_id) as service:
+        await service.get_client().execute("ACL", "SETUSER", "app", "on", ">pw", "~*", "+@all", "-config")
+    async with running_cache(private_server.settings(username="app", password="pw"), app_id) as limited:
+        assert limited.server_facts()["appendfsync"] == "unknown"
+        assert limited.server_facts()["appendonly"] == "yes"
+
+
+async def test_a_script_that_runs_for_ever_makes_others_an_outage(private_server: RedisServer, app_id: str) -> None:
+    async with running_cache(private_server.settings(timeout_s=1.0), app_id) as service:
+        redis = service.get_client()
+        await redis.execute("CONFIG", "SET", "busy-reply-threshold", "50")
+        endless = asyncio.create_task(redis.eval_script("while true do end"))
+
+        async def write_until_refused() -> None:
+            while True:
+                await redis.set_string("a:1", "x")
+
+        with pytest.raises(ServiceUnavailable, match="BUSY"):
+            await write_until_refused()
+        await redis.execute("SCRIPT", "KILL")
+        with pytest.raises(CacheCommandError):
+            await endless
+
+
+def test_the_client_library_is_set_up_as_measured(tmp_path: Path) -> None:
+    service = make_cache(CacheSettings(type="redis"), "app", data_dir=tmp_path)
+    client = service._make_client(CacheSettings(type="redis"), None, max_connections=3, timeout_s=5.0)
+    pool = client._exchange.pool
+    connection = pool.make_connection()
+    assert (connection.protocol, connection.retry.get_retries()) == (2, 0)
+    assert (connection.socket_timeout, connection.socket_connect_timeout, pool.timeout) == (5.0, 5.0, 5.0)
+    assert not pool.maint_notifications_enabled()
+    assert pool.max_connections == 3
