@@ -26,6 +26,7 @@ from service.queue.queue_service import QueueService
 from service.scheduler.base_scheduler import ScheduleJob, ScheduleType
 from service.scheduler.scheduler_service import SchedulerService
 from template.chat.chat_events import (
+    MESSAGE_COLUMNS,
     MESSAGE_DELETE,
     MESSAGE_SAVE,
     QUEUE_NAME,
@@ -33,7 +34,6 @@ from template.chat.chat_events import (
     ROOM_DELETE,
     ROOM_UPDATE,
     WRITE_ORDER,
-    MESSAGE_COLUMNS,
     BadEvent,
     Event,
     read_event,

@@ -20,10 +20,11 @@ from service.llm.conversation import ReplyChunk, ReplyEnd
 from service.llm.conversation import Turn as SpokenTurn
 from service.llm.llm_errors import AITimeout, AIUnavailable, UnknownPersona
 from template.base.errors import ApiError, ErrorCode
+from template.chat.chat_message_store import Accepted
 from template.chat.chat_settings import ChatSettings
-from template.chat.chat_store import Accepted, Turn
 from template.chat.chat_text import from_json, is_tombstone
-from template.chat.chat_turns import ChatTurns, Ended, TurnLost, now_ms
+from template.chat.chat_turn import Turn
+from template.chat.chat_turn_store import Ended, TurnLost, TurnStore, now_ms
 
 _POLL_S = 0.2
 
@@ -54,7 +55,7 @@ class _Draft:
 class ChatReplies:
     """Runs, ends and sweeps replies of this process."""
 
-    def __init__(self, turns: ChatTurns, ai: ReplySource, settings: ChatSettings, tasks: TaskRegistry) -> None:
+    def __init__(self, turns: TurnStore, ai: ReplySource, settings: ChatSettings, tasks: TaskRegistry) -> None:
         self._turns = turns
         self._ai = ai
         self._settings = settings

@@ -14,13 +14,14 @@ from template.base.client_session import ClientSession
 from template.base.errors import ErrorCode, InvalidRequest, MessageNotFound, MessageNotSent, SessionMissing
 from template.base.protocol import Protocol
 from template.base.readiness import Health, ReadinessCheck
+from template.chat.chat_message_store import Accepted, NewMessage
 from template.chat.chat_owner import Owner
 from template.chat.chat_reader import MessagePage, read_message
 from template.chat.chat_reply import failure_of
 from template.chat.chat_settings import ChatSettings
 from template.chat.chat_states import MessageState
-from template.chat.chat_store import Accepted, NewMessage, Turn
-from template.chat.chat_text import body_hash, from_json
+from template.chat.chat_text import from_json
+from template.chat.chat_turn import Turn
 from template.chat.chat_wiring import ChatParts, ChatWiring
 from template.chat.common.chat_model import ChatMessage
 from template.chat.common.chat_protocol import ChatProtocol
@@ -99,7 +100,7 @@ class ChatTemplateImpl(BaseTemplate):
     ) -> ChatRoomListResponse:
         """Rooms of the account, newest activity first; from MySQL, marked stale, when Redis is away."""
         owner = await self._owner(client_session)
-        page = await self._parts.store.rooms(owner, request.page, request.limit)
+        page = await self._parts.rooms.page(owner, request.page, request.limit)
         return ChatRoomListResponse(
             rooms=page.rooms,
             total_count=page.total,
@@ -113,13 +114,8 @@ class ChatTemplateImpl(BaseTemplate):
     ) -> ChatRoomCreateResponse:
         """A new room; the same room again for the same client_request_id."""
         owner = await self._owner(client_session)
-        room = await self._parts.store.create_room(
-            owner,
-            request.title or _DEFAULT_TITLE,
-            self._persona(request.ai_persona),
-            request_hash=body_hash(request.title, request.ai_persona),
-            client_request_id=request.client_request_id,
-        )
+        persona = self._persona(request.ai_persona)
+        room = await self._parts.rooms.create(owner, persona, request.title, _DEFAULT_TITLE, request.client_request_id)
         return ChatRoomCreateResponse(room=room)
 
     @answers(ChatRoomUpdateResponse, ErrorCode.CHAT_FAILED)
@@ -128,7 +124,7 @@ class ChatTemplateImpl(BaseTemplate):
     ) -> ChatRoomUpdateResponse:
         """Change a room's title."""
         owner = await self._owner(client_session)
-        await self._parts.store.rename_room(owner, request.room_id, request.new_title)
+        await self._parts.rooms.rename(owner, request.room_id, request.new_title)
         return ChatRoomUpdateResponse(message="The room's title was changed.", new_title=request.new_title)
 
     @answers(ChatRoomDeleteResponse, ErrorCode.CHAT_FAILED)
@@ -137,7 +133,7 @@ class ChatTemplateImpl(BaseTemplate):
     ) -> ChatRoomDeleteResponse:
         """Delete a room with its messages; a running reply ends. Repeating it is no error."""
         owner = await self._owner(client_session)
-        await self._parts.store.delete_room(owner, request.room_id)
+        await self._parts.rooms.delete(owner, request.room_id)
         return ChatRoomDeleteResponse(message="The room was deleted.")
 
     @answers(ChatMessageSendResponse, ErrorCode.CHAT_FAILED)
@@ -181,7 +177,7 @@ class ChatTemplateImpl(BaseTemplate):
     ) -> ChatMessageDeleteResponse:
         """Delete a message for good. Repeating it is no error."""
         owner = await self._owner(client_session)
-        await self._parts.store.delete_message(owner, request.room_id, request.message_id)
+        await self._parts.messages.delete(owner, request.room_id, request.message_id)
         return ChatMessageDeleteResponse(message="The message was deleted.")
 
     @answers(PersonasResponse, ErrorCode.CHAT_FAILED)
@@ -226,7 +222,7 @@ class ChatTemplateImpl(BaseTemplate):
             raise InvalidRequest.of("ai_persona", f"unknown persona; known are {known}", known=error.known) from None
 
     async def _accept(self, owner: Owner, request: ChatMessageSendRequest) -> Accepted:
-        store = self._parts.store
+        store = self._parts.messages
         store.check_room_id(owner, request.room_id)
         persona = request.ai_persona and self._persona(request.ai_persona)
         new_id = self._parts.keys.new_id
@@ -262,7 +258,7 @@ class ChatTemplateImpl(BaseTemplate):
     async def _refresh_states(self, owner: Owner, *messages: ChatMessage | None) -> None:
         """States of messages that were stored before this request (absent: settled longer ago than the state TTL)."""
         known = [message for message in messages if message is not None]
-        states = await self._parts.store.message_states(owner, *(message.message_id for message in known))
+        states = await self._parts.messages.states(owner, *(message.message_id for message in known))
         for message, state in zip(known, states, strict=True):
             message.state = state or MessageState.SENT.value
 

@@ -11,20 +11,22 @@ from template.chat.chat_history import RoomHistory
 from template.chat.chat_keys import ChatKeys
 from template.chat.chat_lanes import ChatLanes
 from template.chat.chat_loader import ChatLoader
+from template.chat.chat_message_store import MessageStore
 from template.chat.chat_persistence_consumer import ChatPersistenceConsumer
 from template.chat.chat_reader import ChatReader
 from template.chat.chat_reply import ChatReplies
+from template.chat.chat_room_store import RoomStore
 from template.chat.chat_settings import ChatSettings
 from template.chat.chat_state_machine import ChatStateMachine
-from template.chat.chat_store import ChatStore
-from template.chat.chat_turns import ChatTurns
+from template.chat.chat_turn_store import TurnStore
 
 
 @dataclass(frozen=True)
 class ChatParts:
     """What a running chat template consists of."""
 
-    store: ChatStore
+    rooms: RoomStore
+    messages: MessageStore
     reader: ChatReader
     replies: ChatReplies
     states: ChatStateMachine
@@ -61,9 +63,10 @@ class ChatWiring:
         )
         lanes.on_flush(consumer.flush)
         loader = ChatLoader(bulk, container.database, lanes, settings, container.tasks)
-        replies = ChatReplies(ChatTurns(hot, lanes, settings), container.ai, settings, container.tasks)
+        replies = ChatReplies(TurnStore(hot, lanes, settings), container.ai, settings, container.tasks)
         parts = ChatParts(
-            store=ChatStore(hot, container.database, loader, lanes, settings),
+            rooms=RoomStore(hot, container.database, loader, lanes, settings),
+            messages=MessageStore(hot, container.database, loader, lanes, settings),
             reader=ChatReader(hot, container.database, loader, settings),
             replies=replies,
             states=states,

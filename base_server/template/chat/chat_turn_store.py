@@ -15,8 +15,8 @@ from template.chat.chat_owner import Owner
 from template.chat.chat_reader import reply_text
 from template.chat.chat_scripts import SCRIPTS, Answer
 from template.chat.chat_settings import ChatSettings
-from template.chat.chat_store import Turn, read_turn
 from template.chat.chat_text import from_json, is_tombstone, tail, to_json
+from template.chat.chat_turn import Turn, read_turn
 
 _SWEEP_AT_ONCE = 50
 
@@ -48,7 +48,7 @@ class OpenTurn:
     phase: str
 
 
-class ChatTurns:
+class TurnStore:
     """One script an operation; each compares the turn's token, so that the first to end a reply wins."""
 
     def __init__(self, cache: CacheClient, lanes: ChatLanes, settings: ChatSettings) -> None:

@@ -1,0 +1,165 @@
+"""Messages: accepting a question with its reply, deleting, and their states."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from template.base.errors import IdempotencyMismatch, MessageNotFound, NotAllowedInState
+from template.chat.chat_events import payload
+from template.chat.chat_loader import row_entry
+from template.chat.chat_owner import Owner
+from template.chat.chat_scripts import Answer
+from template.chat.chat_store import HybridStore, state_name
+from template.chat.chat_text import body_hash, open_tail, to_json
+from template.chat.chat_turn import Turn, read_turn
+
+
+@dataclass(frozen=True)
+class NewMessage:
+    """What a send brings. Ids are made before the first call and are the operation's identity.
+
+    ``persona`` None: the room's own."""
+
+    question_id: str
+    reply_id: str
+    token: str
+    content: str
+    persona: str | None
+    client_message_id: str | None
+    on_busy: str
+
+
+@dataclass(frozen=True)
+class Accepted:
+    """A stored question and its reply, as list entries. ``turn`` None: they were sent before (nothing new runs).
+
+    ``granted``: the turn is ours now and ``history`` is the entries before the question; else it waits.
+    """
+
+    question: str
+    reply: str
+    turn: Turn | None = None
+    granted: bool = False
+    history: Sequence[str] = ()
+
+
+class MessageStore(HybridStore):
+    """The messages of rooms."""
+
+    async def accept(self, owner: Owner, room_id: str, message: NewMessage) -> Accepted:
+        """Store a question and open its reply; G1: when this returns, both are in Redis with the event."""
+        self.check_room_id(owner, room_id)
+        keys, args = self._accept_call(owner, room_id, message)
+        answer = await self._run("accept_send", owner, room_id, keys, args)
+        if answer[0] == Answer.UNSURE:
+            if (sent := await self._sent_before(owner, room_id, message)) is not None:
+                return sent
+            args[10] = "1"
+            answer = await self._run("accept_send", owner, room_id, keys, args)
+        if answer[0] == Answer.REPEAT:
+            return Accepted(answer[1], answer[2])
+        self._noticed(owner, answer[5])
+        return Accepted(answer[2], answer[3], read_turn(answer[6], owner, room_id), bool(answer[4]), answer[7:])
+
+    def _accept_call(self, owner: Owner, room_id: str, message: NewMessage) -> tuple[list[str], list[Any]]:
+        keys, partition, settings = self._keys, owner.partition, self._settings
+        fingerprint = _fingerprint(message)
+        event = payload(
+            owner,
+            room_id,
+            message_data={"message_id": message.question_id, "sender_type": "USER", "content": message.content},
+            client_message_id=message.client_message_id,
+            body_hash=fingerprint if message.client_message_id else None,
+        )
+        script_keys = [
+            *self._room_keys(owner, room_id),
+            *self._account_keys(owner),
+            keys.account_load(owner.account_id, partition),
+            keys.message_state(message.question_id, partition),
+            keys.message_state(message.reply_id, partition),
+            keys.turns(room_id, partition),
+            keys.leases(partition),
+        ]
+        return script_keys, [
+            owner.db_key,
+            room_id,
+            message.question_id,
+            message.reply_id,
+            message.token,
+            open_tail("USER", message.content, None),
+            open_tail("AI", "", message.question_id, streaming=True),
+            event,
+            message.client_message_id or "",
+            fingerprint,
+            "0",
+            self._id_time(message.client_message_id),
+            message.on_busy,
+            settings.max_waiting_turns,
+            self._lanes.max_backlog,
+            round(settings.reply_lease_s * 1000),
+            round(settings.reply_deadline_s * 1000),
+            settings.history_length,
+            to_json(message.persona) if message.persona else "",
+        ]
+
+    async def _sent_before(self, owner: Owner, room_id: str, message: NewMessage) -> Accepted | None:
+        """What MySQL knows of this client_message_id: the two messages of the first send, or None."""
+        rows = await self._database.call_shard_procedure(
+            owner.shard_id, "fp_chat_message_find_client", (room_id, message.client_message_id)
+        )
+        if not rows:
+            return None
+        if rows[0]["body_hash"] != _fingerprint(message):
+            raise IdempotencyMismatch
+        pair = await self._database.call_shard_procedure(
+            owner.shard_id, "fp_chat_messages_get", (room_id, int(rows[0]["seq"]) + 2, 2)
+        )
+        by_id = {row["message_id"]: row for row in pair}
+        question, reply = by_id.get(rows[0]["message_id"]), by_id.get(rows[0]["reply_message_id"])
+        if question is None or reply is None:
+            raise NotAllowedInState("the message that this client_message_id sent, or its reply, was deleted")
+        return Accepted(row_entry(room_id, question), row_entry(room_id, reply))
+
+    async def states(self, owner: Owner, *message_ids: str) -> list[str | None]:
+        """The states as they stand; None for a key that is absent."""
+        texts = await self._cache.execute_many(
+            [("GET", self._keys.message_state(message_id, owner.partition)) for message_id in message_ids]
+        )
+        return [state_name(text) for text in texts]
+
+    async def delete(self, owner: Owner, room_id: str, message_id: str) -> None:
+        """Delete a message; a reply that runs or waits is ended. Repeating it is no error."""
+        self.check_room_id(owner, room_id)
+        keys, partition = self._keys, owner.partition
+        script_keys = [
+            *self._room_keys(owner, room_id),
+            keys.message_state(message_id, partition),
+            keys.leases(partition),
+            keys.turns(room_id, partition),
+            keys.reply_stream(room_id, message_id, partition),
+        ]
+        event = payload(owner, room_id, message_id=message_id)
+        ready_ms = round(self._settings.reply_lease_s * 1000)
+        args = [owner.db_key, room_id, message_id, "", event, ready_ms]
+        answer = await self._run("delete_message", owner, room_id, script_keys, args)
+        if answer[0] == Answer.UNSURE:
+            rows = await self._database.call_shard_procedure(
+                owner.shard_id, "fp_chat_message_find", (room_id, message_id)
+            )
+            if not rows:
+                raise MessageNotFound
+            if rows[0]["deleted"]:
+                return
+            args[3] = str(rows[0]["seq"])
+            answer = await self._run("delete_message", owner, room_id, script_keys, args)
+        if answer[0] == Answer.LOST:
+            raise MessageNotFound
+        if answer[0] == Answer.OK:
+            self._noticed(owner, answer[1])
+
+
+def _fingerprint(message: NewMessage) -> str:
+    """What must be the same for a client_message_id to be the same send."""
+    return body_hash(message.content, message.persona)

@@ -1,0 +1,197 @@
+"""Rooms: create, list, rename, delete."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from service.core.errors import ServiceUnavailable
+from template.base.errors import IdempotencyMismatch, RoomNotFound
+from template.chat.chat_events import payload
+from template.chat.chat_owner import Owner
+from template.chat.chat_scripts import Answer
+from template.chat.chat_store import HybridStore, RoomGone, state_name
+from template.chat.chat_text import body_hash, from_json, iso, to_json
+from template.chat.common.chat_model import ChatRoom
+
+_MAX_REPAIRS = 3
+
+
+@dataclass(frozen=True)
+class RoomPage:
+    """``total`` counts all live rooms of the account; ``stale``: from MySQL, Redis was away."""
+
+    rooms: list[ChatRoom]
+    total: int
+    stale: bool = False
+
+
+class RoomStore(HybridStore):
+    """The rooms of accounts."""
+
+    async def create(
+        self, owner: Owner, persona: str, title: str | None, default_title: str, client_request_id: str | None
+    ) -> ChatRoom:
+        """A new room, or the one that this client_request_id made before. Usable the moment this returns."""
+        room_id = self._keys.new_id(owner.partition)
+        request_hash = body_hash(title, persona)
+        keys, args = self._create_call(owner, room_id, persona, title or default_title, client_request_id, request_hash)
+        answer = await self._run("create_room", owner, room_id, keys, args)
+        if answer[0] == Answer.UNSURE:
+            made = await self._database.call_shard_procedure(
+                owner.shard_id, "fp_chat_room_find_request", (owner.db_key, client_request_id)
+            )
+            if made:
+                if made[0]["request_hash"] != request_hash:
+                    raise IdempotencyMismatch
+                return await self.get(owner, made[0]["room_id"])
+            args[9] = "1"
+            answer = await self._run("create_room", owner, room_id, keys, args)
+        if answer[0] == Answer.REPEAT:
+            return await self.get(owner, answer[1])
+        self._noticed(owner, answer[2])
+        return _room(answer[1], "PENDING")
+
+    def _create_call(
+        self,
+        owner: Owner,
+        room_id: str,
+        persona: str,
+        title: str,
+        client_request_id: str | None,
+        request_hash: str,
+    ) -> tuple[list[str], list[Any]]:
+        keys, partition = self._keys, owner.partition
+        event = payload(
+            owner,
+            room_id,
+            title=title,
+            ai_persona=persona,
+            client_request_id=client_request_id,
+            request_hash=request_hash if client_request_id else None,
+        )
+        script_keys = [
+            *self._account_keys(owner),
+            keys.epoch(partition),
+            keys.room_record(room_id, partition),
+            keys.room(room_id, partition),
+            keys.room_state(room_id, partition),
+            self._lane(owner),
+            keys.account_load(owner.account_id, partition),
+        ]
+        return script_keys, [
+            owner.db_key,
+            owner.account_id,
+            owner.shard_id,
+            room_id,
+            to_json(title),
+            to_json(persona),
+            event,
+            client_request_id or "",
+            request_hash,
+            "0",
+            self._id_time(client_request_id),
+            self._lanes.max_backlog,
+            self._settings.max_rooms_per_account,
+        ]
+
+    async def get(self, owner: Owner, room_id: str) -> ChatRoom:
+        """The room as it stands; raises RoomNotFound."""
+        for _ in range(_MAX_REPAIRS):
+            card, state = await self._cache.execute_many(
+                [
+                    ("GET", self._keys.room(room_id, owner.partition)),
+                    ("GET", self._keys.room_state(room_id, owner.partition)),
+                ]
+            )
+            if state_name(state) in ("DELETING", "DELETED"):
+                raise RoomNotFound
+            if card is not None:
+                return _room(card, state_name(state))
+            await self._warm(owner, room_id)
+        raise ServiceUnavailable("cache", "the room's card was gone after every load")
+
+    async def page(self, owner: Owner, page: int, limit: int) -> RoomPage:
+        """A page of the account's rooms, newest activity first; from MySQL, marked stale, when Redis is away."""
+        try:
+            return await self._cached_page(owner, page, limit)
+        except ServiceUnavailable as outage:
+            if outage.service != "cache":
+                raise
+            return await self._stale_page(owner, page, limit)
+
+    async def _cached_page(self, owner: Owner, page: int, limit: int) -> RoomPage:
+        partition = owner.partition
+        keys = [
+            *self._account_keys(owner),
+            self._keys.epoch(partition),
+            self._keys.room("", partition),
+            self._keys.room_state("", partition),
+        ]
+        args = [owner.db_key, (page - 1) * limit, page * limit - 1]
+        for _ in range(_MAX_REPAIRS):
+            answer = await self._run("read_rooms", owner, "", keys, args)
+            if answer[0] == Answer.OK:
+                pairs = zip(answer[2::2], answer[3::2], strict=True)
+                return RoomPage([_room(card, state) for card, state in pairs], answer[1])
+            for room_id in answer[1:]:
+                await self._loader.load_room(owner, room_id)
+        raise ServiceUnavailable("cache", "cards of the list were gone after every load")
+
+    async def _stale_page(self, owner: Owner, page: int, limit: int) -> RoomPage:
+        rows = await self._database.call_shard_procedure(
+            owner.shard_id, "fp_chat_rooms_page", (owner.db_key, (page - 1) * limit, limit)
+        )
+        rooms = [
+            ChatRoom(
+                room_id=row["room_id"],
+                title=row["title"],
+                ai_persona=row["ai_persona"],
+                created_at=iso(row["created_at"]),
+                last_message_at=iso(row["last_message_at"]),
+                message_count=row["message_count"],
+                state="ACTIVE",
+            )
+            for row in rows
+        ]
+        return RoomPage(rooms, int(rows[0]["total_count"]) if rows else 0, stale=True)
+
+    async def rename(self, owner: Owner, room_id: str, title: str) -> None:
+        """Change the title; the last one acknowledged wins."""
+        self.check_room_id(owner, room_id)
+        args = [
+            owner.db_key,
+            room_id,
+            to_json(title),
+            payload(owner, room_id, title=title),
+            self._keys.new_id(owner.partition),
+        ]
+        answer = await self._run("update_room", owner, room_id, self._room_keys(owner, room_id), args)
+        self._noticed(owner, answer[2])
+
+    async def delete(self, owner: Owner, room_id: str) -> None:
+        """Delete a room for good, its running and waiting replies with it. Repeating it is no error."""
+        self.check_room_id(owner, room_id)
+        keys, partition = self._keys, owner.partition
+        script_keys = [
+            *self._room_keys(owner, room_id),
+            keys.room_state(room_id, partition),
+            *self._account_keys(owner),
+            keys.account_load(owner.account_id, partition),
+            keys.turns(room_id, partition),
+            keys.leases(partition),
+            keys.reply_stream(room_id, "", partition),
+            keys.message_state("", partition),
+        ]
+        args = [owner.db_key, room_id, payload(owner, room_id), self._settings.state_ttl_s * 1000]
+        try:
+            answer = await self._run("delete_room", owner, room_id, script_keys, args)
+        except RoomGone:
+            return
+        if answer[0] == Answer.OK:
+            self._noticed(owner, answer[1])
+
+
+def _room(card: str, state: str | None) -> ChatRoom:
+    # A missing state of a listed room: settled longer ago than the state TTL.
+    return ChatRoom(**from_json(card), state=state or "ACTIVE")

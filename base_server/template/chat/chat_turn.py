@@ -1,0 +1,28 @@
+"""A turn: the right to answer one question of a room, or a place in the queue for it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from template.chat.chat_owner import Owner
+from template.chat.chat_text import from_json
+
+
+@dataclass(frozen=True)
+class Turn:
+    """``token`` names it in every script; ``deadline_ms`` is when the reply must have ended, by Redis' clock."""
+
+    token: str
+    owner: Owner
+    room_id: str
+    reply_id: str
+    reply_seq: int
+    question_id: str
+    deadline_ms: int
+    persona: str
+
+
+def read_turn(text: str, owner: Owner, room_id: str) -> Turn:
+    """A turn as lua/accept_send.lua writes it: token|reply id|reply seq|question id|deadline ms|persona as JSON."""
+    token, reply_id, reply_seq, question_id, deadline_ms, persona = text.split("|", 5)
+    return Turn(token, owner, room_id, reply_id, int(reply_seq), question_id, int(deadline_ms), from_json(persona))
