@@ -187,3 +187,36 @@ async def test_the_message_of_a_killed_process_is_delivered_by_another(
 
     await queue.register_message_consumer("mail", "lives", handler)
     await until(lambda: done == [1])
+
+
+async def test_a_full_redis_refuses_sends_and_is_still_drained(
+    private_bench: QueueBench, private_server: RedisServer
+) -> None:
+    queue = await private_bench.queue(max_attempts=2)
+    lane, drained, tries = declare(queue), [], []
+    for number in range(3):
+        await queue.send_message("rows", {"n": number}, "row")
+        await queue.send_message("mail", {"n": number}, "letter", partition_key="k")
+    execute = private_bench.cache.get_client().execute
+    await execute("CONFIG", "SET", "maxmemory", 1)
+    with pytest.raises(ServiceUnavailable, match="OOM"):
+        await queue.send_message("rows", {"n": 4}, "row")
+
+    async def drain(lane: Lane, entries: list[QueueEntry]) -> None:
+        drained.append(entries[0].payload["n"])
+        await queue.remove(lane, [entries[0].entry_id])
+
+    async def consume(message: QueueMessage) -> bool:
+        tries.append(message.payload["n"])
+        return message.payload["n"] != 1
+
+    assert await queue.drain_lane(lane, drain, batch=1) == 3
+    await queue.register_message_consumer("mail", "a", consume)
+    await until(lambda: tries == [0, 1, 1, 2])
+    await until(lambda: _is_dead(queue, 1))
+    await execute("CONFIG", "SET", "maxmemory", 0)
+    assert await queue.send_message("rows", {"n": 4}, "row")
+
+
+async def _is_dead(queue: QueueService, count: int) -> bool:
+    return len(await queue.dead_letters("mail")) == count

@@ -7,5 +7,8 @@ local holder = redis.call('GET', KEYS[1])
 if holder and holder ~= ARGV[1] then
   return math.max(1, redis.call('PTTL', KEYS[1]))
 end
+-- A full Redis refuses a script's first write if it may need memory: DEL comes first, so that those who
+-- make room again (the queue's consumers) still get their locks.
+redis.call('DEL', KEYS[1])
 redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
 return 0
