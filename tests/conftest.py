@@ -6,7 +6,7 @@ import uuid
 
 import pytest
 
-pytest_plugins = ["tests.backends_redis"]
+pytest_plugins = ["tests.backends_redis", "tests.backends_mariadb"]
 
 
 @pytest.fixture

@@ -90,7 +90,7 @@ class MySqlDatabase:
             return OutcomeUnknown(SERVICE, error.reason)
         return error
 
-    async def _answer(self, connection: MySqlConnection, statement: str) -> list[Row]:
+    async def _answer(self, connection: MySqlConnection, statement: str | bytes) -> list[Row]:
         try:
             async with asyncio.timeout(self._timeout_s):
                 return await connection.run(statement)

@@ -12,39 +12,41 @@ BEGIN
         ROLLBACK;
         RESIGNAL;
     END;
-    IF NOT JSON_VALID(p_rows) OR JSON_TYPE(p_rows) <> 'ARRAY' THEN
+    IF p_rows IS NULL OR LEFT(p_rows, 1) <> '[' OR NOT JSON_VALID(p_rows) THEN
         SIGNAL SQLSTATE '45000' SET MESSAGE_TEXT = 'rows: not a JSON array';
     END IF;
     SET TRANSACTION ISOLATION LEVEL READ COMMITTED;
     START TRANSACTION;
 
-    -- Every writer of a room first makes sure of its row and so locks it; in order of the key, against deadlocks.
-    INSERT INTO chat_rooms (room_id, account_db_key, title, ai_persona, created_at, last_message_at, deleted)
-    SELECT n.room_id, MIN(n.account_db_key), '', '', '1970-01-01 00:00:00.000', '1970-01-01 00:00:00.000', 2
+    -- Every writer of a room first makes sure of its row and so locks it, in order of the key, against deadlocks:
+    -- from here on nobody else inserts or deletes messages of these rooms.
+    INSERT INTO chat_rooms (room_id, account_db_key, title, ai_persona, created_at, last_message_at, last_seq, deleted)
+    SELECT n.room_id, MIN(n.account_db_key), '', '', '1970-01-01 00:00:00.000',
+           COALESCE(LEFT(MAX(n.created_at), 23), ''), MAX(CAST(n.seq AS SIGNED)), 2
     FROM JSON_TABLE(p_rows, '$[*]' COLUMNS (
         room_id VARCHAR(255) CHARACTER SET utf8mb4 COLLATE utf8mb4_bin PATH '$.room_id' ERROR ON ERROR,
-        account_db_key VARCHAR(255) CHARACTER SET utf8mb4 COLLATE utf8mb4_bin PATH '$.account_db_key' ERROR ON ERROR
+        account_db_key VARCHAR(255) CHARACTER SET utf8mb4 COLLATE utf8mb4_bin PATH '$.account_db_key' ERROR ON ERROR,
+        seq VARCHAR(255) CHARACTER SET utf8mb4 COLLATE utf8mb4_bin PATH '$.seq' ERROR ON ERROR,
+        created_at VARCHAR(255) CHARACTER SET utf8mb4 COLLATE utf8mb4_bin PATH '$.created_at' ERROR ON ERROR
     )) n
     GROUP BY n.room_id
     ORDER BY n.room_id
-    ON DUPLICATE KEY UPDATE room_id = chat_rooms.room_id;
+    ON DUPLICATE KEY UPDATE
+        last_seq = GREATEST(last_seq, VALUES(last_seq)),
+        last_message_at = GREATEST(last_message_at, VALUES(last_message_at));
 
     UPDATE chat_rooms r
     JOIN (
-        SELECT n.room_id, COUNT(DISTINCT IF(m.message_id IS NULL, n.message_id, NULL)) AS added,
-               MAX(CAST(n.seq AS SIGNED)) AS last_seq, MAX(n.created_at) AS last_at
+        SELECT n.room_id, COUNT(DISTINCT n.message_id) AS added
         FROM JSON_TABLE(p_rows, '$[*]' COLUMNS (
             room_id VARCHAR(255) CHARACTER SET ascii COLLATE ascii_bin PATH '$.room_id' ERROR ON ERROR,
-            message_id VARCHAR(255) CHARACTER SET ascii COLLATE ascii_bin PATH '$.message_id' ERROR ON ERROR,
-            seq VARCHAR(255) CHARACTER SET utf8mb4 COLLATE utf8mb4_bin PATH '$.seq' ERROR ON ERROR,
-            created_at VARCHAR(255) CHARACTER SET utf8mb4 COLLATE utf8mb4_bin PATH '$.created_at' ERROR ON ERROR
+            message_id VARCHAR(255) CHARACTER SET ascii COLLATE ascii_bin PATH '$.message_id' ERROR ON ERROR
         )) n
         LEFT JOIN chat_messages m ON m.message_id = n.message_id
+        WHERE m.message_id IS NULL
         GROUP BY n.room_id
     ) a ON a.room_id = r.room_id
-    SET r.message_count = r.message_count + a.added,
-        r.last_seq = GREATEST(r.last_seq, a.last_seq),
-        r.last_message_at = GREATEST(r.last_message_at, CAST(LEFT(a.last_at, 23) AS DATETIME(3)));
+    SET r.message_count = r.message_count + a.added;
 
     INSERT INTO chat_messages (room_id, seq, message_id, account_db_key, sender_type, content, parent_message_id,
                                metadata, created_at, client_message_id, body_hash)
@@ -73,8 +75,7 @@ BEGIN
         LEFT JOIN chat_messages m ON m.message_id = i.message_id
         WHERE m.message_id IS NULL
         GROUP BY i.message_id
-    ) f ON f.ord = n.ord
-    ORDER BY n.room_id, CAST(n.seq AS SIGNED);
+    ) f ON f.ord = n.ord;
 
     COMMIT;
 END

@@ -12,7 +12,7 @@ BEGIN
         ROLLBACK;
         RESIGNAL;
     END;
-    IF NOT JSON_VALID(p_rows) OR JSON_TYPE(p_rows) <> 'ARRAY' THEN
+    IF p_rows IS NULL OR LEFT(p_rows, 1) <> '[' OR NOT JSON_VALID(p_rows) THEN
         SIGNAL SQLSTATE '45000' SET MESSAGE_TEXT = 'rows: not a JSON array';
     END IF;
     SET TRANSACTION ISOLATION LEVEL READ COMMITTED;
@@ -39,7 +39,7 @@ BEGIN
             seq VARCHAR(255) CHARACTER SET utf8mb4 COLLATE utf8mb4_bin PATH '$.seq' ERROR ON ERROR
         )) n
         LEFT JOIN chat_messages m
-            ON m.message_id = n.message_id AND m.room_id = n.room_id AND m.account_db_key = n.account_db_key
+            ON m.message_id = n.message_id AND m.room_id = n.room_id AND m.account_db_key = CAST(n.account_db_key AS SIGNED)
                 AND m.deleted = 0
         GROUP BY n.room_id
     ) a ON a.room_id = r.room_id
@@ -50,7 +50,7 @@ BEGIN
         room_id VARCHAR(255) CHARACTER SET ascii COLLATE ascii_bin PATH '$.room_id' ERROR ON ERROR,
         message_id VARCHAR(255) CHARACTER SET ascii COLLATE ascii_bin PATH '$.message_id' ERROR ON ERROR,
         account_db_key VARCHAR(255) CHARACTER SET utf8mb4 COLLATE utf8mb4_bin PATH '$.account_db_key' ERROR ON ERROR
-    )) n ON m.message_id = n.message_id AND m.room_id = n.room_id AND m.account_db_key = n.account_db_key
+    )) n ON m.message_id = n.message_id AND m.room_id = n.room_id AND m.account_db_key = CAST(n.account_db_key AS SIGNED)
     SET m.deleted = 1
     WHERE m.deleted = 0;
 
@@ -72,8 +72,7 @@ BEGIN
         LEFT JOIN chat_messages m ON m.message_id = i.message_id
         WHERE m.message_id IS NULL
         GROUP BY i.message_id
-    ) f ON f.ord = n.ord
-    ORDER BY n.room_id, CAST(n.seq AS SIGNED);
+    ) f ON f.ord = n.ord;
 
     COMMIT;
 END

@@ -12,7 +12,7 @@ BEGIN
         ROLLBACK;
         RESIGNAL;
     END;
-    IF NOT JSON_VALID(p_rows) OR JSON_TYPE(p_rows) <> 'ARRAY' THEN
+    IF p_rows IS NULL OR LEFT(p_rows, 1) <> '[' OR NOT JSON_VALID(p_rows) THEN
         SIGNAL SQLSTATE '45000' SET MESSAGE_TEXT = 'rows: not a JSON array';
     END IF;
     SET TRANSACTION ISOLATION LEVEL READ COMMITTED;

@@ -12,7 +12,7 @@ BEGIN
         ROLLBACK;
         RESIGNAL;
     END;
-    IF NOT JSON_VALID(p_rows) OR JSON_TYPE(p_rows) <> 'ARRAY' THEN
+    IF p_rows IS NULL OR LEFT(p_rows, 1) <> '[' OR NOT JSON_VALID(p_rows) THEN
         SIGNAL SQLSTATE '45000' SET MESSAGE_TEXT = 'rows: not a JSON array';
     END IF;
     SET TRANSACTION ISOLATION LEVEL READ COMMITTED;
@@ -29,7 +29,7 @@ BEGIN
             title VARCHAR(1000) CHARACTER SET utf8mb4 COLLATE utf8mb4_bin PATH '$.title' ERROR ON ERROR,
             title_version VARCHAR(255) CHARACTER SET utf8mb4 COLLATE utf8mb4_bin PATH '$.title_version' ERROR ON ERROR
         )) t
-    ) n ON n.room_id = r.room_id AND n.account_db_key = r.account_db_key
+    ) n ON n.room_id = r.room_id AND CAST(n.account_db_key AS SIGNED) = r.account_db_key
     SET r.title = n.title, r.title_version = n.title_version
     WHERE n.place = 1 AND r.deleted = 0 AND r.title_version < n.title_version;
 

@@ -6,5 +6,5 @@ CREATE TABLE accounts (
     nickname TEXT NULL CHECK (length(nickname) <= 64),
     email TEXT NULL CHECK (length(email) <= 254),
     platform_type TEXT NULL CHECK (length(platform_type) <= 32),
-    created_at DATETIME NOT NULL CHECK (created_at IS strftime('%Y-%m-%d %H:%M:%f', created_at))
+    created_at DATETIME NOT NULL CHECK (created_at IS strftime('%Y-%m-%d %H:%M:%f', created_at, '+0 days'))
 );

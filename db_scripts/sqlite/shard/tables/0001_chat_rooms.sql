@@ -7,7 +7,7 @@ CREATE TABLE chat_rooms (
     title TEXT NOT NULL CHECK (length(title) <= 200),
     title_version INTEGER NOT NULL DEFAULT 0 CHECK (typeof(title_version) = 'integer'),
     ai_persona TEXT NOT NULL CHECK (length(ai_persona) <= 64),
-    created_at DATETIME NOT NULL CHECK (created_at IS strftime('%Y-%m-%d %H:%M:%f', created_at)),
+    created_at DATETIME NOT NULL CHECK (created_at IS strftime('%Y-%m-%d %H:%M:%f', created_at, '+0 days')),
     last_message_at DATETIME NOT NULL,
     last_seq INTEGER NOT NULL DEFAULT 0,
     message_count INTEGER NOT NULL DEFAULT 0,

@@ -8,7 +8,7 @@ CREATE TABLE chat_messages (
     content TEXT NOT NULL CHECK (length(CAST(content AS BLOB)) <= 16777215),
     parent_message_id TEXT NULL CHECK (length(parent_message_id) <= 64 AND parent_message_id NOT GLOB '*[^ -~]*'),
     metadata TEXT NULL CHECK (length(CAST(metadata AS BLOB)) <= 16777215),
-    created_at DATETIME NULL CHECK (created_at IS strftime('%Y-%m-%d %H:%M:%f', created_at)),
+    created_at DATETIME NULL CHECK (created_at IS strftime('%Y-%m-%d %H:%M:%f', created_at, '+0 days')),
     client_message_id TEXT NULL CHECK (length(client_message_id) <= 64 AND client_message_id NOT GLOB '*[^ -~]*'),
     body_hash TEXT NULL CHECK (length(body_hash) <= 64 AND body_hash NOT GLOB '*[^ -~]*'),
     deleted INTEGER NOT NULL DEFAULT 0,

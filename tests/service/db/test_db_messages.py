@@ -1,0 +1,256 @@
+"""Messages behind the database port: the same on SQLite and MariaDB."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from datetime import timedelta
+
+import pytest
+
+from service.core.errors import DataRefused
+from service.db.database_service import DatabaseService
+from tests.database_rows import START, Room, new_id
+
+# Unescaped and escaped JSON, quotes and backslashes, a line separator, RTL, a family emoji, trailing spaces.
+TEXTS = ["안녕하세요 👋", "👨‍👩‍👧‍👦 \"x\" 'y' \\ \\n \n\r\t", "%s %d ; -- /* */ \u2028 שלום  ", "", "a" * 60_000 + "가"]
+
+
+@pytest.fixture
+async def room(database: DatabaseService) -> Room:
+    room = Room(database)
+    await room.create()
+    return room
+
+
+@pytest.mark.parametrize("escaped", [True, False], ids=["escaped JSON", "plain JSON"])
+async def test_text_comes_back_byte_for_byte(room: Room, escaped: bool) -> None:
+    metadata = '{ "b":1,\t"a" : 1e2, "b": "\\u0041" }'
+    rows = [room.message(n, content=text, metadata=metadata) for n, text in enumerate(TEXTS, 1)]
+    await room.call("fp_chat_message_batch_save", json.dumps(rows, ensure_ascii=escaped))
+    single = room.message(9, content="".join(TEXTS), metadata=metadata)
+    await room.call("fp_chat_message_save", *single.values())
+    stored = await room.window()
+    assert [row["content"] for row in stored] == [*TEXTS, "".join(TEXTS)]
+    assert {row["metadata"] for row in stored} == {metadata}
+
+
+async def test_all_fields_come_back(room: Room) -> None:
+    given = room.message(
+        7, parent_message_id=new_id(), client_message_id=new_id(), body_hash="f" * 64, sender_type="SYSTEM"
+    )
+    await room.batch("fp_chat_message_batch_save", given)
+    (stored,) = await room.window()
+    expected = {name: given[name] for name in stored if name in given} | {"deleted": 0}
+    assert stored == expected | {"created_at": START + timedelta(seconds=7)}
+    assert stored["created_at"].tzinfo is not None
+
+
+async def test_a_save_takes_the_next_number_and_repeats_it(room: Room) -> None:
+    for seq, message_id in enumerate([new_id(), new_id()], 1):
+        values = list((room.message(0, message_id=message_id) | {"seq": None}).values())
+        for _ in range(2):
+            assert await room.call("fp_chat_message_save", *values) == [{"seq": seq}]
+    await room.delete(5)
+    values = list((room.message(0, message_id=new_id()) | {"seq": None}).values())
+    assert await room.call("fp_chat_message_save", *values) == [{"seq": 6}]
+    assert (await room.get())["message_count"] == 3
+
+
+async def test_a_save_with_a_time_object_keeps_its_milliseconds(room: Room) -> None:
+    exact = START.replace(microsecond=123_999)
+    await room.call("fp_chat_message_save", *room.message(1, created_at=exact).values())
+    assert (await room.window())[0]["created_at"] == exact.replace(microsecond=123_000)
+
+
+async def test_a_repeated_batch_changes_nothing(room: Room) -> None:
+    await room.save(1, 2, 2, 3)
+    before = await room.get()
+    await room.save(1, 2, 2, 3)
+    assert await room.get() == before
+    assert (before["message_count"], before["last_seq"]) == (3, 3)
+    assert before["last_message_at"] == START + timedelta(seconds=3)
+
+
+async def test_of_one_id_twice_in_a_batch_the_first_counts(room: Room) -> None:
+    await room.batch("fp_chat_message_batch_save", room.message(1, content="first"), room.message(1, content="second"))
+    assert [row["content"] for row in await room.window()] == ["first"]
+
+
+async def test_counters_only_grow(room: Room) -> None:
+    await room.save(5)
+    await room.save(2)
+    row = await room.get()
+    assert (row["last_seq"], row["last_message_at"]) == (5, START + timedelta(seconds=5))
+
+
+REFUSED = {
+    "id too long": {"message_id": "x" * 65},
+    "id far too long": {"message_id": "x" * 300},
+    "id not ASCII": {"message_id": "메시지"},
+    "client id too long": {"client_message_id": "x" * 65},
+    "client id not ASCII": {"client_message_id": "é"},
+    "parent too long": {"parent_message_id": "x" * 300},
+    "hash too long": {"body_hash": "x" * 65},
+    "content too long": {"content": "x" * 16_777_216},
+    "no content": {"content": None},
+    "no id": {"message_id": None},
+    "no number": {"seq": None},
+    "number not a number": {"seq": "12x"},
+    "unknown sender": {"sender_type": "user"},
+    "no time": {"created_at": None},
+    "impossible time": {"created_at": "2026-02-30 00:00:00.000"},
+    "time not a time": {"created_at": "soon"},
+    "key not a number": {"account_db_key": "abc"},
+    "taken number": {"seq": 1},
+    "taken client id": {"client_message_id": "taken"},
+}
+
+
+@pytest.mark.parametrize("fault", REFUSED.values(), ids=REFUSED)
+async def test_one_bad_row_refuses_the_whole_batch(room: Room, fault: dict[str, object]) -> None:
+    await room.batch("fp_chat_message_batch_save", room.message(1, client_message_id="taken"))
+    before = await room.get()
+    rows = [room.message(2), room.message(3) | fault, room.message(4)]
+    with pytest.raises(DataRefused):
+        await room.batch("fp_chat_message_batch_save", *rows)
+    assert [row["seq"] for row in await room.window()] == [1]
+    assert await room.get() == before
+
+
+@pytest.mark.parametrize("fault", [f for name, f in REFUSED.items() if name != "no number"],
+                         ids=[name for name in REFUSED if name != "no number"])  # fmt: skip
+async def test_a_bad_row_is_refused_alone_too(room: Room, fault: dict[str, object]) -> None:
+    await room.batch("fp_chat_message_batch_save", room.message(1, client_message_id="taken"))
+    with pytest.raises(DataRefused):
+        await room.call("fp_chat_message_save", *(room.message(3) | fault).values())
+    assert [row["seq"] for row in await room.window()] == [1]
+    assert (await room.get())["message_count"] == 1
+
+
+@pytest.mark.parametrize("rows", ["", "nonsense", '{"a": {}}', "[{]", "[1]", "[{}]", '[{"room_id": 1}'])
+@pytest.mark.parametrize(
+    "name",
+    ["fp_chat_message_batch_save", "fp_chat_message_batch_soft_delete", "fp_chat_room_batch_create",
+     "fp_chat_room_batch_soft_delete"],
+)  # fmt: skip
+async def test_rows_that_are_no_rows_are_refused(database: DatabaseService, name: str, rows: str) -> None:
+    with pytest.raises(DataRefused):
+        await Room(database).call(name, rows)
+
+
+async def test_text_that_is_not_unicode_is_refused(room: Room) -> None:
+    with pytest.raises(DataRefused):
+        await room.call("fp_chat_message_save", *room.message(1, content="\ud800").values())
+
+
+async def test_a_tombstone_is_never_lifted(room: Room) -> None:
+    await room.save(1, 2)
+    await room.delete(2, 3)
+    await room.save(2, 3)
+    await room.call("fp_chat_message_save", *room.message(3).values())
+    assert [(row["seq"], row["deleted"]) for row in await room.window()] == [(1, 0), (2, 1), (3, 1)]
+    row = await room.get()
+    assert (row["message_count"], row["last_seq"]) == (1, 3)
+
+
+async def test_single_and_bulk_delete_do_the_same(room: Room) -> None:
+    await room.save(1, 2, 3)
+    for _ in range(2):
+        await room.call("fp_chat_message_soft_delete", *room.tombstone(2).values())
+        await room.call("fp_chat_message_soft_delete", *room.tombstone(8).values())
+        await room.delete(3, 3, 9)
+    stored = await room.window()
+    assert [(r["seq"], r["deleted"], r["content"]) for r in stored] == [
+        (1, 0, "message 1"), (2, 1, "message 2"), (3, 1, "message 3"), (8, 1, ""), (9, 1, ""),
+    ]  # fmt: skip
+    assert [row["created_at"] is None for row in stored] == [False, False, False, True, True]
+    row = await room.get()
+    assert (row["message_count"], row["last_seq"]) == (1, 9)
+
+
+async def test_a_delete_of_another_account_changes_nothing(room: Room) -> None:
+    await room.save(1)
+    foreign = room.tombstone(1) | {"account_db_key": room.account_db_key + 1}
+    await room.batch("fp_chat_message_batch_soft_delete", foreign)
+    await room.call("fp_chat_message_soft_delete", *foreign.values())
+    assert [row["deleted"] for row in await room.window()] == [0]
+    assert (await room.get())["message_count"] == 1
+
+
+async def test_a_room_may_come_after_its_messages(database: DatabaseService) -> None:
+    room = Room(database)
+    await room.save(1, 2)
+    await room.delete(2)
+    assert await room.call("fp_chat_room_get", room.room_id) == []
+    await room.create()
+    row = await room.get()
+    assert (row["message_count"], row["last_seq"], row["title"]) == (1, 2, "방 🏠")
+    assert row["last_message_at"] == START + timedelta(seconds=2)
+
+
+async def test_messages_are_read_by_key_newest_first(room: Room) -> None:
+    await room.save(*range(1, 10))
+    await room.delete(5)
+    page = await room.call("fp_chat_messages_get", room.room_id, None, 3)
+    assert [row["seq"] for row in page] == [9, 8, 7]
+    page = await room.call("fp_chat_messages_get", room.room_id, 7, 3)
+    assert [row["seq"] for row in page] == [6, 4, 3]
+    await room.call("fp_chat_room_soft_delete", room.room_id, room.account_db_key)
+    assert await room.call("fp_chat_messages_get", room.room_id, None, 3) == []
+
+
+async def test_the_window_is_a_range_of_numbers(room: Room) -> None:
+    await room.save(*range(1, 10))
+    await room.delete(8)
+    assert [(row["seq"], row["deleted"]) for row in await room.window(3)] == [(7, 0), (8, 1), (9, 0)]
+    assert await Room(room.database).window() == []
+
+
+async def test_the_number_before_a_time(room: Room) -> None:
+    await room.save(1, 2, 3)
+
+    async def before(time: object) -> list[int]:
+        return [row["seq"] for row in await room.call("fp_chat_seq_before", room.room_id, time)]
+
+    second = START + timedelta(seconds=2)
+    assert await before(second) == [1]
+    assert await before(second + timedelta(microseconds=1)) == [2]
+    assert await before("2026-01-02 03:04:07.678000") == [1]
+    assert await before(START) == []
+    assert await before(START + timedelta(days=1)) == [3]
+
+
+async def test_a_message_is_found_by_its_ids(room: Room) -> None:
+    question = room.message(1, client_message_id="한글".encode().hex(), body_hash="a" * 64)
+    reply = room.message(2, parent_message_id=question["message_id"])
+    await room.batch("fp_chat_message_batch_save", question)
+    find = ("fp_chat_message_find_client", room.room_id, question["client_message_id"])
+    expected = {"message_id": question["message_id"], "seq": 1, "body_hash": "a" * 64, "deleted": 0}
+    assert await room.call(*find) == [expected | {"reply_message_id": None}]
+    await room.batch("fp_chat_message_batch_save", reply)
+    assert await room.call(*find) == [expected | {"reply_message_id": reply["message_id"]}]
+    assert await room.call("fp_chat_message_find", room.room_id, reply["message_id"]) == [
+        {"message_id": reply["message_id"], "seq": 2, "sender_type": "AI", "deleted": 0}
+    ]
+    assert await room.call("fp_chat_message_find", new_id(), reply["message_id"]) == []
+    assert await room.call("fp_chat_message_find", room.room_id, reply["message_id"].upper()) == []
+
+
+async def test_concurrent_duplicate_batches_count_once(database: DatabaseService) -> None:
+    created, unknown = Room(database), Room(database)
+    await created.create()
+    rows = [room.message(seq) for seq in range(1, 30) for room in (created, unknown)]
+    deletes = [room.tombstone(seq) for seq in (3, 7, 40) for room in (created, unknown)]
+    await asyncio.gather(
+        *(created.batch("fp_chat_message_batch_save", *rows[n % 3 :: 1 + n % 2]) for n in range(12)),
+        *(created.batch("fp_chat_message_batch_save", *reversed(rows)) for _ in range(6)),
+        *(created.batch("fp_chat_message_batch_soft_delete", *deletes) for _ in range(4)),
+        *(unknown.create() for _ in range(3)),
+    )
+    for room in (created, unknown):
+        window = await room.window()
+        assert [row["seq"] for row in window] == [*range(1, 30), 40]
+        row = await room.get()
+        assert row["message_count"] == sum(not message["deleted"] for message in window) == 27
+        assert row["last_seq"] == 40
