@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 
-from importlib import import_module
-from importlib.util import find_spec
-
 from application.base_web_server.config import ServerSettings
 from service.net.net_settings import NetSettings
 from service.service_container import ServiceContainer
@@ -16,6 +13,7 @@ from template.account.password_vault import PasswordVault
 from template.account.session_store import SessionStore
 from template.base.template_context import TemplateContext
 from template.base.template_type import TemplateType
+from template.chat.chat_template_impl import create_chat_template
 
 
 def create_account_template(
@@ -36,6 +34,4 @@ def add_templates(
 ) -> None:
     """Register the shipped templates beside those that a host has registered before."""
     context.add_template(TemplateType.ACCOUNT, create_account_template(container, settings.netConfig, sessions))
-    if find_spec("template.chat.chat_template_impl"):
-        chat = import_module("template.chat.chat_template_impl")
-        context.add_template(TemplateType.CHAT, chat.create_chat_template(container, settings.chatConfig))
+    context.add_template(TemplateType.CHAT, create_chat_template(container, settings.chatConfig))
