@@ -11,15 +11,17 @@ class FlakyProxy:
     """Listens on ``socket`` (a file) and passes bytes to and from ``target``.
 
     ``lose_next_answer()``: the next bytes of the server are dropped and the connection is cut, after the
-    server has executed what was asked. ``silent``: answers are held back. ``connections`` counts them.
+    server has executed what was asked. ``silent``: answers are dropped. ``doom_connections()``: those that are
+    open now are cut when the next request comes, before the server sees it, as by a router that forgot them.
     """
 
     def __init__(self, target: Path) -> None:
         self._target = target
         self._folder = tempfile.TemporaryDirectory(prefix="p-")
         self.socket = Path(self._folder.name) / "s"
-        self.connections = 0
-        self.answers_to_lose = 0
+        self._answers_to_lose = 0
+        self._doomed: set[asyncio.StreamReader] = set()
+        self._open: set[asyncio.StreamReader] = set()
         self.silent = False
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -36,14 +38,17 @@ class FlakyProxy:
         self._folder.cleanup()
 
     def lose_next_answer(self, times: int = 1) -> None:
-        self.answers_to_lose = times
+        self._answers_to_lose = times
+
+    def doom_connections(self) -> None:
+        self._doomed |= self._open
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         assert task is not None
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-        self.connections += 1
+        self._open.add(reader)
         server_reader, server_writer = await asyncio.open_unix_connection(str(self._target))
         up = asyncio.create_task(self._requests(reader, server_writer))
         try:
@@ -51,6 +56,7 @@ class FlakyProxy:
         except (asyncio.CancelledError, ConnectionError):
             pass
         finally:
+            self._open.discard(reader)
             up.cancel()
             await asyncio.gather(up, return_exceptions=True)
             for each in (writer, server_writer):
@@ -58,13 +64,15 @@ class FlakyProxy:
 
     async def _requests(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while data := await reader.read(65536):
+            if reader in self._doomed:
+                break
             writer.write(data)
         writer.close()
 
     async def _answers(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while data := await reader.read(65536):
-            if self.answers_to_lose:
-                self.answers_to_lose -= 1
+            if self._answers_to_lose:
+                self._answers_to_lose -= 1
                 return
             if not self.silent:
                 writer.write(data)

@@ -113,9 +113,10 @@ class Exchange:
         try:
             return await self._once(commands, effect, wait_s)
         except _ConnectionLost as lost:
+            # Those that idle beside it are most likely dead too; a write on one would be an unknown outcome.
+            await self.pool.drop_idle()
             if effect is Effect.ONCE:
                 raise OutcomeUnknown("cache", lost.reason) from lost.__cause__
-        await self.pool.drop_idle()
         try:
             return await self._once(commands, effect, wait_s)
         except ServiceUnavailable as again:

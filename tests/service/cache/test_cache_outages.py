@@ -203,6 +203,18 @@ async def test_a_lost_answer_of_a_read_is_invisible(proxied: tuple[FlakyProxy, C
     assert await redis.execute_many([("GET", redis.key("a:1")), ("TTL", redis.key("a:1"))]) == ["x", -1]
 
 
+async def test_of_connections_that_died_unnoticed_only_the_first_call_feels_it(
+    proxied: tuple[FlakyProxy, CacheClient],
+) -> None:
+    proxy, redis = proxied
+    await asyncio.gather(*(redis.set_string(f"a:{n}", n) for n in range(10)))
+    assert len(redis._exchange.pool._available_connections) > 3
+    proxy.doom_connections()
+    assert await redis.get_string("a:1") == "1"
+    # On dead connections these writes would be unknown outcomes.
+    assert await asyncio.gather(*(redis.execute("INCR", redis.key(f"a:{n}")) for n in range(9))) == list(range(1, 10))
+
+
 async def test_no_answer_in_time_is_unknown_for_a_write_and_an_outage_for_a_read(
     proxied: tuple[FlakyProxy, CacheClient],
 ) -> None:
