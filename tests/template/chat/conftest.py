@@ -1,0 +1,36 @@
+"""The chat on both pairs of backends that ship: embedded (Valkey + SQLite) and real (Redis + MariaDB)."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import pytest
+
+from service.cache.cache_settings import CacheSettings
+from tests.backends_mariadb import DatabaseBackend
+from tests.chat_world import ChatWorld, running_world
+from tests.openai_stub import OpenAIStub
+
+
+@pytest.fixture
+async def provider() -> AsyncIterator[OpenAIStub]:
+    """Answers every question with its text; scriptable."""
+    async with OpenAIStub() as stub:
+        yield stub
+
+
+@pytest.fixture(params=["valkey+sqlite", "redis+mariadb"])
+def backends(request: pytest.FixtureRequest) -> tuple[CacheSettings, DatabaseBackend]:
+    cache, database = request.param.split("+")
+    settings: CacheSettings = request.getfixturevalue(f"{cache}_server").settings()
+    return settings, request.getfixturevalue(f"shared_{database}")
+
+
+@pytest.fixture
+async def chat(
+    backends: tuple[CacheSettings, DatabaseBackend], app_id: str, provider: OpenAIStub, request: pytest.FixtureRequest
+) -> AsyncIterator[ChatWorld]:
+    """A running chat; ``@pytest.mark.chat_settings(window=4)`` changes its settings."""
+    marker = request.node.get_closest_marker("chat_settings")
+    async with running_world(*backends, app_id, provider, **(marker.kwargs if marker else {})) as world:
+        yield world
