@@ -26,7 +26,7 @@ _DEAD_FIELDS = ("dead_entry", "dead_reason", "dead_at")
 
 @dataclass(frozen=True)
 class Retry:
-    """What is known about an entry that failed: deliveries so far, and when the next may begin (Redis time)."""
+    """Deliveries of an entry begun so far, and when the next may begin (Redis time)."""
 
     attempts: int
     not_before_ms: int
@@ -36,7 +36,7 @@ class Retry:
 class LanePage:
     now_ms: int
     entries: list[QueueEntry]
-    retries: dict[str, Retry]  # by entry id, only entries that failed before
+    retries: dict[str, Retry]  # by entry id, only entries that were begun before
 
 
 @dataclass(frozen=True)
@@ -115,10 +115,10 @@ class LaneStore:
         keys = (lane.stream_key, lane.retry_key)
         return int(await self._works.run_script(_SCRIPTS["remove_entries"], keys, ids))
 
-    async def hold(self, lane: Lane, entry_id: str, attempt: int, wait_s: float) -> None:
-        """Note that delivery number ``attempt`` failed and the next waits ``wait_s``."""
+    async def hold(self, lane: Lane, entry_id: str, attempts: int, wait_s: float) -> None:
+        """Note that ``attempts`` deliveries were begun and the next waits ``wait_s``."""
         keys = (lane.stream_key, lane.retry_key)
-        await self._works.run_script(_SCRIPTS["hold_entry"], keys, (entry_id, attempt, round(wait_s * 1000)))
+        await self._works.run_script(_SCRIPTS["hold_entry"], keys, (entry_id, attempts, round(wait_s * 1000)))
 
     async def dead_letter(self, lane: Lane, entries_with_reasons: Sequence[tuple[str, str]]) -> int:
         """Move entries (id, reason) to the dead letters, all or none; returns how many were still there.

@@ -177,12 +177,20 @@ class QueueConsumer:
             message = entry.to_message(self._queue_name)
         except ValueError as error:
             return await self._give_up(lane, entry, attempt, f"not a message: {error}")
+        if attempt > self._settings.max_attempts:
+            return await self._give_up(lane, entry, attempt - 1, "its last deliveries never ended: their process died")
+        # Counted before it begins, or a message that kills its process would do so for ever.
+        await self._store.hold(lane, entry.entry_id, attempt, 0)
         try:
             failure = await self._call(message)
         except ServiceUnavailable as error:
+            await self._store.hold(lane, entry.entry_id, attempt - 1, 0)
             _prolong(self._rests.setdefault(lane, _Rest()), self._settings)
             Logger.warn("a queue handler has to wait", queue=self._queue_name, lane=lane.name, reason=str(error))
             return _Outcome.NOT_NOW
+        except asyncio.CancelledError:
+            await self._tasks.finish(self._store.hold(lane, entry.entry_id, attempt - 1, 0), "uncount a delivery")
+            raise
         self._rests.pop(lane, None)
         if failure is not None:
             return await self._retry_later(lane, entry, attempt, failure)

@@ -23,7 +23,7 @@ class QueueSettings(Settings):
     """How long a message id is remembered, so that sending it again stores it only once."""
 
     max_attempts: int = Field(default=5, ge=1)
-    """Deliveries of one message before it goes to the dead letters."""
+    """Deliveries of one message, those that died with their process included, before it goes to the dead letters."""
 
     retry_base_s: float = Field(default=1.0, gt=0)
     """Wait after the first failed delivery; it doubles with each."""
@@ -32,7 +32,7 @@ class QueueSettings(Settings):
     """Longest wait between two deliveries."""
 
     dead_letter_limit: int = Field(default=10_000, ge=1)
-    """Dead letters a lane may hold; beyond it the failed entry stays where it is and keeps being retried."""
+    """Dead letters a lane may hold; beyond it the failed entry stays where it is, its key behind it."""
 
     poll_interval_s: float = Field(default=1.0, gt=0)
     """How often an idle consumer looks for messages of other processes; its own process wakes it at once."""

@@ -145,7 +145,9 @@ async def test_retries_wait_longer_each_time(bench: QueueBench) -> None:
     await queue.register_message_consumer("mail", "a", Reader(answer))
     await until(lambda: len(at) == 4)
     waits_s = [later - earlier for earlier, later in itertools.pairwise(at)]
-    assert all(wait_s >= shortest_s for wait_s, shortest_s in zip(waits_s, (0.05, 0.1, 0.2), strict=True))
+    assert all(
+        wait_s >= shortest_s - 0.002 for wait_s, shortest_s in zip(waits_s, (0.05, 0.1, 0.2), strict=True)
+    )  # Redis counts in ms
 
 
 async def test_poison_goes_to_the_dead_letters_and_stops_no_other_key(bench: QueueBench) -> None:
@@ -262,7 +264,7 @@ async def test_when_the_dead_letters_are_full_the_message_stays(bench: QueueBenc
     for number in range(3):
         await send(queue, number, str(number) * 3 if number == 2 else "k")
     await queue.register_message_consumer("mail", "a", reader)
-    await until(lambda: reader.done == [2] and len(reader.calls) >= 4)
+    await until(lambda: reader.done == [2] and len(reader.calls) == 3)
     assert await bench.waiting("mail") == 1
     (letter,) = await queue.dead_letters("mail")
     await queue.drop_dead_letter(letter.lane, letter.dead_id)
@@ -328,8 +330,8 @@ async def test_stop_lets_the_delivery_under_way_end(bench: QueueBench) -> None:
     assert await bench.waiting("mail") == 1
 
 
-async def test_a_delivery_cut_off_by_stop_is_delivered_again_by_another(bench: QueueBench) -> None:
-    first, second = await bench.queue(), await bench.queue()
+async def test_a_delivery_cut_off_by_stop_is_not_counted_and_delivered_by_another(bench: QueueBench) -> None:
+    first, second = await bench.queue(), await bench.queue(max_attempts=1)
 
     async def hang(message: QueueMessage) -> bool:
         await asyncio.Event().wait()
@@ -340,8 +342,11 @@ async def test_a_delivery_cut_off_by_stop_is_delivered_again_by_another(bench: Q
     await first.register_message_consumer("mail", "a", stuck)
     await until(lambda: len(stuck.calls) == 1)
     await second.register_message_consumer("mail", "b", reader)
+    lane = first.lane("mail", bench.cache.partitions.of_id("k"), "2")
     await first.stop(0.01)
     await until(lambda: reader.done == [1])
+    await until(lambda: _is_empty(bench))
+    assert await bench.cache.get_client().execute("EXISTS", lane.retry_key) == 0
 
 
 def _two_keys_of_a_partition(bench: QueueBench) -> tuple[str, str]:

@@ -134,7 +134,7 @@ async def test_a_message_whose_answer_was_lost_is_stored_once(private_server: Re
 
 
 PROCESS = """
-import asyncio, sys
+import asyncio, os, signal, sys
 from pathlib import Path
 from service.cache.cache_service import CacheService
 from service.cache.cache_settings import CacheSettings
@@ -145,6 +145,8 @@ from service.queue.queue_settings import QueueSettings
 
 async def handler(message):
     print("begun", flush=True)
+    if message.payload["n"] == "deadly":
+        os.kill(os.getpid(), signal.SIGKILL)
     await asyncio.Event().wait()
 
 async def main():
@@ -160,15 +162,11 @@ asyncio.run(main())
 """
 
 
-async def test_the_message_of_a_killed_process_is_delivered_by_another(
-    private_bench: QueueBench, private_server: RedisServer, app_id: str
-) -> None:
-    queue, done = await private_bench.queue(), []
-    await queue.send_message("mail", {"n": 1}, "letter", partition_key="k")
-    environment = os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'base_server'}"}
+async def start_process(server: RedisServer, app_id: str) -> asyncio.subprocess.Process:
+    """A process with a consumer of the queue "mail"; returns when its handler has begun."""
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-c", PROCESS, str(private_server.socket), app_id),
-        env=environment,
+        *(sys.executable, "-c", PROCESS, str(server.socket), app_id),
+        env=os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'base_server'}"},
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.DEVNULL,
     )
@@ -176,6 +174,15 @@ async def test_the_message_of_a_killed_process_is_delivered_by_another(
     async for line in process.stdout:
         if line.strip() == b"begun":
             break
+    return process
+
+
+async def test_the_message_of_a_killed_process_is_delivered_by_another(
+    private_bench: QueueBench, private_server: RedisServer, app_id: str
+) -> None:
+    queue, done = await private_bench.queue(), []
+    await queue.send_message("mail", {"n": 1}, "letter", partition_key="k")
+    process = await start_process(private_server, app_id)
     lane = queue.lane("mail", private_bench.cache.partitions.of_id("k"), "2")
     assert await private_bench.locks.acquire(lane.lock_key, 1, 0, partition=lane.partition) is None
     process.send_signal(signal.SIGKILL)
@@ -187,6 +194,25 @@ async def test_the_message_of_a_killed_process_is_delivered_by_another(
 
     await queue.register_message_consumer("mail", "lives", handler)
     await until(lambda: done == [1])
+
+
+async def test_a_message_that_kills_its_process_ends_in_the_dead_letters(
+    private_bench: QueueBench, private_server: RedisServer, app_id: str
+) -> None:
+    queue, done = await private_bench.queue(max_attempts=2), []
+    await queue.send_message("mail", {"n": "deadly"}, "letter", partition_key="k")
+    await queue.send_message("mail", {"n": "behind"}, "letter", partition_key="k")
+    for _ in range(2):
+        await (await start_process(private_server, app_id)).communicate()
+
+    async def handler(message: QueueMessage) -> bool:
+        done.append(message.payload["n"])
+        return True
+
+    await queue.register_message_consumer("mail", "lives", handler)
+    await until(lambda: done == ["behind"])
+    (letter,) = await queue.dead_letters("mail")
+    assert letter.reason == "its last deliveries never ended: their process died"
 
 
 async def test_a_full_redis_refuses_sends_and_is_still_drained(

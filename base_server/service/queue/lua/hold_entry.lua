@@ -1,7 +1,7 @@
--- purpose: Note a failed delivery of an entry and when it may be tried again. Run twice, only the time moves.
+-- purpose: Note how many deliveries of an entry were begun and when the next may be. Run twice, only the time moves.
 --   HDEL comes first, for a full Redis refuses only a script's first write.
 -- KEYS: 1 lane stream; 2 retries
--- ARGV: 1 entry id; 2 number of this delivery, from 1; 3 wait in ms
+-- ARGV: 1 entry id; 2 deliveries begun; 3 wait in ms
 -- returns: 1 noted | 0 the entry is gone
 if #redis.call('XRANGE', KEYS[1], ARGV[1], ARGV[1]) == 0 then
   return 0
