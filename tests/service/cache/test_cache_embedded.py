@@ -7,7 +7,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -50,6 +51,45 @@ asyncio.run(main())
 @pytest.fixture(autouse=True)
 def _binary() -> None:
     find_server("valkey")
+
+
+class Writer:
+    """A process running WRITER; ``child`` is the process id of its embedded server."""
+
+    def __init__(self, folder: Path) -> None:
+        self.data_dir = folder / "data"
+        (folder / "writer.py").write_text(WRITER)
+        command = [sys.executable, str(folder / "writer.py"), str(self.data_dir)]
+        self._process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        assert self._process.stdout is not None
+        self._output = self._process.stdout
+        self.child = next(int(line.split()[1]) for line in self._output if line.startswith("child"))
+        self.highest = -1
+
+    def acknowledge(self, count: int) -> None:
+        """Wait for so many more acknowledged writes."""
+        self.highest = [int(next(self._output)) for _ in range(count)][-1]
+
+    def kill(self, *names: str) -> None:
+        for name in names:
+            os.kill(self._process.pid if name == "the server" else self.child, signal.SIGKILL)
+
+    def end(self) -> None:
+        """Kill the server, if it lives, and read what it has still said."""
+        self._process.kill()
+        self._process.wait()
+        if not self._output.closed:
+            self.highest = max([self.highest, *(int(line) for line in self._output if line.strip().isdigit())])
+            self._output.close()
+
+
+@pytest.fixture
+def writer(tmp_path: Path) -> Iterator[Writer]:
+    writer = Writer(tmp_path)
+    yield writer
+    writer.end()
+    with suppress(ProcessLookupError):
+        os.kill(writer.child, signal.SIGKILL)
 
 
 @pytest.fixture
@@ -113,48 +153,27 @@ async def test_a_killed_child_is_started_again_with_its_data_and_callers_notice_
 @pytest.mark.parametrize(
     "killed", ["the server", "the child", "the server, then the child", "the child, then the server"]
 )
-async def test_everything_acknowledged_is_there_whoever_is_killed(tmp_path: Path, killed: str) -> None:
-    (tmp_path / "writer.py").write_text(WRITER)
-    writer = subprocess.Popen(
-        [sys.executable, str(tmp_path / "writer.py"), str(tmp_path / "data")], stdout=subprocess.PIPE, text=True
-    )
-    assert writer.stdout is not None
-    lines = iter(writer.stdout)
-    child = next(int(line.split()[1]) for line in lines if line.startswith("child"))
-    acknowledged = [next(lines) for _ in range(200)]
-    for name in killed.split(", then "):
-        os.kill(writer.pid if name == "the server" else child, signal.SIGKILL)
+async def test_everything_acknowledged_is_there_whoever_is_killed(writer: Writer, killed: str) -> None:
+    writer.acknowledge(200)
+    writer.kill(*killed.split(", then "))
     if killed == "the child":
         # Its own server starts it again; then that one dies too.
-        acknowledged += [next(lines) for _ in range(200)]
-        writer.kill()
-    writer.wait()
-    acknowledged += list(lines)
-    writer.stdout.close()
-
-    async with running_cache(EMBEDDED, "app", data_dir=tmp_path / "data") as service:
+        writer.acknowledge(200)
+    writer.end()
+    async with running_cache(EMBEDDED, "app", data_dir=writer.data_dir) as service:
         stored = [int(value) for value in await service.get_client().list_range("l:1")]
-        highest = int([line for line in acknowledged if line.strip().isdigit()][-1])
+        assert stored[: writer.highest + 1] == list(range(writer.highest + 1))
         # One more may have been executed whose answer nobody read.
-        assert stored[: highest + 1] == list(range(highest + 1))
-        assert len(stored) - highest <= 2
-        assert not _alive(child), "the orphan was ended"
+        assert len(stored) - writer.highest <= 2
+        assert not _alive(writer.child), "the orphan was ended"
 
 
-async def test_an_orphan_that_does_not_react_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_orphan_that_does_not_react_is_killed(writer: Writer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("service.cache.embedded._END_S", 0.3)
-    (tmp_path / "writer.py").write_text(WRITER)
-    writer = subprocess.Popen(
-        [sys.executable, str(tmp_path / "writer.py"), str(tmp_path / "data")], stdout=subprocess.PIPE, text=True
-    )
-    assert writer.stdout is not None
-    child = next(int(line.split()[1]) for line in writer.stdout if line.startswith("child"))
-    writer.kill()
-    writer.wait()
-    writer.stdout.close()
-    os.kill(child, signal.SIGSTOP)
-    async with running_cache(EMBEDDED, "app", data_dir=tmp_path / "data"):
-        assert not _alive(child)
+    writer.end()
+    os.kill(writer.child, signal.SIGSTOP)
+    async with running_cache(EMBEDDED, "app", data_dir=writer.data_dir):
+        assert not _alive(writer.child)
 
 
 async def test_a_stale_pid_file_harms_nobody(tmp_path: Path) -> None:
