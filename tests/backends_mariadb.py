@@ -19,7 +19,7 @@ import tempfile
 import time
 import uuid
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,23 +39,26 @@ _SERVER_FOLDERS = ("/usr/sbin", "/usr/local/sbin", "/usr/libexec")  # not on eve
 class MariaDbServer:
     """One private server process: root without password on 127.0.0.1, every commit on the disk."""
 
-    def __init__(self) -> None:
+    def __init__(self, copy_of: MariaDbServer | None = None) -> None:
         self._mariadbd = find_program("mariadbd", "mysqld")
         self.folder = Path(tempfile.mkdtemp(prefix="m-"))
         self.port = free_port()
         self._process: subprocess.Popen[bytes] | None = None
-        subprocess.run(
-            [find_program("mariadb-install-db", "mysql_install_db"), *self._options(),
-             "--auth-root-authentication-method=normal", "--skip-test-db"],
-            check=True, capture_output=True,
-        )  # fmt: skip
+        if copy_of is not None:
+            shutil.copytree(copy_of.folder / "data", self.folder / "data")
+            return
+        command = [
+            find_program("mariadb-install-db", "mysql_install_db"), *self._options(),
+            "--auth-root-authentication-method=normal", "--skip-test-db", "--innodb-flush-log-at-trx-commit=0",
+        ]  # fmt: skip
+        subprocess.run(command, check=True, capture_output=True)
 
-    def start(self) -> None:
-        """Start it (again) on the same data; returns when it answers."""
+    def start(self, *, durable: bool = True) -> None:
+        """Start it (again) on the same data; returns when it answers. ``durable``: every commit on the disk."""
         command = [
             self._mariadbd, *self._options(), f"--port={self.port}", "--bind-address=127.0.0.1",
-            f"--socket={self.folder}/s", f"--pid-file={self.folder}/pid", "--innodb-flush-log-at-trx-commit=1",
-            "--skip-name-resolve", "--max-connections=80", "--performance-schema=OFF",
+            f"--socket={self.folder}/s", f"--pid-file={self.folder}/pid",
+            f"--innodb-flush-log-at-trx-commit={int(durable)}", "--skip-name-resolve", "--max-connections=80", "--performance-schema=OFF",
         ]  # fmt: skip
         with (self.folder / "log").open("ab") as log:
             self._process = subprocess.Popen(command, stdout=log, stderr=log)
@@ -92,6 +95,13 @@ class MariaDbServer:
             self._process.wait()
             self._process = None
 
+    def stop(self) -> None:
+        """SIGTERM, and wait: the data can be copied then."""
+        assert self._process is not None
+        self._process.terminate()
+        self._process.wait()
+        self._process = None
+
     def remove(self) -> None:
         self.kill()
         shutil.rmtree(self.folder, ignore_errors=True)
@@ -103,7 +113,7 @@ class MariaDbServer:
     def _options(self) -> list[str]:
         user = ["--user=root"] if os.getuid() == 0 else []
         return ["--no-defaults", f"--datadir={self.folder}/data", "--innodb-buffer-pool-size=32M",
-                "--innodb-log-file-size=8M", "--innodb-flush-log-at-trx-commit=0", *user]  # fmt: skip
+                "--innodb-log-file-size=8M", *user]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -153,34 +163,54 @@ async def running_database(backend: DatabaseBackend, **changes: Any) -> AsyncIte
         await service.stop()
 
 
-def _running_server() -> Iterator[MariaDbServer]:
+@dataclass(frozen=True)
+class PreparedMariaDb:
+    """A stopped server whose data has the scripts applied; servers of the tests start on a copy."""
+
+    server: MariaDbServer
+    settings: DatabaseSettings
+
+    @contextmanager
+    def running_copy(self) -> Iterator[DatabaseBackend]:
+        server = MariaDbServer(copy_of=self.server)
+        try:
+            server.start()
+            settings = self.settings.model_copy(update={"port": server.port})
+            yield DatabaseBackend("mariadb", settings, Path("/nonexistent"), server)
+        finally:
+            server.remove()
+
+
+@pytest.fixture(scope="session")
+def prepared_mariadb() -> Iterator[PreparedMariaDb]:
     server = MariaDbServer()
     try:
-        server.start()
-        yield server
+        server.start(durable=False)
+        backend = DatabaseBackend("mariadb", mariadb_settings(server), Path("/nonexistent"), server)
+        asyncio.run(apply_all(backend.databases(), backend.settings))
+        server.stop()
+        yield PreparedMariaDb(server, backend.settings)
     finally:
         server.remove()
 
 
 @pytest.fixture(scope="session")
-def mariadb_server() -> Iterator[MariaDbServer]:
-    yield from _running_server()
+def shared_mariadb(prepared_mariadb: PreparedMariaDb) -> Iterator[DatabaseBackend]:
+    with prepared_mariadb.running_copy() as backend:
+        yield backend
 
 
 @pytest.fixture
-def private_mariadb() -> Iterator[DatabaseBackend]:
+def private_mariadb(prepared_mariadb: PreparedMariaDb) -> Iterator[DatabaseBackend]:
     """A server for this test alone, with the scripts applied."""
-    for server in _running_server():
-        backend = DatabaseBackend("mariadb", mariadb_settings(server), Path("/nonexistent"), server)
-        asyncio.run(apply_all(backend.databases(), backend.settings))
+    with prepared_mariadb.running_copy() as backend:
         yield backend
 
 
 @pytest.fixture(scope="session")
-def shared_mariadb(mariadb_server: MariaDbServer) -> DatabaseBackend:
-    backend = DatabaseBackend("mariadb", mariadb_settings(mariadb_server), Path("/nonexistent"), mariadb_server)
-    asyncio.run(apply_all(backend.databases(), backend.settings))
-    return backend
+def mariadb_server(shared_mariadb: DatabaseBackend) -> MariaDbServer:
+    assert shared_mariadb.server is not None
+    return shared_mariadb.server
 
 
 @pytest.fixture(scope="session")

@@ -47,7 +47,7 @@ NO_SUCH_TABLE = 1146
 def error_number(error: pymysql.err.Error) -> int:
     """The server's number, 0 for an error without one."""
     number = error.args[0] if error.args else 0
-    return number if isinstance(number, int) else 0
+    return number % 65536 if isinstance(number, int) else 0  # PyMySQL reads the upper half as negative
 
 
 def judge(error: pymysql.err.Error) -> Verdict:

@@ -1,0 +1,83 @@
+"""DatabaseService itself: façade, unknown names, cancelled callers, wrong parameters."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import datetime
+
+import pytest
+
+from service.core.errors import ServiceError, ServiceNotRunning, ServiceUnavailable
+from service.db.database_service import DatabaseService
+from tests.backends_mariadb import DatabaseBackend
+from tests.database_rows import Room
+from tests.waiting import until
+
+
+async def test_the_class_speaks_to_the_installed_instance(database: DatabaseService) -> None:
+    with pytest.raises(ServiceNotRunning):
+        DatabaseService.call_global_procedure("fp_shards_get")
+    database.install()
+    try:
+        assert len(await DatabaseService.call_global_procedure("fp_shards_get")) == 2
+        assert await DatabaseService.call_shard_procedure(1, "fp_chat_rooms_get", (1,)) == []
+        await DatabaseService.ping_shard(2)
+        await DatabaseService.ping_global()
+    finally:
+        database.uninstall()
+
+
+async def test_an_unknown_shard_is_an_error(database: DatabaseService) -> None:
+    with pytest.raises(ServiceError, match=r"no shard 99; known are \[1, 2\]"):
+        await database.call_shard_procedure(99, "fp_chat_rooms_get", (1,))
+
+
+async def test_an_unknown_procedure_is_an_outage_and_not_the_datas_fault(database: DatabaseService) -> None:
+    with pytest.raises(ServiceUnavailable):
+        await database.call_shard_procedure(1, "fp_none")
+
+
+@pytest.mark.parametrize("params", [(), (1, 2)])
+async def test_a_wrong_number_of_parameters_is_an_error(database: DatabaseService, params: tuple[int, ...]) -> None:
+    with pytest.raises(ServiceError):
+        await database.call_shard_procedure(1, "fp_chat_rooms_get", params)
+
+
+async def test_values_that_no_database_takes_are_mistakes_of_the_caller(database: DatabaseService) -> None:
+    for value, error in (([1], TypeError), (datetime(2026, 1, 1), ValueError)):
+        with pytest.raises(error):
+            await database.call_shard_procedure(1, "fp_chat_seq_before", ("room", value))
+
+
+async def test_a_call_goes_on_when_its_caller_is_cancelled(database: DatabaseService) -> None:
+    room = Room(database)
+    await room.create()
+    callers = [asyncio.create_task(room.save(seq)) for seq in range(1, 21)]
+    await asyncio.sleep(0)
+    for caller in callers:
+        caller.cancel()
+    assert all(isinstance(e, asyncio.CancelledError) for e in await asyncio.gather(*callers, return_exceptions=True))
+
+    async def is_complete() -> bool:
+        return bool((await room.get())["message_count"] == 20)
+
+    await until(is_complete)
+
+
+async def test_calls_are_counted(database: DatabaseService) -> None:
+    before = database.calls
+    await Room(database).create()
+    assert database.calls == before + 1
+
+
+async def test_stopping_waits_for_running_calls(database_backend: DatabaseBackend) -> None:
+    service = database_backend.service()
+    await service.start()
+    room = Room(service)
+    saves = [asyncio.create_task(room.save(seq)) for seq in range(1, 11)]
+    await asyncio.sleep(0)
+    await service.stop()
+    assert await asyncio.gather(*saves) == [None] * 10
+    with pytest.raises(ServiceError, match="not started"):
+        await service.call_global_procedure("fp_shards_get")
+    await service.stop()
