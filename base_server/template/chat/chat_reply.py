@@ -198,6 +198,8 @@ class ChatReplies:
                         continue
                     item, following = following.result(), None
                     if isinstance(item, ReplyEnd):
+                        if not draft.text:
+                            raise AIUnavailable("the model said nothing")
                         return _end_facts(item)
                     draft.text += item.text
                     draft.unsent += item.text

@@ -13,7 +13,7 @@ from tests.chat_world import PERSONA, ChatWorld
 from tests.openai_stub import Reply
 from tests.waiting import until
 
-TEXT = "안녕하세요 👩‍👩‍👧‍👦 \u202e {x} {{ \"quoted\" \\ \r\n\t</script> é ﷽"
+TEXT = '안녕하세요 👩‍👩‍👧‍👦 \u202e {x} {{ "quoted" \\ \r\n\t</script> é ﷽'
 
 
 def uuid7(ms: int) -> str:
@@ -132,16 +132,16 @@ async def test_titles_change_and_the_last_one_wins(chat: ChatWorld) -> None:
     user = await chat.user()
     room = await chat.room(user, title=None)
     assert room.title == "New chat"
-    for title in ("first", "두번째 \"title\""):
+    for title in ("first", '두번째 "title"'):
         response = await chat.template.on_chat_room_update_req(
             user, ChatRoomUpdateRequest(room_id=room.room_id, new_title=title)
         )
         assert (response.errorCode, response.new_title) == (0, title)
     await chat.persist()
     (row,) = await chat.rows(user, "fp_chat_room_get", room.room_id)
-    assert row["title"] == "두번째 \"title\""
+    assert row["title"] == '두번째 "title"'
     (listed,) = (await chat.rooms(user)).rooms
-    assert listed.title == "두번째 \"title\""
+    assert listed.title == '두번째 "title"'
 
 
 @pytest.mark.parametrize("when", ["before", "while", "after"])
@@ -210,7 +210,9 @@ async def forget(chat: ChatWorld, account_id: str, room_id: str) -> None:
 
 
 @pytest.mark.parametrize("new", ["message", "room", "nothing"])
-async def test_lists_are_whole_after_any_of_their_keys_expired_and_something_new_came(chat: ChatWorld, new: str) -> None:
+async def test_lists_are_whole_after_any_of_their_keys_expired_and_something_new_came(
+    chat: ChatWorld, new: str
+) -> None:
     user = await chat.user()
     room, other = await chat.room(user), await chat.room(user)
     sent = ["one"]

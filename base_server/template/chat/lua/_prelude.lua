@@ -118,6 +118,12 @@ local function check_account(rec, rooms, order, epoch, owner)
   return nil
 end
 
+-- A time after the newest activity of the account: two things in one millisecond keep their order, here and in MySQL.
+local function after_latest(order, now)
+  local newest = redis.call('ZREVRANGE', order, 0, 0, 'WITHSCORES')[2]
+  return newest and math.max(now, tonumber(newest) + 1) or now
+end
+
 -- Give the turn to the next one waiting, as 'ready', or close it. Returns the token that is ready, or ''.
 local function next_turn(rec, turns, leases, room_id, ready_until)
   local waiting = redis.call('LPOP', turns)

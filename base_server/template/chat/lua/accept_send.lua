@@ -21,7 +21,7 @@ if redis.call('EXISTS', KEYS[12]) == 1 then
   if offset then return sent_before(offset) end
   return { REFUSED }
 end
-local now = math.max(now_ms(), tonumber(v[6]) + 1)
+local now = math.max(after_latest(KEYS[9], now_ms()), tonumber(v[6]) + 1)
 if client_id ~= '' then
   local claim = redis.call('HGET', rec, 'c:' .. client_id)
   if claim then

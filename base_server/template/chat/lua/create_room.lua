@@ -6,7 +6,7 @@
 local owner, room_id, request_id = ARGV[1], ARGV[4], ARGV[8]
 if check_account(KEYS[1], KEYS[2], KEYS[3], KEYS[4], owner) then return { COLD, 'account' } end
 if redis.call('EXISTS', KEYS[5]) == 1 then return { REPEAT, room_id } end
-local now = now_ms()
+local now = after_latest(KEYS[3], now_ms())
 local at = iso(now)
 if request_id ~= '' then
   local claim = redis.call('HGET', KEYS[1], 'r:' .. request_id)

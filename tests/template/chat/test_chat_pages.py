@@ -1,0 +1,129 @@
+"""Pages across window and MySQL: order, has_more, cursors, with deletes anywhere."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+import pytest
+
+from template.base.client_session import ClientSession
+from template.chat.chat_reader import make_cursor
+from template.chat.common.chat_model import ChatMessage
+from tests.chat_world import ChatWorld
+from tests.openai_stub import Reply
+
+SENDS = 7  # fourteen messages, of which a window of five is in Redis
+
+
+async def filled_room(chat: ChatWorld) -> tuple[ClientSession, str, list[ChatMessage]]:
+    user = await chat.user()
+    room = await chat.room(user)
+    for n in range(SENDS):
+        chat.provider.script(Reply(tokens=[f"a{n}"]))
+        await chat.send(user, room.room_id, f"q{n}")
+    everything = (await chat.messages(user, room.room_id, limit=100)).messages
+    await chat.persist()
+    assert await chat.redis.execute("LLEN", chat.keys.messages(room.room_id)) == 5
+    return user, room.room_id, everything
+
+
+async def by_cursor(chat: ChatWorld, user: ClientSession, room_id: str, limit: int) -> list[list[str]]:
+    """All pages, newest first, following next_cursor."""
+    page = await chat.messages(user, room_id, limit=limit)
+    pages = [[message.message_id for message in page.messages]]
+    while page.next_cursor is not None:
+        assert page.has_more
+        page = await chat.messages(user, room_id, limit=limit, cursor=page.next_cursor)
+        pages.append([message.message_id for message in page.messages])
+        assert len(pages) < 100
+    assert not page.has_more
+    return pages
+
+
+@pytest.mark.chat_settings(window=5)
+@pytest.mark.parametrize("limit", [1, 3, 4, 5, 6, 14, 100])
+async def test_pages_and_cursors_give_every_message_once_in_order(chat: ChatWorld, limit: int) -> None:
+    user, room_id, everything = await filled_room(chat)
+    ids = [message.message_id for message in everything]
+    pages = await by_cursor(chat, user, room_id, limit)
+    assert [message_id for page in reversed(pages) for message_id in page] == ids
+    assert all(len(page) == limit for page in pages[:-1])
+    numbered = []
+    number = 1
+    while True:
+        page = await chat.messages(user, room_id, limit=limit, page=number)
+        numbered.append([message.message_id for message in page.messages])
+        number += 1
+        if not page.has_more:
+            break
+    assert [message_id for page in reversed(numbered) for message_id in page] == ids
+    beyond = await chat.messages(user, room_id, limit=limit, page=number)
+    assert (beyond.messages, beyond.has_more) == ([], False)
+
+
+@pytest.mark.chat_settings(window=5)
+@pytest.mark.parametrize("persisted", [True, False])
+@pytest.mark.parametrize("deleted", [(0, 1, 2), (8, 9, 10), (0, 13), (4, 5, 6, 7, 8, 9, 10, 11, 12, 13), (1, 3, 9, 11)])
+async def test_deleted_messages_leave_no_hole_and_has_more_stays_exact(
+    chat: ChatWorld, deleted: tuple[int, ...], persisted: bool
+) -> None:
+    user, room_id, everything = await filled_room(chat)
+    for index in deleted:
+        assert await chat.delete_message(user, room_id, everything[index].message_id) == 0
+    if persisted:
+        await chat.persist()
+    ids = [message.message_id for n, message in enumerate(everything) if n not in deleted]
+    for limit in (1, 3, 5):
+        pages = await by_cursor(chat, user, room_id, limit)
+        assert [message_id for page in reversed(pages) for message_id in page] == ids
+    (listed,) = (await chat.rooms(user)).rooms
+    assert listed.message_count == len(ids)
+
+
+@pytest.mark.chat_settings(window=5)
+async def test_before_timestamp_is_strictly_earlier(chat: ChatWorld) -> None:
+    user, room_id, everything = await filled_room(chat)
+    for index, message in enumerate(everything):
+        for limit in (2, 20):
+            before = datetime.fromisoformat(message.timestamp)
+            page = await chat.messages(user, room_id, before_timestamp=before, limit=limit)
+            expected = [earlier.message_id for earlier in everything[:index]][-limit:]
+            assert [found.message_id for found in page.messages] == expected
+            assert page.has_more == (index > limit)
+
+
+@pytest.mark.chat_settings(window=5)
+async def test_a_cursor_is_bound_to_its_room_and_stable_while_messages_arrive(chat: ChatWorld) -> None:
+    user, room_id, everything = await filled_room(chat)
+    first = await chat.messages(user, room_id, limit=4)
+    await chat.send(user, room_id, "meanwhile")
+    second = await chat.messages(user, room_id, limit=4, cursor=first.next_cursor)
+    assert [message.message_id for message in second.messages] == [m.message_id for m in everything[6:10]]
+    other = await chat.room(user)
+    bad = [first.next_cursor, "x", "!!!", "MTo", make_cursor(other.room_id, 0), "9" * 40, "é"]
+    for cursor in bad:
+        response = await chat.try_messages(user, other.room_id, cursor=cursor)
+        assert response.errorCode == 1002, cursor
+        assert response.error is not None
+        assert response.error.details == {"field": "cursor"}
+
+
+async def test_rooms_are_paged_by_newest_activity(chat: ChatWorld) -> None:
+    user = await chat.user()
+    rooms = [(await chat.room(user)).room_id for _ in range(5)]
+    await chat.send(user, rooms[1])
+    order = [rooms[1], rooms[4], rooms[3], rooms[2], rooms[0]]
+    for _ in range(2):
+        for page, expected, more in (
+            (1, order[:2], True),
+            (2, order[2:4], True),
+            (3, order[4:], False),
+            (4, [], False),
+        ):
+            answer = await chat.rooms(user, page=page, limit=2)
+            assert [room.room_id for room in answer.rooms] == expected
+            assert (answer.total_count, answer.has_more) == (5, more)
+        await chat.persist()
+        account = user.session.account_id
+        keys = chat.keys
+        await chat.redis.execute("DEL", keys.account_record(account), keys.account_rooms(account))
