@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import subprocess
@@ -68,7 +69,8 @@ class Writer:
 
     def acknowledge(self, count: int) -> None:
         """Wait for so many more acknowledged writes."""
-        self.highest = [int(next(self._output)) for _ in range(count)][-1]
+        for number in itertools.islice(self._numbers(), count):
+            self.highest = number
 
     def kill(self, *names: str) -> None:
         for name in names:
@@ -79,8 +81,11 @@ class Writer:
         self._process.kill()
         self._process.wait()
         if not self._output.closed:
-            self.highest = max([self.highest, *(int(line) for line in self._output if line.strip().isdigit())])
+            self.highest = max([self.highest, *self._numbers()])
             self._output.close()
+
+    def _numbers(self) -> Iterator[int]:
+        return (int(line) for line in self._output if line.strip().isdigit())
 
 
 @pytest.fixture
@@ -88,8 +93,9 @@ def writer(tmp_path: Path) -> Iterator[Writer]:
     writer = Writer(tmp_path)
     yield writer
     writer.end()
-    with suppress(ProcessLookupError):
-        os.kill(writer.child, signal.SIGKILL)
+    for pid_file in tmp_path.glob("data/valkey/valkey.pid"):  # an orphan, if the test has failed
+        with suppress(ProcessLookupError):
+            os.kill(int(pid_file.read_text()), signal.SIGKILL)
 
 
 @pytest.fixture
