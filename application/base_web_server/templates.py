@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-
 from application.base_web_server.config import ServerSettings
 from service.net.net_settings import NetSettings
 from service.service_container import ServiceContainer

@@ -1,0 +1,151 @@
+"""Parts of the application in a host's own aiohttp app, and what happens to requests whose client leaves."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Sequence
+
+import aiohttp
+import pytest
+from aiohttp import web
+
+from application.base_web_server.listener import Listener
+from application.base_web_server.middlewares import make_error_middleware, request_id_middleware
+from application.base_web_server.peer import PeerFinder
+from application.base_web_server.routers.protocol_router import add_protocol_routes
+from service.core.errors import StartError
+from template.base.base_template import BaseTemplate
+from template.base.client_session import ClientSession
+from template.base.protocol import Protocol
+from template.base.session_info import SessionInfo
+from template.base.template_context import TemplateContext
+from template.base.template_service import TemplateService
+from template.base.wire import Request, Response
+from tests.waiting import until
+
+
+class MarketTemplate(BaseTemplate):
+    """A host's template; its purchase takes as long as the test wants."""
+
+    def __init__(self) -> None:
+        self.begun = asyncio.Event()
+        self.go_on = asyncio.Event()
+        self.sold: list[str] = []
+        self.peers: list[str] = []
+
+    def protocols(self) -> Sequence[Protocol]:
+        return [Protocol(7001, "/market/buy", Request, Response, self.on_buy_req)]
+
+    async def on_buy_req(self, client_session: ClientSession, request: Request) -> Response:
+        self.begun.set()
+        await self.go_on.wait()
+        self.sold.append(client_session.session.account_id)
+        self.peers.append(client_session.peer)
+        return Response()
+
+
+class HostSessions:
+    async def find(self, token: str) -> SessionInfo | None:
+        return SessionInfo("host-player", 9, 1) if token == "host-token" else None
+
+
+@pytest.fixture
+def market() -> MarketTemplate:
+    return MarketTemplate()
+
+
+@pytest.fixture
+async def host_url(market: MarketTemplate) -> AsyncIterator[str]:
+    context = TemplateContext()
+    context.add_template("market", market)
+    service = TemplateService(HostSessions())
+    app = web.Application(middlewares=[request_id_middleware, make_error_middleware(service)])
+    add_protocol_routes(app, context, service, PeerFinder(["127.0.0.0/8"]))
+
+    async def own_page(request: web.Request) -> web.Response:
+        return web.Response(text="the host's own")
+
+    app.router.add_get("/own", own_page)
+    listener = Listener(app, "127.0.0.1", 0, key="port")
+    await listener.open()
+    yield listener.url
+    await listener.close()
+
+
+async def test_a_hosts_template_and_pages_live_in_its_own_app(host_url: str, market: MarketTemplate) -> None:
+    market.go_on.set()
+    body = json.dumps({"accessToken": "host-token", "sequence": 4})
+    async with aiohttp.ClientSession() as http:
+        for path in ("/market/buy", "/api/protocol/7001"):
+            async with http.post(host_url + path, data=body, headers={"X-Forwarded-For": "192.0.2.7"}) as answer:
+                assert await answer.json() == {"errorCode": 0, "sequence": 4}
+        async with http.get(host_url + "/own") as answer:
+            assert await answer.text() == "the host's own"
+    assert market.sold == ["host-player"] * 2
+    assert market.peers == ["192.0.2.7"] * 2
+
+
+async def test_a_request_whose_client_leaves_is_finished(host_url: str, market: MarketTemplate) -> None:
+    address = host_url.removeprefix("http://").split(":")
+    _, writer = await asyncio.open_connection(address[0], int(address[1]))
+    body = b'{"accessToken": "host-token"}'
+    writer.write(b"POST /market/buy HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body))
+    await market.begun.wait()
+    writer.transport.abort()
+    await asyncio.sleep(0)
+    market.go_on.set()
+    await until(lambda: market.sold == ["host-player"])
+
+
+async def test_a_listener_waits_for_requests_under_way(market: MarketTemplate) -> None:
+    context = TemplateContext()
+    context.add_template("market", market)
+    app = web.Application()
+    add_protocol_routes(app, context, TemplateService(HostSessions()))
+    listener = Listener(app, "127.0.0.1", 0, key="port")
+    await listener.open()
+    async with aiohttp.ClientSession() as http:
+        asking = asyncio.create_task(http.post(listener.url + "/market/buy", data=b'{"accessToken": "host-token"}'))
+        await market.begun.wait()
+        closing = asyncio.create_task(listener.close())
+        market.go_on.set()
+        assert (await asking).status == 200
+        await closing
+        await listener.close()
+
+
+@pytest.mark.parametrize(("host", "port"), [("127.0.0.1", None), ("192.0.2.1", 0), ("no.such.host.invalid", 0)])
+async def test_a_door_that_cannot_open_says_why(host: str, port: int | None) -> None:
+    open_one = Listener(web.Application(), "127.0.0.1", 0, key="port")
+    await open_one.open()
+    taken = int(open_one.url.rpartition(":")[2])
+    with pytest.raises(StartError, match="Cannot listen"):
+        await Listener(web.Application(), host, taken if port is None else port, key="admin_port").open()
+    await open_one.close()
+
+
+FORWARDED = {
+    "nobody trusted": ((), "10.0.0.1", "198.51.100.1", "10.0.0.1"),
+    "one proxy": (("10.0.0.0/8",), "10.0.0.1", "198.51.100.1", "198.51.100.1"),
+    "two proxies": (("10.0.0.0/8",), "10.0.0.1", "198.51.100.1, 10.0.0.2", "198.51.100.1"),
+    "a client that lies": (("10.0.0.0/8",), "10.0.0.1", "203.0.113.9, 198.51.100.1", "198.51.100.1"),
+    "not from a proxy": (("10.0.0.0/8",), "198.51.100.1", "203.0.113.9", "198.51.100.1"),
+    "nonsense": (("10.0.0.0/8",), "10.0.0.1", "<script>", "10.0.0.1"),
+    "no header": (("10.0.0.0/8",), "10.0.0.1", "", "10.0.0.1"),
+}
+
+
+@pytest.mark.parametrize(("trusted", "remote", "header", "peer"), FORWARDED.values(), ids=FORWARDED.keys())
+def test_forwarded_addresses_are_believed_from_trusted_proxies(
+    trusted: Sequence[str], remote: str, header: str, peer: str
+) -> None:
+    headers = {"X-Forwarded-For": header} if header else {}
+    request = _request(remote, headers)
+    assert PeerFinder(trusted).find(request) == peer
+
+
+def _request(remote: str, headers: dict[str, str]) -> web.Request:
+    from aiohttp.test_utils import make_mocked_request  # noqa: PLC0415
+
+    return make_mocked_request("POST", "/", headers=headers).clone(remote=remote)

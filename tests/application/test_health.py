@@ -1,0 +1,137 @@
+"""What makes a process not ready, and what only degrades it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+
+import pytest
+
+from application.base_web_server.health import HealthMonitor, Phase
+from application.base_web_server.metrics import Metrics
+from service.cache.cache_settings import CacheSettings
+from service.core.errors import ServiceUnavailable, StartError
+from service.db.database_service import DatabaseService
+from service.llm.llm_settings import LlmSettings
+from service.queue.queue_settings import QueueSettings
+from service.service_container import ServiceContainer, ServiceSettings
+from template.base.base_template import BaseTemplate
+from template.base.readiness import Health, ReadinessCheck
+from template.base.template_context import TemplateContext
+from tests.backends_redis import RedisServer
+
+
+def make_container(data_dir: Path, cache: CacheSettings, partitions: int = 16) -> ServiceContainer:
+    return ServiceContainer(
+        ServiceSettings(
+            "app", "LOCAL", data_dir, cache=cache,
+            queue=QueueSettings(partitions=partitions), llm=LlmSettings(demo_without_key=True),
+        )
+    )  # fmt: skip
+
+
+@pytest.fixture
+async def container(tmp_path: Path) -> AsyncIterator[ServiceContainer]:
+    running = make_container(tmp_path, CacheSettings(type="fake"))
+    await running.start()
+    yield running
+    await running.stop()
+
+
+class Moody(BaseTemplate):
+    def __init__(self, *checks: ReadinessCheck, error: Exception | None = None) -> None:
+        self.checks, self.error, self.asked = checks, error, 0
+
+    async def readiness(self) -> Sequence[ReadinessCheck]:
+        self.asked += 1
+        if self.error is not None:
+            raise self.error
+        return self.checks
+
+
+def monitor(container: ServiceContainer, *templates: BaseTemplate) -> HealthMonitor:
+    context = TemplateContext()
+    for number, template in enumerate(templates):
+        context.add_template(f"template{number}", template)
+    health = HealthMonitor(container, context)
+    health.phase = Phase.READY
+    return health
+
+
+async def test_before_and_after_it_serves_it_is_not_ready(container: ServiceContainer) -> None:
+    health = monitor(container)
+    assert (await health.readiness()).ready
+    for phase in (Phase.STARTING, Phase.DRAINING):
+        health.phase = phase
+        readiness = await health.readiness()
+        assert not readiness.ready
+        assert readiness.to_json(verbose=False)["status"] == phase
+
+
+async def test_a_template_can_fail_or_degrade_the_server(container: ServiceContainer) -> None:
+    degraded = await monitor(container, Moody(ReadinessCheck("mood", Health.DEGRADED, "grey"))).readiness()
+    assert (degraded.ready, degraded.to_json(verbose=False)["degraded"]) == (True, ["mood"])
+    failed = await monitor(container, Moody(ReadinessCheck("consumer", Health.FAILED, "stands still"))).readiness()
+    assert (failed.ready, failed.to_json(verbose=False)["failed"]) == (False, ["consumer"])
+    assert {"name": "consumer", "health": "failed", "reason": "stands still"} in failed.to_json(verbose=True)["checks"]
+
+
+async def test_a_database_away_degrades(container: ServiceContainer, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def away(*_: object) -> None:
+        raise ServiceUnavailable("database", "connection refused")
+
+    monkeypatch.setattr(DatabaseService, "ping_shard", away)
+    readiness = await monitor(container).readiness()
+    assert readiness.ready
+    assert readiness.names(Health.DEGRADED) == ["database:shard1", "database:shard2"]
+
+
+async def test_redis_away_fails_and_comes_back(tmp_path: Path, private_server: RedisServer) -> None:
+    container = make_container(tmp_path, private_server.settings())
+    await container.start()
+    try:
+        assert (await monitor(container).readiness()).ready
+        private_server.kill()
+        health = monitor(container)
+        assert (await health.readiness()).names(Health.FAILED) == ["redis"]
+        assert b"base_server_ready 0.0" in await Metrics(container.queue).render(ready=False)
+        private_server.start()
+        assert (await monitor(container).readiness()).ready
+    finally:
+        await container.stop()
+
+
+async def test_many_askers_are_one_look(container: ServiceContainer) -> None:
+    template = Moody(ReadinessCheck("mood", Health.OK))
+    health = monitor(container, template)
+    await asyncio.gather(*(health.readiness() for _ in range(20)))
+    await health.readiness()
+    assert template.asked == 1
+
+
+async def test_the_containers_names_work_while_it_runs_and_not_after(tmp_path: Path) -> None:
+    assert not any(ServiceContainer.get_service_status().values())
+    container = make_container(tmp_path, CacheSettings(type="fake"))
+    assert not ServiceContainer.is_cache_service_initialized()
+    await container.start()
+    assert all(ServiceContainer.get_service_status().values())
+    assert ServiceContainer.get_cache_service() is container.cache
+    assert ServiceContainer.get_lock_service() is container.locks
+    assert ServiceContainer.get_database_service() is container.database
+    assert ServiceContainer.get_queue_service() is container.queue
+    assert ServiceContainer.get_scheduler_service() is container.scheduler
+    assert ServiceContainer.get_ai_chat_service() is container.ai
+    await container.stop()
+    await container.stop()
+    assert not any(ServiceContainer.get_service_status().values())
+
+
+async def test_another_partition_count_than_the_database_knows_stops_the_start(tmp_path: Path) -> None:
+    first = make_container(tmp_path, CacheSettings(type="fake"))
+    await first.start()
+    await first.stop()
+    second = make_container(tmp_path, CacheSettings(type="fake"), partitions=8)
+    with pytest.raises(StartError, match="16"):
+        await second.start()
+    assert not any(ServiceContainer.get_service_status().values())

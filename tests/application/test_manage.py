@@ -1,0 +1,76 @@
+"""The operator's commands, called as their main function."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from application.manage.__main__ import main
+from tests.backends_mariadb import DatabaseBackend
+
+
+@pytest.fixture
+def config(fresh_database_backend: DatabaseBackend, tmp_path: Path) -> Path:
+    """A configuration file whose databases do not exist yet."""
+    database: dict[str, Any] = fresh_database_backend.settings.model_dump(mode="json", exclude={"password"})
+    for shard in database["shards"]:
+        shard.pop("password")
+    path = tmp_path / "config.json"
+    template = {"appId": "t", "env": "DEBUG", "data_dir": str(tmp_path)}
+    path.write_text(json.dumps({"templateConfig": template, "databaseConfig": database}))
+    return path
+
+
+def run(config: Path, *command: str) -> int:
+    return main(["--env", "DEBUG", "--config", str(config), *command])
+
+
+def test_apply_makes_the_databases_and_status_says_so(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(config, "db", "status") == 1
+    assert "pending  tables/0001_chat_rooms" in capsys.readouterr().out
+    assert run(config, "db", "apply") == 0
+    assert "applied 21 scripts" in capsys.readouterr().out
+    assert run(config, "db", "status") == 0
+    assert capsys.readouterr().out.count(": current\n") == 3
+    assert run(config, "db", "apply") == 0
+    assert capsys.readouterr().out.count(": was current\n") == 3
+
+
+def test_a_server_that_is_away_is_one_line(
+    config: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if json.loads(config.read_text())["databaseConfig"]["type"] == "sqlite":
+        pytest.skip("SQLite has no server")
+    monkeypatch.setenv("BASE_SERVER__DATABASECONFIG__PORT", "1")
+    for command in ("apply", "status"):
+        assert run(config, "db", command) == 1
+        error = capsys.readouterr().err
+        assert error.startswith("error: database: ")
+        assert "127.0.0.1:1" in error
+        assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize("env", ["LOCAL", "DEBUG"])
+def test_the_shipped_configuration_is_good(env: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--env", env, "config", "check"]) == 0
+    assert "is good" in capsys.readouterr().out
+
+
+def test_print_hides_secrets(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BASE_SERVER__DATABASECONFIG__PASSWORD", "geheim")
+    assert main(["config", "print"]) == 0
+    printed = capsys.readouterr().out
+    assert "geheim" not in printed
+    assert json.loads(printed)["databaseConfig"]["password"] == "**********"
+
+
+def test_a_wrong_configuration_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "config.json"
+    path.write_text('{"databaseConfig": {"hots": 1}}')
+    assert main(["--config", str(path), "config", "check"]) == 1
+    error = capsys.readouterr().err
+    assert "hots" in error
+    assert error.count("\n") == 1

@@ -1,0 +1,154 @@
+"""The real server as a process of its own, in a temporary folder and on a free port."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+
+ROOT = Path(__file__).resolve().parents[1]
+_START_S = 60.0
+
+
+def server_environment(data_dir: Path, changes: Mapping[str, str] | None = None) -> dict[str, str]:
+    """This process's environment without its configuration, for a server on a free port in ``data_dir``."""
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.upper().startswith("BASE_SERVER__") and name != "OPENAI_API_KEY"
+    }
+    return {
+        **kept,
+        "BASE_SERVER__NETCONFIG__PORT": "0",
+        "BASE_SERVER__TEMPLATECONFIG__DATA_DIR": str(data_dir),
+        **(changes or {}),
+    }
+
+
+def run_to_its_end(arguments: list[str], environment: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
+    """Run ``python -m …`` until it ends by itself."""
+    return subprocess.run(
+        [sys.executable, "-m", *arguments],
+        cwd=ROOT, env=dict(environment), capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+
+
+class ServerProcess:
+    """``base_url`` is known once :meth:`start` has returned; it changes at every start."""
+
+    def __init__(self, data_dir: Path, *, env: str = "LOCAL", changes: Mapping[str, str] | None = None) -> None:
+        self.data_dir = data_dir
+        self.base_url = ""
+        self._arguments = [sys.executable, "-m", "application.base_web_server", "--env", env]
+        self._environment = server_environment(data_dir, changes)
+        self._log = data_dir.parent / f"{data_dir.name}.log"
+        self._process: subprocess.Popen[str] | None = None
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
+    @property
+    def log(self) -> str:
+        """What all starts of this server have written to stderr."""
+        return self._log.read_text(encoding="utf-8")
+
+    def launch(self) -> None:
+        """Start without waiting."""
+        with self._log.open("a", encoding="utf-8") as log:
+            self._process = subprocess.Popen(
+                self._arguments, cwd=ROOT, env=self._environment, stdout=subprocess.PIPE, stderr=log, text=True
+            )
+
+    def start(self) -> None:
+        """Start and wait until it is ready."""
+        self.launch()
+        assert self._process is not None
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        assert line.startswith("Ready at http://"), f"no address but {line!r}; log: {self.log[-2000:]}"
+        self.base_url = line.split()[-1]
+
+    def signal(self, number: int) -> None:
+        assert self._process is not None
+        self._process.send_signal(number)
+
+    def wait(self, timeout_s: float = 30.0) -> int:
+        """The exit code."""
+        assert self._process is not None
+        assert self._process.stdout is not None
+        code = self._process.wait(timeout_s)
+        self._process.stdout.close()
+        return code
+
+    def stop(self) -> int:
+        """SIGTERM; the exit code. Does nothing when it has ended already."""
+        if self._process is None:
+            return 0
+        if self._process.poll() is None:
+            self.signal(signal.SIGTERM)
+        return self.wait()
+
+    def kill(self) -> None:
+        """SIGKILL of the server alone."""
+        self.signal(signal.SIGKILL)
+        self.wait()
+
+    def wait_for_log(self, text: str, timeout_s: float = 30.0) -> None:
+        deadline_s = time.monotonic() + timeout_s
+        while text not in self.log:
+            assert time.monotonic() < deadline_s, f"{text!r} is not in the log: {self.log[-2000:]}"
+            time.sleep(0.01)
+
+
+@contextmanager
+def running_server(data_dir: Path, *, env: str = "LOCAL", **changes: str) -> Iterator[ServerProcess]:
+    """A server that is stopped at the end, and killed if it does not stop."""
+    server = ServerProcess(data_dir, env=env, changes=changes)
+    try:
+        server.start()
+        yield server
+    finally:
+        try:
+            server.stop()
+        except subprocess.TimeoutExpired:
+            server.kill()
+            raise
+
+
+class Client:
+    """A player: POSTs envelopes and keeps the token."""
+
+    def __init__(self, http: aiohttp.ClientSession, base_url: str) -> None:
+        self._http = http
+        self.base_url = base_url
+        self.token: str | None = None
+
+    async def post(self, path: str, /, **fields: Any) -> dict[str, Any]:
+        """The answer's envelope, whatever its status."""
+        headers = {"Authorization": f"Bearer {self.token}"} if self.token else {}
+        async with self._http.post(self.base_url + path, json=fields, headers=headers) as answer:
+            body = await answer.json()
+        assert isinstance(body, dict)
+        return body
+
+    async def ok(self, path: str, /, **fields: Any) -> dict[str, Any]:
+        """The answer's envelope; fails unless it is a success."""
+        body = await self.post(path, **fields)
+        assert body["errorCode"] == 0, body
+        return body
+
+    async def sign_in(self, account_id: str, password: str = "correct horse") -> None:
+        """Sign up unless the account exists, log in, keep the token."""
+        created = await self.post("/api/account/signup", account_id=account_id, password=password)
+        assert created["errorCode"] in (0, 2001), created
+        self.token = (await self.ok("/api/account/login", account_id=account_id, password=password))["accessToken"]

@@ -1,0 +1,231 @@
+"""Signup, login, logout on running services: one form of an id, no tell-tale answers, tokens that are not stored."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from application.base_web_server.templates import create_account_template
+from service.cache.cache_service import CacheService
+from service.cache.cache_settings import CacheSettings
+from service.core.errors import ServiceUnavailable
+from service.llm.llm_settings import LlmSettings
+from service.net.net_settings import NetSettings
+from service.service_container import ServiceContainer, ServiceSettings
+from template.account.account_template_impl import AccountTemplateImpl
+from template.account.common.account_serialize import LoginRequest, LogoutRequest, SignupRequest
+from template.account.password_vault import PasswordVault
+from template.account.session_store import SessionStore
+from template.base.client_session import ClientSession
+from template.base.errors import TooManyRequests
+from template.base.session_info import SessionInfo
+from tests.backends_redis import RedisServer, running_cache
+
+ANYBODY = ClientSession(SessionInfo(""), "req", "192.0.2.1")
+PASSWORD = "correct horse"
+
+
+class World:
+    def __init__(self, container: ServiceContainer, **limits: int) -> None:
+        self.container = container
+        self.sessions = SessionStore(container.cache, 3600)
+        self.template: AccountTemplateImpl = create_account_template(container, NetSettings(**limits), self.sessions)
+
+    async def signup(self, account_id: str, password: str = PASSWORD) -> int:
+        request = SignupRequest(account_id=account_id, password=password)
+        return (await self.template.on_signup_req(ANYBODY, request)).errorCode
+
+    async def login(self, account_id: str, password: str = PASSWORD) -> tuple[int, str]:
+        response = await self.template.on_login_req(ANYBODY, LoginRequest(account_id=account_id, password=password))
+        return response.errorCode, response.accessToken
+
+
+@asynccontextmanager
+async def running_world(data_dir: Path, **limits: int) -> AsyncIterator[World]:
+    container = ServiceContainer(
+        ServiceSettings(
+            "app", "LOCAL", data_dir, cache=CacheSettings(type="fake"), llm=LlmSettings(demo_without_key=True)
+        )
+    )
+    await container.start()
+    world = World(container, **limits)
+    try:
+        yield world
+    finally:
+        await world.template.stop()
+        await container.stop()
+
+
+@pytest.fixture
+async def world(tmp_path: Path) -> AsyncIterator[World]:
+    async with running_world(tmp_path) as running:
+        yield running
+
+
+async def test_an_account_has_one_id_whatever_its_spelling(world: World) -> None:
+    assert await world.signup("Ａlice.1") == 0
+    assert await world.signup("ALICE.1") == 2001
+    assert (await world.login("aLiCe.1"))[0] == 0
+
+
+async def test_login_gives_a_new_token_each_time_that_finds_the_account(world: World) -> None:
+    await world.signup("alice")
+    (_, first), (_, second) = await world.login("alice"), await world.login("alice")
+    assert first != second
+    session = await world.sessions.find(first)
+    assert session is not None
+    rows = await world.container.database.call_global_procedure("fp_account_get", ("alice",))
+    assert (session.account_id, session.account_db_key, session.shard_id) == (
+        "alice", rows[0]["account_db_key"], rows[0]["shard_id"],
+    )  # fmt: skip
+    assert rows[0]["password_hash"].startswith("$argon2id$")
+
+
+async def test_logout_ends_only_its_own_session(world: World) -> None:
+    await world.signup("alice")
+    (_, first), (_, second) = await world.login("alice"), await world.login("alice")
+    session = await world.sessions.find(first)
+    assert session is not None
+    assert (await world.template.on_logout_req(ClientSession(session), LogoutRequest())).errorCode == 0
+    assert await world.sessions.find(first) is None
+    assert await world.sessions.find(second) is not None
+
+
+async def test_unknown_account_and_wrong_password_are_answered_alike(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await world.signup("alice")
+    verified: list[str] = []
+    real = PasswordVault._verify
+
+    def counted(self: PasswordVault, stored: str | None, password: str) -> bool:
+        verified.append(password)
+        return real(self, stored, password)
+
+    monkeypatch.setattr(PasswordVault, "_verify", counted)
+    answers = []
+    for account_id in ("alice", "nobody"):
+        request = LoginRequest(account_id=account_id, password="wrong password")
+        answers.append((await world.template.on_login_req(ANYBODY, request)).model_dump())
+    assert answers[0] == answers[1]
+    assert answers[0]["errorCode"] == 2002
+    assert verified == ["wrong password"] * 2
+
+
+async def test_nobody_logs_in_with_the_password_that_stands_in_for_a_missing_account(world: World) -> None:
+    assert (await world.login("nobody", "no account has this password"))[0] == 2002
+
+
+async def test_two_signups_at_once_make_one_account(world: World) -> None:
+    assert sorted(await asyncio.gather(*(world.signup("alice", f"password {n}") for n in range(4)))) == [0] + [2001] * 3
+
+
+async def test_accounts_spread_over_the_shards(world: World) -> None:
+    for name in ("alice", "bob", "carol", "dave"):
+        await world.signup(name)
+    shards = [(await world.sessions.find((await world.login(name))[1])) for name in ("alice", "bob", "carol", "dave")]
+    assert sorted(session.shard_id for session in shards if session) == [1, 1, 2, 2]
+
+
+async def test_a_database_outage_is_5003(world: World) -> None:
+    await world.container.database.stop()
+
+    async def down(*_: object) -> list[object]:
+        raise ServiceUnavailable("database", "down")
+
+    world.container.database.call_global_procedure = down  # type: ignore[method-assign,assignment]
+    assert await world.signup("alice") == 5003
+    assert (await world.login("alice"))[0] == 5003
+
+
+async def test_failed_logins_are_limited_and_successful_ones_are_not(tmp_path: Path) -> None:
+    async with running_world(tmp_path, login_attempts_per_account=3, login_attempts_per_address=5) as world:
+        await world.signup("alice")
+        for _ in range(5):
+            assert (await world.login("alice"))[0] == 0
+        for _ in range(3):
+            assert (await world.login("alice", "wrong password"))[0] == 2002
+        response = await world.template.on_login_req(ANYBODY, LoginRequest(account_id="alice", password=PASSWORD))
+        assert (response.errorCode, response.accessToken) == (1010, "")
+        assert response.error is not None
+        assert response.error.retry_after_s is not None
+        assert 0 < response.error.retry_after_s <= 60
+        assert [(await world.login(f"other{n}"))[0] for n in range(3)] == [2002, 2002, 1010]
+
+
+async def test_the_vault_refuses_more_than_it_has_room_for() -> None:
+    vault = PasswordVault(threads=1, waiting=1)
+    results = await asyncio.gather(*(vault.hash("x" * 8) for _ in range(3)), return_exceptions=True)
+    assert [type(result).__name__ for result in results].count("TooManyRequests") == 1
+    assert isinstance(results[2], TooManyRequests)
+    stored = await vault.hash("password")
+    assert await vault.verify(stored, "password")
+    assert not await vault.verify(stored, "passworD")
+    assert not await vault.verify("no hash", "password")
+    vault.close()
+
+
+async def test_a_session_is_stored_under_a_hash_in_its_accounts_partition(real_cache: CacheService) -> None:
+    store = SessionStore(real_cache, ttl_s=100)
+    token = await store.create(SessionInfo("alice", 7, 2, "Alice"))
+    partition, secret = token.split(".")
+    assert int(partition) == real_cache.partitions.of_text("alice")
+    client = real_cache.get_client()
+    key = client.key(f"session:{hashlib.sha256(token.encode()).hexdigest()}", partition=int(partition))
+    stored = await client.execute("GET", key)
+    assert secret not in stored
+    session = await store.find(token)
+    assert session is not None
+    assert (session.account_id, session.account_db_key, session.shard_id, session.nickname) == ("alice", 7, 2, "Alice")
+
+
+async def test_finding_is_one_round_trip_and_gives_the_session_its_life_anew(real_cache: CacheService) -> None:
+    store = SessionStore(real_cache, ttl_s=100)
+    token = await store.create(SessionInfo("alice", 7, 2))
+    session = await store.find(token)
+    assert session is not None
+    client = real_cache.get_client()
+    digest = session.session_key.partition(".")[2]
+    key = client.key(f"session:{digest}", partition=int(token[:2]))
+    await client.execute("EXPIRE", key, 5)
+    before = client.round_trips
+    assert await store.find(token) == session
+    assert client.round_trips - before == 1
+    assert await client.execute("TTL", key) > 90
+
+
+BAD_TOKENS = ["", "x", "07", "07.", "99." + "a" * 43, "-1." + "a" * 43, "٠٧." + "a" * 43, "07." + "a" * 43 + "\n"]
+
+
+@pytest.mark.parametrize("token", BAD_TOKENS)
+async def test_a_malformed_token_finds_nothing(cache: CacheService, token: str) -> None:
+    assert await SessionStore(cache, 100).find(token) is None
+
+
+@pytest.mark.parametrize("stored", ["", "{", "null", "[]", "{}", '{"key": "of another"}'])
+async def test_a_damaged_session_counts_as_none(real_cache: CacheService, stored: str) -> None:
+    store = SessionStore(real_cache, 100)
+    token = await store.create(SessionInfo("alice", 7, 2))
+    session = await store.find(token)
+    assert session is not None
+    client = real_cache.get_client()
+    key = client.key(f"session:{session.session_key.partition('.')[2]}", partition=int(token[:2]))
+    await client.execute("SET", key, stored)
+    assert await store.find(token) is None
+    await client.execute("DEL", key)
+    await client.execute("RPUSH", key, "a list")
+    assert await store.find(token) is None
+
+
+async def test_without_redis_a_session_is_not_missing_but_unknown(private_server: RedisServer, app_id: str) -> None:
+    async with running_cache(private_server.settings(), app_id) as cache:
+        store = SessionStore(cache, 100)
+        token = await store.create(SessionInfo("alice", 7, 2))
+        private_server.kill()
+        with pytest.raises(ServiceUnavailable):
+            await store.find(token)
