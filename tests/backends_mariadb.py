@@ -57,8 +57,8 @@ class MariaDbServer:
         """Start it (again) on the same data; returns when it answers. ``durable``: every commit on the disk."""
         command = [
             self._mariadbd, *self._options(), f"--port={self.port}", "--bind-address=127.0.0.1",
-            f"--socket={self.folder}/s", f"--pid-file={self.folder}/pid",
-            f"--innodb-flush-log-at-trx-commit={int(durable)}", "--skip-name-resolve", "--max-connections=80", "--performance-schema=OFF",
+            f"--socket={self.folder}/s", f"--pid-file={self.folder}/pid", "--skip-name-resolve",
+            f"--innodb-flush-log-at-trx-commit={int(durable)}", "--max-connections=80", "--performance-schema=OFF",
         ]  # fmt: skip
         with (self.folder / "log").open("ab") as log:
             self._process = subprocess.Popen(command, stdout=log, stderr=log)

@@ -1,0 +1,37 @@
+"""``python -m application.manage [--env LOCAL|DEBUG|PROD] [--config FILE] COMMAND``: the operator's commands."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from application.base_web_server.config import ENVIRONMENTS, load_settings
+from application.manage import config_commands, db_commands
+from service.core.errors import ServiceError, StartError
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; the exit code (0 good, 1 not good or failed, by argparse 2 for wrong arguments)."""
+    options = _parser().parse_args(arguments)
+    try:
+        code: int = options.run(load_settings(options.env, options.config), options)
+    except (StartError, ServiceError) as error:
+        sys.stderr.write(f"error: {' '.join(str(error).split())}\n")
+        return 1
+    return code
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m application.manage", description="Commands for operators.")
+    parser.add_argument("--env", choices=ENVIRONMENTS, default="LOCAL", help="which configuration (default: LOCAL)")
+    parser.add_argument("--config", type=Path, metavar="FILE", help="another configuration file")
+    groups = parser.add_subparsers(required=True, metavar="COMMAND")
+    for commands in (db_commands, config_commands):
+        commands.add_to(groups)
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

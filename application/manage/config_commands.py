@@ -1,0 +1,29 @@
+"""``config check`` and ``config print``: the configuration as the server reads it."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from typing import Any
+
+from application.base_web_server.config import ServerSettings, config_file, describe
+
+
+def add_to(groups: Any) -> None:
+    """Add the command group ``config`` to argparse's ``groups``."""
+    commands = groups.add_parser("config", help="configuration").add_subparsers(required=True, metavar="COMMAND")
+    check = commands.add_parser("check", help="read it as the server does; exit code 1 and the mend if it is wrong")
+    check.set_defaults(run=_check)
+    show = commands.add_parser("print", help="print what counts in the end, secrets hidden")
+    show.set_defaults(run=_print)
+
+
+def _check(_: ServerSettings, options: argparse.Namespace) -> int:
+    sys.stdout.write(f"The configuration {options.config or config_file(options.env)} is good.\n")
+    return 0
+
+
+def _print(settings: ServerSettings, _: argparse.Namespace) -> int:
+    sys.stdout.write(json.dumps(describe(settings), indent=2, ensure_ascii=False) + "\n")
+    return 0

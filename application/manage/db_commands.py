@@ -1,0 +1,44 @@
+"""``db apply`` and ``db status``: the scripts of db_scripts in the configured databases."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import sys
+from typing import Any
+
+from application.base_web_server.config import ServerSettings
+from service.db.databases import Databases, apply_all, read_all_status
+from service.db.schema import ScriptState
+from service.service_container import SCRIPTS_FOLDER
+
+
+def add_to(groups: Any) -> None:
+    """Add the command group ``db`` to argparse's ``groups``."""
+    commands = groups.add_parser("db", help="database scripts").add_subparsers(required=True, metavar="COMMAND")
+    apply = commands.add_parser("apply", help="create missing databases, bring all up to date, register the shards")
+    apply.set_defaults(run=_apply)
+    status = commands.add_parser("status", help="say what is not applied; exit code 1 if anything is not")
+    status.set_defaults(run=_status)
+
+
+def _apply(settings: ServerSettings, _: argparse.Namespace) -> int:
+    for done in asyncio.run(apply_all(_databases(settings), settings.databaseConfig)):
+        sys.stdout.write(f"{done.label}: {f'applied {len(done.names)} scripts' if done.names else 'was current'}\n")
+        sys.stdout.writelines(f"  {name}\n" for name in done.names)
+    return 0
+
+
+def _status(settings: ServerSettings, _: argparse.Namespace) -> int:
+    statuses = asyncio.run(read_all_status(_databases(settings), settings.databaseConfig))
+    for status in statuses:
+        sys.stdout.write(f"{status.label}: {'current' if status.is_current else 'NOT current'}\n")
+        sys.stdout.writelines(
+            f"  {state:<8} {name}\n" for name, state in status.states.items() if state is not ScriptState.APPLIED
+        )
+    return 0 if all(status.is_current for status in statuses) else 1
+
+
+def _databases(settings: ServerSettings) -> Databases:
+    data_dir = settings.templateConfig.data_dir.absolute()
+    return Databases(settings.databaseConfig, data_dir=data_dir, scripts_dir=SCRIPTS_FOLDER)

@@ -1,0 +1,86 @@
+"""SQLite in trouble: a file that others hold, calls that last too long."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+import time
+from pathlib import Path
+
+import pytest
+
+from service.core.errors import ServiceUnavailable
+from service.db.scripts import Script, ScriptSet
+from service.db.sqlite_database import SqliteDatabase
+
+TIMEOUT_S = 0.2
+SCRIPTS = ScriptSet(
+    (
+        Script("tables/0001_notes", "CREATE TABLE notes (id INTEGER PRIMARY KEY, text TEXT NOT NULL);", "1"),
+        Script("procedures/add", "-- params: text\nINSERT INTO notes (text) VALUES (:text);\n", "2"),
+        Script("procedures/count", "-- params:\nSELECT COUNT(*) AS n FROM notes;\n", "3"),
+        Script(
+            "procedures/endless",
+            "-- params: text\nINSERT INTO notes (text) VALUES (:text);\n"
+            "SELECT COUNT(*) FROM (WITH RECURSIVE t(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM t) SELECT n FROM t);\n",
+            "4",
+        ),
+    )
+)
+
+
+@pytest.fixture
+async def database(tmp_path: Path) -> SqliteDatabase:
+    database = SqliteDatabase(tmp_path / "db" / "notes.sqlite3", SCRIPTS, timeout_s=TIMEOUT_S)
+    await database.apply(SCRIPTS.scripts)
+    return database
+
+
+async def test_every_commit_is_on_the_disk(database: SqliteDatabase) -> None:
+    connection = database._open()
+    assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+    assert connection.execute("PRAGMA synchronous").fetchone() == (2,)
+    await database.close()
+
+
+async def test_a_file_that_another_process_writes_to_is_an_outage(database: SqliteDatabase, tmp_path: Path) -> None:
+    other = sqlite3.connect(tmp_path / "db" / "notes.sqlite3", isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    with pytest.raises(ServiceUnavailable, match="locked"):
+        await database.call("add", ("x",))
+    assert await database.call("count", ()) == [{"n": 0}], "readers do not wait"
+    other.execute("ROLLBACK")
+    other.close()
+    await database.call("add", ("x",))
+    assert await database.call("count", ()) == [{"n": 1}]
+    await database.close()
+
+
+async def test_a_call_that_lasts_too_long_is_undone_and_those_behind_it_are_told(database: SqliteDatabase) -> None:
+    started_s = time.monotonic()
+    errors = await asyncio.gather(
+        database.call("endless", ("x",)), *(database.call("add", ("y",)) for _ in range(3)), return_exceptions=True
+    )
+    assert [type(error) for error in errors] == [ServiceUnavailable] * 4
+    assert time.monotonic() - started_s < 10 * TIMEOUT_S
+    assert await database.call("count", ()) == [{"n": 0}]
+    await database.close()
+
+
+async def test_the_loop_does_not_wait_for_the_file(database: SqliteDatabase) -> None:
+    endless = asyncio.create_task(database.call("endless", ("x",)))
+    turns = 0
+    while not endless.done():
+        await asyncio.sleep(0)
+        turns += 1
+    assert turns > 50
+    assert isinstance(endless.exception(), ServiceUnavailable)
+    await database.close()
+
+
+async def test_a_file_that_is_no_database_is_an_outage(tmp_path: Path) -> None:
+    (tmp_path / "notes.sqlite3").write_bytes(b"not a database" * 100)
+    database = SqliteDatabase(tmp_path / "notes.sqlite3", SCRIPTS, timeout_s=TIMEOUT_S)
+    with pytest.raises(ServiceUnavailable, match="not a database"):
+        await database.call("count", ())
+    await database.close()
