@@ -1,0 +1,64 @@
+# Commands of this project; CI runs the same ones (.ci/run). `make help` lists them.
+
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help install run test format lint typecheck check docs lock
+
+help: ## this list
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST)
+
+install: $(INSTALLED) ## make .venv with everything (run and test do it by themselves)
+
+run: $(INSTALLED) ## start the server with the embedded default; data in ./data
+	@exec $(BIN)/python -m application.base_web_server --env LOCAL $(ARGS)
+
+test: $(INSTALLED) ## all tests that can run here; names what it skipped (REQUIRE_REAL=1: missing backends fail)
+	@exec $(BIN)/python -m pytest -rs $(ARGS)
+
+format: $(INSTALLED) ## rewrite the code in the project's format
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+lint: $(INSTALLED) ## format and rules, nothing rewritten
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+
+typecheck: $(INSTALLED) ## mypy, strict
+	$(BIN)/python -m mypy
+
+check: lint typecheck test ## all that CI runs; the documents are checked by tests/test_documents.py
+
+docs: $(INSTALLED) ## rewrite the tables in the documents that are printed from code
+	$(BIN)/python docs/generate.py
+
+lock: $(INSTALLED) ## compile requirements.lock again from pyproject.toml (needs uv)
+	@command -v uv >/dev/null || { echo "uv is not on PATH: pip install uv" >&2; exit 1; }
+	UV_PYTHON_DOWNLOADS=never uv pip compile pyproject.toml --universal --generate-hashes --no-header --group dev \
+	  --python $(BIN)/python -o requirements.lock
+
+# The stamp is written last: an interrupted install is done again, a finished one costs nothing. It holds this folder's
+# path, for a virtual environment does not survive a move.
+ifneq ($(shell cat $(INSTALLED) 2>/dev/null),$(realpath $(CURDIR)))
+.PHONY: $(INSTALLED)
+endif
+$(INSTALLED): requirements.lock pyproject.toml
+	@set -e; python=; \
+	for name in python3.11 python3 python3.12 python3.13 python3.14; do \
+	  if "$$name" -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1; then python="$$name"; break; fi; \
+	done; \
+	if [ -z "$$python" ]; then \
+	  echo "Python 3.11 or newer is needed and not on PATH (Debian 12 or newer: apt-get install python3 python3-venv)." >&2; \
+	  exit 1; \
+	fi; \
+	if ! "$$python" -c 'import venv, ensurepip' >/dev/null 2>&1; then \
+	  echo "$$python has no venv (Debian: apt-get install python3-venv)." >&2; exit 1; \
+	fi; \
+	echo "Installing into $(VENV), once; about a minute ..."; \
+	"$$python" -m venv $(VENV); \
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock; \
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps -e .; \
+	pwd -P >$@

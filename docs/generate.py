@@ -1,0 +1,88 @@
+"""Prints the parts of the documents that are taken from code: ``make docs`` writes them, a test holds them current.
+
+``docs/errors.md`` is written whole. Elsewhere a table stands between ``<!-- begin NAME -->`` and
+``<!-- end NAME -->``, where NAME is a key of :data:`TABLES`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+
+from service.core.settings import Settings
+from template.base.errors import ErrorCode
+from template.chat.chat_settings import ChatSettings
+from template.chat.chat_states import MESSAGE_TRANSITIONS, ROOM_TRANSITIONS, MessageState, RoomState
+from template.chat.common.chat_protocol import ChatProtocol
+
+ROOT = Path(__file__).resolve().parents[1]
+WITH_TABLES = ("docs/architecture.md", "base_server/template/chat/README.md")
+
+_BLOCK = re.compile(r"(<!-- begin ([a-z-]+) -->\n).*?(<!-- end \2 -->)", re.DOTALL)
+_ERRORS_HEAD = """# Error codes
+
+Printed from the one registry, `base_server/template/base/errors.py`, by `make docs`. A failed answer is
+`{"errorCode": 1004, "sequence": 7, "error": {"code": "ROOM_NOT_FOUND", "message": "…", "retryable": false}}`, with
+`retry_after_s` and `details` where they help. Retryable: the same request may succeed later.
+With `netConfig.http_status_for_errors` set to `ok` every HTTP status is 200.
+
+"""
+
+
+def errors_page() -> str:
+    """The whole of docs/errors.md."""
+    rows = [
+        (str(int(code)), f"`{code.name}`", str(code.http_status), "yes" if code.retryable else "no", code.meaning)
+        for code in ErrorCode
+    ]
+    return _ERRORS_HEAD + _table(("errorCode", "error.code", "HTTP", "retryable", "meaning"), rows)
+
+
+def with_tables(text: str) -> str:
+    """``text`` with every table between its markers printed anew. Raises KeyError for a name that is no table's."""
+    return _BLOCK.sub(lambda block: block[1] + TABLES[block[2]]() + block[3], text)
+
+
+def pages() -> dict[Path, str]:
+    """Every page with something printed from code, as it should stand."""
+    current = {ROOT / name: with_tables((ROOT / name).read_text(encoding="utf-8")) for name in WITH_TABLES}
+    return {ROOT / "docs/errors.md": errors_page(), **current}
+
+
+def _states(
+    transitions: Mapping[str, Sequence[RoomState] | Sequence[MessageState]],
+) -> str:
+    rows = [
+        (f"`{before}`", " · ".join(f"`{after.value}`" for after in afters) or "–")
+        for before, afters in transitions.items()
+    ]
+    return _table(("from", "to"), rows)
+
+
+def _protocols() -> str:
+    rows = [(str(row.id), f"`{row.path}`", row.summary) for row in sorted(ChatProtocol, key=lambda row: row.id)]
+    return _table(("id", "POST", ""), rows)
+
+
+def _settings(section: str, settings: type[Settings]) -> str:
+    rows = [(f"`{section}.{name}`", f"`{field.default}`") for name, field in settings.model_fields.items()]
+    return _table(("key", "shipped"), rows)
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
+
+
+TABLES: dict[str, Callable[[], str]] = {
+    "room-states": lambda: _states(ROOM_TRANSITIONS),
+    "message-states": lambda: _states(MESSAGE_TRANSITIONS),
+    "chat-protocols": _protocols,
+    "chat-settings": lambda: _settings("chatConfig", ChatSettings),
+}
+
+
+if __name__ == "__main__":
+    for page, text in pages().items():
+        page.write_text(text, encoding="utf-8")

