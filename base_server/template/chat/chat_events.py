@@ -6,13 +6,16 @@ they alone know as fields of the entry: ``seq``, ``version`` and ``time``.
 
 from __future__ import annotations
 
+import json
+import re
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
 from service.queue.message_queue import QueueEntry
+from template.base.wire import INT64_MAX
 from template.chat.chat_owner import Owner
-from template.chat.chat_text import sql_time, to_json
+from template.chat.chat_text import from_json, sql_time, to_json
 
 QUEUE_NAME = "chat_persistence"
 
@@ -41,6 +44,8 @@ MESSAGE_COLUMNS = (
 
 # The user's document sends its events under these names.
 _DOCUMENT_SAVES = ("save_user_message", "save_ai_message")
+_SENDERS = ("USER", "AI", "SYSTEM")
+_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
 class BadEvent(Exception):
@@ -88,7 +93,9 @@ def read_event(entry: QueueEntry) -> Event:
         raise BadEvent(f"unknown message type {entry.message_type!r}")
     try:
         event = _READERS[kind](entry, data)
-    except (KeyError, TypeError, ValueError) as error:
+        if not isinstance(event.account_id, str):
+            raise TypeError("account_id is no text")
+    except (KeyError, TypeError, ValueError, ArithmeticError) as error:
         raise BadEvent(f"{kind}: {type(error).__name__} {error}") from None
     event.entry = entry
     return event
@@ -103,21 +110,23 @@ def _room_create(entry: QueueEntry, data: dict[str, Any]) -> Event:
 
 def _message_save(entry: QueueEntry, data: dict[str, Any]) -> Event:
     message = data["message_data"]
-    room_id = str(message.get("room_id") or data["room_id"])
-    metadata = message.get("metadata") or {}
-    if "persona" in entry.fields:
-        metadata = f'{{"ai_persona":{entry.fields["persona"]}}}'
+    if not isinstance(message, dict):
+        raise TypeError("message_data is no object")
+    room_id = _identifier(message.get("room_id") or data["room_id"])
+    parent, client_id = message.get("parent_message_id"), data.get("client_message_id")
+    if message["sender_type"] not in _SENDERS:
+        raise ValueError(f"sender_type is none of {', '.join(_SENDERS)}")
     row = {
-        "message_id": str(message["message_id"]),
+        "message_id": _identifier(message["message_id"]),
         "room_id": room_id,
-        "account_db_key": int(data["account_db_key"]),
+        "account_db_key": _db_key(data),
         "seq": _seq(entry),
-        "sender_type": str(message["sender_type"]),
-        "content": str(message["content"]),
-        "parent_message_id": message.get("parent_message_id"),
-        "metadata": metadata if isinstance(metadata, str) else to_json(metadata),
+        "sender_type": message["sender_type"],
+        "content": _text(message["content"]),
+        "parent_message_id": None if parent is None else _identifier(parent),
+        "metadata": _metadata(entry, message.get("metadata")),
         "created_at": _time(entry, message.get("timestamp")),
-        "client_message_id": data.get("client_message_id"),
+        "client_message_id": None if client_id is None else _identifier(client_id),
         "body_hash": data.get("body_hash"),
     }
     return Event(
@@ -155,7 +164,38 @@ def _room_delete(entry: QueueEntry, data: dict[str, Any]) -> Event:
 
 
 def _key(data: dict[str, Any]) -> dict[str, Any]:
-    return {"room_id": str(data["room_id"]), "account_db_key": int(data["account_db_key"])}
+    return {"room_id": _identifier(data["room_id"]), "account_db_key": _db_key(data)}
+
+
+def _db_key(data: dict[str, Any]) -> int:
+    key = int(data["account_db_key"])
+    if abs(key) > INT64_MAX:
+        raise ValueError("account_db_key is too large")
+    return key
+
+
+def _identifier(value: Any) -> str:
+    """An id goes into keys and, as it is, into stored JSON."""
+    if not isinstance(value, str) or not _ID.fullmatch(value):
+        raise ValueError(f"{value!r:.80} is no id: 1 to 64 of A-Z a-z 0-9 . _ -")
+    return value
+
+
+def _text(value: Any) -> str:
+    """Text that Redis and the databases give back as it is."""
+    if not isinstance(value, str) or "\0" in value:
+        raise ValueError("content is no text, or has U+0000 in it")
+    value.encode()  # a lone surrogate raises ValueError
+    return value
+
+
+def _metadata(entry: QueueEntry, given: Any) -> str:
+    if "persona" in entry.fields:
+        return f'{{"ai_persona":{entry.fields["persona"]}}}'
+    value = from_json(given) if isinstance(given, str) and given else given or {}
+    if not isinstance(value, dict):
+        raise ValueError("metadata is no object")
+    return _text(json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":")))
 
 
 def _seq(entry: QueueEntry) -> int | None:

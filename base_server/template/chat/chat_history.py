@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from service.cache.cache_client import CacheClient
+from service.cache.cache_errors import CacheCommandError
 from service.llm.conversation import Turn
 from template.chat.chat_keys import ChatKeys
 from template.chat.chat_loader import ShardDatabase
@@ -25,37 +26,70 @@ class RoomHistory:
         self._keys = ChatKeys(cache)
 
     async def __call__(self, session_id: str) -> Sequence[Turn] | None:
-        """Turns oldest first; None when ``session_id`` names no room."""
-        state, items = await self._cache.execute_many(
-            [
-                ("GET", self._keys.room_state(session_id)),
-                ("LRANGE", self._keys.messages(session_id), -self._length, -1),
-            ]
-        )
+        """Turns oldest first; None when ``session_id`` names no room.
+
+        The list in Redis is the room's window only if its record says so. Else the room is read from its shard,
+        and behind it comes what handlers of a host pushed into the list by themselves.
+        """
+        keys, partition = self._keys, self._cache.partitions.of_id(session_id)
+        try:
+            state, items, length, (loaded_epoch, whole_length), epoch = await self._cache.execute_many(
+                [
+                    ("GET", keys.room_state(session_id)),
+                    ("LRANGE", keys.messages(session_id), -self._length, -1),
+                    ("LLEN", keys.messages(session_id)),
+                    ("HMGET", keys.room_record(session_id), "epoch", "len"),
+                    ("GET", keys.epoch(partition)),
+                ]
+            )
+        except CacheCommandError:  # a key of another type counts as missing
+            return await self._stored(session_id)
         if state is not None and state.startswith(("DELETING", "DELETED")):
             return []
-        if items:
-            return [turn for turn in map(_turn, items) if turn is not None]
-        if self._cache.partitions.is_own_id(session_id) is None:
-            return None
-        return await self._stored(session_id)
+        entries = [_read_entry(item) for item in items]
+        foreign = [entry.turn for entry in entries if entry.is_foreign and entry.turn]
+        if loaded_epoch is not None and loaded_epoch == epoch and length - len(foreign) >= int(whole_length):
+            return [entry.turn for entry in entries if entry.turn]
+        stored = await self._stored(session_id)
+        return [*(stored or []), *foreign] if stored is not None or foreign else None
 
-    async def _stored(self, room_id: str) -> Sequence[Turn] | None:
+    async def _stored(self, room_id: str) -> list[Turn] | None:
+        """The newest turns of MySQL without those whose delete is still on its way there."""
+        if self._cache.partitions.is_own_id(room_id) is None:
+            return None
         for shard_id in self._shard_ids:
-            rooms = await self._database.call_shard_procedure(shard_id, "fp_chat_room_get", (room_id,))
-            if rooms:
+            if await self._database.call_shard_procedure(shard_id, "fp_chat_room_get", (room_id,)):
                 rows = await self._database.call_shard_procedure(
                     shard_id, "fp_chat_messages_get", (room_id, None, self._length)
                 )
-                return [Turn(row["sender_type"], row["content"]) for row in reversed(rows) if row["content"]]
+                partition = self._cache.partitions.of_id(room_id)
+                states = await self._cache.execute_many(
+                    [("GET", self._keys.message_state(row["message_id"], partition)) for row in rows]
+                )
+                kept = [
+                    Turn(row["sender_type"], row["content"])
+                    for row, state in zip(rows, states, strict=True)
+                    if row["content"] and not (state or "").startswith(("DELETING", "DELETED"))
+                ]
+                return kept[::-1]
         return None
 
 
-def _turn(item: str) -> Turn | None:
-    """An entry of the list, also one that a host's handler pushed by itself; None for what the AI must not see."""
+class _Entry(NamedTuple):
+    """``turn`` None: the AI must not see it. ``is_foreign``: pushed by a host's handler, not by our scripts."""
+
+    turn: Turn | None
+    is_foreign: bool
+
+
+def _read_entry(item: str) -> _Entry:
     if is_tombstone(item):
-        return None
-    message: dict[str, Any] = from_json(item)
-    if message.get("is_streaming") or not message.get("content"):
-        return None
-    return Turn(message.get("sender_type", "USER"), str(message["content"]))
+        return _Entry(None, False)
+    try:
+        message: dict[str, Any] = from_json(item)
+        is_foreign = "seq" not in message
+        if message.get("is_streaming") or not message.get("content"):
+            return _Entry(None, is_foreign)
+        return _Entry(Turn(message.get("sender_type", "USER"), str(message["content"])), is_foreign)
+    except (ValueError, AttributeError):  # no JSON object
+        return _Entry(None, True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from service.core.errors import ServiceError
 from service.queue.message_queue import QueueMessage
 from service.queue.queue_service import QueueService
 from template.chat.chat_events import QUEUE_NAME
@@ -55,6 +54,6 @@ class ChatLanes:
         room_id = (inner.get("room_id") if isinstance(inner, dict) else None) or data.get("room_id")
         room_id = room_id or message.partition_key
         if not isinstance(room_id, str):
-            raise ServiceError(f"{QUEUE_NAME}: an event names its room, in payload.room_id or message_data.room_id")
+            room_id = str(message.message_id)  # to the dead letters, wherever they are
         shard_id = data.get("shard_id") or self._default_shard_id
         return self._partition_of(room_id), str(shard_id)

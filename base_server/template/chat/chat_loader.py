@@ -70,6 +70,20 @@ class ChatLoader:
         """As :meth:`load_room`, for the list of rooms."""
         return await self._single_flight(("account", owner.account_id, owner.db_key), lambda: self._load_account(owner))
 
+    async def drop_wrong_types(self, owner: Owner, room_id: str) -> None:
+        """Let keys of the room ('' for none) and of the account's list that are of another type count as missing."""
+        keys, partition, account_id = self._keys, owner.partition, owner.account_id
+        stream = self._lanes.stream_key(partition, owner.shard_id)
+        account = [keys.account_record(account_id, partition), keys.account_rooms(account_id, partition)]
+        account.append(keys.account_order(account_id, partition))
+        units = [(account, ["hash", "set", "zset"])]
+        if room_id:
+            room = [keys.room_record(room_id, partition), keys.messages(room_id, partition)]
+            room += [keys.room(room_id, partition), keys.turns(room_id, partition)]
+            units.append((room, ["hash", "list", "string", "list"]))
+        for unit, types in units:
+            await self._cache.run_script(SCRIPTS["drop_wrong_types"], [stream, *unit], types)
+
     async def _single_flight(
         self, key: tuple[str, str, int], work: Callable[[], Coroutine[Any, Any, Loaded]]
     ) -> Loaded:

@@ -53,6 +53,8 @@ _BULK = {
     MESSAGE_DELETE: "fp_chat_message_batch_soft_delete",
     ROOM_DELETE: "fp_chat_room_batch_soft_delete",
 }
+# How the state of a message from outside ends, which lies where its id is hashed to.
+_END_STATES = {MESSAGE_SAVE: (MessageState.SENT,), MESSAGE_DELETE: (MessageState.DELETING, MessageState.DELETED)}
 _BACKOFF_S = (0.5, 1.0, 2.0, 4.0, 8.0, 15.0)
 
 
@@ -196,9 +198,10 @@ class ChatPersistenceConsumer:
             except BadEvent as error:
                 buried.append((entry.entry_id, str(error)))
         await self._mark_processing(lane, events)
-        for event in events:
-            if event.kind == MESSAGE_SAVE and event.seq is None:
-                await self._place(lane, event)
+        for event in [event for event in events if event.kind == MESSAGE_SAVE and event.seq is None]:
+            if not await self._place(lane, event):
+                events.remove(event)
+                buried.append((event.entry_id, f"{MESSAGE_SAVE}: the room is another account's or another shard's"))
         refused = await self._save(int(lane.name), events)
         await self._settle(lane, [event for event in events if event.entry_id not in refused])
         for event in events:
@@ -223,10 +226,17 @@ class ChatPersistenceConsumer:
         if keys:
             await self._cache.run_script(SCRIPTS["mark_processing"], keys, [])
 
-    async def _place(self, lane: Lane, event: Event) -> None:
-        """A save from outside: its seq from the room if that is loaded, else (None) from the database."""
+    async def _place(self, lane: Lane, event: Event) -> bool:
+        """A save from outside: its seq from the database if it is there already, from the room if that is loaded,
+        else (None) from the database when it is stored. False: the room is not the sender's."""
         keys, partition, room_id = self._keys, lane.partition, event.room_id
-        row = event.row
+        row, shard_id = event.row, int(lane.name)
+        rooms = await self._call(shard_id, "fp_chat_room_get", room_id)
+        if rooms and int(rooms[0]["account_db_key"]) != row["account_db_key"]:
+            return False
+        if stored := await self._call(shard_id, "fp_chat_message_find", room_id, event.message_id):
+            event.seq = row["seq"] = int(stored[0]["seq"])
+            return True
         at = row["created_at"].replace(" ", "T") + "+00:00"
         answer = await self._cache.run_script(
             SCRIPTS["adopt_message"],
@@ -243,10 +253,13 @@ class ChatPersistenceConsumer:
                 event.entry_id,
                 at,
                 tail(row["sender_type"], row["content"], row["parent_message_id"], row["metadata"]),
+                row["account_db_key"],
+                shard_id,
             ],
         )
         if answer[0] == Answer.OK:
             event.seq = row["seq"] = int(answer[1])
+        return bool(answer[0] != Answer.REFUSED)
 
     async def _save(self, shard_id: int, events: Sequence[Event]) -> dict[str, str]:
         """Write the batch; returns the entries that the database refuses for their data: entry id → reason."""
@@ -302,7 +315,8 @@ class ChatPersistenceConsumer:
             *(event.entry_id for event in events),
         ]
         for event in events:
-            if event.kind in (MESSAGE_SAVE, MESSAGE_DELETE) and self._is_of(lane, event):
+            # A delete is always ours, so its state lies in the lane's partition, whatever the message's id.
+            if event.kind == MESSAGE_DELETE or (event.kind == MESSAGE_SAVE and self._is_of(lane, event)):
                 script_keys.append(keys.message_state(event.message_id, p))
                 args += ["m", "saved" if event.kind == MESSAGE_SAVE else "deleted"]
         for room_id, of_room in _grouped(events, lambda event: event.room_id):
@@ -317,8 +331,9 @@ class ChatPersistenceConsumer:
             args += ["a", of_account[-1].entry_id]
         await self._cache.run_script(SCRIPTS["settle"], script_keys, args)
         for event in events:
-            if event.kind == MESSAGE_SAVE and not self._is_of(lane, event):
-                await self._states.transition_message(event.message_id, MessageState.SENT)
+            if event.kind in _END_STATES and not self._is_of(lane, event):
+                for state in _END_STATES[event.kind]:
+                    await self._states.transition_message(event.message_id, state)
 
     async def _pin_dead(self, lane: Lane, event: Event) -> None:
         """What is not in MySQL may not expire: its room, and its account's list, stay until the letter is replayed."""

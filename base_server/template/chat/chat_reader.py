@@ -13,18 +13,15 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from service.cache.cache_client import CacheClient
 from service.core.errors import ServiceUnavailable
 from template.base.errors import InvalidRequest, RoomNotFound
-from template.chat.chat_keys import ChatKeys
-from template.chat.chat_loader import ChatLoader, Loaded, ShardDatabase, row_entry
+from template.chat.chat_loader import row_entry
 from template.chat.chat_owner import Owner
-from template.chat.chat_scripts import SCRIPTS, Answer
-from template.chat.chat_settings import ChatSettings
+from template.chat.chat_store import HybridStore
 from template.chat.chat_text import from_json, iso
 from template.chat.common.chat_model import ChatMessage
 
-_MAX_LOADS = 6
+_MAX_REPAIRS = 3
 _WHOLE_WINDOW = 1_000_000
 
 
@@ -48,15 +45,8 @@ class _Slice:
     messages: list[ChatMessage]
 
 
-class ChatReader:
+class ChatReader(HybridStore):
     """Reads for the room's owner. Raises RoomNotFound, and ServiceUnavailable when MySQL is needed and away."""
-
-    def __init__(self, cache: CacheClient, database: ShardDatabase, loader: ChatLoader, settings: ChatSettings) -> None:
-        self._cache = cache
-        self._database = database
-        self._loader = loader
-        self._keys = ChatKeys(cache)
-        self._window = settings.window
 
     async def page(self, owner: Owner, room_id: str, page: int, limit: int) -> MessagePage:
         """Page ``page`` (1 is the newest) of ``limit`` seqs; from MySQL, marked stale, when Redis is away."""
@@ -152,29 +142,28 @@ class ChatReader:
         return MessagePage(messages, more, stale=True)
 
     async def _slice(self, owner: Owner, room_id: str, mode: str, high: str, count: int, page: int = 1) -> _Slice:
+        self.check_room_id(owner, room_id)
         keys, partition = self._keys, owner.partition
-        if self._cache.partitions.of_id(room_id) != partition:
-            raise RoomNotFound
+        messages_key = keys.messages(room_id, partition)
         script_keys = [
             keys.room_record(room_id, partition),
-            keys.messages(room_id, partition),
+            messages_key,
             keys.epoch(partition),
             keys.message_state("", partition),
         ]
-        for _ in range(_MAX_LOADS):
-            answer = await self._cache.run_script(
-                SCRIPTS["read_messages"], script_keys, [owner.db_key, mode, high, count, page]
+        for _ in range(_MAX_REPAIRS):
+            answer = await self._run(
+                "read_messages", owner, room_id, script_keys, [owner.db_key, mode, high, count, page]
             )
-            if answer[0] == Answer.OK:
-                _, floor, low, top, saved_seq, below, *items = answer
-                messages = [
-                    read_message(text, state or None, saved_seq)
-                    for text, state in zip(items[::2], items[1::2], strict=True)
-                ]
-                return _Slice(floor, low, top, below, messages)
-            if answer[0] == Answer.NOT_FOUND or await self._loader.load_room(owner, room_id) is not Loaded.WARM:
-                raise RoomNotFound
-        raise ServiceUnavailable("cache", "the record went cold again after every load")
+            _, floor, low, top, saved_seq, below, *items = answer
+            try:
+                pairs = zip(items[::2], items[1::2], strict=True)
+                messages = [read_message(text, state or None, saved_seq) for text, state in pairs]
+            except ValueError:
+                await self._discard(messages_key)
+                continue
+            return _Slice(floor, low, top, below, messages)
+        raise ServiceUnavailable("cache", "messages of the room could not be decoded after every load")
 
     async def _is_more(self, owner: Owner, room_id: str, part: _Slice) -> str | None:
         """The cursor below ``part``, or None when nothing visible is older."""

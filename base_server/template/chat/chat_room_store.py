@@ -132,11 +132,24 @@ class RoomStore(HybridStore):
         for _ in range(_MAX_REPAIRS):
             answer = await self._run("read_rooms", owner, "", keys, args)
             if answer[0] == Answer.OK:
-                pairs = zip(answer[2::2], answer[3::2], strict=True)
-                return RoomPage([_room(card, state) for card, state in pairs], answer[1])
+                try:
+                    pairs = zip(answer[2::2], answer[3::2], strict=True)
+                    return RoomPage([_room(card, state) for card, state in pairs], answer[1])
+                except ValueError:
+                    await self._discard_undecodable(owner, args)
+                    continue
             for room_id in answer[1:]:
                 await self._loader.load_room(owner, room_id)
         raise ServiceUnavailable("cache", "cards of the list were gone after every load")
+
+    async def _discard_undecodable(self, owner: Owner, ranks: list[int]) -> None:
+        order = self._keys.account_order(owner.account_id, owner.partition)
+        for room_id in await self._cache.execute("ZREVRANGE", order, *ranks[1:]):
+            key = self._keys.room(room_id, owner.partition)
+            try:
+                _room(await self._cache.execute("GET", key) or "{}", None)
+            except ValueError:
+                await self._discard(key)
 
     async def _stale_page(self, owner: Owner, page: int, limit: int) -> RoomPage:
         rows = await self._database.call_shard_procedure(

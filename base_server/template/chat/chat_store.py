@@ -11,7 +11,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from service.cache.cache_client import CacheClient
+from service.cache.cache_errors import CacheCommandError
 from service.core.errors import ServiceUnavailable
+from service.core.logger import Logger
 from template.base.errors import (
     ApiError,
     IdempotencyMismatch,
@@ -40,7 +42,8 @@ class RoomGone(RoomNotFound):
 
 
 class HybridStore:
-    """Base of :class:`RoomStore` and :class:`MessageStore`. Raises ApiError, and ServiceUnavailable on an outage."""
+    """Base of :class:`RoomStore`, :class:`MessageStore` and :class:`ChatReader`. Raises ApiError, and
+    ServiceUnavailable on an outage."""
 
     def __init__(
         self,
@@ -67,7 +70,14 @@ class HybridStore:
     ) -> list[Any]:
         """The script's answer once the room and the account are loaded; refusals with one meaning are raised."""
         for _ in range(_MAX_LOADS):
-            answer: list[Any] = await self._cache.run_script(SCRIPTS[script], keys, args)
+            try:
+                answer: list[Any] = await self._cache.run_script(SCRIPTS[script], keys, args)
+            except CacheCommandError as error:
+                # A key of another type counts as missing.
+                if "WRONGTYPE" not in str(error):
+                    raise
+                await self._loader.drop_wrong_types(owner, room_id)
+                continue
             if answer[0] != Answer.COLD:
                 if (refusal := _refusal(answer)) is not None:
                     raise refusal
@@ -77,6 +87,11 @@ class HybridStore:
             else:
                 await self._warm(owner, room_id)
         raise ServiceUnavailable("cache", "the record went cold again after every load")
+
+    async def _discard(self, key: str) -> None:
+        """A stored value cannot be decoded: it counts as missing, and its record as not whole."""
+        Logger.error("undecodable value in Redis, read again from the database", key=key)
+        await self._cache.execute("DEL", key)
 
     async def _warm(self, owner: Owner, room_id: str) -> None:
         match await self._loader.load_room(owner, room_id):

@@ -67,7 +67,7 @@ class ChatWiring:
         parts = ChatParts(
             rooms=RoomStore(hot, container.database, loader, lanes, settings),
             messages=MessageStore(hot, container.database, loader, lanes, settings),
-            reader=ChatReader(hot, container.database, loader, settings),
+            reader=ChatReader(hot, container.database, loader, lanes, settings),
             replies=replies,
             states=states,
             consumer=consumer,

@@ -7,10 +7,12 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, PlainSerializer
 
+_CANONICAL_LENGTH = len("2026-01-02T03:04:05.678+00:00")
+
 
 def wire_time(text: str) -> str:
     """A time as ISO 8601 in UTC with an offset; '' stays '', a naive time is the server's local time."""
-    if not text or text.endswith("+00:00"):
+    if not text or (len(text) == _CANONICAL_LENGTH and text.endswith("+00:00")):
         return text
     return datetime.fromisoformat(text).astimezone(UTC).isoformat(timespec="milliseconds")
 

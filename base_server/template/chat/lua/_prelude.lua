@@ -41,9 +41,23 @@ local function state_of(text)
   return text and string.match(text, '^[A-Z]+') or nil
 end
 
+-- The string at a key; one of another type counts as missing and goes.
+local function get_text(key)
+  local text = redis.pcall('GET', key)
+  if type(text) == 'table' then
+    redis.call('DEL', key)
+    return nil
+  end
+  return text or nil
+end
+
+local function get_state(key)
+  return state_of(get_text(key))
+end
+
 local function set_state(key, to, now, ttl_ms)
   local log = {}
-  local old = redis.call('GET', key)
+  local old = get_text(key)
   if old then
     for item in string.gmatch(string.match(old, '|(.*)$') or '', '[^,]+') do log[#log + 1] = item end
   end
@@ -88,6 +102,17 @@ end
 
 local function entry_at(item)
   return string.match(item, '^[^}]-"timestamp":"([^"]+)"')
+end
+
+-- Take out what a handler of somebody else's pushed into the list by itself; its event brings it back with a seq.
+local function drop_foreign(messages)
+  local dropped = 0
+  for _, item in ipairs(redis.call('LRANGE', messages, 0, -1)) do
+    if not is_tombstone(item) and not string.match(item, '^{"message_id":"[^"]+","room_id":"[^"]+","seq":%d+,') then
+      dropped = dropped + redis.call('LREM', messages, 0, item)
+    end
+  end
+  return dropped
 end
 
 -- Offset of a message in the window, newest first; nil when it is not there.

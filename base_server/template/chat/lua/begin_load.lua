@@ -3,11 +3,26 @@
 -- KEYS: 1 record; 2 epoch; 3 persistence lane; 4 mark of the lane's backlog; 5 load token; 6 list (messages, or the rooms set); 7 room card, or the account's order
 -- ARGV: 1 'room'|'account'; 2 token; 3 token TTL in ms
 -- returns: {0, epoch} go on | {11} loaded meanwhile, or deleted | {8} events of an older record or an older Redis run are not in MySQL yet, or its reply still runs
+-- Entries that somebody else's handler pushed go at once when the lane is empty, else when their event was read or
+-- this time is over (the database may be away): the room stays usable, a later event still gets its place.
+local FOREIGN_WAIT_MS = 1000
 local v = redis.call('HMGET', KEYS[1], 'epoch', 'gone', 'dirty', 'turn_token', 'len')
 local epoch = redis.call('GET', KEYS[2])
+if not epoch then
+  -- Somebody flushed Redis while it ran: a run of its own, that no record of before belongs to.
+  epoch = int(now_ms())
+  redis.call('SET', KEYS[2], epoch)
+end
 if v[2] then return { REPEAT } end
 if v[1] == epoch then
   local len = tonumber(v[5])
+  if ARGV[1] == 'room' and len < redis.call('LLEN', KEYS[6]) then
+    local seen, now = redis.call('HGET', KEYS[1], 'foreign_at'), now_ms()
+    if not seen then redis.call('HSET', KEYS[1], 'foreign_at', int(now)) end
+    if redis.call('XLEN', KEYS[3]) > 0 and now - (seen or now) < FOREIGN_WAIT_MS then return { WAIT } end
+    drop_foreign(KEYS[6])
+    redis.call('HDEL', KEYS[1], 'foreign_at')
+  end
   if ARGV[1] == 'room' and len == redis.call('LLEN', KEYS[6]) and redis.call('EXISTS', KEYS[7]) == 1 then
     return { REPEAT }
   end

@@ -8,7 +8,7 @@ if refused then return { refused, 'room' } end
 local v = redis.call('HMGET', rec, 'floor', 'count', 'title', 'persona', 'created', 'last_ms', 'turn', 'turn_token')
 local floor = tonumber(v[1])
 local offset, item = find_entry(messages, ARGV[3])
-local state = state_of(redis.call('GET', KEYS[7]))
+local state = get_state(KEYS[7])
 if offset and is_tombstone(item) then return { REPEAT } end
 if not offset then
   if floor == 1 then return { LOST } end

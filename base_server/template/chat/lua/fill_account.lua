@@ -10,7 +10,7 @@ redis.call('DEL', KEYS[2], KEYS[3], KEYS[5])
 local len = 0
 for i = 5, #ARGV, 8 do
   local room_id, room_card = ARGV[i], KEYS[7] .. ARGV[i]
-  local state = state_of(redis.call('GET', KEYS[8] .. room_id))
+  local state = get_state(KEYS[8] .. room_id)
   if state ~= 'DELETING' and state ~= 'DELETED' then
     len = len + 1
     redis.call('SADD', KEYS[2], room_id)

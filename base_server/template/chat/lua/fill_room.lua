@@ -4,7 +4,7 @@
 -- returns: {0} filled | {7} a write or another load came first | {2} the room is deleted
 if redis.call('GET', KEYS[5]) ~= ARGV[1] or redis.call('GET', KEYS[4]) ~= ARGV[2] then return { LOST } end
 if redis.call('EXISTS', KEYS[1]) == 1 then return { LOST } end
-local state = state_of(redis.call('GET', KEYS[6]))
+local state = get_state(KEYS[6])
 if state == 'DELETING' or state == 'DELETED' then return { NOT_FOUND } end
 local last_field = 11 + tonumber(ARGV[11])
 redis.call('DEL', KEYS[2], KEYS[5])

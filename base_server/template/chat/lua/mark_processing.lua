@@ -4,7 +4,7 @@
 -- returns: how many changed
 local now, changed = now_ms(), 0
 for i = 1, #KEYS do
-  local state = state_of(redis.call('GET', KEYS[i]))
+  local state = get_state(KEYS[i])
   if state == 'PENDING' then
     set_state(KEYS[i], 'PROCESSING', now)
     changed = changed + 1

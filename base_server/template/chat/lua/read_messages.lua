@@ -34,6 +34,6 @@ end
 local answer = { OK, floor, low, high, tonumber(v[3]), below }
 for i = #found, 1, -1 do
   answer[#answer + 1] = found[i]
-  answer[#answer + 1] = state_of(redis.call('GET', KEYS[4] .. entry_id(found[i]))) or ''
+  answer[#answer + 1] = get_state((KEYS[4] .. entry_id(found[i]))) or ''
 end
 return answer

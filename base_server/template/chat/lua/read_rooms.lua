@@ -6,10 +6,10 @@ if check_account(KEYS[1], KEYS[2], KEYS[3], KEYS[4], ARGV[1]) then return { COLD
 local answer = { OK, redis.call('ZCARD', KEYS[3]) }
 local missing = { PARTIAL }
 for _, room_id in ipairs(redis.call('ZREVRANGE', KEYS[3], ARGV[2], ARGV[3])) do
-  local room_card = redis.call('GET', KEYS[5] .. room_id)
+  local room_card = get_text(KEYS[5] .. room_id)
   if room_card then
     answer[#answer + 1] = room_card
-    answer[#answer + 1] = state_of(redis.call('GET', KEYS[6] .. room_id)) or ''
+    answer[#answer + 1] = get_state(KEYS[6] .. room_id) or ''
   else
     missing[#missing + 1] = room_id
   end

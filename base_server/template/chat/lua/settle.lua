@@ -10,7 +10,7 @@ local removed = 0
 for i = 6, 5 + events do removed = removed + redis.call('XDEL', KEYS[1], ARGV[i]) end
 
 local function settle_message(key, outcome)
-  local state = state_of(redis.call('GET', key))
+  local state = get_state(key)
   if outcome == 'deleted' then
     if state ~= 'DELETED' then set_state(key, 'DELETED', now, state_ttl) else redis.call('PEXPIRE', key, state_ttl) end
   elseif state == 'PENDING' or state == 'PROCESSING' then
@@ -20,7 +20,7 @@ local function settle_message(key, outcome)
 end
 
 local function settle_room_state(key, change)
-  local state = state_of(redis.call('GET', key))
+  local state = get_state(key)
   if change == 'deleted' then
     if state ~= 'DELETED' then set_state(key, 'DELETED', now, state_ttl) end
   elseif change == 'created' and (state == 'PENDING' or state == 'PROCESSING') then
