@@ -56,7 +56,7 @@ def market() -> MarketTemplate:
 
 
 @pytest.fixture
-async def host_url(market: MarketTemplate) -> AsyncIterator[str]:
+async def host(market: MarketTemplate) -> AsyncIterator[Listener]:
     context = TemplateContext()
     context.add_template("market", market)
     service = TemplateService(HostSessions())
@@ -69,31 +69,33 @@ async def host_url(market: MarketTemplate) -> AsyncIterator[str]:
     app.router.add_get("/own", own_page)
     listener = Listener(app, "127.0.0.1", 0, key="port")
     await listener.open()
-    yield listener.url
+    yield listener
     await listener.close()
 
 
-async def test_a_hosts_template_and_pages_live_in_its_own_app(host_url: str, market: MarketTemplate) -> None:
+async def test_a_hosts_template_and_pages_live_in_its_own_app(host: Listener, market: MarketTemplate) -> None:
     market.go_on.set()
     body = json.dumps({"accessToken": "host-token", "sequence": 4})
     async with aiohttp.ClientSession() as http:
         for path in ("/market/buy", "/api/protocol/7001"):
-            async with http.post(host_url + path, data=body, headers={"X-Forwarded-For": "192.0.2.7"}) as answer:
+            async with http.post(host.url + path, data=body, headers={"X-Forwarded-For": "192.0.2.7"}) as answer:
                 assert await answer.json() == {"errorCode": 0, "sequence": 4}
-        async with http.get(host_url + "/own") as answer:
+        async with http.get(host.url + "/own") as answer:
             assert await answer.text() == "the host's own"
     assert market.sold == ["host-player"] * 2
     assert market.peers == ["192.0.2.7"] * 2
 
 
-async def test_a_request_whose_client_leaves_is_finished(host_url: str, market: MarketTemplate) -> None:
-    address = host_url.removeprefix("http://").split(":")
+async def test_a_request_whose_client_leaves_is_finished(host: Listener, market: MarketTemplate) -> None:
+    address = host.url.removeprefix("http://").split(":")
     _, writer = await asyncio.open_connection(address[0], int(address[1]))
     body = b'{"accessToken": "host-token"}'
     writer.write(b"POST /market/buy HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body))
     await market.begun.wait()
     writer.transport.abort()
-    await asyncio.sleep(0)
+    server = host._runner.server
+    assert server is not None
+    await until(lambda: all(connection.transport is None for connection in server.connections))
     market.go_on.set()
     await until(lambda: market.sold == ["host-player"])
 

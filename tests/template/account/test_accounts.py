@@ -207,7 +207,10 @@ async def test_a_malformed_token_finds_nothing(cache: CacheService, token: str) 
     assert await SessionStore(cache, 100).find(token) is None
 
 
-@pytest.mark.parametrize("stored", ["", "{", "null", "[]", "{}", '{"key": "of another"}'])
+OF_ANOTHER = '{"key": "07.00", "account_id": "bob", "account_db_key": 8, "shard_id": 1, "nickname": ""}'
+
+
+@pytest.mark.parametrize("stored", ["", "{", "null", "[]", "{}", OF_ANOTHER])
 async def test_a_damaged_session_counts_as_none(real_cache: CacheService, stored: str) -> None:
     store = SessionStore(real_cache, 100)
     token = await store.create(SessionInfo("alice", 7, 2))
