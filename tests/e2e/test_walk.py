@@ -1,0 +1,101 @@
+"""One account's life over HTTP, then what it left in the databases."""
+
+from __future__ import annotations
+
+import uuid
+from typing import Any
+
+import aiohttp
+
+from tests.e2e.conftest import Deployment
+from tests.server_process import Client
+from tests.waiting import until
+
+TITLE = "우리 방 🏡"
+TEXT = "안녕하세요! 👩‍🚀 zero\u200bwidth, {x}, data: y\r\nnext"
+
+
+async def test_a_whole_life_and_what_it_leaves_behind(deployment: Deployment) -> None:
+    deployment.server.start()
+    async with aiohttp.ClientSession() as http:
+        player = Client(http, deployment.server.base_url)
+        account_id = f"walker{uuid.uuid4().hex[:8]}"
+        await player.sign_in(account_id)
+        room = (await player.ok("/api/chat/room/create", ai_persona="GPT4O", title=TITLE, sequence=7))["room"]
+        room_id = room["room_id"]
+        sent = await player.ok("/api/chat/message/send", room_id=room_id, content=TEXT, sequence=8)
+        assert sent["sequence"] == 8
+        assert sent["user_message"]["content"] == TEXT
+        assert TEXT in sent["message"]["content"]
+        by_protocol = await player.ok("/api/protocol/6015", room_id=room_id)
+        assert [m["content"] for m in by_protocol["messages"]] == [TEXT, sent["message"]["content"]]
+        listed = await player.ok("/api/chat/rooms")
+        assert [(r["room_id"], r["title"]) for r in listed["rooms"]] == [(room_id, TITLE)]
+        await player.ok("/api/chat/room/update", room_id=room_id, new_title="새 이름 ✨")
+        second = await player.ok("/api/chat/message/send", room_id=room_id, content="to be deleted")
+        await player.ok("/api/chat/message/delete", room_id=room_id, message_id=second["user_message"]["message_id"])
+        doomed = (await player.ok("/api/chat/room/create", ai_persona="DEMO"))["room"]
+        await player.ok("/api/chat/room/delete", room_id=doomed["room_id"])
+        await until(lambda: _settled(player, room_id))
+        await player.ok("/api/account/logout")
+        assert (await player.post("/api/chat/rooms"))["errorCode"] == 10000
+
+    shard_id = _shard_of(deployment, account_id)
+    messages = deployment.shard_rows(
+        shard_id,
+        f"SELECT seq, content, sender_type, deleted FROM chat_messages WHERE room_id = '{room_id}' ORDER BY seq",
+    )
+    assert [(row["seq"], row["content"], row["deleted"]) for row in messages[:2]] == [
+        (1, TEXT, 0),
+        (2, sent["message"]["content"], 0),
+    ]
+    assert [(row["seq"], row["deleted"]) for row in messages[2:]] == [(3, 1), (4, 0)]
+    rooms = deployment.shard_rows(shard_id, "SELECT room_id, title, message_count, deleted FROM chat_rooms")
+    assert {row["room_id"]: (row["title"], row["message_count"], row["deleted"]) for row in rooms} == {
+        room_id: ("새 이름 ✨", 3, 0),
+        doomed["room_id"]: ("New chat", 0, 1),
+    }
+    other = deployment.shard_rows(3 - shard_id, "SELECT room_id FROM chat_rooms")
+    assert other == []
+
+
+async def test_everything_is_there_after_a_restart_and_after_a_kill(deployment: Deployment) -> None:
+    deployment.server.start()
+    account_id = f"stayer{uuid.uuid4().hex[:8]}"
+    async with aiohttp.ClientSession() as http:
+        player = Client(http, deployment.server.base_url)
+        await player.sign_in(account_id)
+        room_id = (await player.ok("/api/chat/room/create", ai_persona="GPT4O", title=TITLE))["room"]["room_id"]
+        said: list[str] = []
+        for how in ("stop", "kill", "kill both", "kill both again"):
+            said.append(f"before {how} 🔥")
+            await player.ok("/api/chat/message/send", room_id=room_id, content=said[-1])
+            if how == "stop":
+                assert deployment.server.stop() == 0
+            else:
+                deployment.server.kill()
+                if "both" in how:
+                    deployment.kill_cache()
+                    deployment.start_cache()
+            deployment.server.start()
+            player.base_url = deployment.server.base_url
+            page = await player.ok("/api/chat/messages", room_id=room_id, limit=100)
+            assert [m["content"] for m in page["messages"] if m["sender_type"] == "USER"] == said
+            assert [m["seq"] for m in page["messages"]] == list(range(1, 2 * len(said) + 1))
+            assert all(m["metadata"]["finish_reason"] == "stop" for m in page["messages"] if m["sender_type"] == "AI")
+            assert (await player.ok("/api/chat/rooms"))["rooms"][0]["title"] == TITLE
+
+
+async def _settled(player: Client, room_id: str) -> bool:
+    page: dict[str, Any] = await player.ok("/api/chat/messages", room_id=room_id)
+    rooms = await player.ok("/api/chat/rooms")
+    return [m["state"] for m in page["messages"]] == ["SENT"] * 3 and rooms["rooms"][0]["state"] == "ACTIVE"
+
+
+def _shard_of(deployment: Deployment, account_id: str) -> int:
+    """By the mapping table."""
+    (account,) = deployment.global_rows(f"SELECT account_db_key FROM accounts WHERE account_id = '{account_id}'")
+    (mapped,) = deployment.global_rows(
+        f"SELECT shard_id FROM account_shards WHERE account_db_key = {account['account_db_key']}"
+    )
+    return int(mapped["shard_id"])
