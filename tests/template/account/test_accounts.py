@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -22,8 +23,9 @@ from template.account.common.account_serialize import LoginRequest, LogoutReques
 from template.account.password_vault import PasswordVault
 from template.account.session_store import SessionStore
 from template.base.client_session import ClientSession
-from template.base.errors import TooManyRequests
+from template.base.errors import InvalidRequest, TooManyRequests
 from template.base.session_info import SessionInfo
+from template.base.wire import read_request
 from tests.backends_redis import RedisServer, running_cache
 
 ANYBODY = ClientSession(SessionInfo(""), "req", "192.0.2.1")
@@ -232,3 +234,37 @@ async def test_without_redis_a_session_is_not_missing_but_unknown(private_server
         private_server.kill()
         with pytest.raises(ServiceUnavailable):
             await store.find(token)
+
+
+ACCEPTED = {
+    "empty optionals": {"nickname": "", "email": "", "platform_type": ""},
+    "a platform number": {"platform_type": 3},
+    "korean nickname": {"nickname": "용사 👑", "email": "용사@예시.한국"},
+    "a long password": {"password": "비" * 128},
+}
+REFUSED = {
+    "short password": ("password", "1234567"),
+    "long password": ("password", "a" * 129),
+    "password that is a number": ("password", 12345678),
+    "nickname of two lines": ("nickname", "a\nb"),
+    "long nickname": ("nickname", "a" * 65),
+    "no email": ("email", "alice"),
+    "email with a line break": ("email", "a@b\n.c"),
+    "platform that is true": ("platform_type", True),
+    "short id": ("account_id", "ab"),
+    "id with a space": ("account_id", "admin "),
+}
+
+
+@pytest.mark.parametrize("fields", ACCEPTED.values(), ids=ACCEPTED.keys())
+def test_a_signup_may_say(fields: dict[str, object]) -> None:
+    body = {"account_id": "alice", "password": PASSWORD} | fields
+    assert read_request(SignupRequest, json.dumps(body).encode()).account_id == "alice"
+
+
+@pytest.mark.parametrize(("field", "value"), REFUSED.values(), ids=REFUSED.keys())
+def test_a_signup_may_not_say(field: str, value: object) -> None:
+    body = {"account_id": "alice", "password": PASSWORD, field: value}
+    with pytest.raises(InvalidRequest) as refused:
+        read_request(SignupRequest, json.dumps(body).encode())
+    assert (refused.value.details or {})["field"] == field

@@ -20,11 +20,12 @@ def _one_line(value: str) -> str:
     return value
 
 
+# Optional texts may be empty, which is as good as absent: many game clients send every field.
 Password = Annotated[str, StringConstraints(min_length=8, max_length=128)]
-Nickname = Annotated[str, StringConstraints(min_length=1, max_length=64), AfterValidator(_one_line)]
-Email = Annotated[str, StringConstraints(max_length=254, pattern=r"^[^@\s\p{C}]{1,64}@[^@\s\p{C}]+$")]
+Nickname = Annotated[str, StringConstraints(max_length=64), AfterValidator(_one_line)]
+Email = Annotated[str, StringConstraints(max_length=254, pattern=r"^$|^[^@\s\p{C}]{1,64}@[^@\s\p{C}]+$")]
 PlatformType = Annotated[
-    str, BeforeValidator(_platform_text), StringConstraints(pattern=r"^[A-Za-z0-9._-]{1,32}$", strict=True)
+    str, BeforeValidator(_platform_text), StringConstraints(pattern=r"^[A-Za-z0-9._-]{0,32}$", strict=True)
 ]
 
 
