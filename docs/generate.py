@@ -10,9 +10,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
-from service.core.settings import Settings
 from template.base.errors import ErrorCode
-from template.chat.chat_settings import ChatSettings
 from template.chat.chat_states import MESSAGE_TRANSITIONS, ROOM_TRANSITIONS, MessageState, RoomState
 from template.chat.common.chat_protocol import ChatProtocol
 
@@ -50,9 +48,7 @@ def pages() -> dict[Path, str]:
     return {ROOT / "docs/errors.md": errors_page(), **current}
 
 
-def _states(
-    transitions: Mapping[str, Sequence[RoomState] | Sequence[MessageState]],
-) -> str:
+def _states(transitions: Mapping[str, Sequence[RoomState] | Sequence[MessageState]]) -> str:
     rows = [
         (f"`{before}`", " · ".join(f"`{after.value}`" for after in afters) or "–")
         for before, afters in transitions.items()
@@ -65,11 +61,6 @@ def _protocols() -> str:
     return _table(("id", "POST", ""), rows)
 
 
-def _settings(section: str, settings: type[Settings]) -> str:
-    rows = [(f"`{section}.{name}`", f"`{field.default}`") for name, field in settings.model_fields.items()]
-    return _table(("key", "shipped"), rows)
-
-
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     lines = [head, ["---"] * len(head), *rows]
     return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
@@ -79,7 +70,6 @@ TABLES: dict[str, Callable[[], str]] = {
     "room-states": lambda: _states(ROOM_TRANSITIONS),
     "message-states": lambda: _states(MESSAGE_TRANSITIONS),
     "chat-protocols": _protocols,
-    "chat-settings": lambda: _settings("chatConfig", ChatSettings),
 }
 
 

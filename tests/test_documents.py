@@ -1,0 +1,207 @@
+"""Documents do not lie: links, commands, configuration keys, tables and examples are held against the code."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import re
+import subprocess
+from collections.abc import Iterator
+from difflib import unified_diff
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+from application.base_web_server.config import ENVIRONMENTS, ServerSettings, load_settings
+from application.base_web_server.environment import annotation_at, find_overrides
+from docs import generate
+from service.core.errors import StartError
+from template.chat.chat_settings import ChatSettings
+from tests.server_process import running_server
+
+ROOT = Path(__file__).resolve().parents[1]
+README = ROOT / "README.md"
+CHAT_README = ROOT / "base_server/template/chat/README.md"
+DECISIONS = sorted((ROOT / "docs/decisions").glob("*.md"))
+PAGES = [README, ROOT / "CHANGELOG.md", CHAT_README, *sorted((ROOT / "docs").rglob("*.md"))]
+# What PROD takes from the environment because no file has it.
+SECRETS = {"BASE_SERVER__DATABASECONFIG__PASSWORD": "of the test", "OPENAI_API_KEY": "of the test"}
+
+
+def _name(page: Path) -> str:
+    return str(page.relative_to(ROOT))
+
+
+each_page = pytest.mark.parametrize("page", PAGES, ids=_name)
+
+
+def _text(page: Path) -> str:
+    return page.read_text(encoding="utf-8")
+
+
+def _prose(page: Path) -> str:
+    """The page without its code blocks."""
+    return re.sub(r"^```.*?^```$", "", _text(page), flags=re.DOTALL | re.MULTILINE)
+
+
+def _blocks(page: Path, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", _text(page), flags=re.DOTALL | re.MULTILINE)
+
+
+def _anchors(page: Path) -> set[str]:
+    """The names that GitHub gives to the headings."""
+    headings = re.findall(r"^#+ +(.*)$", _prose(page), flags=re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading).strip().lower().replace(" ", "-") for heading in headings}
+
+
+@each_page
+def test_links_lead_somewhere(page: Path) -> None:
+    broken = []
+    for target in re.findall(r"\]\(([^)\s]+)\)", _prose(page)):
+        if re.match(r"https?://", target):
+            continue
+        path, _, anchor = target.partition("#")
+        file = (page.parent / path).resolve() if path else page
+        if not file.exists() or (anchor and anchor not in _anchors(file)):
+            broken.append(target)
+    assert not broken
+
+
+@each_page
+def test_files_that_are_named_exist(page: Path) -> None:
+    """Names in backticks: from the root, or (in the chat's own words) a file or script of the chat."""
+    chat = CHAT_README.parent
+    missing = []
+    for name in re.findall(r"`([\w./-]+\.(?:py|lua|sql|json|toml|lock|md))`", _prose(page)):
+        roots = (ROOT, page.parent, chat, chat / "lua")
+        if not any((root / name).exists() for root in roots):
+            missing.append(name)
+    assert not missing
+
+
+def test_the_chat_readme_shows_every_file_of_the_chat() -> None:
+    folder = CHAT_README.parent
+    (tree,) = re.findall(r"^```\n(base_server/template/chat/.*?)^```$", _text(CHAT_README), re.DOTALL | re.MULTILINE)
+    shown = set(re.findall(r"── (\w+\.py)", tree))
+    there = {file.name for file in [*folder.glob("*.py"), *folder.glob("common/*.py")]} - {"__init__.py"}
+    assert shown == there
+
+
+@each_page
+def test_make_targets_exist(page: Path) -> None:
+    targets = set(re.findall(r"^([a-z]+):", _text(ROOT / "Makefile"), flags=re.MULTILINE))
+    named = set(re.findall(r"(?:`|^|\s)make ([a-z]+)(?=[`\s;]|$)", _code(page), flags=re.MULTILINE))
+    assert named <= targets
+
+
+def test_all_make_targets_are_phony_and_told_by_help() -> None:
+    makefile = _text(ROOT / "Makefile")
+    (phony,) = re.findall(r"^\.PHONY: ([a-z ]+)$", makefile, flags=re.MULTILINE)
+    assert set(phony.split()) == set(re.findall(r"^([a-z]+):.*## ", makefile, flags=re.MULTILINE))
+
+
+def _code(page: Path) -> str:
+    """What stands in backticks and code blocks."""
+    inline = re.findall(r"`([^`\n]+)`", _prose(page))
+    return "\n".join([*inline, *re.findall(r"^```\w*\n(.*?)^```$", _text(page), flags=re.DOTALL | re.MULTILINE)])
+
+
+@each_page
+def test_modules_to_run_exist(page: Path) -> None:
+    for module, options in re.findall(r"python -m (application[\w.]*)([^`\n|]*)", _code(page)):
+        assert find_spec(f"{module}.__main__"), module
+        assert set(re.findall(r"--env ([A-Z]+)\b", options)) <= set(ENVIRONMENTS)
+
+
+@each_page
+def test_documented_modules_exist(page: Path) -> None:
+    for module in re.findall(r"\*\*`((?:service|template)\.[\w.]+)`\*\*", _text(page)):
+        assert find_spec(module), module
+
+
+@each_page
+def test_configuration_keys_exist(page: Path) -> None:
+    wrong = [
+        f"{section}.{key}"
+        for section, key in re.findall(r"`(\w+Config)\.([\w.]+)`", _text(page))
+        if annotation_at(ServerSettings, (section, *key.split("."))) is None
+    ]
+    assert not wrong
+
+
+@each_page
+def test_environment_variables_mean_a_key(page: Path) -> None:
+    shipped = load_settings("LOCAL", environ={}).model_dump(mode="json")
+    for name, value in re.findall(r"\b(BASE_SERVER__\w*\w)(?:=(\S+))?", _code(page)):
+        if name.strip("_") != "BASE_SERVER":
+            assert list(find_overrides(ServerSettings, shipped, {name: value or "1"})), name
+
+
+def test_an_environment_variable_without_a_key_would_be_noticed() -> None:
+    with pytest.raises(StartError, match="unknown key"):
+        list(find_overrides(ServerSettings, {}, {"BASE_SERVER__NETCONFIG__PROT": "1"}))
+
+
+@pytest.mark.parametrize("env", ENVIRONMENTS)
+def test_the_shipped_configuration_loads(env: str) -> None:
+    settings = load_settings(env, environ=SECRETS)  # type: ignore[arg-type]
+    assert settings.templateConfig.env == env
+    assert settings.netConfig.port == 8080
+
+
+def test_the_chat_readme_has_every_setting_with_its_shipped_value() -> None:
+    told = dict(re.findall(r"^\| `chatConfig\.(\w+)` \| (\S+) \|", _text(CHAT_README), flags=re.MULTILINE))
+    assert told == {name: str(field.default) for name, field in ChatSettings.model_fields.items()}
+
+
+@pytest.mark.parametrize("page", generate.pages(), ids=_name)
+def test_what_is_printed_from_code_is_current(page: Path) -> None:
+    diff = unified_diff(_text(page).splitlines(), generate.pages()[page].splitlines(), lineterm="")
+    assert not "\n".join(diff), "run `make docs`"
+
+
+def test_the_printed_tables_stand_where_they_belong() -> None:
+    names = {name: set(re.findall(r"<!-- begin ([\w-]+) -->", _text(ROOT / name))) for name in generate.WITH_TABLES}
+    assert names["docs/architecture.md"] == {"room-states", "message-states"}
+    assert names["base_server/template/chat/README.md"] == {"room-states", "message-states", "chat-protocols"}
+
+
+def test_decisions_are_numbered_and_name_problem_choice_and_cost() -> None:
+    assert [int(page.name[:4]) for page in DECISIONS] == list(range(1, len(DECISIONS) + 1))
+    for page in DECISIONS:
+        assert _text(page).startswith(f"# {page.name[:4]} "), page.name
+        assert re.findall(r"^\*\*(\w+)\.\*\*", _text(page), flags=re.MULTILINE) == ["Problem", "Choice", "Cost"], (
+            page.name
+        )
+
+
+def test_each_guarantee_has_tests_and_says_what_is_not_promised() -> None:
+    sections = re.split(r"^## ", _text(ROOT / "docs/guarantees.md"), flags=re.MULTILINE)[1:]
+    assert [section[:2] for section in sections] == [f"G{number}" for number in range(1, 10)]
+    for section in sections:
+        assert "](../tests/" in section, section[:40]
+        assert "Not promised:" in section, section[:40]
+
+
+@pytest.mark.parametrize(("page", "code"), [(page, code) for page in PAGES for code in _blocks(page, "python")])
+def test_python_examples_import_what_exists(page: Path, code: str) -> None:
+    for module, name in _imported(code):
+        assert hasattr(importlib.import_module(module), name), f"{_name(page)}: from {module} import {name}"
+
+
+def _imported(code: str) -> Iterator[tuple[str, str]]:
+    for node in ast.walk(ast.parse(code)):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            yield from ((node.module, alias.name) for alias in node.names)
+
+
+def test_the_readmes_walk_works_as_it_stands(tmp_path: Path) -> None:
+    (walk,) = (block for block in _blocks(README, "sh") if "curl" in block)
+    assert walk.startswith("ADDRESS=http://127.0.0.1:8080\n")
+    with running_server(tmp_path / "data") as server:
+        script = walk.replace("http://127.0.0.1:8080", server.base_url)
+        walked = subprocess.run(["bash", "-euc", script], capture_output=True, text=True, timeout=60, check=True)
+    assert walked.stdout.count('"errorCode":0') == 3, walked.stdout
+    assert walked.stdout.count("Hello! 안녕하세요 👋") >= 2
+    assert walked.stdout.count('"sender_type":"AI"') == 2
