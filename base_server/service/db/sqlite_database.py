@@ -7,6 +7,7 @@ import sqlite3
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from time import monotonic, sleep
 from typing import Any, TypeVar
 
 from service.core.errors import DataRefused, OutcomeUnknown, ServiceError, ServiceUnavailable
@@ -84,7 +85,7 @@ class SqliteDatabase:
                 self._path, timeout=self._timeout_s / 2, isolation_level=None, check_same_thread=False
             )
             try:
-                connection.execute("PRAGMA journal_mode=WAL")
+                _use_wal(connection, self._timeout_s / 2)
                 connection.execute("PRAGMA synchronous=FULL")
             except sqlite3.Error:
                 connection.close()
@@ -115,6 +116,20 @@ class SqliteDatabase:
         except BaseException:
             connection.execute("ROLLBACK")
             raise
+
+
+def _use_wal(connection: sqlite3.Connection, timeout_s: float) -> None:
+    """Switch the file to WAL. SQLite does not wait here for another process that opens the new file as well."""
+    deadline_s = monotonic() + timeout_s
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode=WAL")
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or monotonic() > deadline_s:
+                raise
+            sleep(0.01)
+        else:
+            return
 
 
 def _translated(work: Callable[[], T], label: str) -> T:

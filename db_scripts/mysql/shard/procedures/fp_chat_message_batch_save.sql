@@ -35,8 +35,8 @@ BEGIN
         last_seq = GREATEST(last_seq, VALUES(last_seq)),
         last_message_at = GREATEST(last_message_at, VALUES(last_message_at));
 
-    UPDATE chat_rooms r
-    JOIN (
+    -- Rooms are found, and locked, by their key only: a scan would lock those of others.
+    UPDATE (
         SELECT n.room_id, COUNT(DISTINCT n.message_id) AS added
         FROM JSON_TABLE(p_rows, '$[*]' COLUMNS (
             room_id VARCHAR(255) CHARACTER SET ascii COLLATE ascii_bin PATH '$.room_id' ERROR ON ERROR,
@@ -45,7 +45,8 @@ BEGIN
         LEFT JOIN chat_messages m ON m.message_id = n.message_id
         WHERE m.message_id IS NULL
         GROUP BY n.room_id
-    ) a ON a.room_id = r.room_id
+    ) a
+    STRAIGHT_JOIN chat_rooms r FORCE INDEX (PRIMARY) ON r.room_id = a.room_id
     SET r.message_count = r.message_count + a.added;
 
     INSERT INTO chat_messages (room_id, seq, message_id, account_db_key, sender_type, content, parent_message_id,

@@ -29,8 +29,8 @@ BEGIN
     ORDER BY n.room_id
     ON DUPLICATE KEY UPDATE room_id = chat_rooms.room_id;
 
-    UPDATE chat_rooms r
-    JOIN (
+    -- Rooms are found, and locked, by their key only: a scan would lock those of others.
+    UPDATE (
         SELECT n.room_id, COUNT(DISTINCT m.message_id) AS flipped, MAX(CAST(n.seq AS SIGNED)) AS last_seq
         FROM JSON_TABLE(p_rows, '$[*]' COLUMNS (
             room_id VARCHAR(255) CHARACTER SET ascii COLLATE ascii_bin PATH '$.room_id' ERROR ON ERROR,
@@ -39,18 +39,20 @@ BEGIN
             seq VARCHAR(255) CHARACTER SET utf8mb4 COLLATE utf8mb4_bin PATH '$.seq' ERROR ON ERROR
         )) n
         LEFT JOIN chat_messages m
-            ON m.message_id = n.message_id AND m.room_id = n.room_id AND m.account_db_key = CAST(n.account_db_key AS SIGNED)
-                AND m.deleted = 0
+            ON m.message_id = n.message_id AND m.room_id = n.room_id
+                AND m.account_db_key = CAST(n.account_db_key AS SIGNED) AND m.deleted = 0
         GROUP BY n.room_id
-    ) a ON a.room_id = r.room_id
+    ) a
+    STRAIGHT_JOIN chat_rooms r FORCE INDEX (PRIMARY) ON r.room_id = a.room_id
     SET r.message_count = r.message_count - a.flipped, r.last_seq = GREATEST(r.last_seq, COALESCE(a.last_seq, 0));
 
-    UPDATE chat_messages m
-    JOIN JSON_TABLE(p_rows, '$[*]' COLUMNS (
+    UPDATE JSON_TABLE(p_rows, '$[*]' COLUMNS (
         room_id VARCHAR(255) CHARACTER SET ascii COLLATE ascii_bin PATH '$.room_id' ERROR ON ERROR,
         message_id VARCHAR(255) CHARACTER SET ascii COLLATE ascii_bin PATH '$.message_id' ERROR ON ERROR,
         account_db_key VARCHAR(255) CHARACTER SET utf8mb4 COLLATE utf8mb4_bin PATH '$.account_db_key' ERROR ON ERROR
-    )) n ON m.message_id = n.message_id AND m.room_id = n.room_id AND m.account_db_key = CAST(n.account_db_key AS SIGNED)
+    )) n
+    STRAIGHT_JOIN chat_messages m FORCE INDEX (chat_messages_by_id)
+        ON m.message_id = n.message_id AND m.room_id = n.room_id AND m.account_db_key = CAST(n.account_db_key AS SIGNED)
     SET m.deleted = 1
     WHERE m.deleted = 0;
 

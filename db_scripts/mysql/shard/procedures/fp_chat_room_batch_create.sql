@@ -29,8 +29,8 @@ BEGIN
     ORDER BY n.room_id
     ON DUPLICATE KEY UPDATE room_id = chat_rooms.room_id;
 
-    UPDATE chat_rooms r
-    JOIN JSON_TABLE(p_rows, '$[*]' COLUMNS (
+    -- Rooms are found, and locked, by their key only: a scan would lock those of others.
+    UPDATE JSON_TABLE(p_rows, '$[*]' COLUMNS (
         room_id VARCHAR(255) CHARACTER SET ascii COLLATE ascii_bin PATH '$.room_id' ERROR ON ERROR,
         account_db_key VARCHAR(255) CHARACTER SET utf8mb4 COLLATE utf8mb4_bin PATH '$.account_db_key' ERROR ON ERROR,
         title VARCHAR(1000) CHARACTER SET utf8mb4 COLLATE utf8mb4_bin PATH '$.title' ERROR ON ERROR,
@@ -38,7 +38,8 @@ BEGIN
         created_at VARCHAR(255) CHARACTER SET utf8mb4 COLLATE utf8mb4_bin PATH '$.created_at' ERROR ON ERROR,
         client_request_id VARCHAR(255) CHARACTER SET utf8mb4 COLLATE utf8mb4_bin PATH '$.client_request_id' ERROR ON ERROR,
         request_hash VARCHAR(255) CHARACTER SET utf8mb4 COLLATE utf8mb4_bin PATH '$.request_hash' ERROR ON ERROR
-    )) n ON n.room_id = r.room_id
+    )) n
+    STRAIGHT_JOIN chat_rooms r FORCE INDEX (PRIMARY) ON r.room_id = n.room_id
     SET r.account_db_key = n.account_db_key, r.title = n.title, r.ai_persona = n.ai_persona,
         r.created_at = LEFT(n.created_at, 23),
         r.last_message_at = GREATEST(r.last_message_at, CAST(LEFT(n.created_at, 23) AS DATETIME(3))),

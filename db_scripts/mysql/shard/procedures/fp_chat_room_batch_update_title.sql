@@ -18,8 +18,8 @@ BEGIN
     SET TRANSACTION ISOLATION LEVEL READ COMMITTED;
     START TRANSACTION;
 
-    UPDATE chat_rooms r
-    JOIN (
+    -- Rooms are found, and locked, by their key only: a scan would lock those of others.
+    UPDATE (
         SELECT t.room_id, t.account_db_key, t.title, CAST(t.title_version AS SIGNED) AS title_version,
                ROW_NUMBER() OVER (PARTITION BY t.room_id ORDER BY CAST(t.title_version AS SIGNED) DESC, t.ord) AS place
         FROM JSON_TABLE(p_rows, '$[*]' COLUMNS (
@@ -29,7 +29,8 @@ BEGIN
             title VARCHAR(1000) CHARACTER SET utf8mb4 COLLATE utf8mb4_bin PATH '$.title' ERROR ON ERROR,
             title_version VARCHAR(255) CHARACTER SET utf8mb4 COLLATE utf8mb4_bin PATH '$.title_version' ERROR ON ERROR
         )) t
-    ) n ON n.room_id = r.room_id AND CAST(n.account_db_key AS SIGNED) = r.account_db_key
+    ) n
+    STRAIGHT_JOIN chat_rooms r FORCE INDEX (PRIMARY) ON r.room_id = n.room_id AND r.account_db_key = CAST(n.account_db_key AS SIGNED)
     SET r.title = n.title, r.title_version = n.title_version
     WHERE n.place = 1 AND r.deleted = 0 AND r.title_version < n.title_version;
 
