@@ -37,10 +37,17 @@ PageLimit = Annotated[int, Field(ge=1, le=100)]
 
 
 class Request(BaseModel):
-    """The request envelope; a protocol's request model adds its fields. Unknown fields are ignored."""
+    """The request envelope; a protocol's request model adds its fields. Unknown fields are ignored.
+
+    It can be changed, but not into something that could not have been made: that is a ``ValidationError``.
+    """
 
     model_config = ConfigDict(
-        hide_input_in_errors=True, allow_inf_nan=False, validate_by_name=True, validate_by_alias=True
+        hide_input_in_errors=True,
+        allow_inf_nan=False,
+        validate_by_name=True,
+        validate_by_alias=True,
+        validate_assignment=True,
     )
 
     accessToken: str = Field(default="", max_length=512, repr=False)
@@ -70,13 +77,7 @@ class Response(BaseModel):
     def fail(self, error: ApiError) -> None:
         """Make this the answer of ``error``; other fields that are set already go out with it."""
         self.errorCode = int(error.code)
-        self.error = ErrorBody(
-            code=error.code.name,
-            message=error.message,
-            retryable=error.code.retryable,
-            retry_after_s=error.retry_after_s,
-            details=error.details,
-        )
+        self.error = _error_body(error)
         self._http_status = error.http_status
 
     @property
@@ -93,18 +94,28 @@ class Response(BaseModel):
         """The JSON object to send. Override to pass stored JSON on unparsed: ujson writes the text that an
         object's ``__json__()`` returns as it is."""
         fields = self.model_dump(mode="json", exclude={"error"})
-        if self.errorCode and self.error is None:
-            self.fail(self._plain_error())
-        if self.error is not None:
-            fields["error"] = self.error.model_dump(mode="json", exclude_none=True)
+        if self.errorCode:
+            error = self.error or self._plain_error()
+            fields["error"] = error.model_dump(mode="json", exclude_none=True)
         return fields
 
-    def _plain_error(self) -> ApiError:
+    def _plain_error(self) -> ErrorBody:
         """The error of a handler that has set only ``errorCode``."""
         try:
-            return ApiError(ErrorCode(self.errorCode))
+            error = ApiError(ErrorCode(self.errorCode))
         except ValueError:
-            return ApiError(ErrorCode.SERVER_ERROR, f"error {self.errorCode}")
+            error = ApiError(ErrorCode.SERVER_ERROR, f"error {self.errorCode}")
+        return _error_body(error)
+
+
+def _error_body(error: ApiError) -> ErrorBody:
+    return ErrorBody(
+        code=error.code.name,
+        message=error.message,
+        retryable=error.code.retryable,
+        retry_after_s=error.retry_after_s,
+        details=error.details,
+    )
 
 
 RequestT = TypeVar("RequestT", bound=Request)

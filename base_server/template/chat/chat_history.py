@@ -91,5 +91,5 @@ def _read_entry(item: str) -> _Entry:
         if message.get("is_streaming") or not message.get("content"):
             return _Entry(None, is_foreign)
         return _Entry(Turn(message.get("sender_type", "USER"), str(message["content"])), is_foreign)
-    except (ValueError, AttributeError):  # no JSON object
+    except (ValueError, TypeError, AttributeError):  # no JSON object
         return _Entry(None, True)

@@ -19,8 +19,17 @@ def _fits(content: str) -> str:
     return content
 
 
-Title = Annotated[str, StringConstraints(min_length=1, max_length=200)]
-Content = Annotated[str, StringConstraints(min_length=1, max_length=16_000), AfterValidator(_fits)]
+def _storable(text: str) -> str:
+    # The door refuses it too; a host's own code makes requests without passing the door.
+    if "\0" in text:
+        raise ValueError("must not contain the character U+0000")
+    return text
+
+
+Title = Annotated[str, StringConstraints(min_length=1, max_length=200), AfterValidator(_storable)]
+Content = Annotated[
+    str, StringConstraints(min_length=1, max_length=16_000), AfterValidator(_fits), AfterValidator(_storable)
+]
 # `persona` is accepted wherever `ai_persona` is.
 _PERSONA_NAMES = AliasChoices("ai_persona", "persona")
 PersonaName = Annotated[str, StringConstraints(min_length=1, max_length=64)]

@@ -1,0 +1,52 @@
+"""A host's template in the document's style beside the chat template, on every pair of backends."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from service.cache.cache_settings import CacheSettings
+from service.db.db_settings import DatabaseSettings
+from template.base.template_context import TemplateContext
+from template.base.template_type import TemplateType
+from tests.backends_mariadb import DatabaseBackend
+from tests.chat_world import ChatWorld, running_world
+from tests.documented.host_template import HOST, DocumentedTemplate
+from tests.documented.host_world import HostWorld
+from tests.openai_stub import OpenAIStub
+
+
+@pytest.fixture
+async def provider() -> AsyncIterator[OpenAIStub]:
+    """Answers every question with its text; scriptable."""
+    async with OpenAIStub() as stub:
+        yield stub
+
+
+@pytest.fixture(params=["embedded", "redis+mariadb"])
+def backends(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[CacheSettings, DatabaseBackend]:
+    """LOCAL's own (embedded Valkey + SQLite, both of this test alone), and real servers."""
+    if request.param == "embedded":
+        return CacheSettings(type="embedded"), DatabaseBackend("sqlite", DatabaseSettings(), tmp_path, None)
+    cache: CacheSettings = request.getfixturevalue("redis_server").settings()
+    return cache, request.getfixturevalue("shared_mariadb")
+
+
+@pytest.fixture
+async def chat(
+    backends: tuple[CacheSettings, DatabaseBackend], app_id: str, provider: OpenAIStub
+) -> AsyncIterator[ChatWorld]:
+    cache, database = backends
+    async with running_world(cache, database, app_id, provider) as world:
+        yield world
+
+
+@pytest.fixture
+async def host(chat: ChatWorld) -> AsyncIterator[HostWorld]:
+    """The document's handlers, registered as a host registers them."""
+    TemplateContext.add_template(TemplateType.CHAT, chat.template)
+    TemplateContext.add_template(HOST, DocumentedTemplate())
+    yield HostWorld(chat)
+    TemplateContext.clear()

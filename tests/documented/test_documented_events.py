@@ -1,0 +1,143 @@
+"""What else a host may put into chat_persistence: refused with a reason in the dead letters, never silently away."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import uuid
+from typing import Any
+
+import pytest
+
+from template.chat.common.chat_serialize import ChatRoomDeleteRequest
+from tests.chat_world import PERSONA, ChatWorld
+from tests.documented.host_world import HostWorld
+
+BAD_MESSAGES: dict[str, dict[str, Any]] = {
+    "quote in the id": {"message_id": 'a"b'},
+    "long id": {"message_id": "a" * 65},
+    "number as id": {"message_id": 5},
+    "no sender": {"sender_type": "ROBOT"},
+    "sender is a list": {"sender_type": []},
+    "NUL": {"content": "a\0b"},
+    "content is a number": {"content": 5},
+    "time is no time": {"timestamp": "yesterday"},
+    "time out of range": {"timestamp": "0001-01-01T00:00:00+23:59"},
+    "metadata is a list": {"metadata": [1]},
+    "metadata is no JSON": {"metadata": "{"},
+    "parent is an object": {"parent_message_id": {}},
+}
+BAD_PAYLOADS: dict[str, dict[str, Any]] = {
+    "unknown save": {"type": "save_everything"},
+    "no message": {"type": "save_user_message"},
+    "message is text": {"type": "save_user_message", "message_data": "text"},
+    "account is no number": {"type": "save_user_message", "account_db_key": "me"},
+    "account is huge": {"type": "save_user_message", "account_db_key": 10**30},
+    "account id is a list": {"type": "save_user_message", "account_id": []},
+}
+
+
+async def loaded_room(chat: ChatWorld) -> tuple[Any, str]:
+    user = await chat.user()
+    room = await chat.room(user)
+    await chat.send(user, room.room_id)
+    return user, room.room_id
+
+
+@pytest.mark.parametrize("name", BAD_MESSAGES)
+async def test_a_message_that_cannot_be_stored_is_a_dead_letter_and_stops_nothing(host: HostWorld, name: str) -> None:
+    user, room_id = await loaded_room(host.chat)
+    await host.save(user, room_id, **({"message_id": "m1"} | BAD_MESSAGES[name]))
+    await host.save(user, room_id, str(uuid.uuid4()))
+    await host.chat.persist()
+    (dead,) = await host.dead()
+    assert dead.reason.startswith("CHAT_MESSAGE_SAVE: ")
+    assert await host.chat.texts(user, room_id) == ["hello", "stub: hello", "안녕 🎉"]
+    assert [row["seq"] for row in await host.rows(user, room_id)] == [1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    "message", [{"content": "\ud800"}, {"metadata": {"a": float("nan")}}], ids=["surrogate", "NaN"]
+)
+async def test_what_is_no_json_is_refused_when_it_is_sent(host: HostWorld, message: dict[str, Any]) -> None:
+    user, room_id = await loaded_room(host.chat)
+    with pytest.raises(ValueError, match=r"surrogates|JSON"):
+        await host.save(user, room_id, "m1", **message)
+    assert len(await host.chat.texts(user, room_id)) == 2
+
+
+@pytest.mark.parametrize("name", BAD_PAYLOADS)
+async def test_an_event_that_is_none_is_a_dead_letter_and_stops_nothing(host: HostWorld, name: str) -> None:
+    user, room_id = await loaded_room(host.chat)
+    message_data = {"message_id": "m1", "sender_type": "USER", "content": "text"}
+    good = {"message_data": message_data} if name != "no message" else {}
+    await host.enqueue(user, {"room_id": room_id} | good | BAD_PAYLOADS[name])
+    await host.chat.persist()
+    (dead,) = await host.dead()
+    assert dead.reason
+    assert len(await host.rows(user, room_id)) == 2
+
+
+@pytest.mark.parametrize("payload", [{}, {"room_id": "room_123"}, {"anything": [1, 2]}], ids=["empty", "room", "other"])
+async def test_an_event_of_an_unknown_type_is_a_dead_letter_with_the_reason(
+    host: HostWorld, payload: dict[str, Any]
+) -> None:
+    user = await host.chat.user()
+    await host.enqueue(user, payload, message_type="CHAT_ROOM_PAINT")
+    await host.chat.persist()
+    (dead,) = await host.dead()
+    assert dead.reason == "unknown message type 'CHAT_ROOM_PAINT'"
+    assert json.loads(dead.fields["payload"]).items() >= payload.items()
+
+
+async def test_events_of_one_room_are_stored_in_the_order_they_were_sent(host: HostWorld) -> None:
+    user = await host.chat.user()
+    room_id = f"room_{uuid.uuid4().hex}"
+    for number in range(30):
+        await host.save(user, room_id, str(uuid.uuid4()), content=str(number))
+    await host.chat.persist()
+    assert [(row["seq"], row["content"]) for row in await host.rows(user, room_id)] == [
+        (number + 1, str(number)) for number in range(30)
+    ]
+
+
+@pytest.mark.parametrize("room", ["loaded", "cold"])
+async def test_an_event_of_one_account_for_the_room_of_another_reaches_nobody(host: HostWorld, room: str) -> None:
+    chat = host.chat
+    user, room_id = await loaded_room(chat)
+    others = [await chat.user(), await chat.user()]  # one on the same shard, one on the other
+    if room == "cold":
+        await chat.persist()
+        await chat.redis.execute("DEL", chat.keys.room_record(room_id), chat.keys.messages(room_id))
+    for other in others:
+        assert (await host.send(other, room_id, "mine now", PERSONA))["errorCode"] == 0
+    await chat.persist()
+    assert await chat.texts(user, room_id) == ["hello", "stub: hello"]
+    for shard_id in (1, 2):
+        expected = ["hello", "stub: hello"] if shard_id == user.session.shard_id else []
+        live = await chat.container.database.call_shard_procedure(shard_id, "fp_chat_messages_get", (room_id, None, 10))
+        assert [row["content"] for row in reversed(live)] == expected
+    await chat.send(user, room_id, "mine still")
+    assert (await chat.messages(user, room_id)).messages[-1].seq == 4
+
+
+async def test_a_message_pushed_without_its_event_does_not_make_a_room_unusable(host: HostWorld) -> None:
+    chat = host.chat
+    user, room_id = await loaded_room(chat)
+    await chat.redis.list_push_right(f"messages:{room_id}", "pushed", '{"message_id": "m1", "content": "pushed"}')
+    page = await asyncio.wait_for(chat.messages(user, room_id), 5)
+    assert [message.content for message in page.messages] == ["hello", "stub: hello"]
+    await chat.send(user, room_id, "next")
+    await chat.persist()
+    assert [row["seq"] for row in await host.rows(user, room_id)] == [1, 2, 3, 4]
+
+
+async def test_a_late_event_for_a_deleted_room_changes_nothing_that_can_be_seen(host: HostWorld) -> None:
+    chat = host.chat
+    user, room_id = await loaded_room(chat)
+    await chat.template.on_chat_room_delete_req(user, ChatRoomDeleteRequest(room_id=room_id))
+    await chat.persist()
+    await host.save(user, room_id, str(uuid.uuid4()))
+    await chat.persist()
+    assert (await chat.try_messages(user, room_id)).errorCode == 1004
+    assert await chat.rows(user, "fp_chat_rooms_get", user.session.account_db_key) == []
