@@ -15,6 +15,7 @@ import pytest
 
 from application.base_web_server.config import ENVIRONMENTS, ServerSettings, load_settings
 from application.base_web_server.environment import annotation_at, find_overrides
+from application.manage.__main__ import main as manage
 from docs import generate
 from service.core.errors import StartError
 from template.chat.chat_settings import ChatSettings
@@ -112,6 +113,14 @@ def test_modules_to_run_exist(page: Path) -> None:
     for module, options in re.findall(r"python -m (application[\w.]*)([^`\n|]*)", _code(page)):
         assert find_spec(f"{module}.__main__"), module
         assert set(re.findall(r"--env ([A-Z]+)\b", options)) <= set(ENVIRONMENTS)
+
+
+@each_page
+def test_the_operators_commands_exist(page: Path) -> None:
+    for arguments in re.findall(r"python -m application\.manage ((?:--?\w+ [A-Z]+ )?[a-z]+ [a-z]+)", _code(page)):
+        with pytest.raises(SystemExit) as ended:
+            manage([*arguments.split(), "--help"])
+        assert ended.value.code == 0, arguments
 
 
 @each_page
