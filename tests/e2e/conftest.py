@@ -79,6 +79,8 @@ class Debug(Deployment):
         self.name = name
         changes = {
             "BASE_SERVER__TEMPLATECONFIG__APPID": name,
+            # A process that died is found out in 2 s instead of 10, for the test's sake.
+            "BASE_SERVER__CHATCONFIG__REPLY_LEASE_S": "2",
             "BASE_SERVER__CACHECONFIG__PORT": str(redis.port),
             "BASE_SERVER__DATABASECONFIG__PORT": str(mariadb.port),
             "BASE_SERVER__DATABASECONFIG__DATABASE": f"{name}_global",

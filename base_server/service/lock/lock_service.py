@@ -30,7 +30,8 @@ class LockService(Facade):
     """Every call raises :class:`~service.core.errors.ServiceUnavailable` when Redis does not answer.
 
     A lock ``key`` is any text; it lies in the partition of the data that it names (``room:<id>`` in
-    that of the room) or in the ``partition`` given, and is no data key itself.
+    that of the room) or in the ``partition`` given, and is no data key itself. It ends with its TTL, or with
+    the Redis run in which it was taken: after a restart of Redis it is free.
     """
 
     def __init__(self, cache: CacheService) -> None:
@@ -96,7 +97,7 @@ class LockService(Facade):
         name = key.removeprefix("lock:")
         if partition is None:
             partition = client.partitions.of_key(name)
-        return client.run_script(_SCRIPTS[script], [client.key(f"lock:{name}", partition)], args)
+        return client.run_script(_SCRIPTS[script], [client.key(f"lock:{name}", partition), client.key("epoch", partition)], args)
 
 
 def _ms(seconds: float) -> int:

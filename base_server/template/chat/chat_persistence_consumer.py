@@ -278,15 +278,23 @@ class ChatPersistenceConsumer:
     async def _save_group(self, shard_id: int, procedure: str, group: Sequence[Event]) -> dict[str, str]:
         try:
             await self._call(shard_id, procedure, to_json([event.row for event in group]))
-        except DataRefused as error:
+        except DataRefused:
             if len(group) == 1:
-                # Poison only if the shard works otherwise: this raises ServiceUnavailable when it does not.
-                await self._call(shard_id, "fp_chat_room_get", group[0].room_id)
-                return {group[0].entry_id: f"{procedure}: {error}"}
+                return await self._refused_alone(shard_id, procedure, group[0])
             refused: dict[str, str] = {}
             for event in group:
                 refused |= await self._save_group(shard_id, procedure, [event])
             return refused
+        return {}
+
+    async def _refused_alone(self, shard_id: int, procedure: str, event: Event) -> dict[str, str]:
+        """Poison, if the shard works otherwise and refuses it again: the first refusal may have been another process
+        writing the same row in the same moment. Raises ServiceUnavailable when the shard does not work."""
+        await self._call(shard_id, "fp_chat_room_get", event.room_id)
+        try:
+            await self._call(shard_id, procedure, to_json([event.row]))
+        except DataRefused as error:
+            return {event.entry_id: f"{procedure}: {error}"}
         return {}
 
     async def _save_unplaced(self, shard_id: int, event: Event) -> dict[str, str]:

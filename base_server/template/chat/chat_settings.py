@@ -33,5 +33,5 @@ class ChatSettings(Settings):
     sweep_interval_s: float = Field(2, gt=0, le=3)
     delta_interval_s: float = Field(0.025, gt=0)
     delta_bytes: int = Field(1024, ge=1)
-    load_timeout_s: float = Field(10, gt=0, description="longest wait for a room or list to be read from MySQL")
+    load_timeout_s: float = Field(20, gt=0, description="longest wait for a room or list to be read from MySQL")
     history_length: int = Field(40, ge=1, description="messages of the window given to the AI service to trim")

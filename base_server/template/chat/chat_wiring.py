@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 from service.scheduler.base_scheduler import ScheduleJob, ScheduleType
 from service.service_container import ServiceContainer
-from template.chat.chat_events import QUEUE_NAME
 from template.chat.chat_history import RoomHistory
 from template.chat.chat_keys import ChatKeys
 from template.chat.chat_lanes import ChatLanes
@@ -89,12 +88,9 @@ class ChatWiring:
         parts.states.uninstall()
 
     async def _take_over(self, parts: ChatParts) -> None:
-        """The embedded server serves one process: whoever held locks and turns before is dead, nobody is waited for."""
+        """The embedded server serves one process: whoever held turns before is dead, nobody is waited for."""
         if self._container.settings.cache.type != "embedded":
             return
-        cache = self._container.cache.get_bulk_client()
-        lanes = self._container.queue.lanes(QUEUE_NAME)
-        await cache.execute_many([("DEL", cache.key(lane.lock_key, lane.partition)) for lane in lanes])
         await parts.replies.sweep(all_open=True)
         await parts.consumer.write_waiting()
 

@@ -139,7 +139,9 @@ async def test_an_outage_is_an_error_and_not_a_refusal(private_server: RedisServ
             with pytest.raises(ServiceUnavailable):
                 await call
         await asyncio.to_thread(private_server.start)
-        assert await locks.release("room:1", token) is True
+        # The lock ended with the Redis run: whoever held it may be dead too, and nobody waits for its TTL.
+        assert await locks.release("room:1", token) is False
+        assert await locks.acquire("room:1", 30, 0)
         await locks.stop()
 
 

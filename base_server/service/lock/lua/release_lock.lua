@@ -1,8 +1,8 @@
 -- purpose: Give a lock back if the token still holds it.
--- KEYS: 1 lock
+-- KEYS: 1 lock; 2 epoch
 -- ARGV: 1 token
--- returns: 1 given back | 0 not this token's (its TTL ended)
-if redis.call('GET', KEYS[1]) == ARGV[1] then
+-- returns: 1 given back | 0 not this token's (its TTL or its Redis run ended)
+if redis.call('GET', KEYS[1]) == ARGV[1] .. '@' .. (redis.call('GET', KEYS[2]) or '') then
   return redis.call('DEL', KEYS[1])
 end
 return 0
