@@ -6,11 +6,12 @@ are for a host's own code: they know no room record and no shard, and a missing 
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
 
 from service.cache.cache_client import CacheClient
+from service.cache.cache_errors import CacheCommandError
 from service.core.facade import Facade
 from template.chat.chat_keys import ChatKeys
 from template.chat.chat_scripts import SCRIPTS
@@ -19,7 +20,10 @@ from template.chat.chat_states import MessageState, RoomState, allowed_before, c
 
 __all__ = ["ChatStateMachine", "MessageState", "RoomState", "Transition", "get_chat_state_machine"]
 
-_COMPOSING_LETTERS = {"P": "PENDING", "R": "PROCESSING", "S": "SENT", "A": "ACTIVE", "X": "DELETING", "D": "DELETED"}
+# C is COMPOSING of a message and CREATING of a room.
+_LETTERS = {"P": "PENDING", "R": "PROCESSING", "S": "SENT", "A": "ACTIVE", "X": "DELETING", "D": "DELETED"}
+
+_LOG_ITEM = re.compile(r"([A-Z])([0-9]{1,14})(?:,|$)")
 
 
 @dataclass(frozen=True)
@@ -55,21 +59,21 @@ class ChatStateMachine(Facade):
 
     async def get_room_state(self, room_id: str) -> RoomState | None:
         """The room's state; None when the key is absent (never stored, or settled longer ago than the state TTL)."""
-        state = _state_name(await self._cache.execute("GET", self._keys.room_state(room_id)))
+        state = _state_name(await self._read(self._keys.room_state(room_id)))
         return RoomState(state) if state else None
 
     async def get_message_state(self, message_id: str) -> MessageState | None:
         """The message's state; None when the key is absent."""
-        state = _state_name(await self._cache.execute("GET", self._keys.message_state(message_id)))
+        state = _state_name(await self._read(self._keys.message_state(message_id)))
         return MessageState(state) if state else None
 
     async def get_room_log(self, room_id: str) -> list[tuple[str, datetime]]:
         """The last transitions of a room, oldest first: (state, time), none older than ``transition_log_ttl_s``."""
-        return self._log(await self._cache.execute("GET", self._keys.room_state(room_id)), "CREATING")
+        return self._log(await self._read(self._keys.room_state(room_id)), "CREATING")
 
     async def get_message_log(self, message_id: str) -> list[tuple[str, datetime]]:
         """The last transitions of a message, as :meth:`get_room_log`."""
-        return self._log(await self._cache.execute("GET", self._keys.message_state(message_id)), "COMPOSING")
+        return self._log(await self._read(self._keys.message_state(message_id)), "COMPOSING")
 
     async def smart_delete_message(self, message_id: str) -> tuple[bool, str]:
         """Take a message's state towards DELETED, the state only: what is not in MySQL yet is DELETED at once, the
@@ -101,19 +105,25 @@ class ChatStateMachine(Facade):
             return Transition(True, known)
         return Transition(False, known, f"{state} -> {to.value} is not allowed (only from {', '.join(before)})")
 
-    def _log(self, text: str | None, first: str) -> list[tuple[str, datetime]]:
-        items = text.partition("|")[2].split(",") if text else []
+    async def _read(self, key: str) -> str:
+        """The stored value; '' when it is absent, or of another type."""
+        try:
+            return str(await self._cache.execute("GET", key) or "")
+        except CacheCommandError:
+            return ""
+
+    def _log(self, text: str, first: str) -> list[tuple[str, datetime]]:
         oldest = datetime.now(UTC).timestamp() - self._log_ttl_s
         log = [
-            (_COMPOSING_LETTERS.get(item[0], first), datetime.fromtimestamp(int(item[1:]) / 1000, UTC))
-            for item in items
+            (_LETTERS.get(letter, first), datetime.fromtimestamp(int(ms) / 1000, UTC))
+            for letter, ms in _LOG_ITEM.findall(text.partition("|")[2])
         ]
         return [(state, at) for state, at in log if at.timestamp() >= oldest]
 
 
-def _state_name(text: Any) -> str | None:
+def _state_name(text: str) -> str | None:
     """The state in a stored value ('SENT|…'); a value that is no state of ours counts as absent."""
-    name = str(text or "").partition("|")[0]
+    name = text.partition("|")[0]
     return name if name in _STATE_NAMES else None
 
 

@@ -37,8 +37,10 @@ local function int(n)
 end
 
 -- A state and its last transitions in one string: 'SENT|P1764000000000,R1764000000003,S1764000000009'.
+-- Anything else counts as absent.
 local function state_of(text)
-  return text and string.match(text, '^[A-Z]+') or nil
+  local name = text and string.match(text, '^[A-Z]+')
+  return name and LETTER[name] and name or nil
 end
 
 -- The string at a key; one of another type counts as missing and goes.

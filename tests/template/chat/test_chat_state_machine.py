@@ -1,0 +1,277 @@
+"""The documented state calls on Valkey and Redis: the whole table, races, logs, memory."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import uuid
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from service.cache.cache_client import CacheClient
+from service.cache.cache_service import CacheService
+from service.core.errors import ServiceNotRunning, ServiceUnavailable
+from template.chat.chat_settings import ChatSettings
+from template.chat.chat_state_machine import ChatStateMachine, MessageState, RoomState, get_chat_state_machine
+from template.chat.chat_states import ABSENT
+from tests.backends_redis import RedisServer, running_cache
+from tests.chat_world import ChatWorld
+
+# Written out by hand from the design, not from the table in the code: before -> after.
+ROOM = {
+    ABSENT: "CREATING",
+    "CREATING": "PENDING DELETED",
+    "PENDING": "PROCESSING DELETING DELETED",
+    "PROCESSING": "PROCESSING ACTIVE DELETING",
+    "ACTIVE": "DELETING",
+    "DELETING": "DELETED",
+    "DELETED": "",
+}
+MESSAGE = {
+    ABSENT: "COMPOSING PENDING",
+    "COMPOSING": "PENDING DELETED",
+    "PENDING": "PROCESSING DELETED",
+    "PROCESSING": "PROCESSING SENT DELETING",
+    "SENT": "DELETING",
+    "DELETING": "DELETED",
+    "DELETED": "",
+}
+SMART_DELETE = {
+    ABSENT: (False, None),
+    "COMPOSING": (True, "DELETED"),
+    "PENDING": (True, "DELETED"),
+    "PROCESSING": (True, "DELETING"),
+    "SENT": (True, "DELETING"),
+    "DELETING": (True, "DELETING"),
+    "DELETED": (True, "DELETED"),
+}
+LONGEST_PATH = (
+    MessageState.COMPOSING,
+    MessageState.PENDING,
+    MessageState.PROCESSING,
+    MessageState.PROCESSING,
+    MessageState.SENT,
+    MessageState.DELETING,
+    MessageState.DELETED,
+)
+
+
+class States:
+    """A state machine with ids of the test's own; ``put`` writes a state as the scripts store it."""
+
+    def __init__(self, cache: CacheService, **settings: int) -> None:
+        self.redis: CacheClient = cache.get_client()
+        self.machine = ChatStateMachine(self.redis, ChatSettings(**settings))
+
+    async def put(self, kind: str, state: str) -> str:
+        name = uuid.uuid4().hex
+        if state != ABSENT:
+            await self.redis.set_string(f"{kind}:{name}", f"{state}|")
+        return name
+
+    async def walk(self, message_id: str, path: Sequence[MessageState]) -> None:
+        for state in path:
+            assert await self.machine.transition_message(message_id, state), state
+
+
+@pytest.fixture
+def states(real_cache: CacheService) -> States:
+    return States(real_cache)
+
+
+async def test_every_pair_of_room_states_moves_or_is_refused_as_designed(states: States) -> None:
+    machine = states.machine
+    for before, to in itertools.product(ROOM, RoomState):
+        for from_state in (None, *RoomState):
+            room_id = await states.put("room_state", before)
+            result = await machine.transition_room(room_id, to, from_state)
+            allowed = to.value in ROOM[before].split() and (from_state is None or from_state.value == before)
+            assert bool(result) == allowed, (before, to, from_state)
+            stored = await machine.get_room_state(room_id)
+            assert (stored.value if stored else ABSENT) == (to.value if allowed else before)
+            assert allowed or result.reason
+
+
+async def test_every_pair_of_message_states_moves_or_is_refused_as_designed(states: States) -> None:
+    machine = states.machine
+    for before, to in itertools.product(MESSAGE, MessageState):
+        for from_state in (None, *MessageState):
+            message_id = await states.put("msg_state", before)
+            result = await machine.transition_message(message_id, to, from_state)
+            allowed = to.value in MESSAGE[before].split() and (from_state is None or from_state.value == before)
+            assert bool(result) == allowed, (before, to, from_state)
+            stored = await machine.get_message_state(message_id)
+            assert (stored.value if stored else ABSENT) == (to.value if allowed else before)
+            assert allowed or result.reason
+
+
+async def test_a_refusal_says_what_stood_in_the_way(states: States) -> None:
+    machine = states.machine
+    message_id = await states.put("msg_state", "SENT")
+    result = await machine.transition_message(message_id, MessageState.PENDING)
+    assert (result.moved, result.before) == (False, "SENT")
+    assert "SENT -> PENDING" in result.reason
+    moved = await machine.transition_message(message_id, MessageState.DELETING)
+    assert (moved.moved, moved.before, moved.reason) == (True, "SENT", "")
+    absent = await machine.transition_room(uuid.uuid4().hex, RoomState.ACTIVE)
+    assert (absent.moved, absent.before) == (False, None)
+
+
+async def test_of_concurrent_transitions_one_wins(states: States) -> None:
+    machine = states.machine
+    for _ in range(5):
+        message_id = await states.put("msg_state", "SENT")
+        results = await asyncio.gather(
+            *(machine.transition_message(message_id, MessageState.DELETING) for _ in range(20))
+        )
+        assert sum(map(bool, results)) == 1
+        assert {result.before for result in results if not result} == {"DELETING"}
+        room_id = await states.put("room_state", "PENDING")
+        rivals = [RoomState.DELETED, RoomState.DELETING] * 10
+        rooms = await asyncio.gather(*(machine.transition_room(room_id, to, RoomState.PENDING) for to in rivals))
+        (winner,) = [to for to, result in zip(rivals, rooms, strict=True) if result]
+        assert await machine.get_room_state(room_id) is winner
+        assert len(await machine.get_room_log(room_id)) == 1
+
+
+async def test_the_log_has_the_last_transitions_with_their_times(states: States) -> None:
+    machine = states.machine
+    began = datetime.now(UTC) - timedelta(seconds=1)
+    room_id = uuid.uuid4().hex
+    for state in (RoomState.CREATING, RoomState.PENDING, RoomState.PROCESSING, RoomState.ACTIVE):
+        assert await machine.transition_room(room_id, state)
+    assert not await machine.transition_room(room_id, RoomState.CREATING)
+    log = await machine.get_room_log(room_id)
+    assert [state for state, _ in log] == ["CREATING", "PENDING", "PROCESSING", "ACTIVE"]
+    times = [at for _, at in log]
+    assert times == sorted(times)
+    assert began <= times[0] <= times[-1] <= datetime.now(UTC) + timedelta(seconds=1)
+    message_id = uuid.uuid4().hex
+    await states.walk(message_id, LONGEST_PATH)
+    last = [state for state, _ in await machine.get_message_log(message_id)]
+    assert last == [state.value for state in LONGEST_PATH[-len(last) :]]
+    assert len(last) >= 5
+    assert await machine.get_message_log(uuid.uuid4().hex) == []
+
+
+async def test_states_and_logs_end_with_their_ttl(real_cache: CacheService) -> None:
+    states = States(real_cache, state_ttl_s=100, transition_log_ttl_s=50)
+    message_id = uuid.uuid4().hex
+    await states.walk(message_id, LONGEST_PATH[:2])
+    key = states.redis.key(f"msg_state:{message_id}")
+    assert 99_000 < await states.redis.execute("PTTL", key) <= 100_000
+    old, new = (round((datetime.now(UTC).timestamp() - age_s) * 1000) for age_s in (60, 40))
+    await states.redis.execute("SET", key, f"SENT|P{old},S{new}")
+    assert [state for state, _ in await states.machine.get_message_log(message_id)] == ["SENT"]
+    assert await states.machine.get_message_state(message_id) is MessageState.SENT
+    await states.redis.execute("PEXPIRE", key, 1)
+    while await states.redis.execute("EXISTS", key):
+        await asyncio.sleep(0.001)
+    assert await states.machine.get_message_state(message_id) is None
+    assert await states.machine.transition_message(message_id, MessageState.PENDING)
+
+
+@pytest.mark.parametrize("before", MESSAGE)
+async def test_smart_delete_takes_the_shortest_way(states: States, before: str) -> None:
+    message_id = await states.put("msg_state", before)
+    done, after = SMART_DELETE[before]
+    ok, text = await states.machine.smart_delete_message(message_id)
+    assert ok is done
+    assert text
+    state = await states.machine.get_message_state(message_id)
+    assert (state.value if state else None) == after
+    assert (await states.machine.smart_delete_message(message_id))[0] is done
+
+
+async def test_of_smart_deletes_and_a_consumer_at_once_the_message_ends_deleted(states: States) -> None:
+    machine = states.machine
+    for _ in range(10):
+        message_id = await states.put("msg_state", "PENDING")
+        results = await asyncio.gather(
+            machine.transition_message(message_id, MessageState.PROCESSING),
+            machine.smart_delete_message(message_id),
+            machine.transition_message(message_id, MessageState.SENT),
+            machine.smart_delete_message(message_id),
+        )
+        assert results[1][0]
+        assert results[3][0]
+        assert await machine.get_message_state(message_id) in (MessageState.DELETING, MessageState.DELETED)
+
+
+@pytest.mark.parametrize("stored", ["", "NONSENSE|P1", "|", "SENT", "SENT|garbage"])
+async def test_a_value_that_is_no_state_counts_as_absent_and_is_never_an_exception(states: States, stored: str) -> None:
+    message_id = uuid.uuid4().hex
+    await states.redis.set_string(f"msg_state:{message_id}", stored)
+    expected = MessageState.SENT if stored.startswith("SENT") else None
+    assert await states.machine.get_message_state(message_id) is expected
+    assert await states.machine.get_message_log(message_id) == []
+    to = MessageState.DELETING if expected else MessageState.PENDING
+    assert await states.machine.transition_message(message_id, to)
+
+
+async def test_a_key_of_another_type_counts_as_absent(states: States) -> None:
+    message_id = uuid.uuid4().hex
+    await states.redis.list_push_right(f"msg_state:{message_id}", "x")
+    assert await states.machine.get_message_state(message_id) is None
+    assert await states.machine.get_message_log(message_id) == []
+    assert await states.machine.transition_message(message_id, MessageState.PENDING)
+
+
+@pytest.mark.parametrize("real_cache_backend", ["valkey"], indirect=True)
+async def test_state_and_log_of_a_message_take_at_most_250_bytes(states: States) -> None:
+    partitions = states.redis.partitions
+    for length in range(1, len(LONGEST_PATH) + 1):
+        message_id = partitions.new_id(partitions.count - 1)
+        await states.walk(message_id, LONGEST_PATH[:length])
+        key = states.redis.key(f"msg_state:{message_id}")
+        size = await states.redis.execute("MEMORY", "USAGE", key)
+        assert size <= 250, (LONGEST_PATH[length - 1], await states.redis.execute("GET", key))
+
+
+async def test_an_outage_is_raised_and_is_no_refusal(private_server: RedisServer, app_id: str) -> None:
+    async with running_cache(private_server.settings(timeout_s=1), app_id) as cache:
+        machine = States(cache).machine
+        message_id = uuid.uuid4().hex
+        assert await machine.transition_message(message_id, MessageState.PENDING)
+        private_server.kill()
+        for attempt in (
+            machine.transition_message(message_id, MessageState.PROCESSING),
+            machine.get_message_state(message_id),
+            machine.smart_delete_message(message_id),
+            machine.get_room_log("room"),
+        ):
+            with pytest.raises(ServiceUnavailable):
+                await attempt
+        private_server.start()
+        assert await machine.transition_message(message_id, MessageState.PROCESSING)
+
+
+async def test_the_documented_name_speaks_to_the_running_chat(chat: ChatWorld) -> None:
+    user = await chat.user()
+    room = await chat.room(user)
+    question = await chat.send(user, room.room_id)
+    await chat.persist()
+    machine = get_chat_state_machine()
+    assert await machine.get_room_state(room.room_id) is RoomState.ACTIVE
+    assert await machine.get_message_state(question.message_id) is MessageState.SENT
+    await chat.template.stop()
+    with pytest.raises(ServiceNotRunning):
+        get_chat_state_machine()
+
+
+async def test_a_state_only_delete_through_the_documented_call_hides_nothing_from_the_list(chat: ChatWorld) -> None:
+    """smart_delete_message changes the state only: the list shows the message with that state."""
+    user = await chat.user()
+    room = await chat.room(user)
+    question = await chat.send(user, room.room_id)
+    await chat.persist()
+    ok, text = await get_chat_state_machine().smart_delete_message(question.message_id)
+    assert (ok, text) == (True, "DELETING")
+    assert [message.state for message in (await chat.messages(user, room.room_id)).messages] == ["DELETING", "SENT"]
+    # The message itself is deleted by its own call.
+    assert await chat.delete_message(user, room.room_id, question.message_id) == 0
+    await chat.persist()
+    assert await chat.texts(user, room.room_id) == ["stub: hello"]
+    assert await chat.state(question.message_id) == "DELETED"
