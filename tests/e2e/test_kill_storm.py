@@ -168,30 +168,34 @@ class Player:
 @pytest.mark.parametrize("killed", ["server", "server and cache"])
 async def test_nothing_acknowledged_is_lost_doubled_or_revived(deployment: Deployment, killed: str) -> None:
     seed = time.time_ns() % 1_000_000
-    chance = random.Random(seed)
-    print(f"seed {seed}")  # on failure
     deployment.server.start()
     async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=30)) as http:
         players = [Player(http, deployment.server.base_url, seed + n) for n in range(PLAYERS)]
         await asyncio.gather(*(player.client.sign_in(f"storm{uuid.uuid4().hex[:10]}") for player in players))
-        for _ in range(ROUNDS):
-            stop = asyncio.Event()
-            playing = [asyncio.create_task(player.play(stop)) for player in players]
-            await asyncio.sleep(chance.uniform(0.5, 2.5))
-            both = [deployment.server.kill]
-            if killed == "server and cache":
-                both.append(deployment.kill_cache)
-                chance.shuffle(both)
-            for kill in both:
-                kill()
-            stop.set()
-            await asyncio.gather(*playing)
-            if killed == "server and cache":
-                deployment.start_cache()
-            deployment.server.start()
-            for player in players:
-                player.client.base_url = deployment.server.base_url
-            await asyncio.gather(*(player.check() for player in players))
-        acknowledged = sum(player.acknowledged for player in players)
-        assert acknowledged > PLAYERS * ROUNDS, "the storm did nothing"
-        print(f"{acknowledged} writes acknowledged")
+        chance = random.Random(seed)
+        try:
+            for _ in range(ROUNDS):
+                await _round(deployment, players, chance, both=killed == "server and cache")
+        except Exception as error:
+            error.add_note(f"seed {seed}")
+            raise
+    acknowledged = sum(player.acknowledged for player in players)
+    assert acknowledged > PLAYERS * ROUNDS, "the storm did nothing"
+
+
+async def _round(deployment: Deployment, players: list[Player], chance: random.Random, *, both: bool) -> None:
+    """Play, kill in the middle, start again, check everything."""
+    stop = asyncio.Event()
+    playing = [asyncio.create_task(player.play(stop)) for player in players]
+    await asyncio.sleep(chance.uniform(0.5, 2.5))
+    kills = [deployment.server.kill, deployment.kill_cache] if both else [deployment.server.kill]
+    for kill in chance.sample(kills, len(kills)):
+        kill()
+    stop.set()
+    await asyncio.gather(*playing)
+    if both:
+        deployment.start_cache()
+    deployment.server.start()
+    for player in players:
+        player.client.base_url = deployment.server.base_url
+    await asyncio.gather(*(player.check() for player in players))

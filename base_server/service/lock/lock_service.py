@@ -97,7 +97,8 @@ class LockService(Facade):
         name = key.removeprefix("lock:")
         if partition is None:
             partition = client.partitions.of_key(name)
-        return client.run_script(_SCRIPTS[script], [client.key(f"lock:{name}", partition), client.key("epoch", partition)], args)
+        keys = [client.key(f"lock:{name}", partition), client.key("epoch", partition)]
+        return client.run_script(_SCRIPTS[script], keys, args)
 
 
 def _ms(seconds: float) -> int:

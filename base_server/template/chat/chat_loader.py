@@ -213,7 +213,9 @@ class ChatLoader:
                 owner.shard_id, "fp_chat_messages_get", (room_id, floor, 1)
             )
             older = "1" if below else "0"
-        since = max((iso(row["created_at"]) for row in rows[:1]), default=iso(room["created_at"]))
+        # The tombstone of a message that never came has no time.
+        times = (row["created_at"] for row in rows if row["created_at"] is not None)
+        since = iso(next(times, room["created_at"]))
         entries: list[str] = []
         claims: list[Any] = []
         for seq in range(floor, last_seq + 1):

@@ -55,6 +55,8 @@ _BULK = {
 }
 # How the state of a message from outside ends, which lies where its id is hashed to.
 _END_STATES = {MESSAGE_SAVE: (MessageState.SENT,), MESSAGE_DELETE: (MessageState.DELETING, MessageState.DELETED)}
+# max_allowed_packet is 16 MiB where nobody set it; JSON may be escaped on the way.
+_MAX_CALL_BYTES = 4 * 1024 * 1024
 _BACKOFF_S = (0.5, 1.0, 2.0, 4.0, 8.0, 15.0)
 
 
@@ -268,8 +270,8 @@ class ChatPersistenceConsumer:
             group = [
                 event for event in events if event.kind == kind and (event.seq is not None or kind != MESSAGE_SAVE)
             ]
-            if group:
-                refused |= await self._save_group(shard_id, _BULK[kind], group)
+            for part in _by_size(group):
+                refused |= await self._save_group(shard_id, _BULK[kind], part)
         for event in events:
             if event.kind == MESSAGE_SAVE and event.seq is None:
                 refused |= await self._save_unplaced(shard_id, event)
@@ -360,6 +362,19 @@ def _grouped(events: Iterable[Event], key: Callable[[Event], str]) -> Iterable[t
     for event in events:
         groups.setdefault(key(event), []).append(event)
     return groups.items()
+
+
+def _by_size(group: Sequence[Event]) -> Iterable[Sequence[Event]]:
+    """The group in parts that fit into one packet of the database; nearly always it is one part."""
+    start = size = 0
+    for index, event in enumerate(group):
+        row_size = len(to_json(event.row).encode())
+        if index > start and size + row_size > _MAX_CALL_BYTES:
+            yield group[start:index]
+            start, size = index, 0
+        size += row_size
+    if group:
+        yield group[start:]
 
 
 def _room_change(events: Sequence[Event]) -> str:

@@ -167,6 +167,9 @@ class RoomStore(HybridStore):
             )
             for row in rows
         ]
+        if not rows and page > 1:
+            # Past the end no row tells the total.
+            return RoomPage([], (await self._stale_page(owner, 1, 1)).total, stale=True)
         return RoomPage(rooms, int(rows[0]["total_count"]) if rows else 0, stale=True)
 
     async def rename(self, owner: Owner, room_id: str, title: str) -> None:
