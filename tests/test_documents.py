@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from difflib import unified_diff
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,8 +18,15 @@ from application.base_web_server.config import ENVIRONMENTS, ServerSettings, loa
 from application.base_web_server.environment import annotation_at, find_overrides
 from application.manage.__main__ import main as manage
 from docs import generate
+from service.cache.cache_settings import CacheSettings
 from service.core.errors import StartError
+from service.db.db_settings import DatabaseSettings
+from template.base.template_context import TemplateContext
+from template.base.template_type import TemplateType
 from template.chat.chat_settings import ChatSettings
+from tests.backends_mariadb import DatabaseBackend
+from tests.chat_world import running_world
+from tests.openai_stub import OpenAIStub
 from tests.server_process import running_server
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -203,6 +211,33 @@ def _imported(code: str) -> Iterator[tuple[str, str]]:
     for node in ast.walk(ast.parse(code)):
         if isinstance(node, ast.ImportFrom) and node.module:
             yield from ((node.module, alias.name) for alias in node.names)
+
+
+async def test_the_chat_readmes_examples_do_what_they_say(tmp_path: Path, app_id: str) -> None:
+    names: dict[str, Any] = {}
+    for code in _blocks(CHAT_README, "python"):
+        exec(code, names)
+    database = DatabaseBackend("sqlite", DatabaseSettings(), tmp_path, None)
+    async with (
+        OpenAIStub() as provider,
+        running_world(CacheSettings(type="embedded"), database, app_id, provider) as chat,
+    ):
+        TemplateContext.add_template(TemplateType.CHAT, chat.template)
+        user = await chat.user()
+        room = await chat.room(user)
+        quest = names["QuestTemplate"]()
+        answers = [await quest.ask(user, room.room_id, "어디로?", "quest-1") for _ in range(2)]
+        assert answers[0] == answers[1] != ""
+        assert len(provider.requests) == 1
+        session = user.session
+        message = {"message_id": "from-outside", "room_id": room.room_id, "sender_type": "USER", "content": "🎉"}
+        for _ in range(2):
+            await names["save"](session.account_db_key, session.shard_id, message)
+        await chat.persist()
+        assert await chat.questions(user, room.room_id) == ["어디로?", "🎉"]
+        await names["manage_chat_state"]("msg_456")
+        assert await chat.state("msg_456") == "PROCESSING"
+        TemplateContext.clear()
 
 
 def test_the_readmes_walk_works_as_it_stands(tmp_path: Path) -> None:
