@@ -234,8 +234,13 @@ def test_scripts_take_their_keys_from_keys(file: Path) -> None:
     assert set(re.findall(r"KEYS\[(\d+)\]\s*\.\.", code)) == set(prefixes)
 
 
-# What Redis gives to scripts, as far as this project may use it.
-LUA_GLOBALS = {"ARGV", "KEYS", "cjson", "ipairs", "math", "pairs", "redis", "string", "table", "tonumber", "unpack"}
+# What Redis, Valkey and fakeredis all give to scripts.
+# fmt: off
+LUA_GLOBALS = {
+    "ARGV", "KEYS", "assert", "cjson", "error", "ipairs", "math", "next", "pairs", "pcall", "redis", "select", "string",
+    "table", "tonumber", "tostring", "type", "unpack",
+}
+# fmt: on
 _LUA_TOKEN = re.compile(
     r"--\[\[.*?\]\]|--[^\n]*|\[\[.*?\]\]|'(?:\\.|[^'\\])*'|\"(?:\\.|[^\"\\])*\"|[A-Za-z_]\w*|\d[\w.]*|\.\.\.|\.\.|[=~<>]=|\S",
     re.DOTALL,
