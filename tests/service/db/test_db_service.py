@@ -10,7 +10,7 @@ import pytest
 from service.core.errors import ServiceError, ServiceNotRunning, ServiceUnavailable
 from service.db.database_service import DatabaseService
 from tests.backends_mariadb import DatabaseBackend
-from tests.database_rows import Room
+from tests.database_rows import Room, new_key
 from tests.waiting import until
 
 
@@ -20,7 +20,7 @@ async def test_the_class_speaks_to_the_installed_instance(database: DatabaseServ
     database.install()
     try:
         assert len(await DatabaseService.call_global_procedure("fp_shards_get")) == 2
-        assert await DatabaseService.call_shard_procedure(1, "fp_chat_rooms_get", (1,)) == []
+        assert await DatabaseService.call_shard_procedure(1, "fp_chat_rooms_get", (new_key(),)) == []
         await DatabaseService.ping_shard(2)
         await DatabaseService.ping_global()
     finally:
