@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from service.scheduler.base_scheduler import ScheduleJob, ScheduleType
 from service.service_container import ServiceContainer
+from template.chat.chat_batch_writer import BatchWriter
 from template.chat.chat_history import RoomHistory
 from template.chat.chat_keys import ChatKeys
 from template.chat.chat_lanes import ChatLanes
@@ -57,9 +58,8 @@ class ChatWiring:
             max_backlog=self.max_backlog,
         )
         states = ChatStateMachine(hot, settings)
-        consumer = ChatPersistenceConsumer(
-            container.queue, container.database, bulk, container.scheduler, states, settings, container.tasks
-        )
+        writer = BatchWriter(container.queue, container.database, bulk, states, settings)
+        consumer = ChatPersistenceConsumer(container.queue, writer, container.scheduler, settings, container.tasks)
         lanes.on_flush(consumer.flush)
         loader = ChatLoader(bulk, container.database, lanes, settings, container.tasks)
         replies = ChatReplies(TurnStore(hot, lanes, settings), container.ai, settings, container.tasks)
