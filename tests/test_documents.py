@@ -79,12 +79,14 @@ def test_links_lead_somewhere(page: Path) -> None:
 
 @each_page
 def test_files_that_are_named_exist(page: Path) -> None:
-    """Names in backticks: from the root, or (in the chat's own words) a file or script of the chat."""
+    """Names in backticks: from the root, or (in the chat's own words) a file or script of the chat.
+
+    An ``__init__.py`` may be named to say that it must not exist."""
     chat = CHAT_README.parent
     missing = []
     for name in re.findall(r"`([\w./-]+\.(?:py|lua|sql|json|toml|lock|md))`", _prose(page)):
         roots = (ROOT, page.parent, chat, chat / "lua")
-        if not any((root / name).exists() for root in roots):
+        if not name.endswith("__init__.py") and not any((root / name).exists() for root in roots):
             missing.append(name)
     assert not missing
 
