@@ -9,9 +9,14 @@ from typing import Any
 
 import pytest
 
+from template.base.template_context import TemplateContext
 from template.chat.common.chat_serialize import ChatRoomDeleteRequest
-from tests.chat_world import PERSONA, ChatWorld
+from tests.backends_mariadb import DatabaseBackend
+from tests.backends_redis import RedisServer
+from tests.chat_world import PERSONA, ChatWorld, running_world
+from tests.documented.host_template import HOST, DocumentedTemplate
 from tests.documented.host_world import HostWorld
+from tests.openai_stub import OpenAIStub
 
 BAD_MESSAGES: dict[str, dict[str, Any]] = {
     "quote in the id": {"message_id": 'a"b'},
@@ -141,3 +146,43 @@ async def test_a_late_event_for_a_deleted_room_changes_nothing_that_can_be_seen(
     await chat.persist()
     assert (await chat.try_messages(user, room_id)).errorCode == 1004
     assert await chat.rows(user, "fp_chat_rooms_get", user.session.account_db_key) == []
+
+
+async def test_a_hosts_handler_can_store_the_reply_too(host: HostWorld) -> None:
+    chat = host.chat
+    user, room_id = await loaded_room(chat)
+    question_id, reply_id = str(uuid.uuid4()), str(uuid.uuid4())
+    await host.save(user, room_id, question_id, content="question")
+    reply = {"message_id": reply_id, "room_id": room_id, "sender_type": "AI", "content": "reply"}
+    reply |= {"parent_message_id": question_id, "metadata": {"model": "theirs"}}
+    await host.enqueue(user, {"type": "save_ai_message", "message_data": reply})
+    await chat.persist()
+    last = (await chat.messages(user, room_id)).messages[-1]
+    assert (last.seq, last.sender_type, last.content) == (4, "AI", "reply")
+    assert (last.parent_message_id, last.metadata) == (question_id, {"model": "theirs"})
+    await chat.send(user, room_id, "next")
+    asked = [message["content"] for message in chat.provider.requests[-1].messages if message["role"] != "system"]
+    assert asked == ["hello", "stub: hello", "question", "reply", "next"]
+
+
+async def test_while_the_database_is_away_a_room_with_pushed_messages_stays_usable(
+    private_mariadb: DatabaseBackend, redis_server: RedisServer, app_id: str, provider: OpenAIStub
+) -> None:
+    async with running_world(redis_server.settings(), private_mariadb, app_id, provider) as chat:
+        TemplateContext.add_template(HOST, DocumentedTemplate())
+        host = HostWorld(chat)
+        user, room_id = await loaded_room(chat)
+        await chat.persist()
+        assert private_mariadb.server is not None
+        private_mariadb.server.kill()
+        assert (await host.send(user, room_id, "theirs", PERSONA))["errorCode"] == 0
+        await asyncio.wait_for(chat.template._parts.consumer.write_waiting(), 10)  # fails: the lane rests from now on
+        page = await asyncio.wait_for(chat.messages(user, room_id), 5)
+        assert [message.content for message in page.messages] == ["hello", "stub: hello"]
+        await asyncio.wait_for(chat.send(user, room_id, "ours"), 5)
+        private_mariadb.server.start()
+        await chat.persist()
+        assert await chat.texts(user, room_id) == ["hello", "stub: hello", "ours", "stub: ours", "theirs"]
+        assert [row["seq"] for row in await host.rows(user, room_id)] == [1, 2, 3, 4, 5]
+        assert await host.dead() == []
+        TemplateContext.clear()

@@ -1,0 +1,85 @@
+"""The market: what a game's own template looks like. It uses the documented services and the chat template."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from service.cache.cache_service import CacheService
+from template.base.answers import answers
+from template.base.base_template import BaseTemplate
+from template.base.client_session import ClientSession
+from template.base.errors import NotAllowedInState
+from template.base.protocol import Protocol
+from template.base.template_context import TemplateContext
+from template.base.template_type import TemplateType
+from template.base.wire import Identifier, Request, Response
+from template.chat.chat_template_impl import ChatTemplateImpl
+from template.chat.common.chat_serialize import ChatRoomCreateRequest
+
+_BUY = """
+local left = redis.call('DECR', KEYS[1])
+if left < 0 then redis.call('INCR', KEYS[1]) end
+return left
+"""
+
+
+class BuyRequest(Request):
+    item: Identifier
+
+
+class BuyResponse(Response):
+    """``left``: how many are still for sale."""
+
+    item: str = ""
+    left: int = 0
+
+
+class AskSellerRequest(Request):
+    item: Identifier
+
+
+class AskSellerResponse(Response):
+    room_id: str = ""
+
+
+class MarketTemplate(BaseTemplate):
+    """``first_id`` is the first of the market's two protocol ids."""
+
+    def __init__(self, context: TemplateContext, first_id: int = 8001) -> None:
+        self._context = context
+        self._first_id = first_id
+
+    def protocols(self) -> Sequence[Protocol]:
+        buy, ask = self._first_id, self._first_id + 1
+        return (
+            Protocol(buy, "/api/market/buy", BuyRequest, BuyResponse, self.on_market_buy_req, summary="Buy"),
+            Protocol(
+                ask, "/api/market/ask", AskSellerRequest, AskSellerResponse, self.on_market_ask_req, summary="Ask"
+            ),
+        )
+
+    async def start(self) -> None:
+        async with CacheService.get_client() as redis:
+            await redis.set_string("stock:sword", 3)
+
+    @answers(BuyResponse)
+    async def on_market_buy_req(self, client_session: ClientSession, request: BuyRequest) -> BuyResponse:
+        """Take one from the stock."""
+        async with CacheService.get_client() as redis:
+            left = int(await redis.eval_script(_BUY, [f"stock:{request.item}"]))
+        if left < 0:
+            raise NotAllowedInState(f"{request.item} is sold out")
+        return BuyResponse(item=request.item, left=left)
+
+    @answers(AskSellerResponse)
+    async def on_market_ask_req(self, client_session: ClientSession, request: AskSellerRequest) -> AskSellerResponse:
+        """Open a chat room about an item: another template's handler, called directly."""
+        chat = self._context.get_template(TemplateType.CHAT)
+        assert isinstance(chat, ChatTemplateImpl)
+        made = await chat.on_chat_room_create_req(
+            client_session, ChatRoomCreateRequest(ai_persona="DEMO", title=f"About the {request.item}")
+        )
+        response = AskSellerResponse(errorCode=made.errorCode, error=made.error)
+        if made.room is not None:
+            response.room_id = made.room.room_id
+        return response

@@ -1,0 +1,157 @@
+"""A game server (``host_app/``, a source root of its own) mounts the chat without a change to it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+
+from tests.server_process import ROOT, Client, server_environment
+
+HOST_APP = Path(__file__).parent / "host_app"
+MINSU, JIWOO, GUEST = ("game-token-of-minsu", "game-token-of-jiwoo", "game-token-of-guest")
+
+
+def environment(data_dir: Path) -> dict[str, str]:
+    """As a host starts it: its own source root first, ours behind."""
+    roots = os.pathsep.join(map(str, (HOST_APP, ROOT, ROOT / "base_server")))
+    return server_environment(data_dir) | {"PYTHONPATH": roots, "PYTHONDONTWRITEBYTECODE": "1"}
+
+
+@contextmanager
+def running(data_dir: Path, *arguments: str) -> Iterator[tuple[str, subprocess.Popen[str]]]:
+    """The host as a process: its address and the process; SIGTERM and exit code 0 at the end."""
+    with (data_dir.parent / "host.log").open("w+") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", *arguments],
+            cwd=data_dir.parent, env=environment(data_dir), stdout=subprocess.PIPE, stderr=log, text=True,
+        )  # fmt: skip
+        assert process.stdout is not None
+        try:
+            line = process.stdout.readline()
+            assert line.startswith("Ready at "), (data_dir.parent / "host.log").read_text()[-3000:]
+            yield line.split()[-1], process
+            if process.poll() is None:
+                process.send_signal(signal.SIGTERM)
+                assert process.wait(30) == 0, (data_dir.parent / "host.log").read_text()[-3000:]
+        finally:
+            process.kill()
+            process.wait()
+            process.stdout.close()
+
+
+@pytest.fixture
+async def http() -> AsyncIterator[aiohttp.ClientSession]:
+    async with aiohttp.ClientSession() as session:
+        yield session
+
+
+def player(http: aiohttp.ClientSession, address: str, token: str) -> Client:
+    client = Client(http, address)
+    client.token = token
+    return client
+
+
+def game(data_dir: Path, *more: str) -> Any:
+    return running(data_dir, "game_server", "--data-dir", str(data_dir), *more)
+
+
+async def test_the_game_has_its_own_pages_templates_and_the_chat(http: aiohttp.ClientSession, tmp_path: Path) -> None:
+    with game(tmp_path / "data") as (address, _):
+        async with http.get(f"{address}/") as page:
+            assert await page.text() == "the game"
+        minsu, jiwoo = player(http, address, MINSU), player(http, address, JIWOO)
+        assert [(await minsu.ok("/api/market/buy", item="sword"))["left"] for _ in range(3)] == [2, 1, 0]
+        sold_out = await jiwoo.post("/api/protocol/8001", item="sword")
+        assert (sold_out["errorCode"], sold_out["error"]["message"]) == (1008, "sword is sold out")
+        room = (await minsu.ok("/api/chat/room/create", ai_persona="DEMO", title="모험 🗡️"))["room"]
+        sent = await minsu.ok("/api/chat/message/send", room_id=room["room_id"], content="안녕")
+        assert "안녕" in sent["message"]["content"]
+        listed = await minsu.ok("/api/chat/rooms")
+        assert [(r["title"], r["message_count"]) for r in listed["rooms"]] == [("모험 🗡️", 2)]
+        # The accounts are the game's: nobody sees another's, and ours are not there.
+        assert (await jiwoo.ok("/api/chat/rooms"))["total_count"] == 0
+        assert (await jiwoo.post("/api/chat/messages", room_id=room["room_id"]))["errorCode"] == 1004
+        assert (await player(http, address, "stolen").post("/api/chat/rooms"))["errorCode"] == 10000
+        assert (await minsu.post("/api/account/login", account_id="minsu", password="12345678"))["errorCode"] == 1003
+        # A player of whom the game knows no shard.
+        guest = player(http, address, GUEST)
+        await guest.ok("/api/chat/room/create", ai_persona="DEMO")
+        assert (await guest.ok("/api/chat/rooms"))["total_count"] == 1
+
+
+async def test_the_games_template_calls_the_chat_and_the_games_wire_reaches_it(
+    http: aiohttp.ClientSession, tmp_path: Path
+) -> None:
+    with game(tmp_path / "data") as (address, _):
+        minsu = player(http, address, MINSU)
+        room_id = (await minsu.ok("/api/market/ask", item="sword"))["room_id"]
+        message = {"protocol": 6001, "token": MINSU, "body": {"limit": 5, "sequence": 9}}
+        async with http.post(f"{address}/game/rpc", json=message) as answer:
+            listed = (await answer.json())["body"]
+        assert (listed["errorCode"], listed["sequence"]) == (0, 9)
+        assert [(room["room_id"], room["title"]) for room in listed["rooms"]] == [(room_id, "About the sword")]
+        async with http.post(f"{address}/game/rpc", json=message | {"token": "stolen"}) as answer:
+            assert (await answer.json())["body"]["errorCode"] == 10000
+
+
+async def test_everything_is_there_after_a_stop_and_after_a_kill(http: aiohttp.ClientSession, tmp_path: Path) -> None:
+    sent = []
+    for end in ("stop", "kill", "look"):
+        with game(tmp_path / "data") as (address, process):
+            minsu = player(http, address, MINSU)
+            if not sent:
+                room_id = (await minsu.ok("/api/chat/room/create", ai_persona="DEMO"))["room"]["room_id"]
+            page = await minsu.ok("/api/chat/messages", room_id=room_id)
+            assert [m["content"] for m in page["messages"] if m["sender_type"] == "USER"] == sent
+            sent.append(f"before the {end}")
+            await minsu.ok("/api/chat/message/send", room_id=room_id, content=sent[-1])
+            if end == "kill":
+                process.kill()
+                process.wait()
+
+
+def refused(data_dir: Path, *more: str) -> str:
+    """The line with which a host that cannot start ends."""
+    ended = subprocess.run(
+        [sys.executable, "-m", "game_server", "--data-dir", str(data_dir), *more],
+        cwd=data_dir.parent, env=environment(data_dir), capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert ended.returncode == 1
+    line = ended.stderr.strip().splitlines()[-1]
+    assert line.startswith("error: ")
+    assert "Traceback" not in ended.stderr
+    return line
+
+
+def test_two_hosts_on_one_data_folder_are_refused(tmp_path: Path) -> None:
+    with game(tmp_path / "data"):
+        assert str(tmp_path / "data") in refused(tmp_path / "data")
+
+
+@pytest.mark.parametrize("taken", ["6001", "6000"], ids=["first", "second"])
+def test_a_protocol_id_that_the_chat_has_is_refused_at_start(tmp_path: Path, taken: str) -> None:
+    line = refused(tmp_path / "data", "--market-protocol", taken)
+    assert line.startswith("error: Template 'market' wants protocol 6001 ")
+    assert "/api/chat/rooms" in line
+    assert not (tmp_path / "data").exists()
+
+
+async def test_the_market_can_be_a_guest_of_the_shipped_server(http: aiohttp.ClientSession, tmp_path: Path) -> None:
+    with running(tmp_path / "data", "game_server.guest", "--env", "LOCAL") as (address, _):
+        client = Client(http, address)
+        await client.sign_in("minsu")
+        assert (await client.ok("/api/market/buy", item="sword"))["left"] == 2
+        room_id = (await client.ok("/api/market/ask", item="sword"))["room_id"]
+        assert (await client.ok("/api/chat/rooms"))["rooms"][0]["room_id"] == room_id
+        async with http.get(f"{address}/openapi.json") as answer:
+            paths = (await answer.json())["paths"]
+        assert {"/api/market/buy", "/api/chat/rooms", "/api/account/login"} <= set(paths)
