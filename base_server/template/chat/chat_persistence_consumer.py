@@ -13,7 +13,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from service.core.errors import DataRefused, ServiceUnavailable
+from service.core.errors import ServiceError, ServiceUnavailable
 from service.core.logger import Logger
 from service.core.tasks import TaskRegistry
 from service.queue.lanes import Lane
@@ -63,7 +63,7 @@ class ChatPersistenceConsumer:
         self._scheduler = scheduler
         self._settings = settings
         self._tasks = tasks
-        self._draining: dict[Lane, asyncio.Task[int]] = {}
+        self._draining: dict[Lane, asyncio.Task[None]] = {}
         self._resting: dict[Lane, _Rest] = {}
         self._last_progress = time.monotonic()
         self._last_error = ""
@@ -92,19 +92,15 @@ class ChatPersistenceConsumer:
         for name in ("batch", "cleanup"):
             await self._scheduler.remove_job(f"chat_persistence_{name}:{self.consumer_id}")
         try:
-            await self.write_waiting()
+            await self._begin_waiting(lock_timeout_s=0)
         except ServiceUnavailable as outage:
             Logger.warn("backlog left for the next start", reason=outage.reason)
         self._stopped = True
         await asyncio.gather(*self._draining.values(), return_exceptions=True)
 
     async def write_waiting(self) -> None:
-        """Write every lane that has events and does not rest after a failure."""
-        backlog = await self._queue.backlog(QUEUE_NAME)
-        lanes = [lane for lane, waiting in backlog.items() if waiting]
-        if not lanes:
-            self._last_progress = time.monotonic()
-        await asyncio.gather(*(self._drain(lane, self._settings.lock_timeout_s) for lane in lanes))
+        """Begin to write every lane that has events; a lane held by another process delays no other lane."""
+        await self._begin_waiting(self._settings.lock_timeout_s)
 
     async def clean_buffers(self) -> None:
         """Forget the rests of lanes that are empty again."""
@@ -113,9 +109,7 @@ class ChatPersistenceConsumer:
 
     def flush(self, partition: int, shard_id: int) -> None:
         """Start writing one lane now; does not wait."""
-        lane = self._queue.lane(QUEUE_NAME, partition, str(shard_id))
-        if lane not in self._draining and not self._stopped:
-            self._tasks.spawn(self._drain(lane, 0.0), f"flush {lane.name}/{lane.partition}")
+        self._begin(self._queue.lane(QUEUE_NAME, partition, str(shard_id)), lock_timeout_s=0)
 
     async def health(self) -> ConsumerHealth:
         """How much waits, and how long nothing was written."""
@@ -123,33 +117,50 @@ class ChatPersistenceConsumer:
         silent_s = time.monotonic() - self._last_progress
         return ConsumerHealth(sum(backlog.values()), max(backlog.values(), default=0), silent_s, self._last_error)
 
-    async def _drain(self, lane: Lane, lock_timeout_s: float) -> None:
-        """Write a lane until it is empty; one drain a lane and process. A failure lets the lane rest."""
+    async def _begin_waiting(self, lock_timeout_s: float) -> None:
+        backlog = await self._queue.backlog(QUEUE_NAME)
+        if not any(backlog.values()):
+            self._last_progress = time.monotonic()
+        for lane, waiting in backlog.items():
+            if waiting:
+                self._begin(lane, lock_timeout_s)
+
+    def _begin(self, lane: Lane, lock_timeout_s: float) -> None:
+        """Drain a lane in a task, unless it rests or is drained here already."""
         rest = self._resting.get(lane)
-        if self._stopped or (rest is not None and time.monotonic() < rest.until):
+        if self._stopped or lane in self._draining or (rest is not None and time.monotonic() < rest.until):
             return
-        if (task := self._draining.get(lane)) is None:
-            task = self._draining[lane] = self._tasks.spawn(
-                self._queue.drain_lane(
-                    lane,
-                    self._write,
-                    batch=self._batch_size,
-                    lock_ttl_s=self._settings.lock_ttl_s,
-                    lock_timeout_s=lock_timeout_s,
-                ),
-                f"drain {lane.name}/{lane.partition}",
-            )
-            task.add_done_callback(lambda _: self._draining.pop(lane, None))
+        task = self._tasks.spawn(self._drain(lane, lock_timeout_s), f"drain {lane.name}/{lane.partition}")
+        self._draining[lane] = task
+        task.add_done_callback(lambda _: self._draining.pop(lane, None))
+
+    async def _drain(self, lane: Lane, lock_timeout_s: float) -> None:
+        """Write a lane until it is empty. After a failure, whatever it was, the lane rests and is tried again."""
         try:
-            await asyncio.shield(task)
-        except (ServiceUnavailable, DataRefused) as error:
-            failures = rest.failures + 1 if rest else 1
-            wait_s = _BACKOFF_S[min(failures, len(_BACKOFF_S)) - 1]
-            self._resting[lane] = _Rest(failures, time.monotonic() + wait_s)
-            self._last_error = str(error)
+            await self._queue.drain_lane(
+                lane,
+                self._write,
+                batch=self._batch_size,
+                lock_ttl_s=self._settings.lock_ttl_s,
+                lock_timeout_s=lock_timeout_s,
+            )
+        except ServiceError as error:
+            wait_s = self._rest(lane, error)
             Logger.warn("batch not written, it stays in the queue", lane=lane.name, retry_in_s=wait_s, error=str(error))
+        except Exception as error:
+            wait_s = self._rest(lane, error)
+            Logger.error("batch failed, it stays in the queue", lane=lane.name, retry_in_s=wait_s, exc_info=error)
         else:
             self._resting.pop(lane, None)
+
+    def _rest(self, lane: Lane, error: Exception) -> float:
+        """Let the lane rest, longer after every failure in a row; returns for how many seconds."""
+        rest = self._resting.get(lane)
+        failures = rest.failures + 1 if rest else 1
+        wait_s = _BACKOFF_S[min(failures, len(_BACKOFF_S)) - 1]
+        self._resting[lane] = _Rest(failures, time.monotonic() + wait_s)
+        self._last_error = str(error)
+        return wait_s
 
     async def _write(self, lane: Lane, entries: Sequence[QueueEntry]) -> bool:
         going_on = await self._writer.write(lane, entries)
