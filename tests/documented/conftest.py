@@ -9,12 +9,9 @@ import pytest
 
 from service.cache.cache_settings import CacheSettings
 from service.db.db_settings import DatabaseSettings
-from template.base.template_context import TemplateContext
-from template.base.template_type import TemplateType
 from tests.backends_mariadb import DatabaseBackend
 from tests.chat_world import ChatWorld, running_world
-from tests.documented.host_template import HOST, DocumentedTemplate
-from tests.documented.host_world import HostWorld
+from tests.documented.host_world import HostWorld, hosted
 from tests.openai_stub import OpenAIStub
 
 
@@ -45,8 +42,5 @@ async def chat(
 
 @pytest.fixture
 async def host(chat: ChatWorld) -> AsyncIterator[HostWorld]:
-    """The document's handlers, registered as a host registers them."""
-    TemplateContext.add_template(TemplateType.CHAT, chat.template)
-    TemplateContext.add_template(HOST, DocumentedTemplate())
-    yield HostWorld(chat)
-    TemplateContext.clear()
+    with hosted(chat) as world:
+        yield world

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -13,8 +15,9 @@ from template.base.client_session import ClientSession
 from template.base.session_info import SessionInfo
 from template.base.template_context import TemplateContext
 from template.base.template_service import Call, TemplateService
+from template.base.template_type import TemplateType
 from tests.chat_world import ChatWorld
-from tests.documented.host_template import MESSAGE_SEND, ROOM_LIST
+from tests.documented.host_template import HOST, MESSAGE_SEND, ROOM_LIST, DocumentedTemplate
 
 
 @dataclass
@@ -62,6 +65,17 @@ class HostWorld:
         body = json.dumps({"accessToken": "host token"} | fields).encode()
         answer: dict[str, Any] = json.loads((await service.handle(protocol, Call(body))).body)
         return answer
+
+
+@contextmanager
+def hosted(chat: ChatWorld) -> Iterator[HostWorld]:
+    """The document's handlers, registered as a host registers them, in the one context of the process."""
+    TemplateContext.add_template(TemplateType.CHAT, chat.template)
+    TemplateContext.add_template(HOST, DocumentedTemplate())
+    try:
+        yield HostWorld(chat)
+    finally:
+        TemplateContext.clear()
 
 
 @dataclass

@@ -9,13 +9,11 @@ from typing import Any
 
 import pytest
 
-from template.base.template_context import TemplateContext
 from template.chat.common.chat_serialize import ChatRoomDeleteRequest
 from tests.backends_mariadb import DatabaseBackend
 from tests.backends_redis import RedisServer
 from tests.chat_world import PERSONA, ChatWorld, running_world
-from tests.documented.host_template import HOST, DocumentedTemplate
-from tests.documented.host_world import HostWorld
+from tests.documented.host_world import HostWorld, hosted
 from tests.openai_stub import OpenAIStub
 
 BAD_MESSAGES: dict[str, dict[str, Any]] = {
@@ -169,20 +167,20 @@ async def test_while_the_database_is_away_a_room_with_pushed_messages_stays_usab
     private_mariadb: DatabaseBackend, redis_server: RedisServer, app_id: str, provider: OpenAIStub
 ) -> None:
     async with running_world(redis_server.settings(), private_mariadb, app_id, provider) as chat:
-        TemplateContext.add_template(HOST, DocumentedTemplate())
-        host = HostWorld(chat)
-        user, room_id = await loaded_room(chat)
-        await chat.persist()
-        assert private_mariadb.server is not None
-        private_mariadb.server.kill()
-        assert (await host.send(user, room_id, "theirs", PERSONA))["errorCode"] == 0
-        await asyncio.wait_for(chat.template._parts.consumer.write_waiting(), 10)  # fails: the lane rests from now on
-        page = await asyncio.wait_for(chat.messages(user, room_id), 5)
-        assert [message.content for message in page.messages] == ["hello", "stub: hello"]
-        await asyncio.wait_for(chat.send(user, room_id, "ours"), 5)
-        private_mariadb.server.start()
-        await chat.persist()
-        assert await chat.texts(user, room_id) == ["hello", "stub: hello", "ours", "stub: ours", "theirs"]
-        assert [row["seq"] for row in await host.rows(user, room_id)] == [1, 2, 3, 4, 5]
-        assert await host.dead() == []
-        TemplateContext.clear()
+        with hosted(chat) as host:
+            user, room_id = await loaded_room(chat)
+            await chat.persist()
+            assert private_mariadb.server is not None
+            private_mariadb.server.kill()
+            assert (await host.send(user, room_id, "theirs", PERSONA))["errorCode"] == 0
+            await asyncio.wait_for(
+                chat.template._parts.consumer.write_waiting(), 10
+            )  # fails: the lane rests from now on
+            page = await asyncio.wait_for(chat.messages(user, room_id), 5)
+            assert [message.content for message in page.messages] == ["hello", "stub: hello"]
+            await asyncio.wait_for(chat.send(user, room_id, "ours"), 5)
+            private_mariadb.server.start()
+            await chat.persist()
+            assert await chat.texts(user, room_id) == ["hello", "stub: hello", "ours", "stub: ours", "theirs"]
+            assert [row["seq"] for row in await host.rows(user, room_id)] == [1, 2, 3, 4, 5]
+            assert await host.dead() == []

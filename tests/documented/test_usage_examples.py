@@ -5,15 +5,19 @@ from __future__ import annotations
 import asyncio
 import uuid
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 
+from service.db.db_settings import DatabaseSettings
 from template.chat.chat_state_machine import MessageState, RoomState, get_chat_state_machine
 from template.chat.common.chat_serialize import ChatRoomDeleteRequest
-from tests.chat_world import PERSONA, ChatWorld
+from tests.backends_mariadb import DatabaseBackend
+from tests.backends_redis import RedisServer
+from tests.chat_world import PERSONA, ChatWorld, running_world
 from tests.documented.host_template import manage_chat_state
-from tests.documented.host_world import HostWorld
-from tests.openai_stub import Reply
+from tests.documented.host_world import HostWorld, hosted
+from tests.openai_stub import OpenAIStub, Reply
 from tests.waiting import until
 
 TEXT = '안녕하세요 👩‍👩‍👧‍👦 "quoted" \\ \r\n\t{x}'
@@ -274,3 +278,21 @@ async def test_the_state_example_runs_and_says_where_everything_ended(host: Host
     states = get_chat_state_machine()
     assert await states.get_room_state("room_123") is RoomState.ACTIVE
     assert await states.get_message_state("msg_456") is MessageState.SENT
+
+
+async def test_without_redis_the_list_example_reads_the_database_and_the_send_example_says_1001(
+    private_server: RedisServer, tmp_path: Path, app_id: str, provider: OpenAIStub
+) -> None:
+    database = DatabaseBackend("sqlite", DatabaseSettings(), tmp_path, None)
+    async with running_world(private_server.settings(timeout_s=1), database, app_id, provider) as chat:
+        with hosted(chat) as host:
+            user = await chat.user()
+            room = await chat.room(user)
+            await chat.send(user, room.room_id)
+            await chat.persist()
+            before = await host.list_rooms(user)
+            private_server.kill()
+            assert await host.list_rooms(user) == before
+            assert (await host.send(user, room.room_id, "lost", PERSONA))["errorCode"] == 1001
+            private_server.start()
+            assert await chat.texts(user, room.room_id) == ["hello", "stub: hello"]
