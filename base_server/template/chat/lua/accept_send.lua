@@ -8,20 +8,47 @@ local refused = check_room(rec, messages, KEYS[4], ARGV[1])
 if refused then return { refused, 'room' } end
 if check_account(KEYS[7], KEYS[8], KEYS[9], KEYS[4], ARGV[1]) then return { COLD, 'account' } end
 local v = redis.call('HMGET', rec, 'next_seq', 'floor', 'floor_at', 'len', 'count', 'last_ms', 'title', 'persona',
-  'created', 'turn_token', 'turn')
+  'created', 'turn_token', 'turn', 'turn_phase')
 local seq, floor, client_id = tonumber(v[1]), tonumber(v[2]), ARGV[9]
 
+-- A Redis that lost the reply may have given its number to another message.
 local function sent_before(offset)
   local pair = redis.call('LRANGE', messages, offset, offset + 1)
-  if is_tombstone(pair[1]) or is_tombstone(pair[2]) then return { REFUSED } end
+  if is_tombstone(pair[1]) or not pair[2] or is_tombstone(pair[2])
+    or not string.find(pair[2], '"parent_message_id":"' .. entry_id(pair[1]) .. '"', 1, true) then
+    return { REFUSED }
+  end
   return { REPEAT, pair[1], pair[2] }
 end
+local function with_history(answer, last)
+  if last >= 0 then
+    for _, item in ipairs(redis.call('LRANGE', messages, math.max(0, last - tonumber(ARGV[18]) + 1), last)) do
+      answer[#answer + 1] = item
+    end
+  end
+  return answer
+end
+-- This very call was made before and its answer was lost: who asks again still has to run the turn.
 if redis.call('EXISTS', KEYS[12]) == 1 then
   local offset = find_entry(messages, ARGV[3])
-  if offset then return sent_before(offset) end
-  return { REFUSED }
+  local sent = offset and sent_before(offset) or { REFUSED }
+  if sent[1] ~= REPEAT then return sent end
+  local answer = { OK, floor + offset, sent[2], sent[3], 0, redis.call('XLEN', KEYS[5]), v[11] }
+  if v[10] == ARGV[5] and v[12] == 'calling' then
+    answer[5] = 1
+    return with_history(answer, offset - 1)
+  end
+  for _, turn in ipairs(redis.call('LRANGE', KEYS[13], 0, -1)) do
+    if string.match(turn, '^([^|]+)|') == ARGV[5] then
+      answer[7] = turn
+      return answer
+    end
+  end
+  return sent
 end
-local now = math.max(after_latest(KEYS[9], now_ms()), tonumber(v[6]) + 1)
+-- Messages are later than those before them even if the clock went back; leases are by the clock alone.
+local clock = now_ms()
+local now = math.max(after_latest(KEYS[9], clock), tonumber(v[6]) + 1)
 if client_id ~= '' then
   local claim = redis.call('HGET', rec, 'c:' .. client_id)
   if claim then
@@ -60,19 +87,13 @@ redis.call('ZADD', KEYS[9], int(now + 1), room_id)
 redis.call('HSET', KEYS[7], 'dirty', event)
 pin(rec, messages, KEYS[7], KEYS[8], KEYS[9])
 redis.call('DEL', KEYS[6], KEYS[10])
-local turn = table.concat({ ARGV[5], ARGV[4], int(seq + 1), ARGV[3], int(now + tonumber(ARGV[17])), persona }, '|')
+local turn = table.concat({ ARGV[5], ARGV[4], int(seq + 1), ARGV[3], int(clock + tonumber(ARGV[17])), persona }, '|')
 local answer = { OK, seq, question, reply, 0, redis.call('XLEN', KEYS[5]), turn }
 if v[10] then
   redis.call('RPUSH', KEYS[13], turn)
   return answer
 end
 redis.call('HSET', rec, 'turn_token', ARGV[5], 'turn', turn, 'turn_phase', 'calling')
-redis.call('ZADD', KEYS[14], int(now + tonumber(ARGV[16])), room_id)
+redis.call('ZADD', KEYS[14], int(clock + tonumber(ARGV[16])), room_id)
 answer[5] = 1
-local last = length - 3
-if last >= 0 then
-  for _, item in ipairs(redis.call('LRANGE', messages, math.max(0, last - tonumber(ARGV[18]) + 1), last)) do
-    answer[#answer + 1] = item
-  end
-end
-return answer
+return with_history(answer, length - 3)
