@@ -10,7 +10,7 @@ import base64
 import binascii
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from service.core.errors import ServiceUnavailable
@@ -70,7 +70,8 @@ class ChatReader(HybridStore):
         return await self._filled(owner, room_id, part, min(seq, part.floor), limit)
 
     async def before_time(self, owner: Owner, room_id: str, before: datetime, limit: int) -> MessagePage:
-        """The ``limit`` visible messages strictly earlier than ``before``."""
+        """The ``limit`` visible messages strictly earlier than ``before`` (naive: this server's local time)."""
+        before = _whole_ms(before)
         part = await self._slice(owner, room_id, "fill", "", _WHOLE_WINDOW)
         text = iso(before)
         earlier = [message for message in part.messages if message.timestamp < text]
@@ -211,6 +212,14 @@ def reply_text(entries: Sequence[Any]) -> str:
         pairs = fields.items() if isinstance(fields, dict) else zip(fields[::2], fields[1::2], strict=True)
         texts += [value for name, value in pairs if name == "text"]
     return "".join(texts)
+
+
+def _whole_ms(moment: datetime) -> datetime:
+    """In UTC, rounded up to a millisecond: what is stored in ms is earlier than this exactly if earlier than that."""
+    try:
+        return (moment + timedelta(microseconds=-moment.microsecond % 1000)).astimezone(UTC)
+    except (OverflowError, ValueError, OSError):
+        raise InvalidRequest.of("before_timestamp", "is not within the years 1 to 9999 of UTC") from None
 
 
 def make_cursor(room_id: str, seq: int) -> str:

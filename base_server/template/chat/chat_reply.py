@@ -24,7 +24,7 @@ from template.chat.chat_message_store import Accepted
 from template.chat.chat_settings import ChatSettings
 from template.chat.chat_text import from_json, is_tombstone
 from template.chat.chat_turn import Turn
-from template.chat.chat_turn_store import Ended, TurnLost, TurnStore, now_ms
+from template.chat.chat_turn_store import Ended, TurnLost, TurnStore
 
 _POLL_S = 0.2
 
@@ -44,8 +44,11 @@ class ReplySource(Protocol):
 
 @dataclass
 class _Draft:
-    """A reply in the making: what the AI has said, and how much of it is in Redis."""
+    """A reply in the making: what the AI has said, and how much of it is in Redis.
 
+    ``sent_at`` and ``deadline`` are of the monotonic clock: this process's wall clock may differ from Redis'."""
+
+    deadline: float
     text: str = ""
     unsent: str = ""
     length: int = 0
@@ -70,7 +73,8 @@ class ChatReplies:
     async def reply_to(self, accepted: Accepted, content: str) -> str:
         """The reply's final list entry ('' when it was deleted), started here if its turn is new."""
         if accepted.turn is not None:
-            self._start(accepted.turn, content if accepted.granted else None, accepted.history)
+            question = content if accepted.granted else None
+            self._start(accepted.turn, question, accepted.history, self._settings.reply_deadline_s)
             return await self._await(accepted.turn.reply_id)
         return accepted.reply
 
@@ -95,7 +99,7 @@ class ChatReplies:
             if turn.reply_id in self._running:
                 continue
             if found.phase == "ready" and not self._quiet:
-                self._start(turn, None, ())
+                self._start(turn, None, (), found.remaining_s)
                 continue
             text = await self._turns.partial_text(turn)
             metadata = {"finish_reason": "interrupted"}
@@ -117,9 +121,11 @@ class ChatReplies:
             task.cancel()
         await asyncio.gather(*late, return_exceptions=True)
 
-    def _start(self, turn: Turn, question: str | None, history: Sequence[str]) -> None:
+    def _start(self, turn: Turn, question: str | None, history: Sequence[str], remaining_s: float) -> None:
         """``question`` None: the turn is not ours yet and brings its own question when it is."""
-        task = self._tasks.spawn(self._run(turn, question, history), f"reply {turn.reply_id}")
+        started = time.monotonic()
+        draft = _Draft(deadline=started + remaining_s, sent_at=started)
+        task = self._tasks.spawn(self._run(turn, question, history, draft), f"reply {turn.reply_id}")
         self._running[turn.reply_id] = task
         self._ready[turn.token] = asyncio.Event()
 
@@ -132,13 +138,12 @@ class ChatReplies:
     async def _await(self, reply_id: str) -> str:
         return await asyncio.shield(self._running[reply_id])
 
-    async def _run(self, turn: Turn, question: str | None, history: Sequence[str]) -> str:
-        draft = _Draft(sent_at=time.monotonic())
+    async def _run(self, turn: Turn, question: str | None, history: Sequence[str], draft: _Draft) -> str:
         started = time.monotonic()
         metadata: dict[str, Any]
         try:
             if question is None:
-                question, history = await self._take_turn(turn)
+                question, history = await self._take_turn(turn, draft.deadline)
             if not question:
                 metadata = {"finish_reason": "stopped"}
             else:
@@ -166,10 +171,10 @@ class ChatReplies:
         ended = await self._end(turn, draft.text, metadata)
         return ended.entry if ended else ""
 
-    async def _take_turn(self, turn: Turn) -> tuple[str, Sequence[str]]:
+    async def _take_turn(self, turn: Turn, deadline: float) -> tuple[str, Sequence[str]]:
         """Wait until the turn is ready; TimeoutError when the reply's deadline comes first."""
         ready = self._ready[turn.token]
-        while now_ms() < turn.deadline_ms:
+        while time.monotonic() < deadline:
             try:
                 if (claim := await self._turns.claim(turn)) is not None:
                     return claim.question, claim.history
@@ -186,7 +191,7 @@ class ChatReplies:
         following: asyncio.Future[ReplyChunk | ReplyEnd] | None = None
         renew_s = self._settings.reply_lease_s / 3
         try:
-            async with asyncio.timeout(max(0.0, turn.deadline_ms - now_ms()) / 1000):
+            async with asyncio.timeout(max(0.0, draft.deadline - time.monotonic())):
                 while True:
                     if following is None:
                         following = asyncio.ensure_future(anext(items))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -42,10 +41,13 @@ class Ended:
 
 @dataclass(frozen=True)
 class OpenTurn:
-    """A turn that the sweeper found: ``phase`` is ready (nobody called the AI yet) or calling."""
+    """A turn that the sweeper found: ``phase`` is ready (nobody called the AI yet), calling or claimed.
+
+    ``remaining_s``: until its deadline, by Redis' clock; negative when that is over."""
 
     turn: Turn
     phase: str
+    remaining_s: float
 
 
 class TurnStore:
@@ -163,7 +165,8 @@ class TurnStore:
         """Open turns whose lease has run out by Redis' clock (``all_open``: every one), of all partitions."""
         partitions = range(self._cache.partitions.count)
         seconds, micros = await self._cache.execute("TIME")
-        until = "+inf" if all_open else int(seconds) * 1000 + int(micros) // 1000
+        now_ms = int(seconds) * 1000 + int(micros) // 1000
+        until = "+inf" if all_open else now_ms
         found = await self._cache.execute_many(
             [("ZRANGEBYSCORE", self._keys.leases(p), "-inf", until, "LIMIT", 0, _SWEEP_AT_ONCE) for p in partitions]
         )
@@ -181,14 +184,10 @@ class TurnStore:
                 await self._cache.run_script(SCRIPTS["drop_lease"], [record, self._keys.leases(partition)], [room_id])
                 continue
             owner = Owner(account, int(db_key), int(shard), partition)
-            turns.append(OpenTurn(read_turn(text, owner, room_id), phase))
+            turn = read_turn(text, owner, room_id)
+            turns.append(OpenTurn(turn, phase, (turn.deadline_ms - now_ms) / 1000))
         return turns
 
 
 class TurnLost(Exception):
     """The turn is not this token's any more: stopped, deleted, or ended by the sweeper."""
-
-
-def now_ms() -> int:
-    """Wall clock in ms, to compare with a turn's deadline."""
-    return time.time_ns() // 1_000_000

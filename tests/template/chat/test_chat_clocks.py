@@ -1,0 +1,69 @@
+"""Clocks that are wrong: the process's beside Redis', Redis' own going back, a client's running ahead."""
+
+from __future__ import annotations
+
+import time
+from datetime import datetime, timedelta
+
+import pytest
+
+from template.chat.chat_message_store import NewMessage
+from tests.chat_world import ChatWorld
+
+MINUTE_MS = 60_000
+
+
+async def redis_ms(chat: ChatWorld) -> int:
+    seconds, micros = await chat.redis.execute("TIME")
+    return int(seconds) * 1000 + int(micros) // 1000
+
+
+@pytest.mark.parametrize("minutes", [-10, 10])
+async def test_a_process_whose_clock_is_wrong_still_answers(
+    chat: ChatWorld, monkeypatch: pytest.MonkeyPatch, minutes: int
+) -> None:
+    user = await chat.user()
+    room = await chat.room(user)
+    right_ns = time.time_ns
+    monkeypatch.setattr(time, "time_ns", lambda: right_ns() + minutes * MINUTE_MS * 1_000_000)
+    await chat.send(user, room.room_id, "what time is it?")
+
+
+async def test_a_lease_runs_out_by_redis_clock_though_messages_are_dated_ahead_of_it(chat: ChatWorld) -> None:
+    user = await chat.user()
+    room = await chat.room(user)
+    owner = await chat.template._owner(user)
+    # As after a failover to a server whose clock is an hour behind.
+    ahead = await redis_ms(chat) + 60 * MINUTE_MS
+    await chat.redis.execute("ZADD", chat.keys.account_order(user.session.account_id), ahead, room.room_id)
+    ids = [chat.keys.new_id(owner.partition) for _ in range(3)]
+    accepted = await chat.template._parts.messages.accept(
+        owner, room.room_id, NewMessage(*ids, "one", None, None, "queue")
+    )
+    assert accepted.turn is not None
+    now_ms = await redis_ms(chat)
+    lease = float(await chat.redis.execute("ZSCORE", chat.keys.leases(owner.partition), room.room_id))
+    assert now_ms < lease < now_ms + MINUTE_MS
+    assert accepted.turn.deadline_ms < now_ms + 10 * MINUTE_MS
+    assert (
+        datetime.fromisoformat((await chat.messages(user, room.room_id)).messages[0].timestamp).timestamp()
+        > ahead / 1000
+    )
+
+
+@pytest.mark.chat_settings(window=4)
+async def test_before_timestamp_takes_naive_times_and_microseconds(chat: ChatWorld) -> None:
+    user = await chat.user()
+    room = await chat.room(user)
+    for n in range(4):
+        await chat.send(user, room.room_id, f"q{n}")
+    everything = (await chat.messages(user, room.room_id)).messages
+    await chat.persist()
+    for index, message in enumerate(everything):
+        at = datetime.fromisoformat(message.timestamp)
+        naive = at.astimezone().replace(tzinfo=None)  # this server's local time
+        found = await chat.messages(user, room.room_id, before_timestamp=naive)
+        assert [earlier.seq for earlier in found.messages] == list(range(1, index + 1))
+        just_after = at + timedelta(microseconds=1)
+        found = await chat.messages(user, room.room_id, before_timestamp=just_after)
+        assert [earlier.seq for earlier in found.messages] == list(range(1, index + 2))
