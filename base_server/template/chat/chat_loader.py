@@ -1,8 +1,8 @@
 """Cold to warm: reads a room or an account's list from MySQL into Redis, whole or not at all.
 
-One loader per room or account and process (single flight). The load begins with a token that any
-write deletes, and only when nothing of it is still on its way to MySQL; ``lua/begin_load.lua`` and
-``lua/fill_*.lua`` decide, this module carries.
+One loader per room or account and process (single flight). The load begins with a token, shared with
+loaders of other processes, that any write deletes, and only when nothing of it is still on its way to
+MySQL; ``lua/begin_load.lua`` and ``lua/fill_*.lua`` decide, this module carries.
 """
 
 from __future__ import annotations
@@ -193,7 +193,7 @@ class ChatLoader:
             if answer[0] == Answer.REPEAT:
                 return Loaded.WARM
             if answer[0] == Answer.OK:
-                if (loaded := await attempt(token, answer[1])) is not None:
+                if (loaded := await attempt(answer[2], answer[1])) is not None:
                     return loaded
                 continue
             self._lanes.flush(owner.partition, owner.shard_id)

@@ -1,8 +1,8 @@
 -- purpose: Start loading a room or an account's list from MySQL: only when nothing of it is still on its way there.
---   The token is deleted by any write, and a fill without it is refused.
+--   The token is deleted by any write, and a fill without it is refused. Loaders of several processes share it.
 -- KEYS: 1 record; 2 epoch; 3 persistence lane; 4 mark of the lane's backlog; 5 load token; 6 list (messages, or the rooms set); 7 room card, or the account's order
 -- ARGV: 1 'room'|'account'; 2 token; 3 token TTL in ms
--- returns: {0, epoch} go on | {11} loaded meanwhile, or deleted | {8} events of an older record or an older Redis run are not in MySQL yet, or its reply still runs
+-- returns: {0, epoch, token} go on with this token | {11} loaded meanwhile, or deleted | {8} events of an older record or an older Redis run are not in MySQL yet, or its reply still runs
 -- Entries that somebody else's handler pushed go at once when the lane is empty, else when their event was read or
 -- this time is over (the database may be away): the room stays usable, a later event still gets its place.
 local FOREIGN_WAIT_MS = 1000
@@ -32,6 +32,11 @@ if v[1] == epoch then
 end
 if v[4] then return { WAIT } end
 local first = redis.call('XRANGE', KEYS[3], '-', '+', 'COUNT', 1)[1]
+if first and not v[1] and not v[3] and (redis.call('PTTL', KEYS[6]) == -1 or redis.call('PTTL', KEYS[7]) == -1) then
+  -- A pinned list without its record: the record was lost. Which events are its own nobody knows any more: wait for all.
+  v[3] = redis.call('XREVRANGE', KEYS[3], '+', '-', 'COUNT', 1)[1][1]
+  redis.call('HSET', KEYS[1], 'epoch', '-1', 'dirty', v[3])
+end
 if first and v[3] and id_at_most(first[1], v[3]) then return { WAIT } end
 local mark = redis.call('HMGET', KEYS[4], 'epoch', 'id')
 if mark[1] ~= epoch then
@@ -42,5 +47,6 @@ end
 if first and id_at_most(first[1], mark[2]) then return { WAIT } end
 redis.call('DEL', KEYS[1], KEYS[6])
 if ARGV[1] == 'account' then redis.call('DEL', KEYS[7]) end
-redis.call('SET', KEYS[5], ARGV[2], 'PX', ARGV[3])
-return { OK, epoch }
+local token = get_text(KEYS[5]) or ARGV[2]
+redis.call('SET', KEYS[5], token, 'PX', ARGV[3])
+return { OK, epoch, token }

@@ -1,0 +1,80 @@
+"""Loads that meet: other processes, writes, and records that are gone although they should not be."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import AsyncExitStack
+from typing import Any
+
+import pytest
+
+from service.db.database_service import DatabaseService
+from tests.backends_mariadb import DatabaseBackend
+from tests.chat_world import ChatWorld, running_world
+from tests.openai_stub import OpenAIStub
+
+
+@pytest.mark.parametrize("what", ["room", "account"])
+async def test_processes_that_load_the_same_at_once_do_not_hinder_each_other(
+    backends: tuple[Any, DatabaseBackend],
+    chat: ChatWorld,
+    app_id: str,
+    provider: OpenAIStub,
+    monkeypatch: pytest.MonkeyPatch,
+    what: str,
+) -> None:
+    user = await chat.user()
+    room = await chat.room(user)
+    await chat.send(user, room.room_id, "cold")
+    await chat.persist()
+    keys, account = chat.keys, user.session.account_id
+    await chat.redis.execute("DEL", keys.room_record(room.room_id), keys.account_record(account))
+    calls = 0
+
+    def slow_down(database: DatabaseService) -> None:
+        call = database.call_shard_procedure
+
+        async def slow(*args: Any) -> list[dict[str, Any]]:
+            nonlocal calls
+            calls += 1
+            await asyncio.sleep(0.1)
+            return await call(*args)
+
+        monkeypatch.setattr(database, "call_shard_procedure", slow)
+
+    async with AsyncExitStack() as stack:
+        worlds = [await stack.enter_async_context(running_world(*backends, app_id, provider)) for _ in range(3)]
+        for world in worlds:
+            slow_down(world.container.database)
+
+        async def read(index: int, world: ChatWorld) -> int:
+            await asyncio.sleep(index * 0.07)  # each begins while another reads the database
+            if what == "room":
+                return len((await world.messages(user, room.room_id)).messages)
+            return (await world.rooms(user)).total_count
+
+        answers = await asyncio.gather(*(read(index, world) for index, world in enumerate(worlds)))
+        assert answers == [2 if what == "room" else 1] * 3
+        assert calls <= 2 * len(worlds)  # a room is read with two calls, an account with one
+
+
+@pytest.mark.parametrize("lost", ["room_record", "account_record"])
+async def test_a_record_that_is_gone_while_its_events_wait_is_not_read_from_the_database_too_early(
+    chat: ChatWorld, lost: str
+) -> None:
+    user = await chat.user()
+    room = await chat.room(user)
+    await chat.send(user, room.room_id, "one")
+    await chat.persist()
+    await chat.send(user, room.room_id, "two")
+    other = await chat.room(user)
+    keys = chat.keys
+    name = keys.room_record(room.room_id) if lost == "room_record" else keys.account_record(user.session.account_id)
+    await chat.redis.execute("DEL", name)
+    await chat.send(user, room.room_id, "three")
+    assert await chat.questions(user, room.room_id) == ["one", "two", "three"]
+    assert {found.room_id for found in (await chat.rooms(user)).rooms} == {room.room_id, other.room_id}
+    await chat.persist()
+    rows = await chat.rows(user, "fp_chat_messages_get", room.room_id, None, 10)
+    assert [row["seq"] for row in rows] == [6, 5, 4, 3, 2, 1]
+    assert await chat.container.queue.dead_letters("chat_persistence") == []
