@@ -7,7 +7,7 @@ simply read again, by this process or by another.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from typing import Any
 
 from service.cache.cache_client import CacheClient
@@ -83,10 +83,7 @@ class BatchWriter:
                 events.remove(event)
                 buried.append((event.entry_id, f"{MESSAGE_SAVE}: the room is another account's or another shard's"))
         refused = await self._save(int(lane.name), events)
-        await self._settle(lane, [event for event in events if event.entry_id not in refused])
-        for event in events:
-            if event.entry_id in refused:
-                await self._pin_dead(lane, event)
+        await self._settle(lane, events, refused)
         buried += refused.items()
         if buried:
             Logger.error("events moved to the dead letters", lane=lane.name, count=len(buried), reason=buried[0][1])
@@ -188,20 +185,22 @@ class BatchWriter:
     async def _call(self, shard_id: int, procedure: str, *params: object) -> list[dict[str, Any]]:
         return await self._database.call_shard_procedure(shard_id, procedure, params)
 
-    async def _settle(self, lane: Lane, events: Sequence[Event]) -> None:
+    async def _settle(self, lane: Lane, events: Sequence[Event], refused: Container[str]) -> None:
+        """Note what is in MySQL. What is refused is not: its room, and its account's list, may not expire."""
         if not events:
             return
+        written = [event for event in events if event.entry_id not in refused]
         settings, keys, p = self._settings, self._keys, lane.partition
         script_keys = [lane.stream_key]
         args: list[object] = [
-            len(events),
+            len(written),
             settings.window,
             settings.message_list_ttl_s * 1000,
             settings.room_list_ttl_s * 1000,
             settings.state_ttl_s * 1000,
-            *(event.entry_id for event in events),
+            *(event.entry_id for event in written),
         ]
-        for event in events:
+        for event in written:
             # A delete is always ours, so its state lies in the lane's partition, whatever the message's id.
             if event.kind == MESSAGE_DELETE or (event.kind == MESSAGE_SAVE and self._is_of(lane, event)):
                 script_keys.append(keys.message_state(event.message_id, p))
@@ -209,25 +208,20 @@ class BatchWriter:
         for room_id, of_room in _grouped(events, lambda event: event.room_id):
             script_keys += [keys.room_record(room_id, p), keys.messages(room_id, p)]
             script_keys += [keys.room(room_id, p), keys.room_state(room_id, p)]
-            args += ["r", _room_change(of_room), of_room[-1].entry_id, ",".join(_saved_seqs(of_room))]
+            saved = [event for event in of_room if event.entry_id not in refused]
+            last, dead = _last_and_dead(of_room, refused)
+            args += ["r", _room_change(saved), last, ",".join(_saved_seqs(saved)), dead]
         # Only a create, a question and a room's delete touch the account's list.
         touching = [event for event in events if event.account_id and _touches_account(event)]
         for account_id, of_account in _grouped(touching, lambda event: event.account_id):
             script_keys += [keys.account_record(account_id, p), keys.account_rooms(account_id, p)]
             script_keys.append(keys.account_order(account_id, p))
-            args += ["a", of_account[-1].entry_id]
+            args += ["a", *_last_and_dead(of_account, refused)]
         await self._cache.run_script(SCRIPTS["settle"], script_keys, args)
-        for event in events:
+        for event in written:
             if event.kind in _END_STATES and not self._is_of(lane, event):
                 for state in _END_STATES[event.kind]:
                     await self._states.transition_message(event.message_id, state)
-
-    async def _pin_dead(self, lane: Lane, event: Event) -> None:
-        """What is not in MySQL may not expire: its room, and its account's list, stay until the letter is replayed."""
-        records = [self._keys.room_record(event.room_id, lane.partition)]
-        if event.account_id and _touches_account(event):
-            records.append(self._keys.account_record(event.account_id, lane.partition))
-        await self._cache.execute_many([("HINCRBY", record, "dead", 1) for record in records])
 
     def _is_of(self, lane: Lane, event: Event) -> bool:
         """Does the message's state lie in the lane's partition? (An id that is not ours is hashed.)"""
@@ -239,6 +233,12 @@ def _grouped(events: Iterable[Event], key: Callable[[Event], str]) -> Iterable[t
     for event in events:
         groups.setdefault(key(event), []).append(event)
     return groups.items()
+
+
+def _last_and_dead(events: Sequence[Event], refused: Container[str]) -> tuple[str, str]:
+    """The last entry of these that was written, and '1' when one of them was refused."""
+    written = [event.entry_id for event in events if event.entry_id not in refused]
+    return written[-1] if written else "0-0", "1" if len(written) < len(events) else ""
 
 
 def _by_size(group: Sequence[Event]) -> Iterable[Sequence[Event]]:

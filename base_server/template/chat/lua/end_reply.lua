@@ -37,8 +37,8 @@ else
 end
 local last = redis.call('XREVRANGE', KEYS[7], '+', '-', 'COUNT', 1)[1]
 local id = int(tonumber(ARGV[11]) + 1) .. '-0'
-if last and not id_at_most(id, last[1]) then
-  redis.call('XADD', KEYS[7], id, 'end', ARGV[7])
+if last then
+  if not id_at_most(id, last[1]) then redis.call('XADD', KEYS[7], id, 'end', ARGV[7]) end
   redis.call('PEXPIRE', KEYS[7], ARGV[9])
 end
 return { OK, final, redis.call('XLEN', KEYS[3]), ready }

@@ -1,13 +1,18 @@
 -- purpose: A batch is in MySQL: remove exactly its events, set SENT/ACTIVE/DELETED, note how far each room is saved,
 --   trim windows (never above saved_seq), and let records expire whose last event this was. Run twice, nothing changes.
---   XDEL comes first, so that the script works on a full Redis too.
+--   XDEL comes first, so that the script works on a full Redis too. A record expires when its own last event is not
+--   behind the last one written: then all of its events are in MySQL, but for those that MySQL refuses ('dead').
 -- KEYS: 1 persistence lane; 2.. for each item of ARGV in order: m: message state. r: room record, messages, card, room state. a: account record, rooms, order
--- ARGV: 1 number of events; 2 window; 3 TTL of windows in ms; 4 TTL of cards and room lists in ms; 5 state TTL in ms; 6.. event ids, then items: m saved|deleted; r change(''|created|deleted) last_event saved_seqs(csv); a last_event
+-- ARGV: 1 number of events; 2 window; 3 TTL of windows in ms; 4 TTL of cards and room lists in ms; 5 state TTL in ms; 6.. event ids, then items: m saved|deleted; r change(''|created|deleted) last_event saved_seqs(csv) dead('1'|''); a last_event dead
 -- returns: how many events were removed
 local events, window, now = tonumber(ARGV[1]), tonumber(ARGV[2]), now_ms()
 local window_ttl, list_ttl, state_ttl = ARGV[3], ARGV[4], ARGV[5]
 local removed = 0
 for i = 6, 5 + events do removed = removed + redis.call('XDEL', KEYS[1], ARGV[i]) end
+
+local function all_written(dirty, last_event)
+  return dirty and id_at_most(dirty, last_event)
+end
 
 local function settle_message(key, outcome)
   local state = get_state(key)
@@ -44,9 +49,9 @@ local function advance(saved, ahead, csv)
 end
 
 -- floor_at: every message accepted later is in the window (a tombstone keeps no time of its own: the latest one then).
-local function trim(rec, messages, floor, saved, floor_at, older, latest)
+local function trim(rec, messages, floor, last, floor_at, older, latest)
   local length = redis.call('LLEN', messages)
-  while length > window and floor <= saved do
+  while length > window and floor <= last do
     local item = redis.call('LPOP', messages)
     length = length - 1
     local client_id = redis.call('HGET', rec, 's:' .. int(floor))
@@ -59,24 +64,28 @@ local function trim(rec, messages, floor, saved, floor_at, older, latest)
   redis.call('HSET', rec, 'floor', int(floor), 'len', int(length), 'floor_at', floor_at, 'older', older)
 end
 
-local function settle_room(rec, messages, room_card, last_event, csv)
+local function settle_room(rec, messages, room_card, last_event, csv, dead)
   local v = redis.call('HMGET', rec, 'owner', 'gone', 'epoch', 'dirty', 'saved_seq', 'ahead', 'floor', 'floor_at',
-    'older', 'turn_token', 'len', 'dead', 'last_ms')
+    'older', 'turn', 'len', 'dead', 'last_ms')
   if v[3] == '-1' then
-    if v[4] == last_event then redis.call('DEL', rec) end
+    if all_written(v[4], last_event) then redis.call('DEL', rec) end
     return
   end
   if not v[1] then return end
   if v[2] then
-    if v[4] == last_event then redis.call('PEXPIRE', rec, state_ttl) end
+    if all_written(v[4], last_event) then redis.call('PEXPIRE', rec, state_ttl) end
     return
   end
+  if dead == '1' then redis.call('HSET', rec, 'dead', dead) end
   local saved, ahead = advance(tonumber(v[5]), v[6], csv)
   redis.call('HSET', rec, 'saved_seq', int(saved), 'ahead', ahead)
   if tonumber(v[11]) == redis.call('LLEN', messages) then
-    trim(rec, messages, tonumber(v[7]), saved, v[8], v[9], iso(tonumber(v[13])))
+    -- The question of the open turn, and those that wait behind it, are still to be asked.
+    local reply_seq = v[10] and tonumber(string.match(v[10], '^[^|]+|[^|]+|(%d+)'))
+    local last = reply_seq and math.min(saved, reply_seq - 2) or saved
+    trim(rec, messages, tonumber(v[7]), last, v[8], v[9], iso(tonumber(v[13])))
   end
-  if v[4] == last_event and not v[10] and not v[12] then
+  if all_written(v[4], last_event) and not v[10] and not v[12] and dead ~= '1' then
     redis.call('PEXPIRE', rec, window_ttl)
     redis.call('PEXPIRE', messages, window_ttl)
     redis.call('PEXPIRE', room_card, list_ttl)
@@ -84,9 +93,11 @@ local function settle_room(rec, messages, room_card, last_event, csv)
 end
 
 -- The list expires no later than the cards that it was filled with; when those are nearly gone it goes at once.
-local function settle_account(rec, rooms, order, last_event)
+local function settle_account(rec, rooms, order, last_event, dead)
   local v = redis.call('HMGET', rec, 'dirty', 'cards_until', 'dead')
-  if v[1] ~= last_event or not v[2] or v[3] then return end
+  if not v[2] then return end
+  if dead == '1' then redis.call('HSET', rec, 'dead', dead) end
+  if v[3] or dead == '1' or not all_written(v[1], last_event) then return end
   local left = math.min(tonumber(list_ttl), tonumber(v[2]) - now)
   if left < tonumber(list_ttl) / 4 then
     redis.call('DEL', rec, rooms, order)
@@ -102,11 +113,11 @@ while i <= #ARGV do
     k, i = k + 1, i + 2
   elseif ARGV[i] == 'r' then
     settle_room_state(KEYS[k + 3], ARGV[i + 1])
-    settle_room(KEYS[k], KEYS[k + 1], KEYS[k + 2], ARGV[i + 2], ARGV[i + 3])
-    k, i = k + 4, i + 4
+    settle_room(KEYS[k], KEYS[k + 1], KEYS[k + 2], ARGV[i + 2], ARGV[i + 3], ARGV[i + 4])
+    k, i = k + 4, i + 5
   else
-    settle_account(KEYS[k], KEYS[k + 1], KEYS[k + 2], ARGV[i + 1])
-    k, i = k + 3, i + 2
+    settle_account(KEYS[k], KEYS[k + 1], KEYS[k + 2], ARGV[i + 1], ARGV[i + 2])
+    k, i = k + 3, i + 3
   end
 end
 return removed

@@ -1,0 +1,118 @@
+"""After a batch: what is in MySQL may expire, all of it and nothing else, whatever was repeated, refused or deleted."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from template.chat.chat_events import QUEUE_NAME
+from template.chat.chat_message_store import NewMessage
+from template.chat.chat_turn_store import TurnStore
+from template.chat.common.chat_serialize import ChatRoomDeleteRequest, ChatRoomUpdateRequest
+from tests.chat_world import ChatWorld
+from tests.openai_stub import Reply
+from tests.waiting import until
+
+# Kept for good, a fixed number of them: the run, the partition count, where a lane's backlog ended, the lanes.
+_FOR_GOOD = ("epoch", "epoch_run", "partitions", "lane_mark", "queue", "queue_dead")
+
+
+async def keys_for_good(chat: ChatWorld) -> list[str]:
+    """Keys of this test that have no TTL and are none of the few that need none."""
+    prefix = f"{chat.container.settings.app_id}:TEST:"
+    names = await chat.redis.execute("KEYS", f"{prefix}*")
+    ttls = await chat.redis.execute_many([("PTTL", name) for name in names])
+    kinds = [name.removeprefix(prefix).partition("}:")[2].partition(":")[0] or "partitions" for name in names]
+    return [
+        name
+        for name, ttl, kind in zip(names, ttls, kinds, strict=True)
+        if ttl == -1 and kind not in _FOR_GOOD and not name.endswith(":partitions")
+    ]
+
+
+async def deliver_again(chat: ChatWorld) -> None:
+    """Every waiting event once more, behind the others."""
+    for lane in chat.container.queue.lanes(QUEUE_NAME):
+        for _, fields in await chat.redis.execute("XRANGE", lane.stream_key, "-", "+"):
+            await chat.redis.execute("XADD", lane.stream_key, "*", *fields)
+
+
+async def delete_room(chat: ChatWorld, user: object, room_id: str) -> None:
+    request = ChatRoomDeleteRequest(room_id=room_id)
+    assert (await chat.template.on_chat_room_delete_req(user, request)).errorCode == 0  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("again", [False, True], ids=["once", "delivered twice"])
+async def test_when_all_is_written_everything_expires(chat: ChatWorld, again: bool) -> None:
+    user = await chat.user()
+    kept, gone, busy = [await chat.room(user) for _ in range(3)]
+    for room in (kept, gone, busy):
+        message = await chat.send(user, room.room_id, "one")
+        await chat.send(user, room.room_id, "two", client_message_id="c")
+        await chat.delete_message(user, room.room_id, message.message_id)
+    rename = ChatRoomUpdateRequest(room_id=kept.room_id, new_title="new")
+    await chat.template.on_chat_room_update_req(user, rename)
+    # Deleted while a reply runs and others wait behind it.
+    chat.provider.script(Reply(tokens=["word "] * 50, delay_s=0.05))
+    sends = [asyncio.create_task(chat.try_send(user, busy.room_id, f"waits {n}")) for n in range(3)]
+
+    async def all_wait() -> bool:
+        return len((await chat.messages(user, busy.room_id)).messages) == 9
+
+    await until(all_wait)
+    running = (await chat.messages(user, busy.room_id)).messages
+    await chat.delete_message(user, busy.room_id, running[-1].message_id)
+    for room in (gone, busy):
+        await delete_room(chat, user, room.room_id)
+    await asyncio.gather(*sends)
+    if again:
+        await deliver_again(chat)
+    await chat.persist()
+    assert await keys_for_good(chat) == []
+
+
+async def test_what_the_database_refuses_stays_readable_and_does_not_expire(chat: ChatWorld) -> None:
+    user = await chat.user()
+    room = await chat.room(user)
+    await chat.send(user, room.room_id, "one")
+    await chat.persist()
+    # Somebody took number 3 in the database: the question that gets it will be refused, those behind it will not.
+    db_key = user.session.account_db_key
+    stranger = ("stranger", room.room_id, db_key, 3, "USER", "", None, "{}", "2026-01-01 00:00:00.000", None, None)
+    await chat.rows(user, "fp_chat_message_save", *stranger)
+    for text in ("two", "three"):
+        await chat.send(user, room.room_id, text)
+    await chat.persist()
+    (letter,) = await chat.container.queue.dead_letters(QUEUE_NAME)
+    assert "fp_chat_message_batch_save" in letter.reason
+    keys = chat.keys
+    pinned = [keys.room_record(room.room_id), keys.messages(room.room_id), keys.room(room.room_id)]
+    pinned += [keys.account_record(user.session.account_id), keys.account_rooms(user.session.account_id)]
+    assert [await chat.ttl_ms(key) for key in pinned] == [-1] * len(pinned)
+    assert await chat.questions(user, room.room_id) == ["one", "two", "three"]
+
+
+@pytest.mark.chat_settings(window=2)
+async def test_a_question_that_waits_is_not_trimmed_however_small_the_window_is(chat: ChatWorld) -> None:
+    user = await chat.user()
+    room = await chat.room(user)
+    parts, owner = chat.template._parts, await chat.template._owner(user)
+    turns = []
+    for n in range(4):
+        ids = [chat.keys.new_id(owner.partition) for _ in range(3)]
+        accepted = await parts.messages.accept(owner, room.room_id, NewMessage(*ids, f"q{n}", None, f"c{n}", "queue"))
+        assert accepted.turn is not None
+        turns.append(accepted.turn)
+    store = TurnStore(chat.redis, parts.messages._lanes, chat.template._wiring.settings)
+    for n, turn in enumerate(turns):
+        # Whoever is to run the next turn may come to it late: its process is gone, or another one's.
+        await chat.persist()
+        if n > 0:
+            claim = await store.claim(turn)
+            assert claim is not None
+            assert claim.question == f"q{n}"
+        await store.end(turn, f"a{n}", {"finish_reason": "stop"})
+    await chat.persist()
+    assert await chat.redis.execute("LLEN", chat.keys.messages(room.room_id)) == 2
+    assert await chat.texts(user, room.room_id) == [f"{who}{n}" for n in range(4) for who in "qa"]
