@@ -1,0 +1,339 @@
+"""Players that chat while things are broken under them, and what must be true of their chat afterwards.
+
+Every player works on its own account, one request after the other, and writes down what was acknowledged, what was
+refused for certain and what has an unknown outcome; what was not answered it repeats with the same ids. Every text
+carries a nonce that begins with its player's name, so a text that is missing, doubled, out of order, revived or
+somebody else's is found, wherever it is read.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import re
+import time
+import uuid
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import aiohttp
+
+from tests.server_process import Client
+
+NONCE = re.compile(r"(p\d+x[0-9a-f]{6})-[0-9a-f]{32}")
+_NOTHING_STORED, _SERVICE_DOWN, _NO_SESSION = 1001, 5003, 10000
+_AI_FAILED = (1020, 1021)
+_GONE = (1004, 1005)
+
+
+class Unanswered(Exception):
+    """No answer, or one that says "try again": the player repeats the request."""
+
+
+class Findings:
+    """Broken promises by kind, and the first sentences about each."""
+
+    KINDS = ("lost", "duplicated", "reordered", "revived", "foreign", "unexpected")
+
+    def __init__(self) -> None:
+        self.counts: Counter[str] = Counter()
+        self.details: list[str] = []
+
+    def add(self, kind: str, what: str) -> None:
+        assert kind in self.KINDS
+        self.counts[kind] += 1
+        self.details.append(f"{kind}: {what}")
+
+    def expect(self, condition: object, kind: str, what: str) -> None:
+        if not condition:
+            self.add(kind, what)
+
+    def raise_if_any(self) -> None:
+        assert not self.details, "\n".join(self.details[:20])
+
+
+@dataclass
+class RoomRecord:
+    """What a player knows of a room: texts acknowledged in order, texts of unknown outcome, titles and deletes."""
+
+    room_id: str
+    sent: list[str] = field(default_factory=list)
+    maybe_sent: set[str] = field(default_factory=set)
+    refused: set[str] = field(default_factory=set)
+    deleted: set[str] = field(default_factory=set)
+    maybe_deleted: set[str] = field(default_factory=set)
+    titles: set[str] = field(default_factory=set)
+    ids: dict[str, str] = field(default_factory=dict)
+
+
+class Player:
+    """``url`` gives the address for each request, a server of any; ``findings`` takes what is wrong."""
+
+    def __init__(
+        self,
+        http: aiohttp.ClientSession,
+        url: Callable[[], str],
+        *,
+        number: int,
+        seed: int,
+        findings: Findings,
+        persona: str = "DEMO",
+    ) -> None:
+        self.name = f"p{number}x{uuid.uuid4().hex[:6]}"
+        self.client = Client(http, "")
+        self.findings = findings
+        self.rooms: dict[str, RoomRecord] = {}
+        self.maybe_rooms: set[str] = set()
+        self.deleted_rooms: set[str] = set()
+        self.maybe_deleted_rooms: set[str] = set()
+        self.acknowledged = 0
+        self.last_success_s = 0.0
+        self.history: list[str] = []
+        """One line a request, for whoever has to find out what happened."""
+        self._url = url
+        self._random = random.Random(seed)
+        self._persona = persona
+        self._pending: Callable[[], Awaitable[None]] | None = None
+
+    async def sign_in(self) -> None:
+        self.client.base_url = self._url()
+        await self.client.sign_in(self.name)
+
+    async def play(self, stop: asyncio.Event) -> None:
+        """Act until ``stop``; what is not answered is repeated, also when played again."""
+        while not stop.is_set():
+            try:
+                await (self._pending or self._choose())()
+            except Unanswered:
+                await asyncio.sleep(0.05)
+
+    def _choose(self) -> Callable[[], Awaitable[None]]:
+        live = list(self.rooms)
+        roll = self._random.random()
+        if not live or (roll < 0.1 and len(live) < 4):
+            return self._create()
+        room_id = self._random.choice(live)
+        if roll < 0.7:
+            return self.sending(room_id)
+        if roll < 0.77:
+            return self._renaming(room_id)
+        if roll < 0.87:
+            return self._deleting_message(room_id)
+        if roll < 0.9 and len(live) > 1:
+            return self._deleting_room(room_id)
+        return lambda: self.check_room(self.rooms[room_id])
+
+    def nonce(self) -> str:
+        return f"{self.name}-{uuid.uuid4().hex}"
+
+    def _create(self) -> Callable[[], Awaitable[None]]:
+        title, request_id = self.nonce(), str(uuid.uuid4())
+        self.maybe_rooms.add(title)
+
+        async def act() -> None:
+            self._pending = act
+            fields = {"ai_persona": self._persona, "title": title, "client_request_id": request_id}
+            answer = await self._post("/api/chat/room/create", **fields)
+            self._pending = None
+            if self._succeeded("create", answer):
+                self.maybe_rooms.discard(title)
+                room_id = answer["room"]["room_id"]
+                self.findings.expect(room_id not in self.rooms, "duplicated", f"{self.name}: room {room_id}")
+                self.rooms[room_id] = RoomRecord(room_id, titles={title})
+
+        return act
+
+    def sending(self, room_id: str, text: str = "", client_id: str = "") -> Callable[[], Awaitable[None]]:
+        """A send that can be repeated; with a new nonce unless ``text`` is given."""
+        text = text or f"{self.nonce()} 한글 🎲"
+        client_id = client_id or (str(uuid.uuid4()) if self._random.random() < 0.5 else uuid7())
+        record = self.rooms[room_id]
+        tries = 0
+
+        async def act() -> None:
+            nonlocal tries
+            self._pending = act
+            record.maybe_sent.add(text)
+            tries += 1
+            answer = await self._post(
+                "/api/chat/message/send", room_id=room_id, content=text, client_message_id=client_id
+            )
+            if answer["errorCode"] == _NOTHING_STORED:
+                if tries == 1 and self._random.random() < 0.3:
+                    # Told that nothing was stored, and gives up: it must never be seen.
+                    self._pending = None
+                    record.maybe_sent.discard(text)
+                    record.refused.add(text)
+                    return
+                raise Unanswered
+            self._pending = None
+            question = answer.get("user_message")
+            if question is None:
+                # A room that was perhaps deleted; anything else is a finding.
+                busy = answer["errorCode"] == 1006
+                if not busy and not (answer["errorCode"] in _GONE and room_id in self.maybe_deleted_rooms):
+                    self._succeeded("send", answer)
+                return
+            if answer["errorCode"] not in _AI_FAILED:
+                self._succeeded("send", answer)
+            self.findings.expect(question["content"] == text, "foreign", f"{self.name}: {question['content']!r}")
+            record.maybe_sent.discard(text)
+            record.sent.append(text)
+            record.ids[text] = question["message_id"]
+
+        return act
+
+    def _renaming(self, room_id: str) -> Callable[[], Awaitable[None]]:
+        title, record = self.nonce(), self.rooms[room_id]
+        tries = 0
+
+        async def act() -> None:
+            nonlocal tries
+            self._pending = act
+            tries += 1
+            record.titles.add(title)
+            answer = await self._post("/api/chat/room/update", room_id=room_id, new_title=title)
+            self._pending = None
+            # An attempt that was not answered may still be on its way and come after a later one.
+            if self._succeeded("rename", answer, gone=room_id in self.maybe_deleted_rooms) and tries == 1:
+                record.titles = {title}
+
+        return act
+
+    def _deleting_message(self, room_id: str) -> Callable[[], Awaitable[None]]:
+        record = self.rooms[room_id]
+        candidates = [text for text in record.sent if text not in record.deleted]
+        if not candidates:
+            return self.sending(room_id)
+        text = self._random.choice(candidates)
+
+        async def act() -> None:
+            self._pending = act
+            record.maybe_deleted.add(text)
+            answer = await self._post("/api/chat/message/delete", room_id=room_id, message_id=record.ids[text])
+            self._pending = None
+            if self._succeeded("delete message", answer, gone=room_id in self.maybe_deleted_rooms):
+                record.deleted.add(text)
+
+        return act
+
+    def _deleting_room(self, room_id: str) -> Callable[[], Awaitable[None]]:
+        async def act() -> None:
+            self._pending = act
+            self.maybe_deleted_rooms.add(room_id)
+            answer = await self._post("/api/chat/room/delete", room_id=room_id)
+            self._pending = None
+            if self._succeeded("delete room", answer):
+                self.deleted_rooms.add(room_id)
+                self.rooms.pop(room_id, None)
+
+        return act
+
+    def _succeeded(self, what: str, answer: dict[str, Any], *, gone: bool = False) -> bool:
+        if answer["errorCode"] == 0:
+            self.acknowledged += 1
+            return True
+        self.findings.expect(gone and answer["errorCode"] in _GONE, "unexpected", f"{self.name}: {what}: {answer}")
+        return False
+
+    async def _post(self, path: str, **fields: Any) -> dict[str, Any]:
+        """The answer, with everything in it looked at for others' nonces; :class:`Unanswered` when to be repeated."""
+        self.client.base_url = self._url()
+        said = f"{time.time():.3f} {self.client.base_url} {path} {fields}"
+        try:
+            answer = await self.client.post(path, **fields)
+        except (aiohttp.ClientError, TimeoutError) as error:
+            self.history.append(f"{said} -> {type(error).__name__}")
+            raise Unanswered from error
+        code = answer["errorCode"]
+        seen = set(NONCE.findall(str(answer)))
+        self.history.append(f"{said} -> {code} {answer.get('error') or ''}")
+        self.findings.expect(seen <= {self.name}, "foreign", f"{self.name} saw {seen}")
+        if code == _NO_SESSION:
+            # A Redis that came back empty has forgotten the sessions.
+            try:
+                await self.client.sign_in(self.name)
+            except (aiohttp.ClientError, TimeoutError, AssertionError) as error:
+                raise Unanswered from error
+            raise Unanswered
+        if code == _SERVICE_DOWN:
+            raise Unanswered
+        if code != _NOTHING_STORED:
+            self.last_success_s = time.monotonic()
+        return answer
+
+    async def check(self) -> None:
+        """Everything acknowledged is there, once, in order; nothing else but what has an unknown outcome."""
+        rooms: list[dict[str, Any]] = []
+        while True:
+            page = await self._post("/api/chat/rooms", page=len(rooms) // 100 + 1, limit=100)
+            rooms += page["rooms"]
+            if not page["has_more"]:
+                break
+        listed = {room["room_id"]: room for room in rooms}
+        self.findings.expect(len(listed) == len(rooms), "duplicated", f"{self.name}: a room is listed twice")
+        self.findings.expect(not self.deleted_rooms & listed.keys(), "revived", f"{self.name}: a deleted room")
+        for room_id in self.maybe_deleted_rooms - self.deleted_rooms - listed.keys():
+            self.deleted_rooms.add(room_id)
+            self.rooms.pop(room_id, None)
+        missing = self.rooms.keys() - listed.keys()
+        self.findings.expect(not missing, "lost", f"{self.name}: rooms {missing}")
+        titles = [listed[room_id]["title"] for room_id in listed.keys() - self.rooms.keys() - self.deleted_rooms]
+        self.findings.expect(set(titles) <= self.maybe_rooms, "unexpected", f"{self.name}: rooms that nobody made")
+        self.findings.expect(len(titles) == len(set(titles)), "duplicated", f"{self.name}: rooms {titles}")
+        for room_id in self.rooms.keys() & listed.keys():
+            record, title = self.rooms[room_id], listed[room_id]["title"]
+            self.findings.expect(title in record.titles, "lost", f"{self.name}: title {title} is not {record.titles}")
+            await self.check_room(record)
+
+    async def check_room(self, record: RoomRecord) -> None:
+        """Read a room, whole, and compare it with what is known of it."""
+        messages: list[dict[str, Any]] = []
+        cursor: dict[str, str] = {}
+        while True:
+            page = await self._post("/api/chat/messages", room_id=record.room_id, limit=100, **cursor)
+            if page["errorCode"] in _GONE and record.room_id in self.maybe_deleted_rooms:
+                return
+            if page["errorCode"] != 0:
+                self._succeeded("list", page)
+                return
+            if page.get("stale"):
+                return
+            messages[:0] = page["messages"]
+            if not page["has_more"]:
+                break
+            cursor = {"cursor": page["next_cursor"]}
+        check_messages(f"{self.name}, room {record.room_id}", record, messages, self.findings)
+
+
+def check_messages(where: str, record: RoomRecord, messages: list[dict[str, Any]], findings: Findings) -> None:
+    """``messages`` (seq, sender_type, content, message_id, parent_message_id), visible ones in order."""
+    seqs = [message["seq"] for message in messages]
+    findings.expect(seqs == sorted(set(seqs)), "reordered", f"{where}: {seqs}")
+    texts = [message["content"] for message in messages if message["sender_type"] == "USER"]
+    twice = [text for text, times in Counter(texts).items() if times > 1]
+    findings.expect(not twice, "duplicated", f"{where}: {twice}")
+    revived = record.deleted & set(texts)
+    findings.expect(not revived, "revived", f"{where}: {revived}")
+    expected = [text for text in record.sent if text not in record.deleted]
+    lost = set(expected) - set(texts) - record.maybe_deleted
+    findings.expect(not lost, "lost", f"{where}: {lost}")
+    there = [text for text in texts if text in record.sent]
+    findings.expect(there == [text for text in expected if text in there], "reordered", f"{where}: {there}")
+    strange = set(texts) - set(record.sent) - record.maybe_sent
+    findings.expect(not strange, "unexpected", f"{where}: refused, or never sent, yet there: {strange}")
+    seq_of = {message["message_id"]: message["seq"] for message in messages}
+    for message in messages:
+        if message["sender_type"] == "AI" and (question := seq_of.get(message["parent_message_id"])) is not None:
+            findings.expect(message["seq"] == question + 1, "reordered", f"{where}: reply {message['message_id']}")
+
+
+def uuid7() -> str:
+    """A time-ordered id, as clients should send (RFC 9562)."""
+    head = int(time.time() * 1000).to_bytes(6, "big")
+    tail = bytearray(os.urandom(10))
+    tail[0], tail[2] = tail[0] & 0x0F | 0x70, tail[2] & 0x3F | 0x80
+    return str(uuid.UUID(bytes=head + bytes(tail)))
