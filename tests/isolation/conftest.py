@@ -1,0 +1,7 @@
+"""Both pairs of backends, as for the chat's own tests."""
+
+from __future__ import annotations
+
+from tests.template.chat.conftest import backends, provider
+
+__all__ = ["backends", "provider"]
