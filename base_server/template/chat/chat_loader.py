@@ -25,6 +25,8 @@ from template.chat.chat_text import entry, iso, iso_of_ms, ms_of, tail, to_json,
 
 Row = dict[str, Any]
 _TOKEN_TTL_MS = 30_000
+LAST_WIRE_MS = 253_402_300_799_000
+"""The last second of the year 9999."""
 
 
 class ShardDatabase(Protocol):
@@ -215,7 +217,9 @@ class ChatLoader:
             older = "1" if below else "0"
         # The tombstone of a message that never came has no time.
         times = (row["created_at"] for row in rows if row["created_at"] is not None)
-        since = iso(next(times, room["created_at"]))
+        since_ms = ms_of(next(times, room["created_at"]))
+        if floor > 1:
+            since_ms = max(since_ms, await self._latest_client_ms(owner, room_id, since_ms))
         entries: list[str] = []
         claims: list[Any] = []
         for seq in range(floor, last_seq + 1):
@@ -226,11 +230,31 @@ class ChatLoader:
                 claims += [f"s:{seq}", row["client_message_id"]]
                 claimed_ms = self._cache.partitions.id_time_ms(row["client_message_id"])
                 if claimed_ms is not None and claimed_ms > ms_of(row["created_at"]):
-                    since = max(since, iso_of_ms(claimed_ms))
+                    since_ms = min(max(since_ms, claimed_ms), LAST_WIRE_MS)
         fields = ["owner", owner.db_key, "account", owner.account_id, "shard", owner.shard_id]
-        fields += ["version", room["title_version"], "floor", floor, "floor_at", since, "next_seq", last_seq + 1]
+        fields += [
+            "version",
+            room["title_version"],
+            "floor",
+            floor,
+            "floor_at",
+            iso_of_ms(since_ms),
+            "next_seq",
+            last_seq + 1,
+        ]
         fields += ["saved_seq", last_seq, "ahead", "", "older", older, *claims]
         return fields, entries
+
+    async def _latest_client_ms(self, owner: Owner, room_id: str, after_ms: int) -> int:
+        """Time of the latest client_message_id above ``after_ms``, ``after_ms`` itself when there is none.
+
+        A client whose clock ran ahead may have sent it below the window: no id up to its time proves a new send."""
+        digits = f"{after_ms:012x}"
+        rows = await self._database.call_shard_procedure(
+            owner.shard_id, "fp_chat_client_id_latest", (room_id, f"{digits[:8]}-{digits[8:]}")
+        )
+        found = self._cache.partitions.id_time_ms(rows[0]["client_message_id"]) if rows else None
+        return after_ms if found is None else min(found, LAST_WIRE_MS)
 
 
 def row_entry(room_id: str, row: Row) -> str:

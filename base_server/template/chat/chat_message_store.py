@@ -118,7 +118,9 @@ class MessageStore(HybridStore):
         )
         by_id = {row["message_id"]: row for row in pair}
         question, reply = by_id.get(rows[0]["message_id"]), by_id.get(rows[0]["reply_message_id"])
-        if question is None or reply is None:
+        # A delete that is not in MySQL yet shows in the state, read after the rows.
+        states = await self.states(owner, *by_id)
+        if question is None or reply is None or not {"DELETING", "DELETED"}.isdisjoint(states):
             raise NotAllowedInState("the message that this client_message_id sent, or its reply, was deleted")
         return Accepted(row_entry(room_id, question), row_entry(room_id, reply))
 

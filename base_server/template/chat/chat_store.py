@@ -26,7 +26,7 @@ from template.base.errors import (
 )
 from template.chat.chat_keys import ChatKeys
 from template.chat.chat_lanes import ChatLanes
-from template.chat.chat_loader import ChatLoader, Loaded, ShardDatabase
+from template.chat.chat_loader import LAST_WIRE_MS, ChatLoader, Loaded, ShardDatabase
 from template.chat.chat_owner import Owner
 from template.chat.chat_scripts import SCRIPTS, Answer
 from template.chat.chat_settings import ChatSettings
@@ -34,7 +34,6 @@ from template.chat.chat_text import iso_of_ms
 
 # A record can go cold again between its load and the script; more often than this it is an outage.
 _MAX_LOADS = 6
-_LAST_WIRE_MS = 253_402_300_799_000
 
 
 class RoomGone(RoomNotFound):
@@ -130,7 +129,7 @@ class HybridStore:
     def _id_time(self, client_id: str | None) -> str:
         """ISO time of a UUIDv7 made by the client; '' when its id proves nothing by its time."""
         ms = self._cache.partitions.id_time_ms(client_id) if client_id else None
-        return "" if ms is None or ms > _LAST_WIRE_MS else iso_of_ms(ms)
+        return "" if ms is None or ms > LAST_WIRE_MS else iso_of_ms(ms)
 
 
 def state_name(text: str | None) -> str | None:

@@ -18,10 +18,13 @@ RETURNING = {
 }
 
 
+TIME_ORDERED = "019ab000-0000-7000-8000-000000000000"
+
+
 async def test_rows_have_the_columns_of_the_header(database: DatabaseService) -> None:
     room = Room(database)
     await room.create(client_request_id="r")
-    question = room.message(1, client_message_id="c")
+    question = room.message(1, client_message_id=TIME_ORDERED)
     await room.batch("fp_chat_message_batch_save", question)
     account_id = new_id()
     account = ("fp_account_create", (account_id, "hash", None, None, None))
@@ -37,7 +40,8 @@ async def test_rows_have_the_columns_of_the_header(database: DatabaseService) ->
             "fp_chat_window_get": (room.room_id, 1), "fp_chat_messages_get": (room.room_id, None, 1),
             "fp_chat_seq_before": (room.room_id, "2027-01-01 00:00:00.000000"),
             "fp_chat_message_find": (room.room_id, question["message_id"]),
-            "fp_chat_message_find_client": (room.room_id, "c"),
+            "fp_chat_message_find_client": (room.room_id, TIME_ORDERED),
+            "fp_chat_client_id_latest": (room.room_id, ""),
             "fp_chat_message_save": tuple(question.values()),
         },
     }  # fmt: skip

@@ -221,6 +221,21 @@ async def test_the_number_before_a_time(room: Room) -> None:
     assert await before(START + timedelta(days=1)) == [3]
 
 
+async def test_the_latest_time_ordered_client_id_is_found_among_others(room: Room) -> None:
+    await room.create()
+    ids = ["0zz", "f47ac10b-58cc-4372-a567-0e02b2c3d479", "0f7ac10b-58cc-4372-a567-0e02b2c3d479", "1"]
+    ids += [f"019ab00{n}-0000-{version}000-8000-000000000000" for n, version in enumerate("788")]
+    for seq, client_id in enumerate(ids, 1):
+        await room.batch("fp_chat_message_batch_save", room.message(seq, client_message_id=client_id))
+
+    async def latest(after: str) -> list[str]:
+        return [row["client_message_id"] for row in await room.call("fp_chat_client_id_latest", room.room_id, after)]
+
+    assert await latest("") == [ids[-1]]
+    assert await latest("019ab002-0000") == [ids[-1]]
+    assert await latest("019ab002-0001") == []
+
+
 async def test_a_message_is_found_by_its_ids(room: Room) -> None:
     question = room.message(1, client_message_id="한글".encode().hex(), body_hash="a" * 64)
     reply = room.message(2, parent_message_id=question["message_id"])
