@@ -1,13 +1,13 @@
 """Everything that is done to a lane in Redis. Each call is one round trip unless it says otherwise.
 
 All of them raise ServiceUnavailable when Redis cannot be asked; nothing was done then, or (OutcomeUnknown)
-it is not known, and every call but :meth:`LaneStore.replay` may simply be made again.
+it is not known, and every call but :meth:`LaneStore.replay` and :meth:`LaneStore.drop` may simply be made again.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from service.queue.queue_errors import DeadLettersFull, QueueFull
 from service.queue.queue_settings import QueueSettings
 
 _SCRIPTS = load_scripts(Path(__file__).parent / "lua")
-_DEAD_FIELDS = ("dead_entry", "dead_reason", "dead_at")
+_DEAD_FIELDS = ("dead_entry", "dead_reason", "dead_at", "dead_group")
 
 
 @dataclass(frozen=True)
@@ -41,13 +41,16 @@ class LanePage:
 
 @dataclass(frozen=True)
 class DeadLetter:
-    """An entry that was given up. ``fields`` are the entry's own, complete, for looking and for a replay."""
+    """An entry that was given up. ``fields`` are the entry's own, complete, for looking and for a replay.
+
+    ``entry_id``: under which it first stood in the lane. ``group``: what it holds up, '' for nothing."""
 
     lane: Lane
     dead_id: str
     entry_id: str
     reason: str
     failed_at_ms: int
+    group: str
     fields: dict[str, str] = field(repr=False)
 
 
@@ -120,18 +123,27 @@ class LaneStore:
         keys = (lane.stream_key, lane.retry_key)
         await self._works.run_script(_SCRIPTS["hold_entry"], keys, (entry_id, attempts, round(wait_s * 1000)))
 
-    async def dead_letter(self, lane: Lane, entries_with_reasons: Sequence[tuple[str, str]]) -> int:
+    async def dead_letter(
+        self, lane: Lane, entries_with_reasons: Sequence[tuple[str, str]], groups: Mapping[str, str]
+    ) -> int:
         """Move entries (id, reason) to the dead letters, all or none; returns how many were still there.
-        Raises DeadLettersFull at dead_letter_limit."""
+        ``groups``: by entry id, what it holds up. Raises DeadLettersFull at dead_letter_limit."""
         if not entries_with_reasons:
             return 0
-        keys = (lane.stream_key, lane.dead_key, lane.retry_key)
-        pairs = [text for entry_id, reason in entries_with_reasons for text in (entry_id, reason)]
-        args = (self._settings.dead_letter_limit, *pairs)
+        keys = (lane.stream_key, lane.dead_key, lane.retry_key, lane.held_key)
+        given_up = ((entry_id, reason, groups.get(entry_id, "")) for entry_id, reason in entries_with_reasons)
+        args = (self._settings.dead_letter_limit, *(text for triple in given_up for text in triple))
         moved = int(await self._works.run_script(_SCRIPTS["dead_letter_entries"], keys, args))
         if moved < 0:
             raise DeadLettersFull(lane.queue_name, self._settings.dead_letter_limit)
         return moved
+
+    async def held(self, lane: Lane, groups: Sequence[str]) -> set[str]:
+        """Those of ``groups`` that have dead letters."""
+        if not groups:
+            return set()
+        counts = await self._works.execute("HMGET", lane.held_key, *groups)
+        return {group for group, count in zip(groups, counts, strict=True) if count is not None}
 
     async def dead_letters(self, lanes: Sequence[Lane], limit: int) -> list[DeadLetter]:
         """The oldest dead letters of each lane, up to ``limit`` a lane."""
@@ -142,13 +154,14 @@ class LaneStore:
 
     async def replay(self, lane: Lane, dead_id: str) -> bool:
         """Put a dead letter back at the end of its lane; false if it is not there."""
-        script, keys = _SCRIPTS["replay_dead_letter"], (lane.dead_key, lane.stream_key)
+        script, keys = _SCRIPTS["replay_dead_letter"], (lane.dead_key, lane.stream_key, lane.held_key)
         # Not repeated after a lost connection: the second run would say "not there" of what it had replayed.
         return bool(await self._works.run_script(script, keys, (dead_id,), repeatable=False))
 
     async def drop(self, lane: Lane, dead_id: str) -> bool:
         """Throw a dead letter away; false if it is not there."""
-        return bool(await self._works.execute("XDEL", lane.dead_key, dead_id))
+        script, keys = _SCRIPTS["drop_dead_letter"], (lane.dead_key, lane.held_key)
+        return bool(await self._works.run_script(script, keys, (dead_id,), repeatable=False))
 
     async def backlog(self, lanes: Sequence[Lane]) -> dict[Lane, int]:
         """Entries in each lane, those being worked on included."""
@@ -193,5 +206,5 @@ def _entry(row: Any) -> QueueEntry:
 def _dead_letter(lane: Lane, row: Any) -> DeadLetter:
     dead_id, flat = row
     fields = _pairs(flat)
-    entry_id, reason, failed_at = (fields.pop(name, "") for name in _DEAD_FIELDS)
-    return DeadLetter(lane, dead_id, entry_id, reason, int(failed_at or 0), fields)
+    entry_id, reason, failed_at, group = (fields.pop(name, "") for name in _DEAD_FIELDS)
+    return DeadLetter(lane, dead_id, entry_id, reason, int(failed_at or 0), group, fields)

@@ -26,6 +26,7 @@ class Lane:
     stream_key: str = field(repr=False, compare=False)
     dead_key: str = field(repr=False, compare=False)
     retry_key: str = field(repr=False, compare=False)  # HASH entry id → "attempts:not before (Unix ms)"
+    held_key: str = field(repr=False, compare=False)  # HASH group → its dead letters; see QueueService.held
     lock_key: str = field(repr=False, compare=False)  # logical: LockService names it, with `partition`
 
 
@@ -67,6 +68,7 @@ class LaneMap:
             stream_key=key(f"queue:{queue_name}:{name}", partition=partition),
             dead_key=key(f"queue_dead:{queue_name}:{name}", partition=partition),
             retry_key=key(f"queue_retry:{queue_name}:{name}", partition=partition),
+            held_key=key(f"queue_held:{queue_name}:{name}", partition=partition),
             lock_key=f"lock:queue:{queue_name}:{name}",
         )
         self._lanes[queue_name, partition, name] = lane

@@ -224,7 +224,7 @@ class QueueConsumer:
 
     async def _give_up(self, lane: Lane, entry: QueueEntry, attempt: int, reason: str) -> _Outcome:
         try:
-            await self._store.dead_letter(lane, [(entry.entry_id, reason[:1000])])
+            await self._store.dead_letter(lane, [(entry.entry_id, reason[:1000])], {})
         except DeadLettersFull as full:
             Logger.error(
                 "a message failed for good and its dead letters are full", queue=self._queue_name, reason=str(full)

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from typing import Any
 
 from service.cache.cache_service import CacheService
-from service.core.errors import ServiceError
+from service.core.errors import ServiceError, ServiceUnavailable
 from service.core.facade import Facade, facade
 from service.core.tasks import TaskRegistry
 from service.lock.lock_holder import LockHolder
@@ -190,10 +191,27 @@ class QueueService(Facade):
         """Take finished entries out; returns how many were still there. Also works when Redis is full."""
         return await self._store.remove(lane, entry_ids)
 
-    async def dead_letter(self, lane: Lane, entries_with_reasons: Sequence[tuple[str, str]]) -> int:
+    async def dead_letter(
+        self, lane: Lane, entries_with_reasons: Sequence[tuple[str, str]], groups: Mapping[str, str] | None = None
+    ) -> int:
         """Move (entry id, reason) to the lane's dead letters, all in one step, fields kept; returns how many
-        were still there. Raises DeadLettersFull (all stay in the lane) at dead_letter_limit."""
-        return await self._store.dead_letter(lane, entries_with_reasons)
+        were still there. ``groups``: by entry id, what it holds up until it is replayed or dropped (:meth:`held`).
+        Raises DeadLettersFull (all stay in the lane) at dead_letter_limit."""
+        return await self._store.dead_letter(lane, entries_with_reasons, groups or {})
+
+    async def held(self, lane: Lane, groups: Sequence[str]) -> set[str]:
+        """Those of ``groups`` that have dead letters in this lane: what comes later of them should wait behind."""
+        return await self._store.held(lane, groups)
+
+    @asynccontextmanager
+    async def holding(self, lane: Lane, timeout_s: float) -> AsyncIterator[None]:
+        """Keep everybody else from draining the lane. Raises ServiceUnavailable if it is not free in ``timeout_s``."""
+        async with self._locks.holding(
+            lane.lock_key, ttl_s=self._settings.lock_ttl_s, timeout_s=timeout_s, partition=lane.partition
+        ) as held:
+            if held is None:
+                raise ServiceUnavailable("queue", f"lane {lane.name} of {lane.queue_name} is at work, try again")
+            yield
 
     # For operators
 

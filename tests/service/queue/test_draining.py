@@ -215,6 +215,38 @@ async def test_dead_letters_keep_everything_and_can_be_replayed_or_dropped(bench
     assert sink.rows == [3, 1]
 
 
+async def test_a_group_is_held_up_until_its_last_dead_letter_is_gone(bench: QueueBench) -> None:
+    queue = await bench.queue()
+    lane = declare(queue)
+    await send(queue, 1, 2, 3)
+    ids = [entry.entry_id for entry in await queue._store.head(lane, 10)]
+    groups = {ids[0]: "a", ids[1]: "a"}
+    for _ in range(2):  # said twice, counted once
+        await queue.dead_letter(lane, [(entry_id, "no") for entry_id in ids], groups)
+    assert await queue.held(lane, ["a", "b", ""]) == {"a"}
+    first, second, third = await queue.dead_letters("rows")
+    assert (first.group, third.group) == ("a", "")
+    await queue.replay_dead_letter(lane, first.dead_id)
+    assert await queue.held(lane, ["a"]) == {"a"}
+    await queue.drop_dead_letter(lane, second.dead_id)
+    assert await queue.held(lane, ["a"]) == set()
+    await queue.drop_dead_letter(lane, third.dead_id)
+    assert await bench.cache.get_client().execute("EXISTS", lane.held_key) == 0
+
+
+async def test_a_lane_in_somebodys_hands_is_not_drained(bench: QueueBench) -> None:
+    queue, other = await bench.queue(), await bench.queue()
+    lane, sink = declare(queue), Sink(other)
+    declare(other)
+    await send(queue, 1)
+    async with queue.holding(lane, 1):
+        assert await other.drain_lane(lane, sink, batch=1) == 0
+        with pytest.raises(ServiceUnavailable, match="at work"):
+            async with other.holding(lane, 0.01):
+                pass
+    assert await other.drain_lane(lane, sink, batch=1) == 1
+
+
 async def test_dead_letters_are_bounded_and_what_does_not_fit_stays_in_the_lane(bench: QueueBench) -> None:
     queue = await bench.queue(dead_letter_limit=1)
     lane = declare(queue)
