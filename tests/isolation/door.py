@@ -107,14 +107,9 @@ class Door:
             if str(cursor) == "0":
                 break
         kinds = await redis.execute_many([("TYPE", key) for key in keys])
-        values = await redis.execute_many(
-            [(*_READ[kind], key, *_REST[kind]) for key, kind in zip(keys, kinds) if kind in _READ]
-        )
-        return {
-            key.removeprefix(prefix): _plain(kind, value)
-            for key, kind, value in zip(keys, kinds, values)
-            if kind in _READ
-        }
+        there = [(key, kind) for key, kind in zip(keys, kinds, strict=True) if kind != "none"]
+        values = await redis.execute_many([(_READ[kind], key, *_REST.get(kind, ())) for key, kind in there])
+        return {key.removeprefix(prefix): _plain(kind, value) for (key, kind), value in zip(there, values, strict=True)}
 
     async def rows(self, *accounts: Account) -> list[Any]:
         """All rows of these accounts: rooms (live ones and those that Redis names) with all their messages."""
@@ -135,17 +130,8 @@ class Door:
             await self.world.redis.execute_many([("DEL", key) for key in keys])
 
 
-_READ = {
-    "string": ("GET",),
-    "hash": ("HGETALL",),
-    "list": ("LRANGE",),
-    "set": ("SMEMBERS",),
-    "zset": ("ZRANGE",),
-    "stream": ("XRANGE",),
-}
-_REST: dict[str, tuple[Any, ...]] = {
-    "string": (), "hash": (), "list": (0, -1), "set": (), "zset": (0, -1, "WITHSCORES"), "stream": ("-", "+"),
-}  # fmt: skip
+_READ = {"string": "GET", "hash": "HGETALL", "list": "LRANGE", "set": "SMEMBERS", "zset": "ZRANGE", "stream": "XRANGE"}
+_REST = {"list": (0, -1), "zset": (0, -1, "WITHSCORES"), "stream": ("-", "+")}
 
 
 def _plain(kind: str, value: Any) -> Any:
