@@ -240,9 +240,12 @@ def read_cursor(room_id: str, cursor: str) -> int:
 
 
 def read_message(text: str, state: str | None, saved_seq: int | None = None) -> ChatMessage:
-    """A list entry as the client sees it."""
+    """A list entry as the client sees it; raises ValueError for what is none."""
+    fields = from_json(text)
+    if not isinstance(fields, dict) or "seq" not in fields:
+        raise ValueError("not an entry of a message list")
+    message = ChatMessage(**fields)
     # A missing state up to saved_seq: settled longer ago than the state TTL.
-    message = ChatMessage(**from_json(text))
     if state is None:
         state = "SENT" if saved_seq is None or (message.seq or 0) <= saved_seq else "PENDING"
     message.state = state

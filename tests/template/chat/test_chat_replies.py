@@ -169,7 +169,7 @@ async def test_deleting_a_running_reply_stops_the_provider_and_frees_the_room(ch
 async def test_a_waiting_question_deleted_before_its_turn_is_not_asked(chat: ChatWorld) -> None:
     user = await chat.user()
     room = await chat.room(user)
-    chat.provider.script(slow("first"))
+    chat.provider.script(slow("first " * 30))
     first = asyncio.create_task(chat.try_send(user, room.room_id, "one"))
     await running(chat)
     second = asyncio.create_task(chat.try_send(user, room.room_id, "two"))

@@ -77,15 +77,16 @@ async def test_what_the_database_refuses_stays_readable_and_does_not_expire(chat
     room = await chat.room(user)
     await chat.send(user, room.room_id, "one")
     await chat.persist()
-    # Somebody took number 3 in the database: the question that gets it will be refused, those behind it will not.
+    # Somebody took number 3 in the database: the question that gets it will be refused, those behind it wait.
     db_key = user.session.account_db_key
     stranger = ("stranger", room.room_id, db_key, 3, "USER", "", None, "{}", "2026-01-01 00:00:00.000", None, None)
     await chat.rows(user, "fp_chat_message_save", *stranger)
     for text in ("two", "three"):
         await chat.send(user, room.room_id, text)
     await chat.persist()
-    (letter,) = await chat.container.queue.dead_letters(QUEUE_NAME)
-    assert "fp_chat_message_batch_save" in letter.reason
+    letters = await chat.container.queue.dead_letters(QUEUE_NAME)
+    assert [letter.fields["seq"] for letter in letters] == ["3", "4", "5", "6"]
+    assert "refused by the database" in letters[0].reason
     keys = chat.keys
     pinned = [keys.room_record(room.room_id), keys.messages(room.room_id), keys.room(room.room_id)]
     pinned += [keys.account_record(user.session.account_id), keys.account_rooms(user.session.account_id)]
@@ -116,3 +117,20 @@ async def test_a_question_that_waits_is_not_trimmed_however_small_the_window_is(
     await chat.persist()
     assert await chat.redis.execute("LLEN", chat.keys.messages(room.room_id)) == 2
     assert await chat.texts(user, room.room_id) == [f"{who}{n}" for n in range(4) for who in "qa"]
+
+
+@pytest.mark.chat_settings(window=2)
+@pytest.mark.parametrize("garbage", ["{not json", "", "12", '{"message_id":"x"}'])
+async def test_a_damaged_entry_hurts_neither_its_room_nor_others(chat: ChatWorld, garbage: str) -> None:
+    user = await chat.user()
+    damaged, other = await chat.room(user), await chat.room(user)
+    for room in (damaged, other):
+        await chat.send(user, room.room_id, "one")
+        await chat.send(user, room.room_id, "two")
+    await chat.redis.execute("LSET", chat.keys.messages(damaged.room_id), 0, garbage)
+    await chat.persist()
+    await chat.redis.execute("LSET", chat.keys.messages(damaged.room_id), 0, garbage)
+    for room in (damaged, other):
+        assert await chat.questions(user, room.room_id) == ["one", "two"]
+        assert [message.state for message in (await chat.messages(user, room.room_id)).messages] == ["SENT"] * 4
+    assert await keys_for_good(chat) == []

@@ -88,6 +88,7 @@ async def test_a_message_to_a_new_room_needs_no_wait_and_no_database(chat: ChatW
     assert await chat.questions(user, room.room_id) == ["at once"]
 
 
+@pytest.mark.chat_settings(delta_interval_s=60)  # a slow machine would send the reply in parts
 async def test_a_cached_list_costs_one_round_trip_and_a_send_two(chat: ChatWorld) -> None:
     # The session's own round trip comes on top: at most two and three.
     user = await chat.user()

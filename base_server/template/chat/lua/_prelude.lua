@@ -97,13 +97,14 @@ local function is_tombstone(item)
   return string.sub(item, 1, 1) == 'x'
 end
 
+-- Of an entry that is damaged: ''.
 local function entry_id(item)
   if is_tombstone(item) then return string.sub(item, 2) end
-  return string.match(item, '^{"message_id":"([^"]+)"')
+  return string.match(item, '^{"message_id":"([^"]+)"') or ''
 end
 
 local function entry_at(item)
-  return string.match(item, '^[^}]-"timestamp":"([^"]+)"')
+  return string.match(item, '^[^}]-"timestamp":"([^"]+)"') or ''
 end
 
 -- Take out what a handler of somebody else's pushed into the list by itself; its event brings it back with a seq.
