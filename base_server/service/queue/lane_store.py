@@ -152,6 +152,9 @@ class LaneStore:
         )
         return [_dead_letter(lane, row) for lane, rows in zip(lanes, answers, strict=True) for row in rows]
 
+    async def dead_letter_count(self, lanes: Sequence[Lane]) -> int:
+        return sum(await self._works.execute_many([("XLEN", lane.dead_key) for lane in lanes]))
+
     async def replay(self, lane: Lane, dead_id: str) -> bool:
         """Put a dead letter back at the end of its lane; false if it is not there."""
         script, keys = _SCRIPTS["replay_dead_letter"], (lane.dead_key, lane.stream_key, lane.held_key)

@@ -219,6 +219,14 @@ class QueueService(Facade):
         """The oldest dead letters, up to ``limit`` a lane."""
         return await self._store.dead_letters(self._lanes.lanes(queue_name), limit)
 
+    async def dead_letter_count(self, queue_name: str) -> int:
+        """How many dead letters the queue has; one round trip."""
+        return await self._store.dead_letter_count(self._lanes.lanes(queue_name))
+
+    async def dead_letters_of(self, lane: Lane) -> list[DeadLetter]:
+        """All dead letters of one lane, oldest first."""
+        return await self._store.dead_letters([lane], self._settings.dead_letter_limit)
+
     async def replay_dead_letter(self, lane: Lane, dead_id: str) -> bool:
         """Put one back at the end of its lane, its deliveries counted anew; false if it is not there."""
         return await self._store.replay(lane, dead_id)

@@ -1,8 +1,8 @@
 """Writes one batch of a persistence lane to its shard, and settles it.
 
-decode → mark PROCESSING → one bulk procedure a message type → settle. Nothing leaves the stream before
-MySQL has committed; run twice, every step has the same result, so a batch that was cut off anywhere is
-simply read again, by this process or by another.
+decode → mark PROCESSING → one bulk procedure a message type → bury what is refused → settle. Nothing leaves
+the stream before MySQL has committed, or refused it for good. Run twice, every step has the same result, so
+a batch that was cut off anywhere is simply read again, by this process or by another.
 """
 
 from __future__ import annotations
@@ -11,19 +11,17 @@ from collections.abc import Callable, Container, Iterable, Sequence
 from typing import Any
 
 from service.cache.cache_client import CacheClient
-from service.core.errors import DataRefused
 from service.core.logger import Logger
 from service.queue.lanes import Lane
 from service.queue.message_queue import QueueEntry
+from service.queue.queue_errors import DeadLettersFull
 from service.queue.queue_service import QueueService
+from template.chat.chat_batch_save import BEHIND, BatchSave
 from template.chat.chat_events import (
-    MESSAGE_COLUMNS,
     MESSAGE_DELETE,
     MESSAGE_SAVE,
     ROOM_CREATE,
     ROOM_DELETE,
-    ROOM_UPDATE,
-    WRITE_ORDER,
     BadEvent,
     Event,
     read_event,
@@ -34,19 +32,10 @@ from template.chat.chat_scripts import SCRIPTS, Answer
 from template.chat.chat_settings import ChatSettings
 from template.chat.chat_state_machine import ChatStateMachine
 from template.chat.chat_states import MessageState
-from template.chat.chat_text import tail, to_json
+from template.chat.chat_text import tail
 
-_BULK = {
-    ROOM_CREATE: "fp_chat_room_batch_create",
-    MESSAGE_SAVE: "fp_chat_message_batch_save",
-    ROOM_UPDATE: "fp_chat_room_batch_update_title",
-    MESSAGE_DELETE: "fp_chat_message_batch_soft_delete",
-    ROOM_DELETE: "fp_chat_room_batch_soft_delete",
-}
 # How the state of a message from outside ends, which lies where its id is hashed to.
 _END_STATES = {MESSAGE_SAVE: (MessageState.SENT,), MESSAGE_DELETE: (MessageState.DELETING, MessageState.DELETED)}
-# max_allowed_packet is 16 MiB where nobody set it; JSON may be escaped on the way.
-_MAX_CALL_BYTES = 4 * 1024 * 1024
 
 
 class BatchWriter:
@@ -70,25 +59,51 @@ class BatchWriter:
     async def write(self, lane: Lane, entries: Sequence[QueueEntry]) -> bool:
         """Write one batch of a lane's head, in order; handler of ``QueueService.drain_lane``.
 
-        Raises ServiceUnavailable when nothing could be settled: the batch stays and is read again."""
-        events, buried = [], []
+        Raises ServiceUnavailable when nothing could be settled, or (DeadLettersFull) not all: what is not settled
+        stays and is read again."""
+        events, given_up = await self._read(lane, entries)
+        held = await self._queue.held(lane, list({event.room_id for event in events}))
+        refused = {event.entry_id: BEHIND for event in events if event.room_id in held and not event.is_replayed}
+        going = [event for event in events if event.entry_id not in refused]
+        await self._mark_processing(lane, going)
+        save = BatchSave(self._database, int(lane.name), going)
+        await save.run()
+        refused |= save.refused
+        full = await self._bury(lane, given_up | refused, {event.entry_id: event.room_id for event in events})
+        await self._settle(lane, events, refused)
+        if full is not None:
+            raise full
+        return True
+
+    async def _read(self, lane: Lane, entries: Sequence[QueueEntry]) -> tuple[list[Event], dict[str, str]]:
+        """The events, each with its place in its room; and what is none: entry id → reason."""
+        events, given_up = [], {}
         for entry in entries:
             try:
-                events.append(read_event(entry))
+                event = read_event(entry)
             except BadEvent as error:
-                buried.append((entry.entry_id, str(error)))
-        await self._mark_processing(lane, events)
-        for event in [event for event in events if event.kind == MESSAGE_SAVE and event.seq is None]:
-            if not await self._place(lane, event):
-                events.remove(event)
-                buried.append((event.entry_id, f"{MESSAGE_SAVE}: the room is another account's or another shard's"))
-        refused = await self._save(int(lane.name), events)
-        await self._settle(lane, events, refused)
-        buried += refused.items()
-        if buried:
-            Logger.error("events moved to the dead letters", lane=lane.name, count=len(buried), reason=buried[0][1])
-            await self._queue.dead_letter(lane, buried)
-        return True
+                given_up[entry.entry_id] = str(error)
+                continue
+            if event.kind == MESSAGE_SAVE and event.seq is None and not await self._place(lane, event):
+                given_up[entry.entry_id] = f"{MESSAGE_SAVE}: the room is another account's or another shard's"
+                continue
+            events.append(event)
+        return events, given_up
+
+    async def _bury(self, lane: Lane, given_up: dict[str, str], rooms: dict[str, str]) -> DeadLettersFull | None:
+        """Move what cannot be written to the dead letters; the full ones, when they take no more. What is none of
+        ours (not in ``rooms``) holds up no room."""
+        if not given_up:
+            return None
+        causes = [reason for reason in given_up.values() if reason != BEHIND]
+        if causes:
+            Logger.error("events move to the dead letters", lane=lane.name, count=len(given_up), reason=causes[0])
+        in_order = sorted(given_up.items(), key=lambda item: _order_of(item[0]))
+        try:
+            await self._queue.dead_letter(lane, in_order, {id_: rooms[id_] for id_ in given_up if id_ in rooms})
+        except DeadLettersFull as full:
+            return full
+        return None
 
     async def _mark_processing(self, lane: Lane, events: Iterable[Event]) -> None:
         keys = []
@@ -137,61 +152,16 @@ class BatchWriter:
             event.seq = row["seq"] = int(answer[1])
         return bool(answer[0] != Answer.REFUSED)
 
-    async def _save(self, shard_id: int, events: Sequence[Event]) -> dict[str, str]:
-        """Write the batch; returns the entries that the database refuses for their data: entry id → reason."""
-        refused: dict[str, str] = {}
-        for kind in WRITE_ORDER:
-            group = [
-                event for event in events if event.kind == kind and (event.seq is not None or kind != MESSAGE_SAVE)
-            ]
-            for part in _by_size(group):
-                refused |= await self._save_group(shard_id, _BULK[kind], part)
-        for event in events:
-            if event.kind == MESSAGE_SAVE and event.seq is None:
-                refused |= await self._save_unplaced(shard_id, event)
-        return refused
-
-    async def _save_group(self, shard_id: int, procedure: str, group: Sequence[Event]) -> dict[str, str]:
-        try:
-            await self._call(shard_id, procedure, to_json([event.row for event in group]))
-        except DataRefused:
-            if len(group) == 1:
-                return await self._refused_alone(shard_id, procedure, group[0])
-            refused: dict[str, str] = {}
-            for event in group:
-                refused |= await self._save_group(shard_id, procedure, [event])
-            return refused
-        return {}
-
-    async def _refused_alone(self, shard_id: int, procedure: str, event: Event) -> dict[str, str]:
-        """Poison, if the shard works otherwise and refuses it again: the first refusal may have been another process
-        writing the same row in the same moment. Raises ServiceUnavailable when the shard does not work."""
-        await self._call(shard_id, "fp_chat_room_get", event.room_id)
-        try:
-            await self._call(shard_id, procedure, to_json([event.row]))
-        except DataRefused as error:
-            return {event.entry_id: f"{procedure}: {error}"}
-        return {}
-
-    async def _save_unplaced(self, shard_id: int, event: Event) -> dict[str, str]:
-        row = event.row
-        try:
-            rows = await self._call(shard_id, "fp_chat_message_save", *(row[name] for name in MESSAGE_COLUMNS))
-        except DataRefused as error:
-            return {event.entry_id: f"fp_chat_message_save: {error}"}
-        event.seq = int(rows[0]["seq"])
-        return {}
-
     async def _call(self, shard_id: int, procedure: str, *params: object) -> list[dict[str, Any]]:
         return await self._database.call_shard_procedure(shard_id, procedure, params)
 
     async def _settle(self, lane: Lane, events: Sequence[Event], refused: Container[str]) -> None:
-        """Note what is in MySQL. What is refused is not: its room, and its account's list, may not expire."""
+        """Note what is in MySQL. What is refused is not: its room may not expire."""
         if not events:
             return
         written = [event for event in events if event.entry_id not in refused]
         settings, keys, p = self._settings, self._keys, lane.partition
-        script_keys = [lane.stream_key]
+        script_keys = [lane.stream_key, lane.held_key]
         args: list[object] = [
             len(written),
             settings.window,
@@ -209,14 +179,14 @@ class BatchWriter:
             script_keys += [keys.room_record(room_id, p), keys.messages(room_id, p)]
             script_keys += [keys.room(room_id, p), keys.room_state(room_id, p)]
             saved = [event for event in of_room if event.entry_id not in refused]
-            last, dead = _last_and_dead(of_room, refused)
-            args += ["r", _room_change(saved), last, ",".join(_saved_seqs(saved)), dead]
+            is_refused = "1" if len(saved) < len(of_room) else ""
+            args += ["r", room_id, _room_change(saved), _last(saved), ",".join(_saved_seqs(saved)), is_refused]
         # Only a create, a question and a room's delete touch the account's list.
-        touching = [event for event in events if event.account_id and _touches_account(event)]
+        touching = [event for event in written if event.account_id and _touches_account(event)]
         for account_id, of_account in _grouped(touching, lambda event: event.account_id):
             script_keys += [keys.account_record(account_id, p), keys.account_rooms(account_id, p)]
             script_keys.append(keys.account_order(account_id, p))
-            args += ["a", *_last_and_dead(of_account, refused)]
+            args += ["a", _last(of_account)]
         await self._cache.run_script(SCRIPTS["settle"], script_keys, args)
         for event in written:
             if event.kind in _END_STATES and not self._is_of(lane, event):
@@ -235,23 +205,14 @@ def _grouped(events: Iterable[Event], key: Callable[[Event], str]) -> Iterable[t
     return groups.items()
 
 
-def _last_and_dead(events: Sequence[Event], refused: Container[str]) -> tuple[str, str]:
-    """The last entry of these that was written, and '1' when one of them was refused."""
-    written = [event.entry_id for event in events if event.entry_id not in refused]
-    return written[-1] if written else "0-0", "1" if len(written) < len(events) else ""
+def _last(written: Sequence[Event]) -> str:
+    """The last entry of these; '0-0' for none."""
+    return written[-1].entry_id if written else "0-0"
 
 
-def _by_size(group: Sequence[Event]) -> Iterable[Sequence[Event]]:
-    """The group in parts that fit into one packet of the database; nearly always it is one part."""
-    start = size = 0
-    for index, event in enumerate(group):
-        row_size = len(to_json(event.row).encode())
-        if index > start and size + row_size > _MAX_CALL_BYTES:
-            yield group[start:index]
-            start, size = index, 0
-        size += row_size
-    if group:
-        yield group[start:]
+def _order_of(entry_id: str) -> tuple[int, int]:
+    ms, _, n = entry_id.partition("-")
+    return int(ms), int(n)
 
 
 def _room_change(events: Sequence[Event]) -> str:

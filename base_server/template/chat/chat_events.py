@@ -68,6 +68,11 @@ class Event:
     seq: int | None = None
     entry: QueueEntry | None = field(default=None, repr=False)
 
+    @property
+    def is_replayed(self) -> bool:
+        """It was a dead letter, or waited behind one: it is written though its room may have more of them."""
+        return self.entry is not None and "was" in self.entry.fields
+
 
 def payload(owner: Owner, room_id: str, **fields: Any) -> str:
     """The payload of an event of ``owner``'s room."""

@@ -34,6 +34,10 @@ class ChatLanes:
         """Full name of the stream that the scripts append to."""
         return self._queue.lane(QUEUE_NAME, partition, str(shard_id)).stream_key
 
+    def held_key(self, partition: int, shard_id: int) -> str:
+        """Full name of the HASH of rooms that have dead letters in this lane."""
+        return self._queue.lane(QUEUE_NAME, partition, str(shard_id)).held_key
+
     def on_flush(self, flush: Callable[[int, int], None]) -> None:
         """``flush(partition, shard_id)`` starts the consumer on a lane at once; it must not block."""
         self._flush = flush

@@ -17,6 +17,7 @@ from typing import Any, Protocol
 from service.cache.cache_client import CacheClient
 from service.core.errors import ServiceUnavailable
 from service.core.tasks import TaskRegistry
+from template.base.wire import INT64_MAX
 from template.chat.chat_keys import ChatKeys
 from template.chat.chat_owner import Owner
 from template.chat.chat_scripts import SCRIPTS, Answer
@@ -39,6 +40,7 @@ class Lanes(Protocol):
     """Where the persistence lane of an account is, and how to have it written now."""
 
     def stream_key(self, partition: int, shard_id: int) -> str: ...
+    def held_key(self, partition: int, shard_id: int) -> str: ...
     def flush(self, partition: int, shard_id: int) -> None: ...
 
 
@@ -129,7 +131,14 @@ class ChatLoader:
                 return Loaded.DELETED
             return Loaded.WARM if answer[0] == Answer.OK else None
 
-        return await self._load("room", owner, [record, token_key, messages, card], attempt)
+        return await self._load("room", owner, room_id, [record, token_key, messages, card], attempt)
+
+    async def _last_seq(self, owner: Owner, room_id: str) -> int:
+        """How far MySQL knows the room; further than any record for one that is deleted."""
+        rows = await self._database.call_shard_procedure(owner.shard_id, "fp_chat_room_get", (room_id,))
+        if not rows:
+            return 0
+        return INT64_MAX if rows[0]["deleted"] else int(rows[0]["last_seq"])
 
     async def _load_account(self, owner: Owner) -> Loaded:
         keys, partition = self._keys, owner.partition
@@ -162,17 +171,19 @@ class ChatLoader:
                     keys.room_record("", partition),
                     keys.room("", partition),
                     keys.room_state("", partition),
+                    self._lanes.held_key(partition, owner.shard_id),
                 ],
                 args,
             )
             return Loaded.WARM if answer[0] == Answer.OK else None
 
-        return await self._load("account", owner, [record, token_key, rooms, order], attempt)
+        return await self._load("account", owner, "", [record, token_key, rooms, order], attempt)
 
     async def _load(
         self,
         kind: str,
         owner: Owner,
+        room_id: str,
         unit: list[str],
         attempt: Callable[[str, str], Coroutine[Any, Any, Loaded | None]],
     ) -> Loaded:
@@ -186,18 +197,28 @@ class ChatLoader:
             token_key,
             first_list,
             second_list,
+            self._lanes.held_key(owner.partition, owner.shard_id),
         ]
+        last_seq: int | str = ""
         deadline = time.monotonic() + self._settings.load_timeout_s
         pause_s = 0.01
         while time.monotonic() < deadline:
             token = secrets.token_hex(8)
-            answer = await self._cache.run_script(SCRIPTS["begin_load"], keys, [kind, token, _TOKEN_TTL_MS])
+            args = [kind, token, _TOKEN_TTL_MS, room_id, last_seq]
+            answer = await self._cache.run_script(SCRIPTS["begin_load"], keys, args)
             if answer[0] == Answer.REPEAT:
                 return Loaded.WARM
             if answer[0] == Answer.OK:
                 if (loaded := await attempt(answer[2], answer[1])) is not None:
                     return loaded
                 continue
+            if answer[0] == Answer.UNSURE:
+                last_seq = await self._last_seq(owner, room_id)
+                continue
+            if answer[0] == Answer.FULL:
+                raise ServiceUnavailable(
+                    "database", "it refused events of this room, and the room is not whole in Redis"
+                )
             self._lanes.flush(owner.partition, owner.shard_id)
             await asyncio.sleep(pause_s)
             pause_s = min(pause_s * 2, 0.25)

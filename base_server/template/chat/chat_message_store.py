@@ -81,6 +81,7 @@ class MessageStore(HybridStore):
             keys.message_state(message.reply_id, partition),
             keys.turns(room_id, partition),
             keys.leases(partition),
+            self._held(owner),
         ]
         return script_keys, [
             owner.db_key,
@@ -102,6 +103,7 @@ class MessageStore(HybridStore):
             round(settings.reply_deadline_s * 1000),
             settings.history_length,
             to_json(message.persona) if message.persona else "",
+            settings.max_dead_letters_per_room,
         ]
 
     async def _sent_before(self, owner: Owner, room_id: str, message: NewMessage) -> Accepted | None:

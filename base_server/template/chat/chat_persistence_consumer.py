@@ -44,6 +44,7 @@ class ConsumerHealth:
     largest_lane: int
     silent_s: float
     last_error: str
+    dead: int
 
 
 class ChatPersistenceConsumer:
@@ -115,7 +116,9 @@ class ChatPersistenceConsumer:
         """How much waits, and how long nothing was written."""
         backlog = await self._queue.backlog(QUEUE_NAME)
         silent_s = time.monotonic() - self._last_progress
-        return ConsumerHealth(sum(backlog.values()), max(backlog.values(), default=0), silent_s, self._last_error)
+        dead = await self._queue.dead_letter_count(QUEUE_NAME)
+        largest = max(backlog.values(), default=0)
+        return ConsumerHealth(sum(backlog.values()), largest, silent_s, self._last_error, dead)
 
     async def _begin_waiting(self, lock_timeout_s: float) -> None:
         backlog = await self._queue.backlog(QUEUE_NAME)

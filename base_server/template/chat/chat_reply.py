@@ -169,7 +169,7 @@ class ChatReplies:
             metadata = _failed(turn, ErrorCode.AI_UNAVAILABLE)
         metadata.setdefault("latency_ms", round((time.monotonic() - started) * 1000))
         ended = await self._end(turn, draft.text, metadata)
-        return ended.entry if ended else ""
+        return (ended.entry if ended else "") or await self._turns.entry(turn)
 
     async def _take_turn(self, turn: Turn, deadline: float) -> tuple[str, Sequence[str]]:
         """Wait until the turn is ready; TimeoutError when the reply's deadline comes first."""

@@ -181,8 +181,10 @@ class RoomStore(HybridStore):
             to_json(title),
             payload(owner, room_id, title=title),
             self._keys.new_id(owner.partition),
+            self._settings.max_dead_letters_per_room,
         ]
-        answer = await self._run("update_room", owner, room_id, self._room_keys(owner, room_id), args)
+        keys = [*self._room_keys(owner, room_id), self._held(owner)]
+        answer = await self._run("update_room", owner, room_id, keys, args)
         self._noticed(owner, answer[2])
 
     async def delete(self, owner: Owner, room_id: str) -> None:

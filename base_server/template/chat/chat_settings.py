@@ -25,6 +25,11 @@ class ChatSettings(Settings):
     window: int = Field(200, ge=2, le=2000, description="messages of a room kept in Redis once they are in MySQL")
     max_batch: int = Field(500, ge=1, le=1000, description="events that one batch takes at most, under backlog")
     max_rooms_per_account: int = Field(20_000, ge=1)
+    max_dead_letters_per_room: int = Field(
+        100,
+        ge=1,
+        description="with so many events that the database refuses, or that wait behind one, a room takes no more",
+    )
     max_waiting_turns: int = Field(8, ge=0, description="questions that may wait behind a running reply, a room")
     reply_deadline_s: float = Field(120, gt=0, description="a reply, with its wait for the turn, ends within this")
     reply_lease_s: float = Field(

@@ -105,6 +105,9 @@ class HybridStore:
     def _lane(self, owner: Owner) -> str:
         return self._lanes.stream_key(owner.partition, owner.shard_id)
 
+    def _held(self, owner: Owner) -> str:
+        return self._lanes.held_key(owner.partition, owner.shard_id)
+
     def _room_keys(self, owner: Owner, room_id: str) -> list[str]:
         """Record, messages, card, epoch, persistence lane, load token: how the KEYS of every room script begin."""
         keys, partition = self._keys, owner.partition
@@ -151,6 +154,11 @@ def _refusal(answer: Sequence[Any]) -> ApiError | None:
             refusal = NotAllowedInState("the message that this client_message_id sent, or its reply, was deleted")
         case Answer.FULL if answer[1] == "rooms":
             refusal = TooManyRequests("this account has as many rooms as it may have: delete one first")
+        case Answer.FULL if answer[1] == "dead":
+            refusal = ServiceDown(
+                "the database refused messages of this room: it takes no more until an operator has looked at them",
+                retry_after_s=60.0,
+            )
         case Answer.FULL:
             refusal = ServiceDown("too much is waiting to be written, try again", retry_after_s=5.0)
         case code if code not in (Answer.OK, Answer.UNSURE, Answer.LOST, Answer.PARTIAL, Answer.REPEAT):

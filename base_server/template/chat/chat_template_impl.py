@@ -14,8 +14,10 @@ from template.base.client_session import ClientSession
 from template.base.errors import ErrorCode, InvalidRequest, MessageNotFound, MessageNotSent, SessionMissing
 from template.base.protocol import Protocol
 from template.base.readiness import Health, ReadinessCheck
+from template.chat.chat_events import QUEUE_NAME
 from template.chat.chat_message_store import Accepted, NewMessage
 from template.chat.chat_owner import Owner
+from template.chat.chat_persistence_consumer import ConsumerHealth
 from template.chat.chat_reader import MessagePage, read_message
 from template.chat.chat_reply import failure_of
 from template.chat.chat_settings import ChatSettings
@@ -90,7 +92,13 @@ class ChatTemplateImpl(BaseTemplate):
 
     async def readiness(self) -> Sequence[ReadinessCheck]:
         try:
-            return [await self._backlog_check()]
+            health = await self._parts.consumer.health()
+            checks = [await self._backlog_check(health)]
+            if health.dead:
+                mend = f"python -m application.manage dlq list --queue {QUEUE_NAME}"
+                reason = f"{health.dead} events that the database refused, or behind one, wait for an operator: {mend}"
+                checks.append(ReadinessCheck("chat_dead_letters", Health.DEGRADED, reason))
+            return checks
         except ServiceUnavailable as outage:
             return [ReadinessCheck("chat_backlog", Health.FAILED, str(outage))]
 
@@ -270,8 +278,7 @@ class ChatTemplateImpl(BaseTemplate):
             return await reader.before_time(owner, request.room_id, request.before_timestamp, request.limit)
         return await reader.page(owner, request.room_id, request.page, request.limit)
 
-    async def _backlog_check(self) -> ReadinessCheck:
-        health = await self._parts.consumer.health()
+    async def _backlog_check(self, health: ConsumerHealth) -> ReadinessCheck:
         limit = self._wiring.max_backlog
         if health.largest_lane >= limit:
             return ReadinessCheck(

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from service.cache.cache_client import CacheClient
+from service.core.errors import ServiceUnavailable
 from template.chat.chat_events import payload
 from template.chat.chat_keys import ChatKeys
 from template.chat.chat_lanes import ChatLanes
@@ -14,7 +15,7 @@ from template.chat.chat_owner import Owner
 from template.chat.chat_reader import reply_text
 from template.chat.chat_scripts import SCRIPTS, Answer
 from template.chat.chat_settings import ChatSettings
-from template.chat.chat_text import from_json, is_tombstone, tail, to_json
+from template.chat.chat_text import from_json, tail, to_json
 from template.chat.chat_turn import Turn, read_turn
 
 _SWEEP_AT_ONCE = 50
@@ -30,7 +31,7 @@ class Claim:
 
 @dataclass(frozen=True)
 class Ended:
-    """``entry``: the reply as it stands in the list, '' when the message or room is gone. ``ours``: this call ended it.
+    """``entry``: the reply as it stands in the list, '' when it is not there. ``ours``: this call ended it.
 
     ``ready_token``: the turn that may run now, '' for none."""
 
@@ -148,13 +149,18 @@ class TurnStore:
         return Ended(answer[1], False)
 
     async def entry(self, turn: Turn) -> str:
-        """The reply as it stands in the list now; '' when it is not there any more."""
+        """The reply as it stands in the list now; '' when it was deleted.
+
+        Raises ServiceUnavailable when it has left the window meanwhile: repeated, its send finds it in MySQL."""
         keys, partition = self._keys, turn.owner.partition
-        floor = await self._cache.execute("HGET", keys.room_record(turn.room_id, partition), "floor")
-        if floor is None or turn.reply_seq < int(floor):
-            return ""
-        item = await self._cache.execute("LINDEX", keys.messages(turn.room_id, partition), turn.reply_seq - int(floor))
-        return "" if item is None or is_tombstone(item) or turn.reply_id not in item else str(item)
+        answer = await self._cache.run_script(
+            SCRIPTS["find_reply"],
+            [keys.room_record(turn.room_id, partition), keys.messages(turn.room_id, partition)],
+            [turn.reply_seq, turn.reply_id],
+        )
+        if answer[0] == Answer.COLD:
+            raise ServiceUnavailable("cache", "the reply has left the room's window, send the same again")
+        return str(answer[1]) if answer[0] == Answer.OK else ""
 
     async def partial_text(self, turn: Turn) -> str:
         """What the reply's stream of deltas holds."""

@@ -1,8 +1,9 @@
 -- purpose: Start loading a room or an account's list from MySQL: only when nothing of it is still on its way there.
 --   The token is deleted by any write, and a fill without it is refused. Loaders of several processes share it.
--- KEYS: 1 record; 2 epoch; 3 persistence lane; 4 mark of the lane's backlog; 5 load token; 6 list (messages, or the rooms set); 7 room card, or the account's order
--- ARGV: 1 'room'|'account'; 2 token; 3 token TTL in ms
--- returns: {0, epoch, token} go on with this token | {11} loaded meanwhile, or deleted | {8} events of an older record or an older Redis run are not in MySQL yet, or its reply still runs
+--   A room with dead letters is nowhere but here: its record is taken over into this run, if MySQL is not ahead of it.
+-- KEYS: 1 record; 2 epoch; 3 persistence lane; 4 mark of the lane's backlog; 5 load token; 6 list (messages, or the rooms set); 7 room card, or the account's order; 8 rooms with dead letters
+-- ARGV: 1 'room'|'account'; 2 token; 3 token TTL in ms; 4 room_id, '' for an account; 5 the room's last seq in MySQL, '' when not known yet
+-- returns: {0, epoch, token} go on with this token | {11} loaded meanwhile, or deleted | {8} events of an older record or an older Redis run are not in MySQL yet, or its reply still runs | {5} say the room's last seq in MySQL | {6, 'dead'} a room with dead letters is not whole here
 -- Entries that somebody else's handler pushed go at once when the lane is empty, else when their event was read or
 -- this time is over (the database may be away): the room stays usable, a later event still gets its place.
 local FOREIGN_WAIT_MS = 1000
@@ -27,6 +28,17 @@ if v[1] == epoch then
     return { REPEAT }
   end
   if ARGV[1] == 'account' and len == redis.call('SCARD', KEYS[6]) and len == redis.call('ZCARD', KEYS[7]) then
+    return { REPEAT }
+  end
+end
+if ARGV[4] ~= '' and redis.call('HEXISTS', KEYS[8], ARGV[4]) == 1 then
+  local r = redis.call('HMGET', KEYS[1], 'next_seq', 'title', 'persona', 'created', 'last_ms', 'count')
+  if r[1] and ARGV[5] == '' then return { UNSURE } end
+  if r[1] and tonumber(ARGV[5]) < tonumber(r[1]) then
+    if tonumber(v[5]) ~= redis.call('LLEN', KEYS[6]) then return { FULL, 'dead' } end
+    redis.call('SET', KEYS[7], card(ARGV[4], r[2], r[3], r[4], tonumber(r[5]), tonumber(r[6])))
+    redis.call('HSET', KEYS[1], 'epoch', epoch)
+    pin(KEYS[1], KEYS[6])
     return { REPEAT }
   end
 end

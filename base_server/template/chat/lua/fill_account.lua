@@ -1,6 +1,7 @@
 -- purpose: Put an account's list of rooms that was read from MySQL into Redis, with a card for each room.
 --   The card of a room whose record is loaded is the truth already and only lives on as long as the list.
--- KEYS: 1 account record; 2 account's rooms; 3 account's order; 4 epoch; 5 account load token; 6 prefix of room records; 7 prefix of room cards; 8 prefix of room states
+--   Rooms with dead letters stand in the list by their record: MySQL may not know them, or only as they were.
+-- KEYS: 1 account record; 2 account's rooms; 3 account's order; 4 epoch; 5 account load token; 6 prefix of room records; 7 prefix of room cards; 8 prefix of room states; 9 rooms with dead letters
 -- ARGV: 1 token; 2 epoch at the load's start; 3 TTL in ms; 4 account_db_key; 5.. (room_id, last activity ms, title JSON, persona JSON, created ISO, count, client_request_id, request hash) a room
 -- returns: {0} filled | {7} a write or another load came first
 if redis.call('GET', KEYS[5]) ~= ARGV[1] or redis.call('GET', KEYS[4]) ~= ARGV[2] then return { LOST } end
@@ -22,6 +23,14 @@ for i = 5, #ARGV, 8 do
         tonumber(ARGV[i + 5])), 'PX', int(ttl))
     end
     if ARGV[i + 6] ~= '' then redis.call('HSET', KEYS[1], 'r:' .. ARGV[i + 6], room_id .. '|' .. ARGV[i + 7]) end
+  end
+end
+for _, room_id in ipairs(redis.call('HKEYS', KEYS[9])) do
+  local v = redis.call('HMGET', KEYS[6] .. room_id, 'owner', 'gone', 'title', 'persona', 'created', 'last_ms', 'count')
+  if v[1] == ARGV[4] and not v[2] and v[3] then
+    len = len + redis.call('SADD', KEYS[2], room_id)
+    redis.call('ZADD', KEYS[3], v[6], room_id)
+    redis.call('SET', KEYS[7] .. room_id, card(room_id, v[3], v[4], v[5], tonumber(v[6]), tonumber(v[7])))
   end
 end
 redis.call('HSET', KEYS[1], 'epoch', ARGV[2], 'owner', ARGV[4], 'len', int(len), 'loaded_at', iso(now),

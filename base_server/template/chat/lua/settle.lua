@@ -1,9 +1,9 @@
 -- purpose: A batch is in MySQL: remove exactly its events, set SENT/ACTIVE/DELETED, note how far each room is saved,
 --   trim windows (never above saved_seq), and let records expire whose last event this was. Run twice, nothing changes.
 --   XDEL comes first, so that the script works on a full Redis too. A record expires when its own last event is not
---   behind the last one written: then all of its events are in MySQL, but for those that MySQL refuses ('dead').
--- KEYS: 1 persistence lane; 2.. for each item of ARGV in order: m: message state. r: room record, messages, card, room state. a: account record, rooms, order
--- ARGV: 1 number of events; 2 window; 3 TTL of windows in ms; 4 TTL of cards and room lists in ms; 5 state TTL in ms; 6.. event ids, then items: m saved|deleted; r change(''|created|deleted) last_event saved_seqs(csv) dead('1'|''); a last_event dead
+--   behind the last one written: then all of its events are in MySQL, but for those of a room with dead letters.
+-- KEYS: 1 persistence lane; 2 rooms with dead letters; 3.. for each item of ARGV in order: m: message state. r: room record, messages, card, room state. a: account record, rooms, order
+-- ARGV: 1 number of events; 2 window; 3 TTL of windows in ms; 4 TTL of cards and room lists in ms; 5 state TTL in ms; 6.. event ids, then items: m saved|deleted; r room_id change(''|created|deleted) last_event saved_seqs(csv) refused('1'|''); a last_event
 -- returns: how many events were removed
 local events, window, now = tonumber(ARGV[1]), tonumber(ARGV[2]), now_ms()
 local window_ttl, list_ttl, state_ttl = ARGV[3], ARGV[4], ARGV[5]
@@ -64,28 +64,27 @@ local function trim(rec, messages, floor, last, floor_at, older, latest)
   redis.call('HSET', rec, 'floor', int(floor), 'len', int(length), 'floor_at', floor_at, 'older', older)
 end
 
-local function settle_room(rec, messages, room_card, last_event, csv, dead)
+local function settle_room(rec, messages, room_card, last_event, csv, held)
   local v = redis.call('HMGET', rec, 'owner', 'gone', 'epoch', 'dirty', 'saved_seq', 'ahead', 'floor', 'floor_at',
-    'older', 'turn', 'len', 'dead', 'last_ms')
+    'older', 'turn', 'len', 'last_ms')
   if v[3] == '-1' then
     if all_written(v[4], last_event) then redis.call('DEL', rec) end
     return
   end
   if not v[1] then return end
   if v[2] then
-    if all_written(v[4], last_event) then redis.call('PEXPIRE', rec, state_ttl) end
+    if all_written(v[4], last_event) and not held then redis.call('PEXPIRE', rec, state_ttl) end
     return
   end
-  if dead == '1' then redis.call('HSET', rec, 'dead', dead) end
   local saved, ahead = advance(tonumber(v[5]), v[6], csv)
   redis.call('HSET', rec, 'saved_seq', int(saved), 'ahead', ahead)
   if tonumber(v[11]) == redis.call('LLEN', messages) then
     -- The question of the open turn, and those that wait behind it, are still to be asked.
     local reply_seq = v[10] and tonumber(string.match(v[10], '^[^|]+|[^|]+|(%d+)'))
     local last = reply_seq and math.min(saved, reply_seq - 2) or saved
-    trim(rec, messages, tonumber(v[7]), last, v[8], v[9], iso(tonumber(v[13])))
+    trim(rec, messages, tonumber(v[7]), last, v[8], v[9], iso(tonumber(v[12])))
   end
-  if all_written(v[4], last_event) and not v[10] and not v[12] and dead ~= '1' then
+  if all_written(v[4], last_event) and not v[10] and not held then
     redis.call('PEXPIRE', rec, window_ttl)
     redis.call('PEXPIRE', messages, window_ttl)
     redis.call('PEXPIRE', room_card, list_ttl)
@@ -93,11 +92,9 @@ local function settle_room(rec, messages, room_card, last_event, csv, dead)
 end
 
 -- The list expires no later than the cards that it was filled with; when those are nearly gone it goes at once.
-local function settle_account(rec, rooms, order, last_event, dead)
-  local v = redis.call('HMGET', rec, 'dirty', 'cards_until', 'dead')
-  if not v[2] then return end
-  if dead == '1' then redis.call('HSET', rec, 'dead', dead) end
-  if v[3] or dead == '1' or not all_written(v[1], last_event) then return end
+local function settle_account(rec, rooms, order, last_event)
+  local v = redis.call('HMGET', rec, 'dirty', 'cards_until')
+  if not v[2] or not all_written(v[1], last_event) then return end
   local left = math.min(tonumber(list_ttl), tonumber(v[2]) - now)
   if left < tonumber(list_ttl) / 4 then
     redis.call('DEL', rec, rooms, order)
@@ -106,18 +103,19 @@ local function settle_account(rec, rooms, order, last_event, dead)
   for _, key in ipairs({ rec, rooms, order }) do redis.call('PEXPIRE', key, int(left)) end
 end
 
-local k, i = 2, 6 + events
+local k, i = 3, 6 + events
 while i <= #ARGV do
   if ARGV[i] == 'm' then
     settle_message(KEYS[k], ARGV[i + 1])
     k, i = k + 1, i + 2
   elseif ARGV[i] == 'r' then
-    settle_room_state(KEYS[k + 3], ARGV[i + 1])
-    settle_room(KEYS[k], KEYS[k + 1], KEYS[k + 2], ARGV[i + 2], ARGV[i + 3], ARGV[i + 4])
-    k, i = k + 4, i + 5
+    local held = ARGV[i + 5] == '1' or redis.call('HEXISTS', KEYS[2], ARGV[i + 1]) == 1
+    settle_room_state(KEYS[k + 3], ARGV[i + 2])
+    settle_room(KEYS[k], KEYS[k + 1], KEYS[k + 2], ARGV[i + 3], ARGV[i + 4], held)
+    k, i = k + 4, i + 6
   else
-    settle_account(KEYS[k], KEYS[k + 1], KEYS[k + 2], ARGV[i + 1], ARGV[i + 2])
-    k, i = k + 3, i + 3
+    settle_account(KEYS[k], KEYS[k + 1], KEYS[k + 2], ARGV[i + 1])
+    k, i = k + 3, i + 2
   end
 end
 return removed

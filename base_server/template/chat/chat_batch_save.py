@@ -1,0 +1,117 @@
+"""Puts the events of one batch into their shard, and finds those that it will not take.
+
+An event is poison only if the database refuses it alone, with an error about its data, while another statement on
+that shard succeeds. What comes later in its room is not written any more: it waits behind it, in order. Every other
+room goes on. Whatever else fails is an outage: raised, and the whole batch is read again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from service.core.errors import DataRefused
+from template.chat.chat_events import (
+    MESSAGE_COLUMNS,
+    MESSAGE_DELETE,
+    MESSAGE_SAVE,
+    ROOM_CREATE,
+    ROOM_DELETE,
+    ROOM_UPDATE,
+    WRITE_ORDER,
+    Event,
+)
+from template.chat.chat_loader import ShardDatabase
+from template.chat.chat_text import to_json
+
+BEHIND = "waits behind the dead letters of its room"
+
+_BULK = {
+    ROOM_CREATE: "fp_chat_room_batch_create",
+    MESSAGE_SAVE: "fp_chat_message_batch_save",
+    ROOM_UPDATE: "fp_chat_room_batch_update_title",
+    MESSAGE_DELETE: "fp_chat_message_batch_soft_delete",
+    ROOM_DELETE: "fp_chat_room_batch_soft_delete",
+}
+# max_allowed_packet is 16 MiB where nobody set it; JSON may be escaped on the way.
+_MAX_CALL_BYTES = 4 * 1024 * 1024
+
+
+class BatchSave:
+    """One batch of one shard. :attr:`refused`: entry id → reason, of what is not in the database."""
+
+    def __init__(self, database: ShardDatabase, shard_id: int, events: Sequence[Event]) -> None:
+        self.refused: dict[str, str] = {}
+        self._database = database
+        self._shard_id = shard_id
+        self._events = events
+        self._place = {event.entry_id: place for place, event in enumerate(events)}
+        self._stopped: dict[str, int] = {}  # room → place of its first refused event
+
+    async def run(self) -> None:
+        """One call a message type, in the order that the types need; row by row only when that is refused."""
+        for kind in WRITE_ORDER:
+            placed = [event for event in self._events if event.kind == kind and not _is_unplaced(event)]
+            for part in _by_size(placed):
+                await self._save(kind, part)
+        for event in self._events:
+            if _is_unplaced(event):
+                await self._save_alone(event)
+
+    async def _save(self, kind: str, events: Sequence[Event]) -> None:
+        going = [event for event in events if not self._is_behind(event)]
+        try:
+            if going:
+                await self._call(_BULK[kind], to_json([event.row for event in going]))
+        except DataRefused:
+            for event in going:
+                await self._save_alone(event)
+
+    async def _save_alone(self, event: Event) -> None:
+        if self._is_behind(event):
+            return
+        try:
+            await self._call_alone(event)
+        except DataRefused:
+            await self._call("fp_chat_room_get", event.room_id)
+            try:
+                # The first refusal may have been another process writing the same row in the same moment.
+                await self._call_alone(event)
+            except DataRefused as error:
+                self.refused[event.entry_id] = f"{event.kind} refused by the database: {error}"
+                self._stopped[event.room_id] = self._place[event.entry_id]
+
+    def _is_behind(self, event: Event) -> bool:
+        """Is it later than a refused event of its room? Then it is refused too."""
+        behind = self._place[event.entry_id] > self._stopped.get(event.room_id, len(self._events))
+        if behind:
+            self.refused[event.entry_id] = BEHIND
+        return behind
+
+    async def _call_alone(self, event: Event) -> None:
+        if event.kind != MESSAGE_SAVE:
+            await self._call(_BULK[event.kind], to_json([event.row]))
+            return
+        rows = await self._call("fp_chat_message_save", *(event.row[name] for name in MESSAGE_COLUMNS))
+        event.seq = int(rows[0]["seq"])
+
+    async def _call(self, procedure: str, *params: object) -> list[dict[str, Any]]:
+        return await self._database.call_shard_procedure(self._shard_id, procedure, params)
+
+
+def _is_unplaced(event: Event) -> bool:
+    """A save whose number in its room the database is to give."""
+    return event.kind == MESSAGE_SAVE and event.seq is None
+
+
+def _by_size(group: Sequence[Event]) -> Iterable[Sequence[Event]]:
+    """The group in parts that fit into one packet of the database; nearly always it is one part."""
+    start = size = 0
+    for index, event in enumerate(group):
+        row_size = len(to_json(event.row).encode())
+        if index > start and size + row_size > _MAX_CALL_BYTES:
+            yield group[start:index]
+            start, size = index, 0
+        size += row_size
+    if group:
+        yield group[start:]
