@@ -6,7 +6,9 @@ import asyncio
 
 import pytest
 
+from service.core.errors import ServiceUnavailable
 from template.chat.chat_message_store import NewMessage
+from template.chat.chat_turn import Turn
 from template.chat.chat_turn_store import TurnLost, TurnStore
 from template.chat.common.chat_serialize import ChatRoomDeleteRequest
 from tests.chat_world import ChatWorld
@@ -236,3 +238,26 @@ async def test_stopping_the_server_keeps_the_partial_text(chat: ChatWorld) -> No
     assert response.message is not None
     assert response.message.metadata["finish_reason"] == "interrupted"
     assert response.message.content.startswith("word ")
+
+
+@pytest.mark.chat_settings(window=4)
+async def test_a_reply_that_left_the_window_while_it_was_awaited_is_not_taken_for_deleted(chat: ChatWorld) -> None:
+    """Seen under ``make chaos``: a settle trimmed the window between the two reads of an attached send."""
+    user = await chat.user()
+    room = await chat.room(user)
+    sent = await chat.try_send(user, room.room_id, "one")
+    await chat.send(user, room.room_id, "two")
+    assert sent.message is not None
+    assert sent.message.seq is not None
+    owner = await chat.template._owner(user)
+    persona = sent.message.metadata["ai_persona"]
+    turn = Turn("", owner, room.room_id, sent.message.message_id, sent.message.seq, "", 0, persona)
+    store = chat.template._parts.replies._turns
+    assert sent.message.message_id in await store.entry(turn)
+    await chat.send(user, room.room_id, "three")
+    await chat.persist()
+    with pytest.raises(ServiceUnavailable, match="left the room's window"):
+        await store.entry(turn)
+    request = ChatRoomDeleteRequest(room_id=room.room_id)
+    assert (await chat.template.on_chat_room_delete_req(user, request)).errorCode == 0
+    assert await store.entry(turn) == ""
