@@ -51,6 +51,10 @@ class Findings:
         if not condition:
             self.add(kind, what)
 
+    def clear(self) -> None:
+        self.counts.clear()
+        self.details.clear()
+
     def raise_if_any(self) -> None:
         assert not self.details, "\n".join(self.details[:20])
 
@@ -94,9 +98,14 @@ class Player:
         self.history: list[str] = []
         """One line a request, for whoever has to find out what happened."""
         self._url = url
+        self._pinned: str | None = None
         self._random = random.Random(seed)
         self._persona = persona
         self._pending: Callable[[], Awaitable[None]] | None = None
+
+    def pin(self, url: str | None) -> None:
+        """Ask this server only, until ``pin(None)``."""
+        self._pinned = url
 
     async def sign_in(self) -> None:
         self.client.base_url = self._url()
@@ -110,26 +119,36 @@ class Player:
             except Unanswered:
                 await asyncio.sleep(0.05)
 
+    async def act(self, deed: Callable[[], Awaitable[None]] | None = None) -> None:
+        """Do it until it is answered; without ``deed`` what was not answered before."""
+        while (doing := deed or self._pending) is not None:
+            deed = None
+            try:
+                await doing()
+            except Unanswered:
+                deed = doing
+                await asyncio.sleep(0.05)
+
     def _choose(self) -> Callable[[], Awaitable[None]]:
         live = list(self.rooms)
         roll = self._random.random()
         if not live or (roll < 0.1 and len(live) < 4):
-            return self._create()
+            return self.creating()
         room_id = self._random.choice(live)
         if roll < 0.7:
             return self.sending(room_id)
         if roll < 0.77:
-            return self._renaming(room_id)
+            return self.renaming(room_id)
         if roll < 0.87:
-            return self._deleting_message(room_id)
+            return self.deleting_message(room_id)
         if roll < 0.9 and len(live) > 1:
-            return self._deleting_room(room_id)
+            return self.deleting_room(room_id)
         return lambda: self.check_room(self.rooms[room_id])
 
     def nonce(self) -> str:
         return f"{self.name}-{uuid.uuid4().hex}"
 
-    def _create(self) -> Callable[[], Awaitable[None]]:
+    def creating(self) -> Callable[[], Awaitable[None]]:
         title, request_id = self.nonce(), str(uuid.uuid4())
         self.maybe_rooms.add(title)
 
@@ -186,7 +205,7 @@ class Player:
 
         return act
 
-    def _renaming(self, room_id: str) -> Callable[[], Awaitable[None]]:
+    def renaming(self, room_id: str) -> Callable[[], Awaitable[None]]:
         title, record = self.nonce(), self.rooms[room_id]
         tries = 0
 
@@ -203,7 +222,7 @@ class Player:
 
         return act
 
-    def _deleting_message(self, room_id: str) -> Callable[[], Awaitable[None]]:
+    def deleting_message(self, room_id: str) -> Callable[[], Awaitable[None]]:
         record = self.rooms[room_id]
         candidates = [text for text in record.sent if text not in record.deleted]
         if not candidates:
@@ -220,7 +239,7 @@ class Player:
 
         return act
 
-    def _deleting_room(self, room_id: str) -> Callable[[], Awaitable[None]]:
+    def deleting_room(self, room_id: str) -> Callable[[], Awaitable[None]]:
         async def act() -> None:
             self._pending = act
             self.maybe_deleted_rooms.add(room_id)
@@ -241,7 +260,7 @@ class Player:
 
     async def _post(self, path: str, **fields: Any) -> dict[str, Any]:
         """The answer, with everything in it looked at for others' nonces; :class:`Unanswered` when to be repeated."""
-        self.client.base_url = self._url()
+        self.client.base_url = self._pinned or self._url()
         said = f"{time.time():.3f} {self.client.base_url} {path} {fields}"
         try:
             answer = await self.client.post(path, **fields)
@@ -265,8 +284,10 @@ class Player:
             self.last_success_s = time.monotonic()
         return answer
 
-    async def check(self) -> None:
-        """Everything acknowledged is there, once, in order; nothing else but what has an unknown outcome."""
+    async def check(self, *, ended: bool = False) -> None:
+        """Everything acknowledged is there, once, in order; nothing else but what has an unknown outcome.
+
+        ``ended``: no reply may be running any more. Raises :class:`Unanswered`."""
         rooms: list[dict[str, Any]] = []
         while True:
             page = await self._post("/api/chat/rooms", page=len(rooms) // 100 + 1, limit=100)
@@ -287,9 +308,9 @@ class Player:
         for room_id in self.rooms.keys() & listed.keys():
             record, title = self.rooms[room_id], listed[room_id]["title"]
             self.findings.expect(title in record.titles, "lost", f"{self.name}: title {title} is not {record.titles}")
-            await self.check_room(record)
+            await self.check_room(record, ended=ended)
 
-    async def check_room(self, record: RoomRecord) -> None:
+    async def check_room(self, record: RoomRecord, *, ended: bool = False) -> None:
         """Read a room, whole, and compare it with what is known of it."""
         messages: list[dict[str, Any]] = []
         cursor: dict[str, str] = {}
@@ -306,7 +327,10 @@ class Player:
             if not page["has_more"]:
                 break
             cursor = {"cursor": page["next_cursor"]}
-        check_messages(f"{self.name}, room {record.room_id}", record, messages, self.findings)
+        where = f"{self.name}, room {record.room_id}"
+        running = [message for message in messages if message["is_streaming"]]
+        self.findings.expect(not (ended and running), "unexpected", f"{where}: replies without an end: {running}")
+        check_messages(where, record, messages, self.findings)
 
 
 def check_messages(where: str, record: RoomRecord, messages: list[dict[str, Any]], findings: Findings) -> None:

@@ -1,0 +1,271 @@
+"""The faults: each breaks something in the world while players play, and mends it before it returns.
+
+``FAULTS`` has them by name. Those in ``BETWEEN_GAMES`` take away what Redis has not yet given to MySQL: nothing that
+was acknowledged may be under way then, so the players rest and everything is written before (see ``run_fault``).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable
+from functools import partial
+
+from tests.faults.fault_proxy import Action, FaultProxy, Trap
+from tests.faults.wire import Command
+from tests.faults.world import CACHE_TIMEOUT_S, FaultServer, FaultWorld, play_during
+from tests.players import Player
+
+Fault = Callable[[FaultWorld, random.Random], Awaitable[None]]
+
+BULK = {
+    "fp_chat_room_batch_create",
+    "fp_chat_message_batch_save",
+    "fp_chat_room_batch_update_title",
+    "fp_chat_message_batch_soft_delete",
+    "fp_chat_room_batch_soft_delete",
+}
+OF_REQUESTS = {
+    "GETEX", "accept_send", "create_room", "update_room", "delete_room", "delete_message", "append_delta", "end_reply",
+    "begin_load", "fill_room", "fill_account", "read_messages", "read_rooms", "claim_turn",
+}  # fmt: skip
+_CONNECTION_FAULTS: tuple[Action, ...] = ("cut", "cut answer", "half close", "swallow")
+
+
+async def server_killed(world: FaultWorld, chance: random.Random) -> None:
+    victim = chance.choice(world.servers)
+    await asyncio.sleep(chance.uniform(0.2, 1))
+    await victim.kill()
+    await asyncio.sleep(chance.uniform(0, 1))
+    await victim.start()
+
+
+async def both_servers_killed(world: FaultWorld, chance: random.Random) -> None:
+    await asyncio.sleep(chance.uniform(0.2, 1))
+    await asyncio.gather(*(server.kill() for server in world.servers))
+    await world.start_all()
+
+
+async def server_killed_in_a_request(world: FaultWorld, chance: random.Random) -> None:
+    """Between two of its commands to Redis, or between a command and its answer."""
+    victim = chance.choice(world.servers)
+    action: Action = chance.choice(["hold", "hold answer"])
+    await _kill_at(victim, [victim.redis.trap(action, lambda c: c.name in OF_REQUESTS, at=chance.randint(1, 12))])
+
+
+async def consumer_killed_between_steps(
+    world: FaultWorld, chance: random.Random, *, step: str = "", action: Action | None = None
+) -> None:
+    """Read, PROCESSING, each procedure, settle: before the step or before its answer, whichever server writes next."""
+    step = step or chance.choice(["XRANGE", "mark_processing", *sorted(BULK), "settle"])
+    action = action or chance.choice(["hold", "hold answer"])
+    traps: dict[Trap, FaultServer] = {}
+    for server in world.servers:
+        proxies = server.proxies[1:] if step in BULK else (server.redis,)
+        for proxy in proxies:
+            traps[proxy.trap(action, lambda c: c.name == step)] = server
+    first = await _first_reached(list(traps), 10)
+    if first is None:
+        world.heal_proxies()
+        return
+    victim = traps[first]
+    for trap, server in traps.items():
+        if server is not victim:
+            trap.disarm()
+    await victim.kill()
+    await asyncio.sleep(chance.uniform(0, 1))
+    for proxy in victim.proxies:
+        proxy.drop_all()
+    world.heal_proxies()
+    await victim.start()
+
+
+async def server_paused(world: FaultWorld, chance: random.Random) -> None:
+    """SIGSTOP for longer than its leases and locks last: it wakes up as somebody who was taken for dead."""
+    with chance.choice(world.servers).paused():
+        await asyncio.sleep(chance.uniform(1, 5))
+
+
+async def redis_killed(world: FaultWorld, chance: random.Random) -> None:
+    await asyncio.sleep(chance.uniform(0.2, 1))
+    world.redis.kill()
+    await asyncio.sleep(chance.choice([0, 0.5, 3]))
+    await asyncio.to_thread(world.redis.start)
+
+
+async def redis_and_servers_killed(world: FaultWorld, chance: random.Random) -> None:
+    await asyncio.sleep(chance.uniform(0.2, 1))
+    await asyncio.gather(*(server.kill() for server in world.servers))
+    world.redis.kill()
+    await asyncio.to_thread(world.redis.start)
+    await world.start_all()
+
+
+async def redis_paused(world: FaultWorld, chance: random.Random) -> None:
+    world.pause_redis()
+    try:
+        await asyncio.sleep(CACHE_TIMEOUT_S * chance.uniform(0.5, 1.5))
+    finally:
+        world.resume_redis()
+
+
+async def redis_out_of_memory(world: FaultWorld, chance: random.Random) -> None:
+    world.ask_redis("CONFIG", "SET", "maxmemory", "1")
+    try:
+        await asyncio.sleep(chance.uniform(1, 3))
+    finally:
+        world.ask_redis("CONFIG", "SET", "maxmemory", "0")
+
+
+async def redis_scripts_flushed(world: FaultWorld, chance: random.Random) -> None:
+    for _ in range(chance.randint(50, 150)):
+        world.ask_redis("SCRIPT", "FLUSH")
+        await asyncio.sleep(0.01)
+
+
+async def redis_clients_killed(world: FaultWorld, chance: random.Random) -> None:
+    for _ in range(chance.randint(10, 30)):
+        world.ask_redis("CLIENT", "KILL", "TYPE", "normal")
+        await asyncio.sleep(chance.uniform(0, 0.1))
+
+
+async def redis_connections_broken(world: FaultWorld, chance: random.Random) -> None:
+    """Cut before a command, after it, half closed, or swallowed, many times over."""
+    await _break_connections([server.redis for server in world.servers], OF_REQUESTS | {"settle"}, chance)
+
+
+async def redis_cut_off(world: FaultWorld, chance: random.Random) -> None:
+    """One server sees its Redis fall silent, be slow, or refuse it; the other does not."""
+    await _cut_off([chance.choice(world.servers).redis], chance)
+
+
+async def mysql_killed(world: FaultWorld, chance: random.Random) -> None:
+    await asyncio.sleep(chance.uniform(0.2, 1))
+    world.mariadb.kill()
+    await asyncio.sleep(chance.uniform(0, 4))
+    await asyncio.to_thread(world.mariadb.start)
+
+
+async def mysql_restarted(world: FaultWorld, chance: random.Random) -> None:
+    await asyncio.to_thread(world.mariadb.stop)
+    await asyncio.to_thread(world.mariadb.start)
+
+
+async def mysql_paused(world: FaultWorld, chance: random.Random) -> None:
+    world.mariadb.pause()
+    try:
+        await asyncio.sleep(chance.uniform(1, 5))
+    finally:
+        world.mariadb.resume()
+
+
+async def mysql_read_only(world: FaultWorld, chance: random.Random) -> None:
+    world.mariadb.sql("SET GLOBAL read_only = 1")
+    try:
+        await asyncio.sleep(chance.uniform(1, 3))
+    finally:
+        world.mariadb.sql("SET GLOBAL read_only = 0")
+
+
+async def mysql_answer_lost(world: FaultWorld, chance: random.Random) -> None:
+    """The connection is cut exactly after a procedure was sent: it committed, and nobody was told."""
+    proxies = [proxy for server in world.servers for proxy in server.proxies[1:]]
+    await _break_connections(proxies, BULK, chance, actions=("cut answer",))
+
+
+async def mysql_connections_broken(world: FaultWorld, chance: random.Random) -> None:
+    proxies = [proxy for server in world.servers for proxy in server.proxies[1:]]
+    await _break_connections(proxies, None, chance)
+
+
+async def shard_away(world: FaultWorld, chance: random.Random) -> None:
+    """The second shard's database, for everybody; the first goes on."""
+    for server in world.servers:
+        server.second_shard.refusing = True
+        server.second_shard.cut_all()
+    await asyncio.sleep(chance.uniform(1, 4))
+    world.heal_proxies()
+
+
+async def mysql_cut_off(world: FaultWorld, chance: random.Random) -> None:
+    await _cut_off(list(chance.choice(world.servers).proxies[1:]), chance)
+
+
+async def provider_misbehaves(world: FaultWorld, chance: random.Random) -> None:
+    world.provider.misbehave = 0.5
+    await asyncio.sleep(chance.uniform(2, 5))
+    world.provider.misbehave = 0.0
+
+
+FAULTS: dict[str, Fault] = {
+    fault.__name__.replace("_", " "): fault
+    for fault in (
+        server_killed, both_servers_killed, server_killed_in_a_request, consumer_killed_between_steps, server_paused,
+        redis_killed, redis_and_servers_killed, redis_paused, redis_out_of_memory, redis_scripts_flushed,
+        redis_clients_killed, redis_connections_broken, redis_cut_off,
+        mysql_killed, mysql_restarted, mysql_paused, mysql_read_only, mysql_answer_lost, mysql_connections_broken,
+        shard_away, mysql_cut_off, provider_misbehaves,
+    )
+}  # fmt: skip
+BETWEEN_GAMES = ("redis restarted empty", "redis restarted old")
+
+
+async def run_fault(name: str, world: FaultWorld, players: list[Player], chance: random.Random) -> float:
+    """Inject ``name`` while ``players`` play; returns the seconds from the mend until all had a success again."""
+    if name not in BETWEEN_GAMES:
+        return await play_during(players, partial(FAULTS[name], world, chance), world.findings)
+    old = world.redis_files() if name == "redis restarted old" else None
+    await play_during(players, partial(asyncio.sleep, chance.uniform(0.5, 2)), world.findings)
+    await world.settled()
+    await world.replace_redis(old)
+    return await play_during(players, partial(asyncio.sleep, 0), world.findings)
+
+
+async def _kill_at(victim: FaultServer, traps: list[Trap]) -> None:
+    if await _first_reached(traps, 10) is not None:
+        await victim.kill()
+        for proxy in victim.proxies:
+            proxy.drop_all()
+        await victim.start()
+    for proxy in victim.proxies:
+        proxy.heal()
+
+
+async def _first_reached(traps: list[Trap], timeout_s: float) -> Trap | None:
+    waits = {asyncio.create_task(trap.reached.wait()): trap for trap in traps}
+    await asyncio.wait(waits, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+    for wait in waits:
+        wait.cancel()
+    return next((trap for trap in traps if trap.reached.is_set()), None)
+
+
+async def _break_connections(
+    proxies: list[FaultProxy],
+    names: set[str] | None,
+    chance: random.Random,
+    *,
+    actions: tuple[Action, ...] = _CONNECTION_FAULTS,
+) -> None:
+    """Spring traps on commands with these names (None: any), one after the other."""
+
+    def wanted(command: Command) -> bool:
+        return names is None or command.name in names
+
+    for _ in range(chance.randint(3, 10)):
+        proxy = chance.choice(proxies)
+        trap = proxy.trap(chance.choice(actions), wanted, at=chance.randint(1, 5))
+        await _first_reached([trap], 1)
+        proxy.remove(trap)
+
+
+async def _cut_off(proxies: list[FaultProxy], chance: random.Random) -> None:
+    how = chance.choice(["silent", "slow", "refused"])
+    for proxy in proxies:
+        proxy.silent = how == "silent"
+        proxy.delay_s = 0.2 if how == "slow" else 0.0
+        proxy.refusing = how == "refused"
+        if proxy.refusing:
+            proxy.cut_all()
+    await asyncio.sleep(chance.uniform(1, 4))
+    for proxy in proxies:
+        proxy.heal()

@@ -1,0 +1,79 @@
+"""A server is killed between any two of its steps: before its k-th command to Redis or MySQL, and before the answer.
+
+The proxies hold the command or its answer, so the product has no hook for it. The request that was under way is
+repeated on the other server with the same ids; the persistence batch is taken up there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable
+from functools import partial
+
+import pytest
+
+from tests.faults.faults import OF_REQUESTS, consumer_killed_between_steps
+from tests.faults.world import FaultWorld, play_during
+from tests.players import Player, Unanswered
+
+pytestmark = pytest.mark.asyncio(loop_scope="package")
+
+
+@pytest.mark.timeout(120)
+async def test_a_send_a_create_and_a_delete_killed_after_every_command(
+    world: FaultWorld, players: list[Player]
+) -> None:
+    steps: dict[str, int] = {}
+    for player, what in zip(players, ("send", "create", "delete"), strict=True):
+        await player.act(player.creating())
+        (room_id,) = player.rooms
+        while True:
+            await player.act(player.sending(room_id))
+            deed = {
+                "send": lambda p=player, r=room_id: p.sending(r),
+                "create": lambda p=player: p.creating(),
+                "delete": lambda p=player, r=room_id: p.deleting_message(r),
+            }[what]()
+            if not await _killed_during(world, steps.get(what, 0) + 1, player, deed):
+                break
+            steps[what] = steps.get(what, 0) + 1
+            # The other server is asked again, at once, with the same ids.
+            await asyncio.gather(player.act(), world.start_all())
+    assert steps["send"] >= 3
+    assert steps["create"] == steps["delete"] == 2
+
+
+async def _killed_during(world: FaultWorld, k: int, player: Player, deed: Callable[[], Awaitable[None]]) -> bool:
+    """Kill the first server when Redis has executed the k-th command of ``deed`` and its answer is on the way.
+
+    False: it has fewer commands. (Before the k-th is after the one before it.)"""
+    victim = world.servers[0]
+    trap = victim.redis.trap("hold answer", lambda command: command.name in OF_REQUESTS, at=k)
+    player.pin(victim.process.base_url)
+    doing = asyncio.create_task(_tried(deed))
+    reached = asyncio.create_task(trap.reached.wait())
+    await asyncio.wait({doing, reached}, return_when=asyncio.FIRST_COMPLETED, timeout=20)
+    reached.cancel()
+    if hit := trap.reached.is_set():
+        await victim.kill()
+    await doing
+    player.pin(None)
+    victim.redis.drop_all()
+    return hit
+
+
+async def _tried(deed: Callable[[], Awaitable[None]]) -> None:
+    try:
+        await deed()
+    except Unanswered:
+        return
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("step", ["fp_chat_message_batch_save", "settle"])
+async def test_a_consumer_killed_after_a_step_leaves_its_batch_to_the_other(
+    world: FaultWorld, players: list[Player], step: str
+) -> None:
+    deed = partial(consumer_killed_between_steps, world, random.Random(step), step=step, action="hold answer")
+    await play_during(players, deed, world.findings)

@@ -1,0 +1,34 @@
+"""Redis and MySQL in every kind of trouble while players play: what was acknowledged is there, once, in order.
+
+The quicker part of the faults that ``make chaos`` draws from (``tests/faults/chaos.py``).
+"""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from tests.faults.faults import run_fault
+from tests.faults.world import FaultWorld
+from tests.players import Player
+
+pytestmark = pytest.mark.asyncio(loop_scope="package")
+
+IN_SHORT = [
+    "redis killed",
+    "redis out of memory",
+    "redis connections broken",
+    "redis restarted old",
+    "mysql answer lost",
+    "shard away",
+]
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("fault", IN_SHORT)
+async def test_nothing_acknowledged_is_lost_doubled_or_revived(
+    world: FaultWorld, players: list[Player], fault: str
+) -> None:
+    recovered_s = await run_fault(fault, world, players, random.Random(fault))
+    assert recovered_s < 15
