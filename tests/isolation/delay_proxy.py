@@ -27,6 +27,7 @@ class DelayProxy:
 
     async def __aexit__(self, *exc_info: object) -> None:
         self._server.close()
+        await asyncio.sleep(0.01)  # what was accepted just now gets its task
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
