@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
+from application.base_web_server.durability_watch import DurabilityWatch
 from service.core.errors import ServiceError
 from service.service_container import ServiceContainer
 from template.base.readiness import Health, ReadinessCheck
@@ -56,13 +57,17 @@ class HealthMonitor:
     """Asks the services and the templates, at most once a second however many ask us.
 
     Redis away, or a database with another schema: failed. A database away: degraded, since chat goes on
-    from Redis. A check that takes longer than 2 s counts as an outage of what it looks at.
+    from Redis; so is a server that may lose what it acknowledged.
+    A check that takes longer than 2 s counts as an outage of what it looks at.
     """
 
-    def __init__(self, container: ServiceContainer, context: TemplateContext) -> None:
+    def __init__(
+        self, container: ServiceContainer, context: TemplateContext, durability: DurabilityWatch | None = None
+    ) -> None:
         self.phase = Phase.STARTING
         self._container = container
         self._context = context
+        self._durability = durability
         self._last: tuple[float, Readiness] | None = None
         self._looking: asyncio.Task[Readiness] | None = None
 
@@ -90,7 +95,15 @@ class HealthMonitor:
         for name, template in self._context.templates().items():
             looks.append(_checked(name, Health.DEGRADED, template.readiness()))
         found = await asyncio.gather(*looks)
-        return Readiness(self.phase, [check for checks in found for check in checks])
+        return Readiness(self.phase, [*(check for checks in found for check in checks), *self._worth()])
+
+    def _worth(self) -> Sequence[ReadinessCheck]:
+        """What an acknowledgement is worth, said whether it is much or little."""
+        findings = self._durability.findings if self._durability else ()
+        return [
+            ReadinessCheck(f"durability:{found.server}", Health.OK if found.safe else Health.DEGRADED, found.sentence)
+            for found in findings
+        ]
 
     async def _redis(self) -> Sequence[ReadinessCheck]:
         await self._container.cache.get_client().execute("PING")

@@ -9,6 +9,7 @@ from typing import Any
 
 from application.base_web_server.app import build_admin_app, build_app
 from application.base_web_server.config import ServerSettings
+from application.base_web_server.durability_watch import DurabilityWatch
 from application.base_web_server.health import HealthMonitor, Phase
 from application.base_web_server.listener import Listener
 from application.base_web_server.metrics import Metrics
@@ -36,7 +37,8 @@ class Server:
         self._container = ServiceContainer(_service_settings(settings))
         sessions = SessionStore(self._container.cache, settings.netConfig.session_ttl_s)
         add_templates(self._context, self._container, settings, sessions)
-        self._health = HealthMonitor(self._container, self._context)
+        self._durability = DurabilityWatch(self._container)
+        self._health = HealthMonitor(self._container, self._context, self._durability)
         self._hurried = asyncio.Event()
         net = settings.netConfig
         metrics = Metrics(self._container.queue)
@@ -65,6 +67,8 @@ class Server:
             for listener in self._listeners:
                 await life.enter_async_context(_listening(listener))
             await life.enter_async_context(self._services())
+            await self._durability.start()
+            life.push_async_callback(self._durability.stop)
             for template in self._context.templates().values():
                 await life.enter_async_context(self._started(template))
             self._health.phase = Phase.READY

@@ -13,7 +13,8 @@ from service.cache.exchange import Exchange, Pool
 from service.cache.keyspace import Keyspace
 from service.cache.partition import Partitions
 from service.cache.run_epoch import RunEpoch
-from service.cache.server_facts import judge_durability, read_facts
+from service.cache.server_facts import judge, judge_durability, read_facts
+from service.core.durability import Durability
 from service.core.errors import ServiceError, ServiceNotRunning, StartError
 from service.core.facade import Facade, facade
 from service.core.tasks import TaskRegistry
@@ -82,8 +83,14 @@ class CacheService(Facade):
         return self._running(self._bulk_client)
 
     def server_facts(self) -> dict[str, str]:
-        """version, appendonly, appendfsync, maxmemory_policy as read at start, run_id as of the last connection."""
+        """version, appendonly, appendfsync, maxmemory_policy, replicas as read last; run_id of the last connection."""
         return self._facts | {"run_id": self._epoch.run_id or self._facts.get("run_id", "")}
+
+    async def durability(self) -> Durability:
+        """What an acknowledgement of this Redis is worth now, asked anew. Raises ServiceUnavailable."""
+        if self._settings.type != "fake":
+            self._facts = await read_facts(self.get_bulk_client())
+        return judge(self._facts)
 
     async def _start(self) -> None:
         settings = self._settings
@@ -137,7 +144,7 @@ class CacheService(Facade):
             epoch, run = self._epoch.keys(partition)
             await client.execute("MSET", epoch, 1, run, "fake")
         unknown = dict.fromkeys(("appendfsync", "maxmemory_policy"), "unknown")
-        self._facts = {"version": "fakeredis", "run_id": "fake", "appendonly": "no"} | unknown
+        self._facts = {"version": "fakeredis", "run_id": "fake", "appendonly": "no", "replicas": "0"} | unknown
 
     async def _claim_partition_count(self, client: CacheClient) -> None:
         name, mine = self._keyspace.partition_count_key, str(self.partitions.count)

@@ -5,12 +5,14 @@ from __future__ import annotations
 from service.cache.cache_client import CacheClient
 from service.cache.cache_errors import CacheCommandError
 from service.cache.run_epoch import parse_info
+from service.core.durability import Durability
 from service.core.errors import StartError
 from service.core.logger import Logger
 
 
 async def read_facts(client: CacheClient) -> dict[str, str]:
-    """version, run_id, appendonly (yes, no), appendfsync, maxmemory_policy; ``unknown`` where Redis does not tell."""
+    """version, run_id, appendonly (yes, no), appendfsync, maxmemory_policy, replicas (how many); ``unknown`` where
+    Redis does not tell."""
     info = parse_info(await client.execute("INFO"))
     try:
         config = await client.execute("CONFIG", "GET", "appendfsync")
@@ -24,11 +26,44 @@ async def read_facts(client: CacheClient) -> dict[str, str]:
         "appendonly": {"1": "yes", "0": "no"}.get(info.get("aof_enabled", ""), "unknown"),
         "appendfsync": appendfsync,
         "maxmemory_policy": info.get("maxmemory_policy", "unknown"),
+        "replicas": info.get("connected_slaves", "0"),
     }
+
+
+_FSYNC = {
+    "always": "an acknowledged write survives a killed Redis and a power cut",
+    "everysec": "an acknowledged write survives a killed Redis; a power cut may lose the last two seconds",
+    "no": "an acknowledged write survives a killed Redis; a power cut may lose half a minute (appendfsync no)",
+}
+
+
+def judge(facts: dict[str, str]) -> Durability:
+    """What an acknowledgement is worth with these facts."""
+    dangers = _dangers(facts)
+    if facts["version"] == "fakeredis":
+        sentence = "an imitation in memory: all of it is lost when this process ends"
+    elif dangers:
+        sentence = "; ".join(dangers)
+    elif facts["appendonly"] == "unknown":
+        sentence = "it does not tell whether it has an append-only file"
+    else:
+        sentence = _FSYNC.get(facts["appendfsync"], "an acknowledged write survives a killed Redis")
+    if facts["replicas"] not in ("0", "unknown"):
+        sentence += f"; a failover loses what its {facts['replicas']} replicas had not received yet"
+    return Durability("redis", not dangers and facts["appendonly"] == "yes", sentence, facts)
 
 
 def judge_durability(facts: dict[str, str], *, env: str, accept_volatile: bool) -> None:
     """Log what may be lost; in PROD refuse it, unless ``accept_volatile``. Raises :class:`StartError`."""
+    dangers = _dangers(facts)
+    Logger.info("cache server", **facts)
+    for danger in dangers:
+        Logger.warn("cache server may lose acknowledged writes", danger=danger)
+    if dangers and env == "PROD" and not accept_volatile:
+        raise StartError(f"This Redis is not safe for PROD: {'; '.join(dangers)}; or set cacheConfig.accept_volatile.")
+
+
+def _dangers(facts: dict[str, str]) -> list[str]:
     dangers = []
     if facts["appendonly"] == "no":
         dangers.append("without an append-only file, acknowledged writes are lost when it dies (set appendonly yes)")
@@ -36,8 +71,4 @@ def judge_durability(facts: dict[str, str], *, env: str, accept_volatile: bool) 
         dangers.append(
             f"maxmemory-policy {facts['maxmemory_policy']} drops data that is nowhere else yet (set noeviction)"
         )
-    Logger.info("cache server", **facts)
-    for danger in dangers:
-        Logger.warn("cache server may lose acknowledged writes", danger=danger)
-    if dangers and env == "PROD" and not accept_volatile:
-        raise StartError(f"This Redis is not safe for PROD: {'; '.join(dangers)}; or set cacheConfig.accept_volatile.")
+    return dangers

@@ -29,6 +29,9 @@ class Database(Protocol):
     async def ping(self) -> None:
         """Ask the server whether it answers; raises ``ServiceUnavailable``."""
 
+    async def durability(self) -> dict[str, str]:
+        """The settings that say what a commit is worth (``durability.judge``); raises ``ServiceUnavailable``."""
+
     async def applied(self) -> dict[str, str]:
         """The ledger: checksum by script name; empty where nothing was ever applied."""
 

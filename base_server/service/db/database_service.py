@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from service.core.durability import Durability
 from service.core.errors import ServiceError, ServiceUnavailable, StartError
 from service.core.facade import Facade, facade
 from service.core.logger import Logger
@@ -15,6 +16,7 @@ from service.db import schema
 from service.db.database import Database
 from service.db.databases import Databases, apply_all
 from service.db.db_settings import DatabaseSettings
+from service.db.durability import judge
 from service.db.values import Row
 
 
@@ -100,6 +102,18 @@ class DatabaseService(Facade):
     async def ping_shard(self, shard_id: int) -> None:
         """Ask a shard whether it answers; raises ``ServiceUnavailable``."""
         await self._tasks.finish((await self._shard(shard_id)).ping(), "db:ping")
+
+    async def durability(self) -> list[Durability]:
+        """What a commit is worth now in the global database and in each shard that answers, asked anew."""
+        databases = [("database:global", self._require_global())]
+        databases += [(f"database:shard{shard_id}", database) for shard_id, database in sorted(self._shards.items())]
+        found = []
+        for name, database in databases:
+            try:
+                found.append(judge(name, await self._tasks.finish(database.durability(), "db:durability")))
+            except ServiceUnavailable as outage:
+                Logger.debug("durability not known", database=name, reason=outage.reason)
+        return found
 
     async def claim_setting(self, name: str, value: str) -> None:
         """Fix a value that all servers of this database must share; raises ``StartError`` if it is fixed otherwise."""

@@ -21,6 +21,10 @@ from service.db.values import Row, encode_params
 
 _PROCEDURE_NAME = re.compile(r"^\w{1,64}$", re.ASCII)
 _BUSY_RETRIES = 3
+_DURABILITY = (
+    "SELECT @@global.innodb_flush_log_at_trx_commit AS innodb_flush_log_at_trx_commit, "
+    "@@global.sync_binlog AS sync_binlog, @@global.log_bin AS log_bin, @@version AS version"
+)
 
 
 class MySqlDatabase:
@@ -56,6 +60,14 @@ class MySqlDatabase:
                 await self._answer(connection, "SELECT 1")
         except MySqlError as error:
             raise translate(error, self.label) from error
+
+    async def durability(self) -> dict[str, str]:
+        try:
+            async with self.pool.connection() as connection:
+                rows = await self._answer(connection, _DURABILITY)
+        except MySqlError as error:
+            raise translate(error, self.label) from error
+        return {name: str(value) for name, value in rows[0].items()}
 
     async def applied(self) -> dict[str, str]:
         return await read_ledger(self._target, timeout_s=self._timeout_s)

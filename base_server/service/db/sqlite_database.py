@@ -48,6 +48,10 @@ class SqliteDatabase:
     async def ping(self) -> None:
         await self._run(lambda: self._open().execute("SELECT 1").fetchone())
 
+    async def durability(self) -> dict[str, str]:
+        level = await self._run(lambda: self._open().execute("PRAGMA synchronous").fetchone()[0])
+        return {"synchronous": str(level), "version": f"SQLite {sqlite3.sqlite_version}"}
+
     async def applied(self) -> dict[str, str]:
         return await self._run(self._read_ledger) if self._path.exists() else {}
 

@@ -16,7 +16,7 @@ class Health(StrEnum):
 
 @dataclass(frozen=True)
 class ReadinessCheck:
-    """One finding; ``reason`` is one line for operators without secrets, empty when all is well."""
+    """One finding; ``reason`` is one line for operators without secrets, empty when there is nothing to say."""
 
     name: str
     health: Health
