@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import logging
 import random
 import shutil
 import sys
@@ -157,6 +158,9 @@ def main() -> int:
     parser.add_argument("--players", type=int, default=4)
     parser.add_argument("--keep", type=Path, help="where to keep everything of a failed run")
     parser.add_argument("--only", action="append", choices=[*FAULTS, *BETWEEN_GAMES], help="this fault (repeatable)")
+    # The provider's and the proxies' own view of connections that are cut on purpose.
+    for name in ("asyncio", "aiohttp.server"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     return asyncio.run(chaos(parser.parse_args()))
 
 

@@ -15,7 +15,7 @@ import pytest
 
 from tests.faults.faults import OF_REQUESTS, consumer_killed_between_steps
 from tests.faults.world import FaultWorld, play_during
-from tests.players import Player, Unanswered
+from tests.players import Player
 
 pytestmark = pytest.mark.asyncio(loop_scope="package")
 
@@ -38,36 +38,29 @@ async def test_a_send_a_create_and_a_delete_killed_after_every_command(
             if not await _killed_during(world, steps.get(what, 0) + 1, player, deed):
                 break
             steps[what] = steps.get(what, 0) + 1
-            # The other server is asked again, at once, with the same ids.
-            await asyncio.gather(player.act(), world.start_all())
     assert steps["send"] >= 3
-    assert steps["create"] == steps["delete"] == 2
+    assert steps["create"] >= 2
+    assert steps["delete"] >= 2
 
 
 async def _killed_during(world: FaultWorld, k: int, player: Player, deed: Callable[[], Awaitable[None]]) -> bool:
-    """Kill the first server when Redis has executed the k-th command of ``deed`` and its answer is on the way.
+    """Kill the first server when Redis has executed the k-th command of ``deed`` and its answer is on the way; the
+    other server is asked again, at once, with the same ids. (Before a command is after the one before it.)
 
-    False: it has fewer commands. (Before the k-th is after the one before it.)"""
+    False: it has fewer commands."""
     victim = world.servers[0]
     trap = victim.redis.trap("hold answer", lambda command: command.name in OF_REQUESTS, at=k)
     player.pin(victim.process.base_url)
-    doing = asyncio.create_task(_tried(deed))
+    doing = asyncio.create_task(player.act(deed))
     reached = asyncio.create_task(trap.reached.wait())
-    await asyncio.wait({doing, reached}, return_when=asyncio.FIRST_COMPLETED, timeout=20)
+    await asyncio.wait({doing, reached}, return_when=asyncio.FIRST_COMPLETED)
     reached.cancel()
     if hit := trap.reached.is_set():
         await victim.kill()
-    await doing
     player.pin(None)
     victim.redis.drop_all()
+    await asyncio.gather(doing, world.start_all())
     return hit
-
-
-async def _tried(deed: Callable[[], Awaitable[None]]) -> None:
-    try:
-        await deed()
-    except Unanswered:
-        return
 
 
 @pytest.mark.timeout(120)

@@ -102,6 +102,11 @@ class FaultWorld:
         with redis.Redis(unix_socket_path=str(self.redis.socket), decode_responses=True, socket_timeout=20) as client:
             return client.execute_command(*command)  # type: ignore[no-untyped-call]
 
+    def dump(self, key: str) -> bytes:
+        """A key's whole value, for comparing."""
+        with redis.Redis(unix_socket_path=str(self.redis.socket)) as client:
+            return bytes(client.dump(key) or b"")  # type: ignore[arg-type]
+
     def waiting_events(self) -> int:
         """Events in all persistence lanes."""
         return sum(self.ask_redis("XLEN", key) for key in self.ask_redis("KEYS", "*:queue:chat_persistence:*"))
@@ -163,8 +168,10 @@ class FaultWorld:
 
 
 @asynccontextmanager
-async def fault_world(backend: DatabaseBackend, folder: Path, app_id: str, **chat: object) -> AsyncIterator[FaultWorld]:
-    """``backend``: a private MariaDB, scripts applied. ``chat``: further environment values, ``CHATCONFIG__X=…``."""
+async def fault_world(
+    backend: DatabaseBackend, folder: Path, app_id: str, *, servers: int = 2, **changes: object
+) -> AsyncIterator[FaultWorld]:
+    """``backend``: a private MariaDB, scripts applied. ``changes``: further configuration, ``CHATCONFIG__WINDOW=…``."""
     assert backend.server is not None
     create_user(backend)
     async with AsyncExitStack() as stack:
@@ -174,23 +181,22 @@ async def fault_world(backend: DatabaseBackend, folder: Path, app_id: str, **cha
         provider = await stack.enter_async_context(CountingProvider())
         timeout = aiohttp.ClientTimeout(total=15)
         http = await stack.enter_async_context(aiohttp.ClientSession(timeout=timeout))
-        servers = []
-        for n in range(2):
+        started = []
+        for n in range(servers):
             proxies = [FaultProxy(redis_server.port, redis_commands)]
             proxies += [FaultProxy(backend.server.port, mysql_commands) for _ in range(2)]
             for proxy in proxies:
                 await stack.enter_async_context(proxy)
-            changes = _changes(backend.settings, app_id, proxies, provider) | {
-                f"BASE_SERVER__{name}": str(value) for name, value in chat.items()
-            }
-            process = ServerProcess(folder / f"server{n}", env="DEBUG", changes=changes)
-            servers.append(FaultServer(process, proxies[0], proxies[1], proxies[2]))
-        world = FaultWorld(redis_server, backend.server, backend.settings, provider, servers, http)
+            values = _configuration(backend.settings, app_id, proxies, provider) | changes
+            environment = {f"BASE_SERVER__{name}": str(value) for name, value in values.items()}
+            process = ServerProcess(folder / f"server{n}", env="DEBUG", changes=environment)
+            started.append(FaultServer(process, proxies[0], proxies[1], proxies[2]))
+        world = FaultWorld(redis_server, backend.server, backend.settings, provider, started, http)
         try:
             await world.start_all()
             yield world
         finally:
-            for server in servers:
+            for server in started:
                 if server.up:
                     await server.kill()
 
@@ -212,14 +218,14 @@ def create_user(backend: DatabaseBackend) -> None:
                 cursor.execute(f"ALTER PROCEDURE {name}.{procedure} SQL SECURITY INVOKER")
 
 
-def _changes(
+def _configuration(
     settings: DatabaseSettings, app_id: str, proxies: list[FaultProxy], provider: CountingProvider
-) -> dict[str, str]:
+) -> dict[str, object]:
     shards = [
         {"shard_id": shard.shard_id, "database": shard.database, "port": proxy.port}
         for shard, proxy in zip(settings.shards, proxies[1:], strict=True)
     ]
-    values = {
+    return {
         "TEMPLATECONFIG__APPID": app_id,
         "CACHECONFIG__PORT": proxies[0].port,
         "CACHECONFIG__TIMEOUT_S": CACHE_TIMEOUT_S,
@@ -243,7 +249,6 @@ def _changes(
         "LLMCONFIG__PROVIDERS__OPENAI__FIRST_TOKEN_TIMEOUT_S": 3,
         "LLMCONFIG__PROVIDERS__OPENAI__IDLE_TIMEOUT_S": 3,
     }
-    return {f"BASE_SERVER__{name}": str(value) for name, value in values.items()}
 
 
 async def play_during(

@@ -1,0 +1,77 @@
+"""At the backlog limit a send or a new room is refused with 503 and nothing of it is written; all else goes on."""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from tests.backends_mariadb import PreparedMariaDb
+from tests.faults.checker import check_everything
+from tests.faults.world import FaultWorld, fault_world
+from tests.players import uuid7
+
+LIMIT = 6
+
+
+@pytest.fixture
+async def small_world(prepared_mariadb: PreparedMariaDb) -> AsyncIterator[FaultWorld]:
+    """One server up, whose lanes hold few events."""
+    with tempfile.TemporaryDirectory(prefix="f-") as folder, prepared_mariadb.running_copy() as backend:
+        async with fault_world(backend, Path(folder), "backlog", servers=1, QUEUECONFIG__MAX_BACKLOG=LIMIT) as world:
+            yield world
+
+
+@pytest.mark.timeout(120)
+async def test_a_full_backlog_answers_503_and_leaves_nothing_half_written(small_world: FaultWorld) -> None:
+    world = small_world
+    player = world.player(1)
+    await player.sign_in()
+    await player.act(player.creating())
+    (room_id,) = player.rooms
+    await player.act(player.sending(room_id))
+    await world.settled()
+    world.mariadb.kill()
+    try:
+        while world.waiting_events() < LIMIT:
+            await player.act(player.sending(room_id))
+        before = _keys(world)
+        refused = await _post(
+            world, player.client.token, "message/send", room_id=room_id, content="x", client_message_id=uuid7()
+        )
+        assert refused == (503, 5003)
+        assert await _post(world, player.client.token, "room/create", ai_persona="DEMO") == (503, 5003)
+        assert _keys(world) == before, "a refused write left something behind"
+        ready = await _ready(world)
+        assert ready == 503
+        # Renaming, deleting and the end of a reply are never refused: they make the backlog no longer than it must be.
+        await player.act(player.deleting_message(room_id))
+        await player.act(player.renaming(room_id))
+        assert world.waiting_events() == LIMIT + 2
+    finally:
+        await asyncio.to_thread(world.mariadb.start)
+    await world.settled()
+    await player.act(player.sending(room_id))
+    await check_everything(world, [player])
+    world.findings.raise_if_any()
+
+
+def _keys(world: FaultWorld) -> dict[str, bytes]:
+    """Everything in Redis but what changes by itself."""
+    names = [name for name in world.ask_redis("KEYS", "*") if ":session:" not in name and ":lock:" not in name]
+    return {name: world.dump(name) for name in sorted(names)}
+
+
+async def _post(world: FaultWorld, token: str | None, path: str, **fields: object) -> tuple[int, int]:
+    """Status and error code."""
+    url = f"{world.servers[0].process.base_url}/api/chat/{path}"
+    async with world.http.post(url, json=fields, headers={"Authorization": f"Bearer {token}"}) as answer:
+        return answer.status, (await answer.json())["errorCode"]
+
+
+async def _ready(world: FaultWorld) -> int:
+    async with world.http.get(f"{world.servers[0].process.base_url}/readyz") as answer:
+        return answer.status
