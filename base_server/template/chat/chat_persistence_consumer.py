@@ -38,7 +38,8 @@ class _Rest:
 
 @dataclass(frozen=True)
 class ConsumerHealth:
-    """``silent_s``: seconds since the last batch was written (since start when none was)."""
+    """``silent_s``: seconds since the last batch was written (since start when none was), or since a lane that this
+    process is at work on got any further, whichever is longer."""
 
     backlog: int
     largest_lane: int
@@ -67,6 +68,7 @@ class ChatPersistenceConsumer:
         self._draining: dict[Lane, asyncio.Task[None]] = {}
         self._resting: dict[Lane, _Rest] = {}
         self._last_progress = time.monotonic()
+        self._lane_progress: dict[Lane, float] = {}  # of the lanes in _draining
         self._last_error = ""
         self._stopped = False
 
@@ -115,7 +117,7 @@ class ChatPersistenceConsumer:
     async def health(self) -> ConsumerHealth:
         """How much waits, and how long nothing was written."""
         backlog = await self._queue.backlog(QUEUE_NAME)
-        silent_s = time.monotonic() - self._last_progress
+        silent_s = time.monotonic() - min([self._last_progress, *self._lane_progress.values()])
         dead = await self._queue.dead_letter_count(QUEUE_NAME)
         largest = max(backlog.values(), default=0)
         return ConsumerHealth(sum(backlog.values()), largest, silent_s, self._last_error, dead)
@@ -135,7 +137,12 @@ class ChatPersistenceConsumer:
             return
         task = self._tasks.spawn(self._drain(lane, lock_timeout_s), f"drain {lane.name}/{lane.partition}")
         self._draining[lane] = task
-        task.add_done_callback(lambda _: self._draining.pop(lane, None))
+        self._lane_progress[lane] = time.monotonic()
+        task.add_done_callback(lambda _: self._drained(lane))
+
+    def _drained(self, lane: Lane) -> None:
+        self._draining.pop(lane, None)
+        self._lane_progress.pop(lane, None)
 
     async def _drain(self, lane: Lane, lock_timeout_s: float) -> None:
         """Write a lane until it is empty. After a failure, whatever it was, the lane rests and is tried again."""
@@ -167,7 +174,7 @@ class ChatPersistenceConsumer:
 
     async def _write(self, lane: Lane, entries: Sequence[QueueEntry]) -> bool:
         going_on = await self._writer.write(lane, entries)
-        self._last_progress = time.monotonic()
+        self._last_progress = self._lane_progress[lane] = time.monotonic()
         return going_on
 
     def _batch_size(self, waiting: int) -> int:

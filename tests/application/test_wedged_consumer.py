@@ -1,0 +1,101 @@
+"""Readiness looks at the consumer's progress, not at the process: the case of a worker that was wedged for days."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestClient, TestServer
+
+from application.base_web_server.health import HealthMonitor, Phase
+from application.base_web_server.metrics import Metrics
+from application.base_web_server.routers.health_router import add_health_routes
+from service.core.errors import ServiceUnavailable
+from service.db.db_settings import DatabaseSettings
+from service.queue.lanes import Lane
+from template.base.template_context import TemplateContext
+from template.chat import chat_template_impl
+from tests.backends_mariadb import DatabaseBackend
+from tests.backends_redis import RedisServer
+from tests.chat_world import ChatWorld, running_world
+from tests.openai_stub import OpenAIStub
+from tests.waiting import until
+
+_STUCK_S = 0.3
+
+
+@pytest.mark.parametrize("others_go_on", [False, True], ids=["all lanes", "one lane of several"])
+async def test_a_consumer_that_is_wedged_while_the_database_answers_is_503(
+    valkey_server: RedisServer, tmp_path: Path, app_id: str, monkeypatch: pytest.MonkeyPatch, others_go_on: bool
+) -> None:
+    monkeypatch.setattr(chat_template_impl, "_STUCK_S", _STUCK_S)
+    database = DatabaseBackend("sqlite", DatabaseSettings(), tmp_path, None)
+    async with (
+        OpenAIStub() as provider,
+        running_world(valkey_server.settings(), database, app_id, provider, batch_interval_s=0.05) as chat,
+    ):
+        async with _probe(chat) as client:
+            user, other = await chat.user("wedged"), await chat.user("other")
+            release = _wedge(chat, (await chat.template._owner(user)).partition)
+            room, others = await chat.room(user), await chat.room(other)
+            assert (await chat.template._owner(other)).partition != (await chat.template._owner(user)).partition
+
+            async def unready() -> bool:
+                if others_go_on:
+                    await chat.send(other, others.room_id)
+                async with client.get("/readyz?verbose") as answer:
+                    told = await answer.json()
+                    return answer.status == 503 and told["failed"] == ["chat_consumer"]
+
+            await until(unready, what="503")
+            release.set()
+            await chat.send(user, room.room_id)
+
+            async def ready() -> bool:
+                async with client.get("/readyz") as answer:
+                    return answer.status == 200
+
+            await until(ready, what="200")
+
+
+async def test_a_consumer_that_waits_for_its_database_is_degraded_only(
+    valkey_server: RedisServer, tmp_path: Path, app_id: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(chat_template_impl, "_STUCK_S", 0.0)
+    database = DatabaseBackend("sqlite", DatabaseSettings(), tmp_path, None)
+    async with OpenAIStub() as provider, running_world(valkey_server.settings(), database, app_id, provider) as chat:
+
+        async def away(*_: object) -> None:
+            raise ServiceUnavailable("database", "away")
+
+        await chat.room(await chat.user())
+        monkeypatch.setattr(chat.container.database, "ping_shard", away)
+        async with _probe(chat) as client, client.get("/readyz") as answer:
+            assert answer.status == 200
+            assert "chat_consumer" in (await answer.json())["degraded"]
+
+
+def _wedge(chat: ChatWorld, partition: int) -> asyncio.Event:
+    """Let the writer hang in one partition's lanes until the event is set."""
+    writer, release = chat.template._parts.consumer._writer, asyncio.Event()
+    write = writer.write
+
+    async def hang(lane: Lane, entries: object) -> bool:
+        if lane.partition == partition:
+            await release.wait()
+        return await write(lane, entries)  # type: ignore[arg-type]
+
+    writer.write = hang  # type: ignore[method-assign]
+    return release
+
+
+def _probe(chat: ChatWorld) -> TestClient[web.Request, web.Application]:
+    context = TemplateContext()
+    context.add_template("chat", chat.template)
+    health = HealthMonitor(chat.container, context)
+    health.phase = Phase.READY
+    app = web.Application()
+    add_health_routes(app, health, Metrics(chat.container.queue))
+    return TestClient(TestServer(app))
