@@ -107,7 +107,10 @@ class RoomStore(HybridStore):
             if state_name(state) in ("DELETING", "DELETED"):
                 raise RoomNotFound
             if card is not None:
-                return _room(card, state_name(state))
+                try:
+                    return _room(card, state_name(state))
+                except ValueError:
+                    await self._discard(self._keys.room(room_id, owner.partition))
             await self._warm(owner, room_id)
         raise ServiceUnavailable("cache", "the room's card was gone after every load")
 
@@ -147,7 +150,8 @@ class RoomStore(HybridStore):
         for room_id in await self._cache.execute("ZREVRANGE", order, *ranks[1:]):
             key = self._keys.room(room_id, owner.partition)
             try:
-                _room(await self._cache.execute("GET", key) or "{}", None)
+                if (card := await self._cache.execute("GET", key)) is not None:
+                    _room(card, None)
             except ValueError:
                 await self._discard(key)
 
@@ -211,5 +215,9 @@ class RoomStore(HybridStore):
 
 
 def _room(card: str, state: str | None) -> ChatRoom:
+    """A stored card as the client sees it; raises ValueError for what is none."""
+    fields = from_json(card)
+    if not isinstance(fields, dict) or "room_id" not in fields:
+        raise ValueError("not the card of a room")
     # A missing state of a listed room: settled longer ago than the state TTL.
-    return ChatRoom(**from_json(card), state=state or "ACTIVE")
+    return ChatRoom(**fields, state=state or "ACTIVE")

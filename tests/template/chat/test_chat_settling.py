@@ -119,6 +119,17 @@ async def test_a_question_that_waits_is_not_trimmed_however_small_the_window_is(
     assert await chat.texts(user, room.room_id) == [f"{who}{n}" for n in range(4) for who in "qa"]
 
 
+@pytest.mark.parametrize("garbage", ["{not json", "", "12", "[]", "{}"])
+async def test_a_damaged_card_is_read_again(chat: ChatWorld, garbage: str) -> None:
+    user = await chat.user()
+    room = await chat.room(user, "title", client_request_id="r")
+    await chat.persist()
+    await chat.redis.execute("SET", chat.keys.room(room.room_id), garbage)
+    assert (await chat.room(user, "title", client_request_id="r")).title == "title"
+    await chat.redis.execute("SET", chat.keys.room(room.room_id), garbage)
+    assert [found.title for found in (await chat.rooms(user)).rooms] == ["title"]
+
+
 @pytest.mark.chat_settings(window=2)
 @pytest.mark.parametrize("garbage", ["{not json", "", "12", '{"message_id":"x"}'])
 async def test_a_damaged_entry_hurts_neither_its_room_nor_others(chat: ChatWorld, garbage: str) -> None:
