@@ -4,9 +4,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 ARGS ?=
+MINUTES ?= 20
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test format lint typecheck check docs lock
+.PHONY: help install run test chaos format lint typecheck check docs lock
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST)
@@ -18,6 +19,9 @@ run: $(INSTALLED) ## start the server with the embedded default; data in ./data
 
 test: $(INSTALLED) ## all tests that can run here; names what it skipped (REQUIRE_REAL=1: missing backends fail)
 	@exec $(BIN)/python -m pytest -rs $(ARGS)
+
+chaos: $(INSTALLED) ## break real servers, Redis and MySQL for MINUTES=20; what failed is kept in ./chaos-failed (ARGS="--seed N")
+	@exec $(BIN)/python -m tests.faults.chaos --minutes $(MINUTES) $(ARGS)
 
 format: $(INSTALLED) ## rewrite the code in the project's format
 	$(BIN)/ruff format .

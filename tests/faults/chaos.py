@@ -20,19 +20,28 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+
+import pytest
 
 from service.db.databases import apply_all
 from tests.backends_mariadb import DatabaseBackend, MariaDbServer, mariadb_settings
 from tests.faults.checker import check_everything
+from tests.faults.embedded_world import EMBEDDED_FAULTS, embedded_world, run_embedded_fault
 from tests.faults.faults import BETWEEN_GAMES, FAULTS, run_fault
-from tests.faults.world import FaultWorld, fault_world
+from tests.faults.shared_world import shared_world
+from tests.faults.world import World
 from tests.players import Findings, Player
 
 _BOUTS_A_CAST = 5
+_SHARE = 0.8
+"""Of the time, for the two servers on Redis and MariaDB; the rest for the embedded default."""
+_PREFIX = "embedded: "
+SHARED = [*FAULTS, *BETWEEN_GAMES]
+EMBEDDED = [_PREFIX + name for name in EMBEDDED_FAULTS]
 
 
 @dataclass
@@ -59,69 +68,103 @@ class Tally:
         return "\n".join(f"| {name} | {value} |" for name, value in [*rows, *faults])
 
 
-async def run(
-    world: FaultWorld, *, seed: int, until_s: float, players: int, faults: list[str], tally: Tally
-) -> list[Player]:
-    """Bouts until the monotonic clock says ``until_s`` or a promise is broken; returns all players."""
-    chance = random.Random(seed)
-    everybody: list[Player] = []
-    cast: list[Player] = []
-    plan: list[str] = []
-    bout = 0
-    while time.monotonic() < until_s and not world.findings.details:
-        if bout % _BOUTS_A_CAST == 0:
-            cast = [world.player(chance.getrandbits(32), number=len(everybody) + n) for n in range(players)]
-            await asyncio.gather(*(player.sign_in() for player in cast))
-            everybody += cast
-        if not plan:
+@dataclass
+class Run:
+    """Bouts in one world. ``inject`` puts a fault of ``faults`` into it and returns the seconds to recovery."""
+
+    world: World
+    faults: list[str]
+    inject: Callable[[str, list[Player], random.Random], Awaitable[float]]
+    chance: random.Random
+    tally: Tally
+    everybody: list[Player] = field(default_factory=list)
+
+    async def until(self, end_s: float, players: int) -> None:
+        """Bout after bout until the monotonic clock says ``end_s`` or a promise is broken."""
+        cast: list[Player] = []
+        plan: list[str] = []
+        bout = 0
+        while time.monotonic() < end_s and not self.world.findings.details:
+            if bout % _BOUTS_A_CAST == 0:
+                cast = await self._new_cast(players)
             # Every fault once, in an order of chance, before any comes again.
-            plan = chance.sample(faults, len(faults))
-        bout += 1
-        name = plan.pop()
+            plan = plan or self.chance.sample(self.faults, len(self.faults))
+            bout += 1
+            await self._bout(bout, plan.pop(), cast)
+        if not self.world.findings.details:
+            await check_everything(self.world, self.everybody)
+        self.tally.broken.update(self.world.findings.counts)
+
+    async def _new_cast(self, players: int) -> list[Player]:
+        first = len(self.everybody)
+        cast = [self.world.player(self.chance.getrandbits(32), number=first + n) for n in range(players)]
+        await asyncio.gather(*(player.sign_in() for player in cast))
+        self.everybody += cast
+        return cast
+
+    async def _bout(self, bout: int, name: str, cast: list[Player]) -> None:
         before = sum(player.acknowledged for player in cast)
-        recovered_s = await run_fault(name, world, cast, chance)
+        recovered_s = await self.inject(name, cast, self.chance)
+        tally = self.tally
         tally.injected[name] += 1
         tally.longest[name] = max(tally.longest.get(name, 0.0), recovered_s)
-        await check_everything(world, cast)
+        await check_everything(self.world, cast)
         acknowledged = sum(player.acknowledged for player in cast) - before
         tally.acknowledged += acknowledged
-        _say(f"{bout:4} {name:32} {acknowledged:5} writes, all well again after {recovered_s:4.1f} s")
-    if not world.findings.details:
-        await check_everything(world, everybody)
-    tally.broken.update(world.findings.counts)
-    return everybody
+        _say(f"{bout:4} {name:34} {acknowledged:5} writes, all well again after {recovered_s:4.1f} s")
 
 
 async def chaos(arguments: argparse.Namespace) -> int:
+    """The exit code: 1 when a promise was broken."""
     seed = arguments.seed if arguments.seed is not None else time.time_ns() % 1_000_000
-    faults = arguments.only or [*FAULTS, *BETWEEN_GAMES]
-    _say(
-        f"chaos: seed {seed}, {arguments.minutes:g} minutes, {arguments.players} players, {len(faults)} kinds of faults"
-    )
+    _say(f"chaos: seed {seed}, {arguments.minutes:g} minutes, {arguments.players} players")
     tally = Tally()
-    folder = Path(tempfile.mkdtemp(prefix="chaos-"))
-    failed = True
-    everybody: list[Player] = []
-    try:
-        with _mariadb() as server:
-            backend = DatabaseBackend("mariadb", mariadb_settings(server), folder, server)
-            await apply_all(backend.databases(), backend.settings)
-            async with fault_world(backend, folder, "chaos") as world:
-                until_s = time.monotonic() + arguments.minutes * 60
+    whole_s = arguments.minutes * 60
+    only = arguments.only or [*SHARED, *EMBEDDED]
+    failed = False
+    for opened, faults, share in ((_shared, SHARED, _SHARE), (_embedded, EMBEDDED, 1 - _SHARE)):
+        chosen = [name for name in faults if name in only]
+        if not chosen or failed:
+            continue
+        folder = Path(tempfile.mkdtemp(prefix="c-"))
+        try:
+            async with opened(folder) as (world, inject):
+                run = Run(world, chosen, inject, random.Random(seed), tally)
+                end_s = time.monotonic() + whole_s * (share if len(only) > len(chosen) else 1)
+                failed = True
                 try:
-                    everybody = await run(
-                        world, seed=seed, until_s=until_s, players=arguments.players, faults=faults, tally=tally
-                    )
+                    await run.until(end_s, arguments.players)
                     failed = bool(world.findings.details)
                 finally:
                     if failed:
-                        kept = arguments.keep or Path("chaos-failed") / str(seed)
-                        _keep(kept, seed, world, everybody, folder)
-                        _say(f"kept: {kept}")
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+                        _keep(arguments.keep or Path("chaos-failed") / str(seed), seed, run, folder)
+        except pytest.skip.Exception as missing:
+            _say(f"left out: {missing}")
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
     _say(tally.table())
     return int(failed)
+
+
+Opened = tuple[World, Callable[[str, list[Player], random.Random], Awaitable[float]]]
+
+
+@asynccontextmanager
+async def _shared(folder: Path) -> AsyncIterator[Opened]:
+    with _mariadb() as server:
+        backend = DatabaseBackend("mariadb", mariadb_settings(server), folder, server)
+        await apply_all(backend.databases(), backend.settings)
+        async with shared_world(backend, folder, "chaos") as world:
+            yield world, lambda name, players, chance: run_fault(name, world, players, chance)
+
+
+@asynccontextmanager
+async def _embedded(folder: Path) -> AsyncIterator[Opened]:
+    async with embedded_world(folder) as world:
+        yield (
+            world,
+            lambda name, players, chance: run_embedded_fault(name.removeprefix(_PREFIX), world, players, chance),
+        )
 
 
 @contextmanager
@@ -134,17 +177,19 @@ def _mariadb() -> Iterator[MariaDbServer]:
         server.remove()
 
 
-def _keep(kept: Path, seed: int, world: FaultWorld, players: list[Player], folder: Path) -> None:
+def _keep(kept: Path, seed: int, run: Run, folder: Path) -> None:
     """All that helps to find out what happened."""
+    world = run.world
     kept.mkdir(parents=True, exist_ok=True)
     findings = "\n".join([f"seed {seed}", *world.findings.details])
     (kept / "findings.txt").write_text(findings, encoding="utf-8")
     _say(findings[:4000])
-    for player in players:
+    for player in run.everybody:
         (kept / f"{player.name}.history").write_text("\n".join(player.history), encoding="utf-8")
     for log in folder.glob("*.log"):
         shutil.copy(log, kept)
-    shutil.copytree(world.redis.folder / "appendonlydir", kept / "appendonlydir", dirs_exist_ok=True)
+    _say(f"kept: {kept}")
+    shutil.copytree(world.append_only_folder, kept / "appendonlydir", dirs_exist_ok=True)
 
 
 def _say(text: str) -> None:
@@ -157,7 +202,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int)
     parser.add_argument("--players", type=int, default=4)
     parser.add_argument("--keep", type=Path, help="where to keep everything of a failed run")
-    parser.add_argument("--only", action="append", choices=[*FAULTS, *BETWEEN_GAMES], help="this fault (repeatable)")
+    parser.add_argument("--only", action="append", choices=[*SHARED, *EMBEDDED], help="this fault (repeatable)")
     # The provider's and the proxies' own view of connections that are cut on purpose.
     for name in ("asyncio", "aiohttp.server"):
         logging.getLogger(name).setLevel(logging.CRITICAL)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from tests.faults.world import FaultServer, FaultWorld
+from tests.faults.world import FaultServer, World
 from tests.players import NONCE, Player, RoomRecord, Unanswered, check_messages
 
 
-async def check_everything(world: FaultWorld, players: list[Player]) -> None:
+async def check_everything(world: World, players: list[Player]) -> None:
     """Settle, then compare; all that is wrong goes to ``world.findings``."""
     try:
         await world.settled()
@@ -28,7 +28,7 @@ async def check_everything(world: FaultWorld, players: list[Player]) -> None:
     world.provider.check(world.findings)
 
 
-async def _read_through(server: FaultServer, player: Player, world: FaultWorld) -> None:
+async def _read_through(server: FaultServer, player: Player, world: World) -> None:
     player.pin(server.process.base_url)
     try:
         for attempt in range(5):
@@ -45,16 +45,16 @@ async def _read_through(server: FaultServer, player: Player, world: FaultWorld) 
         player.pin(None)
 
 
-def _check_rows(world: FaultWorld, player: Player) -> None:
+def _check_rows(world: World, player: Player) -> None:
     account = world.global_rows(f"SELECT account_db_key FROM accounts WHERE account_id = '{player.name}'")
     if not account:
         world.findings.add("lost", f"account {player.name}")
         return
     owner = account[0]["account_db_key"]
     rooms: dict[str, dict[str, Any]] = {}
-    for shard in world.settings.shards:
-        for row in world.shard_rows(shard.shard_id, f"SELECT * FROM chat_rooms WHERE account_db_key = {owner}"):
-            rooms[row["room_id"]] = row | {"shard_id": shard.shard_id}
+    for shard_id in world.shard_ids:
+        for row in world.shard_rows(shard_id, f"SELECT * FROM chat_rooms WHERE account_db_key = {owner}"):
+            rooms[row["room_id"]] = row | {"shard_id": shard_id}
     live = {room_id for room_id, row in rooms.items() if row["deleted"] == 0}
     findings = world.findings
     findings.expect(
@@ -68,7 +68,7 @@ def _check_rows(world: FaultWorld, player: Player) -> None:
         _check_room_rows(world, player, record, rooms[record.room_id], owner)
 
 
-def _check_room_rows(world: FaultWorld, player: Player, record: RoomRecord, room: dict[str, Any], owner: int) -> None:
+def _check_room_rows(world: World, player: Player, record: RoomRecord, room: dict[str, Any], owner: int) -> None:
     where, findings = f"{player.name}, rows of room {record.room_id}", world.findings
     query = f"SELECT * FROM chat_messages WHERE room_id = '{record.room_id}' ORDER BY seq"
     rows = world.shard_rows(room["shard_id"], query)

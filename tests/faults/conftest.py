@@ -11,28 +11,28 @@ import pytest_asyncio
 
 from tests.backends_mariadb import PreparedMariaDb
 from tests.faults.checker import check_everything
-from tests.faults.world import FaultWorld, fault_world
+from tests.faults.shared_world import SharedWorld, shared_world
 from tests.players import Player
 
 
 @pytest_asyncio.fixture(scope="package", loop_scope="package")
-async def shared_world(prepared_mariadb: PreparedMariaDb) -> AsyncIterator[FaultWorld]:
+async def running_world(prepared_mariadb: PreparedMariaDb) -> AsyncIterator[SharedWorld]:
     with tempfile.TemporaryDirectory(prefix="f-") as folder, prepared_mariadb.running_copy() as backend:
-        async with fault_world(backend, Path(folder), "faults") as world:
+        async with shared_world(backend, Path(folder), "faults") as world:
             yield world
 
 
 @pytest_asyncio.fixture(loop_scope="package")
-async def world(shared_world: FaultWorld) -> AsyncIterator[FaultWorld]:
+async def world(running_world: SharedWorld) -> AsyncIterator[SharedWorld]:
     """Two servers that are up, with nothing broken; afterwards they are again."""
-    yield shared_world
-    shared_world.heal_proxies()
-    shared_world.provider.misbehave = 0.0
-    await shared_world.start_all()
+    yield running_world
+    running_world.heal_proxies()
+    running_world.provider.misbehave = 0.0
+    await running_world.start_all()
 
 
 @pytest_asyncio.fixture(loop_scope="package")
-async def players(world: FaultWorld) -> AsyncIterator[list[Player]]:
+async def players(world: SharedWorld) -> AsyncIterator[list[Player]]:
     """Three players with new accounts; when the test is over, all that they did is checked everywhere."""
     world.findings.clear()
     those = [world.player(seed, number=seed) for seed in range(3)]

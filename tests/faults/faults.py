@@ -12,11 +12,12 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 
 from tests.faults.fault_proxy import Action, FaultProxy, Trap
+from tests.faults.shared_world import CACHE_TIMEOUT_S, SharedWorld
 from tests.faults.wire import Command
-from tests.faults.world import CACHE_TIMEOUT_S, FaultServer, FaultWorld, play_during
+from tests.faults.world import FaultServer, play_during
 from tests.players import Player
 
-Fault = Callable[[FaultWorld, random.Random], Awaitable[None]]
+Fault = Callable[[SharedWorld, random.Random], Awaitable[None]]
 
 BULK = {
     "fp_chat_room_batch_create",
@@ -32,7 +33,7 @@ OF_REQUESTS = {
 _CONNECTION_FAULTS: tuple[Action, ...] = ("cut", "cut answer", "half close", "swallow")
 
 
-async def server_killed(world: FaultWorld, chance: random.Random) -> None:
+async def server_killed(world: SharedWorld, chance: random.Random) -> None:
     victim = chance.choice(world.servers)
     await asyncio.sleep(chance.uniform(0.2, 1))
     await victim.kill()
@@ -40,13 +41,13 @@ async def server_killed(world: FaultWorld, chance: random.Random) -> None:
     await victim.start()
 
 
-async def both_servers_killed(world: FaultWorld, chance: random.Random) -> None:
+async def both_servers_killed(world: SharedWorld, chance: random.Random) -> None:
     await asyncio.sleep(chance.uniform(0.2, 1))
     await asyncio.gather(*(server.kill() for server in world.servers))
     await world.start_all()
 
 
-async def server_killed_in_a_request(world: FaultWorld, chance: random.Random) -> None:
+async def server_killed_in_a_request(world: SharedWorld, chance: random.Random) -> None:
     """Between two of its commands to Redis, or between a command and its answer."""
     victim = chance.choice(world.servers)
     action: Action = chance.choice(["hold", "hold answer"])
@@ -54,14 +55,14 @@ async def server_killed_in_a_request(world: FaultWorld, chance: random.Random) -
 
 
 async def consumer_killed_between_steps(
-    world: FaultWorld, chance: random.Random, *, step: str = "", action: Action | None = None
+    world: SharedWorld, chance: random.Random, *, step: str = "", action: Action | None = None
 ) -> None:
     """Read, PROCESSING, each procedure, settle: before the step or before its answer, whichever server writes next."""
     step = step or chance.choice(["XRANGE", "mark_processing", *sorted(BULK), "settle"])
     action = action or chance.choice(["hold", "hold answer"])
     traps: dict[Trap, FaultServer] = {}
     for server in world.servers:
-        proxies = server.proxies[1:] if step in BULK else (server.redis,)
+        proxies = server.databases if step in BULK else (server.redis,)
         for proxy in proxies:
             traps[proxy.trap(action, lambda c: c.name == step)] = server
     first = await _first_reached(list(traps), 10)
@@ -80,20 +81,20 @@ async def consumer_killed_between_steps(
     await victim.start()
 
 
-async def server_paused(world: FaultWorld, chance: random.Random) -> None:
+async def server_paused(world: SharedWorld, chance: random.Random) -> None:
     """SIGSTOP for longer than its leases and locks last: it wakes up as somebody who was taken for dead."""
     with chance.choice(world.servers).paused():
         await asyncio.sleep(chance.uniform(1, 5))
 
 
-async def redis_killed(world: FaultWorld, chance: random.Random) -> None:
+async def redis_killed(world: SharedWorld, chance: random.Random) -> None:
     await asyncio.sleep(chance.uniform(0.2, 1))
     world.redis.kill()
     await asyncio.sleep(chance.choice([0, 0.5, 3]))
     await asyncio.to_thread(world.redis.start)
 
 
-async def redis_and_servers_killed(world: FaultWorld, chance: random.Random) -> None:
+async def redis_and_servers_killed(world: SharedWorld, chance: random.Random) -> None:
     await asyncio.sleep(chance.uniform(0.2, 1))
     await asyncio.gather(*(server.kill() for server in world.servers))
     world.redis.kill()
@@ -101,7 +102,7 @@ async def redis_and_servers_killed(world: FaultWorld, chance: random.Random) -> 
     await world.start_all()
 
 
-async def redis_paused(world: FaultWorld, chance: random.Random) -> None:
+async def redis_paused(world: SharedWorld, chance: random.Random) -> None:
     world.pause_redis()
     try:
         await asyncio.sleep(CACHE_TIMEOUT_S * chance.uniform(0.5, 1.5))
@@ -109,7 +110,7 @@ async def redis_paused(world: FaultWorld, chance: random.Random) -> None:
         world.resume_redis()
 
 
-async def redis_out_of_memory(world: FaultWorld, chance: random.Random) -> None:
+async def redis_out_of_memory(world: SharedWorld, chance: random.Random) -> None:
     world.ask_redis("CONFIG", "SET", "maxmemory", "1")
     try:
         await asyncio.sleep(chance.uniform(1, 3))
@@ -117,41 +118,41 @@ async def redis_out_of_memory(world: FaultWorld, chance: random.Random) -> None:
         world.ask_redis("CONFIG", "SET", "maxmemory", "0")
 
 
-async def redis_scripts_flushed(world: FaultWorld, chance: random.Random) -> None:
+async def redis_scripts_flushed(world: SharedWorld, chance: random.Random) -> None:
     for _ in range(chance.randint(50, 150)):
         world.ask_redis("SCRIPT", "FLUSH")
         await asyncio.sleep(0.01)
 
 
-async def redis_clients_killed(world: FaultWorld, chance: random.Random) -> None:
+async def redis_clients_killed(world: SharedWorld, chance: random.Random) -> None:
     for _ in range(chance.randint(10, 30)):
         world.ask_redis("CLIENT", "KILL", "TYPE", "normal")
         await asyncio.sleep(chance.uniform(0, 0.1))
 
 
-async def redis_connections_broken(world: FaultWorld, chance: random.Random) -> None:
+async def redis_connections_broken(world: SharedWorld, chance: random.Random) -> None:
     """Cut before a command, after it, half closed, or swallowed, many times over."""
     await _break_connections([server.redis for server in world.servers], OF_REQUESTS | {"settle"}, chance)
 
 
-async def redis_cut_off(world: FaultWorld, chance: random.Random) -> None:
+async def redis_cut_off(world: SharedWorld, chance: random.Random) -> None:
     """One server sees its Redis fall silent, be slow, or refuse it; the other does not."""
     await _cut_off([chance.choice(world.servers).redis], chance)
 
 
-async def mysql_killed(world: FaultWorld, chance: random.Random) -> None:
+async def mysql_killed(world: SharedWorld, chance: random.Random) -> None:
     await asyncio.sleep(chance.uniform(0.2, 1))
     world.mariadb.kill()
     await asyncio.sleep(chance.uniform(0, 4))
     await asyncio.to_thread(world.mariadb.start)
 
 
-async def mysql_restarted(world: FaultWorld, chance: random.Random) -> None:
+async def mysql_restarted(world: SharedWorld, chance: random.Random) -> None:
     await asyncio.to_thread(world.mariadb.stop)
     await asyncio.to_thread(world.mariadb.start)
 
 
-async def mysql_paused(world: FaultWorld, chance: random.Random) -> None:
+async def mysql_paused(world: SharedWorld, chance: random.Random) -> None:
     world.mariadb.pause()
     try:
         await asyncio.sleep(chance.uniform(1, 5))
@@ -159,7 +160,7 @@ async def mysql_paused(world: FaultWorld, chance: random.Random) -> None:
         world.mariadb.resume()
 
 
-async def mysql_read_only(world: FaultWorld, chance: random.Random) -> None:
+async def mysql_read_only(world: SharedWorld, chance: random.Random) -> None:
     world.mariadb.sql("SET GLOBAL read_only = 1")
     try:
         await asyncio.sleep(chance.uniform(1, 3))
@@ -167,18 +168,18 @@ async def mysql_read_only(world: FaultWorld, chance: random.Random) -> None:
         world.mariadb.sql("SET GLOBAL read_only = 0")
 
 
-async def mysql_answer_lost(world: FaultWorld, chance: random.Random) -> None:
+async def mysql_answer_lost(world: SharedWorld, chance: random.Random) -> None:
     """The connection is cut exactly after a procedure was sent: it committed, and nobody was told."""
-    proxies = [proxy for server in world.servers for proxy in server.proxies[1:]]
+    proxies = [proxy for server in world.servers for proxy in server.databases]
     await _break_connections(proxies, BULK, chance, actions=("cut answer",))
 
 
-async def mysql_connections_broken(world: FaultWorld, chance: random.Random) -> None:
-    proxies = [proxy for server in world.servers for proxy in server.proxies[1:]]
+async def mysql_connections_broken(world: SharedWorld, chance: random.Random) -> None:
+    proxies = [proxy for server in world.servers for proxy in server.databases]
     await _break_connections(proxies, None, chance)
 
 
-async def shard_away(world: FaultWorld, chance: random.Random) -> None:
+async def shard_away(world: SharedWorld, chance: random.Random) -> None:
     """The second shard's database, for everybody; the first goes on."""
     for server in world.servers:
         server.second_shard.refusing = True
@@ -187,11 +188,11 @@ async def shard_away(world: FaultWorld, chance: random.Random) -> None:
     world.heal_proxies()
 
 
-async def mysql_cut_off(world: FaultWorld, chance: random.Random) -> None:
-    await _cut_off(list(chance.choice(world.servers).proxies[1:]), chance)
+async def mysql_cut_off(world: SharedWorld, chance: random.Random) -> None:
+    await _cut_off(list(chance.choice(world.servers).databases), chance)
 
 
-async def provider_misbehaves(world: FaultWorld, chance: random.Random) -> None:
+async def provider_misbehaves(world: SharedWorld, chance: random.Random) -> None:
     world.provider.misbehave = 0.5
     await asyncio.sleep(chance.uniform(2, 5))
     world.provider.misbehave = 0.0
@@ -210,7 +211,7 @@ FAULTS: dict[str, Fault] = {
 BETWEEN_GAMES = ("redis restarted empty", "redis restarted old")
 
 
-async def run_fault(name: str, world: FaultWorld, players: list[Player], chance: random.Random) -> float:
+async def run_fault(name: str, world: SharedWorld, players: list[Player], chance: random.Random) -> float:
     """Inject ``name`` while ``players`` play; returns the seconds from the mend until all had a success again."""
     if name not in BETWEEN_GAMES:
         return await play_during(players, partial(FAULTS[name], world, chance), world.findings)

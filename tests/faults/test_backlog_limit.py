@@ -11,22 +11,22 @@ import pytest
 
 from tests.backends_mariadb import PreparedMariaDb
 from tests.faults.checker import check_everything
-from tests.faults.world import FaultWorld, fault_world
+from tests.faults.shared_world import SharedWorld, shared_world
 from tests.players import uuid7
 
 LIMIT = 6
 
 
 @pytest.fixture
-async def small_world(prepared_mariadb: PreparedMariaDb) -> AsyncIterator[FaultWorld]:
+async def small_world(prepared_mariadb: PreparedMariaDb) -> AsyncIterator[SharedWorld]:
     """One server up, whose lanes hold few events."""
     with tempfile.TemporaryDirectory(prefix="f-") as folder, prepared_mariadb.running_copy() as backend:
-        async with fault_world(backend, Path(folder), "backlog", servers=1, QUEUECONFIG__MAX_BACKLOG=LIMIT) as world:
+        async with shared_world(backend, Path(folder), "backlog", servers=1, QUEUECONFIG__MAX_BACKLOG=LIMIT) as world:
             yield world
 
 
 @pytest.mark.timeout(120)
-async def test_a_full_backlog_answers_503_and_leaves_nothing_half_written(small_world: FaultWorld) -> None:
+async def test_a_full_backlog_answers_503_and_leaves_nothing_half_written(small_world: SharedWorld) -> None:
     world = small_world
     player = world.player(1)
     await player.sign_in()
@@ -59,19 +59,19 @@ async def test_a_full_backlog_answers_503_and_leaves_nothing_half_written(small_
     world.findings.raise_if_any()
 
 
-def _keys(world: FaultWorld) -> dict[str, bytes]:
+def _keys(world: SharedWorld) -> dict[str, bytes]:
     """Everything in Redis but what changes by itself."""
     names = [name for name in world.ask_redis("KEYS", "*") if ":session:" not in name and ":lock:" not in name]
     return {name: world.dump(name) for name in sorted(names)}
 
 
-async def _post(world: FaultWorld, token: str | None, path: str, **fields: object) -> tuple[int, int]:
+async def _post(world: SharedWorld, token: str | None, path: str, **fields: object) -> tuple[int, int]:
     """Status and error code."""
     url = f"{world.servers[0].process.base_url}/api/chat/{path}"
     async with world.http.post(url, json=fields, headers={"Authorization": f"Bearer {token}"}) as answer:
         return answer.status, (await answer.json())["errorCode"]
 
 
-async def _ready(world: FaultWorld) -> int:
+async def _ready(world: SharedWorld) -> int:
     async with world.http.get(f"{world.servers[0].process.base_url}/readyz") as answer:
         return answer.status

@@ -14,7 +14,8 @@ from functools import partial
 import pytest
 
 from tests.faults.faults import OF_REQUESTS, consumer_killed_between_steps
-from tests.faults.world import FaultWorld, play_during
+from tests.faults.shared_world import SharedWorld
+from tests.faults.world import play_during
 from tests.players import Player
 
 pytestmark = pytest.mark.asyncio(loop_scope="package")
@@ -22,7 +23,7 @@ pytestmark = pytest.mark.asyncio(loop_scope="package")
 
 @pytest.mark.timeout(120)
 async def test_a_send_a_create_and_a_delete_killed_after_every_command(
-    world: FaultWorld, players: list[Player]
+    world: SharedWorld, players: list[Player]
 ) -> None:
     steps: dict[str, int] = {}
     for player, what in zip(players, ("send", "create", "delete"), strict=True):
@@ -43,7 +44,7 @@ async def test_a_send_a_create_and_a_delete_killed_after_every_command(
     assert steps["delete"] >= 2
 
 
-async def _killed_during(world: FaultWorld, k: int, player: Player, deed: Callable[[], Awaitable[None]]) -> bool:
+async def _killed_during(world: SharedWorld, k: int, player: Player, deed: Callable[[], Awaitable[None]]) -> bool:
     """Kill the first server when Redis has executed the k-th command of ``deed`` and its answer is on the way; the
     other server is asked again, at once, with the same ids. (Before a command is after the one before it.)
 
@@ -66,7 +67,7 @@ async def _killed_during(world: FaultWorld, k: int, player: Player, deed: Callab
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize("step", ["fp_chat_message_batch_save", "settle"])
 async def test_a_consumer_killed_after_a_step_leaves_its_batch_to_the_other(
-    world: FaultWorld, players: list[Player], step: str
+    world: SharedWorld, players: list[Player], step: str
 ) -> None:
     deed = partial(consumer_killed_between_steps, world, random.Random(step), step=step, action="hold answer")
     await play_during(players, deed, world.findings)

@@ -10,7 +10,7 @@ import random
 import pytest
 
 from tests.faults.faults import run_fault
-from tests.faults.world import FaultWorld
+from tests.faults.shared_world import SharedWorld
 from tests.players import Player
 
 pytestmark = pytest.mark.asyncio(loop_scope="package")
@@ -28,7 +28,7 @@ IN_SHORT = [
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize("fault", IN_SHORT)
 async def test_nothing_acknowledged_is_lost_doubled_or_revived(
-    world: FaultWorld, players: list[Player], fault: str
+    world: SharedWorld, players: list[Player], fault: str
 ) -> None:
     recovered_s = await run_fault(fault, world, players, random.Random(fault))
     assert recovered_s < 15
