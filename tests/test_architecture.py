@@ -65,7 +65,7 @@ BUILD_KEYS = {
     "service.lock.lock_service",
     "service.queue.lane_store",
     "service.queue.lanes",
-    "template.account.login_limit",
+    "template.account.attempt_limits",
     "template.account.session_store",
     "template.chat.chat_keys",
 }

@@ -13,11 +13,10 @@ from application.base_web_server.durability_watch import DurabilityWatch
 from application.base_web_server.health import HealthMonitor, Phase
 from application.base_web_server.listener import Listener
 from application.base_web_server.metrics import Metrics
-from application.base_web_server.templates import add_templates
+from application.base_web_server.templates import add_templates, create_session_store
 from service.core.errors import ServiceError, StartError
 from service.core.logger import Logger
 from service.service_container import ServiceContainer, ServiceSettings
-from template.account.session_store import SessionStore
 from template.base.base_template import BaseTemplate
 from template.base.template_context import TemplateContext
 from template.base.template_service import TemplateService
@@ -35,7 +34,7 @@ class Server:
         self._settings = settings
         self._context = context or TemplateContext.get_instance()
         self._container = ServiceContainer(_service_settings(settings))
-        sessions = SessionStore(self._container.cache, settings.netConfig.session_ttl_s)
+        sessions = create_session_store(self._container, settings.netConfig)
         add_templates(self._context, self._container, settings, sessions)
         self._durability = DurabilityWatch(self._container)
         self._health = HealthMonitor(self._container, self._context, self._durability)

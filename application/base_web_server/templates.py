@@ -7,7 +7,8 @@ from service.net.net_settings import NetSettings
 from service.service_container import ServiceContainer
 from template.account.account_store import AccountStore
 from template.account.account_template_impl import AccountTemplateImpl
-from template.account.login_limit import LoginLimit
+from template.account.attempt_limits import LoginLimit, SignupLimit
+from template.account.ended_sessions import EndedSessions
 from template.account.password_vault import PasswordVault
 from template.account.session_store import SessionStore
 from template.base.template_context import TemplateContext
@@ -15,17 +16,24 @@ from template.base.template_type import TemplateType
 from template.chat.chat_template_impl import create_chat_template
 
 
+def create_session_store(container: ServiceContainer, settings: NetSettings) -> SessionStore:
+    """The sessions of this server's accounts."""
+    ended = EndedSessions(container.database, settings.session_ttl_s)
+    return SessionStore(container.cache, ended, settings.session_ttl_s)
+
+
 def create_account_template(
     container: ServiceContainer, settings: NetSettings, sessions: SessionStore
 ) -> AccountTemplateImpl:
     """Signup, login, logout with ``sessions``."""
-    limit = LoginLimit(
+    logins = LoginLimit(
         container.cache,
         per_account=settings.login_attempts_per_account,
         per_address=settings.login_attempts_per_address,
         window_s=settings.login_window_s,
     )
-    return AccountTemplateImpl(AccountStore(container.database), sessions, PasswordVault(), limit)
+    signups = SignupLimit(container.cache, per_address=settings.signups_per_address, window_s=settings.signup_window_s)
+    return AccountTemplateImpl(AccountStore(container.database), sessions, PasswordVault(), logins, signups)
 
 
 def add_templates(

@@ -13,10 +13,9 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from application.base_web_server.templates import create_account_template
+from application.base_web_server.templates import create_account_template, create_session_store
 from service.cache.cache_settings import CacheSettings
 from service.net.net_settings import NetSettings
-from template.account.session_store import SessionStore
 from template.base.protocol import Protocol
 from template.base.session_info import SessionInfo
 from template.base.template_context import TemplateContext
@@ -47,7 +46,7 @@ class Door:
 
     def __init__(self, world: ChatWorld) -> None:
         self.world = world
-        self.sessions = SessionStore(world.container.cache, 3600)
+        self.sessions = create_session_store(world.container, NetSettings())
         self.accounts = create_account_template(
             world.container,
             NetSettings(login_attempts_per_account=1000, login_attempts_per_address=1000),

@@ -36,6 +36,10 @@ class NetSettings(Settings):
     login_attempts_per_address: int = Field(default=100, ge=1)
     login_window_s: int = Field(default=60, ge=1)
     """How many failed logins are allowed in so many seconds."""
+    signups_per_address: int = Field(default=100, ge=1)
+    signup_window_s: int = Field(default=3600, ge=1)
+    """How many signups an address may try in so many seconds. Behind a proxy, name it in ``trusted_proxies``, or all
+    clients are one address."""
     quiet_s: float = Field(default=0.0, ge=0)
     """How long the server goes on serving after it stopped being ready, so that load balancers notice."""
     drain_timeout_s: float = Field(default=20.0, gt=0)

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Sequence
 
 from template.account.account_store import AccountStore
+from template.account.attempt_limits import LoginLimit, SignupLimit
 from template.account.common.account_serialize import (
     AccountView,
     LoginRequest,
@@ -15,7 +16,6 @@ from template.account.common.account_serialize import (
     SignupRequest,
     SignupResponse,
 )
-from template.account.login_limit import LoginLimit
 from template.account.password_vault import PasswordVault
 from template.account.session_store import SessionStore
 from template.base.answers import answers
@@ -29,11 +29,19 @@ from template.base.session_info import SessionInfo
 class AccountTemplateImpl(BaseTemplate):
     """Accounts of this server. Account ids arrive here in their canonical form."""
 
-    def __init__(self, accounts: AccountStore, sessions: SessionStore, vault: PasswordVault, limit: LoginLimit) -> None:
+    def __init__(
+        self,
+        accounts: AccountStore,
+        sessions: SessionStore,
+        vault: PasswordVault,
+        logins: LoginLimit,
+        signups: SignupLimit,
+    ) -> None:
         self._accounts = accounts
         self._sessions = sessions
         self._vault = vault
-        self._limit = limit
+        self._logins = logins
+        self._signups = signups
 
     def protocols(self) -> Sequence[Protocol]:
         return (
@@ -57,6 +65,7 @@ class AccountTemplateImpl(BaseTemplate):
     @answers(SignupResponse)
     async def on_signup_req(self, client_session: ClientSession, request: SignupRequest) -> SignupResponse:
         """Create the account. After an answer 5003 it may exist: signing up again then says 2001, and login works."""
+        await self._signups.check(client_session.peer)
         created = await self._accounts.create(
             request.account_id,
             await self._vault.hash(request.password),
@@ -71,11 +80,11 @@ class AccountTemplateImpl(BaseTemplate):
     @answers(LoginResponse)
     async def on_login_req(self, client_session: ClientSession, request: LoginRequest) -> LoginResponse:
         """A new token at every login; an unknown account and a wrong password differ neither in answer nor in time."""
-        await self._limit.check(request.account_id, client_session.peer)
+        await self._logins.check(request.account_id, client_session.peer)
         account = await self._accounts.find(request.account_id)
         if not await self._vault.verify(account.password_hash if account else None, request.password) or not account:
             raise WrongCredentials()
-        await self._limit.forgive(request.account_id, client_session.peer)
+        await self._logins.forgive(request.account_id, client_session.peer)
         token = await self._sessions.create(
             SessionInfo(account.account_id, account.account_db_key, account.shard_id, account.nickname)
         )
@@ -86,5 +95,6 @@ class AccountTemplateImpl(BaseTemplate):
 
     @answers(LogoutResponse)
     async def on_logout_req(self, client_session: ClientSession, request: LogoutRequest) -> LogoutResponse:
+        """End the session for good, on every process; its requests under way end with 10000 within a second."""
         await self._sessions.delete(client_session.session.session_key)
         return LogoutResponse()

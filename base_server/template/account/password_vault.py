@@ -50,7 +50,7 @@ class PasswordVault:
             return False
         except (VerificationError, InvalidHashError) as error:
             Logger.error("a stored password hash cannot be read", error=type(error).__name__)
-            return False
+            return self._verify(None, password)  # the same work, and False
 
     async def _run(self, work: Callable[[], T]) -> T:
         if self._places == 0:

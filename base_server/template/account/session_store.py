@@ -2,6 +2,9 @@
 
 A token is ``<partition>.<43 random characters>``: the partition is that of the account, so a
 request's session lies in the same Redis slot as the account's rooms.
+
+A session carries the run epoch of its partition. In another run of Redis, which may have come back with
+data from before a logout, it is believed again only after the global database knows of no logout.
 """
 
 from __future__ import annotations
@@ -10,9 +13,11 @@ import hashlib
 import json
 import re
 import secrets
+from typing import Any
 
 from service.cache.cache_errors import CacheCommandError
 from service.cache.cache_service import CacheService
+from template.account.ended_sessions import EndedSessions
 from template.base.session_info import SessionInfo
 
 _TOKEN = re.compile(r"([0-9]{2,4})\.[A-Za-z0-9_-]{43}")
@@ -21,8 +26,9 @@ _TOKEN = re.compile(r"([0-9]{2,4})\.[A-Za-z0-9_-]{43}")
 class SessionStore:
     """Creates, finds (with a sliding life of ``ttl_s``) and deletes sessions."""
 
-    def __init__(self, cache: CacheService, ttl_s: int) -> None:
+    def __init__(self, cache: CacheService, ended: EndedSessions, ttl_s: int) -> None:
         self._cache = cache
+        self._ended = ended
         self._ttl_s = ttl_s
 
     async def create(self, account: SessionInfo) -> str:
@@ -30,12 +36,14 @@ class SessionStore:
         partition = self._cache.partitions.of_text(account.account_id)
         token = f"{partition:02d}.{secrets.token_urlsafe(32)}"
         session_key = _session_key(token)
+        epoch = await self._cache.get_client().execute("GET", self._epoch_key(session_key))
         record = {
             "key": session_key,
             "account_id": account.account_id,
             "account_db_key": account.account_db_key,
             "shard_id": account.shard_id,
             "nickname": account.nickname,
+            "epoch": epoch,
         }
         await self._cache.get_client().execute(
             "SET", self._redis_key(session_key), json.dumps(record), "EX", self._ttl_s
@@ -43,39 +51,31 @@ class SessionStore:
         return token
 
     async def find(self, token: str) -> SessionInfo | None:
-        """The session of ``token``, whose life begins anew, or None; one round trip.
+        """The session of ``token``, whose life begins anew, or None; one round trip, except the first time in a
+        run of Redis.
 
-        Raises ``ServiceUnavailable`` when Redis cannot be asked.
+        Raises ``ServiceUnavailable`` when Redis, or the database where it must be asked, is away.
         """
         shape = _TOKEN.fullmatch(token)
         if shape is None or int(shape[1]) >= self._cache.partitions.count:
             return None
         session_key = _session_key(token)
+        client, key = self._cache.get_client(), self._redis_key(session_key)
         try:
-            text = await self._cache.get_client().execute("GETEX", self._redis_key(session_key), "EX", self._ttl_s)
+            text, epoch = await client.execute_many(
+                [("GETEX", key, "EX", self._ttl_s), ("GET", self._epoch_key(session_key))]
+            )
         except CacheCommandError:  # a key of another type is no session
             return None
-        return _read(text, session_key)
-
-    async def delete(self, session_key: str) -> None:
-        """End the session of that name (``SessionInfo.session_key``); ending it again changes nothing."""
-        await self._cache.get_client().execute("DEL", self._redis_key(session_key))
-
-    def _redis_key(self, session_key: str) -> str:
-        partition, digest = session_key.split(".")
-        return self._cache.get_client().key(f"session:{digest}", partition=int(partition))
-
-
-def _session_key(token: str) -> str:
-    return f"{token.split('.', maxsplit=1)[0]}.{hashlib.sha256(token.encode()).hexdigest()}"
-
-
-def _read(text: str | None, session_key: str) -> SessionInfo | None:
-    """The stored session, if it is whole and really the one that was asked for."""
-    try:
-        record = json.loads(text or "null")
-        if record["key"] != session_key:
+        record = _read(text, session_key)
+        if record is None:
             return None
+        if epoch is None or record.get("epoch") != epoch:
+            if await self._ended.contains(_session_hash(session_key)):
+                await client.execute("DEL", key)
+                return None
+            # XX: a logout meanwhile is not undone.
+            await client.execute("SET", key, json.dumps(record | {"epoch": epoch}), "EX", self._ttl_s, "XX")
         return SessionInfo(
             account_id=str(record["account_id"]),
             account_db_key=int(record["account_db_key"]),
@@ -83,5 +83,41 @@ def _read(text: str | None, session_key: str) -> SessionInfo | None:
             nickname=str(record["nickname"]),
             session_key=session_key,
         )
+
+    async def delete(self, session_key: str) -> None:
+        """End the session of that name (``SessionInfo.session_key``) for good; a repeat changes nothing.
+
+        When this raises, the session may go on. The row comes first: without it an old Redis could bring it back.
+        """
+        await self._ended.add(_session_hash(session_key))
+        await self._cache.get_client().execute("DEL", self._redis_key(session_key))
+
+    def _redis_key(self, session_key: str) -> str:
+        return self._cache.get_client().key(f"session:{_session_hash(session_key)}", partition=_partition(session_key))
+
+    def _epoch_key(self, session_key: str) -> str:
+        return self._cache.get_client().key("epoch", partition=_partition(session_key))
+
+
+def _session_key(token: str) -> str:
+    return f"{token.split('.', maxsplit=1)[0]}.{hashlib.sha256(token.encode()).hexdigest()}"
+
+
+def _partition(session_key: str) -> int:
+    return int(session_key.partition(".")[0])
+
+
+def _session_hash(session_key: str) -> str:
+    return session_key.partition(".")[2]
+
+
+def _read(text: str | None, session_key: str) -> dict[str, Any] | None:
+    """The stored record, if it is whole and really the one that was asked for."""
+    try:
+        record: dict[str, Any] = json.loads(text or "null")
+        if record["key"] != session_key:
+            return None
+        int(record["account_db_key"]), int(record["shard_id"]), record["account_id"], record["nickname"]
     except (ValueError, TypeError, KeyError):
         return None
+    return record

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 from typing import Protocol as StructuralType
 
+from service.core.errors import ServiceUnavailable
 from service.core.logger import Logger, bind_log_context
 from template.base import wire
 from template.base.answers import as_api_error
@@ -56,7 +58,8 @@ class TemplateService:
     """Runs protocols for callers.
 
     ``status_for_errors="ok"`` answers HTTP 200 to everything, for clients that read only ``errorCode``.
-    Every failure becomes an envelope; only cancellation is raised.
+    ``recheck_s``: how often the session of a request that takes longer is looked up again; a logout on any process
+    ends it with 10000. Every failure becomes an envelope; only cancellation is raised.
     """
 
     def __init__(
@@ -65,10 +68,12 @@ class TemplateService:
         *,
         status_for_errors: Literal["error", "ok"] = "error",
         observe: Observer | None = None,
+        recheck_s: float = 1.0,
     ) -> None:
         self._sessions = sessions
         self._status_for_errors = status_for_errors
         self._observe = observe
+        self._recheck_s = recheck_s
 
     async def handle(self, protocol: Protocol, call: Call) -> Answer:
         """Run ``protocol`` as its table row says who may call it."""
@@ -77,11 +82,11 @@ class TemplateService:
 
     async def run_user(self, protocol: Protocol, call: Call) -> Answer:
         """Run for the account of the call's session; without a valid one the answer is 10000."""
-        return await self._run(protocol, call, self._find_session)
+        return await self._run(protocol, call, needs_session=True)
 
     async def run_anonymous(self, protocol: Protocol, call: Call) -> Answer:
         """Run for anybody; a token is not looked at."""
-        return await self._run(protocol, call, _no_session)
+        return await self._run(protocol, call, needs_session=False)
 
     def refuse(self, error: ApiError, sequence: int = 0) -> Answer:
         """The answer to a request that reached no protocol (unknown path, body too large, …)."""
@@ -89,9 +94,7 @@ class TemplateService:
         response.fail(error)
         return self._answer(response)
 
-    async def _run(
-        self, protocol: Protocol, call: Call, find_session: Callable[[str], Awaitable[SessionInfo]]
-    ) -> Answer:
+    async def _run(self, protocol: Protocol, call: Call, *, needs_session: bool) -> Answer:
         started = time.monotonic()
         bind_log_context(request_id=call.request_id, protocol=protocol.id)
         sequence = 0
@@ -99,9 +102,12 @@ class TemplateService:
         try:
             data = wire.read_json(call.body)
             sequence = _readable_sequence(data)
-            session = await find_session(_token(call, data))
+            token = _token(call, data)
+            if needs_session:
+                session = await self._find_session(token)
             request = wire.read_request(protocol.request, call.body)
-            response = await protocol.handler(ClientSession(session, call.request_id, call.peer), request)
+            work = protocol.handler(ClientSession(session, call.request_id, call.peer), request)
+            response = await (self._while_session_lasts(token, work) if needs_session else work)
         except Exception as error:
             response = protocol.response()
             response.fail(as_api_error(error))
@@ -129,6 +135,28 @@ class TemplateService:
             raise SessionMissing()
         return session
 
+    async def _while_session_lasts(self, token: str, work: Awaitable[wire.Response]) -> wire.Response:
+        """The handler's response, or :class:`SessionMissing` soon after the session ended. What the handler has
+        begun in tasks of its own (a reply) goes on, as when a client leaves."""
+        handling = asyncio.ensure_future(work)
+        try:
+            while True:
+                await asyncio.wait({handling}, timeout=self._recheck_s)
+                if handling.done():
+                    return handling.result()
+                if not await self._may_go_on(token):
+                    raise SessionMissing("the session ended while the request was answered")
+        finally:
+            if not handling.done():
+                handling.cancel()
+                await asyncio.gather(handling, return_exceptions=True)
+
+    async def _may_go_on(self, token: str) -> bool:
+        try:
+            return await self._sessions.find(token) is not None
+        except ServiceUnavailable:
+            return True  # nobody has said that it ended
+
     def _answer(self, response: wire.Response) -> Answer:
         body = wire.encode(response)
         headers: dict[str, str] = {}
@@ -138,10 +166,6 @@ class TemplateService:
             headers["WWW-Authenticate"] = "Bearer"
         status = 200 if self._status_for_errors == "ok" else response.http_status
         return Answer(status, body, headers, response.errorCode, response.sequence)
-
-
-async def _no_session(token: str) -> SessionInfo:
-    return ANONYMOUS
 
 
 def _token(call: Call, data: dict[str, Any]) -> str:

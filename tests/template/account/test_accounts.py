@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from application.base_web_server.templates import create_account_template
+from application.base_web_server.templates import create_account_template, create_session_store
 from service.cache.cache_service import CacheService
 from service.cache.cache_settings import CacheSettings
 from service.core.errors import ServiceUnavailable
@@ -20,6 +20,7 @@ from service.net.net_settings import NetSettings
 from service.service_container import ServiceContainer, ServiceSettings
 from template.account.account_template_impl import AccountTemplateImpl
 from template.account.common.account_serialize import LoginRequest, LogoutRequest, SignupRequest
+from template.account.ended_sessions import EndedSessions
 from template.account.password_vault import PasswordVault
 from template.account.session_store import SessionStore
 from template.base.client_session import ClientSession
@@ -28,6 +29,17 @@ from template.base.session_info import SessionInfo
 from template.base.wire import read_request
 from tests.backends_redis import RedisServer, running_cache
 
+
+class NeverEnded(EndedSessions):
+    """No global database: nobody has logged out."""
+
+    def __init__(self) -> None:
+        pass
+
+    async def contains(self, session_hash: str) -> bool:
+        return False
+
+
 ANYBODY = ClientSession(SessionInfo(""), "req", "192.0.2.1")
 PASSWORD = "correct horse"
 
@@ -35,7 +47,7 @@ PASSWORD = "correct horse"
 class World:
     def __init__(self, container: ServiceContainer, **limits: int) -> None:
         self.container = container
-        self.sessions = SessionStore(container.cache, 3600)
+        self.sessions = create_session_store(container, NetSettings())
         self.template: AccountTemplateImpl = create_account_template(container, NetSettings(**limits), self.sessions)
 
     async def signup(self, account_id: str, password: str = PASSWORD) -> int:
@@ -173,7 +185,7 @@ async def test_the_vault_refuses_more_than_it_has_room_for() -> None:
 
 
 async def test_a_session_is_stored_under_a_hash_in_its_accounts_partition(real_cache: CacheService) -> None:
-    store = SessionStore(real_cache, ttl_s=100)
+    store = SessionStore(real_cache, NeverEnded(), 100)
     token = await store.create(SessionInfo("alice", 7, 2, "Alice"))
     partition, secret = token.split(".")
     assert int(partition) == real_cache.partitions.of_text("alice")
@@ -187,7 +199,7 @@ async def test_a_session_is_stored_under_a_hash_in_its_accounts_partition(real_c
 
 
 async def test_finding_is_one_round_trip_and_gives_the_session_its_life_anew(real_cache: CacheService) -> None:
-    store = SessionStore(real_cache, ttl_s=100)
+    store = SessionStore(real_cache, NeverEnded(), 100)
     token = await store.create(SessionInfo("alice", 7, 2))
     session = await store.find(token)
     assert session is not None
@@ -206,7 +218,7 @@ BAD_TOKENS = ["", "x", "07", "07.", "99." + "a" * 43, "-1." + "a" * 43, "٠٧." 
 
 @pytest.mark.parametrize("token", BAD_TOKENS)
 async def test_a_malformed_token_finds_nothing(cache: CacheService, token: str) -> None:
-    assert await SessionStore(cache, 100).find(token) is None
+    assert await SessionStore(cache, NeverEnded(), 100).find(token) is None
 
 
 OF_ANOTHER = '{"key": "07.00", "account_id": "bob", "account_db_key": 8, "shard_id": 1, "nickname": ""}'
@@ -214,7 +226,7 @@ OF_ANOTHER = '{"key": "07.00", "account_id": "bob", "account_db_key": 8, "shard_
 
 @pytest.mark.parametrize("stored", ["", "{", "null", "[]", "{}", OF_ANOTHER])
 async def test_a_damaged_session_counts_as_none(real_cache: CacheService, stored: str) -> None:
-    store = SessionStore(real_cache, 100)
+    store = SessionStore(real_cache, NeverEnded(), 100)
     token = await store.create(SessionInfo("alice", 7, 2))
     session = await store.find(token)
     assert session is not None
@@ -229,7 +241,7 @@ async def test_a_damaged_session_counts_as_none(real_cache: CacheService, stored
 
 async def test_without_redis_a_session_is_not_missing_but_unknown(private_server: RedisServer, app_id: str) -> None:
     async with running_cache(private_server.settings(), app_id) as cache:
-        store = SessionStore(cache, 100)
+        store = SessionStore(cache, NeverEnded(), 100)
         token = await store.create(SessionInfo("alice", 7, 2))
         private_server.kill()
         with pytest.raises(ServiceUnavailable):

@@ -1,0 +1,66 @@
+"""How often an address may try: passwords per account and address, signups per address."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from service.cache.cache_service import CacheService
+from service.cache.script import load_scripts
+from template.base.errors import TooManyRequests
+
+_SCRIPTS = load_scripts(Path(__file__).parent / "lua")
+
+
+class LoginLimit:
+    """Counts attempts that have not succeeded, in windows of ``window_s`` kept in Redis (so over all processes).
+
+    Attempts under way count, so parallel guesses gain nothing.
+    """
+
+    def __init__(self, cache: CacheService, *, per_account: int, per_address: int, window_s: int) -> None:
+        self._cache = cache
+        self._per_account = per_account
+        self._per_address = per_address
+        self._window_s = window_s
+
+    async def check(self, account_id: str, peer: str) -> None:
+        """Count an attempt; raises :class:`TooManyRequests` with the time to wait when there were too many."""
+        for key, limit in self._counters(account_id, peer):
+            await _count(self._cache, key, limit, self._window_s, "too many failed logins, try again later")
+
+    async def forgive(self, account_id: str, peer: str) -> None:
+        """The attempt succeeded: it does not count."""
+        for key, _ in self._counters(account_id, peer):
+            await self._cache.get_client().run_script(_SCRIPTS["forgive_attempt"], [key], [], repeatable=False)
+
+    def _counters(self, account_id: str, peer: str) -> list[tuple[str, int]]:
+        counters = [(self._cache.get_client().key(f"login_attempts:{account_id}"), self._per_account)]
+        if peer:
+            counters.append((_address_key(self._cache, "login_attempts_from", peer), self._per_address))
+        return counters
+
+
+class SignupLimit:
+    """Counts signups of an address, whatever became of them: who collects taken names is slowed too."""
+
+    def __init__(self, cache: CacheService, *, per_address: int, window_s: int) -> None:
+        self._cache = cache
+        self._per_address = per_address
+        self._window_s = window_s
+
+    async def check(self, peer: str) -> None:
+        """Count a signup; raises :class:`TooManyRequests`. A caller without an address is not counted."""
+        if peer:
+            key = _address_key(self._cache, "signups_from", peer)
+            await _count(self._cache, key, self._per_address, self._window_s, "too many signups, try again later")
+
+
+async def _count(cache: CacheService, key: str, limit: int, window_s: int, refusal: str) -> None:
+    wait_s = await cache.get_client().run_script(_SCRIPTS["count_attempt"], [key], [limit, window_s], repeatable=False)
+    if wait_s:
+        raise TooManyRequests(refusal, retry_after_s=float(wait_s))
+
+
+def _address_key(cache: CacheService, kind: str, peer: str) -> str:
+    # The whole text is hashed, as an IPv6 address has colons of its own.
+    return cache.get_client().key(f"{kind}:{peer}", partition=cache.partitions.of_text(peer))

@@ -1,0 +1,18 @@
+-- purpose: Note that a session was logged out, for live_s seconds; a repeat changes nothing. Some notes whose time is
+--   over go with each call.
+-- params: session_hash, live_s
+-- returns: session_hash
+CREATE PROCEDURE fp_session_end(
+    IN p_session_hash VARCHAR(64) CHARACTER SET ascii COLLATE ascii_bin,
+    IN p_live_s BIGINT
+)
+MODIFIES SQL DATA
+BEGIN
+    INSERT INTO ended_sessions (session_hash, expires_at)
+    VALUES (p_session_hash, UTC_TIMESTAMP(3) + INTERVAL p_live_s SECOND)
+    ON DUPLICATE KEY UPDATE session_hash = ended_sessions.session_hash;
+
+    DELETE FROM ended_sessions WHERE expires_at < UTC_TIMESTAMP(3) ORDER BY expires_at LIMIT 100;
+
+    SELECT p_session_hash AS session_hash;
+END
