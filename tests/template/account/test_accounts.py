@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import statistics
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -170,6 +172,51 @@ async def test_failed_logins_are_limited_and_successful_ones_are_not(tmp_path: P
         assert response.error.retry_after_s is not None
         assert 0 < response.error.retry_after_s <= 60
         assert [(await world.login(f"other{n}"))[0] for n in range(3)] == [2002, 2002, 1010]
+
+
+async def test_signups_of_an_address_are_limited_whatever_becomes_of_them(tmp_path: Path) -> None:
+    async with running_world(tmp_path, signups_per_address=3) as world:
+        assert [await world.signup(name) for name in ("alice", "alice", "bob", "carol")] == [0, 2001, 0, 1010]
+        request = SignupRequest(account_id="carol", password=PASSWORD)
+        refused = await world.template.on_signup_req(ANYBODY, request)
+        assert refused.error is not None
+        assert refused.error.retry_after_s is not None
+        assert 3500 < refused.error.retry_after_s <= 3600
+        elsewhere = ClientSession(SessionInfo(""), "req", "2001:db8::1")
+        assert (await world.template.on_signup_req(elsewhere, request)).errorCode == 0
+
+
+async def test_unknown_accounts_wrong_passwords_and_damaged_hashes_take_the_same_time(world: World) -> None:
+    """Medians of a few logins, with bounds for a busy machine; without the stand-in hash it is a hundredth."""
+    await world.signup("alice")
+    await world.container.database.call_global_procedure("fp_account_create", ("broken", "no hash", "", "", ""))
+
+    async def median_s(account_id: str) -> float:
+        times = []
+        for _ in range(3):
+            started = time.monotonic()
+            assert (await world.login(account_id, "wrong password"))[0] == 2002
+            times.append(time.monotonic() - started)
+        return statistics.median(times)
+
+    times = [await median_s(name) for name in ("alice", "nobody", "broken")]
+    assert max(times) < 2.5 * min(times), times
+
+
+async def test_hashing_does_not_slow_the_rest(world: World) -> None:
+    """12 logins at once; meanwhile a session is found, as every request of the chat begins."""
+    await world.signup("alice")
+    token = (await world.login("alice"))[1]
+    logins = asyncio.gather(*(world.login("alice") for _ in range(12)))
+    times = []
+    while not logins.done():
+        started = time.monotonic()
+        assert await world.sessions.find(token) is not None
+        times.append(time.monotonic() - started)
+        await asyncio.sleep(0.002)
+    assert {code for code, _ in await logins} <= {0, 1010}
+    assert len(times) > 30, "the event loop stood still"
+    assert statistics.quantiles(times, n=100)[98] < 0.1
 
 
 async def test_the_vault_refuses_more_than_it_has_room_for() -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import shutil
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -12,7 +13,12 @@ from service.db.database_service import DatabaseService
 from service.db.databases import apply_all
 from template.account.ended_sessions import EndedSessions
 from template.account.session_store import SessionStore
+from template.base.base_template import BaseTemplate
+from template.base.client_session import ClientSession
+from template.base.protocol import Protocol
 from template.base.session_info import SessionInfo
+from template.base.template_service import Call, TemplateService
+from template.base.wire import Request, Response
 from tests.backends_mariadb import DatabaseBackend, running_database
 from tests.backends_redis import RedisServer, running_cache
 
@@ -24,14 +30,15 @@ async def running_store(
     server: RedisServer, app_id: str, database: DatabaseService
 ) -> AsyncIterator[tuple[SessionStore, CacheService]]:
     async with running_cache(server.settings(), app_id) as cache:
+        # A kill must lose nothing here: what comes back is decided by the test alone.
+        await cache.get_client().execute("CONFIG", "SET", "appendfsync", "always")
         yield SessionStore(cache, EndedSessions(database, 100), 100), cache
 
 
 async def test_a_logout_outlives_a_redis_that_comes_back_with_older_data(
     private_server: RedisServer, app_id: str, database: DatabaseService, tmp_path: Path
 ) -> None:
-    async with running_store(private_server, app_id, database) as (store, cache):
-        await cache.get_client().execute("CONFIG", "SET", "appendfsync", "always")
+    async with running_store(private_server, app_id, database) as (store, _):
         ended, kept = await store.create(ALICE), await store.create(ALICE)
         session = await store.find(ended)
         assert session is not None
@@ -94,3 +101,48 @@ def _restart_with(server: RedisServer, folder: Path, *, save: bool) -> None:
         shutil.rmtree(data)
         shutil.copytree(copy, data)
     server.start()
+
+
+class Waiting(BaseTemplate):
+    """A handler that takes until it is let go."""
+
+    def __init__(self) -> None:
+        self.begun, self.let_go, self.cancelled = asyncio.Event(), asyncio.Event(), False
+
+    def protocols(self) -> Sequence[Protocol]:
+        return [Protocol(9001, "/api/wait", Request, Response, self.on_wait)]
+
+    async def on_wait(self, client_session: ClientSession, request: Request) -> Response:
+        self.begun.set()
+        try:
+            await self.let_go.wait()
+        except asyncio.CancelledError:
+            self.cancelled = True
+            raise
+        return Response()
+
+
+async def test_a_request_that_waits_ends_when_its_session_is_logged_out_by_another_process(
+    private_server: RedisServer, app_id: str, database: DatabaseService
+) -> None:
+    template = Waiting()
+    (protocol,) = template.protocols()
+    async with (
+        running_store(private_server, app_id, database) as (here, _),
+        running_store(private_server, app_id, database) as (there, _),
+    ):
+        service = TemplateService(here, recheck_s=0.05)
+        token = await here.create(ALICE)
+        waiting = asyncio.create_task(service.handle(protocol, Call(b"{}", bearer=token)))
+        await template.begun.wait()
+        await there.delete((await _found(there, token)).session_key)
+        answer = await asyncio.wait_for(waiting, 5)
+        assert (answer.status, answer.error_code, template.cancelled) == (401, 10000, True)
+
+        template.begun.clear()
+        token = await here.create(ALICE)
+        waiting = asyncio.create_task(service.handle(protocol, Call(b"{}", bearer=token)))
+        await template.begun.wait()
+        await asyncio.sleep(0.12)  # looked up twice
+        template.let_go.set()
+        assert (await waiting).error_code == 0
