@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from application.base_web_server.config import ENVIRONMENTS, load_settings
-from application.manage import config_commands, db_commands
+from application.manage import config_commands, db_commands, dlq_commands, doctor_commands, queue_commands
 from service.core.errors import ServiceError, StartError
+from service.core.logger import configure_logging
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -28,10 +29,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--env", choices=ENVIRONMENTS, default="LOCAL", help="which configuration (default: LOCAL)")
     parser.add_argument("--config", type=Path, metavar="FILE", help="another configuration file")
     groups = parser.add_subparsers(required=True, metavar="COMMAND")
-    for commands in (db_commands, config_commands):
+    for commands in (db_commands, config_commands, queue_commands, dlq_commands, doctor_commands):
         commands.add_to(groups)
     return parser
 
 
 if __name__ == "__main__":
+    configure_logging("error")
     sys.exit(main())

@@ -35,29 +35,29 @@ async def test_a_consumer_that_is_wedged_while_the_database_answers_is_503(
     async with (
         OpenAIStub() as provider,
         running_world(valkey_server.settings(), database, app_id, provider, batch_interval_s=0.05) as chat,
+        _probe(chat) as client,
     ):
-        async with _probe(chat) as client:
-            user, other = await chat.user("wedged"), await chat.user("other")
-            release = _wedge(chat, (await chat.template._owner(user)).partition)
-            room, others = await chat.room(user), await chat.room(other)
-            assert (await chat.template._owner(other)).partition != (await chat.template._owner(user)).partition
+        user, other = await chat.user("wedged"), await chat.user("other")
+        release = _wedge(chat, (await chat.template._owner(user)).partition)
+        room, others = await chat.room(user), await chat.room(other)
+        assert (await chat.template._owner(other)).partition != (await chat.template._owner(user)).partition
 
-            async def unready() -> bool:
-                if others_go_on:
-                    await chat.send(other, others.room_id)
-                async with client.get("/readyz?verbose") as answer:
-                    told = await answer.json()
-                    return answer.status == 503 and told["failed"] == ["chat_consumer"]
+        async def unready() -> bool:
+            if others_go_on:
+                await chat.send(other, others.room_id)
+            async with client.get("/readyz?verbose") as answer:
+                told = await answer.json()
+                return answer.status == 503 and told["failed"] == ["chat_consumer"]
 
-            await until(unready, what="503")
-            release.set()
-            await chat.send(user, room.room_id)
+        await until(unready, what="503")
+        release.set()
+        await chat.send(user, room.room_id)
 
-            async def ready() -> bool:
-                async with client.get("/readyz") as answer:
-                    return answer.status == 200
+        async def ready() -> bool:
+            async with client.get("/readyz") as answer:
+                return answer.status == 200
 
-            await until(ready, what="200")
+        await until(ready, what="200")
 
 
 async def test_a_consumer_that_waits_for_its_database_is_degraded_only(

@@ -86,6 +86,12 @@ class CacheService(Facade):
         """version, appendonly, appendfsync, maxmemory_policy, replicas as read last; run_id of the last connection."""
         return self._facts | {"run_id": self._epoch.run_id or self._facts.get("run_id", "")}
 
+    async def epochs(self) -> list[tuple[int, bool]]:
+        """Of each partition: its epoch, and whether it is of the server run that answers now."""
+        client, partitions = self.get_client(), range(self.partitions.count)
+        stored = await client.execute_many([("MGET", *self._epoch.keys(partition)) for partition in partitions])
+        return [(int(epoch or 0), run_id == self._epoch.run_id) for epoch, run_id in stored]
+
     async def durability(self) -> Durability:
         """What an acknowledgement of this Redis is worth now, asked anew. Raises ServiceUnavailable."""
         if self._settings.type != "fake":

@@ -26,6 +26,8 @@ from service.core.logger import Logger
 
 _MAX_SOCKET_PATH_BYTES = 103
 """The kernel's limit for a socket's path is 108 bytes on Linux, 104 on macOS, a NUL included."""
+_ADDRESS = "valkey.address"
+"""The file in the folder that says where the socket is."""
 _END_S = 10.0
 _POLL_S = 0.005
 _LONGEST_RESTART_DELAY_S = 5.0
@@ -103,6 +105,7 @@ class EmbeddedServer:
             self._short_folder = tempfile.mkdtemp(prefix="valkey-")
             self._socket = Path(self._short_folder) / "valkey.sock"
         self._log.write_bytes(b"")
+        (self._folder / _ADDRESS).write_text(str(self._socket))
 
     async def _take_child_lock(self) -> int:
         """The lock of the child to come, once no older child holds it any more."""
@@ -202,6 +205,22 @@ class EmbeddedServer:
     @property
     def _log(self) -> Path:
         return self._folder / "valkey.log"
+
+
+def _read_address(data_dir: Path) -> str:
+    try:
+        return (data_dir.absolute() / "valkey" / _ADDRESS).read_text()
+    except OSError:
+        return ""
+
+
+async def find_running(data_dir: Path, settings: CacheSettings) -> CacheSettings | None:
+    """How to reach the server that answers for ``data_dir`` now, a running server's or an orphan; None for none."""
+    address = _read_address(data_dir)
+    if not address or not await _answers(Path(address)):
+        return None
+    own = {"type": "redis", "unix_socket_path": address, "db": 0}
+    return settings.model_copy(update=own | {"username": None, "password": None, "tls": False})
 
 
 def _try_lock(path: Path) -> int | None:

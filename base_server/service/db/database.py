@@ -29,8 +29,9 @@ class Database(Protocol):
     async def ping(self) -> None:
         """Ask the server whether it answers; raises ``ServiceUnavailable``."""
 
-    async def durability(self) -> dict[str, str]:
-        """The settings that say what a commit is worth (``durability.judge``); raises ``ServiceUnavailable``."""
+    async def facts(self) -> dict[str, str]:
+        """version, the settings that ``durability.judge`` reads, and a server's clock (``clock_s``, Unix); raises
+        ``ServiceUnavailable``."""
 
     async def applied(self) -> dict[str, str]:
         """The ledger: checksum by script name; empty where nothing was ever applied."""

@@ -110,7 +110,7 @@ class DatabaseService(Facade):
         found = []
         for name, database in databases:
             try:
-                found.append(judge(name, await self._tasks.finish(database.durability(), "db:durability")))
+                found.append(judge(name, await self._tasks.finish(database.facts(), "db:facts")))
             except ServiceUnavailable as outage:
                 Logger.debug("durability not known", database=name, reason=outage.reason)
         return found

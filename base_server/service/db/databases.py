@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from service.core.errors import ServiceUnavailable
 from service.db import schema
 from service.db.database import Database
 from service.db.db_settings import DatabaseSettings
@@ -77,6 +78,36 @@ async def apply_all(databases: Databases, settings: DatabaseSettings) -> list[Ap
     finally:
         await database.close()
     return done
+
+
+@dataclass(frozen=True)
+class DatabaseReport:
+    """One database as an operator wants to know it; ``outage`` says why the rest is missing."""
+
+    name: str
+    label: str
+    outage: str = ""
+    status: SchemaStatus | None = None
+    facts: dict[str, str] = field(default_factory=dict)
+
+
+async def report_all(databases: Databases, settings: DatabaseSettings) -> list[DatabaseReport]:
+    """Look at every configured database, the global one first; one that is away is a report too."""
+    reports = []
+    opened = [("database:global", databases.open_global(), databases.global_scripts)]
+    for shard in settings.shards:
+        database = databases.open_shard(shard.shard_id, shard.database)
+        opened.append((f"database:shard{shard.shard_id}", database, databases.shard_scripts))
+    for name, database, scripts in opened:
+        try:
+            status = await schema.read_status(database, scripts)
+            facts = await database.facts() if status.is_current else {}
+            reports.append(DatabaseReport(name, database.label, "", status, facts))
+        except ServiceUnavailable as outage:
+            reports.append(DatabaseReport(name, database.label, outage.reason))
+        finally:
+            await database.close()
+    return reports
 
 
 async def read_all_status(databases: Databases, settings: DatabaseSettings) -> list[SchemaStatus]:

@@ -21,9 +21,10 @@ from service.db.values import Row, encode_params
 
 _PROCEDURE_NAME = re.compile(r"^\w{1,64}$", re.ASCII)
 _BUSY_RETRIES = 3
-_DURABILITY = (
+_FACTS = (
     "SELECT @@global.innodb_flush_log_at_trx_commit AS innodb_flush_log_at_trx_commit, "
-    "@@global.sync_binlog AS sync_binlog, @@global.log_bin AS log_bin, @@version AS version"
+    "@@global.sync_binlog AS sync_binlog, @@global.log_bin AS log_bin, @@version AS version, "
+    "UNIX_TIMESTAMP(NOW(3)) AS clock_s"
 )
 
 
@@ -61,10 +62,10 @@ class MySqlDatabase:
         except MySqlError as error:
             raise translate(error, self.label) from error
 
-    async def durability(self) -> dict[str, str]:
+    async def facts(self) -> dict[str, str]:
         try:
             async with self.pool.connection() as connection:
-                rows = await self._answer(connection, _DURABILITY)
+                rows = await self._answer(connection, _FACTS)
         except MySqlError as error:
             raise translate(error, self.label) from error
         return {name: str(value) for name, value in rows[0].items()}

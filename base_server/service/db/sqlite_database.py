@@ -48,7 +48,7 @@ class SqliteDatabase:
     async def ping(self) -> None:
         await self._run(lambda: self._open().execute("SELECT 1").fetchone())
 
-    async def durability(self) -> dict[str, str]:
+    async def facts(self) -> dict[str, str]:
         level = await self._run(lambda: self._open().execute("PRAGMA synchronous").fetchone()[0])
         return {"synchronous": str(level), "version": f"SQLite {sqlite3.sqlite_version}"}
 

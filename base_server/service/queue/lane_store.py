@@ -166,6 +166,18 @@ class LaneStore:
         script, keys = _SCRIPTS["drop_dead_letter"], (lane.dead_key, lane.held_key)
         return bool(await self._works.run_script(script, keys, (dead_id,), repeatable=False))
 
+    async def keys(self, patterns: Sequence[str]) -> set[str]:
+        """Names of the keys that match; reads through all of Redis, in small steps."""
+        found: set[str] = set()
+        for pattern in patterns:
+            cursor = "0"
+            while True:
+                cursor, names = await self._works.execute("SCAN", cursor, "MATCH", pattern, "COUNT", 1000)
+                found.update(names)
+                if str(cursor) == "0":
+                    break
+        return found
+
     async def backlog(self, lanes: Sequence[Lane]) -> dict[Lane, int]:
         """Entries in each lane, those being worked on included."""
         lengths = await self._works.execute_many([("XLEN", lane.stream_key) for lane in lanes])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from service.cache.cache_service import CacheService
@@ -79,6 +79,23 @@ class LaneMap:
         names = self._queue(queue_name).lanes
         return [self.lane(queue_name, partition, name) for name in names for partition in range(self._partitions.count)]
 
+    def key_patterns(self) -> list[str]:
+        """What the keys of all lanes and of all their dead letters match."""
+        head = self._cache.get_client().key("queue", partition=0).partition("{")[0]
+        return [f"{head}{{*}}:queue:*", f"{head}{{*}}:queue_dead:*"]
+
+    def discover(self, keys: Iterable[str]) -> list[str]:
+        """The queues to which these keys belong. One that this process did not declare can be read afterwards, in
+        the lanes that the keys name; not sent to."""
+        found: dict[str, set[str]] = {}
+        for key in keys:
+            _, queue_name, name = key.partition("}:")[2].split(":")
+            found.setdefault(queue_name, set()).add(name)
+        for queue_name, names in found.items():
+            if queue_name not in self._declared:
+                self._declared[queue_name] = _Queue(tuple(sorted(names, reverse=True)), _no_route)
+        return sorted(found)
+
     def route(self, message: QueueMessage) -> Lane:
         partition, name = self._queue(message.queue_name).route(message)
         return self.lane(message.queue_name, partition, name)
@@ -89,6 +106,10 @@ class LaneMap:
     def _route_by_priority(self, message: QueueMessage) -> tuple[int, str]:
         key = message.partition_key or message.message_id or ""
         return self._partitions.of_id(key), str(int(message.priority))
+
+
+def _no_route(message: QueueMessage) -> tuple[int, str]:
+    raise ServiceError(f"queue: {message.queue_name} is only read here")
 
 
 def check_name(name: str) -> None:

@@ -219,6 +219,13 @@ class QueueService(Facade):
         """The oldest dead letters, up to ``limit`` a lane."""
         return await self._store.dead_letters(self._lanes.lanes(queue_name), limit)
 
+    async def discover(self) -> list[str]:
+        """The queues that have lanes or dead letters in Redis, whoever made them; from here on :meth:`stats` and the
+        calls for dead letters know them. Reads through all key names: not for a hot path."""
+        names = self._lanes.discover(await self._store.keys(self._lanes.key_patterns()))
+        self._seen.update(names)
+        return names
+
     async def dead_letter_count(self, queue_name: str) -> int:
         """How many dead letters the queue has; one round trip."""
         return await self._store.dead_letter_count(self._lanes.lanes(queue_name))

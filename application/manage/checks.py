@@ -1,0 +1,206 @@
+"""What ``doctor`` looks at. Each check changes nothing that a start of the server would not change."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import socket
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import Enum, auto
+from http.client import HTTPConnection, HTTPException
+
+from application.base_web_server.config import ServerSettings
+from application.manage.operating import Operating, operating
+from service.cache.cache_client import CacheClient
+from service.core.errors import ServiceError, StartError
+from service.db.databases import DatabaseReport, Databases, report_all
+from service.db.durability import judge
+from service.net.net_settings import NetSettings
+from service.service_container import SCRIPTS_FOLDER
+
+_CLOCK_NOTE_S, _CLOCK_BAD_S = 1.0, 30.0
+_OLDEST_REDIS = (6, 2)
+_OLDEST_MYSQL = {"MySQL": (8, 0), "MariaDB": (10, 11)}
+
+
+class Level(Enum):
+    GOOD = auto()
+    DOUBTFUL = auto()
+    BAD = auto()
+
+
+@dataclass(frozen=True)
+class Finding:
+    """``mend`` is empty when there is nothing to do."""
+
+    what: str
+    level: Level
+    text: str
+    mend: str = ""
+
+
+async def check_ports(net: NetSettings) -> list[Finding]:
+    """Free, or in use by this server."""
+    ports = {"netConfig.port": net.port} | ({} if net.admin_port is None else {"netConfig.admin_port": net.admin_port})
+    livez_port = net.port if net.admin_port is None else net.admin_port
+    alive = await asyncio.to_thread(_is_alive, net.host, livez_port)
+    return [_port(key, net.host, port, alive) for key, port in ports.items()]
+
+
+def _port(key: str, host: str, port: int, alive: bool) -> Finding:
+    if port == 0:
+        return Finding(key, Level.GOOD, "0: any free port")
+    try:
+        with socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET):
+            return Finding(key, Level.GOOD, f"{host}:{port} is free")
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE and alive:
+            return Finding(key, Level.GOOD, f"a server is alive on {host}:{port}")
+        variable = f"BASE_SERVER__NETCONFIG__{key.partition('.')[2].upper()}"
+        mend = f"end the program that has it, or set {key} ({variable})"
+        return Finding(key, Level.BAD, f"{host}:{port} cannot be used ({os.strerror(error.errno or 0)})", mend)
+
+
+def _is_alive(host: str, port: int) -> bool:
+    connection = HTTPConnection(host, port, timeout=2)
+    try:
+        connection.request("GET", "/livez")
+        return b'"alive"' in connection.getresponse().read(200)
+    except (OSError, HTTPException):
+        return False
+    finally:
+        connection.close()
+
+
+def check_folder(settings: ServerSettings) -> list[Finding]:
+    """Can the embedded servers keep their files?"""
+    if settings.cacheConfig.type != "embedded" and settings.databaseConfig.type != "sqlite":
+        return []
+    folder = settings.templateConfig.data_dir.absolute()
+    there = folder if folder.exists() else next(parent for parent in folder.parents if parent.exists())
+    try:
+        with tempfile.TemporaryFile(dir=there):
+            pass
+    except OSError as error:
+        mend = "set templateConfig.data_dir (BASE_SERVER__TEMPLATECONFIG__DATA_DIR) to a folder that can be written"
+        return [Finding("data_dir", Level.BAD, f"{there} cannot be written ({error.strerror})", mend)]
+    made = "" if there == folder else "; it will be made at the first start"
+    return [Finding("data_dir", Level.GOOD, f"{folder} can be written{made}")]
+
+
+async def check_database(settings: ServerSettings) -> list[Finding]:
+    """Reachability, scripts, version, what a commit is worth, clock; the global database and each shard."""
+    config = settings.databaseConfig
+    databases = Databases(config, data_dir=settings.templateConfig.data_dir.absolute(), scripts_dir=SCRIPTS_FOLDER)
+    asked_s = time.time()
+    reports = await report_all(databases, config)
+    env = settings.templateConfig.env
+    return [finding for report in reports for finding in _database(report, env, asked_s, config.type)]
+
+
+def _database(report: DatabaseReport, env: str, asked_s: float, kind: str) -> Iterator[Finding]:
+    if report.status is None:
+        mend = "start it, or set databaseConfig host, port, user, password (BASE_SERVER__DATABASECONFIG__HOST, …)"
+        yield Finding(report.name, Level.BAD, f"cannot be reached: {report.outage}", mend)
+        return
+    if not report.status.is_current:
+        if kind == "sqlite":
+            yield Finding(report.name, Level.GOOD, f"{report.label} will be brought up to date at the next start")
+            return
+        try:
+            report.status.refuse_mistakes()
+            mend = f"python -m application.manage --env {env} db apply"
+        except StartError as mistake:
+            mend = str(mistake)
+        yield Finding(report.name, Level.BAD, f"{report.label}: its scripts are not current", mend)
+        return
+    yield Finding(report.name, Level.GOOD, f"{report.label} answers, its scripts are current")
+    version = report.facts.get("version", "")
+    product = "MariaDB" if "MariaDB" in version else "MySQL"
+    if kind == "mysql":
+        yield _version(report.name, product, version, _OLDEST_MYSQL[product])
+    worth = judge(report.name, report.facts)
+    yield Finding(report.name, Level.GOOD if worth.safe else Level.DOUBTFUL, worth.sentence)
+    if "clock_s" in report.facts:
+        yield _clock(report.name, float(report.facts["clock_s"]) - asked_s)
+
+
+async def check_redis(settings: ServerSettings) -> list[Finding]:
+    """Reachability, version, what an acknowledgement is worth, memory, epochs, partition count, clock, queues."""
+    try:
+        async with operating(settings) as tools:
+            client = tools.cache.get_client()
+            asked_s = time.time()
+            seconds, micros = await client.execute("TIME")
+            findings = [Finding("redis", Level.GOOD, tools.how), *await _worth(tools, settings)]
+            findings.append(_clock("redis", int(seconds) + int(micros) / 1e6 - asked_s))
+            findings.append(await _memory(client))
+            findings.append(await _epochs(tools))
+            findings += await _queues(tools)
+            return findings
+    except (StartError, ServiceError) as error:
+        return [Finding("redis", Level.BAD, " ".join(str(error).split()), "as it says")]
+
+
+async def _worth(tools: Operating, settings: ServerSettings) -> list[Finding]:
+    worth = await tools.cache.durability()
+    product, _, number = worth.settings["version"].partition(" ")
+    level, mend = Level.GOOD if worth.safe else Level.DOUBTFUL, ""
+    if not worth.safe:
+        mend = "CONFIG SET appendonly yes, maxmemory-policy noeviction, and the same in its configuration file"
+        if settings.templateConfig.env == "PROD" and not settings.cacheConfig.accept_volatile:
+            level = Level.BAD
+    return [_version("redis", product, number, _OLDEST_REDIS), Finding("redis", level, worth.sentence, mend)]
+
+
+async def _memory(client: CacheClient) -> Finding:
+    info = await client.execute("INFO", "memory")
+    facts = dict(line.split(":", 1) for line in info.splitlines() if ":" in line)
+    used, limit = int(facts["used_memory"]), int(facts.get("maxmemory", 0))
+    text = f"{used >> 20} MiB of {limit >> 20} MiB used" if limit else f"{used >> 20} MiB used, no limit set"
+    if limit and used > 0.8 * limit:
+        mend = "raise maxmemory (embedded: cacheConfig.maxmemory_mb): at the limit writes are refused"
+        return Finding("redis", Level.DOUBTFUL, text, mend)
+    return Finding("redis", Level.GOOD, text)
+
+
+async def _epochs(tools: Operating) -> Finding:
+    """Every partition must have adopted this run of Redis: a connection does it before it serves anything."""
+    epochs = await tools.cache.epochs()
+    if wrong := sum(not is_of_this_run for _, is_of_this_run in epochs):
+        mend = "look for a server that speaks to another Redis under the same address; restart the servers"
+        return Finding("partitions", Level.BAD, f"{wrong} of {len(epochs)} are of another Redis run", mend)
+    highest = max(epoch for epoch, _ in epochs)
+    return Finding("partitions", Level.GOOD, f"{len(epochs)}, all of this Redis run, highest epoch {highest}")
+
+
+async def _queues(tools: Operating) -> list[Finding]:
+    findings = []
+    await tools.queue.discover()
+    for name, numbers in (await tools.queue.stats()).items():
+        text = f"{numbers['waiting']} waiting, the oldest for {numbers['oldest_age_s']:.0f} s"
+        findings.append(Finding(f"queue {name}", Level.GOOD, text))
+        if numbers["dead"]:
+            mend = f"python -m application.manage dlq list --queue {name}; then dlq replay or dlq drop"
+            findings.append(Finding(f"queue {name}", Level.DOUBTFUL, f"{numbers['dead']} dead letters", mend))
+    return findings
+
+
+def _version(what: str, product: str, version: str, oldest: tuple[int, int]) -> Finding:
+    numbers = tuple(int(part) for part in version.partition("-")[0].split(".")[:2] if part.isdigit())
+    if len(numbers) == 2 and numbers < oldest:
+        mend = f"{product} {oldest[0]}.{oldest[1]} or newer is needed"
+        return Finding(what, Level.BAD, f"{product} {version} is too old", mend)
+    return Finding(what, Level.GOOD, f"{product} {version}")
+
+
+def _clock(what: str, ahead_s: float) -> Finding:
+    text = f"its clock is {abs(ahead_s):.1f} s {'ahead of' if ahead_s > 0 else 'behind'} this machine's"
+    if abs(ahead_s) <= _CLOCK_NOTE_S:
+        return Finding(what, Level.GOOD, text)
+    level = Level.BAD if abs(ahead_s) > _CLOCK_BAD_S else Level.DOUBTFUL
+    return Finding(what, level, text, "let both machines follow a time server (chrony, systemd-timesyncd)")

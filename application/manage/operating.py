@@ -1,0 +1,66 @@
+"""The services that an operator's command needs: beside a running server, or alone on a stopped server's data."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+from application.base_web_server.config import ServerSettings
+from service.cache.cache_service import CacheService
+from service.cache.cache_settings import CacheSettings
+from service.core.errors import StartError
+from service.core.tasks import TaskRegistry
+from service.lock.lock_service import LockService
+from service.queue.queue_service import QueueService
+from template.chat.chat_dead_letters import ChatDeadLetters
+
+
+@dataclass(frozen=True)
+class Operating:
+    """``how``: a sentence that says which Redis this is."""
+
+    cache: CacheService
+    queue: QueueService
+    chat_letters: ChatDeadLetters
+    how: str
+
+
+@asynccontextmanager
+async def operating(settings: ServerSettings) -> AsyncIterator[Operating]:
+    """Reach Redis as the server does. An embedded one that runs is reached through its socket; one that does not is
+    started for as long as the command lasts. Raises StartError."""
+    cache_settings, how = await _reach(settings)
+    tasks = TaskRegistry()
+    cache = CacheService(
+        # What PROD refuses to start on may still have to be looked after.
+        cache_settings.model_copy(update={"accept_volatile": True}),
+        app_id=settings.templateConfig.appId,
+        env=settings.templateConfig.env,
+        partitions=settings.queueConfig.partitions,
+        data_dir=settings.templateConfig.data_dir.absolute(),
+    )
+    await cache.start()
+    try:
+        queue = QueueService(settings.queueConfig, cache, LockService(cache), tasks)
+        letters = ChatDeadLetters(queue, cache.get_bulk_client(), settings.chatConfig)
+        yield Operating(cache, queue, letters, how)
+    finally:
+        await tasks.drain(1.0)
+        await cache.stop()
+
+
+async def _reach(settings: ServerSettings) -> tuple[CacheSettings, str]:
+    cache = settings.cacheConfig
+    if cache.type == "fake":
+        raise StartError(
+            'cacheConfig.type is "fake": its data lives and ends with its server, there is nothing to manage.'
+        )
+    if cache.type != "embedded":
+        return cache, f"Redis at {cache.unix_socket_path or f'{cache.host}:{cache.port}'}"
+    from service.cache.embedded import find_running  # noqa: PLC0415 - needs POSIX file locks
+
+    data_dir = settings.templateConfig.data_dir.absolute()
+    if (running := await find_running(data_dir, cache)) is not None:
+        return running, f"the embedded Valkey that runs in {data_dir}"
+    return cache, f"the embedded Valkey of {data_dir}, started for this command"
