@@ -72,6 +72,35 @@ async def test_when_all_is_written_everything_expires(chat: ChatWorld, again: bo
     assert await keys_for_good(chat) == []
 
 
+@pytest.mark.chat_settings(window=2)
+@pytest.mark.parametrize("write", ["send", "rename", "delete in the window", "delete below the window", "delete room"])
+async def test_every_write_takes_the_ttls_away_until_it_is_written(chat: ChatWorld, write: str) -> None:
+    user = await chat.user()
+    room = await chat.room(user)
+    old = await chat.send(user, room.room_id, "old")
+    new = await chat.send(user, room.room_id, "new")
+    await chat.persist()
+    assert await keys_for_good(chat) == []
+    keys, account = chat.keys, user.session.account_id
+    pinned = [keys.room_record(room.room_id), keys.messages(room.room_id), keys.room(room.room_id)]
+    if write == "send":
+        await chat.send(user, room.room_id, "newest")
+        pinned += [keys.account_record(account), keys.account_rooms(account), keys.account_order(account)]
+    elif write == "rename":
+        rename = ChatRoomUpdateRequest(room_id=room.room_id, new_title="t")
+        assert (await chat.template.on_chat_room_update_req(user, rename)).errorCode == 0
+    elif write == "delete room":
+        await delete_room(chat, user, room.room_id)
+        pinned = [keys.room_record(room.room_id), keys.room_state(room.room_id), keys.account_record(account)]
+    else:
+        message_id = (new if write == "delete in the window" else old).message_id
+        assert await chat.delete_message(user, room.room_id, message_id) == 0
+        pinned.append(keys.message_state(message_id))
+    assert [await chat.ttl_ms(key) for key in pinned] == [-1] * len(pinned)
+    await chat.persist()
+    assert await keys_for_good(chat) == []
+
+
 async def test_what_the_database_refuses_stays_readable_and_does_not_expire(chat: ChatWorld) -> None:
     user = await chat.user()
     room = await chat.room(user)

@@ -8,6 +8,7 @@ import uuid
 
 import pytest
 
+from template.base.client_session import ClientSession
 from template.chat.common.chat_serialize import ChatRoomDeleteRequest, ChatRoomUpdateRequest
 from tests.chat_world import PERSONA, ChatWorld
 from tests.openai_stub import Reply
@@ -334,11 +335,12 @@ async def test_a_repeated_create_gives_the_same_room(chat: ChatWorld) -> None:
 
 async def test_nothing_of_anyone_elses_can_be_read_or_changed(chat: ChatWorld) -> None:
     owner, stranger = await chat.user(), await chat.user()
-    for _ in range(200):  # one in the same partition: the id alone does not give it away
-        if chat.keys.account_partition(stranger.session.account_id) == chat.keys.account_partition(
-            owner.session.account_id
-        ):
-            break
+
+    def place(user: ClientSession) -> tuple[int, int]:
+        return chat.keys.account_partition(user.session.account_id), user.session.shard_id
+
+    # One in the same partition and shard: neither the id nor the database gives the room away.
+    while place(stranger) != place(owner):
         stranger = await chat.user()
     room = await chat.room(owner)
     message = await chat.send(owner, room.room_id, "mine")
