@@ -69,13 +69,19 @@ def _error_responses(envelope: Any) -> dict[str, Any]:
     def status(code: ErrorCode) -> int:
         return code.http_status
 
+    # What the door itself refuses carries code 1002 under a status of its own.
+    at_the_door = {
+        408: "1002 INVALID_REQUEST: the body did not arrive in time",
+        413: "1002 INVALID_REQUEST: the body is larger than netConfig.max_body_bytes",
+    }
     failures = sorted((code for code in ErrorCode if code is not ErrorCode.OK), key=status)
-    return {
-        str(http_status): {
-            "description": " · ".join(f"{int(code)} {code.name}: {code.meaning}" for code in codes),
-            "content": {"application/json": {"schema": envelope}},
-        }
+    described = at_the_door | {
+        http_status: " · ".join(f"{int(code)} {code.name}: {code.meaning}" for code in codes)
         for http_status, codes in groupby(failures, key=status)
+    }
+    return {
+        str(http_status): {"description": text, "content": {"application/json": {"schema": envelope}}}
+        for http_status, text in sorted(described.items())
     }
 
 
