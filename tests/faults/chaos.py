@@ -104,7 +104,8 @@ class Run:
 
     async def _bout(self, bout: int, name: str, cast: list[Player]) -> None:
         before = sum(player.acknowledged for player in cast)
-        recovered_s = await self.inject(name, cast, self.chance)
+        with self.world.provider.speaking(self.chance):
+            recovered_s = await self.inject(name, cast, self.chance)
         tally = self.tally
         tally.injected[name] += 1
         tally.longest[name] = max(tally.longest.get(name, 0.0), recovered_s)

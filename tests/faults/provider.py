@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import random
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from tests.openai_stub import OpenAIStub, Reply
 from tests.players import NONCE, Findings
 
 
+_QUICK_S = 0.002
+"""Before each word."""
+
+
 class CountingProvider(OpenAIStub):
     """``served``: questions that it began to answer, by text. ``misbehave``: how often it fails, hangs or is cut."""
 
     def __init__(self) -> None:
-        super().__init__(delay_s=0.002)
+        super().__init__(delay_s=_QUICK_S)
         self.served: Counter[str] = Counter()
         self.foreign: list[str] = []
         self.misbehave = 0.0
@@ -38,6 +44,15 @@ class CountingProvider(OpenAIStub):
             return Reply(["half of ", "it "], cut="reset" if kind == "reset" else "mid_json")
         self.served[texts[-1]] += 1
         return self._echo(body)
+
+    @contextmanager
+    def speaking(self, chance: random.Random) -> Iterator[None]:
+        """Now and then slowly, so that faults meet replies half said."""
+        self._delay_s = chance.choice([_QUICK_S, _QUICK_S, 0.3])
+        try:
+            yield
+        finally:
+            self._delay_s = _QUICK_S
 
     def check(self, findings: Findings) -> None:
         """Nobody paid twice, and no conversation had another's text in it."""
