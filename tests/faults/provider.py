@@ -11,7 +11,6 @@ from typing import Any
 from tests.openai_stub import OpenAIStub, Reply
 from tests.players import NONCE, Findings
 
-
 _QUICK_S = 0.002
 """Before each word."""
 
