@@ -24,7 +24,7 @@ import aiohttp
 from tests.server_process import Client
 
 NONCE = re.compile(r"(p\d+x[0-9a-f]{6})-[0-9a-f]{32}")
-_NOTHING_STORED, _SERVICE_DOWN, _NO_SESSION = 1001, 5003, 10000
+_NOTHING_STORED, _SERVICE_DOWN, _TOO_MANY, _NO_SESSION = 1001, 5003, 1010, 10000
 _AI_FAILED = (1020, 1021)
 _GONE = (1004, 1005)
 
@@ -278,7 +278,9 @@ class Player:
             except (aiohttp.ClientError, TimeoutError, AssertionError) as error:
                 raise Unanswered from error
             raise Unanswered
-        if code == _SERVICE_DOWN:
+        if code == _TOO_MANY:
+            await asyncio.sleep(min(1.0, answer["error"].get("retry_after_s") or 0.0))
+        if code in (_SERVICE_DOWN, _TOO_MANY):
             raise Unanswered
         if code != _NOTHING_STORED:
             self.last_success_s = time.monotonic()
