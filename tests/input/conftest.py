@@ -1,0 +1,7 @@
+"""Whole servers, as for the end-to-end tests."""
+
+from __future__ import annotations
+
+from tests.e2e.conftest import deployment
+
+__all__ = ["deployment"]
