@@ -91,8 +91,9 @@ class Run:
             plan = plan or self.chance.sample(self.faults, len(self.faults))
             bout += 1
             await self._bout(bout, plan.pop(), cast)
-        if not self.world.findings.details:
-            await check_everything(self.world, self.everybody)
+        for first in range(0, len(self.everybody), players):
+            if not self.world.findings.details:
+                await check_everything(self.world, self.everybody[first : first + players])
         self.tally.broken.update(self.world.findings.counts)
 
     async def _new_cast(self, players: int) -> list[Player]:

@@ -37,6 +37,7 @@ async def _read_through(server: FaultServer, player: Player, world: World) -> No
                 return
             except Unanswered:
                 # A connection of before the fault; a new session after a Redis that came back empty.
+                await asyncio.sleep(0.2)
                 if attempt == 4:
                     world.findings.add(
                         "unexpected", f"{player.name}: no answer when all is mended: {player.history[-1]}"

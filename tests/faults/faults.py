@@ -143,7 +143,7 @@ async def redis_cut_off(world: SharedWorld, chance: random.Random) -> None:
 async def mysql_killed(world: SharedWorld, chance: random.Random) -> None:
     await asyncio.sleep(chance.uniform(0.2, 1))
     world.mariadb.kill()
-    await asyncio.sleep(chance.uniform(0, 4))
+    await asyncio.sleep(chance.choice([0, 1, 4, 60]))
     await asyncio.to_thread(world.mariadb.start)
 
 
