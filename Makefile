@@ -7,7 +7,7 @@ ARGS ?=
 MINUTES ?= 20
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test chaos format lint typecheck check docs lock
+.PHONY: help install run test chaos format lint typecheck check docs lock fuzz
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST)
@@ -22,6 +22,11 @@ test: $(INSTALLED) ## all tests that can run here; names what it skipped (REQUIR
 
 chaos: $(INSTALLED) ## break real servers, Redis and MySQL for MINUTES=20; what failed is kept in ./chaos-failed (ARGS="--seed N")
 	@exec $(BIN)/python -m tests.faults.chaos --minutes $(MINUTES) $(ARGS)
+
+fuzz: $(INSTALLED) ## bytes of all kinds at the strict parser, for FUZZ_S seconds (60); brings its own fuzzer
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r tests/fuzz/requirements.txt
+	@found=$$(mktemp -d); exec $(BIN)/python tests/fuzz/fuzz_wire.py -max_total_time=$${FUZZ_S:-60} -max_len=4096 \
+	  -artifact_prefix=$$found/ $$found tests/fuzz/corpus
 
 format: $(INSTALLED) ## rewrite the code in the project's format
 	$(BIN)/ruff format .
