@@ -78,3 +78,52 @@ async def test_a_record_that_is_gone_while_its_events_wait_is_not_read_from_the_
     rows = await chat.rows(user, "fp_chat_messages_get", room.room_id, None, 10)
     assert [row["seq"] for row in rows] == [6, 5, 4, 3, 2, 1]
     assert await chat.container.queue.dead_letters("chat_persistence") == []
+
+
+@pytest.mark.parametrize("what", ["room", "account"])
+async def test_a_load_that_read_before_a_write_does_not_bring_back_what_was_then(
+    backends: tuple[Any, DatabaseBackend],
+    chat: ChatWorld,
+    app_id: str,
+    provider: OpenAIStub,
+    monkeypatch: pytest.MonkeyPatch,
+    what: str,
+) -> None:
+    user = await chat.user()
+    room = await chat.room(user)
+    await chat.send(user, room.room_id, "one")
+    await chat.persist()
+    keys = chat.keys
+    name = keys.room_record(room.room_id) if what == "room" else keys.account_record(user.session.account_id)
+    last_read = "fp_chat_window_get" if what == "room" else "fp_chat_rooms_get"
+    await chat.redis.execute("DEL", name)
+    has_read, goes_on = asyncio.Event(), asyncio.Event()
+    async with running_world(*backends, app_id, provider) as slow:
+        call = slow.container.database.call_shard_procedure
+
+        async def held_up(shard_id: int, procedure: str, params: Any = ()) -> list[dict[str, Any]]:
+            rows = await call(shard_id, procedure, params)
+            if procedure == last_read:
+                has_read.set()
+                await goes_on.wait()
+            return rows
+
+        monkeypatch.setattr(slow.container.database, "call_shard_procedure", held_up)
+        reading = asyncio.create_task(
+            slow.questions(user, room.room_id) if what == "room" else slow.rooms(user)  # type: ignore[arg-type]
+        )
+        await has_read.wait()
+        # Another process loads the same, writes, has it written, and all of it expires.
+        await chat.send(user, room.room_id, "two")
+        other = await chat.room(user)
+        await chat.persist()
+        await chat.redis.execute("DEL", name)
+        goes_on.set()
+        answer = await reading
+    if what == "room":
+        assert answer == ["one", "two"]
+        assert await chat.questions(user, room.room_id) == ["one", "two"]
+    else:
+        rooms = {room.room_id, other.room_id}
+        assert {found.room_id for found in answer.rooms} == rooms
+        assert {found.room_id for found in (await chat.rooms(user)).rooms} == rooms
