@@ -20,6 +20,7 @@ from tests.backends_mariadb import DatabaseBackend
 from tests.backends_redis import RedisServer
 from tests.chat_world import ChatWorld, running_world
 from tests.openai_stub import OpenAIStub, Reply
+from tests.waiting import until
 
 POISON = "☠"
 
@@ -30,7 +31,7 @@ class Refusing:
     def __init__(self, chat: ChatWorld) -> None:
         self.on = True
         self.down = False
-        self.writes: list[str] = []
+        self.reads_too = False
         self._database = chat.container.database
         chat.template._parts.consumer._writer._database = self
 
@@ -40,7 +41,8 @@ class Refusing:
         texts = [str(param) for param in params]
         if self.on and any(POISON in text for text in texts):
             raise DataRefused(1366, "Incorrect string value")
-        self.writes.append(" ".join([name, *texts]))
+        if self.reads_too and name == "fp_chat_room_get":
+            raise ServiceUnavailable("database", "away")
         return await self._database.call_shard_procedure(shard_id, name, params)
 
 
@@ -105,8 +107,25 @@ async def test_an_outage_is_no_poison(chat: ChatWorld) -> None:
     await chat.send(user, room.room_id, POISON)
     database.on, database.down = False, True
     await chat.template._parts.consumer.write_waiting()
+    await until(lambda: not chat.template._parts.consumer._draining)
     assert await letters(chat) == []
     database.down = False
+    chat.template._parts.consumer._resting.clear()
+    await chat.persist()
+    assert await saved(chat, user, room.room_id) == [1, 2]
+
+
+async def test_a_refusal_is_no_poison_while_the_shard_answers_nothing_else(chat: ChatWorld) -> None:
+    user = await chat.user()
+    room = await chat.room(user)
+    database = Refusing(chat)
+    database.reads_too = True
+    await chat.send(user, room.room_id, POISON)
+    await chat.template._parts.consumer.write_waiting()
+    await until(lambda: not chat.template._parts.consumer._draining)
+    assert await letters(chat) == []
+    assert await chat.backlog() > 0
+    database.on = database.reads_too = False
     chat.template._parts.consumer._resting.clear()
     await chat.persist()
     assert await saved(chat, user, room.room_id) == [1, 2]
@@ -208,7 +227,7 @@ async def test_dropped_letters_are_gone_for_good_and_the_rest_goes_on(chat: Chat
     assert await chat.state(first.fields["id"]) == "DELETED"
     assert await pinned(chat, room_id)
     assert await dead(chat).replay(lane, room_id) == Outcome(3, 0)
-    await chat.persist()
+    # Read again from the database, and only when what was replayed is there.
     assert await chat.questions(user, room_id) == ["good", "behind"]
     assert await saved(chat, user, room_id) == [1, 2, 4, 5, 6]
     database.on = False
