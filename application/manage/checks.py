@@ -97,12 +97,13 @@ async def check_database(settings: ServerSettings) -> list[Finding]:
     config = settings.databaseConfig
     databases = Databases(config, data_dir=settings.templateConfig.data_dir.absolute(), scripts_dir=SCRIPTS_FOLDER)
     asked_s = time.time()
-    reports = await report_all(databases, config)
+    partitions = settings.queueConfig.partitions
+    reports = await report_all(databases, config, partitions)
     env = settings.templateConfig.env
-    return [finding for report in reports for finding in _database(report, env, asked_s, config.type)]
+    return [finding for report in reports for finding in _database(report, env, asked_s, config.type, partitions)]
 
 
-def _database(report: DatabaseReport, env: str, asked_s: float, kind: str) -> Iterator[Finding]:
+def _database(report: DatabaseReport, env: str, asked_s: float, kind: str, partitions: int) -> Iterator[Finding]:
     if report.status is None:
         mend = "start it, or set databaseConfig host, port, user, password (BASE_SERVER__DATABASECONFIG__HOST, …)"
         yield Finding(report.name, Level.BAD, f"cannot be reached: {report.outage}", mend)
@@ -125,6 +126,9 @@ def _database(report: DatabaseReport, env: str, asked_s: float, kind: str) -> It
         yield _version(report.name, product, version, _OLDEST_MYSQL[product])
     worth = judge(report.name, report.facts)
     yield Finding(report.name, Level.GOOD if worth.safe else Level.DOUBTFUL, worth.sentence)
+    if (shared := report.facts.get("queue_partitions", str(partitions))) != str(partitions):
+        text = f"its data was made with {shared} partitions, the configuration says {partitions}"
+        yield Finding(report.name, Level.BAD, text, f"set queueConfig.partitions to {shared}")
     if "clock_s" in report.facts:
         yield _clock(report.name, float(report.facts["clock_s"]) - asked_s)
 

@@ -91,8 +91,11 @@ class DatabaseReport:
     facts: dict[str, str] = field(default_factory=dict)
 
 
-async def report_all(databases: Databases, settings: DatabaseSettings) -> list[DatabaseReport]:
-    """Look at every configured database, the global one first; one that is away is a report too."""
+async def report_all(databases: Databases, settings: DatabaseSettings, partitions: int) -> list[DatabaseReport]:
+    """Look at every configured database, the global one first; one that is away is a report too.
+
+    The global one's facts have ``queue_partitions``: the number that its servers share (``partitions``, if none did
+    start yet)."""
     reports = []
     opened = [("database:global", databases.open_global(), databases.global_scripts)]
     for shard in settings.shards:
@@ -102,6 +105,9 @@ async def report_all(databases: Databases, settings: DatabaseSettings) -> list[D
         try:
             status = await schema.read_status(database, scripts)
             facts = await database.facts() if status.is_current else {}
+            if facts and scripts is databases.global_scripts:
+                rows = await database.call("fp_setting_claim", ("queue_partitions", str(partitions)))
+                facts["queue_partitions"] = rows[0]["value"]
             reports.append(DatabaseReport(name, database.label, "", status, facts))
         except ServiceUnavailable as outage:
             reports.append(DatabaseReport(name, database.label, outage.reason))
