@@ -29,6 +29,10 @@ def server_environment(data_dir: Path, changes: Mapping[str, str] | None = None)
         **kept,
         "BASE_SERVER__NETCONFIG__PORT": "0",
         "BASE_SERVER__TEMPLATECONFIG__DATA_DIR": str(data_dir),
+        # Players of the tests send faster than people.
+        "BASE_SERVER__CHATCONFIG__SENDS_AT_ONCE": "1000000",
+        "BASE_SERVER__CHATCONFIG__MAX_OPEN_REPLIES": "1000",
+        "BASE_SERVER__NETCONFIG__SIGNUPS_PER_ADDRESS": "1000000",
         **(changes or {}),
     }
 

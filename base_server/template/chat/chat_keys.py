@@ -58,6 +58,10 @@ class ChatKeys:
     def leases(self, partition: int) -> str:
         return self._key("turn_leases", partition)
 
+    def open_replies(self, account_id: str, partition: int | None = None) -> str:
+        """ZSET of the account's running and waiting replies by their deadline."""
+        return self._key(f"open_replies:{account_id}", partition)
+
     def reply_stream(self, room_id: str, message_id: str, partition: int | None = None) -> str:
         return self._key(f"reply:{room_id}:{message_id}", partition)
 

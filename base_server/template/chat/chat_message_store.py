@@ -82,6 +82,7 @@ class MessageStore(HybridStore):
             keys.turns(room_id, partition),
             keys.leases(partition),
             self._held(owner),
+            keys.open_replies(owner.account_id, partition),
         ]
         return script_keys, [
             owner.db_key,
@@ -104,6 +105,9 @@ class MessageStore(HybridStore):
             settings.history_length,
             to_json(message.persona) if message.persona else "",
             settings.max_dead_letters_per_room,
+            settings.sends_per_minute,
+            settings.sends_at_once,
+            settings.max_open_replies,
         ]
 
     async def _sent_before(self, owner: Owner, room_id: str, message: NewMessage) -> Accepted | None:

@@ -149,6 +149,7 @@ class ChatReplies:
             else:
                 metadata = await self._generate(turn, question, history, draft)
         except TurnLost:
+            await self._turns.forget(turn)
             return await self._turns.entry(turn)
         except asyncio.CancelledError:
             # Only stop() cancels a reply.

@@ -31,6 +31,9 @@ class ChatSettings(Settings):
         description="with so many events that the database refuses, or that wait behind one, a room takes no more",
     )
     max_waiting_turns: int = Field(8, ge=0, description="questions that may wait behind a running reply, a room")
+    sends_per_minute: float = Field(120, gt=0, description="messages an account may send in the long run")
+    sends_at_once: int = Field(60, ge=1, description="messages an account may send at once after a pause")
+    max_open_replies: int = Field(16, ge=1, description="replies of an account that run or wait, over all its rooms")
     reply_deadline_s: float = Field(120, gt=0, description="a reply, with its wait for the turn, ends within this")
     reply_lease_s: float = Field(
         10, gt=0, le=12, description="a running reply whose process is silent this long is ended"

@@ -152,6 +152,10 @@ def _refusal(answer: Sequence[Any]) -> ApiError | None:
             refusal = IdempotencyMismatch()
         case Answer.REFUSED:
             refusal = NotAllowedInState("the message that this client_message_id sent, or its reply, was deleted")
+        case Answer.FULL if answer[1] == "sends":
+            refusal = TooManyRequests("too many messages, send it again later", retry_after_s=answer[2] / 1000)
+        case Answer.FULL if answer[1] == "replies":
+            refusal = TooManyRequests("too many replies of this account run or wait", retry_after_s=answer[2] / 1000)
         case Answer.FULL if answer[1] == "rooms":
             refusal = TooManyRequests("this account has as many rooms as it may have: delete one first")
         case Answer.FULL if answer[1] == "dead":

@@ -126,6 +126,7 @@ class TurnStore:
                 keys.leases(partition),
                 keys.turns(turn.room_id, partition),
                 keys.reply_stream(turn.room_id, turn.reply_id, partition),
+                keys.open_replies(owner.account_id, partition),
             ],
             [
                 turn.token,
@@ -147,6 +148,11 @@ class TurnStore:
             self._lanes.noticed(partition, owner.shard_id, answer[2])
             return Ended(answer[1], True, answer[3])
         return Ended(answer[1], False)
+
+    async def forget(self, turn: Turn) -> None:
+        """A reply that was deleted is open no more (its deadline would say so later)."""
+        key = self._keys.open_replies(turn.owner.account_id, turn.owner.partition)
+        await self._cache.execute("ZREM", key, turn.reply_id)
 
     async def entry(self, turn: Turn) -> str:
         """The reply as it stands in the list now; '' when it was deleted.

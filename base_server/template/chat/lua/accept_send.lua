@@ -1,8 +1,8 @@
 -- purpose: Accept a question and open its reply: both seq numbers, list entries, states, the question's persistence
 --   event, the idempotency claim, and the room's turn or a place in its bounded queue. All of it or nothing.
--- KEYS: 1 room record; 2 messages; 3 room card; 4 epoch; 5 persistence lane; 6 room load token; 7 account record; 8 account's rooms; 9 account's order; 10 account load token; 11 question state; 12 reply state; 13 turns; 14 leases; 15 rooms with dead letters
--- ARGV: 1 account_db_key; 2 room_id; 3 question id; 4 reply id; 5 turn token; 6 question tail up to its metadata; 7 reply tail up to its metadata; 8 event payload; 9 client_message_id or ''; 10 body hash; 11 '1' when MySQL does not know the client id; 12 ISO time of a UUIDv7 client id or ''; 13 on_busy; 14 waiting turns limit; 15 backlog limit; 16 lease in ms; 17 reply deadline in ms; 18 history length; 19 persona as JSON, '' for the room's own; 20 dead letters limit
--- returns: {0, seq, question, reply, granted 0|1, backlog, turn, history…} | {11, question, reply} sent before | {1, 'room'|'account'} cold | {2} not found | {3, running reply id} busy | {4} same client id, other body | {5} ask MySQL | {6, 'backlog'|'dead'} full | {9} the message sent before was deleted
+-- KEYS: 1 room record; 2 messages; 3 room card; 4 epoch; 5 persistence lane; 6 room load token; 7 account record; 8 account's rooms; 9 account's order; 10 account load token; 11 question state; 12 reply state; 13 turns; 14 leases; 15 rooms with dead letters; 16 account's open replies
+-- ARGV: 1 account_db_key; 2 room_id; 3 question id; 4 reply id; 5 turn token; 6 question tail up to its metadata; 7 reply tail up to its metadata; 8 event payload; 9 client_message_id or ''; 10 body hash; 11 '1' when MySQL does not know the client id; 12 ISO time of a UUIDv7 client id or ''; 13 on_busy; 14 waiting turns limit; 15 backlog limit; 16 lease in ms; 17 reply deadline in ms; 18 history length; 19 persona as JSON, '' for the room's own; 20 dead letters limit; 21 sends a minute; 22 sends at once; 23 open replies limit
+-- returns: {0, seq, question, reply, granted 0|1, backlog, turn, history…} | {11, question, reply} sent before | {1, 'room'|'account'} cold | {2} not found | {3, running reply id} busy | {4} same client id, other body | {5} ask MySQL | {6, 'backlog'|'dead'} full | {9} the message sent before was deleted | {6, 'sends'|'replies', ms to wait} the account's limits
 local rec, messages, room_id = KEYS[1], KEYS[2], ARGV[2]
 local refused = check_room(rec, messages, KEYS[4], ARGV[1])
 if refused then return { refused, 'room' } end
@@ -60,6 +60,17 @@ if client_id ~= '' then
 end
 if redis.call('XLEN', KEYS[5]) >= tonumber(ARGV[15]) then return { FULL, 'backlog' } end
 if tonumber(redis.call('HGET', KEYS[15], room_id) or 0) >= tonumber(ARGV[20]) then return { FULL, 'dead' } end
+-- The account's limits: a bucket of sends that fills with time, and the replies that are open now.
+local bucket = redis.call('HMGET', KEYS[7], 'sends', 'sends_at')
+local rate, burst = tonumber(ARGV[21]) / 60000, tonumber(ARGV[22])
+local sends = math.min(burst, tonumber(bucket[1] or burst) + math.max(0, clock - tonumber(bucket[2] or clock)) * rate)
+if sends < 1 then return { FULL, 'sends', math.ceil((1 - sends) / rate) } end
+local open = redis.pcall('ZCOUNT', KEYS[16], int(clock), '+inf')
+if type(open) == 'table' then
+  redis.call('DEL', KEYS[16])
+elseif open >= tonumber(ARGV[23]) then
+  return { FULL, 'replies', 1000 }
+end
 if v[10] then
   local running = string.match(v[11], '^[^|]+|([^|]+)')
   if ARGV[13] == 'reject' or redis.call('LLEN', KEYS[13]) >= tonumber(ARGV[14]) then return { BUSY, running } end
@@ -85,7 +96,11 @@ redis.call('SET', KEYS[3], card(room_id, v[7], v[8], v[9], now + 1, v[5] + 2))
 set_state(KEYS[11], 'PENDING', now)
 set_state(KEYS[12], 'COMPOSING', now)
 redis.call('ZADD', KEYS[9], int(now + 1), room_id)
-redis.call('HSET', KEYS[7], 'dirty', event)
+redis.call('HSET', KEYS[7], 'dirty', event, 'sends', string.format('%.3f', sends - 1), 'sends_at', int(clock))
+-- A reply that nobody ended is over at its deadline.
+redis.call('ZREMRANGEBYSCORE', KEYS[16], '-inf', int(clock))
+redis.call('ZADD', KEYS[16], int(clock + tonumber(ARGV[17])), ARGV[4])
+redis.call('PEXPIRE', KEYS[16], ARGV[17])
 pin(rec, messages, KEYS[7], KEYS[8], KEYS[9])
 redis.call('DEL', KEYS[6], KEYS[10])
 local turn = table.concat({ ARGV[5], ARGV[4], int(seq + 1), ARGV[3], int(clock + tonumber(ARGV[17])), persona }, '|')

@@ -1,6 +1,6 @@
 -- purpose: End a reply, whoever asks first: its text takes its place in the list, its persistence event is queued, the
 --   turn goes to the next one waiting. Works on a record of an older Redis run too: the load waits for it.
--- KEYS: 1 room record; 2 messages; 3 persistence lane; 4 reply state; 5 leases; 6 turns; 7 reply stream
+-- KEYS: 1 room record; 2 messages; 3 persistence lane; 4 reply state; 5 leases; 6 turns; 7 reply stream; 8 account's open replies
 -- ARGV: 1 turn token; 2 room_id; 3 reply id; 4 reply seq; 5 final tail; 6 event payload; 7 reason; 8 ready lease in ms; 9 stream TTL in ms; 10 '1' only when the lease has run out; 11 text length in bytes
 -- returns: {0, entry, backlog, token that is ready or ''} | {7, entry or ''} ended before, by whom came first | {8} the lease still runs
 local rec, messages, room_id = KEYS[1], KEYS[2], ARGV[2]
@@ -28,6 +28,7 @@ local event = redis.call('XADD', KEYS[3], '*', 'id', ARGV[3], 'type', 'CHAT_MESS
 local final = entry(ARGV[3], room_id, tonumber(ARGV[4]), at, ARGV[5])
 if current ~= '' then redis.call('LSET', messages, offset, final) end
 redis.call('HSET', rec, 'dirty', event)
+redis.pcall('ZREM', KEYS[8], ARGV[3])
 set_state(KEYS[4], 'PENDING', now)
 local ready = ''
 if mine then

@@ -1,0 +1,70 @@
+"""An account's own limits: messages over time, and replies that are open at once."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+
+import pytest
+
+from tests.chat_world import ChatWorld
+from tests.openai_stub import Reply
+from tests.waiting import until
+
+
+@pytest.mark.chat_settings(sends_per_minute=60, sends_at_once=3)
+async def test_sends_over_the_limit_are_1010_with_the_time_to_wait_and_store_nothing(chat: ChatWorld) -> None:
+    user, other = await chat.user(), await chat.user()
+    rooms = [(await chat.room(user)).room_id for _ in range(2)]
+    for n in range(3):
+        await chat.send(user, rooms[n % 2], f"m{n}", client_message_id=f"c-{n}")
+    answers = await asyncio.gather(*(chat.try_send(user, rooms[n % 2], "over") for n in range(6)))
+    refused = [answer for answer in answers if answer.errorCode == 1010]
+    assert len(refused) >= 5, "the account has one bucket, whatever the room"
+    for answer in refused:
+        assert answer.error is not None
+        assert answer.error.retryable
+        assert 0 < (answer.error.retry_after_s or 0) <= 1
+        assert answer.user_message is None
+    stored = await chat.questions(user, rooms[0]) + await chat.questions(user, rooms[1])
+    assert len(stored) == 3 + len(answers) - len(refused)
+    # A repeat is no new send: it is answered although the bucket is empty, and takes nothing from it.
+    for _ in range(5):
+        await chat.send(user, rooms[0], "m0", client_message_id="c-0")
+    # Others are not concerned, and after the time that was told there is room for one.
+    await chat.send(other, (await chat.room(other)).room_id, "mine")
+    await asyncio.sleep(1.05)
+    await chat.send(user, rooms[0], "later")
+
+
+@pytest.mark.chat_settings(max_open_replies=2)
+async def test_open_replies_are_limited_over_all_rooms_and_free_again_when_they_end(chat: ChatWorld) -> None:
+    user = await chat.user()
+    rooms = [(await chat.room(user)).room_id for _ in range(3)]
+    chat.provider.script(Reply(["a"], hang=True), Reply(["b"], hang=True))
+    hanging = [asyncio.create_task(chat.try_send(user, room_id, "long")) for room_id in rooms[:2]]
+    await until(lambda: chat.provider.running == 2)
+    third = await chat.try_send(user, rooms[2], "one more")
+    waiting = await chat.try_send(user, rooms[0], "a waiting one counts too", client_message_id=str(uuid.uuid4()))
+    assert (third.errorCode, waiting.errorCode) == (1010, 1010)
+    assert third.error is not None
+    assert third.error.retry_after_s == 1
+    page = await chat.messages(user, rooms[0])
+    running = next(message for message in page.messages if message.is_streaming)
+    assert await chat.delete_message(user, rooms[0], running.message_id) == 0
+    await hanging[0]
+    await chat.send(user, rooms[2], "now there is room")
+    await chat.send(user, rooms[2], "and again: an ended reply gives its place back")
+    hanging[1].cancel()
+
+
+async def test_an_ended_reply_leaves_nothing_of_the_limit_behind(chat: ChatWorld) -> None:
+    user = await chat.user()
+    room_id = (await chat.room(user)).room_id
+    await chat.send(user, room_id, "warm")
+    key = chat.keys.open_replies(user.session.account_id)
+    assert await chat.redis.execute("ZCARD", key) == 0
+    assert await chat.ttl_ms(key) == -2
+    await chat.redis.execute("SET", key, "of another type")
+    await chat.send(user, room_id, "a key of another type counts as missing")
+    assert await chat.redis.execute("ZCARD", key) == 0
