@@ -197,6 +197,7 @@ def test_decisions_are_numbered_and_name_problem_choice_and_cost() -> None:
 
 def test_each_guarantee_has_tests_and_says_what_is_not_promised() -> None:
     sections = re.split(r"^## ", _text(ROOT / "docs/guarantees.md"), flags=re.MULTILINE)[1:]
+    sections = [section for section in sections if re.match(r"G\d ", section)]
     assert [section[:2] for section in sections] == [f"G{number}" for number in range(1, 10)]
     for section in sections:
         assert "](../tests/" in section, section[:40]
