@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from service.db.database_service import DatabaseService
+from template.chat.chat_states import RoomState
 from tests.backends_mariadb import DatabaseBackend
 from tests.chat_world import ChatWorld, running_world
 from tests.openai_stub import OpenAIStub
@@ -127,3 +128,34 @@ async def test_a_load_that_read_before_a_write_does_not_bring_back_what_was_then
         rooms = {room.room_id, other.room_id}
         assert {found.room_id for found in answer.rooms} == rooms
         assert {found.room_id for found in (await chat.rooms(user)).rooms} == rooms
+
+
+async def test_what_a_new_redis_run_finds_waiting_is_written_before_anything_is_loaded(chat: ChatWorld) -> None:
+    user = await chat.user()
+    room = await chat.room(user)
+    await chat.send(user, room.room_id, "one")
+    await chat.persist()
+    await chat.send(user, room.room_id, "two")
+    keys = chat.keys
+    # The stream came back, what belongs to it did not.
+    lost = [keys.room_record(room.room_id), keys.messages(room.room_id), keys.room(room.room_id)]
+    lost += [keys.account_record(user.session.account_id), keys.account_rooms(user.session.account_id)]
+    await chat.redis.execute("DEL", *lost, keys.account_order(user.session.account_id))
+    await chat.redis.execute("INCR", keys.epoch(keys.account_partition(user.session.account_id)))
+    assert await chat.questions(user, room.room_id) == ["one", "two"]
+    await chat.send(user, room.room_id, "three")
+    assert [found.message_count for found in (await chat.rooms(user)).rooms] == [6]
+
+
+async def test_what_is_being_deleted_is_not_loaded_though_the_database_still_has_it(chat: ChatWorld) -> None:
+    user = await chat.user()
+    kept, gone = await chat.room(user), await chat.room(user)
+    await chat.send(user, gone.room_id, "one")
+    await chat.persist()
+    # As a host's own code does it, which knows the state alone.
+    assert await chat.template._parts.states.transition_room(gone.room_id, RoomState.DELETING)
+    keys, account = chat.keys, user.session.account_id
+    await chat.redis.execute("DEL", keys.room_record(gone.room_id), keys.account_record(account))
+    assert [room.room_id for room in (await chat.rooms(user)).rooms] == [kept.room_id]
+    assert (await chat.try_messages(user, gone.room_id)).errorCode == 1004
+    assert (await chat.try_send(user, gone.room_id)).errorCode == 1004

@@ -34,6 +34,7 @@ async def by_cursor(chat: ChatWorld, user: ClientSession, room_id: str, limit: i
     while page.next_cursor is not None:
         assert page.has_more
         page = await chat.messages(user, room_id, limit=limit, cursor=page.next_cursor)
+        assert page.messages
         pages.append([message.message_id for message in page.messages])
         assert len(pages) < 100
     assert not page.has_more
@@ -63,7 +64,11 @@ async def test_pages_and_cursors_give_every_message_once_in_order(chat: ChatWorl
 
 @pytest.mark.chat_settings(window=5)
 @pytest.mark.parametrize("persisted", [True, False])
-@pytest.mark.parametrize("deleted", [(0, 1, 2), (8, 9, 10), (0, 13), (4, 5, 6, 7, 8, 9, 10, 11, 12, 13), (1, 3, 9, 11)])
+@pytest.mark.parametrize(
+    "deleted",
+    [(0, 1, 2), (8, 9, 10), (0, 13), (4, 5, 6, 7, 8, 9, 10, 11, 12, 13), (1, 3, 9, 11), tuple(range(9))],
+    ids=["oldest", "over the edge", "both ends", "newest", "scattered", "all below the window"],
+)
 async def test_deleted_messages_leave_no_hole_and_has_more_stays_exact(
     chat: ChatWorld, deleted: tuple[int, ...], persisted: bool
 ) -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import pytest
 
+from template.chat.chat_batch_writer import BatchWriter
 from template.chat.chat_events import QUEUE_NAME
 from template.chat.chat_message_store import NewMessage
-from template.chat.chat_turn_store import TurnStore
+from template.chat.chat_turn_store import TurnLost, TurnStore
 from template.chat.common.chat_serialize import ChatRoomDeleteRequest, ChatRoomUpdateRequest
 from tests.chat_world import ChatWorld
 from tests.openai_stub import Reply
@@ -142,6 +144,8 @@ async def test_a_question_that_waits_is_not_trimmed_however_small_the_window_is(
             claim = await store.claim(turn)
             assert claim is not None
             assert claim.question == f"q{n}"
+            with pytest.raises(TurnLost):  # another process that found it ready too
+                await store.claim(turn)
         await store.end(turn, f"a{n}", {"finish_reason": "stop"})
     await chat.persist()
     assert await chat.redis.execute("LLEN", chat.keys.messages(room.room_id)) == 2
@@ -173,4 +177,51 @@ async def test_a_damaged_entry_hurts_neither_its_room_nor_others(chat: ChatWorld
     for room in (damaged, other):
         assert await chat.questions(user, room.room_id) == ["one", "two"]
         assert [message.state for message in (await chat.messages(user, room.room_id)).messages] == ["SENT"] * 4
+    assert await keys_for_good(chat) == []
+
+
+@pytest.mark.parametrize("write", ["send", "rename", "delete message", "room"])
+async def test_a_write_while_a_batch_is_written_is_not_taken_for_written(
+    chat: ChatWorld, monkeypatch: pytest.MonkeyPatch, write: str
+) -> None:
+    user = await chat.user()
+    room = await chat.room(user)
+    message = await chat.send(user, room.room_id, "in the batch")
+    call, is_writing, goes_on = chat.container.database.call_shard_procedure, asyncio.Event(), asyncio.Event()
+
+    async def held_up(shard_id: int, procedure: str, params: Any = ()) -> list[dict[str, Any]]:
+        rows = await call(shard_id, procedure, params)
+        if procedure == "fp_chat_message_batch_save" and not goes_on.is_set():
+            is_writing.set()
+            await goes_on.wait()
+        return rows
+
+    monkeypatch.setattr(chat.container.database, "call_shard_procedure", held_up)
+    writing = asyncio.create_task(chat.persist())
+    await is_writing.wait()
+    # From here on the batch is in the database, and what comes now is not in the batch.
+    keys, account = chat.keys, user.session.account_id
+    pinned = [keys.room_record(room.room_id), keys.messages(room.room_id), keys.room(room.room_id)]
+    if write == "send":
+        await chat.send(user, room.room_id, "meanwhile")
+    elif write == "rename":
+        rename = ChatRoomUpdateRequest(room_id=room.room_id, new_title="t")
+        assert (await chat.template.on_chat_room_update_req(user, rename)).errorCode == 0
+    elif write == "delete message":
+        assert await chat.delete_message(user, room.room_id, message.message_id) == 0
+    else:
+        pinned = [keys.room_record((await chat.room(user)).room_id)]
+    if write in ("send", "room"):
+        pinned += [keys.account_record(account), keys.account_rooms(account), keys.account_order(account)]
+    ttls: list[list[int]] = []
+    settle = BatchWriter._settle
+
+    async def and_then_look(self: BatchWriter, *args: Any) -> None:
+        await settle(self, *args)
+        ttls.append([await chat.ttl_ms(key) for key in pinned])
+
+    monkeypatch.setattr(BatchWriter, "_settle", and_then_look)
+    goes_on.set()
+    await writing
+    assert ttls[0] == [-1] * len(pinned)
     assert await keys_for_good(chat) == []

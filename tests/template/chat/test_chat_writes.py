@@ -358,6 +358,11 @@ async def test_nothing_of_anyone_elses_can_be_read_or_changed(chat: ChatWorld) -
         assert (await chat.rooms(stranger)).total_count == 0
     assert await chat.questions(owner, room.room_id) == ["mine"]
     assert (await chat.rooms(owner)).rooms[0].title == "room"
+    await chat.template.on_chat_room_delete_req(owner, delete)
+    for _ in range(2):
+        assert (await chat.template.on_chat_room_delete_req(stranger, delete)).errorCode == 1004
+        await chat.persist()
+        await forget(chat, owner.session.account_id, room.room_id)
 
 
 async def test_many_first_reads_of_a_cold_room_cost_one_load(chat: ChatWorld) -> None:
