@@ -125,6 +125,28 @@ async def test_what_the_database_refuses_stays_readable_and_does_not_expire(chat
     assert await chat.questions(user, room.room_id) == ["one", "two", "three"]
 
 
+async def test_a_room_with_an_open_turn_does_not_expire(chat: ChatWorld) -> None:
+    user = await chat.user()
+    room = await chat.room(user)
+    parts, owner = chat.template._parts, await chat.template._owner(user)
+    ids = [chat.keys.new_id(owner.partition) for _ in range(3)]
+    accepted = await parts.messages.accept(owner, room.room_id, NewMessage(*ids, "q", None, None, "queue"))
+    assert accepted.turn is not None
+    store = TurnStore(chat.redis, parts.messages._lanes, chat.template._wiring.settings)
+    await store.append(accepted.turn, "some ", 5)
+    # A sweeper that found it before the lease was renewed.
+    assert await store.end(accepted.turn, "", {"finish_reason": "interrupted"}, only_if_expired=True) is None
+    await chat.persist()
+    keys, reply_id = chat.keys, accepted.turn.reply_id
+    pinned = [keys.room_record(room.room_id), keys.messages(room.room_id), keys.room(room.room_id)]
+    pinned += [keys.message_state(reply_id), keys.reply_stream(room.room_id, reply_id, owner.partition)]
+    assert [await chat.ttl_ms(key) for key in pinned] == [-1] * len(pinned)
+    await store.end(accepted.turn, "some text", {"finish_reason": "stop"})
+    await chat.persist()
+    assert await keys_for_good(chat) == []
+    assert await chat.texts(user, room.room_id) == ["q", "some text"]
+
+
 @pytest.mark.chat_settings(window=2)
 async def test_a_question_that_waits_is_not_trimmed_however_small_the_window_is(chat: ChatWorld) -> None:
     user = await chat.user()
@@ -146,6 +168,9 @@ async def test_a_question_that_waits_is_not_trimmed_however_small_the_window_is(
             assert claim.question == f"q{n}"
             with pytest.raises(TurnLost):  # another process that found it ready too
                 await store.claim(turn)
+            late = await store.end(turns[n - 1], "late", {"finish_reason": "stop"})
+            assert late is not None
+            assert not late.ours
         await store.end(turn, f"a{n}", {"finish_reason": "stop"})
     await chat.persist()
     assert await chat.redis.execute("LLEN", chat.keys.messages(room.room_id)) == 2
