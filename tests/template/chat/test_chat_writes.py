@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import uuid
+from datetime import datetime
 
 import pytest
 
@@ -303,7 +304,11 @@ async def test_a_repeated_send_gives_the_same_messages_and_calls_the_ai_once(cha
 async def test_a_send_repeated_after_its_window_passed_is_still_the_same_send(chat: ChatWorld, form: str) -> None:
     user = await chat.user()
     room = await chat.room(user)
-    now_ms = int((await chat.redis.execute("TIME"))[0]) * 1000
+    created_ms = datetime.fromisoformat(room.created_at).timestamp() * 1000
+    now_ms = 0
+    while now_ms <= created_ms:  # later than the room, so that only the window's floor tells its age
+        seconds, micros = await chat.redis.execute("TIME")
+        now_ms = int(seconds) * 1000 + int(micros) // 1000
     client_id = uuid7(now_ms) if form == "uuid7" else "my-own-id"
     first = await chat.try_send(user, room.room_id, "early", client_message_id=client_id)
     for n in range(4):
