@@ -16,7 +16,7 @@ from tests.e2e.conftest import Deployment
 from tests.players import Findings, Player
 
 PLAYERS = 4
-ROUNDS = 4
+ROUNDS = 3
 
 
 @pytest.mark.timeout(300)

@@ -35,7 +35,7 @@ from tests.isolation.storm import Caller, new_nonce, storm
 from tests.openai_stub import OpenAIStub
 from tests.waiting import until
 
-REQUESTS = int(os.environ.get("STORM_REQUESTS", "400"))
+REQUESTS = int(os.environ.get("STORM_REQUESTS", "250"))
 ACCOUNTS = 6
 CONNECTIONS = 8
 SEED = int(os.environ.get("STORM_SEED", "11"))
