@@ -90,10 +90,6 @@ class ChatReader(HybridStore):
             owner, room_id, _Slice(part.floor, part.floor, part.high, part.below, earlier), below, limit
         )
 
-    async def newest(self, owner: Owner, room_id: str, limit: int) -> list[ChatMessage]:
-        """The newest visible messages of the window, for the AI's history."""
-        return (await self._slice(owner, room_id, "fill", "", limit)).messages
-
     async def _filled(self, owner: Owner, room_id: str, part: _Slice, below: int, limit: int) -> MessagePage:
         """``part`` completed with older rows up to ``limit``; ``below``: the seq under which MySQL is asked."""
         messages = part.messages

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -71,8 +70,3 @@ def body_hash(*parts: str | None) -> str:
     """What makes two requests with one client id the same; '' and None differ."""
     digest = hashlib.sha256(to_json(parts).encode())
     return digest.hexdigest()[:32]
-
-
-def loads_metadata(text: str | None) -> Mapping[str, Any]:
-    value = from_json(text) if text else {}
-    return value if isinstance(value, dict) else {}
