@@ -145,8 +145,9 @@ async def test_a_server_that_comes_back_empty_begins_its_epochs_again(
 ) -> None:
     redis = on_private.get_client()
     await redis.set_string("a:1", "x")
-    await redis.execute("FLUSHALL")
     private_server.kill()
+    for file in private_server.folder.glob("appendonlydir/*"):
+        file.unlink()
     await asyncio.to_thread(private_server.start)
     assert await redis.get_string("a:1") is None
     assert await redis.execute("GET", redis.key("epoch", 0)) == "1"
