@@ -4,6 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 ARGS ?=
+JOBS ?= 4
 MINUTES ?= 20
 
 .DEFAULT_GOAL := help
@@ -17,8 +18,8 @@ install: $(INSTALLED) ## make .venv with everything (run and test do it by thems
 run: $(INSTALLED) ## start the server with the embedded default; data in ./data
 	@exec $(BIN)/python -m application.base_web_server --env LOCAL $(ARGS)
 
-test: $(INSTALLED) ## all tests that can run here; names what it skipped (REQUIRE_REAL=1: missing backends fail)
-	@exec $(BIN)/python -m pytest -rs $(ARGS)
+test: $(INSTALLED) ## all tests that can run here; names what it skipped (REQUIRE_REAL=1: missing backends fail; JOBS=4 at a time)
+	@exec $(BIN)/python -m pytest -rs -n $(JOBS) --dist loadfile $(ARGS)
 
 chaos: $(INSTALLED) ## break real servers, Redis and MySQL for MINUTES=20; what failed is kept in ./chaos-failed (ARGS="--seed N")
 	@exec $(BIN)/python -m tests.faults.chaos --minutes $(MINUTES) $(ARGS)
