@@ -14,7 +14,7 @@ from service.core.facade import Facade, facade
 from service.core.logger import Logger
 from service.core.tasks import TaskRegistry
 from service.llm.call_gate import CallGate
-from service.llm.conversation import ReplyChunk, ReplyEnd, Turn, as_turn
+from service.llm.conversation import ReplyChunk, ReplyEnd, ReplyItem, Turn, as_turn
 from service.llm.histories import Histories, HistoryReader
 from service.llm.llm_errors import AIUnavailable
 from service.llm.llm_settings import LlmSettings
@@ -85,8 +85,9 @@ class AIChatService(Facade):
         *,
         ai_persona: str | None = None,
         history: Sequence[Turn] | None = None,
-    ) -> AsyncGenerator[ReplyChunk | ReplyEnd, None]:
-        """The reply to ``message``: ReplyChunks as they come, then one ReplyEnd.
+    ) -> AsyncGenerator[ReplyItem, None]:
+        """The reply to ``message``: a ReplyStart for each provider that is asked, ReplyChunks as they come,
+        then one ReplyEnd.
 
         Without ``history`` the session's own is read, and question and reply are added to it once the
         reply is whole (never for a registered reader's sessions). Raises UnknownPersona, AIUnavailable,
@@ -104,7 +105,7 @@ class AIChatService(Facade):
             async for item in items:
                 if isinstance(item, ReplyChunk):
                     pieces.append(item.text)
-                elif own:
+                elif own and isinstance(item, ReplyEnd):
                     await self._remember(session_id, message, "".join(pieces))
                 yield item
 
@@ -126,7 +127,7 @@ class AIChatService(Facade):
             async for item in items:
                 if isinstance(item, ReplyChunk):
                     pieces.append(item.text)
-                else:
+                elif isinstance(item, ReplyEnd):
                     answer = _described(item)
         return {"session_id": session_id, "reply": "".join(pieces), **answer}
 

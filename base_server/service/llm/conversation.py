@@ -26,10 +26,25 @@ class Turn(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
+class ReplyStart:
+    """A provider is asked now; again when a fallback takes over, which it does before the first piece only.
+
+    ``model`` is the configured name, ``prompt_tokens`` an estimate: what a reply without an end is accounted with.
+    """
+
+    model: str
+    prompt_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
 class ReplyChunk:
-    """A piece of the reply's text, never empty; all pieces joined are the reply."""
+    """A piece of the reply's text, never empty; all pieces joined are the reply.
+
+    ``tokens`` is an estimate; those of a reply's pieces add up to that of its text.
+    """
 
     text: str
+    tokens: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +56,9 @@ class ReplyEnd:
     completion_tokens: int
     finish_reason: FinishReason
     latency_ms: int
+
+
+ReplyItem = ReplyStart | ReplyChunk | ReplyEnd
 
 
 def as_turn(message: Any) -> Turn:
@@ -68,4 +86,9 @@ class _Attributes:
 
 def estimate_tokens(text: str) -> int:
     """About four UTF-8 bytes a token: near for English, and unlike counting characters near for Korean too."""
-    return (len(text.encode("utf-8", "replace")) + 3) // 4
+    return tokens_of_bytes(len(text.encode("utf-8", "replace")))
+
+
+def tokens_of_bytes(length: int) -> int:
+    """:func:`estimate_tokens` of a text of ``length`` UTF-8 bytes."""
+    return (length + 3) // 4

@@ -12,7 +12,7 @@ from langchain_core.language_models.chat_models import BaseChatModel
 from langchain_core.messages import AIMessageChunk, BaseMessage
 
 from service.core.logger import Logger
-from service.llm.conversation import FinishReason, ReplyChunk, ReplyEnd, estimate_tokens
+from service.llm.conversation import FinishReason, ReplyChunk, ReplyEnd, ReplyItem, ReplyStart, tokens_of_bytes
 from service.llm.failures import may_retry, retry_delay_s, translate
 from service.llm.llm_errors import AITimeout, AIUnavailable
 from service.llm.llm_settings import ProviderSettings
@@ -69,26 +69,28 @@ class ProviderCall:
         self._speaking = False  # from the first text on
         self._finish_reason: str | None = None
         self._usage: tuple[int, int] | None = None
-        self._completion_tokens = 0
+        self._prompt_tokens = count_tokens(self._messages)
+        self._bytes = 0
         self._chars = 0
         self._responses: list[OpenResponse] = []
 
-    async def stream(self) -> AsyncGenerator[ReplyChunk | ReplyEnd, None]:
-        """The reply's pieces, then one ReplyEnd. Raises only AIUnavailable and AITimeout.
+    async def stream(self) -> AsyncGenerator[ReplyItem, None]:
+        """A ReplyStart, the reply's pieces, then one ReplyEnd. Raises only AIUnavailable and AITimeout.
 
         Closing the generator, or cancelling the task that waits for it, closes the provider's connection.
         """
         self._started_s = time.monotonic()
+        yield ReplyStart(self._model_name, self._prompt_tokens)
         text = ReplyText()
         chunks, first = await self._open()
         try:
             chunk: AIMessageChunk | None = first
             while chunk is not None:
                 if piece := self._take(text.push(self._noted(chunk))):
-                    yield ReplyChunk(piece)
+                    yield piece
                 chunk = await self._after(chunks) if self._chars < self._limits.max_chars else None
             if rest := self._take(text.rest()):
-                yield ReplyChunk(rest)
+                yield rest
             yield self._end()
         finally:
             await self._close(chunks)
@@ -162,18 +164,25 @@ class ProviderCall:
             self._model_name = chunk.response_metadata.get("model_name") or self._model_name
         return delta
 
-    def _take(self, text: str) -> str:
+    def _take(self, text: str) -> ReplyChunk | None:
+        """What of ``text`` fits the reply, counted; None when that is nothing."""
         kept = text[: self._limits.max_chars - self._chars]
         self._chars += len(kept)
         if len(kept) < len(text) or self._chars >= self._limits.max_chars:
             self._finish_reason = "length"
-        self._completion_tokens += estimate_tokens(kept)
-        return kept
+        if not kept:
+            return None
+        before = self._completion_tokens()
+        self._bytes += len(kept.encode("utf-8", "replace"))
+        return ReplyChunk(kept, self._completion_tokens() - before)
+
+    def _completion_tokens(self) -> int:
+        return tokens_of_bytes(self._bytes)
 
     def _end(self) -> ReplyEnd:
         if self._finish_reason == "content_filter":
             raise self._failed(AIUnavailable("the provider withheld the reply"))
-        prompt, completion = self._usage or (count_tokens(self._messages), self._completion_tokens)
+        prompt, completion = self._usage or (self._prompt_tokens, self._completion_tokens())
         reason: FinishReason = "length" if self._finish_reason == "length" else "stop"
         latency_ms = round(self._elapsed_s() * 1000)
         Logger.info(

@@ -10,13 +10,13 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from service.core.errors import ServiceUnavailable
 from service.core.logger import Logger
 from service.core.tasks import TaskRegistry
-from service.llm.conversation import ReplyChunk, ReplyEnd
+from service.llm.conversation import ReplyEnd, ReplyItem, ReplyStart
 from service.llm.conversation import Turn as SpokenTurn
 from service.llm.llm_errors import AITimeout, AIUnavailable, UnknownPersona
 from template.base.errors import ApiError, ErrorCode
@@ -39,7 +39,7 @@ class ReplySource(Protocol):
         *,
         ai_persona: str | None = None,
         history: Sequence[SpokenTurn] | None = None,
-    ) -> AsyncIterator[ReplyChunk | ReplyEnd]: ...
+    ) -> AsyncIterator[ReplyItem]: ...
 
 
 @dataclass
@@ -53,6 +53,17 @@ class _Draft:
     unsent: str = ""
     length: int = 0
     sent_at: float = 0.0
+    started: float = field(default_factory=time.monotonic)
+    asked: ReplyStart | None = None
+    completion_tokens: int = 0
+
+    def facts(self) -> dict[str, Any]:
+        """How long it has taken, and model and estimated usage once somebody was asked."""
+        facts: dict[str, Any] = {"latency_ms": round((time.monotonic() - self.started) * 1000)}
+        if self.asked is not None:
+            facts["model"] = self.asked.model
+            facts["tokens"] = _tokens(self.asked.prompt_tokens, self.completion_tokens)
+        return facts
 
 
 class ChatReplies:
@@ -139,7 +150,6 @@ class ChatReplies:
         return await asyncio.shield(self._running[reply_id])
 
     async def _run(self, turn: Turn, question: str | None, history: Sequence[str], draft: _Draft) -> str:
-        started = time.monotonic()
         metadata: dict[str, Any]
         try:
             if question is None:
@@ -153,9 +163,8 @@ class ChatReplies:
             return await self._turns.entry(turn)
         except asyncio.CancelledError:
             # Only stop() cancels a reply.
-            ended = await self._tasks.finish(
-                self._end(turn, draft.text, {"finish_reason": "interrupted"}), "end interrupted reply"
-            )
+            metadata = draft.facts() | {"finish_reason": "interrupted"}
+            ended = await self._tasks.finish(self._end(turn, draft.text, metadata), "end interrupted reply")
             return ended.entry if ended else ""
         except (AITimeout, TimeoutError):
             metadata = _failed(turn, ErrorCode.AI_TIMED_OUT)
@@ -168,8 +177,7 @@ class ChatReplies:
             # Whatever it was, the reply ends (G7); the error is in the log.
             Logger.error("reply failed unexpectedly", message_id=turn.reply_id, exc_info=error)
             metadata = _failed(turn, ErrorCode.AI_UNAVAILABLE)
-        metadata.setdefault("latency_ms", round((time.monotonic() - started) * 1000))
-        ended = await self._end(turn, draft.text, metadata)
+        ended = await self._end(turn, draft.text, draft.facts() | metadata)
         return (ended.entry if ended else "") or await self._turns.entry(turn)
 
     async def _take_turn(self, turn: Turn, deadline: float) -> tuple[str, Sequence[str]]:
@@ -189,7 +197,7 @@ class ChatReplies:
         """Collect the AI's answer into ``draft``, streaming it to Redis; returns the reply's metadata."""
         stream = self._ai.stream(question, session_id=turn.room_id, ai_persona=turn.persona, history=spoken(history))
         items = aiter(stream)
-        following: asyncio.Future[ReplyChunk | ReplyEnd] | None = None
+        following: asyncio.Future[ReplyItem] | None = None
         renew_s = self._settings.reply_lease_s / 3
         try:
             async with asyncio.timeout(max(0.0, draft.deadline - time.monotonic())):
@@ -207,6 +215,10 @@ class ChatReplies:
                         if not draft.text:
                             raise AIUnavailable("the model said nothing")
                         return _end_facts(item)
+                    if isinstance(item, ReplyStart):
+                        draft.asked = item
+                        continue
+                    draft.completion_tokens += item.tokens
                     draft.text += item.text
                     draft.unsent += item.text
                     if len(draft.unsent.encode()) >= self._settings.delta_bytes:
@@ -271,17 +283,16 @@ def failure_of(metadata: dict[str, Any]) -> ApiError | None:
 
 
 def _end_facts(end: ReplyEnd) -> dict[str, Any]:
-    tokens = {
-        "prompt": end.prompt_tokens,
-        "completion": end.completion_tokens,
-        "total": end.prompt_tokens + end.completion_tokens,
-    }
     return {
         "model": end.model,
-        "tokens": tokens,
+        "tokens": _tokens(end.prompt_tokens, end.completion_tokens),
         "finish_reason": end.finish_reason,
         "latency_ms": end.latency_ms,
     }
+
+
+def _tokens(prompt: int, completion: int) -> dict[str, int]:
+    return {"prompt": prompt, "completion": completion, "total": prompt + completion}
 
 
 def _failed(turn: Turn, code: ErrorCode) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from service.cache.cache_service import CacheService
 from service.cache.cache_settings import CacheSettings
 from service.core.tasks import TaskRegistry
 from service.llm.AIChat_service import AIChatService
-from service.llm.conversation import ReplyChunk, ReplyEnd
+from service.llm.conversation import ReplyChunk, ReplyEnd, ReplyStart
 from service.llm.llm_settings import LlmSettings
 
 
@@ -55,6 +55,14 @@ async def collected(stream: Any) -> tuple[list[str], ReplyEnd | None]:
     async for item in stream:
         if isinstance(item, ReplyChunk):
             texts.append(item.text)
-        else:
+        elif isinstance(item, ReplyEnd):
             end = item
     return texts, end
+
+
+async def next_text(items: Any) -> str:
+    """The next piece of a stream; what is not text is passed over."""
+    while isinstance(item := await anext(items), ReplyStart):
+        pass
+    assert isinstance(item, ReplyChunk), item
+    return item.text

@@ -14,11 +14,10 @@ from langchain_core.messages import AIMessageChunk
 from langchain_core.outputs import ChatGenerationChunk
 
 from service.cache.cache_service import CacheService
-from service.llm.conversation import ReplyChunk
 from service.llm.llm_errors import AITimeout, AIUnavailable
 from service.llm.provider_call import CallLimits, ProviderCall
 from tests.openai_stub import OpenAIStub, Reply
-from tests.service.llm.ai_fixtures import collected, running_service, stub_settings
+from tests.service.llm.ai_fixtures import collected, next_text, running_service, stub_settings
 
 SHORT = {"first_token_timeout_s": 0.2, "idle_timeout_s": 0.2, "timeout_s": 0.6}
 CHUNK = '{"id":"x","object":"chat.completion.chunk","created":1,"model":"m","choices":[%s]}'
@@ -87,7 +86,7 @@ async def test_text_before_a_cut_is_delivered_before_the_error(stub: OpenAIStub,
     stub.script(Reply(["some", " text"], cut="mid_json"))
     async with running_service(stub_settings(stub.base_url), cache) as service:
         items = service.stream("hi", "s1", history=[])
-        assert [await anext(items), await anext(items)] == [ReplyChunk("some"), ReplyChunk(" text")]
+        assert [await next_text(items), await next_text(items)] == ["some", " text"]
         with pytest.raises(AIUnavailable):
             await anext(items)
 

@@ -15,10 +15,10 @@ from langchain_openai.chat_models.base import BaseChatOpenAI
 from service.cache.cache_service import CacheService
 from service.core.tasks import TaskRegistry
 from service.llm.AIChat_service import AIChatService
-from service.llm.conversation import ReplyChunk, Turn
+from service.llm.conversation import ReplyChunk, ReplyStart, Turn
 from service.llm.llm_errors import AIUnavailable, UnknownPersona
 from tests.openai_stub import OpenAIStub, Reply
-from tests.service.llm.ai_fixtures import collected, running_cache, running_service, stub_settings
+from tests.service.llm.ai_fixtures import collected, next_text, running_cache, running_service, stub_settings
 from tests.waiting import until
 
 ROOT = Path(__file__).parents[3]
@@ -52,8 +52,9 @@ async def test_a_token_is_handed_on_before_the_next_one_exists(stub: OpenAIStub,
         running_service(stub_settings(stub.base_url), cache) as service,
         aclosing(service.stream("hi", "s1", history=[])) as items,
     ):
-        assert await anext(items) == ReplyChunk("first")
-        assert await anext(items) == ReplyChunk("second")
+        assert await anext(items) == ReplyStart("gpt-4o", 5)
+        assert await anext(items) == ReplyChunk("first", 2)
+        assert await anext(items) == ReplyChunk("second", 1)
 
 
 @pytest.mark.parametrize("text", AWKWARD)
@@ -136,11 +137,11 @@ async def test_leaving_the_stream_closes_the_providers_connection(
     stub.script(Reply(["one", "two"], hang=True))
     async with running_service(stub_settings(stub.base_url), cache) as service:
         items = service.stream("hi", "s1", history=[])
-        assert await anext(items) == ReplyChunk("one")
+        assert await next_text(items) == "one"
         if how == "closed between tokens":
             await items.aclose()
         else:
-            await anext(items)
+            assert await next_text(items) == "two"
             waiting = asyncio.create_task(anext(items))
             await until(lambda: stub.requests[0].tokens_sent == 2)
             waiting.cancel()
@@ -167,7 +168,7 @@ async def test_the_connection_is_closed_even_while_something_still_refers_to_lan
     stub.script(Reply(["one"], hang=True))
     async with running_service(stub_settings(stub.base_url), cache) as service:
         items = service.stream("hi", "s1", history=[])
-        await anext(items)
+        await next_text(items)
         await items.aclose()
         await asyncio.wait_for(stub.requests[0].ended.wait(), 2)
         assert stub.requests[0].closed_by_client
@@ -196,7 +197,7 @@ async def test_a_full_service_refuses_without_calling(
     stub.script(Reply(["a"], hang=True))
     async with running_service(stub_settings(stub.base_url, max_concurrent_requests=1, **limits), cache) as service:
         async with aclosing(service.stream("hi", "s1", history=[])) as items:
-            await anext(items)
+            await next_text(items)
             with pytest.raises(AIUnavailable, match=reason) as refused:
                 await service.chat("hi", "s2", history=[])
         assert (refused.value.called, stub.calls) == (False, 1)
@@ -275,7 +276,7 @@ async def test_stop_ends_running_replies_with_an_error_of_ours(stub: OpenAIStub,
     stub.script(Reply(["a"], hang=True))
     async with running_service(stub_settings(stub.base_url), cache) as service:
         items = service.stream("hi", "s1", history=[])
-        await anext(items)
+        await next_text(items)
         waiting = asyncio.create_task(anext(items))
         await asyncio.sleep(0)
         await service.stop()

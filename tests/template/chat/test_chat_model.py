@@ -25,7 +25,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from service.llm.conversation import ReplyChunk, ReplyEnd, Turn
+from service.llm.conversation import ReplyChunk, ReplyEnd, ReplyItem, ReplyStart, Turn
 from template.base.client_session import ClientSession
 from template.chat.chat_events import QUEUE_NAME
 from template.chat.common.chat_model import ChatMessage
@@ -75,10 +75,11 @@ class Echo:
 
     async def stream(
         self, message: str, session_id: str, *, ai_persona: str | None = None, history: Sequence[Turn] | None = None
-    ) -> AsyncIterator[ReplyChunk | ReplyEnd]:
+    ) -> AsyncIterator[ReplyItem]:
         self.calls += 1
         self.heard = {turn.content for turn in history or ()}
-        yield ReplyChunk(f"re: {message}")
+        yield ReplyStart("echo", 1)
+        yield ReplyChunk(f"re: {message}", 1)
         yield ReplyEnd("echo", 1, 1, "stop", 1)
 
 

@@ -7,9 +7,11 @@ import asyncio
 import pytest
 
 from service.core.errors import ServiceUnavailable
+from service.llm.conversation import estimate_tokens
 from template.chat.chat_message_store import NewMessage
 from template.chat.chat_turn import Turn
 from template.chat.chat_turn_store import TurnLost, TurnStore
+from template.chat.common.chat_model import ChatMessage
 from template.chat.common.chat_serialize import ChatRoomDeleteRequest
 from tests.chat_world import ChatWorld
 from tests.openai_stub import Reply
@@ -22,6 +24,16 @@ def slow(text: str = "slow reply", delay_s: float = 0.05) -> Reply:
 
 async def running(chat: ChatWorld, calls: int = 1) -> None:
     await until(lambda: chat.provider.calls >= calls)
+
+
+def assert_accounted(message: ChatMessage) -> None:
+    """A reply without an end of its own still says who was asked and about how much it cost."""
+    tokens = message.metadata["tokens"]
+    assert message.metadata["model"] == "stub"
+    assert tokens["prompt"] > 0
+    assert tokens["completion"] == estimate_tokens(message.content)
+    assert tokens["total"] == tokens["prompt"] + tokens["completion"]
+    assert message.metadata["latency_ms"] >= 0
 
 
 async def test_a_running_reply_is_in_the_list_from_the_start_with_its_text_so_far(chat: ChatWorld) -> None:
@@ -120,6 +132,7 @@ async def test_a_failing_provider_keeps_the_question_and_the_room(
     assert response.user_message is not None
     assert response.message is not None
     assert (response.message.content, response.message.metadata["finish_reason"]) == (text, "error")
+    assert_accounted(response.message)
     calls = chat.provider.calls
     again = await chat.try_send(user, room.room_id, "question", client_message_id="c")
     assert (again.errorCode, chat.provider.calls) == (code, calls)
@@ -138,6 +151,7 @@ async def test_a_hanging_provider_ends_at_the_deadline_with_what_it_said(chat: C
     assert response.errorCode == 1021
     assert response.message is not None
     assert (response.message.content, response.message.metadata["finish_reason"]) == ("some", "error")
+    assert_accounted(response.message)
     await until(lambda: all(call.closed_by_client for call in chat.provider.requests))
     await chat.send(user, room.room_id, "still works")
 
@@ -238,6 +252,7 @@ async def test_stopping_the_server_keeps_the_partial_text(chat: ChatWorld) -> No
     assert response.message is not None
     assert response.message.metadata["finish_reason"] == "interrupted"
     assert response.message.content.startswith("word ")
+    assert_accounted(response.message)
 
 
 @pytest.mark.chat_settings(window=4)
