@@ -1,7 +1,7 @@
 """Prints the parts of the documents that are taken from code: ``make docs`` writes them, a test holds them current.
 
-``docs/errors.md`` is written whole. Elsewhere a table stands between ``<!-- begin NAME -->`` and
-``<!-- end NAME -->``, where NAME is a key of :data:`TABLES`.
+``docs/errors.md``, ``docs/configuration.md`` and ``config/schema.json`` are written whole. Elsewhere a table
+stands between ``<!-- begin NAME -->`` and ``<!-- end NAME -->``, where NAME is a key of :data:`TABLES`.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
+from docs.generate_configuration import configuration_page, schema_file
 from template.base.errors import ErrorCode
 from template.chat.chat_states import MESSAGE_TRANSITIONS, ROOM_TRANSITIONS, MessageState, RoomState
 from template.chat.common.chat_protocol import ChatProtocol
@@ -45,7 +46,12 @@ def with_tables(text: str) -> str:
 def pages() -> dict[Path, str]:
     """Every page with something printed from code, as it should stand."""
     current = {ROOT / name: with_tables((ROOT / name).read_text(encoding="utf-8")) for name in WITH_TABLES}
-    return {ROOT / "docs/errors.md": errors_page(), **current}
+    return {
+        ROOT / "docs/errors.md": errors_page(),
+        ROOT / "docs/configuration.md": configuration_page(),
+        ROOT / "config/schema.json": schema_file(),
+        **current,
+    }
 
 
 def _states(transitions: Mapping[str, Sequence[RoomState] | Sequence[MessageState]]) -> str:

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import ast
 import importlib
+import json
 import re
 import subprocess
 from collections.abc import Iterator
 from difflib import unified_diff
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
+import jsonschema_rs
 import pytest
+from pydantic import BaseModel
 
 from application.base_web_server.config import ENVIRONMENTS, ServerSettings, load_settings
 from application.base_web_server.environment import annotation_at, find_overrides
@@ -21,6 +24,7 @@ from docs import generate
 from service.cache.cache_settings import CacheSettings
 from service.core.errors import StartError
 from service.db.db_settings import DatabaseSettings
+from service.llm.llm_settings import LlmSettings
 from template.base.template_context import TemplateContext
 from template.base.template_type import TemplateType
 from template.chat.chat_settings import ChatSettings
@@ -31,6 +35,7 @@ from tests.server_process import running_server
 
 ROOT = Path(__file__).resolve().parents[1]
 README = ROOT / "README.md"
+CONFIGURATION = ROOT / "docs/configuration.md"
 CHAT_README = ROOT / "base_server/template/chat/README.md"
 DECISIONS = sorted((ROOT / "docs/decisions").glob("*.md"))
 PAGES = [README, ROOT / "CHANGELOG.md", CHAT_README, *sorted((ROOT / "docs").rglob("*.md"))]
@@ -151,10 +156,58 @@ def test_configuration_keys_exist(page: Path) -> None:
 
 @each_page
 def test_environment_variables_mean_a_key(page: Path) -> None:
+    if page == CONFIGURATION:
+        pytest.skip("its own test takes every variable")
     shipped = load_settings("LOCAL", environ={}).model_dump(mode="json")
     for name, value in re.findall(r"\b(BASE_SERVER__\w*\w)(?:=(\S+))?", _code(page)):
         if name.strip("_") != "BASE_SERVER":
             assert list(find_overrides(ServerSettings, shipped, {name: value or "1"})), name
+
+
+def test_every_setting_is_told_and_its_default_by_environment_changes_nothing() -> None:
+    rows = re.findall(r"^\| `(\w+)` \| `(BASE_SERVER__\w+)` \| (.+?) \| (\S+) \| (.+) \|$", _text(CONFIGURATION), re.M)
+    assert len(rows) > 90
+    environ = {}
+    for key, variable, _, default, meaning in rows:
+        assert variable.endswith(key.upper())
+        assert meaning[0].isupper() or meaning[0] in "`…/0", meaning
+        if default.startswith("`") and default != "`null`" and "__NAME__" not in variable:
+            value = json.loads(default.strip("`"))
+            environ[variable] = value if isinstance(value, str) else json.dumps(value)
+    assert load_settings("LOCAL", environ=environ) == load_settings("LOCAL", environ={}).model_copy(
+        update={"llmConfig": LlmSettings()}
+    )
+
+
+def _models(model: type[BaseModel]) -> Iterator[type[BaseModel]]:
+    yield model
+    for field in model.model_fields.values():
+        for inner in (field.annotation, *get_args(field.annotation)):
+            if isinstance(inner, type) and issubclass(inner, BaseModel):
+                yield from _models(inner)
+
+
+def test_every_setting_says_what_it_means() -> None:
+    silent = [
+        f"{model.__name__}.{name}"
+        for model in _models(ServerSettings)
+        for name, field in model.model_fields.items()
+        if not field.description
+    ]
+    assert not silent
+
+
+def test_the_schema_for_editors_takes_the_shipped_files_and_no_unknown_key() -> None:
+    schema = json.loads(_text(ROOT / "config/schema.json"))
+    jsonschema_rs.meta.validate(schema)
+    validator = jsonschema_rs.validator_for(schema)
+    for file in sorted((ROOT / "config").glob("base_web_server-*.json")):
+        content = json.loads(_text(file))
+        assert (file.parent / content["$schema"]).samefile(ROOT / "config/schema.json")
+        assert not list(validator.iter_errors(content)), file.name
+        content["netConfig"]["prot"] = 1
+        (error,) = validator.iter_errors(content)
+        assert "prot" in error.message
 
 
 def test_an_environment_variable_without_a_key_would_be_noticed() -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from application.base_web_server.config import ENVIRONMENTS, ServerSettings, load_settings
+from application.base_web_server.config_warnings import find_warnings
 from service.core.errors import StartError
 from service.core.logger import Logger, configure_logging
 
@@ -25,6 +26,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         settings = load_settings(options.env, options.config)
         configure_logging(settings.netConfig.log_level)
+        for warning in find_warnings(settings):
+            Logger.warn("doubtful configuration", warning=warning)
         _run_loop(_serve(settings))
     except StartError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)  # noqa: T201 - the one line for the operator

@@ -46,13 +46,21 @@ class ServerSettings(Settings):
     """The whole file; a section that is absent has its shipped values."""
 
     templateConfig: TemplateSettings = Field(default_factory=TemplateSettings)
+    """Which installation this is and where it keeps its files."""
     netConfig: NetSettings = Field(default_factory=NetSettings)
+    """Where the server listens and what it lets in."""
     cacheConfig: CacheSettings = Field(default_factory=CacheSettings)
+    """Which Redis, and how to reach it."""
     queueConfig: QueueSettings = Field(default_factory=QueueSettings)
+    """Queues and their limits."""
     databaseConfig: DatabaseSettings = Field(default_factory=DatabaseSettings)
+    """The global database and the shards."""
     chatConfig: ChatSettings = Field(default_factory=ChatSettings)
+    """Rooms, messages, replies."""
     llmConfig: LlmSettings = Field(default_factory=LlmSettings)
+    """Personas, the providers that answer for them, and the limits of a reply."""
     schedulerConfig: SchedulerSettings = Field(default_factory=SchedulerSettings)
+    """Jobs by the clock."""
 
 
 def config_file(env: Environment) -> Path:
@@ -98,6 +106,7 @@ def _read(path: Path) -> dict[str, Any]:
         raise StartError(f"{path} is not valid JSON: {error}.") from None
     if not isinstance(data, dict):
         raise StartError(f"{path} must hold a JSON object with the sections {', '.join(ServerSettings.model_fields)}.")
+    data.pop("$schema", None)  # for editors: config/schema.json
     return data
 
 

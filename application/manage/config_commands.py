@@ -8,18 +8,23 @@ import sys
 from typing import Any
 
 from application.base_web_server.config import ServerSettings, config_file, describe
+from application.base_web_server.config_warnings import find_warnings
 
 
 def add_to(groups: Any) -> None:
     """Add the command group ``config`` to argparse's ``groups``."""
     commands = groups.add_parser("config", help="configuration").add_subparsers(required=True, metavar="COMMAND")
-    check = commands.add_parser("check", help="read it as the server does; exit code 1 and the mend if it is wrong")
+    check = commands.add_parser(
+        "check", help="read it as the server does, warn of what is seldom meant; 1 if it is wrong"
+    )
     check.set_defaults(run=_check)
     show = commands.add_parser("print", help="print what counts in the end, secrets hidden")
     show.set_defaults(run=_print)
 
 
-def _check(_: ServerSettings, options: argparse.Namespace) -> int:
+def _check(settings: ServerSettings, options: argparse.Namespace) -> int:
+    for warning in find_warnings(settings):
+        sys.stdout.write(f"warning: {warning}.\n")
     sys.stdout.write(f"The configuration {options.config or config_file(options.env)} is good.\n")
     return 0
 

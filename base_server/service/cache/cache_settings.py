@@ -13,13 +13,21 @@ class CacheSettings(Settings):
     """Defaults are those of LOCAL: an embedded Valkey whose data lives in ``data_dir``."""
 
     type: Literal["embedded", "redis", "redis_cluster", "fake"] = "embedded"
+    """`embedded` is a Valkey of our own in `data_dir`; `fake` forgets everything with its process (tests)."""
     host: str = "127.0.0.1"
+    """Where `redis` is."""
     port: int = Field(default=6379, ge=1, le=65535)
+    """Its port."""
     db: int = Field(default=0, ge=0)
+    """Its database number; a cluster has only 0."""
     username: str | None = None
+    """ACL user; null is Redis' default user."""
     password: SecretStr | None = None
+    """Password of that user."""
     tls: bool = False
+    """Encrypt the connection."""
     tls_ca_file: str | None = None
+    """Certificates to trust instead of the system's."""
     unix_socket_path: str | None = None
     """Reach ``type: redis`` by this socket instead of host and port."""
     accept_volatile: bool = False
@@ -29,7 +37,9 @@ class CacheSettings(Settings):
     bulk_timeout_s: float = Field(default=20.0, gt=0)
     """The same for fills, settles, large ranges."""
     max_connections: int = Field(default=50, ge=2)
+    """Connections of this process for short calls, at most."""
     max_bulk_connections: int = Field(default=16, ge=2)
+    """Connections of this process for fills, settles, large ranges and blocking reads, at most."""
     appendfsync: Literal["always", "everysec", "no"] = "everysec"
     """Embedded only: how often the append-only file reaches the disk (a killed process loses nothing either way)."""
     maxmemory_mb: int = Field(default=1024, ge=0)

@@ -6,6 +6,10 @@ from pydantic import BaseModel, ConfigDict
 
 
 class Settings(BaseModel):
-    """A section of the configuration file. Field names are the file's keys; units stand in the names."""
+    """A section of the configuration file. Field names are the file's keys; units stand in the names.
 
-    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+    Every field says what it means, by a docstring under it or a description: docs/configuration.md and
+    config/schema.json are printed from them.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True, use_attribute_docstrings=True)

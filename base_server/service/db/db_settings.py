@@ -16,11 +16,17 @@ class ShardSettings(Settings):
     """One shard database. What is left out is taken from the section around it."""
 
     shard_id: int = Field(ge=1)
+    """Number of the shard; accounts are assigned to it for good."""
     database: DatabaseName
+    """Name of its database (`sqlite`: of its file)."""
     host: str | None = None
+    """Its host, if not the section's."""
     port: Port | None = None
+    """Its port, if not the section's."""
     user: str | None = None
+    """Its user, if not the section's."""
     password: SecretStr | None = None
+    """Password of that user, if not the section's."""
 
 
 class DatabaseSettings(Settings):
@@ -31,11 +37,17 @@ class DatabaseSettings(Settings):
     """
 
     type: Literal["sqlite", "mysql"] = "sqlite"
+    """`sqlite` keeps files in `data_dir`; `mysql` is MySQL 8 or MariaDB 10.11 and newer."""
     host: str = "127.0.0.1"
+    """Where the global database is, and every shard that names no host of its own."""
     port: Port = 3306
+    """Its port."""
     user: str = "root"
+    """Its user; `db apply` creates databases, tables and procedures as this user."""
     password: SecretStr = SecretStr("")
+    """Password of that user; PROD does not start without one."""
     database: DatabaseName = "chat_global"
+    """Name of the global database: accounts, their shards, the list of shards."""
     pool_size: int = Field(default=8, ge=1, le=256)
     """Connections to each database, at most."""
     timeout_s: float = Field(default=5.0, gt=0)
@@ -44,6 +56,7 @@ class DatabaseSettings(Settings):
         ShardSettings(shard_id=1, database="chat_shard_1"),
         ShardSettings(shard_id=2, database="chat_shard_2"),
     )
+    """What `db apply` creates and registers, and how each shard is reached."""
 
     @model_validator(mode="after")
     def _shards_are_distinct(self) -> Self:

@@ -26,9 +26,13 @@ class ProviderSettings(Settings):
     """A server that speaks the OpenAI chat completions protocol (a self-hosted one too: give it any key)."""
 
     base_url: Annotated[str, AfterValidator(_is_http_url)] = "https://api.openai.com/v1"
+    """Address of its API, up to and with `/v1`."""
     api_key: SecretStr | None = None
+    """Its key; for `openai` the variable `OPENAI_API_KEY` is read too."""
     connect_timeout_s: Seconds = 5.0
+    """Longest wait for a connection."""
     first_token_timeout_s: Seconds = 45.0
+    """Longest wait for a reply's first token, retries included."""
     idle_timeout_s: Seconds = 30.0
     """Longest silence between two tokens."""
     timeout_s: Seconds = 180.0
@@ -41,12 +45,19 @@ class PersonaSettings(Settings):
     """Who answers. ``provider`` names an entry of ``providers``, or ``demo``."""
 
     provider: Name
+    """Name of an entry of `providers`, or `demo`."""
     model: str = Field(default="demo", min_length=1, max_length=200)
+    """Name of the model, as its provider knows it."""
     title: str = ""
+    """Name for people."""
     description: str = ""
+    """One line for people, for a list to choose from."""
     system_prompt: str = ""
+    """First message of every conversation."""
     temperature: float | None = Field(default=None, ge=0, le=2)
+    """Passed to the model; null leaves it to the provider."""
     max_tokens: int | None = Field(default=None, ge=1)
+    """Longest reply in tokens; null leaves it to the provider."""
 
 
 _SHIPPED_PERSONAS = {
@@ -69,15 +80,20 @@ class LlmSettings(Settings):
     """The whole section. Persona names are unique without regard to case."""
 
     default_persona: Name = "GPT4O"
+    """Answers where a room names none."""
     personas: Mapping[Name, PersonaSettings] = Field(default_factory=lambda: MappingProxyType(_SHIPPED_PERSONAS))
+    """The personas by name."""
     providers: Mapping[Name, ProviderSettings] = Field(
         default_factory=lambda: MappingProxyType({"openai": ProviderSettings()})
     )
+    """The providers by name."""
     demo_without_key: bool = False
     """Answer with ``demo`` where a provider has no key, outside LOCAL too."""
 
     max_concurrent_requests: int = Field(default=64, ge=1)
+    """Calls of providers at once, in this process."""
     max_waiting_requests: int = Field(default=256, ge=0)
+    """Calls that may wait for such a place; one more is refused with 1020 (503)."""
     wait_timeout_s: Seconds = 20.0
     """How long a call may wait for one of ``max_concurrent_requests`` places."""
 
@@ -86,6 +102,7 @@ class LlmSettings(Settings):
     history_max_tokens: int = Field(default=8000, ge=0)
     """Budget of those messages (estimated); system prompt and question come on top."""
     conversation_ttl_s: int = Field(default=3600, ge=1)
+    """Seconds that a session's own history is kept (rooms keep theirs by themselves)."""
     max_reply_chars: int = Field(default=100_000, ge=1)
     """A longer reply is cut there with finish_reason ``length``."""
 

@@ -19,11 +19,13 @@ class NetSettings(Settings):
     """Shipped values. Times in seconds."""
 
     host: str = "127.0.0.1"
+    """Address to listen on; `0.0.0.0` for all of IPv4, `::` for IPv6 too."""
     port: int = Field(default=8080, ge=0, le=65535)
     """0 takes a free port; the address is printed when the server is ready."""
     admin_port: int | None = Field(default=None, ge=0, le=65535)
     """Where /livez, /readyz and /metrics are served, on the same host; null serves them on ``port``."""
     max_body_bytes: int = Field(default=1_048_576, ge=1024)
+    """A longer request body is refused with 413."""
     http_status_for_errors: Literal["error", "ok"] = "error"
     """``ok`` answers HTTP 200 to everything, for clients that read only ``errorCode``."""
     trusted_proxies: tuple[Annotated[str, AfterValidator(_is_network)], ...] = ()
@@ -33,15 +35,19 @@ class NetSettings(Settings):
     session_ttl_s: int = Field(default=86_400, ge=60)
     """A session ends when it was not used for so long."""
     login_attempts_per_account: int = Field(default=10, ge=1)
+    """Failed logins of one account within `login_window_s`; then 1010."""
     login_attempts_per_address: int = Field(default=100, ge=1)
+    """The same for one client address."""
     login_window_s: int = Field(default=60, ge=1)
-    """How many failed logins are allowed in so many seconds."""
+    """Seconds over which failed logins are counted."""
     signups_per_address: int = Field(default=100, ge=1)
+    """Signups that one client address may try within `signup_window_s`; then 1010."""
     signup_window_s: int = Field(default=3600, ge=1)
-    """How many signups an address may try in so many seconds. Behind a proxy, name it in ``trusted_proxies``, or all
+    """Seconds over which signups are counted. Behind a proxy, name it in ``trusted_proxies``, or all
     clients are one address."""
     quiet_s: float = Field(default=0.0, ge=0)
     """How long the server goes on serving after it stopped being ready, so that load balancers notice."""
     drain_timeout_s: float = Field(default=20.0, gt=0)
     """How long requests under way may take when the server stops."""
     log_level: Literal["debug", "info", "warn", "error"] = "info"
+    """Events of at least this level go to stderr, one JSON line each."""
