@@ -1,15 +1,23 @@
-"""Prometheus metrics of one process: requests as they happen, queues when somebody looks."""
+"""Prometheus metrics of one process: requests and what the services count, queues when somebody looks."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from importlib.metadata import version
+from platform import python_version
+from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, PlatformCollector, ProcessCollector
 from prometheus_client.exposition import generate_latest
 
+from service.core import instruments
 from service.core.errors import ServiceError
+from service.core.instruments import SECONDS, Instrument, Sink
 from service.queue.queue_service import QueueService
 from template.base.protocol import Protocol
 
-_BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
+_PREFIX = "base_server_"
 
 
 class Metrics:
@@ -20,6 +28,7 @@ class Metrics:
     def __init__(self, queue: QueueService) -> None:
         self.registry = CollectorRegistry()
         self._queue = queue
+        _process_registry()
         ProcessCollector(registry=self.registry)
         PlatformCollector(registry=self.registry)
         self._requests = Counter(
@@ -29,7 +38,7 @@ class Metrics:
             "base_server_request_seconds",
             "Time from a request's body to its answer.",
             ("protocol",),
-            buckets=_BUCKETS_S,
+            buckets=SECONDS,
             registry=self.registry,
         )
         self._ready = Gauge("base_server_ready", "1 when the process is ready.", registry=self.registry)
@@ -54,7 +63,46 @@ class Metrics:
             self._waiting.labels(queue_name).set(numbers["waiting"])
             self._age.labels(queue_name).set(numbers["oldest_age_s"])
             self._dead.labels(queue_name).set(numbers["dead"])
-        return generate_latest(self.registry)
+        return generate_latest(self.registry) + generate_latest(_process_registry())
 
     def _queue_gauge(self, name: str, text: str) -> Gauge:
         return Gauge(name, text, ("queue",), registry=self.registry)
+
+
+@cache
+def _process_registry() -> CollectorRegistry:
+    """What the services of this process count, however many servers it runs, and which build they are."""
+    registry = CollectorRegistry()
+    for instrument in instruments.declared_instruments():
+        instrument.sink = _sink(instrument, registry)
+    info = Gauge(
+        _PREFIX + "build_info",
+        "1; the labels say what runs.",
+        ("version", "python"),
+        registry=registry,
+        multiprocess_mode="max",
+    )
+    info.labels(version("chat-template-server"), python_version()).set(1)
+    return registry
+
+
+def _sink(instrument: Instrument, registry: CollectorRegistry) -> Sink:
+    """A metric for ``instrument``, as the function that feeds it."""
+    metric: Counter | Gauge | Histogram
+    name, text, labels = _PREFIX + instrument.name, instrument.text, instrument.labels
+    match instrument:
+        case instruments.Counter():
+            metric = Counter(name, text, labels, registry=registry)
+        case instruments.Gauge():
+            metric = Gauge(name, text, labels, registry=registry, multiprocess_mode="livesum")
+        case instruments.Histogram():
+            metric = Histogram(name, text, labels, buckets=instrument.buckets, registry=registry)
+    noters: dict[tuple[str, ...], Callable[[float], None]] = {}
+
+    def feed(amount: float, values: tuple[str, ...]) -> None:
+        if (note := noters.get(values)) is None:
+            child: Any = metric.labels(*values) if labels else metric
+            note = noters[values] = child.observe if isinstance(metric, Histogram) else child.inc
+        note(amount)
+
+    return feed

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import time
 from collections.abc import Sequence
 from enum import Enum
 from typing import Any
@@ -21,9 +22,16 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from service.cache.cache_errors import CacheCommandError
 from service.core.errors import OutcomeUnknown, ServiceUnavailable
+from service.core.instruments import Counter, Histogram
 from service.core.tasks import TaskRegistry
 
 Command = Sequence[Any]
+
+ROUND_TRIPS = Counter("cache_round_trips", "Writes to Redis whose answers were waited for.")
+CALL_SECONDS = Histogram("cache_call_seconds", "Time of a call to Redis, waiting for a connection included.")
+FAILED_CALLS = Counter(
+    "cache_failed_calls", "Calls without an answer; outcome: unavailable (not executed) or unknown.", ("outcome",)
+)
 
 
 class Effect(Enum):
@@ -99,15 +107,22 @@ class Exchange:
         :class:`OutcomeUnknown` when something may have been.
         """
         registry = self._waits if wait_s else self.tasks
+        begun_s = time.monotonic()
         task = registry.spawn(self._run(commands, effect, wait_s), "cache exchange")
         try:
-            return await asyncio.shield(task)
+            answers = await asyncio.shield(task)
+        except ServiceUnavailable as error:
+            FAILED_CALLS.add("unknown" if isinstance(error, OutcomeUnknown) else "unavailable")
+            raise
         except asyncio.CancelledError:
             caller = asyncio.current_task()
             if task.cancelled() and caller is not None and not caller.cancelling():
                 # Not the caller was cancelled, the call was, by the service's stop.
                 raise OutcomeUnknown("cache", "the service was stopped") from None
             raise
+        if not wait_s:
+            CALL_SECONDS.observe(time.monotonic() - begun_s)
+        return answers
 
     async def _run(self, commands: Sequence[Command], effect: Effect, wait_s: float) -> list[Any]:
         try:
@@ -133,6 +148,7 @@ class Exchange:
         try:
             packed = connection.pack_commands(commands)
             self.round_trips += 1
+            ROUND_TRIPS.add()
             async with asyncio.timeout(self._timeout_s + wait_s):
                 await connection.send_packed_command(packed)
                 answers = [await _answer(connection) for _ in commands]

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from service.core.durability import Durability
-from service.core.errors import ServiceError, ServiceUnavailable, StartError
+from service.core.errors import DataRefused, OutcomeUnknown, ServiceError, ServiceUnavailable, StartError
 from service.core.facade import Facade, facade
+from service.core.instruments import Counter, Histogram
 from service.core.logger import Logger
 from service.core.tasks import TaskRegistry
 from service.db import schema
@@ -18,6 +20,13 @@ from service.db.databases import Databases, apply_all
 from service.db.db_settings import DatabaseSettings
 from service.db.durability import judge
 from service.db.values import Row
+
+CALL_SECONDS = Histogram("db_call_seconds", "Time of a procedure call, failed ones included.", ("procedure",))
+FAILED_CALLS = Counter(
+    "db_failed_calls",
+    "Procedure calls that failed; reason: refused (the data), unavailable (not executed), unknown, or other.",
+    ("procedure", "reason"),
+)
 
 
 class DatabaseService(Facade):
@@ -129,7 +138,14 @@ class DatabaseService(Facade):
 
     async def _call(self, database: Database, name: str, params: Sequence[Any]) -> list[Row]:
         self.calls += 1
-        return await database.call(name, params)
+        begun_s = time.monotonic()
+        try:
+            return await database.call(name, params)
+        except ServiceError as error:
+            FAILED_CALLS.add(name, _reason_of(error))
+            raise
+        finally:
+            CALL_SECONDS.observe(time.monotonic() - begun_s, name)
 
     def _require_global(self) -> Database:
         if self._global is None:
@@ -158,3 +174,11 @@ class DatabaseService(Facade):
     async def _check_shard(self, shard_id: int) -> None:
         await schema.require_current(self._shards[shard_id], self._databases.shard_scripts, mend=self._mend)
         self._unchecked.discard(shard_id)
+
+
+def _reason_of(error: ServiceError) -> str:
+    if isinstance(error, DataRefused):
+        return "refused"
+    if isinstance(error, OutcomeUnknown):
+        return "unknown"
+    return "unavailable" if isinstance(error, ServiceUnavailable) else "other"

@@ -14,6 +14,7 @@ from service.core.facade import Facade, facade
 from service.core.logger import Logger
 from service.core.tasks import TaskRegistry
 from service.llm.call_gate import CallGate
+from service.llm.call_meter import CallMeter
 from service.llm.conversation import ReplyChunk, ReplyEnd, ReplyItem, Turn, as_turn
 from service.llm.histories import Histories, HistoryReader
 from service.llm.llm_errors import AIUnavailable
@@ -99,15 +100,18 @@ class AIChatService(Facade):
         if turns is None:
             stored = await self._histories.read(session_id)
             turns, own = stored.turns, stored.own
-        models = await self._models()
         pieces: list[str] = []
-        async with self._gate.place(), aclosing(models.call(persona, turns, message).stream()) as items:
-            async for item in items:
-                if isinstance(item, ReplyChunk):
-                    pieces.append(item.text)
-                elif own and isinstance(item, ReplyEnd):
-                    await self._remember(session_id, message, "".join(pieces))
-                yield item
+        meter = CallMeter(persona)
+        with meter.watched():
+            models = await self._models()
+            async with self._gate.place(), aclosing(models.call(persona, turns, message).stream()) as items:
+                async for item in items:
+                    meter.note(item)
+                    if isinstance(item, ReplyChunk):
+                        pieces.append(item.text)
+                    elif own and isinstance(item, ReplyEnd):
+                        await self._remember(session_id, message, "".join(pieces))
+                    yield item
 
     @facade
     async def chat(

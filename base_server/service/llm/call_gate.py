@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+from service.llm.call_meter import RUNNING, WAITING
 from service.llm.llm_errors import AIUnavailable
 
 _RETRY_AFTER_S = 5.0
@@ -27,7 +28,8 @@ class CallGate:
         await self._take()
         self.running += 1
         try:
-            yield
+            with RUNNING.held():
+                yield
         finally:
             self.running -= 1
             self._free.release()
@@ -40,8 +42,9 @@ class CallGate:
             raise AIUnavailable("too many replies are waiting", called=False, retry_after_s=_RETRY_AFTER_S)
         self.waiting += 1
         try:
-            async with asyncio.timeout(self._wait_timeout_s):
-                await self._free.acquire()
+            with WAITING.held():
+                async with asyncio.timeout(self._wait_timeout_s):
+                    await self._free.acquire()
         except TimeoutError:
             raise AIUnavailable("no free place", called=False, retry_after_s=_RETRY_AFTER_S) from None
         finally:

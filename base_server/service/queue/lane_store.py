@@ -15,12 +15,14 @@ from typing import Any
 from service.cache.cache_client import CacheClient
 from service.cache.cache_service import CacheService
 from service.cache.script import load_scripts
+from service.core.instruments import Counter
 from service.queue.lanes import Lane
 from service.queue.message_queue import QueueEntry, QueueMessage
 from service.queue.queue_errors import DeadLettersFull, QueueFull
 from service.queue.queue_settings import QueueSettings
 
 _SCRIPTS = load_scripts(Path(__file__).parent / "lua")
+DEAD_LETTERS = Counter("queue_dead_lettered", "Entries moved to a queue's dead letters.", ("queue",))
 _DEAD_FIELDS = ("dead_entry", "dead_reason", "dead_at", "dead_group")
 
 
@@ -136,6 +138,7 @@ class LaneStore:
         moved = int(await self._works.run_script(_SCRIPTS["dead_letter_entries"], keys, args))
         if moved < 0:
             raise DeadLettersFull(lane.queue_name, self._settings.dead_letter_limit)
+        DEAD_LETTERS.add(lane.queue_name, amount=moved)
         return moved
 
     async def held(self, lane: Lane, groups: Sequence[str]) -> set[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 
+from service.core.instruments import Counter
 from template.account.account_store import AccountStore
 from template.account.attempt_limits import LoginLimit, SignupLimit
 from template.account.common.account_serialize import (
@@ -24,6 +25,10 @@ from template.base.client_session import ClientSession
 from template.base.errors import AccountExists, WrongCredentials
 from template.base.protocol import Access, Protocol
 from template.base.session_info import SessionInfo
+
+SIGNUPS = Counter("account_signups", "Accounts created.")
+LOGINS = Counter("account_logins", "Logins with the right password (ok) or without (refused).", ("outcome",))
+LOGOUTS = Counter("account_logouts", "Sessions ended by their account.")
 
 
 class AccountTemplateImpl(BaseTemplate):
@@ -75,6 +80,7 @@ class AccountTemplateImpl(BaseTemplate):
         )
         if not created:
             raise AccountExists()
+        SIGNUPS.add()
         return SignupResponse(account_id=request.account_id)
 
     @answers(LoginResponse)
@@ -83,11 +89,13 @@ class AccountTemplateImpl(BaseTemplate):
         await self._logins.check(request.account_id, client_session.peer)
         account = await self._accounts.find(request.account_id)
         if not await self._vault.verify(account.password_hash if account else None, request.password) or not account:
+            LOGINS.add("refused")
             raise WrongCredentials()
         await self._logins.forgive(request.account_id, client_session.peer)
         token = await self._sessions.create(
             SessionInfo(account.account_id, account.account_db_key, account.shard_id, account.nickname)
         )
+        LOGINS.add("ok")
         view = AccountView(
             account_id=account.account_id, nickname=account.nickname, created_at=account.created_at.isoformat()
         )
@@ -97,4 +105,5 @@ class AccountTemplateImpl(BaseTemplate):
     async def on_logout_req(self, client_session: ClientSession, request: LogoutRequest) -> LogoutResponse:
         """End the session for good, on every process; its requests under way end with 10000 within a second."""
         await self._sessions.delete(client_session.session.session_key)
+        LOGOUTS.add()
         return LogoutResponse()

@@ -7,6 +7,7 @@ a batch that was cut off anywhere is simply read again, by this process or by an
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Container, Iterable, Sequence
 from typing import Any
 
@@ -26,6 +27,7 @@ from template.chat.chat_events import (
     Event,
     read_event,
 )
+from template.chat.chat_instruments import BATCH_EVENTS, BATCH_SECONDS
 from template.chat.chat_keys import ChatKeys
 from template.chat.chat_loader import ShardDatabase
 from template.chat.chat_scripts import SCRIPTS, Answer
@@ -61,6 +63,7 @@ class BatchWriter:
 
         Raises ServiceUnavailable when nothing could be settled, or (DeadLettersFull) not all: what is not settled
         stays and is read again."""
+        begun_s = time.monotonic()
         events, given_up = await self._read(lane, entries)
         held = await self._queue.held(lane, list({event.room_id for event in events}))
         refused = {event.entry_id: BEHIND for event in events if event.room_id in held and not event.is_replayed}
@@ -71,6 +74,8 @@ class BatchWriter:
         refused |= save.refused
         full = await self._bury(lane, given_up | refused, {event.entry_id: event.room_id for event in events})
         await self._settle(lane, events, refused)
+        BATCH_EVENTS.observe(len(entries))
+        BATCH_SECONDS.observe(time.monotonic() - begun_s)
         if full is not None:
             raise full
         return True

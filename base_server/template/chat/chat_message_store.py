@@ -8,6 +8,7 @@ from typing import Any
 
 from template.base.errors import IdempotencyMismatch, MessageNotFound, NotAllowedInState
 from template.chat.chat_events import payload
+from template.chat.chat_instruments import REPEATED_SENDS
 from template.chat.chat_loader import row_entry
 from template.chat.chat_owner import Owner
 from template.chat.chat_scripts import Answer
@@ -55,10 +56,12 @@ class MessageStore(HybridStore):
         answer = await self._run("accept_send", owner, room_id, keys, args)
         if answer[0] == Answer.UNSURE:
             if (sent := await self._sent_before(owner, room_id, message)) is not None:
+                REPEATED_SENDS.add()
                 return sent
             args[10] = "1"
             answer = await self._run("accept_send", owner, room_id, keys, args)
         if answer[0] == Answer.REPEAT:
+            REPEATED_SENDS.add()
             return Accepted(answer[1], answer[2])
         self._noticed(owner, answer[5])
         return Accepted(answer[2], answer[3], read_turn(answer[6], owner, room_id), bool(answer[4]), answer[7:])

@@ -1,0 +1,70 @@
+"""Counts the replies of providers: how many, how they end, how fast they begin, what they cost."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from service.core.instruments import Counter, Gauge, Histogram
+from service.llm.conversation import ReplyChunk, ReplyEnd, ReplyItem, ReplyStart
+from service.llm.llm_errors import AITimeout, AIUnavailable
+
+CALLS = Counter("ai_calls", "Providers asked, a fallback for itself; persona is whose.", ("persona",))
+REPLIES = Counter(
+    "ai_replies",
+    "Replies by their end: stop, length, cut (its reader left or it was stopped), unavailable, timeout,"
+    " not_called (no place, no model).",
+    ("persona", "outcome"),
+)
+FIRST_TOKEN_SECONDS = Histogram(
+    "ai_first_token_seconds", "From the first question to a provider to the reply's first text.", ("persona",)
+)
+TOKENS = Counter(
+    "ai_tokens", "Tokens by kind, prompt or completion; estimated where the provider said nothing.", ("persona", "kind")
+)
+RUNNING = Gauge("ai_running", "Replies that hold one of llmConfig.max_concurrent_requests places.")
+WAITING = Gauge("ai_waiting", "Replies that wait for such a place.")
+
+
+class CallMeter:
+    """Of one reply: show it every item, inside :meth:`watched`."""
+
+    def __init__(self, persona: str) -> None:
+        self._persona = persona
+        self._asked_s = 0.0
+        self._prompt_tokens = 0
+        self._completion_tokens = 0
+        self._spoke = False
+        self._outcome = "cut"
+
+    @contextmanager
+    def watched(self) -> Iterator[None]:
+        """Counts the reply when the block is left, however."""
+        try:
+            yield
+        except AITimeout:
+            self._outcome = "timeout"
+            raise
+        except AIUnavailable as error:
+            self._outcome = "unavailable" if error.called else "not_called"
+            raise
+        finally:
+            REPLIES.add(self._persona, self._outcome)
+            TOKENS.add(self._persona, "prompt", amount=self._prompt_tokens)
+            TOKENS.add(self._persona, "completion", amount=self._completion_tokens)
+
+    def note(self, item: ReplyItem) -> None:
+        """Take an item of the stream into account."""
+        if isinstance(item, ReplyChunk):
+            self._completion_tokens += item.tokens
+            if not self._spoke:
+                self._spoke = True
+                FIRST_TOKEN_SECONDS.observe(time.monotonic() - self._asked_s, self._persona)
+        elif isinstance(item, ReplyStart):
+            CALLS.add(self._persona)
+            self._asked_s = self._asked_s or time.monotonic()
+            self._prompt_tokens = item.prompt_tokens
+        elif isinstance(item, ReplyEnd):
+            self._prompt_tokens, self._completion_tokens = item.prompt_tokens, item.completion_tokens
+            self._outcome = item.finish_reason

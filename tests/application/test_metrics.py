@@ -1,0 +1,106 @@
+"""/metrics tells what happened: each number after a life in which it is known."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from pathlib import Path
+
+import aiohttp
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+import application.base_web_server.lifecycle  # noqa: F401 - all that counts is imported
+from application.base_web_server.metrics import Metrics
+from service.core import instruments
+from service.core.instruments import Counter, Gauge, Histogram, declared_instruments
+from service.service_container import ServiceContainer, ServiceSettings
+from tests.server_process import Client, running_server
+
+
+class Numbers:
+    """One reading of /metrics. ``sum`` adds all series of a name whose labels are at least these."""
+
+    def __init__(self, text: str) -> None:
+        self.families = {family.name: family for family in text_string_to_metric_families(text)}
+        self._samples = [sample for family in self.families.values() for sample in family.samples]
+
+    def sum(self, name: str, **labels: str) -> float:
+        found = [
+            s.value for s in self._samples if s.name == f"base_server_{name}" and labels.items() <= s.labels.items()
+        ]
+        assert found, f"no series {name}{labels}"
+        return sum(found)
+
+
+async def read(http: aiohttp.ClientSession, base_url: str) -> Numbers:
+    async with http.get(base_url + "/metrics") as answer:
+        return Numbers(await answer.text())
+
+
+async def settled(http: aiohttp.ClientSession, base_url: str) -> Numbers:
+    """A reading after the queue has run empty."""
+    while (numbers := await read(http, base_url)).sum("queue_waiting", queue="chat_persistence"):
+        await asyncio.sleep(0.05)
+    return numbers
+
+
+async def test_a_life_with_known_numbers(tmp_path: Path) -> None:
+    with running_server(tmp_path / "data", BASE_SERVER__CHATCONFIG__BATCH_INTERVAL_S="0.1") as server:
+        async with aiohttp.ClientSession() as http:
+            client = Client(http, server.base_url)
+            await client.sign_in("alice")
+            await client.post("/api/account/login", account_id="alice", password="wrong password")
+            room = (await client.ok("/api/chat/room/create", ai_persona="DEMO"))["room"]["room_id"]
+            message = {"room_id": room, "content": "hello", "client_message_id": str(uuid.uuid4())}
+            for _ in range(3):
+                await client.ok("/api/chat/message/send", **message)
+            numbers = await settled(http, server.base_url)
+            await client.ok("/api/account/logout")
+            assert (await read(http, server.base_url)).sum("account_logouts_total") == 1
+
+    assert numbers.sum("account_signups_total") == 1
+    assert numbers.sum("account_logins_total", outcome="ok") == 1
+    assert numbers.sum("account_logins_total", outcome="refused") == 1
+    assert numbers.sum("requests_total", protocol="6011", error_code="0") == 3
+    assert numbers.sum("chat_repeated_sends_total") == 2
+    # One reply, of the demo: a token a word.
+    assert numbers.sum("ai_calls_total", persona="DEMO") == 1
+    assert numbers.sum("ai_replies_total", persona="DEMO", outcome="stop") == 1
+    assert numbers.sum("ai_first_token_seconds_count", persona="DEMO") == 1
+    assert numbers.sum("ai_tokens_total", persona="DEMO", kind="completion") > 5
+    assert (numbers.sum("ai_running"), numbers.sum("ai_waiting")) == (0, 0)
+    # A room, a question, a reply.
+    assert numbers.sum("chat_batch_events_sum") == 3
+    assert 1 <= numbers.sum("chat_batch_seconds_count") == numbers.sum("chat_batch_events_count") <= 3
+    assert numbers.sum("db_call_seconds_count", procedure="fp_chat_message_batch_save") >= 1
+    assert numbers.sum("cache_call_seconds_count") > 10
+    assert numbers.sum("cache_round_trips_total") > 10
+    assert numbers.sum("build_info", version="0.1.0") == 1
+    assert numbers.sum("queue_dead_letters", queue="chat_persistence") == 0
+
+
+async def test_every_instrument_is_exposed_with_its_text(tmp_path: Path) -> None:
+    metrics = Metrics(ServiceContainer(ServiceSettings("m", "LOCAL", tmp_path)).queue)
+    exposed = Numbers((await metrics.render(ready=False)).decode()).families
+    assert len(declared_instruments()) > 15
+    for instrument in declared_instruments():
+        family = exposed[f"base_server_{instrument.name}"]
+        kind = {Counter: "counter", Gauge: "gauge", Histogram: "histogram"}[type(instrument)]
+        assert (family.type, family.documentation) == (kind, instrument.text)
+
+
+def test_a_name_is_declared_once() -> None:
+    with pytest.raises(ValueError, match="declared twice"):
+        Counter("cache_round_trips", "again")
+
+
+def test_an_instrument_without_a_listener_costs_nothing_and_fails_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(instruments, "_declared", {})
+    instrument = Gauge("of_a_test", "not exposed")
+    heard: list[tuple[float, tuple[str, ...]]] = []
+    instrument.up()
+    instrument.sink = lambda amount, labels: heard.append((amount, labels))
+    with pytest.raises(KeyError), instrument.held():
+        raise KeyError
+    assert heard == [(1, ()), (-1, ())]
