@@ -14,6 +14,7 @@ from application.base_web_server.middlewares import (
     request_id_middleware,
 )
 from application.base_web_server.peer import PeerFinder
+from application.base_web_server.routers.docs_router import add_docs_routes
 from application.base_web_server.routers.health_router import add_health_routes
 from application.base_web_server.routers.page_router import add_page_routes
 from application.base_web_server.routers.protocol_router import add_protocol_routes
@@ -34,7 +35,8 @@ def build_app(
     app.middlewares.append(make_gate_middleware(lambda: health.phase is not Phase.STARTING))
     add_cors(app, settings.cors_origins)
     add_protocol_routes(app, context, service, PeerFinder(settings.trusted_proxies))
-    add_page_routes(app, context)
+    add_page_routes(app)
+    add_docs_routes(app, context)
     if settings.admin_port is None:
         add_health_routes(app, health, metrics)
     return app

@@ -1,13 +1,10 @@
-"""For people: the start page with its assets, and the description of the API."""
+"""For people: the start page with its assets."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from aiohttp import web
-
-from application.base_web_server.openapi import describe_api
-from template.base.template_context import TemplateContext
 
 STATIC = Path(__file__).resolve().parents[1] / "static"
 _CSP = "; ".join(
@@ -25,9 +22,8 @@ _CSP = "; ".join(
 _TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
 
 
-def add_page_routes(app: web.Application, context: TemplateContext) -> None:
+def add_page_routes(app: web.Application) -> None:
     pages = {file.name: file.read_bytes() for file in STATIC.iterdir()}
-    described = describe_api(context.protocols())
 
     def respond(name: str) -> web.Response:
         return web.Response(
@@ -45,9 +41,5 @@ def add_page_routes(app: web.Application, context: TemplateContext) -> None:
             raise web.HTTPNotFound
         return respond(request.match_info["name"])
 
-    async def openapi(request: web.Request) -> web.Response:
-        return web.json_response(described)
-
     app.router.add_get("/", start_page)
     app.router.add_get("/static/{name}", asset)
-    app.router.add_get("/openapi.json", openapi)
