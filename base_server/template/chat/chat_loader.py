@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from enum import Enum
 from typing import Any, Protocol
 
@@ -23,6 +23,7 @@ from template.chat.chat_owner import Owner
 from template.chat.chat_scripts import SCRIPTS, Answer
 from template.chat.chat_settings import ChatSettings
 from template.chat.chat_text import entry, iso, iso_of_ms, ms_of, tail, to_json, tombstone
+from template.chat.chat_turn import Turn, read_turn
 
 Row = dict[str, Any]
 _TOKEN_TTL_MS = 30_000
@@ -53,14 +54,23 @@ class Loaded(Enum):
 
 
 class ChatLoader:
-    """Loads what a script answered COLD for. ``cache`` is the bulk client: fills do not queue before requests."""
+    """Loads what a script answered COLD for. ``cache`` is the bulk client: fills do not queue before requests.
+
+    ``interrupt`` ends a reply that runs elsewhere with what was streamed of it."""
 
     def __init__(
-        self, cache: CacheClient, database: ShardDatabase, lanes: Lanes, settings: ChatSettings, tasks: TaskRegistry
+        self,
+        cache: CacheClient,
+        database: ShardDatabase,
+        lanes: Lanes,
+        interrupt: Callable[[Turn], Awaitable[object]],
+        settings: ChatSettings,
+        tasks: TaskRegistry,
     ) -> None:
         self._cache = cache
         self._database = database
         self._lanes = lanes
+        self._interrupt = interrupt
         self._settings = settings
         self._tasks = tasks
         self._keys = ChatKeys(cache)
@@ -140,6 +150,14 @@ class ChatLoader:
             return 0
         return INT64_MAX if rows[0]["deleted"] else int(rows[0]["last_seq"])
 
+    async def _end_open_reply(self, owner: Owner, room_id: str, turn: str) -> bool:
+        """False: the room is not this owner's. (All of its events are in MySQL.)"""
+        rows = await self._database.call_shard_procedure(owner.shard_id, "fp_chat_room_get", (room_id,))
+        if not rows or int(rows[0]["account_db_key"]) != owner.db_key:
+            return False
+        await self._interrupt(read_turn(turn, owner, room_id))
+        return True
+
     async def _load_account(self, owner: Owner) -> Loaded:
         keys, partition = self._keys, owner.partition
         record = keys.account_record(owner.account_id, partition)
@@ -198,6 +216,8 @@ class ChatLoader:
             first_list,
             second_list,
             self._lanes.held_key(owner.partition, owner.shard_id),
+            self._keys.turns(room_id, owner.partition),
+            self._keys.message_state("", owner.partition),
         ]
         last_seq: int | str = ""
         deadline = time.monotonic() + self._settings.load_timeout_s
@@ -219,6 +239,8 @@ class ChatLoader:
                 raise ServiceUnavailable(
                     "database", "it refused events of this room, and the room is not whole in Redis"
                 )
+            if len(answer) > 1 and not await self._end_open_reply(owner, room_id, answer[1]):
+                return Loaded.UNKNOWN
             self._lanes.flush(owner.partition, owner.shard_id)
             await asyncio.sleep(pause_s)
             pause_s = min(pause_s * 2, 0.25)

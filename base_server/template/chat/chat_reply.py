@@ -7,6 +7,7 @@ nothing. What was streamed is in Redis; a process that dies leaves its turn to t
 from __future__ import annotations
 
 import asyncio
+import secrets
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import suppress
@@ -112,9 +113,7 @@ class ChatReplies:
             if found.phase == "ready" and not self._quiet:
                 self._start(turn, None, (), found.remaining_s)
                 continue
-            text = await self._turns.partial_text(turn)
-            metadata = {"finish_reason": "interrupted"}
-            ended = await self._turns.end(turn, text, metadata, only_if_expired=not all_open)
+            ended = await self._turns.interrupt(turn, only_if_expired=not all_open)
             if ended is not None and ended.ours:
                 Logger.warn("reply interrupted: its process is gone", room_id=turn.room_id, message_id=turn.reply_id)
                 self._wake(ended.ready_token)
@@ -182,10 +181,10 @@ class ChatReplies:
 
     async def _take_turn(self, turn: Turn, deadline: float) -> tuple[str, Sequence[str]]:
         """Wait until the turn is ready; TimeoutError when the reply's deadline comes first."""
-        ready = self._ready[turn.token]
+        ready, claim_id = self._ready[turn.token], secrets.token_hex(8)
         while time.monotonic() < deadline:
             try:
-                if (claim := await self._turns.claim(turn)) is not None:
+                if (claim := await self._turns.claim(turn, claim_id)) is not None:
                     return claim.question, claim.history
             except ServiceUnavailable:
                 Logger.warn("turn not claimed: Redis is away", room_id=turn.room_id)

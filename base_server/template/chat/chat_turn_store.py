@@ -42,7 +42,7 @@ class Ended:
 
 @dataclass(frozen=True)
 class OpenTurn:
-    """A turn that the sweeper found: ``phase`` is ready (nobody called the AI yet), calling or claimed.
+    """A turn that the sweeper found: ``phase`` is ready (nobody called the AI yet), calling, or claimed and by whom.
 
     ``remaining_s``: until its deadline, by Redis' clock; negative when that is over."""
 
@@ -61,8 +61,10 @@ class TurnStore:
         self._keys = ChatKeys(cache)
         self._lease_ms = round(settings.reply_lease_s * 1000)
 
-    async def claim(self, turn: Turn) -> Claim | None:
-        """Take a turn that is ready. None: it still waits. Raises TurnLost when it is not this token's any more."""
+    async def claim(self, turn: Turn, claim_id: str) -> Claim | None:
+        """Take a turn that is ready. None: it still waits. Raises TurnLost when it is not this token's any more.
+
+        ``claim_id`` names the task that asks: only it gets the same answer again, when the first was lost."""
         keys, partition, room_id = self._keys, turn.owner.partition, turn.room_id
         answer = await self._cache.run_script(
             SCRIPTS["claim_turn"],
@@ -72,9 +74,7 @@ class TurnStore:
                 keys.turns(room_id, partition),
                 keys.leases(partition),
             ],
-            [turn.token, room_id, self._lease_ms, self._settings.history_length],
-            # Sent twice, the second answer would be that the turn is calling already.
-            repeatable=False,
+            [turn.token, room_id, self._lease_ms, self._settings.history_length, claim_id],
         )
         if answer[0] == Answer.WAIT:
             return None
@@ -99,10 +99,43 @@ class TurnStore:
         if answer[0] == Answer.LOST:
             raise TurnLost
 
-    async def end(
-        self, turn: Turn, text: str, metadata: Mapping[str, Any], *, only_if_expired: bool = False
-    ) -> Ended | None:
-        """End a reply with its final text; ``metadata["finish_reason"]`` says why. None: its lease still runs."""
+    async def end(self, turn: Turn, text: str, metadata: Mapping[str, Any]) -> Ended:
+        """End a reply that runs here with its final text; ``metadata["finish_reason"]`` says why."""
+        return self._ended(turn, await self._run_end(turn, text, metadata))
+
+    async def interrupt(self, turn: Turn, *, only_if_expired: bool = False) -> Ended | None:
+        """End a reply that runs elsewhere, or nowhere, with what was streamed of it. None: its lease still runs."""
+        key = self._keys.reply_stream(turn.room_id, turn.reply_id, turn.owner.partition)
+        while True:
+            streamed = await self._cache.execute("XRANGE", key, "-", "+")
+            answer = await self._run_end(
+                turn,
+                reply_text(streamed),
+                {"finish_reason": "interrupted"},
+                only_if_expired=only_if_expired,
+                read_up_to=streamed[-1][0] if streamed else "0-0",
+            )
+            if answer[0] == Answer.WAIT:
+                return None
+            if answer[0] != Answer.UNSURE:
+                return self._ended(turn, answer)
+
+    def _ended(self, turn: Turn, answer: Sequence[Any]) -> Ended:
+        if answer[0] == Answer.OK:
+            self._lanes.noticed(turn.owner.partition, turn.owner.shard_id, answer[2])
+            return Ended(answer[1], True, answer[3])
+        return Ended(answer[1], False)
+
+    async def _run_end(
+        self,
+        turn: Turn,
+        text: str,
+        metadata: Mapping[str, Any],
+        *,
+        only_if_expired: bool = False,
+        read_up_to: str = "",
+    ) -> Sequence[Any]:
+        """The answer of ``end_reply``. ``read_up_to``: the last entry of the stream that ``text`` was read from."""
         keys, partition, owner = self._keys, turn.owner.partition, turn.owner
         full = {"ai_persona": turn.persona, **metadata}
         event = payload(
@@ -116,7 +149,7 @@ class TurnStore:
                 "metadata": full,
             },
         )
-        answer = await self._cache.run_script(
+        answer: Sequence[Any] = await self._cache.run_script(
             SCRIPTS["end_reply"],
             [
                 keys.room_record(turn.room_id, partition),
@@ -140,19 +173,24 @@ class TurnStore:
                 self._settings.stream_ttl_s * 1000,
                 "1" if only_if_expired else "0",
                 len(text.encode()),
+                read_up_to,
             ],
         )
-        if answer[0] == Answer.WAIT:
-            return None
-        if answer[0] == Answer.OK:
-            self._lanes.noticed(partition, owner.shard_id, answer[2])
-            return Ended(answer[1], True, answer[3])
-        return Ended(answer[1], False)
+        return answer
 
     async def forget(self, turn: Turn) -> None:
-        """A reply that was deleted is open no more (its deadline would say so later)."""
-        key = self._keys.open_replies(turn.owner.account_id, turn.owner.partition)
-        await self._cache.execute("ZREM", key, turn.reply_id)
+        """A reply that was deleted, or whose room's record was lost, is open no more; its stream, if any, ends."""
+        keys, partition = self._keys, turn.owner.partition
+        await self._cache.execute_many(
+            [
+                ("ZREM", keys.open_replies(turn.owner.account_id, partition), turn.reply_id),
+                (
+                    "PEXPIRE",
+                    keys.reply_stream(turn.room_id, turn.reply_id, partition),
+                    self._settings.stream_ttl_s * 1000,
+                ),
+            ]
+        )
 
     async def entry(self, turn: Turn) -> str:
         """The reply as it stands in the list now; '' when it was deleted.
@@ -167,11 +205,6 @@ class TurnStore:
         if answer[0] == Answer.COLD:
             raise ServiceUnavailable("cache", "the reply has left the room's window, send the same again")
         return str(answer[1]) if answer[0] == Answer.OK else ""
-
-    async def partial_text(self, turn: Turn) -> str:
-        """What the reply's stream of deltas holds."""
-        key = self._keys.reply_stream(turn.room_id, turn.reply_id, turn.owner.partition)
-        return reply_text(await self._cache.execute("XRANGE", key, "-", "+"))
 
     async def expired(self, *, all_open: bool = False) -> list[OpenTurn]:
         """Open turns whose lease has run out by Redis' clock (``all_open``: every one), of all partitions."""

@@ -61,8 +61,9 @@ class ChatWiring:
         writer = BatchWriter(container.queue, container.database, bulk, states, settings)
         consumer = ChatPersistenceConsumer(container.queue, writer, container.scheduler, settings, container.tasks)
         lanes.on_flush(consumer.flush)
-        loader = ChatLoader(bulk, container.database, lanes, settings, container.tasks)
-        replies = ChatReplies(TurnStore(hot, lanes, settings), container.ai, settings, container.tasks)
+        turns = TurnStore(hot, lanes, settings)
+        loader = ChatLoader(bulk, container.database, lanes, turns.interrupt, settings, container.tasks)
+        replies = ChatReplies(turns, container.ai, settings, container.tasks)
         parts = ChatParts(
             rooms=RoomStore(hot, container.database, loader, lanes, settings),
             messages=MessageStore(hot, container.database, loader, lanes, settings),

@@ -135,7 +135,7 @@ async def test_a_room_with_an_open_turn_does_not_expire(chat: ChatWorld) -> None
     store = TurnStore(chat.redis, parts.messages._lanes, chat.template._wiring.settings)
     await store.append(accepted.turn, "some ", 5)
     # A sweeper that found it before the lease was renewed.
-    assert await store.end(accepted.turn, "", {"finish_reason": "interrupted"}, only_if_expired=True) is None
+    assert await store.interrupt(accepted.turn, only_if_expired=True) is None
     await chat.persist()
     keys, reply_id = chat.keys, accepted.turn.reply_id
     pinned = [keys.room_record(room.room_id), keys.messages(room.room_id), keys.room(room.room_id)]
@@ -163,11 +163,11 @@ async def test_a_question_that_waits_is_not_trimmed_however_small_the_window_is(
         # Whoever is to run the next turn may come to it late: its process is gone, or another one's.
         await chat.persist()
         if n > 0:
-            claim = await store.claim(turn)
+            claim = await store.claim(turn, "the test")
             assert claim is not None
             assert claim.question == f"q{n}"
             with pytest.raises(TurnLost):  # another process that found it ready too
-                await store.claim(turn)
+                await store.claim(turn, "another")
             late = await store.end(turns[n - 1], "late", {"finish_reason": "stop"})
             assert late is not None
             assert not late.ours

@@ -1,19 +1,45 @@
 -- purpose: Start loading a room or an account's list from MySQL: only when nothing of it is still on its way there.
 --   The token is deleted by any write, and a fill without it is refused. Loaders of several processes share it.
 --   A room with dead letters is nowhere but here: its record is taken over into this run, if MySQL is not ahead of it.
--- KEYS: 1 record; 2 epoch; 3 persistence lane; 4 mark of the lane's backlog; 5 load token; 6 list (messages, or the rooms set); 7 room card, or the account's order; 8 rooms with dead letters
+--   A reply does not outlive the record of its room: whoever loads the room first ends it, with what was streamed.
+-- KEYS: 1 record; 2 epoch; 3 persistence lane; 4 mark of the lane's backlog; 5 load token; 6 list (messages, or the rooms set); 7 room card, or the account's order; 8 rooms with dead letters; 9 turns; 10 prefix of message states
 -- ARGV: 1 'room'|'account'; 2 token; 3 token TTL in ms; 4 room_id, '' for an account; 5 the room's last seq in MySQL, '' when not known yet
--- returns: {0, epoch, token} go on with this token | {11} loaded meanwhile, or deleted | {8} events of an older record or an older Redis run are not in MySQL yet, or its reply still runs | {5} say the room's last seq in MySQL | {6, 'dead'} a room with dead letters is not whole here
+-- returns: {0, epoch, token} go on with this token | {11} loaded meanwhile, or deleted | {8} events of an older record or an older Redis run are not in MySQL yet | {8, turn} they are, but a reply of the room is open: end it first | {5} say the room's last seq in MySQL | {6, 'dead'} a room with dead letters is not whole here
 -- Entries that somebody else's handler pushed go at once when the lane is empty, else when their event was read or
 -- this time is over (the database may be away): the room stays usable, a later event still gets its place.
 local FOREIGN_WAIT_MS = 1000
-local v = redis.call('HMGET', KEYS[1], 'epoch', 'gone', 'dirty', 'turn_token', 'len')
+local v = redis.call('HMGET', KEYS[1], 'epoch', 'gone', 'dirty', 'turn', 'len')
 local epoch = redis.call('GET', KEYS[2])
 if not epoch then
   -- Somebody flushed Redis while it ran: a run of its own, that no record of before belongs to.
   epoch = int(now_ms())
   redis.call('SET', KEYS[2], epoch)
 end
+
+-- The card from the room's record, with the TTL that the record has.
+local function write_card()
+  local r = redis.call('HMGET', KEYS[1], 'title', 'persona', 'created', 'last_ms', 'count')
+  redis.call('SET', KEYS[7], card(ARGV[4], r[1], r[2], r[3], tonumber(r[4]), tonumber(r[5])))
+  local ttl = redis.call('PTTL', KEYS[1])
+  if ttl > 0 then redis.call('PEXPIRE', KEYS[7], ttl) end
+end
+
+-- The first reply that nobody ended. The turn of one that is only in the list was lost: it is made here again.
+local function open_turn()
+  for _, item in ipairs(redis.call('LRANGE', KEYS[6], 0, -1)) do
+    local seq, question_id, persona = string.match(item,
+      '"seq":(%d+),.-"parent_message_id":"([^"]+)","is_streaming":true,"metadata":{"ai_persona":(.+)}}$')
+    local reply_id = entry_id(item)
+    if seq and get_state(KEYS[10] .. reply_id) == 'COMPOSING' then
+      for _, turn in ipairs(redis.call('LRANGE', KEYS[9], 0, -1)) do
+        if string.match(turn, '^[^|]+|([^|]+)') == reply_id then return turn end
+      end
+      redis.call('RPUSH', KEYS[9], table.concat({ reply_id, reply_id, seq, question_id, '0', persona }, '|'))
+    end
+  end
+  return redis.call('LINDEX', KEYS[9], 0)
+end
+
 if v[2] then return { REPEAT } end
 if v[1] == epoch then
   local len = tonumber(v[5])
@@ -24,7 +50,8 @@ if v[1] == epoch then
     drop_foreign(KEYS[6])
     redis.call('HDEL', KEYS[1], 'foreign_at')
   end
-  if ARGV[1] == 'room' and len == redis.call('LLEN', KEYS[6]) and redis.call('EXISTS', KEYS[7]) == 1 then
+  if ARGV[1] == 'room' and len == redis.call('LLEN', KEYS[6]) then
+    if redis.call('EXISTS', KEYS[7]) == 0 then write_card() end
     return { REPEAT }
   end
   if ARGV[1] == 'account' and len == redis.call('SCARD', KEYS[6]) and len == redis.call('ZCARD', KEYS[7]) then
@@ -32,17 +59,16 @@ if v[1] == epoch then
   end
 end
 if ARGV[4] ~= '' and redis.call('HEXISTS', KEYS[8], ARGV[4]) == 1 then
-  local r = redis.call('HMGET', KEYS[1], 'next_seq', 'title', 'persona', 'created', 'last_ms', 'count')
-  if r[1] and ARGV[5] == '' then return { UNSURE } end
-  if r[1] and tonumber(ARGV[5]) < tonumber(r[1]) then
+  local next_seq = redis.call('HGET', KEYS[1], 'next_seq')
+  if next_seq and ARGV[5] == '' then return { UNSURE } end
+  if next_seq and tonumber(ARGV[5]) < tonumber(next_seq) then
     if tonumber(v[5]) ~= redis.call('LLEN', KEYS[6]) then return { FULL, 'dead' } end
-    redis.call('SET', KEYS[7], card(ARGV[4], r[2], r[3], r[4], tonumber(r[5]), tonumber(r[6])))
+    write_card()
     redis.call('HSET', KEYS[1], 'epoch', epoch)
     pin(KEYS[1], KEYS[6])
     return { REPEAT }
   end
 end
-if v[4] then return { WAIT } end
 local first = redis.call('XRANGE', KEYS[3], '-', '+', 'COUNT', 1)[1]
 if first and not v[1] and not v[3] and (redis.call('PTTL', KEYS[6]) == -1 or redis.call('PTTL', KEYS[7]) == -1) then
   -- A pinned list without its record: the record was lost. Which events are its own nobody knows any more: wait for all.
@@ -57,6 +83,8 @@ if mark[1] ~= epoch then
   redis.call('HSET', KEYS[4], 'epoch', epoch, 'id', mark[2])
 end
 if first and id_at_most(first[1], mark[2]) then return { WAIT } end
+local turn = ARGV[1] == 'room' and (v[4] or open_turn())
+if turn then return { WAIT, turn } end
 redis.call('DEL', KEYS[1], KEYS[6])
 if ARGV[1] == 'account' then redis.call('DEL', KEYS[7]) end
 local token = get_text(KEYS[5]) or ARGV[2]

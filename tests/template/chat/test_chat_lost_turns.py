@@ -1,0 +1,152 @@
+"""Replies whose room has to be read from the database: they end with what was streamed, and nobody waits for them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from service.db.db_settings import DatabaseSettings
+from template.base.client_session import ClientSession
+from template.chat.common.chat_serialize import ChatMessageSendResponse
+from tests.backends_mariadb import DatabaseBackend
+from tests.backends_redis import RedisServer
+from tests.chat_world import ChatWorld, running_world
+from tests.openai_stub import OpenAIStub, Reply
+from tests.template.chat.test_chat_settling import keys_for_good
+from tests.waiting import until
+
+# Nobody in these tests waits so long for a load or for the reply; its process lives, so its lease does not run out.
+NEVER = {"load_timeout_s": 100, "reply_deadline_s": 100, "reply_lease_s": 1.5}
+SOON_S = 8.0
+
+
+async def half_said(chat: ChatWorld, user: ClientSession, room_id: str) -> list[asyncio.Task[ChatMessageSendResponse]]:
+    """A reply that has said "half " and hangs, and a question that waits behind it; both asked and not answered."""
+    chat.provider.script(Reply(tokens=["half "], hang=True))
+    sends = []
+    for n in range(2):
+        sends.append(asyncio.create_task(chat.try_send(user, room_id, f"q{n}")))
+
+        async def listed(n: int = n) -> bool:
+            messages = (await chat.messages(user, room_id)).messages
+            return len(messages) == 2 * n + 4 and messages[3].content == "half "
+
+        await until(listed)
+    return sends
+
+
+async def interrupted(chat: ChatWorld, user: ClientSession, room_id: str, *, send_first: bool = False) -> None:
+    """The room is served at once; its replies have ended, and it goes on."""
+    async with asyncio.timeout(SOON_S):
+        if send_first:
+            await chat.send(user, room_id, "next")
+        messages = (await chat.messages(user, room_id)).messages
+        assert [message.content for message in messages][:6] == ["first", "said", "q0", "half ", "q1", ""]
+        assert [message.seq for message in messages][:6] == [1, 2, 3, 4, 5, 6]
+        assert not any(message.is_streaming for message in messages)
+        assert [messages[n].metadata["finish_reason"] for n in (3, 5)] == ["interrupted"] * 2
+        if not send_first:
+            await chat.send(user, room_id, "next")
+    assert (await chat.rooms(user)).rooms[0].message_count == 8
+
+
+async def all_written(chat: ChatWorld, user: ClientSession, room_id: str) -> None:
+    await chat.persist()
+    rows = await chat.rows(user, "fp_chat_window_get", room_id, 100)
+    assert [row["seq"] for row in rows] == [1, 2, 3, 4, 5, 6, 7, 8]
+    assert [row["content"] for row in rows][3:] == ["half ", "q1", "", "next", "stub: next"]
+    assert await keys_for_good(chat) == []
+
+
+async def ended(sends: list[asyncio.Task[ChatMessageSendResponse]]) -> None:
+    """Whoever asked has the interrupted reply, or is told to ask again."""
+    async with asyncio.timeout(SOON_S):
+        for response in await asyncio.gather(*sends):
+            if response.errorCode == 0:
+                assert response.message is not None
+                assert response.message.metadata["finish_reason"] == "interrupted"
+            else:
+                assert response.errorCode == 5003
+
+
+@pytest.fixture
+async def crashable(
+    private_server: RedisServer, tmp_path: Path, app_id: str, provider: OpenAIStub
+) -> AsyncIterator[ChatWorld]:
+    database = DatabaseBackend("sqlite", DatabaseSettings(), tmp_path, None)
+    async with running_world(private_server.settings(), database, app_id, provider, **NEVER) as world:
+        yield world
+
+
+@pytest.mark.parametrize("written", [False, True], ids=["nothing written", "question written"])
+async def test_a_room_is_served_at_once_when_redis_restarted_while_its_reply_ran(
+    crashable: ChatWorld, private_server: RedisServer, written: bool
+) -> None:
+    chat, user = crashable, await crashable.user()
+    room = await chat.room(user)
+    chat.provider.script(Reply(tokens=["said"]))
+    await chat.send(user, room.room_id, "first")
+    sends = await half_said(chat, user, room.room_id)
+    if written:
+        await chat.persist()
+    await asyncio.to_thread(private_server.kill)
+    await asyncio.to_thread(private_server.start)
+    await interrupted(chat, user, room.room_id)
+    await ended(sends)
+    await all_written(chat, user, room.room_id)
+
+
+DAMAGES = {
+    "new run": [],
+    "record gone": ["room_record"],
+    "list gone": ["messages"],
+    "record of another type": ["room_record!"],
+    "list of another type": ["messages!"],
+    "waiting turns of another type": ["turns!"],
+}
+
+
+@pytest.mark.chat_settings(**NEVER)
+@pytest.mark.parametrize("damage", DAMAGES)
+async def test_replies_end_when_what_redis_knew_of_their_room_is_lost(chat: ChatWorld, damage: str) -> None:
+    user = await chat.user()
+    room = await chat.room(user)
+    chat.provider.script(Reply(tokens=["said"]))
+    await chat.send(user, room.room_id, "first")
+    sends = await half_said(chat, user, room.room_id)
+    for name in DAMAGES[damage]:
+        key = getattr(chat.keys, name.rstrip("!"))(room.room_id)
+        await chat.redis.execute("DEL", key)
+        if name.endswith("!"):
+            await chat.redis.execute("ZADD", key, 1, "x")
+    if damage == "new run":
+        await chat.redis.execute("INCR", chat.keys.epoch(chat.keys.account_partition(user.session.account_id)))
+    # Who reads does not look at who waits.
+    await interrupted(chat, user, room.room_id, send_first=damage == "waiting turns of another type")
+    await ended(sends)
+    await all_written(chat, user, room.room_id)
+
+
+@pytest.mark.chat_settings(**NEVER)
+async def test_somebody_elses_request_does_not_end_a_reply(chat: ChatWorld) -> None:
+    user = await chat.user()
+    room = await chat.room(user)
+    chat.provider.script(Reply(tokens=["said"]))
+    await chat.send(user, room.room_id, "first")
+    await chat.persist()
+    sends = await half_said(chat, user, room.room_id)
+    stranger = await chat.user()
+    while chat.keys.account_partition(stranger.session.account_id) != chat.keys.account_partition(
+        user.session.account_id
+    ):
+        stranger = await chat.user()
+    await chat.redis.execute("DEL", chat.keys.room_record(room.room_id))
+    async with asyncio.timeout(SOON_S):
+        assert (await chat.try_messages(stranger, room.room_id)).errorCode == 1004
+    waiting = await chat.redis.execute("LRANGE", chat.keys.messages(room.room_id), 2, -1)
+    assert [text.count('"is_streaming":true') for text in waiting] == [0, 1, 0, 1]
+    await interrupted(chat, user, room.room_id)
+    await ended(sends)
