@@ -84,6 +84,13 @@ class CacheClient:
         self._evaluated.add(script.sha1)
         return answer
 
+    async def publish(self, channel: str, text: str, partition: int | None = None) -> None:
+        """Signal ``text`` on the logical ``channel`` to all processes that :meth:`CacheService.subscribe` to it now.
+
+        A script does the same with PUBLISH and the channel's full name (:meth:`key`) among its KEYS.
+        """
+        await self._run([("PUBLISH", self.key(channel, partition), text)], Effect.REPEATABLE)
+
     # The documented calls, on logical keys.
 
     async def get_string(self, key: str) -> str | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from service.cache.cache_client import CacheClient
 from service.cache.cache_settings import CacheSettings
@@ -14,6 +14,7 @@ from service.cache.keyspace import Keyspace
 from service.cache.partition import Partitions
 from service.cache.run_epoch import RunEpoch
 from service.cache.server_facts import judge, judge_durability, read_facts
+from service.cache.signals import Handler, Signals
 from service.core.durability import Durability
 from service.core.errors import ServiceError, ServiceNotRunning, StartError
 from service.core.facade import Facade, facade
@@ -21,6 +22,8 @@ from service.core.tasks import TaskRegistry
 
 if TYPE_CHECKING:
     from service.cache.embedded import EmbeddedServer
+
+T = TypeVar("T")
 
 _RESTART_PATIENCE_S = 2.0
 """An embedded server that died is back in about 0.1 s."""
@@ -43,6 +46,7 @@ class CacheService(Facade):
         self._embedded: EmbeddedServer | None = None
         self._client: CacheClient | None = None
         self._bulk_client: CacheClient | None = None
+        self._signals: Signals | None = None
         self._pools: list[Pool] = []
         self._facts: dict[str, str] = {}
 
@@ -62,7 +66,7 @@ class CacheService(Facade):
         """Let calls that were begun end (not those that wait in the server), close the connections, stop the
         embedded server. May be called twice.
         """
-        self._client = self._bulk_client = None
+        self._client = self._bulk_client = self._signals = None
         await self._waits.drain(0)
         await self._tasks.drain(self._settings.timeout_s)
         for pool in self._pools:
@@ -81,6 +85,14 @@ class CacheService(Facade):
     def get_bulk_client(self) -> CacheClient:
         """Connections of its own for fills, settles, large ranges and blocking reads."""
         return self._running(self._bulk_client)
+
+    async def subscribe(self, pattern: str, handler: Handler) -> bool:
+        """Call ``handler(channel, text)`` for every :meth:`CacheClient.publish` on a logical channel that matches
+        the glob ``pattern`` (``stop:*``), until the service stops; see :mod:`service.cache.signals`.
+
+        True: signals from now on are heard. False: the server is away, they are once it is back.
+        """
+        return await self._running(self._signals).subscribe(pattern, handler, self._settings.timeout_s)
 
     def server_facts(self) -> dict[str, str]:
         """version, appendonly, appendfsync, maxmemory_policy, replicas as read last; run_id of the last connection."""
@@ -117,6 +129,11 @@ class CacheService(Facade):
         self._bulk_client = self._make_client(
             settings, fake_server, max_connections=settings.max_bulk_connections, timeout_s=settings.bulk_timeout_s
         )
+        self._signals = Signals(
+            lambda: self._make_pool(settings, fake_server, max_connections=1, timeout_s=settings.timeout_s),
+            self._keyspace,
+            self._waits,
+        )
         try:
             if fake_server is not None:
                 await self._prepare_fake(self._client)
@@ -133,16 +150,16 @@ class CacheService(Facade):
     def _make_client(
         self, settings: CacheSettings, fake_server: Any, *, max_connections: int, timeout_s: float
     ) -> CacheClient:
-        if fake_server is not None:
-            pool = make_fake_pool(fake_server, max_connections=max_connections, timeout_s=timeout_s)
-        else:
-            adopt: OnConnect = self._epoch.on_connect
-            patience_s = _RESTART_PATIENCE_S if self._embedded else 0.0
-            pool = make_pool(
-                settings, adopt, max_connections=max_connections, timeout_s=timeout_s, patience_s=patience_s
-            )
+        pool = self._make_pool(settings, fake_server, max_connections=max_connections, timeout_s=timeout_s)
         self._pools.append(pool)
         return CacheClient(Exchange(pool, self._tasks, self._waits, timeout_s), self._keyspace)
+
+    def _make_pool(self, settings: CacheSettings, fake_server: Any, *, max_connections: int, timeout_s: float) -> Pool:
+        if fake_server is not None:
+            return make_fake_pool(fake_server, max_connections=max_connections, timeout_s=timeout_s)
+        adopt: OnConnect = self._epoch.on_connect
+        patience_s = _RESTART_PATIENCE_S if self._embedded else 0.0
+        return make_pool(settings, adopt, max_connections=max_connections, timeout_s=timeout_s, patience_s=patience_s)
 
     async def _prepare_fake(self, client: CacheClient) -> None:
         """fakeredis has no INFO and only one run."""
@@ -162,7 +179,7 @@ class CacheService(Facade):
             )
 
     @staticmethod
-    def _running(client: CacheClient | None) -> CacheClient:
-        if client is None:
+    def _running(part: T | None) -> T:
+        if part is None:
             raise ServiceNotRunning("CacheService is not started, or was stopped.")
-        return client
+        return part

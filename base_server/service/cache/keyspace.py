@@ -26,3 +26,11 @@ class Keyspace:
         if partition is None:
             partition = self.partitions.of_key(logical)
         return f"{self.prefix}{{{self.partitions.tag(partition)}}}:{logical}"
+
+    def pattern(self, logical: str) -> str:
+        """What the full names of ``logical`` (a glob, ``kind:*``) match in all partitions."""
+        return f"{self.prefix}{{*}}:{logical}"
+
+    def logical(self, name: str) -> str:
+        """The logical part of a full name."""
+        return name.partition("}:")[2]

@@ -1,0 +1,121 @@
+"""Signals between processes: heard by all who listen, in every partition, again after a lost connection."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from service.cache.cache_service import CacheService
+from service.cache.script import Script
+from service.core.errors import ServiceNotRunning
+from tests.backends_redis import CacheBackend, RedisServer, make_cache, running_cache
+from tests.waiting import until
+
+
+async def test_a_signal_reaches_every_handler_whose_pattern_matches(cache: CacheService) -> None:
+    heard: list[tuple[str, ...]] = []
+    assert await cache.subscribe("stop:*", lambda channel, text: heard.append(("all", channel, text)))
+    assert await cache.subscribe("stop:*", lambda channel, text: heard.append(("again", channel, text)))
+    assert await cache.subscribe("stop:b", lambda channel, text: heard.append(("b", channel, text)))
+    redis = cache.get_client()
+    await redis.publish("stop:a", "값 1")
+    await redis.publish("other:a", "for nobody")
+    await redis.publish("stop:b", "2", partition=3)
+    await until(lambda: len(heard) >= 5)
+    assert sorted(heard) == [
+        ("again", "stop:a", "값 1"),
+        ("again", "stop:b", "2"),
+        ("all", "stop:a", "값 1"),
+        ("all", "stop:b", "2"),
+        ("b", "stop:b", "2"),
+    ]
+
+
+async def test_a_script_can_signal_in_its_own_step(cache: CacheService) -> None:
+    heard: list[str] = []
+    await cache.subscribe("stop:*", lambda channel, text: heard.append(text))
+    redis = cache.get_client()
+    await redis.run_script(Script("signal", "redis.call('PUBLISH', KEYS[1], ARGV[1])"), [redis.key("stop:a")], ["now"])
+    await until(lambda: heard == ["now"])
+
+
+async def test_another_process_hears_it_and_another_application_does_not(
+    real_cache: CacheService, real_cache_backend: CacheBackend, app_id: str
+) -> None:
+    heard: list[str] = []
+    async with (
+        running_cache(real_cache_backend.settings, app_id) as process,
+        running_cache(real_cache_backend.settings, f"{app_id}-other") as stranger,
+    ):
+        for service in (process, stranger):
+            await service.subscribe("stop:*", lambda channel, text, service=service: heard.append((service, text)))
+        await stranger.get_client().publish("stop:a", "of the stranger")
+        await real_cache.get_client().publish("stop:a", "ours")
+        await until(lambda: len(heard) == 2)
+        assert sorted(heard, key=lambda entry: entry[1]) == [(stranger, "of the stranger"), (process, "ours")]
+
+
+async def test_a_failing_handler_stops_no_other(cache: CacheService) -> None:
+    heard: list[str] = []
+    await cache.subscribe("stop:*", lambda channel, text: 1 / 0)
+    await cache.subscribe("stop:*", lambda channel, text: heard.append(text))
+    for text in ("1", "2"):
+        await cache.get_client().publish("stop:a", text)
+    await until(lambda: heard == ["1", "2"])
+
+
+async def test_after_a_restart_of_the_server_signals_are_heard_again(private_server: RedisServer, app_id: str) -> None:
+    heard: list[str] = []
+    async with running_cache(private_server.settings(timeout_s=0.2), app_id) as service:
+        await service.subscribe("stop:*", lambda channel, text: heard.append(text))
+        private_server.kill()
+        assert await service.subscribe("late:*", lambda channel, text: heard.append(text)) is False
+        await asyncio.to_thread(private_server.start)
+
+        async def both_arrive() -> bool:
+            await service.get_client().publish("stop:a", "stop")
+            await service.get_client().publish("late:a", "late")
+            return {"stop", "late"} <= set(heard)
+
+        await until(both_arrive)
+
+
+async def test_a_connection_that_gives_no_sign_of_life_is_replaced(
+    real_cache: CacheService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.cache.signals._QUIET_S", 0.2)
+    heard: list[str] = []
+    await real_cache.subscribe("stop:*", lambda channel, text: heard.append(text))
+    first, pings = real_cache._signals._pubsub, 0
+    ping = first.ping
+
+    async def counted() -> None:
+        nonlocal pings
+        pings += 1
+        await ping()
+
+    monkeypatch.setattr(first, "ping", counted)
+    await until(lambda: pings == 2, what="one that answered is asked again")
+
+    async def unanswered() -> None:
+        return None
+
+    monkeypatch.setattr(first, "ping", unanswered)
+    await until(lambda: real_cache._signals._pubsub not in (None, first))
+
+    async def arrives() -> bool:
+        await real_cache.get_client().publish("stop:a", "again")
+        return "again" in heard
+
+    await until(arrives)
+
+
+async def test_a_stopped_service_listens_no_more(cache_backend: CacheBackend, app_id: str) -> None:
+    service = make_cache(cache_backend.settings, app_id)
+    await service.start()
+    await service.subscribe("stop:*", lambda channel, text: None)
+    await service.stop()
+    assert not len(service._waits)
+    with pytest.raises(ServiceNotRunning):
+        await service.subscribe("stop:*", lambda channel, text: None)
