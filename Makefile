@@ -45,10 +45,12 @@ check: lint typecheck test ## all that CI runs; the documents are checked by tes
 docs: $(INSTALLED) ## rewrite the tables in the documents that are printed from code
 	$(BIN)/python docs/generate.py
 
-lock: $(INSTALLED) ## compile requirements.lock again from pyproject.toml (needs uv)
+lock: $(INSTALLED) ## compile requirements.lock and requirements-server.lock again from pyproject.toml (needs uv)
 	@command -v uv >/dev/null || { echo "uv is not on PATH: pip install uv" >&2; exit 1; }
 	UV_PYTHON_DOWNLOADS=never uv pip compile pyproject.toml --universal --generate-hashes --no-header --group dev \
 	  --python $(BIN)/python -o requirements.lock
+	UV_PYTHON_DOWNLOADS=never uv pip compile pyproject.toml --universal --generate-hashes --no-header \
+	  --constraints requirements.lock --python $(BIN)/python -o requirements-server.lock
 
 # The stamp is written last: an interrupted install is done again, a finished one costs nothing. It holds this folder's
 # path, for a virtual environment does not survive a move.

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
-from importlib.metadata import version
 from platform import python_version
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, PlatformCollector, ProcessCollector
 from prometheus_client.exposition import generate_latest
 
+from application import __version__
 from service.core import instruments
 from service.core.errors import ServiceError
 from service.core.instruments import SECONDS, Instrument, Sink
@@ -82,7 +82,7 @@ def _process_registry() -> CollectorRegistry:
         registry=registry,
         multiprocess_mode="max",
     )
-    info.labels(version("chat-template-server"), python_version()).set(1)
+    info.labels(__version__, python_version()).set(1)
     return registry
 
 

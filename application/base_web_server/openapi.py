@@ -9,6 +9,7 @@ from typing import Any, Literal
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
+from application import __version__
 from template.base.errors import ErrorCode
 from template.base.protocol import Access, Protocol
 from template.base.wire import Response
@@ -28,7 +29,7 @@ def describe_api(protocols: Sequence[Protocol]) -> dict[str, Any]:
         "openapi": "3.1.0",
         "info": {
             "title": "Chat template server",
-            "version": "0.1.0",
+            "version": __version__,
             "description": "Requests are POSTs of a JSON envelope; every answer carries `errorCode`, 0 for success.",
         },
         "paths": {

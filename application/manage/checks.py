@@ -1,95 +1,22 @@
-"""What ``doctor`` looks at. Each check changes nothing that a start of the server would not change."""
+"""What ``doctor`` looks at in Redis and the databases. Nothing is changed that a start would not change."""
 
 from __future__ import annotations
 
-import asyncio
-import errno
-import os
-import socket
-import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
-from enum import Enum, auto
-from http.client import HTTPConnection, HTTPException
 
 from application.base_web_server.config import ServerSettings
+from application.manage.finding import Finding, Level
 from application.manage.operating import Operating, operating
 from service.cache.cache_client import CacheClient
 from service.core.errors import ServiceError, StartError
 from service.db.databases import DatabaseReport, Databases, report_all
 from service.db.durability import judge
-from service.net.net_settings import NetSettings
 from service.service_container import SCRIPTS_FOLDER
 
 _CLOCK_NOTE_S, _CLOCK_BAD_S = 1.0, 30.0
 _OLDEST_REDIS = (6, 2)
 _OLDEST_MYSQL = {"MySQL": (8, 0), "MariaDB": (10, 11)}
-
-
-class Level(Enum):
-    GOOD = auto()
-    DOUBTFUL = auto()
-    BAD = auto()
-
-
-@dataclass(frozen=True)
-class Finding:
-    """``mend`` is empty when there is nothing to do."""
-
-    what: str
-    level: Level
-    text: str
-    mend: str = ""
-
-
-async def check_ports(net: NetSettings) -> list[Finding]:
-    """Free, or in use by this server."""
-    ports = {"netConfig.port": net.port} | ({} if net.admin_port is None else {"netConfig.admin_port": net.admin_port})
-    livez_port = net.port if net.admin_port is None else net.admin_port
-    alive = await asyncio.to_thread(_is_alive, net.host, livez_port)
-    return [_port(key, net.host, port, alive) for key, port in ports.items()]
-
-
-def _port(key: str, host: str, port: int, alive: bool) -> Finding:
-    if port == 0:
-        return Finding(key, Level.GOOD, "0: any free port")
-    try:
-        with socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET):
-            return Finding(key, Level.GOOD, f"{host}:{port} is free")
-    except OSError as error:
-        if error.errno == errno.EADDRINUSE and alive:
-            return Finding(key, Level.GOOD, f"a server is alive on {host}:{port}")
-        variable = f"BASE_SERVER__NETCONFIG__{key.partition('.')[2].upper()}"
-        mend = f"end the program that has it, or set {key} ({variable})"
-        return Finding(key, Level.BAD, f"{host}:{port} cannot be used ({os.strerror(error.errno or 0)})", mend)
-
-
-def _is_alive(host: str, port: int) -> bool:
-    connection = HTTPConnection(host, port, timeout=2)
-    try:
-        connection.request("GET", "/livez")
-        return b'"alive"' in connection.getresponse().read(200)
-    except (OSError, HTTPException):
-        return False
-    finally:
-        connection.close()
-
-
-def check_folder(settings: ServerSettings) -> list[Finding]:
-    """Can the embedded servers keep their files?"""
-    if settings.cacheConfig.type != "embedded" and settings.databaseConfig.type != "sqlite":
-        return []
-    folder = settings.templateConfig.data_dir.absolute()
-    there = folder if folder.exists() else next(parent for parent in folder.parents if parent.exists())
-    try:
-        with tempfile.TemporaryFile(dir=there):
-            pass
-    except OSError as error:
-        mend = "set templateConfig.data_dir (BASE_SERVER__TEMPLATECONFIG__DATA_DIR) to a folder that can be written"
-        return [Finding("data_dir", Level.BAD, f"{there} cannot be written ({error.strerror})", mend)]
-    made = "" if there == folder else "; it will be made at the first start"
-    return [Finding("data_dir", Level.GOOD, f"{folder} can be written{made}")]
 
 
 async def check_database(settings: ServerSettings) -> list[Finding]:

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import json
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 from application.base_web_server.config import ServerSettings
-from application.manage.checks import Finding, Level, check_database, check_folder, check_ports, check_redis
+from application.manage.checks import check_database, check_redis
+from application.manage.finding import Finding, Level
+from application.manage.machine_checks import check_descriptors, check_folder, check_ports
+from application.manage.settings_checks import check_ai, check_settings
 
 _MARKS = {Level.GOOD: "ok  ", Level.DOUBTFUL: "note", Level.BAD: "BAD "}
 
@@ -16,25 +21,43 @@ _MARKS = {Level.GOOD: "ok  ", Level.DOUBTFUL: "note", Level.BAD: "BAD "}
 def add_to(groups: Any) -> None:
     """Add the command ``doctor`` to argparse's ``groups``."""
     doctor = groups.add_parser(
-        "doctor", help="ports, folder, Redis, databases, clocks, queues: what is wrong and what mends it"
+        "doctor",
+        help="configuration, keys, ports, disk, Redis, databases, clocks, queues: what is wrong and what mends it",
     )
+    doctor.add_argument("--json", action="store_true", help="the findings for programs")
     doctor.set_defaults(run=_doctor)
 
 
-def _doctor(settings: ServerSettings, _: argparse.Namespace) -> int:
+def _doctor(settings: ServerSettings, options: argparse.Namespace) -> int:
     findings = asyncio.run(_examine(settings))
-    for finding in findings:
-        sys.stdout.write(f"{_MARKS[finding.level]} {finding.what}: {finding.text}\n")
-        if finding.mend:
-            sys.stdout.write(f"     mend: {finding.mend}\n")
     bad = sum(finding.level is Level.BAD for finding in findings)
-    sys.stdout.write(f"{bad} bad findings.\n" if bad else "Nothing bad was found.\n")
+    sys.stdout.write(_as_json(findings, bad) if options.json else _as_text(findings, bad))
     return 1 if bad else 0
 
 
 async def _examine(settings: ServerSettings) -> list[Finding]:
-    findings = [*await check_ports(settings.netConfig), *check_folder(settings)]
+    findings = [*check_settings(settings), *await check_ai(settings)]
+    findings += [*await check_ports(settings.netConfig), *check_folder(settings), *check_descriptors()]
     # The databases before Redis: an embedded Redis is started only for as long as it is looked at.
     findings += await check_database(settings)
     findings += await check_redis(settings)
     return findings
+
+
+def _as_text(findings: Sequence[Finding], bad: int) -> str:
+    lines = []
+    for finding in findings:
+        lines.append(f"{_MARKS[finding.level]} {finding.what}: {finding.text}\n")
+        if finding.mend:
+            lines.append(f"     mend: {finding.mend}\n")
+    lines.append(f"{bad} bad findings.\n" if bad else "Nothing bad was found.\n")
+    return "".join(lines)
+
+
+def _as_json(findings: Sequence[Finding], bad: int) -> str:
+    """``{"bad": 0, "findings": [{"what", "level": "good" | "doubtful" | "bad", "text", "mend"}]}``."""
+    told = [
+        {"what": finding.what, "level": finding.level.name.lower(), "text": finding.text, "mend": finding.mend}
+        for finding in findings
+    ]
+    return json.dumps({"bad": bad, "findings": told}, indent=2, ensure_ascii=False) + "\n"

@@ -83,6 +83,8 @@ def test_the_doctor_knows_the_databases(
     monkeypatch.setenv("BASE_SERVER__CACHECONFIG__TYPE", "redis")
     monkeypatch.setenv("BASE_SERVER__CACHECONFIG__PORT", "1")
     monkeypatch.setenv("BASE_SERVER__NETCONFIG__PORT", "0")
+    monkeypatch.setenv("BASE_SERVER__LLMCONFIG__DEMO_WITHOUT_KEY", "true")
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     is_server = json.loads(config.read_text())["databaseConfig"]["type"] == "mysql"
     assert run(config, "doctor") == 1
     before = capsys.readouterr().out

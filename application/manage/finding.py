@@ -1,0 +1,22 @@
+"""What a check of ``doctor`` has found."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum, auto
+
+
+class Level(Enum):
+    GOOD = auto()
+    DOUBTFUL = auto()
+    BAD = auto()
+
+
+@dataclass(frozen=True)
+class Finding:
+    """``mend`` is empty when there is nothing to do."""
+
+    what: str
+    level: Level
+    text: str
+    mend: str = ""

@@ -1,0 +1,59 @@
+"""What ``doctor`` looks at in the configuration: what is seldom meant, and the keys of the AI providers."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from contextlib import suppress
+from urllib.parse import urlsplit
+
+from application.base_web_server.config import ServerSettings
+from application.base_web_server.config_warnings import find_warnings
+from application.manage.finding import Finding, Level
+from service.core.errors import StartError
+from service.llm.personas import Personas
+
+_CONNECT_S = 3.0
+
+
+def check_settings(settings: ServerSettings) -> list[Finding]:
+    """The warnings of ``config check``."""
+    warnings = find_warnings(settings)
+    if not warnings:
+        return [Finding("configuration", Level.GOOD, "nothing in it is doubtful")]
+    return [Finding("configuration", Level.DOUBTFUL, warning, "as it says") for warning in warnings]
+
+
+async def check_ai(settings: ServerSettings) -> list[Finding]:
+    """Does every persona have a provider with a key, and can the providers be reached? No reply is asked for."""
+    try:
+        personas = Personas(settings.llmConfig, settings.templateConfig.env, os.environ)
+    except StartError as error:
+        what, _, mend = str(error).partition(": ")
+        return [Finding("ai keys", Level.BAD, what, mend)]
+    findings = []
+    if names := personas.without_key():
+        mend = "set OPENAI_API_KEY, or BASE_SERVER__LLMCONFIG__PROVIDERS__…__API_KEY of another provider"
+        findings.append(Finding("ai keys", Level.DOUBTFUL, f"the offline demo answers for {', '.join(names)}", mend))
+    else:
+        findings.append(Finding("ai keys", Level.GOOD, "every persona has what it needs"))
+    used = {persona.provider_name: persona.provider for persona in personas.all() if persona.provider is not None}
+    findings += await asyncio.gather(*(_reach(name, provider.base_url) for name, provider in used.items()))
+    return findings
+
+
+async def _reach(name: str, base_url: str) -> Finding:
+    url = urlsplit(base_url)
+    host, port = url.hostname or "", url.port or (443 if url.scheme == "https" else 80)
+    what = f"provider {name}"
+    try:
+        async with asyncio.timeout(_CONNECT_S):
+            _, writer = await asyncio.open_connection(host, port)
+    except (OSError, TimeoutError) as error:
+        reason = f"no connection within {_CONNECT_S:g} s" if isinstance(error, TimeoutError) else str(error)
+        mend = f"set llmConfig.providers.{name}.base_url, or let this machine reach it"
+        return Finding(what, Level.BAD, f"{host}:{port} cannot be reached ({reason})", mend)
+    writer.close()
+    with suppress(OSError):
+        await writer.wait_closed()
+    return Finding(what, Level.GOOD, f"{host}:{port} can be reached")
