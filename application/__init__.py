@@ -1,3 +1,0 @@
-"""The server process and the operator's commands."""
-
-__version__ = "0.1.0"

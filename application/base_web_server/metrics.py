@@ -10,7 +10,7 @@ from typing import Any
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, PlatformCollector, ProcessCollector
 from prometheus_client.exposition import generate_latest
 
-from application import __version__
+from application.base_web_server import __version__
 from service.core import instruments
 from service.core.errors import ServiceError
 from service.core.instruments import SECONDS, Instrument, Sink

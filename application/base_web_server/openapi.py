@@ -9,7 +9,7 @@ from typing import Any, Literal
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
-from application import __version__
+from application.base_web_server import __version__
 from template.base.errors import ErrorCode
 from template.base.protocol import Access, Protocol
 from template.base.wire import Response
