@@ -46,10 +46,13 @@ class Reply:
     """Body of a status other than 200; ``{"error": error}``."""
     raw: str | None = None
     """Sent as the whole body in place of everything else (garbage)."""
+    content_type: str = "text/event-stream"
     cut: Cut | None = None
     """After the tokens: end in the middle of a JSON text, end without finish_reason, or reset the connection."""
     hang: bool = False
     """After the tokens: say nothing more until the client leaves."""
+    silent: bool = False
+    """Not even headers, until the client leaves."""
 
 
 @dataclass
@@ -71,6 +74,9 @@ class Call:
 class OpenAIStub:
     """``async with OpenAIStub() as stub``; ``stub.base_url`` ends in ``/v1``."""
 
+    _path = "/v1/chat/completions"
+    _base_path = "/v1"
+
     def __init__(self, port: int = 0, *, delay_s: float = 0.0) -> None:
         self._port = port
         self._delay_s = delay_s
@@ -86,7 +92,7 @@ class OpenAIStub:
 
     @property
     def calls(self) -> int:
-        """Requests to chat/completions so far, refused ones included."""
+        """Requests for a reply so far, refused ones included."""
         return len(self.requests)
 
     def script(self, *replies: Reply) -> None:
@@ -95,7 +101,7 @@ class OpenAIStub:
 
     async def __aenter__(self) -> Self:
         app = web.Application()
-        app.router.add_post("/v1/chat/completions", self._completions)
+        app.router.add_post(self._path, self._completions)
         app.router.add_post("/_script", self._script_over_http)
         app.router.add_get("/_calls", self._calls_over_http)
         # handler_cancellation: the handler learns at once that its client has gone.
@@ -104,7 +110,7 @@ class OpenAIStub:
         site = web.TCPSite(self._runner, "127.0.0.1", self._port)
         await site.start()
         self._port = self._runner.addresses[0][1]
-        self.base_url = f"http://127.0.0.1:{self._port}/v1"
+        self.base_url = f"http://127.0.0.1:{self._port}{self._base_path}"
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -134,14 +140,16 @@ class OpenAIStub:
             call.ended.set()
 
     async def _answer(self, request: web.Request, call: Call, reply: Reply) -> web.StreamResponse:
+        if reply.silent:
+            await asyncio.Event().wait()
         if reply.status != 200:
             error = reply.error or {"message": "scripted failure", "type": "stub", "code": "scripted"}
             return web.json_response({"error": error}, status=reply.status, headers=reply.headers)
         if not call.body.get("stream"):
             return web.json_response(_whole(call, reply))
-        response = web.StreamResponse(headers={"Content-Type": "text/event-stream", **reply.headers})
+        response = web.StreamResponse(headers={"Content-Type": reply.content_type, **reply.headers})
         await response.prepare(request)
-        async for piece in _pieces(call, reply):
+        async for piece in self._body(call, reply):
             await response.write(piece)
         if reply.hang:
             await asyncio.Event().wait()
@@ -150,6 +158,28 @@ class OpenAIStub:
         call.finished = reply.cut is None
         await response.write_eof()
         return response
+
+    async def _body(self, call: Call, reply: Reply) -> AsyncIterator[bytes]:
+        if reply.raw is not None:
+            yield reply.raw.encode("utf-8", "surrogateescape")
+            return
+        async for piece in self._events(call, reply):
+            yield piece
+
+    async def _events(self, call: Call, reply: Reply) -> AsyncIterator[bytes]:
+        """The protocol's own: a reply's tokens and its end as server-sent events."""
+        model = call.body["model"]
+        yield _event(_chunk(model, {"role": "assistant", "content": ""}))
+        async for token in spoken(call, reply):
+            yield _event(_chunk(model, {"content": token}))
+        if reply.cut == "mid_json":
+            yield _event(_chunk(model, {"content": "never seen"}))[:-30]
+        if reply.cut is not None or reply.hang:
+            return
+        yield _event(_chunk(model, {}, reply.finish_reason))
+        if reply.usage is not None:
+            yield _event({**_chunk(model, {}), "choices": [], "usage": _usage(reply.usage)})
+        yield b"data: [DONE]\n\n"
 
     async def _script_over_http(self, request: web.Request) -> web.Response:
         self.script(*(Reply(**fields) for fields in await request.json()))
@@ -161,25 +191,13 @@ class OpenAIStub:
         return web.json_response({"calls": calls, "most_running": self.most_running})
 
 
-async def _pieces(call: Call, reply: Reply) -> AsyncIterator[bytes]:
-    if reply.raw is not None:
-        yield reply.raw.encode("utf-8", "surrogateescape")
-        return
-    model = call.body["model"]
-    yield _event(_chunk(model, {"role": "assistant", "content": ""}))
+async def spoken(call: Call, reply: Reply) -> AsyncIterator[str]:
+    """The reply's tokens at its pace."""
     for token in reply.tokens:
         if reply.delay_s:
             await asyncio.sleep(reply.delay_s)
         call.tokens_sent += 1
-        yield _event(_chunk(model, {"content": token}))
-    if reply.cut == "mid_json":
-        yield _event(_chunk(model, {"content": "never seen"}))[:-30]
-    if reply.cut is not None or reply.hang:
-        return
-    yield _event(_chunk(model, {}, reply.finish_reason))
-    if reply.usage is not None:
-        yield _event({**_chunk(model, {}), "choices": [], "usage": _usage(reply.usage)})
-    yield b"data: [DONE]\n\n"
+        yield token
 
 
 def _event(data: dict[str, Any]) -> bytes:

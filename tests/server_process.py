@@ -33,6 +33,7 @@ def server_environment(data_dir: Path, changes: Mapping[str, str] | None = None)
         "BASE_SERVER__CHATCONFIG__SENDS_AT_ONCE": "1000000",
         "BASE_SERVER__CHATCONFIG__MAX_OPEN_REPLIES": "1000",
         "BASE_SERVER__NETCONFIG__SIGNUPS_PER_ADDRESS": "1000000",
+        "BASE_SERVER__LLMCONFIG__DEMO_WORD_DELAY_S": "0",
         **(changes or {}),
     }
 

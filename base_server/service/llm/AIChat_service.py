@@ -64,13 +64,19 @@ class AIChatService(Facade):
         self._stopped = False
 
     async def start(self) -> None:
-        """Begin importing LangChain in a thread and return at once; warns of personas without a key."""
+        """Begin importing LangChain in a thread; warns of models without a key.
+
+        Returns at once, except where only LangChain can tell whether the configuration is right
+        (:meth:`Personas.need_a_look`): then it raises StartError for what is missing or wrong.
+        """
         self._stopped = False
-        self._personas.warn_about_demo()
-        self._load()
+        self._personas.warn_about_keys()
+        loading = self._load()
+        if self._personas.need_a_look():
+            await asyncio.shield(loading)
 
     async def stop(self) -> None:
-        """Close the providers' connections: replies that still run fail with AIUnavailable."""
+        """Replies that still run fail with AIUnavailable, and the providers' connections are closed."""
         self._stopped = True
         loading, self._loading = self._loading, None
         if loading is not None:
@@ -104,7 +110,7 @@ class AIChatService(Facade):
         meter = CallMeter(persona)
         with meter.watched():
             models = await self._models()
-            async with self._gate.place(), aclosing(models.call(persona, turns, message).stream()) as items:
+            async with self._gate.place(), aclosing(models.stream(persona, turns, message)) as items:
                 async for item in items:
                     meter.note(item)
                     if isinstance(item, ReplyChunk):
@@ -177,7 +183,7 @@ class AIChatService(Facade):
             "warm": warm,
             "running": self._gate.running,
             "waiting": self._gate.waiting,
-            "demo": self._personas.without_key(),
+            "demo": self._personas.demo_only(),
         }
 
     async def _models(self) -> ModelSet:

@@ -18,6 +18,7 @@ from service.llm.llm_settings import DEMO_PROVIDER
 from service.llm.prompt import count_tokens
 
 _WORDS = re.compile(r"\s*\S+|\s+$")
+_LONGEST_REPLY_S = 3.0
 _METADATA = {"finish_reason": "stop", "model_name": DEMO_PROVIDER}
 
 
@@ -27,7 +28,9 @@ def demo_reply(question: str) -> str:
 
 
 class DemoChatModel(BaseChatModel):
-    """A LangChain chat model without a network."""
+    """A LangChain chat model without a network. ``word_delay_s`` as in the settings."""
+
+    word_delay_s: float = 0.0
 
     @property
     def _llm_type(self) -> str:
@@ -52,9 +55,11 @@ class DemoChatModel(BaseChatModel):
         **kwargs: Any,
     ) -> AsyncIterator[ChatGenerationChunk]:
         reply = demo_reply(_question(messages))
-        for word in _WORDS.findall(reply):
+        words = _WORDS.findall(reply)
+        delay_s = min(self.word_delay_s, _LONGEST_REPLY_S / len(words))
+        for word in words:
+            await asyncio.sleep(delay_s)  # without a delay too: others come in between, as with a network
             yield ChatGenerationChunk(message=AIMessageChunk(content=word))
-            await asyncio.sleep(0)  # a long reply leaves room for others, as a network would
         end = AIMessageChunk(content="", usage_metadata=_usage(messages, reply))
         yield ChatGenerationChunk(message=end, generation_info=_METADATA)
 

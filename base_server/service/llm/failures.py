@@ -19,12 +19,14 @@ _BACKOFF_S = (0.25, 0.5, 1.0, 2.0, 4.0)
 _LONGEST_WAIT_S = 10.0
 
 
-def translate(error: Exception, connect_timeout_s: float) -> AIUnavailable | AITimeout:
+def translate(error: Exception, connect_s: float, total_s: float) -> AIUnavailable | AITimeout:
     """Our error for ``error``; our own pass unchanged."""
     if isinstance(error, AIUnavailable | AITimeout):
         return error
-    if isinstance(error, ModelTimeoutError):
-        return AITimeout("connect", connect_timeout_s)
+    if _among_causes(error, frozenset({"ConnectTimeout"})):
+        return AITimeout("connect", connect_s)
+    if isinstance(error, ModelTimeoutError | TimeoutError):  # an SDK's own clock
+        return AITimeout("reply", total_s)
     if isinstance(error, ContextOverflowError):
         return AIUnavailable("the conversation is too long for the model")
     parts = [type(error).__name__]
@@ -37,7 +39,7 @@ def translate(error: Exception, connect_timeout_s: float) -> AIUnavailable | AIT
 
 def may_retry(error: Exception) -> bool:
     """True only when the provider certainly did no work: repeating a call that it served bills twice."""
-    return _status(error) in _REFUSED_UNSERVED or _connection_was_not_made(error)
+    return _status(error) in _REFUSED_UNSERVED or _among_causes(error, _NOT_CONNECTED)
 
 
 def retry_delay_s(error: Exception, attempt: int) -> float | None:
@@ -52,10 +54,10 @@ def _status(error: Exception) -> int | None:
     return status if isinstance(status, int) else None
 
 
-def _connection_was_not_made(error: BaseException | None) -> bool:
+def _among_causes(error: BaseException | None, names: frozenset[str]) -> bool:
     # The HTTP library is the SDK's choice (httpx, httpx2), so its exceptions are known by name.
     while error is not None:
-        if type(error).__name__ in _NOT_CONNECTED:
+        if type(error).__name__ in names:
             return True
         error = error.__cause__
     return False

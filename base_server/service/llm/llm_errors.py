@@ -20,6 +20,13 @@ class AIUnavailable(ServiceError):
         self.retry_after_s = retry_after_s
 
 
+class ReplyWithheld(AIUnavailable):
+    """The provider's content filter or the model itself refused; no fallback is asked to say it instead."""
+
+    def __init__(self) -> None:
+        super().__init__("the provider withheld the reply")
+
+
 class AITimeout(ServiceError):
     """The provider was too slow: ``phase`` is ``connect``, ``first token``, ``next token`` or ``reply``."""
 

@@ -6,14 +6,21 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Annotated, Self
 
-from pydantic import AfterValidator, Field, SecretStr, StringConstraints, model_validator
+from pydantic import AfterValidator, Field, JsonValue, SecretStr, StringConstraints, model_validator
 
 from service.core.settings import Settings
 
 DEMO_PROVIDER = "demo"
+OPENAI_URL = "https://api.openai.com/v1"
 
 Name = Annotated[str, StringConstraints(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9._-]+$")]
 Seconds = Annotated[float, Field(gt=0, le=3600)]
+
+# Options that have a setting of their own, or that the rules of a call decide.
+_OWN_OPTIONS = frozenset(
+    {"model", "model_name", "model_provider", "api_key", "base_url", "temperature", "max_tokens", "timeout"}
+    | {"max_retries", "streaming", "stream_usage", "stream_chunk_timeout", "http_async_client", "callbacks", "verbose"}
+)
 
 
 def _is_http_url(value: str) -> str:
@@ -22,13 +29,29 @@ def _is_http_url(value: str) -> str:
     return value.rstrip("/")
 
 
-class ProviderSettings(Settings):
-    """A server that speaks the OpenAI chat completions protocol (a self-hosted one too: give it any key)."""
+def _has_no_setting_of_its_own(options: Mapping[str, JsonValue]) -> Mapping[str, JsonValue]:
+    if own := sorted(_OWN_OPTIONS & set(options)):
+        raise ValueError(f"not here, there is a setting or a rule for it: {', '.join(own)}")
+    return options
 
-    base_url: Annotated[str, AfterValidator(_is_http_url)] = "https://api.openai.com/v1"
-    """Address of its API, up to and with `/v1`."""
+
+Options = Annotated[Mapping[str, JsonValue], AfterValidator(_has_no_setting_of_its_own)]
+
+
+class ProviderSettings(Settings):
+    """Who serves models, and how long it may take."""
+
+    integration: Name = "openai"
+    """What speaks to it: `openai` for every server with OpenAI's chat completions protocol, self-hosted ones too; or
+    another provider of LangChain's `init_chat_model`, such as `anthropic` or `ollama`, with its package installed."""
+    base_url: Annotated[str, AfterValidator(_is_http_url)] | None = None
+    """Address of its API, for `openai` up to and with `/v1`; null is the integration's own."""
     api_key: SecretStr | None = None
-    """Its key; for `openai` the variable `OPENAI_API_KEY` is read too."""
+    """Its key; for the provider named `openai` the variable `OPENAI_API_KEY` is read too."""
+    key_required: bool = True
+    """False for servers without keys, and for integrations that find their credentials themselves."""
+    options: Options = Field(default_factory=dict)
+    """More arguments for the integration's chat model (a region, a project). Printed as they are: no secrets."""
     connect_timeout_s: Seconds = 5.0
     """Longest wait for a connection."""
     first_token_timeout_s: Seconds = 45.0
@@ -41,13 +64,22 @@ class ProviderSettings(Settings):
     """Only for calls that the provider certainly did not serve (``failures.may_retry``)."""
 
 
-class PersonaSettings(Settings):
-    """Who answers. ``provider`` names an entry of ``providers``, or ``demo``."""
+class ModelSettings(Settings):
+    """A model of a provider."""
 
     provider: Name
     """Name of an entry of `providers`, or `demo`."""
     model: str = Field(default="demo", min_length=1, max_length=200)
     """Name of the model, as its provider knows it."""
+    options: Options = Field(default_factory=dict)
+    """More arguments for this model, beside and above those of its provider."""
+
+
+class PersonaSettings(ModelSettings):
+    """Who answers, and how."""
+
+    fallbacks: tuple[ModelSettings, ...] = ()
+    """Asked one after the other when the model before failed without having said anything."""
     title: str = ""
     """Name for people."""
     description: str = ""
@@ -84,11 +116,13 @@ class LlmSettings(Settings):
     personas: Mapping[Name, PersonaSettings] = Field(default_factory=lambda: MappingProxyType(_SHIPPED_PERSONAS))
     """The personas by name."""
     providers: Mapping[Name, ProviderSettings] = Field(
-        default_factory=lambda: MappingProxyType({"openai": ProviderSettings()})
+        default_factory=lambda: MappingProxyType({"openai": ProviderSettings(base_url=OPENAI_URL)})
     )
     """The providers by name."""
     demo_without_key: bool = False
     """Answer with ``demo`` where a provider has no key, outside LOCAL too."""
+    demo_word_delay_s: float = Field(default=0.0, ge=0, le=1)
+    """Pause before each word of a `demo` reply, for people to see it stream; shortened for long replies."""
 
     max_concurrent_requests: int = Field(default=64, ge=1)
     """Calls of providers at once, in this process."""
@@ -113,7 +147,8 @@ class LlmSettings(Settings):
         if self.default_persona not in self.personas:
             raise ValueError(f"default_persona: not one of personas ({', '.join(sorted(self.personas))})")
         for name, persona in self.personas.items():
-            if persona.provider != DEMO_PROVIDER and persona.provider not in self.providers:
-                known = ", ".join([*sorted(self.providers), DEMO_PROVIDER])
-                raise ValueError(f"personas.{name}.provider: not one of providers ({known})")
+            for place, chosen in (("", persona), *((f".fallbacks.{n}", f) for n, f in enumerate(persona.fallbacks))):
+                if chosen.provider != DEMO_PROVIDER and chosen.provider not in self.providers:
+                    known = ", ".join([*sorted(self.providers), DEMO_PROVIDER])
+                    raise ValueError(f"personas.{name}{place}.provider: not one of providers ({known})")
         return self

@@ -1,76 +1,81 @@
-"""One LangChain chat model per persona. Importing this module imports LangChain: only ever in a thread."""
+"""The models of all personas, and replies of the first one that answers. Importing this module imports LangChain."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
 
-import openai
 from langchain_core.language_models.chat_models import BaseChatModel
-from langchain_core.messages import BaseMessage
-from langchain_openai import ChatOpenAI
-from pydantic import SecretStr
 
-from service.llm.conversation import Turn
+from service.core.logger import Logger
+from service.llm.conversation import ReplyChunk, ReplyItem, Turn
 from service.llm.demo import DemoChatModel
+from service.llm.integrations import HttpClients, build_model
+from service.llm.llm_errors import AITimeout, AIUnavailable, ReplyWithheld
 from service.llm.llm_settings import LlmSettings, ProviderSettings
-from service.llm.open_responses import note_response
-from service.llm.personas import Persona, Personas
+from service.llm.model_stream import ModelTraits
+from service.llm.personas import Choice, Persona, Personas
 from service.llm.prompt import build_prompt
-from service.llm.provider_call import CallLimits, ProviderCall
+from service.llm.provider_call import Callee, CallLimits, ProviderCall
 
-_DEMO_LIMITS = ProviderSettings()
+_DEMO_TRAITS = ModelTraits(says_why=True, usage_adds_up=False)
 
 
 class ModelSet:
-    """All models of a service, and the HTTP client of each provider. ``close`` ends what still runs."""
+    """Made once, in a thread. Raises StartError for a model that cannot be built."""
 
     def __init__(self, settings: LlmSettings, personas: Personas) -> None:
         self._settings = settings
-        self._http: dict[str, openai.DefaultAsyncHttpxClient] = {}
-        self._models = {persona.name: (persona, self._model(persona)) for persona in personas.all()}
+        self._clients = HttpClients()
+        self._running: set[ProviderCall] = set()
+        self._personas = {
+            persona.name: (persona, [self._callee(persona, choice) for choice in persona.choices])
+            for persona in personas.all()
+        }
 
-    def call(self, persona_name: str, history: Sequence[Turn], question: str) -> ProviderCall:
-        """A call ready to be streamed; nothing is sent yet."""
-        persona, model = self._models[persona_name]
-        messages: list[BaseMessage] = build_prompt(
+    async def stream(
+        self, persona_name: str, history: Sequence[Turn], question: str
+    ) -> AsyncGenerator[ReplyItem, None]:
+        """The reply of the persona's model; of the next fallback when one failed without having said anything.
+
+        A fallback has the time of its own provider. Raises what the last one raised.
+        """
+        persona, callees = self._personas[persona_name]
+        prompt = build_prompt(
             persona.settings.system_prompt,
             history,
             question,
             max_messages=self._settings.max_conversation_length,
             max_tokens=self._settings.history_max_tokens,
         )
-        limits = CallLimits.of(persona.provider or _DEMO_LIMITS, self._settings.max_reply_chars)
-        return ProviderCall(model, messages, limits, persona=persona.name, model_name=persona.model)
+        for number, callee in enumerate(callees, start=1):
+            spoke = False
+            call = ProviderCall(callee, prompt)
+            self._running.add(call)
+            try:
+                async with aclosing(call.stream()) as items:
+                    async for item in items:
+                        spoke = spoke or isinstance(item, ReplyChunk)
+                        yield item
+                return
+            except (AIUnavailable, AITimeout) as error:
+                if spoke or number == len(callees) or isinstance(error, ReplyWithheld):
+                    raise
+                Logger.warn("ai fallback", persona=persona_name, failed=callee.model_name, reason=str(error))
+            finally:
+                self._running.discard(call)
 
     async def close(self) -> None:
-        """Close the providers' connections."""
-        for client in self._http.values():
-            await client.aclose()
+        """End the calls that still run, and close the providers' connections."""
+        for call in self._running:
+            call.abort()
+        await self._clients.close()
 
-    def _model(self, persona: Persona) -> BaseChatModel:
-        if persona.provider is None or persona.api_key is None:
-            return DemoChatModel()
-        return self._openai(persona, persona.provider, persona.api_key)
-
-    def _openai(self, persona: Persona, provider: ProviderSettings, api_key: SecretStr) -> ChatOpenAI:
-        # A client of our own: LangChain's default one is shared by every event loop of the process
-        # and cannot be closed. Read time-outs, retries and chunk time-outs are ProviderCall's.
-        timeout = openai.Timeout(None, connect=provider.connect_timeout_s)
-        if persona.provider_name not in self._http:
-            self._http[persona.provider_name] = openai.DefaultAsyncHttpxClient(
-                timeout=timeout, event_hooks={"response": [note_response]}
-            )
-        return ChatOpenAI(
-            model=persona.settings.model,
-            base_url=provider.base_url,
-            api_key=api_key,
-            temperature=persona.settings.temperature,
-            max_completion_tokens=persona.settings.max_tokens,
-            http_async_client=self._http[persona.provider_name],
-            timeout=timeout,
-            max_retries=0,
-            stream_usage=True,
-            stream_chunk_timeout=None,
-            use_responses_api=False,
-            openai_proxy="",
-        )
+    def _callee(self, persona: Persona, choice: Choice) -> Callee:
+        model: BaseChatModel
+        if choice.provider is None:
+            model, traits = DemoChatModel(word_delay_s=self._settings.demo_word_delay_s), _DEMO_TRAITS
+        else:
+            model, traits = build_model(choice, choice.provider, persona.settings, self._clients)
+        limits = CallLimits.of(choice.provider or ProviderSettings(), self._settings.max_reply_chars)
+        return Callee(model, traits, limits, persona.name, choice.provider_name, choice.model)

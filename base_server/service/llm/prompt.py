@@ -3,45 +3,69 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
-from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, SystemMessage, trim_messages
+from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, SystemMessage
 
-from service.llm.conversation import Turn, estimate_tokens
+from service.llm.conversation import Sender, Turn, estimate_tokens
 
 _OVERHEAD_TOKENS = 4  # role and separators of a message
+
+_KINDS: dict[Sender, type[HumanMessage | AIMessage | SystemMessage]] = {
+    "USER": HumanMessage,
+    "AI": AIMessage,
+    "SYSTEM": SystemMessage,
+}
+
+
+class Prompt(NamedTuple):
+    """``tokens`` is the estimated size of all ``messages``."""
+
+    messages: list[BaseMessage]
+    tokens: int
 
 
 def build_prompt(
     system_prompt: str, history: Sequence[Turn], question: str, *, max_messages: int, max_tokens: int
-) -> list[BaseMessage]:
+) -> Prompt:
     """System prompt, the newest part of ``history`` that fits both limits and begins with a user's turn, question.
 
     A last entry of ``history`` that is the question itself is left out, so are empty turns (a reply
     that failed at once).
     """
-    if history and history[-1] == Turn("USER", question):
-        history = history[:-1]
-    recent = [turn for turn in history if turn.content][-max_messages:] if max_messages else []
-    kept = trim_messages(
-        as_messages(recent),
-        max_tokens=max_tokens,
-        token_counter=count_tokens,
-        strategy="last",
-        start_on="human",
-    )
-    head: list[BaseMessage] = [SystemMessage(system_prompt)] if system_prompt else []
-    return [*head, *kept, HumanMessage(question)]
+    asked = Turn("USER", question)
+    earlier = history[:-1] if history and history[-1] == asked else history
+    head = [Turn("SYSTEM", system_prompt)] if system_prompt else []
+    turns = [*head, *_newest(earlier, max_messages, max_tokens), asked]
+    return Prompt(as_messages(turns), sum(map(turn_tokens, turns)))
 
 
 def as_messages(turns: Iterable[Turn]) -> list[BaseMessage]:
-    kinds: dict[str, type[HumanMessage | AIMessage | SystemMessage]] = {
-        "USER": HumanMessage,
-        "AI": AIMessage,
-        "SYSTEM": SystemMessage,
-    }
-    return [kinds[turn.sender](turn.content) for turn in turns]
+    return [_KINDS[turn.sender](turn.content) for turn in turns]
+
+
+def turn_tokens(turn: Turn) -> int:
+    """Estimated, offline; see :func:`estimate_tokens`."""
+    return estimate_tokens(turn.content) + _OVERHEAD_TOKENS
 
 
 def count_tokens(messages: Iterable[BaseMessage]) -> int:
-    """Estimated, offline; see :func:`estimate_tokens`."""
+    """:func:`turn_tokens` of LangChain's messages."""
     return sum(estimate_tokens(message.text) + _OVERHEAD_TOKENS for message in messages)
+
+
+def _newest(history: Sequence[Turn], max_messages: int, max_tokens: int) -> list[Turn]:
+    # LangChain's trim_messages gives the same for the budget, by counting message objects made of all of the history.
+    kept: list[Turn] = []
+    left = max_tokens
+    for turn in reversed(history):
+        if not turn.content:
+            continue
+        left -= turn_tokens(turn)
+        if left < 0 or len(kept) == max_messages:
+            break
+        kept.append(turn)
+    while kept and kept[-1].sender != "USER":
+        kept.pop()
+    kept.reverse()
+    return kept

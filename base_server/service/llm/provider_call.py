@@ -3,26 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-import time
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass
-from typing import Self, cast
+from typing import Self
 
 from langchain_core.language_models.chat_models import BaseChatModel
-from langchain_core.messages import AIMessageChunk, BaseMessage
+from langchain_core.outputs import ChatGeneration
 
 from service.core.logger import Logger
 from service.llm.conversation import FinishReason, ReplyChunk, ReplyEnd, ReplyItem, ReplyStart, tokens_of_bytes
 from service.llm.failures import may_retry, retry_delay_s, translate
-from service.llm.llm_errors import AITimeout, AIUnavailable
+from service.llm.llm_errors import AITimeout, AIUnavailable, ReplyWithheld
 from service.llm.llm_settings import ProviderSettings
+from service.llm.model_stream import ChunkReader, Chunks, ModelTraits, open_chunks
 from service.llm.open_responses import OpenResponse, collect_responses
-from service.llm.prompt import count_tokens
+from service.llm.prompt import Prompt
 from service.llm.reply_text import ReplyText
+from service.llm.watch import Overdue, Watch
 
 _USAGE_WAIT_S = 2.0  # after the finish reason: usage follows at once or not at all
-
-Chunks = AsyncGenerator[AIMessageChunk, None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,28 +47,31 @@ class CallLimits:
         )
 
 
-class ProviderCall:
-    """Streamed once with :meth:`stream`."""
+@dataclass(frozen=True, slots=True)
+class Callee:
+    """Whom a call asks, and as whom. ``model_name`` is the configured one; a reply may name it more exactly."""
 
-    def __init__(
-        self,
-        model: BaseChatModel,
-        messages: Sequence[BaseMessage],
-        limits: CallLimits,
-        *,
-        persona: str,
-        model_name: str,
-    ) -> None:
-        self._model = model
-        self._messages = list(messages)
-        self._limits = limits
-        self._persona = persona
-        self._model_name = model_name
-        self._started_s = time.monotonic()
-        self._speaking = False  # from the first text on
-        self._finish_reason: str | None = None
-        self._usage: tuple[int, int] | None = None
-        self._prompt_tokens = count_tokens(self._messages)
+    model: BaseChatModel
+    traits: ModelTraits
+    limits: CallLimits
+    persona: str
+    provider: str
+    model_name: str
+
+
+class ProviderCall:
+    """Made on the event loop and streamed once with :meth:`stream`."""
+
+    def __init__(self, callee: Callee, prompt: Prompt) -> None:
+        self._callee = callee
+        self._limits = callee.limits
+        self._prompt = prompt
+        self._reader = ChunkReader(callee.traits)
+        self._watch = Watch()
+        self._clock = asyncio.get_running_loop().time
+        self._started = self._clock()
+        self._first_token_s: float | None = None
+        self._attempts = 0
         self._bytes = 0
         self._chars = 0
         self._responses: list[OpenResponse] = []
@@ -79,127 +81,150 @@ class ProviderCall:
 
         Closing the generator, or cancelling the task that waits for it, closes the provider's connection.
         """
-        self._started_s = time.monotonic()
-        yield ReplyStart(self._model_name, self._prompt_tokens)
-        text = ReplyText()
-        chunks, first = await self._open()
+        self._started = self._clock()
+        outcome, failure = "left", None  # stopped, interrupted or deleted
+        chunks: Chunks | None = None
+        chunk: ChatGeneration | None
         try:
-            chunk: AIMessageChunk | None = first
+            yield ReplyStart(self._callee.model_name, self._prompt.tokens)
+            chunks, chunk = await self._open()
+            text = ReplyText()
             while chunk is not None:
-                if piece := self._take(text.push(self._noted(chunk))):
+                if piece := self._take(text.push(self._delta(chunk))):
                     yield piece
                 chunk = await self._after(chunks) if self._chars < self._limits.max_chars else None
-            if rest := self._take(text.rest()):
-                yield rest
-            yield self._end()
+            if piece := self._take(text.rest()):
+                yield piece
+            end = self._end()
+            outcome = "done"
+            yield end
+        except (AIUnavailable, AITimeout) as error:
+            outcome, failure = "failed", error
+            raise
         finally:
+            self._watch.stop()
+            self._log(outcome, failure)
             await self._close(chunks)
 
-    async def _open(self) -> tuple[Chunks, AIMessageChunk]:
+    def abort(self) -> None:
+        """End the call, from outside, with AIUnavailable."""
+        self._watch.ring(AIUnavailable("the AI service was stopped"))
+
+    async def _open(self) -> tuple[Chunks, ChatGeneration]:
         """Send the request, again if the provider refused it unserved, up to the first chunk."""
-        for attempt in range(self._limits.max_retries + 1):
-            chunks = cast(Chunks, self._model.astream(self._messages))
+        while True:
+            self._attempts += 1
+            chunks = open_chunks(self._callee.model, self._prompt.messages)
             try:
                 with collect_responses(self._responses):
                     chunk = await self._next(chunks)
                 if chunk is None:
                     raise AIUnavailable("empty reply")
                 return chunks, chunk
-            except AITimeout as error:
-                raise self._failed(error) from None
+            except AITimeout:
+                raise
             except Exception as error:  # anything at all: what comes out here is ours by contract
-                delay_s = retry_delay_s(error, attempt + 1) if may_retry(error) else None
+                delay_s = retry_delay_s(error, self._attempts) if may_retry(error) else None
                 out_of_time = delay_s is None or self._elapsed_s() + delay_s >= self._limits.first_token_s
-                if attempt == self._limits.max_retries or delay_s is None or out_of_time:
-                    raise self._failed(error) from None
+                if self._attempts > self._limits.max_retries or delay_s is None or out_of_time:
+                    raise translate(error, self._limits.connect_s, self._limits.total_s) from None
             await asyncio.sleep(delay_s)
-        raise AssertionError("the last attempt returns or raises")
 
-    async def _after(self, chunks: Chunks) -> AIMessageChunk | None:
-        """The next chunk, None at the end of a reply that has its finish reason."""
+    async def _after(self, chunks: Chunks) -> ChatGeneration | None:
+        """The next chunk, None at the end of a reply that is whole."""
         try:
             chunk = await self._next(chunks)
         except Exception as error:  # as in _open
-            if self._finish_reason is None:
-                raise self._failed(error) from None
+            if self._reader.reason is None:
+                raise translate(error, self._limits.connect_s, self._limits.total_s) from None
             return None  # the reply itself is whole; only usage is missing
-        if chunk is None and self._finish_reason is None:
-            raise self._failed(AIUnavailable("the reply was cut off"))
+        if chunk is None and self._reader.reason is None and self._callee.traits.says_why:
+            raise AIUnavailable("the reply was cut off")
         return chunk
 
-    async def _next(self, chunks: Chunks) -> AIMessageChunk | None:
-        wait_s, phase, limit_s = self._patience()
+    async def _next(self, chunks: Chunks) -> ChatGeneration | None:
         try:
-            async with asyncio.timeout(wait_s):
-                return await anext(chunks, None)
-        except TimeoutError:
-            raise AITimeout(phase, limit_s) from None
+            return await self._watch.next_of(chunks, self._due())
+        except Overdue:
+            raise self._too_slow() from None
 
-    async def _close(self, chunks: Chunks) -> None:
+    async def _close(self, chunks: Chunks | None) -> None:
         try:
-            await chunks.aclose()
+            if chunks is not None:
+                await chunks.aclose()
         finally:
             for response in self._responses:
                 await response.aclose()
 
-    def _patience(self) -> tuple[float, str, float]:
-        """How long to wait for the next chunk; phase and limit to name when it does not come."""
-        limits, elapsed_s = self._limits, self._elapsed_s()
-        if self._finish_reason is not None:
-            wait_s, phase, limit_s = _USAGE_WAIT_S, "reply", limits.total_s
-        elif self._speaking:
-            wait_s, phase, limit_s = limits.idle_s, "next token", limits.idle_s
+    def _due(self) -> float:
+        """Until when the next chunk has to come, by the loop's clock."""
+        limits = self._limits
+        if self._first_token_s is None:
+            due = self._started + limits.first_token_s
         else:
-            wait_s, phase, limit_s = limits.first_token_s - elapsed_s, "first token", limits.first_token_s
-        left_s = limits.total_s - elapsed_s
-        return (wait_s, phase, limit_s) if wait_s <= left_s else (left_s, "reply", limits.total_s)
+            due = self._clock() + (limits.idle_s if self._reader.reason is None else _USAGE_WAIT_S)
+        return min(due, self._started + limits.total_s)
 
-    def _noted(self, chunk: AIMessageChunk) -> str:
-        delta = str(chunk.text)
-        self._speaking = self._speaking or bool(delta)
-        if usage := chunk.usage_metadata:
-            self._usage = (usage["input_tokens"], usage["output_tokens"])
-        if reason := chunk.response_metadata.get("finish_reason"):
-            self._finish_reason = str(reason)
-            self._model_name = chunk.response_metadata.get("model_name") or self._model_name
+    def _too_slow(self) -> AITimeout:
+        limits = self._limits
+        if self._elapsed_s() >= limits.total_s:
+            return AITimeout("reply", limits.total_s)
+        if self._first_token_s is None:
+            return AITimeout("first token", limits.first_token_s)
+        return AITimeout("next token", limits.idle_s)
+
+    def _delta(self, chunk: ChatGeneration) -> str:
+        delta = self._reader.text(chunk)
+        if delta and self._first_token_s is None:
+            self._first_token_s = self._elapsed_s()
         return delta
 
     def _take(self, text: str) -> ReplyChunk | None:
         """What of ``text`` fits the reply, counted; None when that is nothing."""
+        if not text:
+            return None
         kept = text[: self._limits.max_chars - self._chars]
         self._chars += len(kept)
-        if len(kept) < len(text) or self._chars >= self._limits.max_chars:
-            self._finish_reason = "length"
-        if not kept:
-            return None
-        before = self._completion_tokens()
-        self._bytes += len(kept.encode("utf-8", "replace"))
-        return ReplyChunk(kept, self._completion_tokens() - before)
-
-    def _completion_tokens(self) -> int:
-        return tokens_of_bytes(self._bytes)
+        if self._chars >= self._limits.max_chars:
+            self._reader.reason = "length"
+        before = tokens_of_bytes(self._bytes)
+        self._bytes += len(kept.encode())
+        return ReplyChunk(kept, tokens_of_bytes(self._bytes) - before) if kept else None
 
     def _end(self) -> ReplyEnd:
-        if self._finish_reason == "content_filter":
-            raise self._failed(AIUnavailable("the provider withheld the reply"))
-        prompt, completion = self._usage or (self._prompt_tokens, self._completion_tokens())
-        reason: FinishReason = "length" if self._finish_reason == "length" else "stop"
-        latency_ms = round(self._elapsed_s() * 1000)
-        Logger.info(
-            "ai reply",
-            persona=self._persona,
-            model=self._model_name,
-            prompt_tokens=prompt,
-            completion_tokens=completion,
-            finish_reason=reason,
-            latency_ms=latency_ms,
-        )
-        return ReplyEnd(self._model_name, prompt, completion, reason, latency_ms)
+        if self._reader.reason == "withheld":
+            raise ReplyWithheld
+        if not self._chars:
+            raise AIUnavailable("empty reply")
+        prompt, completion = self._usage()
+        reason: FinishReason = "length" if self._reader.reason == "length" else "stop"
+        return ReplyEnd(self._answered_by(), prompt, completion, reason, round(self._elapsed_s() * 1000))
 
-    def _failed(self, error: Exception) -> AIUnavailable | AITimeout:
-        ours = translate(error, self._limits.connect_s)
-        Logger.warn("ai reply failed", persona=self._persona, model=self._model_name, reason=str(ours))
-        return ours
+    def _usage(self) -> tuple[int, int]:
+        """Prompt and completion tokens: the provider's where it told them, or estimated."""
+        prompt, completion = self._reader.usage or (0, 0)
+        return prompt or self._prompt.tokens, completion or tokens_of_bytes(self._bytes)
+
+    def _answered_by(self) -> str:
+        return self._reader.model_name or self._callee.model_name
+
+    def _log(self, outcome: str, failure: Exception | None) -> None:
+        prompt, completion = self._usage()
+        fields = {
+            "persona": self._callee.persona,
+            "provider": self._callee.provider,
+            "model": self._answered_by(),
+            "outcome": outcome,
+            "attempts": self._attempts,
+            "prompt_tokens": prompt,
+            "completion_tokens": completion,
+            "first_token_ms": self._first_token_s and round(self._first_token_s * 1000),
+            "latency_ms": round(self._elapsed_s() * 1000),
+        }
+        if failure is None:
+            Logger.info("ai call", **fields)
+        else:
+            Logger.warn("ai call", **fields, reason=str(failure))
 
     def _elapsed_s(self) -> float:
-        return time.monotonic() - self._started_s
+        return self._clock() - self._started

@@ -15,7 +15,9 @@ from langchain_core.outputs import ChatGenerationChunk
 
 from service.cache.cache_service import CacheService
 from service.llm.llm_errors import AITimeout, AIUnavailable
-from service.llm.provider_call import CallLimits, ProviderCall
+from service.llm.model_stream import ModelTraits
+from service.llm.prompt import Prompt
+from service.llm.provider_call import Callee, CallLimits, ProviderCall
 from tests.openai_stub import OpenAIStub, Reply
 from tests.service.llm.ai_fixtures import collected, next_text, running_service, stub_settings
 
@@ -188,6 +190,7 @@ class _RaisingModel(GenericFakeChatModel):
 async def test_any_exception_of_langchain_is_mapped(error: type[Exception], after: int) -> None:
     model = _RaisingModel(messages=iter([]), error=error("SECRET"), after=after)
     limits = CallLimits(1, 1, 1, 1, 2, 1000)
+    callee = Callee(model, ModelTraits(says_why=True, usage_adds_up=False), limits, "P", "p", "m")
     with pytest.raises(AIUnavailable) as failed:
-        await collected(ProviderCall(model, [], limits, persona="P", model_name="m").stream())
+        await collected(ProviderCall(callee, Prompt([], 0)).stream())
     assert "SECRET" not in str(failed.value)

@@ -16,7 +16,7 @@ from service.cache.cache_service import CacheService
 from service.core.errors import ServiceUnavailable
 from service.llm.conversation import Turn, as_turn
 from service.llm.llm_errors import AIUnavailable
-from service.llm.prompt import build_prompt
+from service.llm.prompt import build_prompt, count_tokens
 from tests.openai_stub import OpenAIStub, Reply
 from tests.service.llm.ai_fixtures import running_cache, running_service, stub_settings
 
@@ -202,7 +202,8 @@ def test_the_prompt_keeps_the_newest_turns_that_fit_and_begins_with_a_user() -> 
     turns = [Turn("USER" if i % 2 == 0 else "AI", f"{i} " + "x" * 38) for i in range(10)]  # 10 + 4 tokens each
 
     def kept(**limits: int) -> list[str]:
-        prompt = build_prompt("sys", turns, "question", **{"max_messages": 20, "max_tokens": 1000, **limits})
+        prompt, tokens = build_prompt("sys", turns, "question", **{"max_messages": 20, "max_tokens": 1000, **limits})
+        assert tokens == count_tokens(prompt)
         assert (prompt[0], prompt[-1]) == (SystemMessage("sys"), HumanMessage("question"))
         return [message.text.split()[0] for message in prompt[1:-1]]
 
@@ -215,10 +216,10 @@ def test_the_prompt_keeps_the_newest_turns_that_fit_and_begins_with_a_user() -> 
 
 def test_the_prompt_leaves_out_empty_turns_and_the_question_itself_only_at_the_end() -> None:
     turns = [Turn("USER", "q"), Turn("AI", ""), Turn("SYSTEM", "notice"), Turn("USER", "q")]
-    prompt = build_prompt("", turns, "q", max_messages=20, max_tokens=1000)
+    prompt, _ = build_prompt("", turns, "q", max_messages=20, max_tokens=1000)
     assert prompt == [HumanMessage("q"), SystemMessage("notice"), HumanMessage("q")]
 
 
 def test_a_question_larger_than_the_budget_is_still_asked() -> None:
-    prompt = build_prompt("", [Turn("USER", "a")], "한" * 16_000, max_messages=20, max_tokens=100)
+    prompt, _ = build_prompt("", [Turn("USER", "a")], "한" * 16_000, max_messages=20, max_tokens=100)
     assert prompt[-1].text == "한" * 16_000

@@ -1,0 +1,92 @@
+"""What a LangChain model streams, and how its chunks are read: text, usage, and why it ended.
+
+Taken from the model's own ``_astream``, below LangChain's callbacks and tracing (docs/decisions): ``astream``
+keeps every chunk and joins them on the event loop when a reply ends or is left, and with a tracer in the
+environment it would send conversations to a third party.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Mapping
+from dataclasses import dataclass
+from typing import Any, cast
+
+from langchain_core.language_models.chat_models import BaseChatModel
+from langchain_core.messages import AIMessage, BaseMessage
+from langchain_core.outputs import ChatGeneration
+
+Chunks = AsyncGenerator[ChatGeneration, None]
+
+# What integrations call the same thing, in the chunk's own metadata or in its message's.
+_REASONS = ("finish_reason", "stop_reason", "done_reason", "stopReason")
+_MODELS = ("model_name", "model")
+_LENGTH = frozenset({"length", "max_tokens", "model_length", "max_output_tokens"})
+_WITHHELD = frozenset(
+    {"content_filter", "refusal", "safety", "recitation", "blocklist", "prohibited_content", "spii"}
+    | {"guardrail_intervened", "content_filtered"}
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ModelTraits:
+    """How a model streams.
+
+    ``says_why``: an end without a reason is a reply that was cut off. ``usage_adds_up``: LangChain's rule,
+    a chunk's usage is what came on top; with the OpenAI protocol the last one says it all, and some servers
+    repeat it with every chunk.
+    """
+
+    says_why: bool
+    usage_adds_up: bool
+
+
+def open_chunks(model: BaseChatModel, messages: list[BaseMessage]) -> Chunks:
+    """The model's chunks; a model that cannot stream gives its whole reply as one. Nothing is sent yet."""
+    if model._should_stream(async_api=True, stream=True):
+        return cast(Chunks, model._astream(messages))
+    return _whole(model, messages)
+
+
+class ChunkReader:
+    """Reads a reply's chunks. ``reason`` is None until the model has said why it ends: stop, length or withheld."""
+
+    def __init__(self, traits: ModelTraits) -> None:
+        self._adds_up = traits.usage_adds_up
+        self.reason: str | None = None
+        self.model_name: str | None = None
+        self.usage: tuple[int, int] | None = None
+        """(prompt, completion) tokens."""
+
+    def text(self, chunk: ChatGeneration) -> str:
+        """The chunk's text; everything else in it is noted."""
+        message = cast(AIMessage, chunk.message)
+        if message.usage_metadata:
+            self._note_usage(message.usage_metadata["input_tokens"], message.usage_metadata["output_tokens"])
+        if chunk.generation_info:
+            self._note_end(chunk.generation_info)
+        if message.response_metadata:
+            self._note_end(message.response_metadata)
+        content = message.content
+        return content if isinstance(content, str) else str(message.text)
+
+    def _note_usage(self, prompt: int, completion: int) -> None:
+        before = self.usage if self._adds_up and self.usage else (0, 0)
+        self.usage = (before[0] + prompt, before[1] + completion)
+
+    def _note_end(self, metadata: Mapping[str, Any]) -> None:
+        if reason := _first(metadata, _REASONS):
+            folded = reason.casefold()
+            self.reason = "length" if folded in _LENGTH else "withheld" if folded in _WITHHELD else "stop"
+        if name := _first(metadata, _MODELS):
+            self.model_name = name
+
+
+async def _whole(model: BaseChatModel, messages: list[BaseMessage]) -> Chunks:
+    yield ChatGeneration(message=await model.ainvoke(messages))
+
+
+def _first(metadata: Mapping[str, Any], names: tuple[str, ...]) -> str | None:
+    for name in names:
+        if value := metadata.get(name):
+            return str(value)
+    return None
