@@ -32,13 +32,14 @@ async def check_ai(settings: ServerSettings) -> list[Finding]:
         what, _, mend = str(error).partition(": ")
         return [Finding("ai keys", Level.BAD, what, mend)]
     findings = []
-    if names := personas.without_key():
+    if names := personas.demo_only():
         mend = "set OPENAI_API_KEY, or BASE_SERVER__LLMCONFIG__PROVIDERS__…__API_KEY of another provider"
         findings.append(Finding("ai keys", Level.DOUBTFUL, f"the offline demo answers for {', '.join(names)}", mend))
     else:
         findings.append(Finding("ai keys", Level.GOOD, "every persona has what it needs"))
-    used = {persona.provider_name: persona.provider for persona in personas.all() if persona.provider is not None}
-    findings += await asyncio.gather(*(_reach(name, provider.base_url) for name, provider in used.items()))
+    # An integration with an address of its own keeps it to itself.
+    addresses = {choice.provider_name: choice.base_url for persona in personas.all() for choice in persona.choices}
+    findings += await asyncio.gather(*(_reach(name, url) for name, url in addresses.items() if url is not None))
     return findings
 
 

@@ -15,7 +15,7 @@ from langchain_openai.chat_models.base import BaseChatOpenAI
 from pydantic import SecretStr, ValidationError
 
 from service.core.errors import StartError
-from service.llm.llm_settings import OPENAI_URL, PersonaSettings, ProviderSettings
+from service.llm.llm_settings import PersonaSettings, ProviderSettings
 from service.llm.model_stream import ModelTraits
 from service.llm.open_responses import note_response
 from service.llm.personas import Choice
@@ -66,7 +66,7 @@ def _openai(
     _refuse_unknown(ChatOpenAI, choice.options)
     arguments: dict[str, Any] = {
         "model": choice.model,
-        "base_url": provider.base_url or OPENAI_URL,
+        "base_url": choice.base_url,
         "api_key": choice.api_key or _KEYLESS,
         "temperature": persona.temperature,
         "max_completion_tokens": persona.max_tokens,
@@ -79,7 +79,7 @@ def _openai(
 def _other(choice: Choice, provider: ProviderSettings, persona: PersonaSettings, clients: HttpClients) -> BaseChatModel:
     standard = {
         "api_key": choice.api_key and choice.api_key.get_secret_value(),
-        "base_url": provider.base_url,
+        "base_url": choice.base_url,
         "temperature": persona.temperature,
         "max_tokens": persona.max_tokens,
     }

@@ -10,7 +10,14 @@ from pydantic import JsonValue, SecretStr
 from service.core.errors import StartError
 from service.core.logger import Logger
 from service.llm.llm_errors import UnknownPersona
-from service.llm.llm_settings import DEMO_PROVIDER, LlmSettings, ModelSettings, PersonaSettings, ProviderSettings
+from service.llm.llm_settings import (
+    DEMO_PROVIDER,
+    OPENAI_URL,
+    LlmSettings,
+    ModelSettings,
+    PersonaSettings,
+    ProviderSettings,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +40,13 @@ class Choice:
     api_key: SecretStr | None
     model: str
     options: Mapping[str, JsonValue]
+
+    @property
+    def base_url(self) -> str | None:
+        """The address that is asked; None when only the integration knows it, or nobody is."""
+        if self.provider is None:
+            return None
+        return self.provider.base_url or (OPENAI_URL if self.provider.integration == "openai" else None)
 
 
 @dataclass(frozen=True, slots=True)
