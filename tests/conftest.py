@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import uuid
+from functools import partialmethod
 
+import aiohttp
 import pytest
+
+from tests.server_process import WORKERS
 
 pytest_plugins = ["tests.backends_redis", "tests.backends_mariadb"]
 
@@ -13,3 +17,7 @@ pytest_plugins = ["tests.backends_redis", "tests.backends_mariadb"]
 def app_id() -> str:
     """A key prefix of this test's own, so that tests may share a server."""
     return f"t{uuid.uuid4().hex[:12]}"
+
+
+if WORKERS > 1:  # each request on a connection of its own, and so to a worker of chance
+    aiohttp.TCPConnector.__init__ = partialmethod(aiohttp.TCPConnector.__init__, force_close=True)  # type: ignore

@@ -16,6 +16,9 @@ import aiohttp
 
 ROOT = Path(__file__).resolve().parents[1]
 _START_S = 60.0
+WORKERS = int(os.environ.get("SERVER_WORKERS", "1"))
+"""How many processes the servers of the tests have, unless a test says it itself: SERVER_WORKERS=4 runs the whole suite
+against four, and tests/conftest.py makes each request a connection of its own, to a worker of chance."""
 
 
 def server_environment(data_dir: Path, changes: Mapping[str, str] | None = None) -> dict[str, str]:
@@ -49,10 +52,14 @@ def run_to_its_end(arguments: list[str], environment: Mapping[str, str]) -> subp
 class ServerProcess:
     """``base_url`` is known once :meth:`start` has returned; it changes at every start."""
 
-    def __init__(self, data_dir: Path, *, env: str = "LOCAL", changes: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, data_dir: Path, *, env: str = "LOCAL", changes: Mapping[str, str] | None = None, workers: int = WORKERS
+    ) -> None:
         self.data_dir = data_dir
         self.base_url = ""
         self._arguments = [sys.executable, "-m", "application.base_web_server", "--env", env]
+        if workers > 1:
+            self._arguments += ["--workers", str(workers)]
         self._environment = server_environment(data_dir, changes)
         self._log = data_dir.parent / f"{data_dir.name}.log"
         self._process: subprocess.Popen[str] | None = None
@@ -116,9 +123,11 @@ class ServerProcess:
 
 
 @contextmanager
-def running_server(data_dir: Path, *, env: str = "LOCAL", **changes: str) -> Iterator[ServerProcess]:
+def running_server(
+    data_dir: Path, *, env: str = "LOCAL", workers: int = WORKERS, **changes: str
+) -> Iterator[ServerProcess]:
     """A server that is stopped at the end, and killed if it does not stop."""
-    server = ServerProcess(data_dir, env=env, changes=changes)
+    server = ServerProcess(data_dir, env=env, changes=changes, workers=workers)
     try:
         server.start()
         yield server

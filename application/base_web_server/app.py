@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from aiohttp import web
 
 from application.base_web_server.cors import add_cors
-from application.base_web_server.health import HealthMonitor, Phase
 from application.base_web_server.metrics import Metrics
 from application.base_web_server.middlewares import (
     add_common_headers,
@@ -15,7 +16,7 @@ from application.base_web_server.middlewares import (
 )
 from application.base_web_server.peer import PeerFinder
 from application.base_web_server.routers.docs_router import add_docs_routes
-from application.base_web_server.routers.health_router import add_health_routes
+from application.base_web_server.routers.health_router import HealthReporter, add_health_routes
 from application.base_web_server.routers.page_router import add_page_routes
 from application.base_web_server.routers.protocol_router import add_protocol_routes
 from service.net.net_settings import NetSettings
@@ -27,12 +28,13 @@ def build_app(
     settings: NetSettings,
     context: TemplateContext,
     service: TemplateService,
-    health: HealthMonitor,
+    health: HealthReporter,
     metrics: Metrics,
+    is_open: Callable[[], bool],
 ) -> web.Application:
-    """The server's app with the templates that ``context`` has now."""
+    """The server's app with the templates that ``context`` has now; protocols answer "try again" unless ``is_open``."""
     app = _bare_app(settings, service)
-    app.middlewares.append(make_gate_middleware(lambda: health.phase is not Phase.STARTING))
+    app.middlewares.append(make_gate_middleware(is_open))
     add_cors(app, settings.cors_origins)
     add_protocol_routes(app, context, service, PeerFinder(settings.trusted_proxies))
     add_page_routes(app)
@@ -43,7 +45,7 @@ def build_app(
 
 
 def build_admin_app(
-    settings: NetSettings, service: TemplateService, health: HealthMonitor, metrics: Metrics
+    settings: NetSettings, service: TemplateService, health: HealthReporter, metrics: Metrics
 ) -> web.Application:
     """The operators' routes alone, for a port of their own."""
     app = _bare_app(settings, service)

@@ -5,11 +5,10 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Sequence
-from dataclasses import dataclass
-from enum import StrEnum
 from typing import Any
 
 from application.base_web_server.durability_watch import DurabilityWatch
+from application.base_web_server.readiness import Phase, Readiness
 from service.core.errors import ServiceError
 from service.service_container import ServiceContainer
 from template.base.readiness import Health, ReadinessCheck
@@ -17,40 +16,6 @@ from template.base.template_context import TemplateContext
 
 _CHECK_TIMEOUT_S = 2.0
 _KEPT_S = 1.0
-
-
-class Phase(StrEnum):
-    STARTING = "starting"
-    READY = "ready"
-    DRAINING = "draining"
-
-
-@dataclass(frozen=True)
-class Readiness:
-    """All findings of one look. ``ready`` is false when one of them has failed."""
-
-    phase: Phase
-    checks: Sequence[ReadinessCheck]
-
-    @property
-    def ready(self) -> bool:
-        return self.phase is Phase.READY and not self.names(Health.FAILED)
-
-    def names(self, health: Health) -> list[str]:
-        return [check.name for check in self.checks if check.health is health]
-
-    def to_json(self, *, verbose: bool) -> dict[str, Any]:
-        status = "ready" if self.ready else "not ready" if self.phase is Phase.READY else str(self.phase)
-        summary: dict[str, Any] = {
-            "status": status,
-            "degraded": self.names(Health.DEGRADED),
-            "failed": self.names(Health.FAILED),
-        }
-        if verbose:
-            summary["checks"] = [
-                {"name": check.name, "health": str(check.health), "reason": check.reason} for check in self.checks
-            ]
-        return summary
 
 
 class HealthMonitor:
@@ -70,6 +35,11 @@ class HealthMonitor:
         self._durability = durability
         self._last: tuple[float, Readiness] | None = None
         self._looking: asyncio.Task[Readiness] | None = None
+
+    async def report(self, *, verbose: bool) -> tuple[bool, dict[str, Any]]:
+        """Whether this server is ready, and the body of ``/readyz``."""
+        readiness = await self.readiness()
+        return readiness.ready, readiness.to_json(verbose=verbose)
 
     async def readiness(self) -> Readiness:
         """What is true now, or was less than a second ago."""

@@ -7,13 +7,17 @@ from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
+from aiohttp import web
+
 from application.base_web_server.app import build_admin_app, build_app
 from application.base_web_server.config import ServerSettings
 from application.base_web_server.durability_watch import DurabilityWatch
-from application.base_web_server.health import HealthMonitor, Phase
+from application.base_web_server.health import HealthMonitor
 from application.base_web_server.listener import Listener
 from application.base_web_server.metrics import Metrics
+from application.base_web_server.readiness import Phase
 from application.base_web_server.templates import add_templates, create_session_store
+from application.base_web_server.worker_seat import WorkerSeat, WorkersHealth
 from service.core.errors import ServiceError, StartError
 from service.core.logger import Logger
 from service.service_container import ServiceContainer, ServiceSettings
@@ -22,15 +26,20 @@ from template.base.template_context import TemplateContext
 from template.base.template_service import TemplateService
 
 _HURRIED_STOP_S = 2.0
+_IDLE_S = 5.0
+"""How long a retired worker waits for idle connections to ask once more and be told to go."""
 
 
 class Server:
     """One server process. Making it connects to nothing; :meth:`run` is its whole life.
 
-    The order of start, left backwards: listener (answers "starting") → services → templates.
+    The order of start, left backwards: listener (answers "starting") → services → templates. With a ``seat`` among
+    workers the listener comes last: others serve meanwhile.
     """
 
-    def __init__(self, settings: ServerSettings, context: TemplateContext | None = None) -> None:
+    def __init__(
+        self, settings: ServerSettings, context: TemplateContext | None = None, seat: WorkerSeat | None = None
+    ) -> None:
         self._settings = settings
         self._context = context or TemplateContext.get_instance()
         self._container = ServiceContainer(_service_settings(settings))
@@ -39,14 +48,17 @@ class Server:
         self._durability = DurabilityWatch(self._container)
         self._health = HealthMonitor(self._container, self._context, self._durability)
         self._hurried = asyncio.Event()
+        self._seat = seat
+        self._is_retired = False
         net = settings.netConfig
-        metrics = Metrics(self._container.queue)
+        metrics = Metrics(self._container.queue, seat.board.processes if seat else None)
         service = TemplateService(sessions, status_for_errors=net.http_status_for_errors, observe=metrics.observe)
-        app = build_app(net, self._context, service, self._health, metrics)
-        self._listeners = [Listener(app, net.host, net.port, key="port")]
+        report = WorkersHealth(self._health, seat) if seat else self._health
+        app = build_app(net, self._context, service, report, metrics, lambda: not self.is_starting)
+        self._listeners = [self._listener(app, net.port, "port")]
         if net.admin_port is not None:
-            admin = build_admin_app(net, service, self._health, metrics)
-            self._listeners.append(Listener(admin, net.host, net.admin_port, key="admin_port"))
+            admin = build_admin_app(net, service, report, metrics)
+            self._listeners.append(self._listener(admin, net.admin_port, "admin_port"))
 
     @property
     def is_starting(self) -> bool:
@@ -56,6 +68,10 @@ class Server:
         """Skip what is left of quiet and drain; what runs is then as after a kill."""
         self._hurried.set()
 
+    def retire(self) -> None:
+        """Call it before ``stop`` is set: others serve on the same port, so let the connections go first."""
+        self._is_retired = True
+
     async def run(self, stop: asyncio.Event, on_ready: Callable[[str], None]) -> None:
         """Start, call ``on_ready`` with the address, serve until ``stop`` is set, drain, close.
 
@@ -63,30 +79,47 @@ class Server:
         """
         async with AsyncExitStack() as life:
             life.callback(self._context.clear)
-            for listener in self._listeners:
-                await life.enter_async_context(_listening(listener))
+            if self._seat is None:
+                await self._open(life)
             await life.enter_async_context(self._services())
             await self._durability.start()
             life.push_async_callback(self._durability.stop)
             for template in self._context.templates().values():
                 await life.enter_async_context(self._started(template))
             self._health.phase = Phase.READY
+            if self._seat is not None:
+                await life.enter_async_context(self._seat.posting(self._health, self._container.tasks))
+                await self._open(life)
             on_ready(self._listeners[0].url)
             await stop.wait()
-            Logger.info("server drains")
+            Logger.info("server drains", retired=self._is_retired)
             self._health.phase = Phase.DRAINING
+            if self._seat is not None:
+                self._seat.post(await self._health.readiness())
             await self._quiet_and_drain()
             # Requests end before what they need; the exit stack finds the doors closed.
             for listener in self._listeners:
                 await listener.close()
         Logger.info("server stopped")
 
+    def _listener(self, app: web.Application, port: int, key: str) -> Listener:
+        sockets = self._seat.sockets[key] if self._seat else ()
+        return Listener(app, self._settings.netConfig.host, port, key=key, sockets=sockets)
+
+    async def _open(self, life: AsyncExitStack) -> None:
+        for listener in self._listeners:
+            await life.enter_async_context(_listening(listener))
+
     async def _quiet_and_drain(self) -> None:
         templates = list(self._context.templates().values())
         timeout_s = self._settings.netConfig.drain_timeout_s
+        if self._is_retired:
+            leaving = (self._attempt("retire", None, listener.retire(_IDLE_S)) for listener in self._listeners)
+            await asyncio.gather(*leaving)
         for template in templates:
             await self._attempt("quiet", template, template.quiet())
-        await self._attempt("wait", None, asyncio.sleep(self._settings.netConfig.quiet_s))
+        if not self._is_retired:
+            await self._attempt("wait", None, asyncio.sleep(self._settings.netConfig.quiet_s))
         drains = (self._attempt("drain", template, template.drain(timeout_s)) for template in templates)
         await asyncio.gather(*drains)
 

@@ -2,44 +2,75 @@
 
 from __future__ import annotations
 
-import errno
+import asyncio
 import socket
+from collections.abc import Sequence
 
 from aiohttp import web
 
-from service.core.errors import StartError
+from application.base_web_server.ports import explained, url_of
 
 _CLOSE_S = 2.0
+_BACKLOG = 1024
+_POLL_S = 0.02
 
 
 class Listener:
-    """One app on one port. Handlers run on when their client leaves."""
+    """One app on one port. Handlers run on when their client leaves.
 
-    def __init__(self, app: web.Application, host: str, port: int, *, key: str) -> None:
+    ``sockets``: bound already, for a worker, instead of ``host`` and ``port``.
+    """
+
+    def __init__(
+        self, app: web.Application, host: str, port: int, *, key: str, sockets: Sequence[socket.socket] = ()
+    ) -> None:
+        self._is_open = self._is_retiring = False
+        app.on_response_prepare.append(self._say_goodbye)
         self._runner = web.AppRunner(
             app, access_log=None, handler_cancellation=False, handle_signals=False, shutdown_timeout=_CLOSE_S
         )
-        self._is_open = False
+        self._sites: list[web.BaseSite] = []
         self._host = host
         self._port = port
         self._key = key
+        self._sockets = sockets
 
     async def open(self) -> None:
         """Listen. Raises :class:`StartError` that names the configuration's ``key``."""
         await self._runner.setup()
+        if self._sockets:
+            self._sites = [web.SockSite(self._runner, bound, backlog=_BACKLOG) for bound in self._sockets]
+        else:
+            self._sites = [web.TCPSite(self._runner, self._host, self._port, backlog=_BACKLOG)]
         try:
-            await web.TCPSite(self._runner, self._host, self._port).start()
+            for site in self._sites:
+                await site.start()
         except OSError as error:
+            self._sites = []
             await self._runner.cleanup()
-            raise StartError(self._explained(error)) from None
+            raise explained(error, self._host, self._port, self._key) from None
         self._is_open = True
 
     @property
     def url(self) -> str:
         """Where a browser on this machine finds it (the bound port, if any was free)."""
-        host, port = self._runner.addresses[0][:2]
-        shown = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)  # noqa: S104
-        return f"http://{shown}:{port}"
+        return url_of(self._runner.addresses[0])
+
+    async def retire(self, idle_s: float) -> None:
+        """Accept nothing more, and let the connections go: an answer is the last one on its connection, an idle one
+        is closed after ``idle_s``. Requests under way go on."""
+        self._is_retiring = True
+        for site in self._sites:
+            await site.stop()
+        self._sites = []
+        server = self._runner.server
+        loop = asyncio.get_running_loop()
+        deadline_s = loop.time() + idle_s
+        # aiohttp tells nobody when a connection ends.
+        while server is not None and server.connections and loop.time() < deadline_s:  # noqa: ASYNC110
+            await asyncio.sleep(_POLL_S)
+        if server is not None:
+            server.pre_shutdown()
 
     async def close(self) -> None:
         """Accept nothing more; requests under way get 2 s, then they are cancelled. May be called twice."""
@@ -47,13 +78,7 @@ class Listener:
             self._is_open = False
             await self._runner.cleanup()
 
-    def _explained(self, error: OSError) -> str:
-        where = f"port {self._port} on {self._host}"
-        mend = f"set netConfig.{self._key} (BASE_SERVER__NETCONFIG__{self._key.upper()})"
-        if error.errno == errno.EADDRINUSE:
-            return f"Cannot listen: {where} is in use: stop the other server or {mend}."
-        if error.errno == errno.EACCES:
-            return f"Cannot listen: no permission for {where}: take a port above 1023; {mend}."
-        if isinstance(error, socket.gaierror) or error.errno == errno.EADDRNOTAVAIL:
-            return f"Cannot listen: {self._host} is no address of this machine: set netConfig.host."
-        return f"Cannot listen on {where}: {error.strerror}; {mend}."
+    async def _say_goodbye(self, request: web.Request, response: web.StreamResponse) -> None:
+        if self._is_retiring:
+            response.force_close()
+            response.headers["Connection"] = "close"

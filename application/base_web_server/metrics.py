@@ -1,16 +1,22 @@
-"""Prometheus metrics of one process: requests and what the services count, queues when somebody looks."""
+"""Prometheus metrics of a server, all its worker processes together: requests and what the services count as it
+happens, the rest when somebody looks."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
 from platform import python_version
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, PlatformCollector, ProcessCollector
 from prometheus_client.exposition import generate_latest
+from prometheus_client.metrics_core import GaugeMetricFamily, Metric
+from prometheus_client.multiprocess import MultiProcessCollector
+from prometheus_client.registry import Collector
 
 from application.base_web_server import __version__
+from application.base_web_server.worker_order import METRICS_FOLDER
 from service.core import instruments
 from service.core.errors import ServiceError
 from service.core.instruments import SECONDS, Instrument, Sink
@@ -21,30 +27,39 @@ _PREFIX = "base_server_"
 
 
 class Metrics:
-    """``observe`` is the TemplateService's observer; ``render`` is the body of ``/metrics``."""
+    """``observe`` is the TemplateService's observer; ``render`` is the body of ``/metrics``.
+
+    ``processes`` gives the workers' process ids by number where there are several; counts are then those of all,
+    also of processes that have ended, and the figures of a process have a label ``worker``.
+    """
 
     content_type = "text/plain; version=0.0.4; charset=utf-8"
 
-    def __init__(self, queue: QueueService) -> None:
-        self.registry = CollectorRegistry()
+    def __init__(self, queue: QueueService, processes: Callable[[], Mapping[int, int]] | None = None) -> None:
         self._queue = queue
-        _process_registry()
-        ProcessCollector(registry=self.registry)
-        PlatformCollector(registry=self.registry)
+        self._counted = CollectorRegistry()
+        self._now = _Now()
+        if processes is None:
+            self._scraped = [self._counted, _process_registry()]
+            ProcessCollector(registry=self._counted)
+        else:
+            # Everything that is counted anywhere in this process is in the files too.
+            _process_registry()
+            self._scraped = [CollectorRegistry()]
+            MultiProcessCollector(self._scraped[0], path=os.environ[METRICS_FOLDER])  # type: ignore[no-untyped-call]
+            self._scraped[0].register(_Workers(processes))
+        PlatformCollector(registry=self._scraped[0])
+        self._scraped[0].register(self._now)
         self._requests = Counter(
-            "base_server_requests_total", "Answered requests.", ("protocol", "error_code"), registry=self.registry
+            "base_server_requests_total", "Answered requests.", ("protocol", "error_code"), registry=self._counted
         )
         self._seconds = Histogram(
             "base_server_request_seconds",
             "Time from a request's body to its answer.",
             ("protocol",),
             buckets=SECONDS,
-            registry=self.registry,
+            registry=self._counted,
         )
-        self._ready = Gauge("base_server_ready", "1 when the process is ready.", registry=self.registry)
-        self._waiting = self._queue_gauge("base_server_queue_waiting", "Entries that wait in a queue.")
-        self._age = self._queue_gauge("base_server_queue_oldest_age_seconds", "Age of a queue's oldest entry.")
-        self._dead = self._queue_gauge("base_server_queue_dead_letters", "Entries in a queue's dead letters.")
 
     def observe(self, protocol: Protocol, error_code: int, elapsed_s: float) -> None:
         self._requests.labels(str(protocol.id), str(error_code)).inc()
@@ -52,21 +67,50 @@ class Metrics:
 
     async def render(self, *, ready: bool) -> bytes:
         """The text format; without Redis the gauges of the queues are left out."""
-        self._ready.set(1 if ready else 0)
-        for gauge in (self._waiting, self._age, self._dead):
-            gauge.clear()
         try:
-            stats = await self._queue.stats()
+            stats: Mapping[str, Mapping[str, Any]] = await self._queue.stats()
         except ServiceError:
             stats = {}
-        for queue_name, numbers in stats.items():
-            self._waiting.labels(queue_name).set(numbers["waiting"])
-            self._age.labels(queue_name).set(numbers["oldest_age_s"])
-            self._dead.labels(queue_name).set(numbers["dead"])
-        return generate_latest(self.registry) + generate_latest(_process_registry())
+        self._now.families = [
+            GaugeMetricFamily("base_server_ready", "1 when the server is ready.", value=1 if ready else 0),
+            _of_queues("base_server_queue_waiting", "Entries that wait in a queue.", stats, "waiting"),
+            _of_queues("base_server_queue_oldest_age_seconds", "Age of a queue's oldest entry.", stats, "oldest_age_s"),
+            _of_queues("base_server_queue_dead_letters", "Entries in a queue's dead letters.", stats, "dead"),
+        ]
+        return b"".join(map(generate_latest, self._scraped))
 
-    def _queue_gauge(self, name: str, text: str) -> Gauge:
-        return Gauge(name, text, ("queue",), registry=self.registry)
+
+class _Now(Collector):
+    """What was found out for this scrape."""
+
+    def __init__(self) -> None:
+        self.families: Sequence[Metric] = ()
+
+    def collect(self) -> Iterable[Metric]:
+        return self.families
+
+
+class _Workers(Collector):
+    """CPU, memory and descriptors of every worker process."""
+
+    def __init__(self, processes: Callable[[], Mapping[int, int]]) -> None:
+        self._processes = processes
+
+    def collect(self) -> Iterable[Metric]:
+        families: dict[str, Metric] = {}
+        for worker, pid in self._processes().items():
+            for family in ProcessCollector(pid=lambda pid=pid: pid, registry=None).collect():  # type: ignore[misc]
+                known = families.setdefault(family.name, Metric(family.name, family.documentation, family.type))
+                for sample in family.samples:
+                    known.add_sample(sample.name, {**sample.labels, "worker": str(worker)}, sample.value)
+        return families.values()
+
+
+def _of_queues(name: str, text: str, stats: Mapping[str, Mapping[str, Any]], which: str) -> Metric:
+    family = GaugeMetricFamily(name, text, labels=("queue",))
+    for queue_name, numbers in stats.items():
+        family.add_metric([queue_name], numbers[which])
+    return family
 
 
 @cache

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from application.base_web_server.durability_watch import DurabilityWatch
-from application.base_web_server.health import HealthMonitor, Phase
+from application.base_web_server.health import HealthMonitor
+from application.base_web_server.readiness import Phase
 from service.cache.cache_settings import CacheSettings
 from service.cache.server_facts import judge as judge_redis
 from service.core.durability import Durability

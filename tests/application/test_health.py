@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from application.base_web_server.health import HealthMonitor, Phase
+from application.base_web_server.health import HealthMonitor
 from application.base_web_server.metrics import Metrics
+from application.base_web_server.readiness import Phase
 from service.cache.cache_settings import CacheSettings
 from service.core.errors import ServiceUnavailable, StartError
 from service.db.database_service import DatabaseService

@@ -9,8 +9,9 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 
-from application.base_web_server.health import HealthMonitor, Phase
+from application.base_web_server.health import HealthMonitor
 from application.base_web_server.metrics import Metrics
+from application.base_web_server.readiness import Phase
 from application.base_web_server.routers.health_router import add_health_routes
 from service.core.errors import ServiceUnavailable
 from service.db.db_settings import DatabaseSettings

@@ -17,16 +17,16 @@ import pytest
 
 from tests.backends_mariadb import MariaDbServer
 from tests.backends_redis import RedisServer, find_server
-from tests.server_process import ROOT, ServerProcess, server_environment
+from tests.server_process import ROOT, WORKERS, ServerProcess, server_environment
 
 
 class Deployment:
     """A server with its backends: ``env`` is LOCAL or DEBUG."""
 
-    def __init__(self, env: str, data_dir: Path, changes: dict[str, str]) -> None:
+    def __init__(self, env: str, data_dir: Path, changes: dict[str, str], workers: int) -> None:
         self.env = env
         self.data_dir = data_dir
-        self.server = ServerProcess(data_dir, env=env, changes=changes)
+        self.server = ServerProcess(data_dir, env=env, changes=changes, workers=workers)
 
     def shard_rows(self, shard_id: int, query: str) -> list[dict[str, Any]]:
         """Rows of one shard database, read past the server."""
@@ -73,7 +73,7 @@ class Local(Deployment):
 class Debug(Deployment):
     """Redis and two MariaDB shards of this test run, by environment variables over the shipped file."""
 
-    def __init__(self, data_dir: Path, redis: RedisServer, mariadb: MariaDbServer, name: str) -> None:
+    def __init__(self, data_dir: Path, redis: RedisServer, mariadb: MariaDbServer, name: str, workers: int) -> None:
         self.redis = redis
         self.mariadb = mariadb
         self.name = name
@@ -88,7 +88,7 @@ class Debug(Deployment):
                 f'[{{"shard_id": 1, "database": "{name}_shard_1"}}, {{"shard_id": 2, "database": "{name}_shard_2"}}]'
             ),
         }
-        super().__init__("DEBUG", data_dir, changes)
+        super().__init__("DEBUG", data_dir, changes, workers)
         environment = server_environment(data_dir, changes)
         subprocess.run(
             [sys.executable, "-m", "application.manage", "--env", "DEBUG", "db", "apply"],
@@ -113,15 +113,17 @@ class Debug(Deployment):
 
 @pytest.fixture(params=["LOCAL", "DEBUG"])
 def deployment(request: pytest.FixtureRequest, app_id: str) -> Iterator[Deployment]:
-    """Stopped; the test starts, kills and restarts it."""
+    """Stopped; the test starts, kills and restarts it. ``DEBUG 4`` has four workers."""
+    env, _, workers = request.param.partition(" ")
+    count = int(workers or WORKERS)
     with tempfile.TemporaryDirectory(prefix="e-") as folder, ExitStack() as stack:
         data_dir = Path(folder) / "data"
-        if request.param == "LOCAL":
-            deployed: Deployment = Local("LOCAL", data_dir, {})
+        if env == "LOCAL":
+            deployed: Deployment = Local("LOCAL", data_dir, {}, count)
         else:
             redis = RedisServer(find_server("redis"))
             stack.callback(redis.remove)
             redis.start()
-            deployed = Debug(data_dir, redis, request.getfixturevalue("mariadb_server"), app_id)
+            deployed = Debug(data_dir, redis, request.getfixturevalue("mariadb_server"), app_id, count)
         yield deployed
         deployed.server.stop()

@@ -6,6 +6,7 @@ import uuid
 from typing import Any
 
 import aiohttp
+import pytest
 
 from tests.e2e.conftest import Deployment
 from tests.server_process import Client
@@ -15,6 +16,7 @@ TITLE = "우리 방 🏡"
 TEXT = "안녕하세요! 👩‍🚀 zero\u200bwidth, {x}, data: y\r\nnext"
 
 
+@pytest.mark.parametrize("deployment", ["LOCAL", "DEBUG", "DEBUG 4"], indirect=True)
 async def test_a_whole_life_and_what_it_leaves_behind(deployment: Deployment) -> None:
     deployment.server.start()
     async with aiohttp.ClientSession() as http:

@@ -2,23 +2,32 @@
 
 from __future__ import annotations
 
+from typing import Any, Protocol
+
 from aiohttp import web
 
-from application.base_web_server.health import HealthMonitor
 from application.base_web_server.metrics import Metrics
 
 
-def add_health_routes(app: web.Application, health: HealthMonitor, metrics: Metrics) -> None:
+class HealthReporter(Protocol):
+    """What ``/readyz`` needs: one process's HealthMonitor, or what all workers of a server say."""
+
+    async def report(self, *, verbose: bool) -> tuple[bool, dict[str, Any]]:
+        """Whether the server is ready, and the answer's body."""
+        ...
+
+
+def add_health_routes(app: web.Application, health: HealthReporter, metrics: Metrics) -> None:
     async def livez(request: web.Request) -> web.Response:
         return web.json_response({"status": "alive"})
 
     async def readyz(request: web.Request) -> web.Response:
-        readiness = await health.readiness()
-        body = readiness.to_json(verbose="verbose" in request.query)
-        return web.json_response(body, status=200 if readiness.ready else 503)
+        ready, body = await health.report(verbose="verbose" in request.query)
+        return web.json_response(body, status=200 if ready else 503)
 
     async def show_metrics(request: web.Request) -> web.Response:
-        body = await metrics.render(ready=(await health.readiness()).ready)
+        ready, _ = await health.report(verbose=False)
+        body = await metrics.render(ready=ready)
         return web.Response(body=body, headers={"Content-Type": Metrics.content_type})
 
     app.router.add_get("/livez", livez)

@@ -114,7 +114,7 @@ class CacheService(Facade):
         settings = self._settings
         if settings.type == "redis_cluster":
             raise StartError('cacheConfig.type "redis_cluster" comes with the cluster release; use "redis" until then.')
-        if settings.type == "embedded":
+        if settings.owns_server:
             if sys.platform == "win32":
                 raise StartError('There is no embedded cache server for Windows: set cacheConfig.type to "redis".')
             from service.cache.embedded import EmbeddedServer  # noqa: PLC0415 - needs POSIX file locks
@@ -158,7 +158,7 @@ class CacheService(Facade):
         if fake_server is not None:
             return make_fake_pool(fake_server, max_connections=max_connections, timeout_s=timeout_s)
         adopt: OnConnect = self._epoch.on_connect
-        patience_s = _RESTART_PATIENCE_S if self._embedded else 0.0
+        patience_s = _RESTART_PATIENCE_S if self._settings.type == "embedded" else 0.0
         return make_pool(settings, adopt, max_connections=max_connections, timeout_s=timeout_s, patience_s=patience_s)
 
     async def _prepare_fake(self, client: CacheClient) -> None:

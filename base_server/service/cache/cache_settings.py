@@ -29,7 +29,8 @@ class CacheSettings(Settings):
     tls_ca_file: str | None = None
     """Certificates to trust instead of the system's."""
     unix_socket_path: str | None = None
-    """Reach ``type: redis`` by this socket instead of host and port."""
+    """Reach ``type: redis`` by this socket instead of host and port. (With ``embedded``: the server there belongs to
+    somebody else, as the supervisor's does for its workers.)"""
     accept_volatile: bool = False
     """PROD only: start although this Redis loses acknowledged writes when it dies or is full."""
     timeout_s: float = Field(default=5.0, gt=0)
@@ -46,3 +47,8 @@ class CacheSettings(Settings):
     """Embedded only: at this size writes are refused, nothing is evicted; 0 = no limit."""
     start_timeout_s: float = Field(default=60.0, gt=0)
     """Embedded only: longest wait for the server to have loaded its data."""
+
+    @property
+    def owns_server(self) -> bool:
+        """Whether the Redis is a child of this process, and so serves nobody else."""
+        return self.type == "embedded" and self.unix_socket_path is None

@@ -24,6 +24,8 @@ class NetSettings(Settings):
     """0 takes a free port; the address is printed when the server is ready."""
     admin_port: int | None = Field(default=None, ge=0, le=65535)
     """Where /livez, /readyz and /metrics are served, on the same host; null serves them on ``port``."""
+    workers: int = Field(default=1, ge=1, le=256)
+    """Server processes on the port; with more than one a supervisor keeps them alive. The flag --workers wins."""
     max_body_bytes: int = Field(default=1_048_576, ge=1024)
     """A longer request body is refused with 413."""
     http_status_for_errors: Literal["error", "ok"] = "error"

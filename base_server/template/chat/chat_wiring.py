@@ -89,8 +89,8 @@ class ChatWiring:
         parts.states.uninstall()
 
     async def _take_over(self, parts: ChatParts) -> None:
-        """The embedded server serves one process: whoever held turns before is dead, nobody is waited for."""
-        if self._container.settings.cache.type != "embedded":
+        """A Redis that serves this process alone: whoever held turns before is dead, nobody is waited for."""
+        if not self._container.settings.cache.owns_server:
             return
         await parts.replies.sweep(all_open=True)
         await parts.consumer.write_waiting()

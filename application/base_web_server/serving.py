@@ -1,0 +1,62 @@
+"""One server process in its event loop, and what its signals mean."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import Callable, Coroutine
+from typing import TYPE_CHECKING, Any
+
+from application.base_web_server.config import ServerSettings
+
+if TYPE_CHECKING:
+    from application.base_web_server.worker_seat import WorkerSeat
+
+_STDIN = 0
+
+
+async def serve(settings: ServerSettings, on_ready: Callable[[str], None], seat: WorkerSeat | None = None) -> None:
+    """Serve until SIGTERM or SIGINT; a second one does not wait for what runs. During the start one is enough.
+
+    A worker retires when its standard input ends: its supervisor has put another in its place, or is gone.
+    Raises :class:`StartError`.
+    """
+    from application.base_web_server.lifecycle import Server  # noqa: PLC0415 - after the configuration is known good
+
+    server = Server(settings, seat=seat)
+    stop = asyncio.Event()
+    running = asyncio.current_task()
+    loop = asyncio.get_running_loop()
+
+    def on_signal() -> None:
+        if server.is_starting and running is not None:
+            running.cancel()
+        elif stop.is_set():
+            server.hurry()
+        stop.set()
+
+    def on_input() -> None:
+        if os.read(_STDIN, 1024):
+            return
+        loop.remove_reader(_STDIN)
+        if not stop.is_set():
+            server.retire()
+            on_signal()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, on_signal)
+    if seat is not None:
+        loop.add_reader(_STDIN, on_input)
+    await server.run(stop, on_ready)
+
+
+def run_loop(work: Coroutine[Any, Any, None]) -> None:
+    """uvloop where it exists; Windows has asyncio's own loop."""
+    if sys.platform == "win32":
+        asyncio.run(work)
+    else:
+        import uvloop  # noqa: PLC0415
+
+        uvloop.run(work)

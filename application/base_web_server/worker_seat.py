@@ -1,0 +1,58 @@
+"""A worker's place among the processes of one server, as the server's parts see it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+from application.base_web_server.health import HealthMonitor
+from application.base_web_server.readiness import Readiness
+from application.base_web_server.worker_board import POST_INTERVAL_S, WorkerBoard
+from service.core.tasks import TaskRegistry
+
+
+class WorkerSeat:
+    """Worker ``number`` (1 …), its bound ``sockets`` by the key of their port, and the board that all share."""
+
+    def __init__(self, number: int, sockets: Mapping[str, Sequence[socket.socket]], board: WorkerBoard) -> None:
+        self.number = number
+        self.sockets = sockets
+        self.board = board
+
+    def post(self, readiness: Readiness) -> None:
+        """Say at once how this process is."""
+        self.board.post(self.number, readiness)
+
+    @asynccontextmanager
+    async def posting(self, health: HealthMonitor, tasks: TaskRegistry) -> AsyncIterator[None]:
+        """Post this process's readiness every second, until the block ends."""
+
+        async def post() -> None:
+            while True:
+                self.post(await health.readiness())
+                await asyncio.sleep(POST_INTERVAL_S)
+
+        self.post(await health.readiness())
+        task = tasks.spawn(post(), "worker board")
+        try:
+            yield
+        finally:
+            task.cancel()
+            await asyncio.wait([task])
+            self.board.remove(self.number, os.getpid())
+
+
+class WorkersHealth:
+    """``/readyz`` of a server of workers: all of them, this one as it is now."""
+
+    def __init__(self, monitor: HealthMonitor, seat: WorkerSeat) -> None:
+        self._monitor = monitor
+        self._seat = seat
+
+    async def report(self, *, verbose: bool) -> tuple[bool, dict[str, Any]]:
+        self._seat.post(await self._monitor.readiness())
+        return self._seat.board.report(verbose=verbose)

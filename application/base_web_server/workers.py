@@ -1,0 +1,124 @@
+"""A server of several processes on one port: the ports, the shared folder and the embedded Valkey, and a supervisor.
+
+This process serves nothing itself and loads neither services nor templates, so it outlives what may happen to them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+import tempfile
+from asyncio.subprocess import PIPE, Process
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+
+from prometheus_client.multiprocess import mark_process_dead
+
+from application.base_web_server.config import ServerSettings
+from application.base_web_server.ports import SharedPort
+from application.base_web_server.supervisor import Supervisor
+from application.base_web_server.worker_board import WorkerBoard
+from application.base_web_server.worker_order import METRICS_FOLDER, WorkerOrder
+from service.core.errors import StartError
+
+
+async def run_workers(
+    settings: ServerSettings, config: Path | None, count: int, on_ready: Callable[[str], None]
+) -> None:
+    """Run ``count`` workers until SIGTERM or SIGINT (a second one does not wait); SIGHUP replaces them one by one.
+
+    Calls ``on_ready`` with the address when all serve. Raises :class:`StartError`; a signal during the start cancels.
+    """
+    if sys.platform == "win32":
+        raise StartError("There are no workers on Windows: leave out --workers, and set netConfig.workers to 1.")
+    if settings.cacheConfig.type == "fake":
+        raise StartError('cacheConfig.type "fake" lives in one process: use "embedded" or "redis", or --workers 1.')
+    loop = asyncio.get_running_loop()
+    running = asyncio.current_task()
+
+    def interrupt() -> None:
+        if running is not None:
+            running.cancel()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, interrupt)
+    loop.add_signal_handler(signal.SIGHUP, lambda: None)
+    net = settings.netConfig
+    async with AsyncExitStack() as life:
+        ports = [SharedPort(net.host, net.port, count, key="port")]
+        life.callback(ports[0].close)
+        if net.admin_port is not None:
+            ports.append(SharedPort(net.host, net.admin_port, count, key="admin_port"))
+            life.callback(ports[1].close)
+        folder = Path(life.enter_context(tempfile.TemporaryDirectory(prefix="chat-workers-")))
+        board, metrics = folder / "board", folder / "metrics"
+        board.mkdir()
+        metrics.mkdir()
+        cache_socket = await life.enter_async_context(_embedded_cache(settings))
+
+        async def launch(number: int) -> Process:
+            sockets = {port.key: port.descriptors(number) for port in ports}
+            order = WorkerOrder(
+                env=settings.templateConfig.env,
+                config=str(config) if config else None,
+                number=number,
+                count=count,
+                board=str(board),
+                sockets=sockets,
+                cache_socket=cache_socket,
+            )
+            return await asyncio.create_subprocess_exec(
+                *order.command(),
+                env={**os.environ, METRICS_FOLDER: str(metrics)},
+                # Its end tells the worker that it is needed no more, also when this process is killed.
+                stdin=PIPE,
+                stdout=PIPE,
+                pass_fds=[descriptor for inherited in sockets.values() for descriptor in inherited],
+                # Ctrl-C reaches this process alone, which ends the workers in order.
+                start_new_session=True,
+            )
+
+        def renew(number: int) -> None:
+            for port in ports:
+                port.renew(number)
+
+        def close_doors() -> None:
+            for port in ports:
+                port.close()
+
+        def forget(pid: int) -> None:
+            """Its counts stay; its gauges said what was true while it lived."""
+            mark_process_dead(pid, str(metrics))  # type: ignore[no-untyped-call]
+
+        supervisor = Supervisor(
+            launch,
+            count,
+            WorkerBoard(board, count),
+            renew=renew,
+            forget=forget,
+            close_doors=close_doors,
+            drain_s=net.quiet_s + net.drain_timeout_s,
+        )
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, supervisor.stop)
+        loop.add_signal_handler(signal.SIGHUP, supervisor.roll)
+        await supervisor.run(lambda: on_ready(ports[0].url))
+
+
+@asynccontextmanager
+async def _embedded_cache(settings: ServerSettings) -> AsyncIterator[str | None]:
+    """The socket of the Valkey that all workers share; None where Redis is somebody else's."""
+    if settings.cacheConfig.type != "embedded":
+        yield None
+        return
+    from service.cache.embedded import EmbeddedServer  # noqa: PLC0415 - needs POSIX file locks
+
+    server = EmbeddedServer(settings.templateConfig.data_dir.absolute(), settings.cacheConfig)
+    await server.start()
+    try:
+        yield server.client_settings().unix_socket_path
+    finally:
+        await server.stop()

@@ -1,0 +1,190 @@
+"""The supervisor with small shell scripts as its workers: who is started, told, waited for and given up."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import time
+from asyncio.subprocess import PIPE, Process
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from application.base_web_server import supervisor as supervisor_module
+from application.base_web_server.readiness import Phase, Readiness
+from application.base_web_server.supervisor import Supervisor
+from application.base_web_server.worker_board import WorkerBoard
+from service.core.errors import StartError
+from tests.waiting import until
+
+GOOD = 'echo "Ready at http://it"; exec cat'  # cat ends with its input, as a retired worker does
+BAD = "exit 3"
+STUBBORN = 'trap "echo no >&2" TERM; echo "Ready at http://it"; while :; do read line || sleep 0.01; done'
+
+
+class Bench:
+    """``events`` tells what the supervisor did; ``script`` is what the next process runs."""
+
+    def __init__(self, folder: Path, count: int) -> None:
+        self.board = WorkerBoard(folder, count)
+        self.script = GOOD
+        self.events: list[str] = []
+        self.processes: list[Process] = []
+        self.forgotten: list[int] = []
+        self.supervisor = Supervisor(
+            self._launch,
+            count,
+            self.board,
+            renew=lambda number: self.events.append(f"renew {number}"),
+            forget=self.forgotten.append,
+            close_doors=lambda: self.events.append("close"),
+            drain_s=0.0,
+            longest_delay_s=0.02,
+        )
+
+    async def _launch(self, number: int) -> Process:
+        self.events.append(f"launch {number}")
+        process = await asyncio.create_subprocess_exec("sh", "-c", self.script, stdin=PIPE, stdout=PIPE)
+        self.processes.append(process)
+        return process
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[asyncio.Task[None]]:
+        """Up when the block begins, ended when it is left; the task is the supervisor's run."""
+        up = asyncio.Event()
+        run = asyncio.create_task(self.supervisor.run(up.set))
+        try:
+            await asyncio.wait_for(up.wait(), 10)
+            yield run
+        finally:
+            self.supervisor.stop()
+            await asyncio.gather(run, return_exceptions=True)
+        assert all(process.returncode is not None for process in self.processes)
+        assert sorted(self.forgotten) == sorted(process.pid for process in self.processes)
+
+
+@pytest.fixture
+async def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
+    monkeypatch.setattr(supervisor_module, "_CLOSE_S", 0.3)
+    return Bench(tmp_path, 3)
+
+
+def ended(*processes: Process) -> Callable[[], bool]:
+    return lambda: all(process.returncode is not None for process in processes)
+
+
+async def test_the_first_worker_starts_alone_and_all_end_by_sigterm(bench: Bench) -> None:
+    async with bench.running():
+        assert bench.events == ["launch 1", "launch 2", "launch 3"]
+    assert bench.events[3:] == ["close"]
+    assert [process.returncode for process in bench.processes] == [-signal.SIGTERM] * 3
+
+
+async def test_a_first_start_that_fails_ends_everything_at_once(bench: Bench) -> None:
+    bench.script = BAD
+    with pytest.raises(StartError, match="Worker 1 ended at its start once, the last time with exit code 3"):
+        await bench.supervisor.run(lambda: pytest.fail("it was never ready"))
+    assert bench.events == ["launch 1", "close"]
+
+
+async def test_a_dead_worker_gets_new_sockets_and_a_new_process(bench: Bench) -> None:
+    async with bench.running():
+        bench.processes[1].kill()
+        await until(lambda: bench.events[3:] == ["renew 2", "launch 2"])
+        await until(lambda: len(bench.processes) == 4)
+        assert ended(bench.processes[1])()
+        assert not ended(bench.processes[3])()
+
+
+async def test_it_goes_on_trying_while_another_serves_and_gives_up_when_none_does(bench: Bench) -> None:
+    async with bench.running() as run:
+        bench.script = BAD
+        bench.processes[0].kill()
+        bench.processes[1].kill()
+        await until(lambda: bench.events.count("launch 1") > 8)
+        assert not run.done()
+        bench.processes[2].kill()
+        with pytest.raises(StartError, match="in a row, the last time with exit code 3, and no other serves"):
+            await asyncio.wait_for(run, 10)
+
+
+async def test_a_rolling_restart_replaces_one_after_the_other_the_new_one_first(bench: Bench) -> None:
+    async with bench.running():
+        before = list(bench.processes)
+        bench.supervisor.roll()
+        await until(ended(*before))
+        assert bench.events[3:] == ["launch 1", "launch 2", "launch 3"], "nobody died"
+        assert [process.returncode for process in before] == [0, 0, 0], "told by the end of their input"
+        assert not ended(*bench.processes[3:])()
+        # The supervisor still looks after those that came.
+        bench.processes[3].kill()
+        await until(lambda: bench.events[6:] == ["renew 1", "launch 1"])
+
+
+async def test_a_rolling_restart_stops_at_a_process_that_does_not_start(bench: Bench) -> None:
+    async with bench.running():
+        bench.script = BAD
+        bench.supervisor.roll()
+        await until(lambda: len(bench.processes) == 4)
+        await until(ended(bench.processes[3]))
+        bench.script = GOOD
+        bench.processes[2].kill()
+        await until(lambda: bench.events[3:] == ["launch 1", "renew 3", "launch 3"])
+        assert not ended(*bench.processes[:2])()
+
+
+async def test_a_worker_that_dies_while_it_is_replaced_is_replaced_once(bench: Bench) -> None:
+    async with bench.running():
+        bench.script = f"sleep 0.3; {GOOD}"
+        bench.supervisor.roll()
+        await until(lambda: len(bench.processes) == 4)
+        bench.processes[0].kill()
+        await until(ended(*bench.processes[:3]))
+        assert bench.events[3:] == ["launch 1", "launch 2", "launch 3"]
+
+
+async def test_who_does_not_end_is_killed_and_a_second_stop_is_passed_on(bench: Bench) -> None:
+    bench.script = STUBBORN
+    async with bench.running() as run:
+        bench.supervisor.stop()
+        bench.supervisor.stop()
+        await asyncio.wait_for(run, 10)
+    assert [process.returncode for process in bench.processes] == [-signal.SIGKILL] * 3
+
+
+async def test_a_worker_whose_board_is_silent_is_killed(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(supervisor_module, "_LOOK_INTERVAL_S", 0.02)
+    async with bench.running():
+        hanging = bench.processes[0]
+        silent = {"monotonic_s": time.monotonic() - 100, "phase": "ready", "checks": []}
+        (tmp_path / f"1-{hanging.pid}.json").write_text(json.dumps(silent))
+        await until(ended(hanging))
+        await until(lambda: bench.events[3:] == ["renew 1", "launch 1"])
+        assert not (tmp_path / f"1-{hanging.pid}.json").exists(), "who ended says nothing any more"
+        assert not ended(*bench.processes[1:3])()
+
+
+async def test_what_a_worker_prints_is_passed_on(bench: Bench, capfd: pytest.CaptureFixture[str]) -> None:
+    bench.script = 'echo before; echo "Ready at http://it"; echo after; exec cat'
+    printed: list[str] = []
+
+    def all_printed() -> bool:
+        printed.extend(capfd.readouterr().out.split())
+        return sorted(printed) == ["after"] * 3 + ["before"] * 3
+
+    async with bench.running():
+        await until(all_printed)
+
+
+def test_a_board_file_of_this_process_is_its_own(tmp_path: Path) -> None:
+    board = WorkerBoard(tmp_path, 2)
+    board.post(2, Readiness(Phase.READY, ()))
+    assert board.processes() == {2: os.getpid()}
+    board.remove(2, os.getpid())
+    assert board.postings() == []

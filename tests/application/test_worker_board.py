@@ -1,0 +1,85 @@
+"""What /readyz says for several workers, from what each of them has posted."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from application.base_web_server.readiness import Phase
+from application.base_web_server.worker_board import SILENT_S, WorkerBoard
+from template.base.readiness import Health
+
+OK = ("redis", Health.OK, "")
+SHARD_AWAY = ("database:shard1", Health.DEGRADED, "no answer")
+STUCK = ("chat_consumer", Health.FAILED, "no progress for 61 s")
+
+
+@pytest.fixture
+def board(tmp_path: Path) -> WorkerBoard:
+    return WorkerBoard(tmp_path, 2)
+
+
+def post(folder: Path, worker: int, pid: int, phase: Phase, *checks: Any, age_s: float = 0.0) -> None:
+    content = {"monotonic_s": time.monotonic() - age_s, "phase": phase, "checks": checks}
+    (folder / f"{worker}-{pid}.json").write_text(json.dumps(content))
+
+
+def said(board: WorkerBoard) -> tuple[bool, str, list[str], list[str]]:
+    ready, body = board.report(verbose=False)
+    return ready, body["status"], body["degraded"], body["failed"]
+
+
+def test_before_anybody_has_posted_it_is_starting(board: WorkerBoard) -> None:
+    assert said(board) == (False, "starting", [], [])
+
+
+def test_all_ready(board: WorkerBoard, tmp_path: Path) -> None:
+    post(tmp_path, 1, 11, Phase.READY, OK)
+    post(tmp_path, 2, 22, Phase.READY, OK)
+    assert said(board) == (True, "ready", [], [])
+    assert board.report(verbose=True)[1]["workers"] == [
+        {"worker": 1, "pid": 11, "status": "ready"},
+        {"worker": 2, "pid": 22, "status": "ready"},
+    ]
+    assert board.processes() == {1: 11, 2: 22}
+
+
+def test_a_worker_that_is_not_up_degrades(board: WorkerBoard, tmp_path: Path) -> None:
+    post(tmp_path, 1, 11, Phase.READY, OK)
+    assert said(board) == (True, "ready", ["workers"], [])
+    _, body = board.report(verbose=True)
+    assert {"name": "workers", "health": "degraded", "reason": "1 of 2 workers are not up"} in body["checks"]
+    assert body["workers"][1] == {"worker": 2, "status": "not up"}
+
+
+def test_the_worst_of_each_finding_counts(board: WorkerBoard, tmp_path: Path) -> None:
+    post(tmp_path, 1, 11, Phase.READY, OK, SHARD_AWAY)
+    post(tmp_path, 2, 22, Phase.READY, OK, ("database:shard1", Health.OK, ""))
+    assert said(board) == (True, "ready", ["database:shard1"], [])
+    post(tmp_path, 2, 22, Phase.READY, OK, STUCK)
+    assert said(board) == (False, "not ready", ["database:shard1"], ["chat_consumer"])
+
+
+def test_a_silent_worker_has_failed(board: WorkerBoard, tmp_path: Path) -> None:
+    post(tmp_path, 1, 11, Phase.READY, OK)
+    post(tmp_path, 2, 22, Phase.READY, OK, age_s=SILENT_S + 1)
+    assert said(board) == (False, "not ready", [], ["workers"])
+    assert "worker 2 is silent for 11 s" in str(board.report(verbose=True))
+
+
+def test_who_is_being_replaced_does_not_speak_for_its_worker(board: WorkerBoard, tmp_path: Path) -> None:
+    post(tmp_path, 1, 11, Phase.READY, OK)
+    post(tmp_path, 2, 22, Phase.DRAINING, STUCK)
+    post(tmp_path, 2, 23, Phase.READY, OK)
+    assert said(board) == (True, "ready", [], [])
+    assert board.processes() == {1: 11, 2: 23}
+
+
+def test_when_all_drain_the_server_drains(board: WorkerBoard, tmp_path: Path) -> None:
+    post(tmp_path, 1, 11, Phase.DRAINING)
+    post(tmp_path, 2, 22, Phase.DRAINING)
+    assert said(board) == (False, "draining", [], [])
