@@ -141,7 +141,7 @@ async def test_the_embedded_server_outlives_its_workers_and_is_started_again(
     assert (await client.ok("/api/chat/rooms"))["rooms"] == []
 
 
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize("deployment", ["DEBUG 4"], indirect=True)
 async def test_nothing_is_lost_while_workers_are_killed_and_replaced(
     deployment: Deployment, http: aiohttp.ClientSession
