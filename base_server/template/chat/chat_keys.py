@@ -72,6 +72,10 @@ class ChatKeys:
     def message_state(self, message_id: str, partition: int | None = None) -> str:
         return self._key(f"msg_state:{message_id}", partition)
 
+    def operation(self, operation_id: str, partition: int) -> str:
+        """Note that an operation was done, for who repeats it because the answer was lost."""
+        return self._key(f"operation:{operation_id}", partition)
+
     def lane_mark(self, shard_id: int, partition: int) -> str:
         """Where the lane's backlog ended when this Redis run was first loaded from."""
         return self._key(f"lane_mark:{shard_id}", partition)

@@ -166,7 +166,11 @@ class ChatLoader:
 
         async def attempt(token: str, epoch: str) -> Loaded | None:
             rows = await self._database.call_shard_procedure(owner.shard_id, "fp_chat_rooms_get", (owner.db_key,))
+            latest = await self._database.call_shard_procedure(
+                owner.shard_id, "fp_chat_request_id_latest", (owner.db_key,)
+            )
             args: list[Any] = [token, epoch, self._settings.room_list_ttl_s * 1000, owner.db_key]
+            args.append(iso_of_ms(_time_bound_ms(latest[0]["client_request_id"])) if latest else "")
             for row in rows:
                 args += [
                     row["room_id"],
@@ -296,8 +300,15 @@ class ChatLoader:
         rows = await self._database.call_shard_procedure(
             owner.shard_id, "fp_chat_client_id_latest", (room_id, f"{digits[:8]}-{digits[8:]}")
         )
-        found = self._cache.partitions.id_time_ms(rows[0]["client_message_id"]) if rows else None
-        return after_ms if found is None else min(found, LAST_WIRE_MS)
+        return _time_bound_ms(rows[0]["client_message_id"]) if rows else after_ms
+
+
+def _time_bound_ms(client_id: str) -> int:
+    """No id that sorts before this one, and has the form of a time-ordered UUID, is of a later time."""
+    try:
+        return min(int(client_id[:8] + client_id[9:13], 16), LAST_WIRE_MS)
+    except ValueError:
+        return LAST_WIRE_MS
 
 
 def row_entry(room_id: str, row: Row) -> str:

@@ -53,13 +53,11 @@ class MessageStore(HybridStore):
         """Store a question and open its reply; G1: when this returns, both are in Redis with the event."""
         self.check_room_id(owner, room_id)
         keys, args = self._accept_call(owner, room_id, message)
-        answer = await self._run("accept_send", owner, room_id, keys, args)
-        if answer[0] == Answer.UNSURE:
+        while (answer := await self._run("accept_send", owner, room_id, keys, args))[0] == Answer.UNSURE:
             if (sent := await self._sent_before(owner, room_id, message)) is not None:
                 REPEATED_SENDS.add()
                 return sent
-            args[10] = "1"
-            answer = await self._run("accept_send", owner, room_id, keys, args)
+            args[10] = answer[1]
         if answer[0] == Answer.REPEAT:
             REPEATED_SENDS.add()
             return Accepted(answer[1], answer[2])
@@ -98,7 +96,7 @@ class MessageStore(HybridStore):
             event,
             message.client_message_id or "",
             fingerprint,
-            "0",
+            "",
             self._id_time(message.client_message_id),
             message.on_busy,
             settings.max_waiting_turns,

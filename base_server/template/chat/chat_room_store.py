@@ -15,6 +15,8 @@ from template.chat.chat_text import body_hash, from_json, iso, to_json
 from template.chat.common.chat_model import ChatRoom
 
 _MAX_REPAIRS = 3
+# A call is repeated within its time-outs and a load.
+_OPERATION_NOTE_MS = 300_000
 
 
 @dataclass(frozen=True)
@@ -36,8 +38,7 @@ class RoomStore(HybridStore):
         room_id = self._keys.new_id(owner.partition)
         request_hash = body_hash(title, persona)
         keys, args = self._create_call(owner, room_id, persona, title or default_title, client_request_id, request_hash)
-        answer = await self._run("create_room", owner, room_id, keys, args)
-        if answer[0] == Answer.UNSURE:
+        while (answer := await self._run("create_room", owner, room_id, keys, args))[0] == Answer.UNSURE:
             made = await self._database.call_shard_procedure(
                 owner.shard_id, "fp_chat_room_find_request", (owner.db_key, client_request_id)
             )
@@ -45,8 +46,7 @@ class RoomStore(HybridStore):
                 if made[0]["request_hash"] != request_hash:
                     raise IdempotencyMismatch
                 return await self.get(owner, made[0]["room_id"])
-            args[9] = "1"
-            answer = await self._run("create_room", owner, room_id, keys, args)
+            args[9] = answer[1]
         if answer[0] == Answer.REPEAT:
             return await self.get(owner, answer[1])
         self._noticed(owner, answer[2])
@@ -89,7 +89,7 @@ class RoomStore(HybridStore):
             event,
             client_request_id or "",
             request_hash,
-            "0",
+            "",
             self._id_time(client_request_id),
             self._lanes.max_backlog,
             self._settings.max_rooms_per_account,
@@ -184,10 +184,12 @@ class RoomStore(HybridStore):
             room_id,
             to_json(title),
             payload(owner, room_id, title=title),
-            self._keys.new_id(owner.partition),
+            operation_id := self._keys.new_id(owner.partition),
             self._settings.max_dead_letters_per_room,
+            _OPERATION_NOTE_MS,
         ]
-        keys = [*self._room_keys(owner, room_id), self._held(owner)]
+        note = self._keys.operation(operation_id, owner.partition)
+        keys = [*self._room_keys(owner, room_id), self._held(owner), note]
         answer = await self._run("update_room", owner, room_id, keys, args)
         self._noticed(owner, answer[2])
 

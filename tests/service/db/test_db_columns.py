@@ -24,7 +24,7 @@ SESSION_HASH = "0" * 64
 
 async def test_rows_have_the_columns_of_the_header(database: DatabaseService) -> None:
     room = Room(database)
-    await room.create(client_request_id="r")
+    await room.create(client_request_id=TIME_ORDERED)
     question = room.message(1, client_message_id=TIME_ORDERED)
     await room.batch("fp_chat_message_batch_save", question)
     account_id = new_id()
@@ -38,11 +38,12 @@ async def test_rows_have_the_columns_of_the_header(database: DatabaseService) ->
         },
         "shard": {
             "fp_chat_rooms_get": (room.account_db_key,), "fp_chat_rooms_page": (room.account_db_key, 0, 1),
-            "fp_chat_room_get": (room.room_id,), "fp_chat_room_find_request": (room.account_db_key, "r"),
+            "fp_chat_room_get": (room.room_id,), "fp_chat_room_find_request": (room.account_db_key, TIME_ORDERED),
             "fp_chat_window_get": (room.room_id, 1), "fp_chat_messages_get": (room.room_id, None, 1),
             "fp_chat_seq_before": (room.room_id, "2027-01-01 00:00:00.000000"),
             "fp_chat_message_find": (room.room_id, question["message_id"]),
             "fp_chat_message_find_client": (room.room_id, TIME_ORDERED),
+            "fp_chat_request_id_latest": (room.account_db_key,),
             "fp_chat_client_id_latest": (room.room_id, ""),
             "fp_chat_message_save": tuple(question.values()),
         },

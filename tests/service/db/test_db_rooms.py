@@ -199,6 +199,21 @@ async def test_a_deleted_room_still_answers_its_request_id(room: Room) -> None:
     assert found == [{"room_id": room.room_id, "request_hash": "h", "deleted": 1}]
 
 
+async def test_the_latest_time_ordered_request_id_is_found_among_others(room: Room) -> None:
+    async def latest() -> list[str]:
+        return [row["client_request_id"] for row in await room.call("fp_chat_request_id_latest", room.account_db_key)]
+
+    ids = ["0zz", "f47ac10b-58cc-4372-a567-0e02b2c3d479", "0f7ac10b-58cc-4372-a567-0e02b2c3d479", "1"]
+    ids += [f"019ab00{n}-0000-{version}000-8000-000000000000" for n, version in enumerate("788")]
+    assert await latest() == []
+    for request_id in ids:
+        room.room_id = new_id("room")
+        await room.create(client_request_id=request_id)
+    assert await latest() == [ids[-1]]
+    await remove(room, "single")  # the room of the latest
+    assert await latest() == [ids[-1]]
+
+
 async def test_rooms_are_paged_by_activity(room: Room) -> None:
     rooms = [room.row(room_id=new_id("room"), created_at=time_text(n // 2)) for n in range(7)]
     await room.batch("fp_chat_room_batch_create", *rooms)

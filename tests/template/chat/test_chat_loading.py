@@ -56,7 +56,7 @@ async def test_processes_that_load_the_same_at_once_do_not_hinder_each_other(
 
         answers = await asyncio.gather(*(read(index, world) for index, world in enumerate(worlds)))
         assert answers == [2 if what == "room" else 1] * 3
-        assert calls <= 2 * len(worlds)  # a room is read with two calls, an account with one
+        assert calls <= 2 * len(worlds)  # a room is read with two calls, and an account
 
 
 @pytest.mark.parametrize("lost", ["room_record", "account_record"])

@@ -1,11 +1,23 @@
-"""A send repeated with its client_message_id: after deletes, after a Redis that forgot, with a client's wrong clock."""
+"""What is asked again, by a client or by ourselves: after deletes, after a Redis that forgot, with a client's wrong
+clock, and when something else happened in between."""
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
 import pytest
 
+from service.cache.cache_client import CacheClient
+from service.cache.script import Script
 from template.chat.chat_message_store import NewMessage
-from tests.chat_world import ChatWorld
+from template.chat.chat_scripts import SCRIPTS
+from template.chat.common.chat_serialize import ChatRoomCreateRequest, ChatRoomDeleteRequest, ChatRoomUpdateRequest
+from tests.backends_mariadb import DatabaseBackend
+from tests.chat_world import PERSONA, ChatWorld, running_world
+from tests.openai_stub import OpenAIStub
 from tests.template.chat.test_chat_writes import uuid7
 
 
@@ -77,3 +89,156 @@ async def test_a_clients_clock_that_ran_ahead_does_not_make_a_send_twice(chat: C
     assert again.user_message is not None
     assert first.user_message is not None
     assert again.user_message.message_id == first.user_message.message_id
+
+
+async def an_hour_passes(chat: ChatWorld, account_id: str, room_id: str, hours: int = 2) -> None:
+    """For the account: what happens next is later than its newest activity."""
+    later = (int((await chat.redis.execute("TIME"))[0]) + hours * 3600) * 1000
+    await chat.redis.execute("ZADD", chat.keys.account_order(account_id), later, room_id)
+
+
+@pytest.mark.parametrize("deleted", [True, False])
+async def test_a_clients_clock_that_ran_ahead_does_not_make_a_room_twice(chat: ChatWorld, deleted: bool) -> None:
+    user, keys = await chat.user(), chat.keys
+    account = user.session.account_id
+    other = await chat.room(user)
+    request_id = uuid7(int((await chat.redis.execute("TIME"))[0]) * 1000 + 3_600_000)
+    first = await chat.room(user, "early", client_request_id=request_id)
+    if deleted:
+        gone = ChatRoomDeleteRequest(room_id=first.room_id)
+        assert (await chat.template.on_chat_room_delete_req(user, gone)).errorCode == 0
+    await chat.persist()
+    await chat.redis.execute("DEL", keys.account_record(account), keys.account_rooms(account))
+    assert (await chat.rooms(user)).total_count == 1 + (not deleted)
+    await an_hour_passes(chat, account, other.room_id)
+    request = ChatRoomCreateRequest(ai_persona=PERSONA, title="early", client_request_id=request_id)
+    again = await chat.template.on_chat_room_create_req(user, request)
+    if deleted:
+        assert again.errorCode == 1004
+    else:
+        assert again.room is not None
+        assert again.room.room_id == first.room_id
+    await chat.persist()
+    assert await chat.container.queue.dead_letters("chat_persistence") == []
+
+
+@asynccontextmanager
+async def held_behind(
+    world: ChatWorld, procedure: str, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[tuple[asyncio.Event, asyncio.Event]]:
+    """(has read, goes on): this world's first call of ``procedure`` has its answer and waits."""
+    database, has_read, goes_on = world.container.database, asyncio.Event(), asyncio.Event()
+    call = database.call_shard_procedure
+
+    async def held(shard_id: int, name: str, params: Any = ()) -> list[dict[str, Any]]:
+        rows = await call(shard_id, name, params)
+        if name == procedure and not has_read.is_set():
+            has_read.set()
+            await goes_on.wait()
+        return rows
+
+    with monkeypatch.context() as patch:
+        patch.setattr(database, "call_shard_procedure", held)
+        yield has_read, goes_on
+
+
+@pytest.mark.chat_settings(window=4)
+async def test_a_send_that_the_database_did_not_know_is_asked_for_again_when_the_window_went_on(
+    backends: tuple[Any, DatabaseBackend],
+    chat: ChatWorld,
+    app_id: str,
+    provider: OpenAIStub,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    user = await chat.user()
+    room = await chat.room(user)
+    for n in range(4):
+        await chat.send(user, room.room_id, f"before {n}")
+    await chat.persist()  # the window is shorter than the room
+    async with (
+        running_world(*backends, app_id, provider, window=4) as slow,
+        held_behind(slow, "fp_chat_message_find_client", monkeypatch) as (has_read, goes_on),
+    ):
+        late = asyncio.create_task(slow.try_send(user, room.room_id, "once", client_message_id="c"))
+        await has_read.wait()
+        first = await chat.send(user, room.room_id, "once", client_message_id="c")
+        for n in range(4):
+            await chat.send(user, room.room_id, f"later {n}")
+        await chat.persist()
+        goes_on.set()
+        response = await late
+    assert response.errorCode == 0, response.error
+    assert response.user_message is not None
+    assert response.user_message.message_id == first.message_id
+    await chat.persist()
+    assert await chat.container.queue.dead_letters("chat_persistence") == []
+    assert (await chat.questions(user, room.room_id)).count("once") == 1
+
+
+async def test_a_room_that_the_database_did_not_know_is_asked_for_again_when_the_list_was_loaded_anew(
+    backends: tuple[Any, DatabaseBackend],
+    chat: ChatWorld,
+    app_id: str,
+    provider: OpenAIStub,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    user, keys = await chat.user(), chat.keys
+    account = user.session.account_id
+    async with (
+        running_world(*backends, app_id, provider) as slow,
+        held_behind(slow, "fp_chat_room_find_request", monkeypatch) as (has_read, goes_on),
+    ):
+        late = asyncio.create_task(slow.room(user, "once", client_request_id="r"))
+        await has_read.wait()
+        first = await chat.room(user, "once", client_request_id="r")
+        await chat.persist()
+        await chat.redis.execute("DEL", keys.account_record(account), keys.account_rooms(account))
+        assert (await chat.rooms(user)).total_count == 1
+        # As if its room had been deleted, which the new list does not have either.
+        await chat.redis.execute("HDEL", keys.account_record(account), "r:r")
+        goes_on.set()
+        assert (await late).room_id == first.room_id
+    await chat.persist()
+    assert await chat.container.queue.dead_letters("chat_persistence") == []
+
+
+@pytest.mark.parametrize("reloaded", [False, True])
+async def test_a_rename_repeated_by_ourselves_does_not_bring_back_the_older_title(
+    backends: tuple[Any, DatabaseBackend],
+    chat: ChatWorld,
+    app_id: str,
+    provider: OpenAIStub,
+    monkeypatch: pytest.MonkeyPatch,
+    reloaded: bool,
+) -> None:
+    user, keys = await chat.user(), chat.keys
+    room = await chat.room(user)
+    once = CacheClient.run_script
+    lost: list[Any] = []
+
+    async def rename(world: ChatWorld, title: str) -> None:
+        request = ChatRoomUpdateRequest(room_id=room.room_id, new_title=title)
+        assert (await world.template.on_chat_room_update_req(user, request)).errorCode == 0
+
+    async with running_world(*backends, app_id, provider) as other:
+
+        async def answer_lost(
+            self: CacheClient, script: Script, keys_: Sequence[str], args: Sequence[Any], *, repeatable: bool = True
+        ) -> Any:
+            answer = await once(self, script, keys_, args, repeatable=repeatable)
+            if script is SCRIPTS["update_room"] and "older" in args[2] and not lost:
+                lost.append(answer)
+                await rename(other, "newer")
+                if reloaded:
+                    await chat.persist()
+                    await chat.redis.execute("DEL", keys.room_record(room.room_id), keys.messages(room.room_id))
+                answer = await once(self, script, keys_, args, repeatable=repeatable)
+            return answer
+
+        with monkeypatch.context() as patch:
+            patch.setattr(CacheClient, "run_script", answer_lost)
+            await rename(chat, "older")
+    assert (await chat.rooms(user)).rooms[0].title == "newer"
+    await chat.persist()
+    rows = await chat.rows(user, "fp_chat_rooms_get", user.session.account_db_key)
+    assert [row["title"] for row in rows] == ["newer"]

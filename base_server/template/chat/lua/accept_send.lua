@@ -1,8 +1,8 @@
 -- purpose: Accept a question and open its reply: both seq numbers, list entries, states, the question's persistence
 --   event, the idempotency claim, and the room's turn or a place in its bounded queue. All of it or nothing.
 -- KEYS: 1 room record; 2 messages; 3 room card; 4 epoch; 5 persistence lane; 6 room load token; 7 account record; 8 account's rooms; 9 account's order; 10 account load token; 11 question state; 12 reply state; 13 turns; 14 leases; 15 rooms with dead letters; 16 account's open replies
--- ARGV: 1 account_db_key; 2 room_id; 3 question id; 4 reply id; 5 turn token; 6 question tail up to its metadata; 7 reply tail up to its metadata; 8 event payload; 9 client_message_id or ''; 10 body hash; 11 '1' when MySQL does not know the client id; 12 ISO time of a UUIDv7 client id or ''; 13 on_busy; 14 waiting turns limit; 15 backlog limit; 16 lease in ms; 17 reply deadline in ms; 18 history length; 19 persona as JSON, '' for the room's own; 20 dead letters limit; 21 sends a minute; 22 sends at once; 23 open replies limit
--- returns: {0, seq, question, reply, granted 0|1, backlog, turn, history…} | {11, question, reply} sent before | {1, 'room'|'account'} cold | {2} not found | {3, running reply id} busy | {4} same client id, other body | {5} ask MySQL | {6, 'backlog'|'dead'} full | {9} the message sent before was deleted | {6, 'sends'|'replies', ms to wait} the account's limits
+-- ARGV: 1 account_db_key; 2 room_id; 3 question id; 4 reply id; 5 turn token; 6 question tail up to its metadata; 7 reply tail up to its metadata; 8 event payload; 9 client_message_id or ''; 10 body hash; 11 the window's floor when MySQL did not know the client id, '' when it was not asked; 12 ISO time of a UUIDv7 client id or ''; 13 on_busy; 14 waiting turns limit; 15 backlog limit; 16 lease in ms; 17 reply deadline in ms; 18 history length; 19 persona as JSON, '' for the room's own; 20 dead letters limit; 21 sends a minute; 22 sends at once; 23 open replies limit
+-- returns: {0, seq, question, reply, granted 0|1, backlog, turn, history…} | {11, question, reply} sent before | {1, 'room'|'account'} cold | {2} not found | {3, running reply id} busy | {4} same client id, other body | {5, floor} ask MySQL | {6, 'backlog'|'dead'} full | {9} the message sent before was deleted | {6, 'sends'|'replies', ms to wait} the account's limits
 local rec, messages, room_id = KEYS[1], KEYS[2], ARGV[2]
 local refused = check_room(rec, messages, KEYS[4], ARGV[1])
 if refused then return { refused, 'room' } end
@@ -56,7 +56,9 @@ if client_id ~= '' then
     if hash ~= ARGV[10] then return { MISMATCH } end
     return sent_before(tonumber(claimed) - floor)
   end
-  if floor > 1 and ARGV[11] ~= '1' and not (ARGV[12] > v[3] and ARGV[12] <= iso(now)) then return { UNSURE } end
+  -- What was below the floor was in MySQL then; what is above it has its claim here.
+  local known_below = tonumber(ARGV[11]) or 1
+  if floor > known_below and not (ARGV[12] > v[3] and ARGV[12] <= iso(now)) then return { UNSURE, floor } end
 end
 if redis.call('XLEN', KEYS[5]) >= tonumber(ARGV[15]) then return { FULL, 'backlog' } end
 if tonumber(redis.call('HGET', KEYS[15], room_id) or 0) >= tonumber(ARGV[20]) then return { FULL, 'dead' } end

@@ -1,8 +1,8 @@
 -- purpose: Create a room: record, card, list, state CREATING then PENDING, and its persistence event, or nothing at all.
 --   Called again with the same room_id or client_request_id it answers what it answered first.
 -- KEYS: 1 account record; 2 account's rooms; 3 account's order; 4 epoch; 5 room record; 6 room card; 7 room state; 8 persistence lane; 9 account load token
--- ARGV: 1 account_db_key; 2 account_id; 3 shard_id; 4 room_id; 5 title as JSON; 6 persona as JSON; 7 event payload; 8 client_request_id or ''; 9 request hash; 10 '1' when MySQL does not know the request id; 11 ISO time of a UUIDv7 request id or ''; 12 backlog limit; 13 rooms limit
--- returns: {0, card, backlog} created | {11, room_id} made before by this request | {1, 'account'} cold | {4} same request id, other body | {5} ask MySQL about the request id | {6} backlog or rooms at the limit
+-- ARGV: 1 account_db_key; 2 account_id; 3 shard_id; 4 room_id; 5 title as JSON; 6 persona as JSON; 7 event payload; 8 client_request_id or ''; 9 request hash; 10 the load of the account in which MySQL did not know the request id, '' when it was not asked; 11 ISO time of a UUIDv7 request id or ''; 12 backlog limit; 13 rooms limit
+-- returns: {0, card, backlog} created | {11, room_id} made before by this request | {1, 'account'} cold | {4} same request id, other body | {5, load} ask MySQL about the request id | {6} backlog or rooms at the limit
 local owner, room_id, request_id = ARGV[1], ARGV[4], ARGV[8]
 if check_account(KEYS[1], KEYS[2], KEYS[3], KEYS[4], owner) then return { COLD, 'account' } end
 if redis.call('EXISTS', KEYS[5]) == 1 then return { REPEAT, room_id } end
@@ -15,8 +15,9 @@ if request_id ~= '' then
     if hash ~= ARGV[9] then return { MISMATCH } end
     return { REPEAT, made }
   end
-  local since = redis.call('HGET', KEYS[1], 'loaded_at')
-  if ARGV[10] ~= '1' and not (ARGV[11] > since and ARGV[11] <= at) then return { UNSURE } end
+  -- A room made before this load is in MySQL, one made since has its claim here.
+  local load = redis.call('HMGET', KEYS[1], 'load', 'loaded_at')
+  if ARGV[10] ~= load[1] and not (ARGV[11] > load[2] and ARGV[11] <= at) then return { UNSURE, load[1] } end
 end
 if redis.call('XLEN', KEYS[8]) >= tonumber(ARGV[12]) then return { FULL, 'backlog' } end
 if redis.call('SCARD', KEYS[2]) >= tonumber(ARGV[13]) then return { FULL, 'rooms' } end
