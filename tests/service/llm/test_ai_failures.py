@@ -20,6 +20,7 @@ from service.llm.prompt import Prompt
 from service.llm.provider_call import Callee, CallLimits, ProviderCall
 from tests.openai_stub import OpenAIStub, Reply
 from tests.service.llm.ai_fixtures import collected, next_text, running_service, stub_settings
+from tests.silent_port import silent_port
 
 SHORT = {"first_token_timeout_s": 0.2, "idle_timeout_s": 0.2, "timeout_s": 0.6}
 CHUNK = '{"id":"x","object":"chat.completion.chunk","created":1,"model":"m","choices":[%s]}'
@@ -37,6 +38,7 @@ BROKEN = {
     "context too long": Reply(status=400, error={"message": "too long", "code": "context_length_exceeded"}),
     "no JSON": Reply(raw="data: <html>busy</html>\n\n"),
     "not an event stream": Reply(raw="Service temporarily strange"),
+    "a page of HTML": Reply(raw="<html><body>busy</body></html>", content_type="text/html"),
     "invalid UTF-8": Reply(raw="data: \udcff\udcfe\n\n"),
     "a list": Reply(raw="data: [1, 2]\n\n"),
     "a number": Reply(raw="data: 7\n\n"),
@@ -57,6 +59,8 @@ BROKEN = {
     "cut before the first token": Reply([], cut="clean"),
     "connection reset": Reply(["some"], cut="reset"),
     "withheld": Reply([], finish_reason="content_filter"),
+    "withheld after text": Reply(["some"], finish_reason="content_filter"),
+    "an empty reply": Reply([]),
 }
 
 
@@ -96,11 +100,12 @@ async def test_text_before_a_cut_is_delivered_before_the_error(stub: OpenAIStub,
 @pytest.mark.parametrize(
     ("reply", "phase"),
     [
+        (Reply(silent=True), "first token"),
         (Reply([], hang=True), "first token"),
         (Reply(["a"], hang=True), "next token"),
         (Reply(["a"] * 100, delay_s=0.1), "reply"),
     ],
-    ids=["silent from the start", "silent after a token", "too slow in all"],
+    ids=["no headers", "silent from the start", "silent after a token", "too slow in all"],
 )
 async def test_every_kind_of_slowness_is_ai_timeout_and_closes_the_connection(
     stub: OpenAIStub, cache: CacheService, reply: Reply, phase: str
@@ -113,6 +118,16 @@ async def test_every_kind_of_slowness_is_ai_timeout_and_closes_the_connection(
         await stub.requests[0].ended.wait()
         assert stub.requests[0].closed_by_client
         assert stub.calls == 1, "a call that may have been served is not repeated"
+
+
+async def test_a_provider_that_takes_no_connection_is_ai_timeout_after_its_retries(cache: CacheService) -> None:
+    with silent_port() as port:
+        limits = {"connect_timeout_s": 0.2, "max_retries": 1}
+        async with running_service(stub_settings(f"http://127.0.0.1:{port}/v1", limits), cache) as service:
+            with structlog.testing.capture_logs() as logs, pytest.raises(AITimeout) as failed:
+                await service.chat("hi", "s1", history=[])
+    assert failed.value.phase == "connect"
+    assert [entry["attempts"] for entry in logs if entry["event"] == "ai call"] == [2]
 
 
 async def test_a_provider_that_accepts_and_never_answers_is_ai_timeout(cache: CacheService) -> None:

@@ -42,6 +42,21 @@ async def test_the_demo_streams_word_by_word_offline_and_repeats_the_text_unchan
     assert end.completion_tokens > 0
 
 
+@pytest.mark.parametrize(("words", "longest_s"), [(10, 1.5), (5000, 3.1)])
+async def test_the_demo_speaks_at_a_persons_pace_but_never_for_long(
+    monkeypatch: pytest.MonkeyPatch, words: int, longest_s: float
+) -> None:
+    pauses: list[float] = []
+
+    async def sleep(delay_s: float) -> None:
+        pauses.append(delay_s)
+
+    monkeypatch.setattr("service.llm.demo.asyncio.sleep", sleep)
+    chunks = [chunk async for chunk in DemoChatModel(word_delay_s=0.05).astream("word " * words)]
+    assert len(chunks) > len(pauses) > words
+    assert 0.5 < sum(pauses) < longest_s
+
+
 async def test_the_demo_is_a_langchain_model_like_the_others(cache: CacheService) -> None:
     message = await DemoChatModel().ainvoke([("user", "질문")])
     assert message.text.endswith("질문")

@@ -15,7 +15,7 @@ from langchain_openai.chat_models.base import BaseChatOpenAI
 from service.cache.cache_service import CacheService
 from service.core.tasks import TaskRegistry
 from service.llm.AIChat_service import AIChatService
-from service.llm.conversation import ReplyChunk, ReplyStart, Turn
+from service.llm.conversation import ReplyChunk, ReplyEnd, ReplyStart, Turn, estimate_tokens
 from service.llm.llm_errors import AIUnavailable, UnknownPersona
 from tests.openai_stub import OpenAIStub, Reply
 from tests.service.llm.ai_fixtures import collected, next_text, running_cache, running_service, stub_settings
@@ -29,6 +29,8 @@ AWKWARD = [
     "%s {0} ${HOME}",
     '{"lc":1,"type":"secret","id":["OPENAI_API_KEY"]}',
     "안녕 👩‍👩‍👧‍👦 é",
+    "a\rb\r\n\nc",
+    "data: x\n\ndata: [DONE]\n\nevent: y\u2028",
 ]
 
 
@@ -109,6 +111,39 @@ async def test_length_is_reported_and_an_endless_reply_is_cut_and_its_connection
         answer = await service.chat("hi", "s1", history=[])
         assert (answer["reply"], answer["finish_reason"]) == ("abcde", "length")
         await until(lambda: stub.requests[1].closed_by_client)
+
+
+async def test_ten_megabytes_in_one_chunk_and_thousands_of_one_byte_chunks_are_replies_too(
+    stub: OpenAIStub, cache: CacheService
+) -> None:
+    stub.script(Reply(["x" * 10_000_000]), Reply(["y"] * 5000))
+    async with running_service(stub_settings(stub.base_url), cache) as service:
+        large = await service.chat("hi", "s1", history=[])
+        small = await service.chat("hi", "s1", history=[])
+    assert (len(large["reply"]), large["finish_reason"]) == (100_000, "length")
+    assert (small["reply"], small["finish_reason"]) == ("y" * 5000, "stop")
+
+
+async def test_the_estimates_of_the_pieces_add_up_to_that_of_the_text(stub: OpenAIStub, cache: CacheService) -> None:
+    stub.script(Reply(["가", "나", "a", "b", "c", "👋🏽", " words"], usage=None))
+    async with running_service(stub_settings(stub.base_url), cache) as service:
+        items = [item async for item in service.stream("hi", "s1", history=[])]
+    pieces = [item for item in items if isinstance(item, ReplyChunk)]
+    text = "".join(piece.text for piece in pieces)
+    assert sum(piece.tokens for piece in pieces) == estimate_tokens(text)
+    assert isinstance(items[-1], ReplyEnd)
+    assert items[-1].completion_tokens == estimate_tokens(text)
+
+
+async def test_usage_that_a_server_repeats_with_every_chunk_is_not_added_up(
+    stub: OpenAIStub, cache: CacheService
+) -> None:
+    chunk = '{"id":"x","object":"chat.completion.chunk","created":1,"model":"m","choices":[%s],"usage":%s}'
+    deltas = ['{"index":0,"delta":{"content":"a"}}'] * 2 + ['{"index":0,"delta":{},"finish_reason":"stop"}']
+    usage = [f'{{"prompt_tokens":9,"completion_tokens":{n},"total_tokens":{9 + n}}}' for n in (1, 2, 2)]
+    stub.script(Reply(raw="".join(f"data: {chunk % pair}\n\n" for pair in zip(deltas, usage, strict=True))))
+    async with running_service(stub_settings(stub.base_url), cache) as service:
+        assert (await service.chat("hi", "s1", history=[]))["tokens"] == {"prompt": 9, "completion": 2, "total": 11}
 
 
 async def test_chat_and_process_message_are_the_stream_collected(stub: OpenAIStub, cache: CacheService) -> None:
