@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,6 +20,7 @@ from service.llm.personas import PersonaInfo
 from tests.openai_stub import OpenAIStub
 from tests.service.llm.ai_fixtures import collected, running_service, stub_settings
 
+ROOT = Path(__file__).parents[3]
 SHIPPED = LlmSettings()
 
 
@@ -132,6 +135,18 @@ def test_settings_that_do_not_fit_together_are_refused_without_showing_a_key(
     with pytest.raises(ValidationError, match=named) as refused:
         LlmSettings.model_validate(fields)
     assert "sk-secret" not in str(refused.value)
+
+
+async def test_the_example_of_the_documents_is_a_configuration_that_starts(cache: CacheService) -> None:
+    page = (ROOT / "docs" / "ai-providers.md").read_text(encoding="utf-8")
+    example = json.loads(page.split("```json")[1].split("```")[0])
+    example["llmConfig"]["providers"]["claude"]["api_key"] = "k"
+    settings = LlmSettings.model_validate(example["llmConfig"])
+    service = AIChatService(settings, cache, TaskRegistry(), "PROD", environ={"OPENAI_API_KEY": "k"})
+    await service.start()
+    assert service.status()["warm"]
+    assert [info.model for info in service.personas()] == ["gpt-4o", "llama3"]
+    await service.stop()
 
 
 async def test_a_serialised_langchain_object_in_a_question_stays_text(cache: CacheService) -> None:
