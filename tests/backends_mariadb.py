@@ -37,9 +37,12 @@ _SERVER_FOLDERS = ("/usr/sbin", "/usr/local/sbin", "/usr/libexec")  # not on eve
 
 
 class MariaDbServer:
-    """One private server process: root without password on 127.0.0.1, every commit on the disk."""
+    """One private server process: root without password on 127.0.0.1, every commit on the disk.
 
-    def __init__(self, copy_of: MariaDbServer | None = None) -> None:
+    ``memory_mb``: buffer pool; the log has a quarter of it."""
+
+    def __init__(self, copy_of: MariaDbServer | None = None, *, memory_mb: int = 32) -> None:
+        self._memory_mb = memory_mb
         self._mariadbd = find_program("mariadbd", "mysqld")
         self.folder = Path(tempfile.mkdtemp(prefix="m-"))
         self.port = free_port()
@@ -52,6 +55,11 @@ class MariaDbServer:
             "--auth-root-authentication-method=normal", "--skip-test-db", "--innodb-flush-log-at-trx-commit=0",
         ]  # fmt: skip
         subprocess.run(command, check=True, capture_output=True)
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
 
     def start(self, *, durable: bool = True) -> None:
         """Start it (again) on the same data; returns when it answers. ``durable``: every commit on the disk."""
@@ -112,8 +120,8 @@ class MariaDbServer:
 
     def _options(self) -> list[str]:
         user = ["--user=root"] if os.getuid() == 0 else []
-        return ["--no-defaults", f"--datadir={self.folder}/data", "--innodb-buffer-pool-size=32M",
-                "--innodb-log-file-size=8M", *user]  # fmt: skip
+        return ["--no-defaults", f"--datadir={self.folder}/data", f"--innodb-buffer-pool-size={self._memory_mb}M",
+                f"--innodb-log-file-size={self._memory_mb // 4}M", *user]  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import uuid
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -27,6 +28,12 @@ def new_key() -> int:
 
 def time_text(seq: int) -> str:
     return (START + timedelta(seconds=seq)).strftime("%Y-%m-%d %H:%M:%S.%f")[:23]
+
+
+def batch_json(name: str, rows: Sequence[Row], **options: Any) -> str:
+    """``rows`` as the bulk procedure ``name`` takes them: messages to save as arrays, all others as objects."""
+    is_save = name == "fp_chat_message_batch_save"
+    return json.dumps([list(row.values()) if is_save else row for row in rows], **{"ensure_ascii": False} | options)
 
 
 class Room:
@@ -64,7 +71,7 @@ class Room:
         return await self.database.call_shard_procedure(SHARD, name, params)
 
     async def batch(self, name: str, *rows: Row) -> list[Row]:
-        return await self.call(name, json.dumps(rows, ensure_ascii=False))
+        return await self.call(name, batch_json(name, rows))
 
     async def create(self, **changes: Any) -> None:
         await self.call("fp_chat_room_create", *self.row(**changes).values())

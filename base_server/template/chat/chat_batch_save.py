@@ -52,19 +52,19 @@ class BatchSave:
         """One call a message type, in the order that the types need; row by row only when that is refused."""
         for kind in WRITE_ORDER:
             placed = [event for event in self._events if event.kind == kind and not _is_unplaced(event)]
-            for part in _by_size(placed):
-                await self._save(kind, part)
+            for part, rows in _by_size(placed):
+                await self._save(kind, part, rows)
         for event in self._events:
             if _is_unplaced(event):
                 await self._save_alone(event)
 
-    async def _save(self, kind: str, events: Sequence[Event]) -> None:
-        going = [event for event in events if not self._is_behind(event)]
+    async def _save(self, kind: str, events: Sequence[Event], rows: Sequence[str]) -> None:
+        going = [(event, row) for event, row in zip(events, rows, strict=True) if not self._is_behind(event)]
         try:
             if going:
-                await self._call(_BULK[kind], to_json([event.row for event in going]))
+                await self._call(_BULK[kind], _array(row for _, row in going))
         except DataRefused:
-            for event in going:
+            for event, _ in going:
                 await self._save_alone(event)
 
     async def _save_alone(self, event: Event) -> None:
@@ -90,7 +90,7 @@ class BatchSave:
 
     async def _call_alone(self, event: Event) -> None:
         if event.kind != MESSAGE_SAVE:
-            await self._call(_BULK[event.kind], to_json([event.row]))
+            await self._call(_BULK[event.kind], _array([_row_json(event)]))
             return
         rows = await self._call("fp_chat_message_save", *(event.row[name] for name in MESSAGE_COLUMNS))
         event.seq = int(rows[0]["seq"])
@@ -104,14 +104,26 @@ def _is_unplaced(event: Event) -> bool:
     return event.kind == MESSAGE_SAVE and event.seq is None
 
 
-def _by_size(group: Sequence[Event]) -> Iterable[Sequence[Event]]:
-    """The group in parts that fit into one packet of the database; nearly always it is one part."""
+def _row_json(event: Event) -> str:
+    """The event's row as its bulk procedure takes it: a message as an array of its columns, all else as an object."""
+    if event.kind == MESSAGE_SAVE:
+        return to_json([event.row[name] for name in MESSAGE_COLUMNS])
+    return to_json(event.row)
+
+
+def _array(rows: Iterable[str]) -> str:
+    return f"[{','.join(rows)}]"
+
+
+def _by_size(events: Sequence[Event]) -> Iterable[tuple[Sequence[Event], Sequence[str]]]:
+    """The events with their rows, in parts that fit into one packet of the database; nearly always it is one part."""
+    rows = [_row_json(event) for event in events]
     start = size = 0
-    for index, event in enumerate(group):
-        row_size = len(to_json(event.row).encode())
-        if index > start and size + row_size > _MAX_CALL_BYTES:
-            yield group[start:index]
+    for index, row in enumerate(rows):
+        row_bytes = len(row.encode())
+        if index > start and size + row_bytes > _MAX_CALL_BYTES:
+            yield events[start:index], rows[start:index]
             start, size = index, 0
-        size += row_size
-    if group:
-        yield group[start:]
+        size += row_bytes
+    if events:
+        yield events[start:], rows[start:]

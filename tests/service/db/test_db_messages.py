@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from datetime import timedelta
 
 import pytest
 
 from service.core.errors import DataRefused
 from service.db.database_service import DatabaseService
-from tests.database_rows import START, Room, new_id
+from tests.database_rows import START, Room, batch_json, new_id
 
 # Unescaped and escaped JSON, quotes and backslashes, a line separator, RTL, a family emoji, trailing spaces.
 TEXTS = ["안녕하세요 👋", "👨‍👩‍👧‍👦 \"x\" 'y' \\ \\n \n\r\t", "%s %d ; -- /* */ \u2028 שלום  ", "", "a" * 60_000 + "가"]
@@ -27,7 +26,8 @@ async def room(database: DatabaseService) -> Room:
 async def test_text_comes_back_byte_for_byte(room: Room, escaped: bool) -> None:
     metadata = '{ "b":1,\t"a" : 1e2, "b": "\\u0041" }'
     rows = [room.message(n, content=text, metadata=metadata) for n, text in enumerate(TEXTS, 1)]
-    await room.call("fp_chat_message_batch_save", json.dumps(rows, ensure_ascii=escaped))
+    name = "fp_chat_message_batch_save"
+    await room.call(name, batch_json(name, rows, ensure_ascii=escaped))
     single = room.message(9, content="".join(TEXTS), metadata=metadata)
     await room.call("fp_chat_message_save", *single.values())
     stored = await room.window()
@@ -128,7 +128,9 @@ async def test_a_bad_row_is_refused_alone_too(room: Room, fault: dict[str, objec
     assert (await room.get())["message_count"] == 1
 
 
-@pytest.mark.parametrize("rows", ["", "nonsense", '{"a": {}}', "[{]", "[1]", "[{}]", '[{"room_id": 1}'])
+@pytest.mark.parametrize(
+    "rows", ["", "nonsense", '{"a": {}}', "[{]", "[1]", "[{}]", "[[]]", '[["id"]]', '[["id"', '[{"room_id": 1}']
+)
 @pytest.mark.parametrize(
     "name",
     ["fp_chat_message_batch_save", "fp_chat_message_batch_soft_delete", "fp_chat_room_batch_create",

@@ -2,8 +2,9 @@
 -- params: rows
 -- returns:
 -- rows: message_id, room_id, account_db_key, seq, sender_type, content, parent_message_id, metadata, created_at, client_message_id, body_hash
+-- Each row is an array in this order, the parameters of fp_chat_message_save.
 INSERT INTO chat_rooms (room_id, account_db_key, title, ai_persona, created_at, last_message_at, deleted)
-SELECT json_extract(value, '$.room_id'), json_extract(value, '$.account_db_key'), '', '',
+SELECT json_extract(value, '$[1]'), json_extract(value, '$[2]'), '', '',
        '1970-01-01 00:00:00.000', '1970-01-01 00:00:00.000', 2
 FROM json_each(:rows)
 WHERE true
@@ -11,21 +12,21 @@ ON CONFLICT (room_id) DO NOTHING;
 
 UPDATE chat_rooms SET (message_count, last_seq, last_message_at) = (
     SELECT chat_rooms.message_count
-               + COUNT(DISTINCT CASE WHEN m.message_id IS NULL THEN json_extract(n.value, '$.message_id') END),
-           MAX(chat_rooms.last_seq, MAX(json_extract(n.value, '$.seq'))),
-           MAX(chat_rooms.last_message_at, substr(MAX(json_extract(n.value, '$.created_at')), 1, 23))
+               + COUNT(DISTINCT CASE WHEN m.message_id IS NULL THEN json_extract(n.value, '$[0]') END),
+           MAX(chat_rooms.last_seq, MAX(json_extract(n.value, '$[3]'))),
+           MAX(chat_rooms.last_message_at, substr(MAX(json_extract(n.value, '$[8]')), 1, 23))
     FROM json_each(:rows) n
-    LEFT JOIN chat_messages m ON m.message_id = json_extract(n.value, '$.message_id')
-    WHERE json_extract(n.value, '$.room_id') = chat_rooms.room_id)
-WHERE room_id IN (SELECT json_extract(value, '$.room_id') FROM json_each(:rows));
+    LEFT JOIN chat_messages m ON m.message_id = json_extract(n.value, '$[0]')
+    WHERE json_extract(n.value, '$[1]') = chat_rooms.room_id)
+WHERE room_id IN (SELECT json_extract(value, '$[1]') FROM json_each(:rows));
 
 INSERT INTO chat_messages (room_id, seq, message_id, account_db_key, sender_type, content, parent_message_id,
                            metadata, created_at, client_message_id, body_hash)
-SELECT json_extract(value, '$.room_id'), json_extract(value, '$.seq'), json_extract(value, '$.message_id'),
-       json_extract(value, '$.account_db_key'), json_extract(value, '$.sender_type'),
-       json_extract(value, '$.content'), json_extract(value, '$.parent_message_id'),
-       json_extract(value, '$.metadata'), COALESCE(substr(json_extract(value, '$.created_at'), 1, 23), ''),
-       json_extract(value, '$.client_message_id'), json_extract(value, '$.body_hash')
-FROM (SELECT value, MIN(key) AS first FROM json_each(:rows) GROUP BY json_extract(value, '$.message_id'))
-WHERE NOT EXISTS (SELECT 1 FROM chat_messages WHERE message_id = json_extract(value, '$.message_id'))
+SELECT json_extract(value, '$[1]'), json_extract(value, '$[3]'), json_extract(value, '$[0]'),
+       json_extract(value, '$[2]'), json_extract(value, '$[4]'),
+       json_extract(value, '$[5]'), json_extract(value, '$[6]'),
+       json_extract(value, '$[7]'), COALESCE(substr(json_extract(value, '$[8]'), 1, 23), ''),
+       json_extract(value, '$[9]'), json_extract(value, '$[10]')
+FROM (SELECT value, MIN(key) AS first FROM json_each(:rows) GROUP BY json_extract(value, '$[0]'))
+WHERE NOT EXISTS (SELECT 1 FROM chat_messages WHERE message_id = json_extract(value, '$[0]'))
 ORDER BY first;
