@@ -10,7 +10,6 @@ from service.queue.lanes import Lane
 from service.queue.message_queue import QueueEntry
 
 DrainHandler = Callable[[Lane, list[QueueEntry]], Awaitable[object]]
-BatchSize = int | Callable[[int], int]
 
 
 async def drain(
@@ -19,7 +18,8 @@ async def drain(
     lane: Lane,
     handler: DrainHandler,
     *,
-    batch: BatchSize,
+    batch: int,
+    batch_bytes: int,
     lock_ttl_s: float,
     lock_timeout_s: float,
 ) -> int:
@@ -30,8 +30,7 @@ async def drain(
     ) as held:
         before: list[str] = []
         while held is not None and not held.lost:
-            count = batch(await store.length(lane)) if callable(batch) else batch
-            entries = await store.head(lane, max(count, 1))
+            entries = await store.head(lane, batch, batch_bytes)
             ids = [entry.entry_id for entry in entries]
             if not ids or ids == before:  # empty, or the handler took nothing away: it has its reasons
                 break

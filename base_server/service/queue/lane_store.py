@@ -23,6 +23,8 @@ from service.queue.queue_settings import QueueSettings
 
 _SCRIPTS = load_scripts(Path(__file__).parent / "lua")
 DEAD_LETTERS = Counter("queue_dead_lettered", "Entries moved to a queue's dead letters.", ("queue",))
+_FIRST_PAGE = 64
+_NO_LIMIT = 2**62
 _DEAD_FIELDS = ("dead_entry", "dead_reason", "dead_at", "dead_group")
 
 
@@ -92,13 +94,20 @@ class LaneStore:
         if await client.run_script(_SCRIPTS["enqueue_message"], (lane.stream_key, memory_key), args):
             raise QueueFull(lane.queue_name, self._settings.max_backlog)
 
-    async def head(self, lane: Lane, count: int) -> list[QueueEntry]:
-        """The first ``count`` entries, oldest first; they stay where they are."""
-        rows = await self._works.execute("XRANGE", lane.stream_key, "-", "+", "COUNT", count)
-        return [_entry(row) for row in rows]
-
-    async def length(self, lane: Lane) -> int:
-        return int(await self._works.execute("XLEN", lane.stream_key))
+    async def head(self, lane: Lane, count: int, max_bytes: int = _NO_LIMIT) -> list[QueueEntry]:
+        """The first entries, oldest first, up to ``count`` and about ``max_bytes`` of payloads (at least one entry);
+        they stay where they are. One round trip for every _FIRST_PAGE entries at first, for four times as many then:
+        what is read at once is never much more than what was seen to fit."""
+        entries: list[QueueEntry] = []
+        start, page, size = "-", min(count, _FIRST_PAGE), 0
+        while True:
+            rows = await self._works.execute("XRANGE", lane.stream_key, start, "+", "COUNT", page)
+            entries += [_entry(row) for row in rows]
+            size += sum(len(entry.payload_text.encode()) for entry in entries[-len(rows) :])
+            left = min(count - len(entries), (max_bytes - size) * len(entries) // max(size, 1))
+            if len(rows) < page or left <= 0:
+                return entries
+            start, page = f"({entries[-1].entry_id}", min(left, 4 * page)
 
     async def read(self, lane: Lane, start: str, count: int) -> LanePage:
         """A page from ``start`` on ("-" the head, "(id" after that entry)."""

@@ -19,7 +19,7 @@ from service.core.facade import Facade, facade
 from service.core.tasks import TaskRegistry
 from service.lock.lock_holder import LockHolder
 from service.lock.lock_service import LockService
-from service.queue.lane_drain import BatchSize, DrainHandler, drain
+from service.queue.lane_drain import DrainHandler, drain
 from service.queue.lane_store import DeadLetter, LaneFacts, LaneStore
 from service.queue.lanes import Lane, LaneMap, Route, check_name
 from service.queue.message_queue import MessagePriority, QueueMessage
@@ -160,7 +160,8 @@ class QueueService(Facade):
         lane: Lane,
         handler: DrainHandler,
         *,
-        batch: BatchSize,
+        batch: int,
+        batch_bytes: int = 1_048_576,
         lock_ttl_s: float | None = None,
         lock_timeout_s: float = 0.0,
     ) -> int:
@@ -168,8 +169,8 @@ class QueueService(Facade):
 
         The handler itself takes away what it finished (:meth:`remove`, :meth:`dead_letter` or a script of its
         own), only after the work is safe. Draining ends when the lane is empty, when the handler returns
-        False, or when the next batch is the one just handed over (nothing was taken away). ``batch`` is the
-        longest batch, or a function from the entries now waiting to it.
+        False, or when the next batch is the one just handed over (nothing was taken away). A batch has up to
+        ``batch`` entries, and about ``batch_bytes`` of payloads.
 
         Returns how many entries were handed over; 0 also when somebody else holds the lane's lock for
         ``lock_timeout_s``. The lock is kept while working, and given back at the end, at an exception and at
@@ -183,6 +184,7 @@ class QueueService(Facade):
             lane,
             handler,
             batch=batch,
+            batch_bytes=batch_bytes,
             lock_ttl_s=self._settings.lock_ttl_s if lock_ttl_s is None else lock_ttl_s,
             lock_timeout_s=lock_timeout_s,
         )

@@ -58,27 +58,24 @@ class BatchWriter:
         self._settings = settings
         self._keys = ChatKeys(cache)
 
-    async def write(self, lane: Lane, entries: Sequence[QueueEntry]) -> bool:
-        """Write one batch of a lane's head, in order; handler of ``QueueService.drain_lane``.
+    async def write(self, lane: Lane, entries: Sequence[QueueEntry]) -> int:
+        """Write one batch of a lane's head, in order; how many events the lane has left.
 
         Raises ServiceUnavailable when nothing could be settled, or (DeadLettersFull) not all: what is not settled
         stays and is read again."""
         begun_s = time.monotonic()
         events, given_up = await self._read(lane, entries)
-        held = await self._queue.held(lane, list({event.room_id for event in events}))
-        refused = {event.entry_id: BEHIND for event in events if event.room_id in held and not event.is_replayed}
-        going = [event for event in events if event.entry_id not in refused]
-        await self._mark_processing(lane, going)
+        going, behind = await self._begin(lane, events)
         save = BatchSave(self._database, int(lane.name), going)
         await save.run()
-        refused |= save.refused
+        refused = behind | save.refused
         full = await self._bury(lane, given_up | refused, {event.entry_id: event.room_id for event in events})
-        await self._settle(lane, events, refused)
+        left = await self._settle(lane, events, refused)
         BATCH_EVENTS.observe(len(entries))
         BATCH_SECONDS.observe(time.monotonic() - begun_s)
         if full is not None:
             raise full
-        return True
+        return left
 
     async def _read(self, lane: Lane, entries: Sequence[QueueEntry]) -> tuple[list[Event], dict[str, str]]:
         """The events, each with its place in its room; and what is none: entry id → reason."""
@@ -89,6 +86,8 @@ class BatchWriter:
             except BadEvent as error:
                 given_up[entry.entry_id] = str(error)
                 continue
+            if event.message_id:
+                event.is_elsewhere = self._cache.partitions.of_id(event.message_id) != lane.partition
             if event.kind == MESSAGE_SAVE and event.seq is None and not await self._place(lane, event):
                 given_up[entry.entry_id] = f"{MESSAGE_SAVE}: the room is another account's or another shard's"
                 continue
@@ -110,17 +109,28 @@ class BatchWriter:
             return full
         return None
 
-    async def _mark_processing(self, lane: Lane, events: Iterable[Event]) -> None:
-        keys = []
-        for event in events:
-            if event.kind == MESSAGE_SAVE and self._is_of(lane, event):
-                keys.append(self._keys.message_state(event.message_id, lane.partition))
-            elif event.kind == MESSAGE_SAVE:
+    async def _begin(self, lane: Lane, events: Sequence[Event]) -> tuple[Sequence[Event], dict[str, str]]:
+        """Mark the events PROCESSING that may be written now; and those that may not, for their rooms have dead
+        letters: entry id → reason. One round trip, unless there are any."""
+        held = set(await self._mark_processing(lane, events, list({event.room_id for event in events})))
+        going = [event for event in events if event.room_id not in held or event.is_replayed]
+        if held:
+            await self._mark_processing(lane, going, [])
+        for event in going:
+            if event.kind == MESSAGE_SAVE and event.is_elsewhere:
                 await self._states.transition_message(event.message_id, MessageState.PROCESSING)
+        going_ids = {event.entry_id for event in going}
+        return going, {event.entry_id: BEHIND for event in events if event.entry_id not in going_ids}
+
+    async def _mark_processing(self, lane: Lane, events: Sequence[Event], room_ids: Sequence[str]) -> list[str]:
+        keys = [lane.held_key]
+        for event in events:
+            if event.kind == MESSAGE_SAVE and not event.is_elsewhere:
+                keys.append(self._keys.message_state(event.message_id, lane.partition))
             elif event.kind == ROOM_CREATE:
                 keys.append(self._keys.room_state(event.room_id, lane.partition))
-        if keys:
-            await self._cache.run_script(SCRIPTS["mark_processing"], keys, [])
+        held: list[str] = await self._cache.run_script(SCRIPTS["mark_processing"], keys, room_ids)
+        return held
 
     async def _place(self, lane: Lane, event: Event) -> bool:
         """A save from outside: its seq from the database if it is there already, from the room if that is loaded,
@@ -160,26 +170,24 @@ class BatchWriter:
     async def _call(self, shard_id: int, procedure: str, *params: object) -> list[dict[str, Any]]:
         return await self._database.call_shard_procedure(shard_id, procedure, params)
 
-    async def _settle(self, lane: Lane, events: Sequence[Event], refused: Container[str]) -> None:
-        """Note what is in MySQL. What is refused is not: its room may not expire."""
-        if not events:
-            return
+    async def _settle(self, lane: Lane, events: Sequence[Event], refused: Container[str]) -> int:
+        """Note what is in MySQL; how many events the lane has left. What is refused is not: its room may not expire."""
         written = [event for event in events if event.entry_id not in refused]
         settings, keys, p = self._settings, self._keys, lane.partition
+        # A delete is always ours, so its state lies in the lane's partition, whatever the message's id.
+        saved = [event for event in written if event.kind == MESSAGE_SAVE and not event.is_elsewhere]
+        deleted = [event for event in written if event.kind == MESSAGE_DELETE]
         script_keys = [lane.stream_key, lane.held_key]
+        script_keys += [keys.message_state(event.message_id, p) for event in (*saved, *deleted)]
         args: list[object] = [
-            len(written),
+            ",".join(event.entry_id for event in written),
+            len(saved),
+            len(deleted),
             settings.window,
             settings.message_list_ttl_s * 1000,
             settings.room_list_ttl_s * 1000,
             settings.state_ttl_s * 1000,
-            *(event.entry_id for event in written),
         ]
-        for event in written:
-            # A delete is always ours, so its state lies in the lane's partition, whatever the message's id.
-            if event.kind == MESSAGE_DELETE or (event.kind == MESSAGE_SAVE and self._is_of(lane, event)):
-                script_keys.append(keys.message_state(event.message_id, p))
-                args += ["m", "saved" if event.kind == MESSAGE_SAVE else "deleted"]
         for room_id, of_room in _grouped(events, lambda event: event.room_id):
             script_keys += [keys.room_record(room_id, p), keys.messages(room_id, p)]
             script_keys += [keys.room(room_id, p), keys.room_state(room_id, p)]
@@ -192,15 +200,12 @@ class BatchWriter:
             script_keys += [keys.account_record(account_id, p), keys.account_rooms(account_id, p)]
             script_keys.append(keys.account_order(account_id, p))
             args += ["a", _last(of_account)]
-        await self._cache.run_script(SCRIPTS["settle"], script_keys, args)
+        left = await self._cache.run_script(SCRIPTS["settle"], script_keys, args)
         for event in written:
-            if event.kind in _END_STATES and not self._is_of(lane, event):
+            if event.is_elsewhere:
                 for state in _END_STATES[event.kind]:
                     await self._states.transition_message(event.message_id, state)
-
-    def _is_of(self, lane: Lane, event: Event) -> bool:
-        """Does the message's state lie in the lane's partition? (An id that is not ours is hashed.)"""
-        return self._cache.partitions.of_id(event.message_id) == lane.partition
+        return int(left)
 
 
 def _grouped(events: Iterable[Event], key: Callable[[Event], str]) -> Iterable[tuple[str, list[Event]]]:

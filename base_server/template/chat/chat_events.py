@@ -57,6 +57,7 @@ class Event:
     """One entry of the lane. ``row`` is the procedure's JSON object; ``account_id`` '' when the sender gave none.
 
     ``seq`` None: a save from outside the chat's scripts, whose place in the room is still to be given.
+    ``is_elsewhere``: the message's state lies in another partition than its room (an id that is not ours is hashed).
     """
 
     entry_id: str
@@ -66,6 +67,7 @@ class Event:
     row: dict[str, Any]
     message_id: str = ""
     seq: int | None = None
+    is_elsewhere: bool = False
     entry: QueueEntry | None = field(default=None, repr=False)
 
     @property

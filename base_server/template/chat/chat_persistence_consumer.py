@@ -67,8 +67,9 @@ class ChatPersistenceConsumer:
         self._tasks = tasks
         self._draining: dict[Lane, asyncio.Task[None]] = {}
         self._resting: dict[Lane, _Rest] = {}
+        self._slots: dict[str, asyncio.Semaphore] = {}  # by lane name: the shard
         self._last_progress = time.monotonic()
-        self._lane_progress: dict[Lane, float] = {}  # of the lanes in _draining
+        self._lane_progress: dict[Lane, float] = {}  # of those of _draining that have a slot
         self._last_error = ""
         self._stopped = False
 
@@ -95,6 +96,7 @@ class ChatPersistenceConsumer:
         for name in ("batch", "cleanup"):
             await self._scheduler.remove_job(f"chat_persistence_{name}:{self.consumer_id}")
         try:
+            await asyncio.gather(*self._draining.values(), return_exceptions=True)
             await self._begin_waiting(lock_timeout_s=0)
         except ServiceUnavailable as outage:
             Logger.warn("backlog left for the next start", reason=outage.reason)
@@ -137,7 +139,6 @@ class ChatPersistenceConsumer:
             return
         task = self._tasks.spawn(self._drain(lane, lock_timeout_s), f"drain {lane.name}/{lane.partition}")
         self._draining[lane] = task
-        self._lane_progress[lane] = time.monotonic()
         task.add_done_callback(lambda _: self._drained(lane))
 
     def _drained(self, lane: Lane) -> None:
@@ -145,15 +146,19 @@ class ChatPersistenceConsumer:
         self._lane_progress.pop(lane, None)
 
     async def _drain(self, lane: Lane, lock_timeout_s: float) -> None:
-        """Write a lane until it is empty. After a failure, whatever it was, the lane rests and is tried again."""
+        """Write a lane while a full batch waits. After a failure, whatever it was, it rests and is tried again."""
+        slots = self._slots.setdefault(lane.name, asyncio.Semaphore(self._settings.lanes_at_once))
         try:
-            await self._queue.drain_lane(
-                lane,
-                self._write,
-                batch=self._batch_size,
-                lock_ttl_s=self._settings.lock_ttl_s,
-                lock_timeout_s=lock_timeout_s,
-            )
+            async with slots:
+                self._lane_progress[lane] = time.monotonic()
+                await self._queue.drain_lane(
+                    lane,
+                    self._write,
+                    batch=self._settings.max_batch,
+                    batch_bytes=self._settings.max_batch_bytes,
+                    lock_ttl_s=self._settings.lock_ttl_s,
+                    lock_timeout_s=lock_timeout_s,
+                )
         except ServiceError as error:
             wait_s = self._rest(lane, error)
             Logger.warn("batch not written, it stays in the queue", lane=lane.name, retry_in_s=wait_s, error=str(error))
@@ -173,10 +178,7 @@ class ChatPersistenceConsumer:
         return wait_s
 
     async def _write(self, lane: Lane, entries: Sequence[QueueEntry]) -> bool:
-        going_on = await self._writer.write(lane, entries)
+        """Write one batch; is the next one full too? If not, it waits for the interval, or to be full."""
+        left = await self._writer.write(lane, entries)
         self._last_progress = self._lane_progress[lane] = time.monotonic()
-        return going_on
-
-    def _batch_size(self, waiting: int) -> int:
-        """batch_size events, more under backlog."""
-        return min(max(waiting, self._settings.batch_size), self._settings.max_batch)
+        return left >= self._settings.batch_size

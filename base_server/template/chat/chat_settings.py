@@ -37,6 +37,10 @@ class ChatSettings(Settings):
     """Messages of a room kept in Redis once they are in MySQL."""
     max_batch: int = Field(500, ge=1, le=1000)
     """Events that one batch takes at most, under backlog."""
+    max_batch_bytes: int = Field(1_048_576, ge=1)
+    """… and about so many bytes of them."""
+    lanes_at_once: int = Field(4, ge=1)
+    """Lanes of one shard that a process writes at once, each on a connection of its own (databaseConfig.pool_size)."""
     max_rooms_per_account: int = Field(20_000, ge=1)
     """Live rooms an account may have."""
     max_dead_letters_per_room: int = Field(100, ge=1)

@@ -53,18 +53,19 @@ async def test_a_lane_is_handed_out_in_order_in_batches_until_it_is_empty(bench:
     assert await queue.drain_lane(lane, sink, batch=3) == 0
 
 
-async def test_the_batch_may_depend_on_what_waits(bench: QueueBench) -> None:
+async def test_a_batch_is_bounded_by_bytes_too(bench: QueueBench) -> None:
     queue = await bench.queue()
-    lane, sink, seen = declare(queue), Sink(queue), []
-    await send(queue, *range(5))
-
-    def batch(waiting: int) -> int:
-        seen.append(waiting)
-        return waiting // 2
-
-    await queue.drain_lane(lane, sink, batch=batch)
-    assert sink.batches == [[0, 1], [2], [3], [4]]
-    assert seen == [5, 3, 2, 1, 0]
+    lane, sink = declare(queue), Sink(queue)
+    for number in range(300):
+        text = "x" * (90_000 if number == 280 else 1000)
+        await queue.send_message(QueueMessage("rows", {"n": number, "text": text}, "row", message_id=f"m{number}"))
+    await queue.drain_lane(lane, sink, batch=250, batch_bytes=100_000)
+    # 64 entries are read at first, then as many as should fit; a batch has one entry at least.
+    assert [len(batch) for batch in sink.batches[:2]] == [98, 98]
+    assert sink.rows == list(range(300))
+    await queue.send_message(QueueMessage("rows", {"n": 300, "text": "x" * 9000}, "row", message_id="m300"))
+    await queue.drain_lane(lane, sink, batch=250, batch_bytes=1)
+    assert sink.batches[-1] == [300]
 
 
 async def test_messages_that_arrive_meanwhile_are_drained_too(bench: QueueBench) -> None:

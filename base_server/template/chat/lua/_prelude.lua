@@ -57,14 +57,17 @@ local function get_state(key)
   return state_of(get_text(key))
 end
 
+-- What stands at a state's key after `old`: the new state, and the log with one more transition.
+local function with_state(old, to, now)
+  local log = old and string.match(old, '|(.+)$')
+  if not log then return to .. '|' .. LETTER[to] .. int(now) end
+  local _, commas = string.gsub(log, ',', '')
+  for _ = LOG_LENGTH - 1, commas do log = string.match(log, ',(.*)$') end
+  return to .. '|' .. log .. ',' .. LETTER[to] .. int(now)
+end
+
 local function set_state(key, to, now, ttl_ms)
-  local log = {}
-  local old = get_text(key)
-  if old then
-    for item in string.gmatch(string.match(old, '|(.*)$') or '', '[^,]+') do log[#log + 1] = item end
-  end
-  log[#log + 1] = LETTER[to] .. int(now)
-  local value = to .. '|' .. table.concat(log, ',', math.max(1, #log - LOG_LENGTH + 1))
+  local value = with_state(get_text(key), to, now)
   if ttl_ms then
     redis.call('SET', key, value, 'PX', int(ttl_ms))
   else

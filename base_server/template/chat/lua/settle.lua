@@ -2,25 +2,32 @@
 --   trim windows (never above saved_seq), and let records expire whose last event this was. Run twice, nothing changes.
 --   XDEL comes first, so that the script works on a full Redis too. A record expires when its own last event is not
 --   behind the last one written: then all of its events are in MySQL, but for those of a room with dead letters.
--- KEYS: 1 persistence lane; 2 rooms with dead letters; 3.. for each item of ARGV in order: m: message state. r: room record, messages, card, room state. a: account record, rooms, order
--- ARGV: 1 number of events; 2 window; 3 TTL of windows in ms; 4 TTL of cards and room lists in ms; 5 state TTL in ms; 6.. event ids, then items: m saved|deleted; r room_id change(''|created|deleted) last_event saved_seqs(csv) refused('1'|''); a last_event
--- returns: how many events were removed
-local events, window, now = tonumber(ARGV[1]), tonumber(ARGV[2]), now_ms()
-local window_ttl, list_ttl, state_ttl = ARGV[3], ARGV[4], ARGV[5]
-local removed = 0
-for i = 6, 5 + events do removed = removed + redis.call('XDEL', KEYS[1], ARGV[i]) end
+-- KEYS: 1 persistence lane; 2 rooms with dead letters; 3.. states of saved messages, then of deleted ones, then for each item of ARGV in order: r: room record, messages, card, room state. a: account record, rooms, order
+-- ARGV: 1 event ids (csv); 2 number of saved messages; 3 number of deleted messages; 4 window; 5 TTL of windows in ms; 6 TTL of cards and room lists in ms; 7 state TTL in ms; 8.. items: r room_id change(''|created|deleted) last_event saved_seqs(csv) refused('1'|''); a last_event
+-- returns: how many events are left in the lane
+local saved, deleted, window, now = tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4]), now_ms()
+local window_ttl, list_ttl, state_ttl = ARGV[5], ARGV[6], ARGV[7]
+local events = {}
+for id in string.gmatch(ARGV[1], '[^,]+') do events[#events + 1] = id end
+if #events > 0 then redis.call('XDEL', KEYS[1], unpack(events)) end
 
 local function all_written(dirty, last_event)
   return dirty and id_at_most(dirty, last_event)
 end
 
-local function settle_message(key, outcome)
-  local state = get_state(key)
-  if outcome == 'deleted' then
-    if state ~= 'DELETED' then set_state(key, 'DELETED', now, state_ttl) else redis.call('PEXPIRE', key, state_ttl) end
-  elseif state == 'PENDING' or state == 'PROCESSING' then
-    if state == 'PENDING' then set_state(key, 'PROCESSING', now) end
-    set_state(key, 'SENT', now, state_ttl)
+local function settle_saved(key, text)
+  local state = state_of(text)
+  if state == 'PENDING' then text = with_state(text, 'PROCESSING', now) end
+  if state == 'PENDING' or state == 'PROCESSING' then
+    redis.call('SET', key, with_state(text, 'SENT', now), 'PX', state_ttl)
+  end
+end
+
+local function settle_deleted(key)
+  if get_state(key) ~= 'DELETED' then
+    set_state(key, 'DELETED', now, state_ttl)
+  else
+    redis.call('PEXPIRE', key, state_ttl)
   end
 end
 
@@ -49,17 +56,25 @@ local function advance(saved, ahead, csv)
 end
 
 -- floor_at: every message accepted later is in the window (a tombstone keeps no time of its own: the latest one then).
-local function trim(rec, messages, floor, last, floor_at, older, latest)
-  local length = redis.call('LLEN', messages)
+local function trim(rec, messages, length, floor, last, floor_at, older, latest)
+  if length <= window or floor > last then return end
   while length > window and floor <= last do
-    local item = redis.call('LPOP', messages)
-    length = length - 1
-    local client_id = redis.call('HGET', rec, 's:' .. int(floor))
-    if client_id then redis.call('HDEL', rec, 's:' .. int(floor), 'c:' .. client_id) end
-    local at = latest
-    if not is_tombstone(item) then older, at = '1', entry_at(item) end
-    if at > floor_at then floor_at = at end
-    floor = floor + 1
+    local items = redis.call('LPOP', messages, math.min(length - window, last - floor + 1, 500))
+    local claims, gone = {}, {}
+    for i, item in ipairs(items) do
+      local at = latest
+      if not is_tombstone(item) then older, at = '1', entry_at(item) end
+      if at > floor_at then floor_at = at end
+      claims[i] = 's:' .. int(floor + i - 1)
+    end
+    for i, client_id in ipairs(redis.call('HMGET', rec, unpack(claims))) do
+      if client_id then
+        gone[#gone + 1] = claims[i]
+        gone[#gone + 1] = 'c:' .. client_id
+      end
+    end
+    if #gone > 0 then redis.call('HDEL', rec, unpack(gone)) end
+    length, floor = length - #items, floor + #items
   end
   redis.call('HSET', rec, 'floor', int(floor), 'len', int(length), 'floor_at', floor_at, 'older', older)
 end
@@ -78,11 +93,12 @@ local function settle_room(rec, messages, room_card, last_event, csv, held)
   end
   local saved, ahead = advance(tonumber(v[5]), v[6], csv)
   redis.call('HSET', rec, 'saved_seq', int(saved), 'ahead', ahead)
-  if tonumber(v[11]) == redis.call('LLEN', messages) then
+  local length = redis.call('LLEN', messages)
+  if tonumber(v[11]) == length then
     -- The question of the open turn, and those that wait behind it, are still to be asked.
     local reply_seq = v[10] and tonumber(string.match(v[10], '^[^|]+|[^|]+|(%d+)'))
     local last = reply_seq and math.min(saved, reply_seq - 2) or saved
-    trim(rec, messages, tonumber(v[7]), last, v[8], v[9], iso(tonumber(v[12])))
+    trim(rec, messages, length, tonumber(v[7]), last, v[8], v[9], iso(tonumber(v[12])))
   end
   if all_written(v[4], last_event) and not v[10] and not held then
     redis.call('PEXPIRE', rec, window_ttl)
@@ -103,12 +119,13 @@ local function settle_account(rec, rooms, order, last_event)
   for _, key in ipairs({ rec, rooms, order }) do redis.call('PEXPIRE', key, int(left)) end
 end
 
-local k, i = 3, 6 + events
+if saved > 0 then
+  for i, text in ipairs(redis.call('MGET', unpack(KEYS, 3, 2 + saved))) do settle_saved(KEYS[2 + i], text) end
+end
+for k = 3 + saved, 2 + saved + deleted do settle_deleted(KEYS[k]) end
+local k, i = 3 + saved + deleted, 8
 while i <= #ARGV do
-  if ARGV[i] == 'm' then
-    settle_message(KEYS[k], ARGV[i + 1])
-    k, i = k + 1, i + 2
-  elseif ARGV[i] == 'r' then
+  if ARGV[i] == 'r' then
     local held = ARGV[i + 5] == '1' or redis.call('HEXISTS', KEYS[2], ARGV[i + 1]) == 1
     settle_room_state(KEYS[k + 3], ARGV[i + 2])
     settle_room(KEYS[k], KEYS[k + 1], KEYS[k + 2], ARGV[i + 3], ARGV[i + 4], held)
@@ -118,4 +135,4 @@ while i <= #ARGV do
     k, i = k + 3, i + 2
   end
 end
-return removed
+return redis.call('XLEN', KEYS[1])
