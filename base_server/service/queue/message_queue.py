@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, field
 from enum import IntEnum
-from functools import cached_property
 from typing import Any
 
 
@@ -62,7 +61,7 @@ class QueueEntry:
     def payload_text(self) -> str:
         return self.fields.get("payload", "")
 
-    @cached_property
+    @property
     def payload(self) -> dict[str, Any]:
         """The payload decoded; raises ValueError when it is not a JSON object."""
         value = json.loads(self.payload_text)

@@ -6,7 +6,6 @@ they alone know as fields of the entry: ``seq``, ``version`` and ``time``.
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -202,7 +201,7 @@ def _metadata(entry: QueueEntry, given: Any) -> str:
     value = from_json(given) if isinstance(given, str) and given else given or {}
     if not isinstance(value, dict):
         raise ValueError("metadata is no object")
-    return _text(json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":")))
+    return _text(to_json(value))
 
 
 def _seq(entry: QueueEntry) -> int | None:
@@ -211,8 +210,8 @@ def _seq(entry: QueueEntry) -> int | None:
 
 def _time(entry: QueueEntry, given: Any) -> str:
     """The script's time, else the sender's own (naive: this server's local time), else when it was queued."""
-    if "time" in entry.fields:
-        return sql_time(entry.fields["time"])
+    if (at := entry.fields.get("time")) is not None:
+        return f"{at[:10]} {at[11:23]}"  # as iso() in lua/_prelude.lua writes it
     if given:
         return sql_time(str(given))
     return sql_time(datetime.fromtimestamp(int(entry.fields["at"]) / 1000).astimezone().isoformat())

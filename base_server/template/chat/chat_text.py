@@ -10,8 +10,8 @@ import ujson
 
 
 def to_json(value: Any) -> str:
-    """JSON in UTF-8 text, nothing escaped that need not be."""
-    return str(ujson.dumps(value, ensure_ascii=False, escape_forward_slashes=False))
+    """JSON in UTF-8 text, nothing escaped that need not be. Raises OverflowError for NaN and infinities."""
+    return str(ujson.dumps(value, ensure_ascii=False, escape_forward_slashes=False, allow_nan=False))
 
 
 def from_json(text: str) -> Any:
