@@ -14,9 +14,10 @@ from collections.abc import Sequence
 from enum import Enum
 from typing import Any
 
+from hiredis import pack_command
 from redis.asyncio import BlockingConnectionPool
 from redis.asyncio.connection import AbstractConnection
-from redis.exceptions import AuthenticationError, BusyLoadingError, DataError, RedisError, ResponseError
+from redis.exceptions import AuthenticationError, BusyLoadingError, RedisError, ResponseError
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
@@ -146,7 +147,7 @@ class Exchange:
             raise ServiceUnavailable("cache", f"no connection: {error}") from error
         whole = False
         try:
-            packed = connection.pack_commands(commands)
+            packed = _packed(commands)
             self.round_trips += 1
             ROUND_TRIPS.add()
             async with asyncio.timeout(self._timeout_s + wait_s):
@@ -154,8 +155,6 @@ class Exchange:
                 answers = [await _answer(connection) for _ in commands]
             whole = True
             return answers
-        except DataError as error:
-            raise CacheCommandError("ARGUMENT", str(error)) from error
         except UnicodeDecodeError as error:
             raise CacheCommandError("UNDECODABLE", "an answer is not UTF-8") from error
         except (BusyLoadingError, AuthenticationError) as error:
@@ -175,6 +174,14 @@ class Exchange:
 
 class _ConnectionLost(ServiceUnavailable):
     """The connection broke after the first byte was sent."""
+
+
+def _packed(commands: Sequence[Command]) -> bytes:
+    """``commands`` as they go over the wire. redis-py's own asyncio connections pack in Python, in seven times the time."""
+    try:
+        return b"".join([pack_command((*str(command[0]).split(), *command[1:])) for command in commands])
+    except TypeError as error:
+        raise CacheCommandError("ARGUMENT", str(error)) from error
 
 
 async def _answer(connection: AbstractConnection) -> Any:
