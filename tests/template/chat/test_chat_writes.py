@@ -118,6 +118,23 @@ async def test_a_batch_calls_one_procedure_a_message_type_and_shard(chat: ChatWo
     assert chat.container.database.calls - calls == 5
 
 
+async def test_a_batch_costs_three_round_trips_and_its_lock(chat: ChatWorld) -> None:
+    user = await chat.user()
+    room = await chat.room(user)
+    await chat.send(user, room.room_id)
+    await chat.persist()
+    for _ in range(20):
+        await chat.send(user, room.room_id)
+    consumer, bulk = chat.template._parts.consumer, chat.container.cache.get_bulk_client()
+    before = (bulk.round_trips, chat.redis.round_trips, chat.container.database.calls)
+    consumer.flush((await chat.template._owner(user)).partition, user.session.shard_id)
+    await until(lambda: not consumer._draining)
+    after = (bulk.round_trips, chat.redis.round_trips, chat.container.database.calls)
+    # Read, mark PROCESSING, settle; take the lock and give it back; the bulk procedure.
+    assert [now - then for then, now in zip(before, after, strict=True)] == [3, 2, 1]
+    assert await chat.backlog() == 0
+
+
 async def test_a_full_batch_is_written_before_the_interval(chat: ChatWorld) -> None:
     user = await chat.user()
     room = await chat.room(user)
