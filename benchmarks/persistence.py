@@ -140,11 +140,11 @@ class Chat:
             batch_size=settings.batch_size,
             max_backlog=container.settings.queue.max_backlog,
         )
-        loader = ChatLoader(bulk, container.database, lanes, settings, container.tasks)
+        self.turns = TurnStore(hot, lanes, settings)
+        loader = ChatLoader(bulk, container.database, lanes, self.turns.interrupt, settings, container.tasks)
         self.states = ChatStateMachine(hot, settings)
         self.rooms = RoomStore(hot, container.database, loader, lanes, settings)
         self.messages = MessageStore(hot, container.database, loader, lanes, settings)
-        self.turns = TurnStore(hot, lanes, settings)
         writer = BatchWriter(container.queue, container.database, bulk, self.states, settings)
         self.consumer = ChatPersistenceConsumer(container.queue, writer, container.scheduler, settings, container.tasks)
         self._container = container

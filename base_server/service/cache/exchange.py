@@ -177,7 +177,7 @@ class _ConnectionLost(ServiceUnavailable):
 
 
 def _packed(commands: Sequence[Command]) -> bytes:
-    """``commands`` as they go over the wire. redis-py's own asyncio connections pack in Python, in seven times the time."""
+    """``commands`` as they go over the wire; redis-py's asyncio connections pack in Python, in seven times the time."""
     try:
         return b"".join([pack_command((*str(command[0]).split(), *command[1:])) for command in commands])
     except TypeError as error:
