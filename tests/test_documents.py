@@ -30,6 +30,8 @@ from template.base.template_type import TemplateType
 from template.chat.chat_settings import ChatSettings
 from tests.backends_mariadb import DatabaseBackend
 from tests.chat_world import running_world
+from tests.faults.embedded_world import EMBEDDED_FAULTS
+from tests.faults.faults import BETWEEN_GAMES, FAULTS
 from tests.openai_stub import OpenAIStub
 from tests.server_process import running_server
 
@@ -208,6 +210,34 @@ def test_the_schema_for_editors_takes_the_shipped_files_and_no_unknown_key() -> 
         content["netConfig"]["prot"] = 1
         (error,) = validator.iter_errors(content)
         assert "prot" in error.message
+
+
+def test_every_failure_drill_and_every_alert_is_told() -> None:
+    page = _text(ROOT / "docs/operations.md")
+    drills = {
+        name
+        for row in re.findall(r"^\| ([a-z][^|]+) \| [^|]+ \| [^|]+ \| [^|]+ \|$", page, re.M)
+        for name in row.split(" · ")
+    }
+    known = {*FAULTS, *BETWEEN_GAMES, *(f"embedded: {name}" for name in EMBEDDED_FAULTS)}
+    assert drills - {"drill"} == known
+    alerts = re.findall(r"- alert: (\w+)", _text(ROOT / "deploy/prometheus/alerts.yml"))
+    assert re.findall(r"^\| `(\w+)` \| [^|]+ \| [^|]+ \|$", page, re.M) == alerts
+
+
+def test_the_operators_commands_run_as_they_stand(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Beside a running server: those that need no name of a room or a letter, each page's in its order."""
+    with running_server(tmp_path / "data") as server:
+        monkeypatch.setenv("BASE_SERVER__TEMPLATECONFIG__DATA_DIR", str(server.data_dir))
+        monkeypatch.setenv("BASE_SERVER__NETCONFIG__PORT", server.base_url.rpartition(":")[2])
+        for page in (README, ROOT / "docs/operations.md", ROOT / "docs/upgrading.md", CONFIGURATION):
+            commands = re.findall(r"^\.venv/bin/python -m application\.manage ([^#\n]+)", _text(page), flags=re.M)
+            assert commands, page
+            for command in commands:
+                if not re.search(r"\b[A-Z]{2,}", command):
+                    assert manage(command.split()) == 0, (command, capsys.readouterr())
 
 
 def test_an_environment_variable_without_a_key_would_be_noticed() -> None:
