@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 
@@ -24,6 +24,9 @@ from service.service_container import ServiceContainer, ServiceSettings
 from template.base.base_template import BaseTemplate
 from template.base.template_context import TemplateContext
 from template.base.template_service import TemplateService
+
+if TYPE_CHECKING:
+    from application.base_web_server.tracing import Tracing
 
 _HURRIED_STOP_S = 2.0
 _IDLE_S = 5.0
@@ -55,6 +58,9 @@ class Server:
         service = TemplateService(sessions, status_for_errors=net.http_status_for_errors, observe=metrics.observe)
         report = WorkersHealth(self._health, seat) if seat else self._health
         app = build_app(net, self._context, service, report, metrics, lambda: not self.is_starting)
+        self._tracing = _tracing(net.traces_endpoint)
+        if self._tracing is not None:
+            app.middlewares.insert(0, self._tracing.middleware())
         self._listeners = [self._listener(app, net.port, "port")]
         if net.admin_port is not None:
             admin = build_admin_app(net, service, report, metrics)
@@ -79,6 +85,8 @@ class Server:
         """
         async with AsyncExitStack() as life:
             life.callback(self._context.clear)
+            if self._tracing is not None:
+                await life.enter_async_context(self._tracing.installed())
             if self._seat is None:
                 await self._open(life)
             await life.enter_async_context(self._services())
@@ -170,6 +178,15 @@ async def _listening(listener: Listener) -> AsyncIterator[None]:
         yield
     finally:
         await listener.close()
+
+
+def _tracing(endpoint: str | None) -> Tracing | None:
+    """Raises :class:`StartError` when its packages are missing."""
+    if endpoint is None:
+        return None
+    from application.base_web_server.tracing import Tracing  # noqa: PLC0415 - an extra
+
+    return Tracing(endpoint)
 
 
 def _service_settings(settings: ServerSettings) -> ServiceSettings:

@@ -14,6 +14,7 @@ from service.cache.partition import Partitions
 from service.cache.raw_client import RawClient
 from service.cache.script import Script
 from service.core.errors import OutcomeUnknown, ServiceUnavailable
+from service.core.tracing import span
 
 
 class CacheClient:
@@ -76,13 +77,14 @@ class CacheClient:
         """
         effect = Effect.REPEATABLE if repeatable else Effect.ONCE
         operands = [len(keys), *keys, *args]
-        if script.sha1 in self._evaluated:
-            (answer,) = await self._exchange.run([("EVALSHA", script.sha1, *operands)], effect)
-            if not isinstance(answer, NoScriptError):
-                return _result([answer], effect)[0]
-        (answer,) = await self._run([("EVAL", script.source, *operands)], effect)
-        self._evaluated.add(script.sha1)
-        return answer
+        with span("redis script", script=script.name):
+            if script.sha1 in self._evaluated:
+                (answer,) = await self._exchange.run([("EVALSHA", script.sha1, *operands)], effect)
+                if not isinstance(answer, NoScriptError):
+                    return _result([answer], effect)[0]
+            (answer,) = await self._run([("EVAL", script.source, *operands)], effect)
+            self._evaluated.add(script.sha1)
+            return answer
 
     async def publish(self, channel: str, text: str, partition: int | None = None) -> None:
         """Signal ``text`` on the logical ``channel`` to all processes that :meth:`CacheService.subscribe` to it now.

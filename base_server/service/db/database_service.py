@@ -14,6 +14,7 @@ from service.core.facade import Facade, facade
 from service.core.instruments import Counter, Histogram
 from service.core.logger import Logger
 from service.core.tasks import TaskRegistry
+from service.core.tracing import span
 from service.db import schema
 from service.db.database import Database
 from service.db.databases import Databases, apply_all
@@ -140,7 +141,8 @@ class DatabaseService(Facade):
         self.calls += 1
         begun_s = time.monotonic()
         try:
-            return await database.call(name, params)
+            with span("database procedure", procedure=name, database=database.label):
+                return await database.call(name, params)
         except ServiceError as error:
             FAILED_CALLS.add(name, _reason_of(error))
             raise

@@ -15,6 +15,12 @@ def _is_network(value: str) -> str:
     return value
 
 
+def _is_http_url(value: str) -> str:
+    if not value.startswith(("http://", "https://")):
+        raise ValueError("must begin with http:// or https://")
+    return value
+
+
 class NetSettings(Settings):
     """Shipped values. Times in seconds."""
 
@@ -51,5 +57,8 @@ class NetSettings(Settings):
     """How long the server goes on serving after it stopped being ready, so that load balancers notice."""
     drain_timeout_s: float = Field(default=20.0, gt=0)
     """How long requests under way may take when the server stops."""
+    traces_endpoint: Annotated[str, AfterValidator(_is_http_url)] | None = None
+    """Where OpenTelemetry traces go, OTLP over HTTP, e.g. `http://127.0.0.1:4318/v1/traces`; null sends none. Needs the
+    packages of the extra `otel`."""
     log_level: Literal["debug", "info", "warn", "error"] = "info"
     """Events of at least this level go to stderr, one JSON line each."""
