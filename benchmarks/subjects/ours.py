@@ -1,0 +1,56 @@
+"""Our server as it is started by its configuration, except for what answers as the AI: ``python -m … stub|langchain``.
+
+``stub`` takes the place of all models, so AIChatService works and LangChain does not; a question that is a JSON object
+says how its reply comes: ``{"chunks": 100, "bytes": 20, "pause_s": 0.01}``. ``langchain`` is a real LangChain model
+that answers at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from collections.abc import AsyncGenerator, Sequence
+
+from application.base_web_server.config import load_settings
+from application.base_web_server.serving import run_loop, serve
+from benchmarks.subjects.fake_model import ANSWER, OneChunkModel
+from service.core.logger import configure_logging
+from service.llm import AIChat_service
+from service.llm.conversation import ReplyChunk, ReplyEnd, ReplyItem, ReplyStart, Turn
+
+
+class StubModels:
+    """What AIChatService asks for replies."""
+
+    async def stream(self, persona: str, history: Sequence[Turn], question: str) -> AsyncGenerator[ReplyItem, None]:
+        plan = json.loads(question) if question.startswith("{") else {}
+        chunks, pause_s = plan.get("chunks", 1), plan.get("pause_s")
+        text = ANSWER if not plan else "x" * plan.get("bytes", 20)
+        yield ReplyStart("stub", 1)
+        for _ in range(chunks):
+            yield ReplyChunk(text, 1)
+            if pause_s is not None:
+                await asyncio.sleep(pause_s)
+        yield ReplyEnd("stub", 1, chunks, "stop", 0)
+
+    async def close(self) -> None:
+        """Nothing is open."""
+
+
+def main(ai: str) -> None:
+    settings = load_settings("DEBUG")
+    configure_logging(settings.netConfig.log_level)
+    if ai == "stub":
+        AIChat_service._import_and_build = lambda *_: StubModels()
+    else:
+        import service.llm.models as models  # noqa: PLC0415 - imports LangChain
+        from service.llm.model_stream import ModelTraits  # noqa: PLC0415
+
+        traits = ModelTraits(says_why=True, usage_adds_up=False)
+        models.build_model = lambda *args: (OneChunkModel(), traits)
+    run_loop(serve(settings, lambda url: print(f"Ready at {url}", flush=True)))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
