@@ -14,6 +14,7 @@ from benchmarks.backends import running_backends
 from benchmarks.bench import Bench
 from benchmarks.load import wrk
 from benchmarks.report import save
+from service.core.logger import configure_logging
 from tests.server_process import ROOT
 
 STAGES = ("requests", "persistence", "streams", "growth", "scale", "memory", "start")
@@ -28,6 +29,7 @@ def main() -> None:
     parser.add_argument("--no-peers", action="store_true", help="leave out the peers, which are installed on demand")
     options = parser.parse_args()
     wrk()
+    configure_logging("error")
     peers = None if options.no_peers else _peers_python()
     begun_s = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="bench-") as folder, running_backends(Path(folder)) as backends:

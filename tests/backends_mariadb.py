@@ -41,9 +41,7 @@ class MariaDbServer:
 
     ``memory_mb``: buffer pool; the log has a quarter of it."""
 
-    def __init__(
-        self, copy_of: MariaDbServer | None = None, *, memory_mb: int = 32, max_connections: int = 80
-    ) -> None:
+    def __init__(self, copy_of: MariaDbServer | None = None, *, memory_mb: int = 32, max_connections: int = 80) -> None:
         self._memory_mb = memory_mb
         self._max_connections = max_connections
         self._mariadbd = find_program("mariadbd", "mysqld")
@@ -69,7 +67,8 @@ class MariaDbServer:
         command = [
             self._mariadbd, *self._options(), f"--port={self.port}", "--bind-address=127.0.0.1",
             f"--socket={self.folder}/s", f"--pid-file={self.folder}/pid", "--skip-name-resolve",
-            f"--innodb-flush-log-at-trx-commit={int(durable)}", f"--max-connections={self._max_connections}", "--performance-schema=OFF",
+            f"--innodb-flush-log-at-trx-commit={int(durable)}", f"--max-connections={self._max_connections}",
+            "--performance-schema=OFF",
         ]  # fmt: skip
         with (self.folder / "log").open("ab") as log:
             self._process = subprocess.Popen(command, stdout=log, stderr=log)

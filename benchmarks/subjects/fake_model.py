@@ -24,9 +24,9 @@ class OneChunkModel(BaseChatModel):
         return self._generate(messages)
 
     def _stream(self, messages: list[BaseMessage], *args: Any, **kwargs: Any) -> Iterator[ChatGenerationChunk]:
-        yield ChatGenerationChunk(message=AIMessageChunk(ANSWER, response_metadata={"finish_reason": "stop"}))
+        yield ChatGenerationChunk(message=AIMessageChunk(content=ANSWER, response_metadata={"finish_reason": "stop"}))
 
     async def _astream(
         self, messages: list[BaseMessage], *args: Any, **kwargs: Any
     ) -> AsyncIterator[ChatGenerationChunk]:
-        yield ChatGenerationChunk(message=AIMessageChunk(ANSWER, response_metadata={"finish_reason": "stop"}))
+        yield ChatGenerationChunk(message=AIMessageChunk(content=ANSWER, response_metadata={"finish_reason": "stop"}))
