@@ -19,6 +19,7 @@ from service.llm.prompt import count_tokens
 
 _WORDS = re.compile(r"\s*\S+|\s+$")
 _LONGEST_REPLY_S = 3.0
+_WORDS_AT_ONCE = 32
 _METADATA = {"finish_reason": "stop", "model_name": DEMO_PROVIDER}
 
 
@@ -57,8 +58,9 @@ class DemoChatModel(BaseChatModel):
         reply = demo_reply(_question(messages))
         words = _WORDS.findall(reply)
         delay_s = min(self.word_delay_s, _LONGEST_REPLY_S / len(words))
-        for word in words:
-            await asyncio.sleep(delay_s)  # without a delay too: others come in between, as with a network
+        for number, word in enumerate(words):
+            if delay_s or number % _WORDS_AT_ONCE == 0:
+                await asyncio.sleep(delay_s)  # without a delay too: a long reply leaves room for others
             yield ChatGenerationChunk(message=AIMessageChunk(content=word))
         end = AIMessageChunk(content="", usage_metadata=_usage(messages, reply))
         yield ChatGenerationChunk(message=end, generation_info=_METADATA)

@@ -131,8 +131,8 @@ def _as_start_error(name: str, provider: ProviderSettings) -> Iterator[None]:
         package = re.search(r"pip install ([\w-]+)", str(error))
         raise StartError(f"{where} needs a package: pip install {package[1] if package else error.name}.") from error
     except ValidationError as error:
-        faults = error.errors(include_input=False, include_url=False, include_context=False)
-        named = "; ".join(f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in faults)
+        # Without the input, which may be a key.
+        named = "; ".join(f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors())
         raise StartError(f"{where}: {' '.join(named.split())}.") from None
     except Exception as error:  # a third party's constructor: anything
         raise StartError(f"{where}: {type(error).__name__}: {' '.join(str(error).split())[:300]}.") from error

@@ -56,6 +56,13 @@ async def test_a_timer_that_went_off_between_two_waits_holds_for_the_next() -> N
         await watch.next_of(items, soon())
 
 
+async def test_a_timer_that_goes_off_too_early_is_set_again() -> None:
+    watch, items = Watch(), paced(0, 30)
+    await watch.next_of(items, soon())
+    with pytest.raises(Overdue):
+        await asyncio.wait_for(watch.next_of(items, soon(0.1)), 10)
+
+
 async def test_once_overdue_it_stays_so() -> None:
     watch = Watch()
     for _ in range(2):
