@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import groupby
 from typing import Any, Literal
 
@@ -23,6 +23,7 @@ def describe_api(protocols: Sequence[Protocol]) -> dict[str, Any]:
     wanted: list[tuple[type[BaseModel], _Mode]] = [(Response, "serialization")]
     for protocol in protocols:
         wanted += [(protocol.request, "validation"), (protocol.response, "serialization")]
+        wanted += [(event, "serialization") for event in protocol.events.values()]
     refs, defs = models_json_schema(list(dict.fromkeys(wanted)), ref_template=_REF)
     errors = _error_responses(refs[(Response, "serialization")])
     return {
@@ -32,14 +33,7 @@ def describe_api(protocols: Sequence[Protocol]) -> dict[str, Any]:
             "version": __version__,
             "description": "Requests are POSTs of a JSON envelope; every answer carries `errorCode`, 0 for success.",
         },
-        "paths": {
-            protocol.path: {
-                "post": _operation(
-                    protocol, refs[(protocol.request, "validation")], refs[(protocol.response, "serialization")], errors
-                )
-            }
-            for protocol in protocols
-        },
+        "paths": {protocol.path: {"post": _operation(protocol, refs, errors)} for protocol in protocols},
         "components": {
             "schemas": {**defs.get("$defs", {}), "ErrorCode": _error_code_schema()},
             "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}},
@@ -47,8 +41,10 @@ def describe_api(protocols: Sequence[Protocol]) -> dict[str, Any]:
     }
 
 
-def _operation(protocol: Protocol, request: Any, response: Any, errors: dict[str, Any]) -> dict[str, Any]:
+def _operation(protocol: Protocol, refs: Mapping[Any, Any], errors: dict[str, Any]) -> dict[str, Any]:
     user = protocol.access is Access.USER
+    request = refs[(protocol.request, "validation")]
+    success = _stream(protocol, refs) if protocol.events else _json(refs[(protocol.response, "serialization")])
     return {
         "operationId": f"protocol_{protocol.id}",
         "summary": protocol.summary,
@@ -58,10 +54,48 @@ def _operation(protocol: Protocol, request: Any, response: Any, errors: dict[str
         "security": [{"token": []}, {}] if user else [],
         "requestBody": {"required": True, "content": {"application/json": {"schema": request}}},
         "responses": {
-            "200": {"description": "Success", "content": {"application/json": {"schema": response}}},
+            "200": success,
             **errors,
         },
+    } | ({"parameters": [_LAST_EVENT_ID]} if "last_event_id" in protocol.request.model_fields else {})
+
+
+def _json(schema: Any) -> dict[str, Any]:
+    return {"description": "Success", "content": {"application/json": {"schema": schema}}}
+
+
+def _stream(protocol: Protocol, refs: Mapping[Any, Any]) -> dict[str, Any]:
+    """The schema is that of one event; its ``data`` is one line of JSON."""
+    kinds = [_event(name, refs[(model, "serialization")]) for name, model in protocol.events.items()]
+    return {
+        "description": (
+            "Success: Server-Sent Events; the last `id` is where to resume. Comments (`: ping`, every 15 s) are no "
+            "events. A failure before the first event is one of the answers below."
+        ),
+        "content": {"text/event-stream": {"schema": {"oneOf": kinds}}},
     }
+
+
+def _event(name: str, data: Any) -> dict[str, Any]:
+    return {
+        "title": name,
+        "type": "object",
+        "required": ["id", "event", "data"],
+        "properties": {
+            "id": {"type": "string", "pattern": "^[0-9]+$"},
+            "event": {"const": name},
+            "data": {"type": "string", "contentMediaType": "application/json", "contentSchema": data},
+        },
+    }
+
+
+_LAST_EVENT_ID = {
+    "name": "Last-Event-ID",
+    "in": "header",
+    "required": False,
+    "description": "Where to go on, as an alternative to `last_event_id` in the body, which wins.",
+    "schema": {"type": "string", "pattern": "^[0-9]{1,18}$"},
+}
 
 
 def _error_responses(envelope: Any) -> dict[str, Any]:

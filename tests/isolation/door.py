@@ -10,7 +10,7 @@ import json
 import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from application.base_web_server.templates import create_account_template, create_session_store
@@ -41,6 +41,23 @@ class Account:
     token: str
 
 
+class Collected:
+    """An outlet that keeps what goes into it; pieces of text that follow each other become one, whatever their cut."""
+
+    def __init__(self) -> None:
+        self.events: list[dict[str, Any]] = []
+
+    async def open(self) -> None:
+        """Nothing to open."""
+
+    async def send(self, event: bytes) -> None:
+        fields = dict(line.split(": ", 1) for line in event.decode().strip().split("\n"))
+        data = json.loads(fields["data"])
+        if self.events and "text" in data and "text" in self.events[-1]["data"]:
+            data["text"] = self.events.pop()["data"]["text"] + data["text"]
+        self.events.append(fields | {"data": data})
+
+
 class Door:
     """``protocols`` are those that a server registers by itself."""
 
@@ -63,8 +80,12 @@ class Door:
         return self.context.protocols()
 
     async def call(self, protocol: Protocol, body: dict[str, Any], token: str | None = None) -> Answer:
-        """The answer as the server would send it."""
-        return await self._service.handle(protocol, Call(json.dumps(body).encode(), bearer=token))
+        """The answer as the server would send it; the body of a stream is the list of its events."""
+        collected = Collected()
+        answer = await self._service.handle(protocol, Call(json.dumps(body).encode(), bearer=token), collected)
+        if answer.is_streamed:
+            answer = replace(answer, body=json.dumps(collected.events, separators=(",", ":")).encode())
+        return answer
 
     async def account(self, partition: int | None = None, shard_id: int | None = None) -> Account:
         """A new account, in a given partition (and on a given shard) if the test says so."""

@@ -57,9 +57,9 @@ class StormWorld:
         pools_back = not any(pool._in_use_connections for pool in cache._pools)
         databases = [container.database._global, *container.database._shards.values()]
         used = [database.pool.in_use for database in databases if hasattr(database, "pool")]
-        return (
-            pools_back and not any(used) and not len(cache._tasks) and not len(self.door.world.template._parts.replies)
-        )
+        parts = self.door.world.template._parts
+        nobody = not len(parts.replies) and not len(parts.readers)
+        return pools_back and not any(used) and not len(cache._tasks) and nobody
 
 
 @asynccontextmanager
@@ -97,15 +97,18 @@ async def make_caller(door: Door, account: Account) -> tuple[Caller, str]:
     nonce = new_nonce()
     room = (await door.ok(account, "/api/chat/room/create", ai_persona=PERSONA, title=nonce))["room"]
     room_id = room["room_id"]
-    await door.ok(account, "/api/chat/message/send", room_id=room_id, content=nonce)
+    sent = await door.ok(account, "/api/chat/message/send", room_id=room_id, content=nonce)
+    first = {"room_id": room_id, "message_id": sent["message"]["message_id"]}
     choices: list[tuple[str, dict[str, Any]]] = [
         ("/api/chat/messages", {"room_id": room_id, "limit": 6}),
         ("/api/chat/messages", {"room_id": room_id, "limit": 2, "page": 2}),
         ("/api/chat/rooms", {}),
         ("/api/chat/room/update", {"room_id": room_id, "new_title": nonce}),
         ("/api/chat/message/send", {"room_id": room_id, "content": nonce}),
+        ("/api/chat/message/stream", {"room_id": room_id, "content": nonce}),
+        ("/api/chat/message/resume", first | {"last_event_id": 3}),
     ]
-    weights = [5, 2, 5, 1, 1]
+    weights = [5, 2, 5, 1, 1, 1, 2]
     headers = {"Authorization": f"Bearer {account.token}"}
     return Caller(nonce, lambda chance: chance.choices(choices, weights)[0], headers), room_id
 

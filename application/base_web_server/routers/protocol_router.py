@@ -9,6 +9,7 @@ from aiohttp import ClientPayloadError, web
 
 from application.base_web_server.middlewares import REQUEST_ID, to_response
 from application.base_web_server.peer import PeerFinder
+from application.base_web_server.stream_outlet import StreamOutlet
 from template.base.errors import InvalidRequest, UnknownProtocol
 from template.base.protocol import Protocol
 from template.base.template_context import TemplateContext
@@ -39,8 +40,13 @@ def add_protocol_routes(
             request_id=request.get(REQUEST_ID) or uuid.uuid4().hex,
             bearer=_bearer(request),
             peer=peer_finder.find(request),
+            last_event_id=request.headers.get("Last-Event-ID", ""),
         )
-        return to_response(await service.handle(protocol, call))
+        if not protocol.events:
+            return to_response(await service.handle(protocol, call))
+        async with StreamOutlet(request) as outlet:
+            answer = await service.handle(protocol, call, outlet)
+            return outlet.response if answer.is_streamed else to_response(answer)
 
     async def by_id(request: web.Request) -> web.StreamResponse:
         text = request.match_info["protocol_id"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -86,13 +87,14 @@ class CacheService(Facade):
         """Connections of its own for fills, settles, large ranges and blocking reads."""
         return self._running(self._bulk_client)
 
-    async def subscribe(self, pattern: str, handler: Handler) -> bool:
+    async def subscribe(self, pattern: str, handler: Handler, on_begun: Callable[[], None] | None = None) -> bool:
         """Call ``handler(channel, text)`` for every :meth:`CacheClient.publish` on a logical channel that matches
-        the glob ``pattern`` (``stop:*``), until the service stops; see :mod:`service.cache.signals`.
+        the glob ``pattern`` (``stop:*``), until the service stops, and ``on_begun()`` whenever signals may have been
+        missed; see :mod:`service.cache.signals`.
 
         True: signals from now on are heard. False: the server is away, they are once it is back.
         """
-        return await self._running(self._signals).subscribe(pattern, handler, self._settings.timeout_s)
+        return await self._running(self._signals).subscribe(pattern, handler, self._settings.timeout_s, on_begun)
 
     def server_facts(self) -> dict[str, str]:
         """version, appendonly, appendfsync, maxmemory_policy, replicas as read last; run_id of the last connection."""

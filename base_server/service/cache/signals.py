@@ -37,11 +37,15 @@ class Signals:
         self._keyspace = keyspace
         self._tasks = tasks
         self._handlers: dict[str, list[Handler]] = {}
+        self._begun: dict[str, list[Callable[[], None]]] = {}
         self._heard: dict[str, asyncio.Event] = {}
         self._pubsub: PubSub | None = None
 
-    async def subscribe(self, pattern: str, handler: Handler, timeout_s: float) -> bool:
-        """Call ``handler`` for every signal on a channel that matches ``pattern``, in any partition.
+    async def subscribe(
+        self, pattern: str, handler: Handler, timeout_s: float, on_begun: Callable[[], None] | None = None
+    ) -> bool:
+        """Call ``handler`` for every signal on a channel that matches ``pattern``, in any partition, and ``on_begun``
+        whenever listening begins, also anew: signals before that may have been missed.
 
         Returns true once the server has the subscription; false after ``timeout_s`` without: then it is made
         as soon as the server answers.
@@ -50,6 +54,8 @@ class Signals:
             self._tasks.spawn(self._keep_listening(), "cache signals")
         name = self._keyspace.pattern(pattern)
         self._handlers.setdefault(name, []).append(handler)
+        if on_begun is not None:
+            self._begun.setdefault(name, []).append(on_begun)
         heard = self._heard.setdefault(name, asyncio.Event())
         try:
             async with asyncio.timeout(timeout_s):
@@ -83,6 +89,8 @@ class Signals:
                     await pubsub.ping()
                 elif message["type"] == "psubscribe":
                     self._heard[message["channel"]].set()
+                    for begun in self._begun.get(message["channel"], ()):
+                        begun()
                 elif message["type"] == "pmessage":
                     self._deliver(message["pattern"], message["channel"], message["data"])
                 asked = message is None

@@ -9,9 +9,10 @@ from typing import Any, TypeVar, cast
 from service.core.errors import ServiceUnavailable
 from service.core.logger import Logger
 from template.base.errors import ApiError, ErrorCode, ServiceDown
+from template.base.event_stream import Events
 from template.base.wire import Response
 
-HandlerT = TypeVar("HandlerT", bound=Callable[..., Awaitable[Response]])
+HandlerT = TypeVar("HandlerT", bound=Callable[..., Awaitable[Response | Events]])
 
 
 def as_api_error(error: Exception, unexpected: ErrorCode = ErrorCode.SERVER_ERROR) -> ApiError:
@@ -37,7 +38,7 @@ def answers(
 
     def decorate(handler: HandlerT) -> HandlerT:
         @wraps(handler)
-        async def answered(*args: Any, **kwargs: Any) -> Response:
+        async def answered(*args: Any, **kwargs: Any) -> Response | Events:
             try:
                 return await handler(*args, **kwargs)
             except Exception as error:

@@ -12,8 +12,10 @@ class ClientSession:
     """The account of the request (an empty one for anonymous protocols) and where the request came from.
 
     ``peer`` is the client's address, after trusted proxies; empty when a handler is called directly.
+    ``last_event_id`` is what a client that resumes a stream says in the header of that name.
     """
 
     session: SessionInfo
     request_id: str = ""
     peer: str = ""
+    last_event_id: str = ""

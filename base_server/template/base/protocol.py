@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
+from pydantic import BaseModel
+
 from template.base.client_session import ClientSession
+from template.base.event_stream import Events
 from template.base.wire import Request, Response
 
-# A handler takes its protocol's own request type, which the table pairs with it.
-Handler = Callable[[ClientSession, Any], Awaitable[Response]]
+# A handler takes its protocol's own request type, which the table pairs with it. That of a stream gives its events,
+# or a response that tells of its failure before the first event.
+Handler = Callable[[ClientSession, Any], Awaitable[Response | Events]]
 
 
 class Access(Enum):
@@ -23,7 +27,11 @@ class Access(Enum):
 
 @dataclass(frozen=True)
 class Protocol:
-    """``id`` and ``path`` are unique in a server; ``summary`` is one line for the API description."""
+    """``id`` and ``path`` are unique in a server; ``summary`` is one line for the API description.
+
+    ``events`` makes it a stream of Server-Sent Events: the events' names with the models of their data. ``response`` is
+    the answer to a request that failed before the first one.
+    """
 
     id: int
     path: str
@@ -32,3 +40,4 @@ class Protocol:
     handler: Handler
     access: Access = Access.USER
     summary: str = ""
+    events: Mapping[str, type[BaseModel]] = field(default_factory=dict)

@@ -2,52 +2,49 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Literal
-from typing import Protocol as StructuralType
 
-from service.core.errors import ServiceUnavailable
 from service.core.logger import Logger, bind_log_context
 from template.base import wire
 from template.base.answers import as_api_error
 from template.base.client_session import ClientSession
 from template.base.errors import ApiError, InvalidRequest, SessionMissing
+from template.base.event_stream import Events, Outlet, ReaderLeft
 from template.base.protocol import Access, Protocol
 from template.base.session_info import SessionInfo
+from template.base.session_watch import SessionFinder, SessionWatch
 
 ANONYMOUS = SessionInfo(account_id="")
 
 
-class SessionFinder(StructuralType):
-    """Who knows the sessions: the account template's store, or a host's own service."""
-
-    async def find(self, token: str) -> SessionInfo | None:
-        """The session of ``token``, or None. An outage raises ``ServiceUnavailable``, never None."""
-        ...
-
-
 @dataclass(frozen=True)
 class Call:
-    """One request as it arrived. ``bearer`` is the token of the Authorization header, which wins over the body's."""
+    """One request as it arrived. ``bearer`` is the token of the Authorization header, which wins over the body's;
+    ``last_event_id`` is the header of a client that resumes a stream."""
 
     body: bytes
     request_id: str = ""
     bearer: str | None = None
     peer: str = ""
+    last_event_id: str = ""
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What goes back. ``error_code`` and ``sequence`` are those of ``body``."""
+    """What goes back. ``error_code`` and ``sequence`` are those of ``body``.
+
+    ``is_streamed``: it went out through the outlet, event by event; there is no body."""
 
     status: int
     body: bytes
     headers: dict[str, str] = field(default_factory=dict)
     error_code: int = 0
     sequence: int = 0
+    is_streamed: bool = False
 
 
 # Called once a request with the protocol, the error code and the seconds that it took.
@@ -59,7 +56,8 @@ class TemplateService:
 
     ``status_for_errors="ok"`` answers HTTP 200 to everything, for clients that read only ``errorCode``.
     ``recheck_s``: how often the session of a request that takes longer is looked up again; a logout on any process
-    ends it with 10000. Every failure becomes an envelope; only cancellation is raised.
+    ends it with 10000. Every failure becomes an envelope; only cancellation is raised. The events of a stream go to the
+    call's ``outlet``; once it is open, a failure (also the session's end) ends the stream without a last event.
     """
 
     def __init__(
@@ -73,20 +71,20 @@ class TemplateService:
         self._sessions = sessions
         self._status_for_errors = status_for_errors
         self._observe = observe
-        self._recheck_s = recheck_s
+        self._watch = SessionWatch(sessions, recheck_s)
 
-    async def handle(self, protocol: Protocol, call: Call) -> Answer:
-        """Run ``protocol`` as its table row says who may call it."""
+    async def handle(self, protocol: Protocol, call: Call, outlet: Outlet | None = None) -> Answer:
+        """Run ``protocol`` as its table row says who may call it. A stream needs an ``outlet``."""
         run = self.run_user if protocol.access is Access.USER else self.run_anonymous
-        return await run(protocol, call)
+        return await run(protocol, call, outlet)
 
-    async def run_user(self, protocol: Protocol, call: Call) -> Answer:
+    async def run_user(self, protocol: Protocol, call: Call, outlet: Outlet | None = None) -> Answer:
         """Run for the account of the call's session; without a valid one the answer is 10000."""
-        return await self._run(protocol, call, needs_session=True)
+        return await self._run(protocol, call, outlet, needs_session=True)
 
-    async def run_anonymous(self, protocol: Protocol, call: Call) -> Answer:
+    async def run_anonymous(self, protocol: Protocol, call: Call, outlet: Outlet | None = None) -> Answer:
         """Run for anybody; a token is not looked at."""
-        return await self._run(protocol, call, needs_session=False)
+        return await self._run(protocol, call, outlet, needs_session=False)
 
     def refuse(self, error: ApiError, sequence: int = 0) -> Answer:
         """The answer to a request that reached no protocol (unknown path, body too large, …)."""
@@ -94,28 +92,30 @@ class TemplateService:
         response.fail(error)
         return self._answer(response)
 
-    async def _run(self, protocol: Protocol, call: Call, *, needs_session: bool) -> Answer:
+    async def _run(self, protocol: Protocol, call: Call, outlet: Outlet | None, *, needs_session: bool) -> Answer:
         started = time.monotonic()
         bind_log_context(request_id=call.request_id, protocol=protocol.id)
         sequence = 0
-        session = ANONYMOUS
+        caller = ClientSession(ANONYMOUS, call.request_id, call.peer, call.last_event_id)
+        delivery = _Delivery(outlet)
         try:
             data = wire.read_json(call.body)
             sequence = _readable_sequence(data)
             token = _token(call, data)
             if needs_session:
-                session = await self._find_session(token)
+                caller.session = await self._find_session(token)
             request = wire.read_request(protocol.request, call.body)
-            work = protocol.handler(ClientSession(session, call.request_id, call.peer), request)
-            response = await (self._while_session_lasts(token, work) if needs_session else work)
+            async with self._watch.lasting(token) if needs_session else nullcontext():
+                given = await protocol.handler(caller, request)
+                response = await delivery.run(given) if isinstance(given, AsyncGenerator) else given
         except Exception as error:
             response = protocol.response()
             response.fail(as_api_error(error))
         response.sequence = sequence
-        try:
-            answer = self._answer(response)
-        except Exception as error:  # a handler's response that cannot be encoded is a failure like another
-            answer = self.refuse(as_api_error(error), sequence)
+        if delivery.is_open:
+            answer = Answer(200, b"", {}, response.errorCode or delivery.error_code, sequence, is_streamed=True)
+        else:
+            answer = self._encoded(response)
         elapsed_s = time.monotonic() - started
         Logger.info(
             "request",
@@ -123,7 +123,7 @@ class TemplateService:
             error_code=answer.error_code,
             status=answer.status,
             elapsed_ms=round(elapsed_s * 1000, 1),
-            account=session.account_db_key,
+            account=caller.session.account_db_key,
         )
         if self._observe is not None:
             self._observe(protocol, answer.error_code, elapsed_s)
@@ -135,27 +135,11 @@ class TemplateService:
             raise SessionMissing()
         return session
 
-    async def _while_session_lasts(self, token: str, work: Awaitable[wire.Response]) -> wire.Response:
-        """The handler's response, or :class:`SessionMissing` soon after the session ended. What the handler has
-        begun in tasks of its own (a reply) goes on, as when a client leaves."""
-        handling = asyncio.ensure_future(work)
+    def _encoded(self, response: wire.Response) -> Answer:
         try:
-            while True:
-                await asyncio.wait({handling}, timeout=self._recheck_s)
-                if handling.done():
-                    return handling.result()
-                if not await self._may_go_on(token):
-                    raise SessionMissing("the session ended while the request was answered")
-        finally:
-            if not handling.done():
-                handling.cancel()
-                await asyncio.gather(handling, return_exceptions=True)
-
-    async def _may_go_on(self, token: str) -> bool:
-        try:
-            return await self._sessions.find(token) is not None
-        except ServiceUnavailable:
-            return True  # nobody has said that it ended
+            return self._answer(response)
+        except Exception as error:  # a handler's response that cannot be encoded is a failure like another
+            return self.refuse(as_api_error(error), response.sequence)
 
     def _answer(self, response: wire.Response) -> Answer:
         body = wire.encode(response)
@@ -166,6 +150,29 @@ class TemplateService:
             headers["WWW-Authenticate"] = "Bearer"
         status = 200 if self._status_for_errors == "ok" else response.http_status
         return Answer(status, body, headers, response.errorCode, response.sequence)
+
+
+class _Delivery:
+    """The way of a stream out. ``is_open``: the answer has begun; ``error_code``: that of its last event."""
+
+    def __init__(self, outlet: Outlet | None) -> None:
+        self._outlet = outlet
+        self.is_open = False
+        self.error_code = 0
+
+    async def run(self, events: Events) -> wire.Response:
+        async with aclosing(events):
+            if self._outlet is None:
+                raise TypeError("a stream needs an outlet")
+            try:
+                await self._outlet.open()
+                self.is_open = True
+                async for event in events:
+                    self.error_code = event.error_code
+                    await self._outlet.send(event.encode())
+            except ReaderLeft:
+                self.is_open = True
+        return wire.Response()
 
 
 def _token(call: Call, data: dict[str, Any]) -> str:

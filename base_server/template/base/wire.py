@@ -77,7 +77,7 @@ class Response(BaseModel):
     def fail(self, error: ApiError) -> None:
         """Make this the answer of ``error``; other fields that are set already go out with it."""
         self.errorCode = int(error.code)
-        self.error = _error_body(error)
+        self.error = error_body(error)
         self._http_status = error.http_status
 
     @property
@@ -105,10 +105,11 @@ class Response(BaseModel):
             error = ApiError(ErrorCode(self.errorCode))
         except ValueError:
             error = ApiError(ErrorCode.SERVER_ERROR, f"error {self.errorCode}")
-        return _error_body(error)
+        return error_body(error)
 
 
-def _error_body(error: ApiError) -> ErrorBody:
+def error_body(error: ApiError) -> ErrorBody:
+    """``error`` as a client sees it."""
     return ErrorBody(
         code=error.code.name,
         message=error.message,

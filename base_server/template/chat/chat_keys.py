@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from service.cache.cache_client import CacheClient
 
+NEWS = "reply_news"
+
 
 class ChatKeys:
     """Full key names. ``partition`` None: taken from the id (callers without a session)."""
@@ -64,6 +66,10 @@ class ChatKeys:
 
     def reply_stream(self, room_id: str, message_id: str, partition: int | None = None) -> str:
         return self._key(f"reply:{room_id}:{message_id}", partition)
+
+    def news(self, partition: int) -> str:
+        """No key but a channel: what all processes hear about the partition's replies."""
+        return self._key(NEWS, partition)
 
     # states
     def room_state(self, room_id: str, partition: int | None = None) -> str:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from template.base.errors import IdempotencyMismatch, MessageNotFound, NotAllowedInState
-from template.chat.chat_events import payload
+from template.chat.chat_events import open_payload, payload
 from template.chat.chat_instruments import REPEATED_SENDS
 from template.chat.chat_loader import row_entry
 from template.chat.chat_owner import Owner
@@ -84,6 +84,9 @@ class MessageStore(HybridStore):
             keys.leases(partition),
             self._held(owner),
             keys.open_replies(owner.account_id, partition),
+            keys.news(partition),
+            keys.message_state("", partition),
+            keys.reply_stream(room_id, "", partition),
         ]
         return script_keys, [
             owner.db_key,
@@ -109,6 +112,8 @@ class MessageStore(HybridStore):
             settings.sends_per_minute,
             settings.sends_at_once,
             settings.max_open_replies,
+            settings.stream_ttl_s * 1000,
+            open_payload(owner, room_id),
         ]
 
     async def _sent_before(self, owner: Owner, room_id: str, message: NewMessage) -> Accepted | None:
@@ -148,6 +153,7 @@ class MessageStore(HybridStore):
             keys.leases(partition),
             keys.turns(room_id, partition),
             keys.reply_stream(room_id, message_id, partition),
+            keys.news(partition),
         ]
         event = payload(owner, room_id, message_id=message_id)
         ready_ms = round(self._settings.reply_lease_s * 1000)

@@ -206,6 +206,7 @@ class RoomStore(HybridStore):
             keys.leases(partition),
             keys.reply_stream(room_id, "", partition),
             keys.message_state("", partition),
+            keys.news(partition),
         ]
         args = [owner.db_key, room_id, payload(owner, room_id), self._settings.state_ttl_s * 1000]
         try:

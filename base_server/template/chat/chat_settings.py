@@ -63,6 +63,8 @@ class ChatSettings(Settings):
     """Text of a reply goes to its readers at most this often."""
     delta_bytes: int = Field(1024, ge=1)
     """… or as soon as this much of it waits."""
+    checkpoint_interval_s: float = Field(0.25, gt=0)
+    """A reply that nobody reads along is noted down this often: for lists, and in case its process dies."""
     load_timeout_s: float = Field(20, gt=0)
     """Longest wait for a room or list to be read from MySQL."""
     history_length: int = Field(40, ge=1)

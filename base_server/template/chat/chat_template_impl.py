@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import aclosing
 from typing import Any
 
 from service.core.errors import OutcomeUnknown, ServiceError, ServiceUnavailable
@@ -12,18 +13,23 @@ from template.base.answers import answers
 from template.base.base_template import BaseTemplate
 from template.base.client_session import ClientSession
 from template.base.errors import ErrorCode, InvalidRequest, MessageNotFound, MessageNotSent, SessionMissing
+from template.base.event_stream import Events, StreamEvent
 from template.base.protocol import Protocol
 from template.base.readiness import Health, ReadinessCheck
+from template.base.wire import Response
 from template.chat.chat_events import QUEUE_NAME
 from template.chat.chat_message_store import Accepted, NewMessage
 from template.chat.chat_owner import Owner
 from template.chat.chat_persistence_consumer import ConsumerHealth
 from template.chat.chat_reader import MessagePage, read_message
-from template.chat.chat_reply import failure_of
+from template.chat.chat_reply_events import RESUME_EVENTS, STREAM_EVENTS, told
+from template.chat.chat_reply_events import accepted as accepted_event
+from template.chat.chat_reply_facts import failure_of
+from template.chat.chat_reply_reader import Reading
 from template.chat.chat_settings import ChatSettings
 from template.chat.chat_states import MessageState
 from template.chat.chat_text import from_json
-from template.chat.chat_turn import Turn
+from template.chat.chat_turn import Place
 from template.chat.chat_wiring import ChatParts, ChatWiring
 from template.chat.common.chat_model import ChatMessage
 from template.chat.common.chat_protocol import ChatProtocol
@@ -32,8 +38,11 @@ from template.chat.common.chat_serialize import (
     ChatMessageDeleteResponse,
     ChatMessageListRequest,
     ChatMessageListResponse,
+    ChatMessageResumeRequest,
     ChatMessageSendRequest,
     ChatMessageSendResponse,
+    ChatMessageStopRequest,
+    ChatMessageStopResponse,
     ChatRoomCreateRequest,
     ChatRoomCreateResponse,
     ChatRoomDeleteRequest,
@@ -61,8 +70,10 @@ class ChatTemplateImpl(BaseTemplate):
         self.ai_service = wiring.ai
 
     def protocols(self) -> Sequence[Protocol]:
-        def row(which: ChatProtocol, request: Any, response: Any, handler: Any) -> Protocol:
-            return Protocol(which.id, which.path, request, response, handler, summary=which.summary)
+        def row(which: ChatProtocol, request: Any, response: Any, handler: Any, events: Any = None) -> Protocol:
+            return Protocol(
+                which.id, which.path, request, response, handler, summary=which.summary, events=events or {}
+            )
 
         c = ChatProtocol
         return (
@@ -71,6 +82,21 @@ class ChatTemplateImpl(BaseTemplate):
             row(c.ROOM_UPDATE, ChatRoomUpdateRequest, ChatRoomUpdateResponse, self.on_chat_room_update_req),
             row(c.ROOM_DELETE, ChatRoomDeleteRequest, ChatRoomDeleteResponse, self.on_chat_room_delete_req),
             row(c.MESSAGE_SEND, ChatMessageSendRequest, ChatMessageSendResponse, self.on_chat_message_send_req),
+            row(
+                c.MESSAGE_STREAM,
+                ChatMessageSendRequest,
+                ChatMessageSendResponse,
+                self.on_chat_message_stream_req,
+                STREAM_EVENTS,
+            ),
+            row(
+                c.MESSAGE_RESUME,
+                ChatMessageResumeRequest,
+                Response,
+                self.on_chat_message_resume_req,
+                RESUME_EVENTS,
+            ),
+            row(c.MESSAGE_STOP, ChatMessageStopRequest, ChatMessageStopResponse, self.on_chat_message_stop_req),
             row(c.MESSAGE_LIST, ChatMessageListRequest, ChatMessageListResponse, self.on_chat_message_list_req),
             row(c.MESSAGE_DELETE, ChatMessageDeleteRequest, ChatMessageDeleteResponse, self.on_chat_message_delete_req),
             row(c.PERSONAS, PersonasRequest, PersonasResponse, self.on_chat_personas_req),
@@ -81,9 +107,12 @@ class ChatTemplateImpl(BaseTemplate):
 
     async def quiet(self) -> None:
         self._parts.replies.quiet()
+        # Other processes go on with these: who reads them resumes there.
+        self._parts.readers.close(those_here=False)
 
     async def drain(self, timeout_s: float) -> None:
         await self._parts.replies.stop(timeout_s)
+        self._parts.readers.close(those_here=True)
 
     async def stop(self) -> None:
         if self._running is not None:
@@ -149,10 +178,9 @@ class ChatTemplateImpl(BaseTemplate):
         self, client_session: ClientSession, request: ChatMessageSendRequest
     ) -> ChatMessageSendResponse:
         """Store the question, have it answered, answer with both. Safe to repeat with a client_message_id."""
-        if request.on_busy == "interrupt":
-            raise InvalidRequest.of("on_busy", "interrupt is not supported yet: use queue or reject")
         owner = await self._owner(client_session)
         accepted = await self._accept(owner, request)
+        self._start(accepted, watched=False)
         response = ChatMessageSendResponse(user_message=read_message(accepted.question, "PENDING"))
         final = await self._final_reply(owner, request.room_id, accepted)
         if not final:
@@ -164,6 +192,39 @@ class ChatTemplateImpl(BaseTemplate):
         if (failure := failure_of(response.message.metadata)) is not None:
             response.fail(failure)
         return response
+
+    @answers(ChatMessageSendResponse, ErrorCode.CHAT_FAILED)
+    async def on_chat_message_stream_req(
+        self, client_session: ClientSession, request: ChatMessageSendRequest
+    ) -> ChatMessageSendResponse | Events:
+        """As a send, but told as it happens. The reply lives on without its reader."""
+        owner = await self._owner(client_session)
+        accepted = await self._accept(owner, request)
+        self._start(accepted, watched=True)
+        question = read_message(accepted.question, "PENDING")
+        reply_id = str(from_json(accepted.reply)["message_id"])
+        reading = await self._parts.readers.begin(owner, request.room_id, reply_id, 0)
+        return self._told(reading, accepted_event(question, reply_id))
+
+    @answers(Response, ErrorCode.CHAT_FAILED)
+    async def on_chat_message_resume_req(
+        self, client_session: ClientSession, request: ChatMessageResumeRequest
+    ) -> Response | Events:
+        """The rest of a reply behind ``last_event_id``: while it runs, after it ended, from any process."""
+        owner = await self._owner(client_session)
+        offset = _offset(request, client_session.last_event_id)
+        return self._told(await self._parts.readers.begin(owner, request.room_id, request.message_id, offset))
+
+    @answers(ChatMessageStopResponse, ErrorCode.CHAT_FAILED)
+    async def on_chat_message_stop_req(
+        self, client_session: ClientSession, request: ChatMessageStopRequest
+    ) -> ChatMessageStopResponse:
+        """End a reply that runs or waits, in whatever process, with what it has said. Repeating it is no error."""
+        owner = await self._owner(client_session)
+        stopped = await self._parts.reply_store.stop(owner, request.room_id, request.message_id)
+        if stopped.ours:
+            self._parts.replies.stopped(request.message_id, stopped.ready_token)
+        return ChatMessageStopResponse(message=stopped.message)
 
     @answers(ChatMessageListResponse, ErrorCode.CHAT_FAILED)
     async def on_chat_message_list_req(
@@ -250,18 +311,26 @@ class ChatTemplateImpl(BaseTemplate):
         except ServiceUnavailable as outage:
             raise MessageNotSent("the message could not be stored, send it again") from outage
 
-    async def _final_reply(self, owner: Owner, room_id: str, accepted: Accepted) -> str:
-        replies = self._parts.replies
+    def _start(self, accepted: Accepted, *, watched: bool) -> None:
+        """Run the reply of a question that was accepted just now."""
         if accepted.turn is not None:
-            question = str(from_json(accepted.question)["content"])
-            return await replies.reply_to(accepted, question)
+            question = str(from_json(accepted.question)["content"]) if accepted.granted else None
+            self._parts.replies.start(accepted.turn, question, accepted.history, watched=watched)
+
+    async def _final_reply(self, owner: Owner, room_id: str, accepted: Accepted) -> str:
         reply = from_json(accepted.reply)
+        if self._parts.replies.runs_here(reply["message_id"]):
+            return await self._parts.replies.finished(reply["message_id"])
         if not reply.get("is_streaming"):
             return accepted.reply
-        question_id = reply["parent_message_id"]
-        persona = reply["metadata"]["ai_persona"]
-        running = Turn("", owner, room_id, reply["message_id"], reply["seq"], question_id, 0, persona)
-        return await replies.attach(running)
+        return await self._parts.readers.final(Place(owner, room_id, reply["message_id"], reply["seq"]))
+
+    async def _told(self, reading: Reading, *first: StreamEvent) -> Events:
+        for event in first:
+            yield event
+        async with aclosing(told(self._parts.readers.pieces(reading), reading.offset)) as events:
+            async for event in events:
+                yield event
 
     async def _refresh_states(self, owner: Owner, *messages: ChatMessage | None) -> None:
         """States of messages that were stored before this request (absent: settled longer ago than the state TTL)."""
@@ -299,6 +368,16 @@ class ChatTemplateImpl(BaseTemplate):
         except ServiceError:
             return Health.DEGRADED
         return Health.FAILED
+
+
+def _offset(request: ChatMessageResumeRequest, header: str) -> int:
+    """Where the client stands; the body wins over the header."""
+    given = request.last_event_id
+    if given is None:
+        if header and not (header.isascii() and header.isdigit() and len(header) <= 18):
+            raise InvalidRequest.of("last_event_id", "is not the id of an event of this reply")
+        given = header or 0
+    return int(given)
 
 
 def create_chat_template(container: ServiceContainer, settings: ChatSettings) -> ChatTemplateImpl:

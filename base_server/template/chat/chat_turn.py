@@ -9,6 +9,16 @@ from template.chat.chat_text import from_json
 
 
 @dataclass(frozen=True)
+class Place:
+    """Where a reply stands: enough to read it without searching."""
+
+    owner: Owner
+    room_id: str
+    reply_id: str
+    seq: int
+
+
+@dataclass(frozen=True)
 class Turn:
     """``token`` names it in every script; ``deadline_ms`` is when the reply must have ended, by Redis' clock."""
 
@@ -20,6 +30,10 @@ class Turn:
     question_id: str
     deadline_ms: int
     persona: str
+
+    @property
+    def place(self) -> Place:
+        return Place(self.owner, self.room_id, self.reply_id, self.reply_seq)
 
 
 def read_turn(text: str, owner: Owner, room_id: str) -> Turn:

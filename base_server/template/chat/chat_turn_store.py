@@ -8,17 +8,19 @@ from typing import Any
 
 from service.cache.cache_client import CacheClient
 from service.core.errors import ServiceUnavailable
-from template.chat.chat_events import payload
+from template.chat.chat_events import open_payload, payload
 from template.chat.chat_keys import ChatKeys
 from template.chat.chat_lanes import ChatLanes
 from template.chat.chat_owner import Owner
-from template.chat.chat_reader import reply_text
 from template.chat.chat_scripts import SCRIPTS, Answer
 from template.chat.chat_settings import ChatSettings
+from template.chat.chat_states import MessageState
 from template.chat.chat_text import from_json, tail, to_json
-from template.chat.chat_turn import Turn, read_turn
+from template.chat.chat_turn import Place, Turn, read_turn
 
 _SWEEP_AT_ONCE = 50
+_DELTAS_AT_ONCE = 200
+BEYOND = 2**53
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,22 @@ class Ended:
     entry: str
     ours: bool
     ready_token: str = ""
+
+
+@dataclass(frozen=True)
+class Final:
+    """A reply that has ended, as it stands in the list; '' when it was deleted."""
+
+    entry: str
+    state: str = ""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """A reply that runs: bytes of text so far; deltas (bytes up to and with it, text) that a reader lacks."""
+
+    length: int
+    deltas: Sequence[tuple[int, str]]
 
 
 @dataclass(frozen=True)
@@ -82,10 +100,11 @@ class TurnStore:
             raise TurnLost
         return Claim(str(from_json(answer[1])["content"]) if answer[1] else "", answer[2:])
 
-    async def append(self, turn: Turn, text: str, length: int) -> None:
-        """Append a delta; ``length``: bytes of UTF-8 of the whole reply with it. '' renews the lease only.
+    async def append(self, turn: Turn, start: int, text: str, usage: str) -> bool:
+        """Append ``text``, which begins at byte ``start`` of the reply, note its usage, renew the lease.
 
-        Raises TurnLost when the reply was ended by somebody else."""
+        Returns whether somebody reads along in another process. Raises TurnLost when the reply was ended by somebody
+        else, StreamBehind when Redis has less than ``start`` bytes of it."""
         keys, partition = self._keys, turn.owner.partition
         answer = await self._cache.run_script(
             SCRIPTS["append_delta"],
@@ -93,50 +112,23 @@ class TurnStore:
                 keys.room_record(turn.room_id, partition),
                 keys.reply_stream(turn.room_id, turn.reply_id, partition),
                 keys.leases(partition),
+                keys.news(partition),
             ],
-            [turn.token, turn.room_id, length, text, self._lease_ms],
+            [turn.token, turn.room_id, turn.reply_id, start, text, self._lease_ms, usage],
         )
         if answer[0] == Answer.LOST:
             raise TurnLost
+        if answer[0] == Answer.PARTIAL:
+            raise StreamBehind(answer[1])
+        return bool(answer[1])
 
-    async def end(self, turn: Turn, text: str, metadata: Mapping[str, Any]) -> Ended:
-        """End a reply that runs here with its final text; ``metadata["finish_reason"]`` says why."""
-        return self._ended(turn, await self._run_end(turn, text, metadata))
+    async def end(
+        self, turn: Turn, text: str, metadata: Mapping[str, Any], *, start: int = 0, unsent: str | None = None
+    ) -> Ended:
+        """End a reply with its final text; ``metadata["finish_reason"]`` says why.
 
-    async def interrupt(self, turn: Turn, *, only_if_expired: bool = False) -> Ended | None:
-        """End a reply that runs elsewhere, or nowhere, with what was streamed of it. None: its lease still runs."""
-        key = self._keys.reply_stream(turn.room_id, turn.reply_id, turn.owner.partition)
-        while True:
-            streamed = await self._cache.execute("XRANGE", key, "-", "+")
-            answer = await self._run_end(
-                turn,
-                reply_text(streamed),
-                {"finish_reason": "interrupted"},
-                only_if_expired=only_if_expired,
-                read_up_to=streamed[-1][0] if streamed else "0-0",
-            )
-            if answer[0] == Answer.WAIT:
-                return None
-            if answer[0] != Answer.UNSURE:
-                return self._ended(turn, answer)
-
-    def _ended(self, turn: Turn, answer: Sequence[Any]) -> Ended:
-        if answer[0] == Answer.OK:
-            self._lanes.noticed(turn.owner.partition, turn.owner.shard_id, answer[2])
-            return Ended(answer[1], True, answer[3])
-        return Ended(answer[1], False)
-
-    async def _run_end(
-        self,
-        turn: Turn,
-        text: str,
-        metadata: Mapping[str, Any],
-        *,
-        only_if_expired: bool = False,
-        read_up_to: str = "",
-    ) -> Sequence[Any]:
-        """The answer of ``end_reply``. ``read_up_to``: the last entry of the stream that ``text`` was read from."""
-        keys, partition, owner = self._keys, turn.owner.partition, turn.owner
+        ``unsent`` begins at byte ``start``: what the stream lacks (None: all of it)."""
+        owner = turn.owner
         full = {"ai_persona": turn.persona, **metadata}
         event = payload(
             owner,
@@ -149,18 +141,9 @@ class TurnStore:
                 "metadata": full,
             },
         )
-        answer: Sequence[Any] = await self._cache.run_script(
+        answer = await self._cache.run_script(
             SCRIPTS["end_reply"],
-            [
-                keys.room_record(turn.room_id, partition),
-                keys.messages(turn.room_id, partition),
-                self._lanes.stream_key(partition, owner.shard_id),
-                keys.message_state(turn.reply_id, partition),
-                keys.leases(partition),
-                keys.turns(turn.room_id, partition),
-                keys.reply_stream(turn.room_id, turn.reply_id, partition),
-                keys.open_replies(owner.account_id, partition),
-            ],
+            reply_keys(self._keys, self._lanes, turn.place),
             [
                 turn.token,
                 turn.room_id,
@@ -171,12 +154,38 @@ class TurnStore:
                 full.get("finish_reason", "stop"),
                 self._lease_ms,
                 self._settings.stream_ttl_s * 1000,
-                "1" if only_if_expired else "0",
-                len(text.encode()),
-                read_up_to,
+                start,
+                text if unsent is None else unsent,
             ],
         )
-        return answer
+        if answer[0] == Answer.OK:
+            self._lanes.noticed(owner.partition, owner.shard_id, answer[2])
+            return Ended(answer[1], True, answer[3])
+        return Ended(answer[1], False)
+
+    async def interrupt(self, turn: Turn, *, only_if_expired: bool = False) -> Ended | None:
+        """End a reply that runs elsewhere, or nowhere, with what its stream holds. None: its lease still runs."""
+        owner = turn.owner
+        answer = await self._cache.run_script(
+            SCRIPTS["stop_reply"],
+            [*reply_keys(self._keys, self._lanes, turn.place), self._keys.epoch(owner.partition)],
+            [
+                "",
+                turn.room_id,
+                turn.reply_id,
+                "interrupted",
+                self._lease_ms,
+                self._settings.stream_ttl_s * 1000,
+                "1" if only_if_expired else "0",
+                open_payload(owner, turn.room_id),
+            ],
+        )
+        if answer[0] == Answer.WAIT:
+            return None
+        if answer[0] == Answer.OK:
+            self._lanes.noticed(owner.partition, owner.shard_id, answer[3])
+            return Ended(answer[1], True, answer[4])
+        return Ended("", False)
 
     async def forget(self, turn: Turn) -> None:
         """A reply that was deleted, or whose room's record was lost, is open no more; its stream, if any, ends."""
@@ -192,19 +201,38 @@ class TurnStore:
             ]
         )
 
-    async def entry(self, turn: Turn) -> str:
-        """The reply as it stands in the list now; '' when it was deleted.
+    async def read(self, place: Place, offset: int) -> Progress | Final | None:
+        """What a reader who has ``offset`` bytes lacks: text while the reply runs, its entry once it has ended, None
+        when it has left the room's window."""
+        keys, partition = self._keys, place.owner.partition
+        answer = await self._cache.run_script(
+            SCRIPTS["read_reply"],
+            [
+                keys.room_record(place.room_id, partition),
+                keys.messages(place.room_id, partition),
+                keys.reply_stream(place.room_id, place.reply_id, partition),
+                keys.message_state(place.reply_id, partition),
+            ],
+            [place.seq, place.reply_id, offset, _DELTAS_AT_ONCE],
+        )
+        match answer[0]:
+            case Answer.COLD:
+                return None
+            case Answer.LOST:
+                return Final("")
+            case Answer.OK:
+                return Final(answer[1], answer[2] or MessageState.SENT.value)
+        deltas = [(int(entry_id.partition("-")[0]), fields[1]) for entry_id, fields in answer[2:]]
+        return Progress(answer[1], deltas)
+
+    async def final(self, turn: Turn) -> str:
+        """The entry of a reply that has ended; '' when it was deleted.
 
         Raises ServiceUnavailable when it has left the window meanwhile: repeated, its send finds it in MySQL."""
-        keys, partition = self._keys, turn.owner.partition
-        answer = await self._cache.run_script(
-            SCRIPTS["find_reply"],
-            [keys.room_record(turn.room_id, partition), keys.messages(turn.room_id, partition)],
-            [turn.reply_seq, turn.reply_id],
-        )
-        if answer[0] == Answer.COLD:
-            raise ServiceUnavailable("cache", "the reply has left the room's window, send the same again")
-        return str(answer[1]) if answer[0] == Answer.OK else ""
+        found = await self.read(turn.place, BEYOND)
+        if isinstance(found, Final):
+            return found.entry
+        raise ServiceUnavailable("cache", "the reply has left the room's window, send the same again")
 
     async def expired(self, *, all_open: bool = False) -> list[OpenTurn]:
         """Open turns whose lease has run out by Redis' clock (``all_open``: every one), of all partitions."""
@@ -236,3 +264,27 @@ class TurnStore:
 
 class TurnLost(Exception):
     """The turn is not this token's any more: stopped, deleted, or ended by the sweeper."""
+
+
+class StreamBehind(Exception):
+    """The reply's stream holds only ``length`` bytes: an older Redis came back."""
+
+    def __init__(self, length: int) -> None:
+        super().__init__(f"the stream holds {length} bytes")
+        self.length = length
+
+
+def reply_keys(keys: ChatKeys, lanes: ChatLanes, place: Place) -> list[str]:
+    """How the KEYS of every script begin that ends a reply."""
+    room_id, partition = place.room_id, place.owner.partition
+    return [
+        keys.room_record(room_id, partition),
+        keys.messages(room_id, partition),
+        lanes.stream_key(partition, place.owner.shard_id),
+        keys.news(partition),
+        keys.leases(partition),
+        keys.turns(room_id, partition),
+        keys.open_replies(place.owner.account_id, partition),
+        keys.message_state(place.reply_id, partition),
+        keys.reply_stream(room_id, place.reply_id, partition),
+    ]

@@ -12,9 +12,12 @@ from template.chat.chat_keys import ChatKeys
 from template.chat.chat_lanes import ChatLanes
 from template.chat.chat_loader import ChatLoader
 from template.chat.chat_message_store import MessageStore
+from template.chat.chat_news import ReplyNews
 from template.chat.chat_persistence_consumer import ChatPersistenceConsumer
 from template.chat.chat_reader import ChatReader
 from template.chat.chat_reply import ChatReplies
+from template.chat.chat_reply_reader import ReplyReaders
+from template.chat.chat_reply_store import ReplyStore
 from template.chat.chat_room_store import RoomStore
 from template.chat.chat_settings import ChatSettings
 from template.chat.chat_state_machine import ChatStateMachine
@@ -29,6 +32,8 @@ class ChatParts:
     messages: MessageStore
     reader: ChatReader
     replies: ChatReplies
+    reply_store: ReplyStore
+    readers: ReplyReaders
     states: ChatStateMachine
     consumer: ChatPersistenceConsumer
     keys: ChatKeys
@@ -61,14 +66,17 @@ class ChatWiring:
         writer = BatchWriter(container.queue, container.database, bulk, states, settings)
         consumer = ChatPersistenceConsumer(container.queue, writer, container.scheduler, settings, container.tasks)
         lanes.on_flush(consumer.flush)
-        turns = TurnStore(hot, lanes, settings)
+        news, turns = ReplyNews(), TurnStore(hot, lanes, settings)
         loader = ChatLoader(bulk, container.database, lanes, turns.interrupt, settings, container.tasks)
-        replies = ChatReplies(turns, container.ai, settings, container.tasks)
+        replies = ChatReplies(turns, container.ai, news, settings, container.tasks)
+        reply_store = ReplyStore(hot, container.database, loader, lanes, settings)
         parts = ChatParts(
             rooms=RoomStore(hot, container.database, loader, lanes, settings),
             messages=MessageStore(hot, container.database, loader, lanes, settings),
             reader=ChatReader(hot, container.database, loader, lanes, settings),
             replies=replies,
+            reply_store=reply_store,
+            readers=ReplyReaders(reply_store, turns, replies, news, settings),
             states=states,
             consumer=consumer,
             keys=ChatKeys(hot),
@@ -76,6 +84,7 @@ class ChatWiring:
         states.install()
         history = RoomHistory(hot, container.database, container.database.shard_ids, settings.history_length)
         container.ai.register_history(history)
+        await news.start(container.cache.subscribe)
         await self._take_over(parts)
         await consumer.start()
         await self._start_sweep(parts)
@@ -85,6 +94,7 @@ class ChatWiring:
         """Replies first (they still write), then the batch under way."""
         await self._container.scheduler.remove_job(self._sweep_job)
         await parts.replies.stop(drain_s)
+        parts.readers.close(those_here=True)
         await parts.consumer.stop()
         parts.states.uninstall()
 

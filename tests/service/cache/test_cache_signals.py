@@ -67,8 +67,10 @@ async def test_a_failing_handler_stops_no_other(cache: CacheService) -> None:
 
 async def test_after_a_restart_of_the_server_signals_are_heard_again(private_server: RedisServer, app_id: str) -> None:
     heard: list[str] = []
+    begun: list[bool] = []
     async with running_cache(private_server.settings(timeout_s=0.2), app_id) as service:
-        await service.subscribe("stop:*", lambda channel, text: heard.append(text))
+        await service.subscribe("stop:*", lambda channel, text: heard.append(text), lambda: begun.append(True))
+        assert len(begun) == 1
         private_server.kill()
         assert await service.subscribe("late:*", lambda channel, text: heard.append(text)) is False
         await asyncio.to_thread(private_server.start)
@@ -79,6 +81,7 @@ async def test_after_a_restart_of_the_server_signals_are_heard_again(private_ser
             return {"stop", "late"} <= set(heard)
 
         await until(both_arrive)
+        assert len(begun) == 2, "whoever may have missed something is told"
 
 
 async def test_a_connection_that_gives_no_sign_of_life_is_replaced(

@@ -133,7 +133,7 @@ async def test_a_room_with_an_open_turn_does_not_expire(chat: ChatWorld) -> None
     accepted = await parts.messages.accept(owner, room.room_id, NewMessage(*ids, "q", None, None, "queue"))
     assert accepted.turn is not None
     store = TurnStore(chat.redis, parts.messages._lanes, chat.template._wiring.settings)
-    await store.append(accepted.turn, "some ", 5)
+    await store.append(accepted.turn, 0, "some ", "")
     # A sweeper that found it before the lease was renewed.
     assert await store.interrupt(accepted.turn, only_if_expired=True) is None
     await chat.persist()

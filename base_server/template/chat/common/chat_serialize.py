@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, AliasChoices, BaseModel, Field, StringConstraints
 
-from template.base.wire import Identifier, PageLimit, PageNumber, Request, Response
+from template.base.wire import INT64_MAX, ErrorBody, Identifier, PageLimit, PageNumber, Request, Response
 from template.chat.common.chat_model import ChatMessage, ChatRoom
 
 MAX_CONTENT_BYTES = 64 * 1024
@@ -33,6 +33,10 @@ Content = Annotated[
 # `persona` is accepted wherever `ai_persona` is.
 _PERSONA_NAMES = AliasChoices("ai_persona", "persona")
 PersonaName = Annotated[str, StringConstraints(min_length=1, max_length=64)]
+
+
+# The ids of a stream's events are numbers; clients that pass on what they got send them as text.
+EventId = Annotated[int, Field(ge=0, le=INT64_MAX)] | Annotated[str, StringConstraints(pattern=r"^[0-9]{1,18}$")]
 
 
 class ChatRoomListRequest(Request):
@@ -90,6 +94,52 @@ class ChatMessageSendResponse(Response):
 
     message: ChatMessage | None = None
     user_message: ChatMessage | None = None
+
+
+class ChatMessageResumeRequest(Request):
+    """``last_event_id``: the id of the last event that the client has (also as the header Last-Event-ID); without it
+    the reply is told from its beginning."""
+
+    room_id: Identifier
+    message_id: Identifier
+    last_event_id: EventId | None = None
+
+
+class MessageAcceptedEvent(BaseModel):
+    """``message.accepted``: the question is stored; ``message_id`` is that of the reply."""
+
+    user_message: ChatMessage
+    message_id: str
+
+
+class ReplyDeltaEvent(BaseModel):
+    """``reply.delta``: the next piece of the reply's text."""
+
+    text: str
+
+
+class ReplyEndEvent(BaseModel):
+    """``reply.done``, and ``reply.stopped`` for one that was stopped or interrupted: the whole reply."""
+
+    message: ChatMessage
+
+
+class ReplyErrorEvent(BaseModel):
+    """``reply.error``: why there is no more, and the reply with what it has said (None when it was deleted)."""
+
+    error: ErrorBody
+    message: ChatMessage | None
+
+
+class ChatMessageStopRequest(Request):
+    room_id: Identifier
+    message_id: Identifier
+
+
+class ChatMessageStopResponse(Response):
+    """``message``: the reply as it stands."""
+
+    message: ChatMessage | None = None
 
 
 class ChatMessageListRequest(Request):

@@ -121,11 +121,21 @@ local function drop_foreign(messages)
   return dropped
 end
 
+-- A reply that nobody ended yet. (Text cannot look like it: its quotes are escaped.)
+local function is_running(item)
+  return string.find(item, '"is_streaming":true,', 1, true) ~= nil
+end
+
 -- Offset of a message in the window, newest first; nil when it is not there.
 local function find_entry(messages, message_id)
-  local items = redis.call('LRANGE', messages, 0, -1)
-  for i = #items, 1, -1 do
-    if entry_id(items[i]) == message_id then return i - 1, items[i] end
+  local last = redis.call('LLEN', messages) - 1
+  while last >= 0 do
+    local first = math.max(0, last - 19)
+    local items = redis.call('LRANGE', messages, first, last)
+    for i = #items, 1, -1 do
+      if entry_id(items[i]) == message_id then return first + i - 1, items[i] end
+    end
+    last = first - 1
   end
   return nil
 end
@@ -159,11 +169,12 @@ end
 local function next_turn(rec, turns, leases, room_id, ready_until)
   local waiting = redis.call('LPOP', turns)
   if not waiting then
-    redis.call('HDEL', rec, 'turn_token', 'turn', 'turn_phase')
+    redis.call('HDEL', rec, 'turn_token', 'turn', 'turn_phase', 'turn_at', 'turn_facts')
     redis.call('ZREM', leases, room_id)
     return ''
   end
   local token = string.match(waiting, '^([^|]+)|')
+  redis.call('HDEL', rec, 'turn_at', 'turn_facts')
   redis.call('HSET', rec, 'turn_token', token, 'turn', waiting, 'turn_phase', 'ready')
   redis.call('ZADD', leases, int(ready_until), room_id)
   return token
@@ -172,4 +183,90 @@ end
 -- What is unpersisted has no TTL.
 local function pin(...)
   for _, key in ipairs({ ... }) do redis.call('PERSIST', key) end
+end
+
+-- Tell every process about a reply: 'text' (there is more), 'ended', 'ready' (its turn has come), 'watched' (somebody
+-- on another process reads it). Only hints: who misses one looks again a little later.
+local function tell(news, kind, reply_id)
+  redis.call('PUBLISH', news, kind .. ' ' .. reply_id)
+end
+
+-- The parts of a turn as accept_send writes it: token, reply id, reply seq, question id, persona as JSON.
+local function parts_of(turn)
+  return string.match(turn, '^([^|]+)|([^|]+)|(%d+)|([^|]+)|%d+|(.*)$')
+end
+
+local function find_waiting(turns, field, value)
+  for _, item in ipairs(redis.call('LRANGE', turns, 0, -1)) do
+    local token, reply_id = string.match(item, '^([^|]+)|([^|]+)|')
+    if (field == 'token' and token or reply_id) == value then return item end
+  end
+  return nil
+end
+
+-- Bytes of the reply that its stream holds; 0 without one. (Behind its end: one more.)
+local function stream_length(stream)
+  local last = redis.call('XREVRANGE', stream, '+', '-', 'COUNT', 1)[1]
+  return last and tonumber(string.match(last[1], '^%d+')) or 0
+end
+
+-- Append text that begins at byte `from`; what of it is there already (a repeat) is not written again.
+local function append_text(stream, from, text)
+  local have = stream_length(stream)
+  if from + #text > have then
+    redis.call('XADD', stream, int(from + #text) .. '-0', 'text', string.sub(text, have - from + 1))
+  end
+end
+
+-- Put an end to a reply, running or waiting: its text takes its place in the list, its event is queued, its turn goes on.
+-- `k`: rec, messages, lane, news, leases, turns, open (the account's open replies), state and stream of the reply.
+-- Returns the final entry, and the token that is ready now or ''.
+local function put_end(k, room_id, turn, tail, payload, reason, ready_ms, stream_ttl_ms, now)
+  local token, reply_id, seq = parts_of(turn)
+  local v = redis.call('HMGET', k.rec, 'turn_token', 'floor', 'w:' .. reply_id, 'epoch')
+  local offset = v[2] and tonumber(seq) - tonumber(v[2]) or -1
+  local current = offset >= 0 and redis.call('LINDEX', k.messages, offset) or ''
+  if not current or entry_id(current) ~= reply_id or is_tombstone(current) then current = '' end
+  local at = current ~= '' and entry_at(current) or iso(now)
+  local event = redis.call('XADD', k.lane, '*', 'id', reply_id, 'type', 'CHAT_MESSAGE_SAVE', 'payload', payload,
+    'priority', '2', 'key', room_id, 'at', int(now), 'seq', seq, 'time', at)
+  local final = entry(reply_id, room_id, tonumber(seq), at, tail)
+  if current ~= '' then redis.call('LSET', k.messages, offset, final) end
+  redis.call('HSET', k.rec, 'dirty', event)
+  if not v[4] then redis.call('HSET', k.rec, 'epoch', '-1') end
+  redis.call('HDEL', k.rec, 'w:' .. reply_id)
+  redis.pcall('ZREM', k.open, reply_id)
+  set_state(k.state, 'PENDING', now)
+  local ready = ''
+  if v[1] == token then
+    ready = next_turn(k.rec, k.turns, k.leases, room_id, now + tonumber(ready_ms))
+  else
+    redis.call('LREM', k.turns, 1, turn)
+  end
+  local length = stream_length(k.stream)
+  if length > 0 then
+    redis.call('XADD', k.stream, int(length + 1) .. '-0', 'end', reason)
+    redis.call('PEXPIRE', k.stream, stream_ttl_ms)
+  end
+  if ready ~= '' then tell(k.news, 'ready', string.match(redis.call('HGET', k.rec, 'turn'), '^[^|]+|([^|]+)')) end
+  return final, ready, v[3]
+end
+
+-- put_end for whoever does not know the text: with what the stream holds, and the usage that its process noted last.
+-- `open_payload`: the beginning of the event's payload, which says whose room it is.
+local function put_early_end(k, room_id, turn, reason, open_payload, ready_ms, stream_ttl_ms, now)
+  local token, reply_id, _, question_id, persona = parts_of(turn)
+  local v = redis.call('HMGET', k.rec, 'turn_token', 'turn_at', 'turn_facts')
+  local pieces = {}
+  for _, item in ipairs(redis.call('XRANGE', k.stream, '-', '+')) do pieces[#pieces + 1] = item[2][2] end
+  local content = cjson.encode(table.concat(pieces))
+  local metadata = '{"ai_persona":' .. persona .. ',"finish_reason":"' .. reason .. '"'
+  if v[1] == token and v[3] and v[3] ~= '' then metadata = metadata .. ',' .. v[3] end
+  if v[1] == token and v[2] then metadata = metadata .. ',"latency_ms":' .. int(now - tonumber(v[2])) end
+  local parent = ',"parent_message_id":"' .. question_id .. '"'
+  local body = '"sender_type":"AI","content":' .. content .. parent .. ',"metadata":' .. metadata .. '}}'
+  local payload = open_payload .. '"message_data":{"message_id":"' .. reply_id .. '",' .. body .. '}'
+  local final, ready = put_end(k, room_id, turn, body, payload, reason, ready_ms, stream_ttl_ms, now)
+  tell(k.news, 'ended', reply_id)
+  return final, ready
 end

@@ -1,7 +1,8 @@
 -- purpose: Accept a question and open its reply: both seq numbers, list entries, states, the question's persistence
---   event, the idempotency claim, and the room's turn or a place in its bounded queue. All of it or nothing.
--- KEYS: 1 room record; 2 messages; 3 room card; 4 epoch; 5 persistence lane; 6 room load token; 7 account record; 8 account's rooms; 9 account's order; 10 account load token; 11 question state; 12 reply state; 13 turns; 14 leases; 15 rooms with dead letters; 16 account's open replies
--- ARGV: 1 account_db_key; 2 room_id; 3 question id; 4 reply id; 5 turn token; 6 question tail up to its metadata; 7 reply tail up to its metadata; 8 event payload; 9 client_message_id or ''; 10 body hash; 11 the window's floor when MySQL did not know the client id, '' when it was not asked; 12 ISO time of a UUIDv7 client id or ''; 13 on_busy; 14 waiting turns limit; 15 backlog limit; 16 lease in ms; 17 reply deadline in ms; 18 history length; 19 persona as JSON, '' for the room's own; 20 dead letters limit; 21 sends a minute; 22 sends at once; 23 open replies limit
+--   event, the idempotency claim, and the room's turn or a place in its bounded queue; with on_busy 'interrupt' the
+--   running reply is ended first, with what it has said. All of it or nothing.
+-- KEYS: 1 room record; 2 messages; 3 room card; 4 epoch; 5 persistence lane; 6 room load token; 7 account record; 8 account's rooms; 9 account's order; 10 account load token; 11 question state; 12 reply state; 13 turns; 14 leases; 15 rooms with dead letters; 16 account's open replies; 17 news; 18 prefix of message states; 19 prefix of the room's reply streams
+-- ARGV: 1 account_db_key; 2 room_id; 3 question id; 4 reply id; 5 turn token; 6 question tail up to its metadata; 7 reply tail up to its metadata; 8 event payload; 9 client_message_id or ''; 10 body hash; 11 the window's floor when MySQL did not know the client id, '' when it was not asked; 12 ISO time of a UUIDv7 client id or ''; 13 on_busy; 14 waiting turns limit; 15 backlog limit; 16 lease in ms; 17 reply deadline in ms; 18 history length; 19 persona as JSON, '' for the room's own; 20 dead letters limit; 21 sends a minute; 22 sends at once; 23 open replies limit; 24 stream TTL in ms; 25 beginning of an event's payload
 -- returns: {0, seq, question, reply, granted 0|1, backlog, turn, history…} | {11, question, reply} sent before | {1, 'room'|'account'} cold | {2} not found | {3, running reply id} busy | {4} same client id, other body | {5, floor} ask MySQL | {6, 'backlog'|'dead'} full | {9} the message sent before was deleted | {6, 'sends'|'replies', ms to wait} the account's limits
 local rec, messages, room_id = KEYS[1], KEYS[2], ARGV[2]
 local refused = check_room(rec, messages, KEYS[4], ARGV[1])
@@ -67,17 +68,25 @@ local bucket = redis.call('HMGET', KEYS[7], 'sends', 'sends_at')
 local rate, burst = tonumber(ARGV[21]) / 60000, tonumber(ARGV[22])
 local sends = math.min(burst, tonumber(bucket[1] or burst) + math.max(0, clock - tonumber(bucket[2] or clock)) * rate)
 if sends < 1 then return { FULL, 'sends', math.ceil((1 - sends) / rate) } end
+local running = v[10] and string.match(v[11], '^[^|]+|([^|]+)')
+local leaving = running and ARGV[13] == 'interrupt' and 1 or 0
 local open = redis.pcall('ZCOUNT', KEYS[16], int(clock), '+inf')
 if type(open) == 'table' then
   redis.call('DEL', KEYS[16])
-elseif open >= tonumber(ARGV[23]) then
+elseif open - leaving >= tonumber(ARGV[23]) then
   return { FULL, 'replies', 1000 }
 end
-if v[10] then
-  local running = string.match(v[11], '^[^|]+|([^|]+)')
-  if ARGV[13] == 'reject' or redis.call('LLEN', KEYS[13]) >= tonumber(ARGV[14]) then return { BUSY, running } end
+if running then
+  local waiting = redis.call('LLEN', KEYS[13]) - leaving
+  if ARGV[13] == 'reject' or waiting >= tonumber(ARGV[14]) then return { BUSY, running } end
 end
 
+if leaving == 1 then
+  local k = { rec = rec, messages = messages, lane = KEYS[5], news = KEYS[17], leases = KEYS[14], turns = KEYS[13],
+    open = KEYS[16], state = KEYS[18] .. running, stream = KEYS[19] .. running }
+  put_early_end(k, room_id, v[11], 'stopped', ARGV[25], ARGV[16], ARGV[24], clock)
+  running = redis.call('HGET', rec, 'turn')
+end
 local at = iso(now)
 local persona = ARGV[19] ~= '' and ARGV[19] or v[8]
 local metadata = '{"ai_persona":' .. persona .. '}}'
@@ -107,11 +116,11 @@ pin(rec, messages, KEYS[7], KEYS[8], KEYS[9])
 redis.call('DEL', KEYS[6], KEYS[10])
 local turn = table.concat({ ARGV[5], ARGV[4], int(seq + 1), ARGV[3], int(clock + tonumber(ARGV[17])), persona }, '|')
 local answer = { OK, seq, question, reply, 0, redis.call('XLEN', KEYS[5]), turn }
-if v[10] then
+if running then
   redis.call('RPUSH', KEYS[13], turn)
   return answer
 end
-redis.call('HSET', rec, 'turn_token', ARGV[5], 'turn', turn, 'turn_phase', 'calling')
+redis.call('HSET', rec, 'turn_token', ARGV[5], 'turn', turn, 'turn_phase', 'calling', 'turn_at', int(clock))
 redis.call('ZADD', KEYS[14], int(clock + tonumber(ARGV[16])), room_id)
 answer[5] = 1
 return with_history(answer, length - 3)

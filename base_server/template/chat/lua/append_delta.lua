@@ -1,12 +1,16 @@
--- purpose: Append text to the stream of a running reply and renew its lease; refused once the turn is another's.
--- KEYS: 1 room record; 2 reply stream; 3 leases
--- ARGV: 1 turn token; 2 room_id; 3 length of the reply's text in bytes including this delta; 4 text ('' only renews); 5 lease in ms
--- returns: {0} | {7} the turn was ended by somebody else
-if redis.call('HGET', KEYS[1], 'turn_token') ~= ARGV[1] then return { LOST } end
-redis.call('ZADD', KEYS[3], int(now_ms() + tonumber(ARGV[5])), ARGV[2])
-if ARGV[4] ~= '' then
-  local last = redis.call('XREVRANGE', KEYS[2], '+', '-', 'COUNT', 1)[1]
-  local id = ARGV[3] .. '-0'
-  if not last or not id_at_most(id, last[1]) then redis.call('XADD', KEYS[2], id, 'text', ARGV[4]) end
+-- purpose: Append text to the stream of a running reply, note its usage so far and renew its lease; refused once the
+--   turn is another's. Sent twice, or after an answer that was lost, nothing is written twice.
+-- KEYS: 1 room record; 2 reply stream; 3 leases; 4 news
+-- ARGV: 1 turn token; 2 room_id; 3 reply id; 4 byte of the reply's text at which this text begins; 5 text ('' only renews); 6 lease in ms; 7 model and tokens so far as JSON members, or ''
+-- returns: {0, '1' when another process reads along or ''} | {7} the turn was ended by somebody else | {10, length} the stream holds less: append from there
+local v = redis.call('HMGET', KEYS[1], 'turn_token', 'w:' .. ARGV[3])
+if v[1] ~= ARGV[1] then return { LOST } end
+redis.call('ZADD', KEYS[3], int(now_ms() + tonumber(ARGV[6])), ARGV[2])
+redis.call('HSET', KEYS[1], 'turn_facts', ARGV[7])
+if ARGV[5] ~= '' then
+  local have = stream_length(KEYS[2])
+  if have < tonumber(ARGV[4]) then return { PARTIAL, have } end
+  append_text(KEYS[2], tonumber(ARGV[4]), ARGV[5])
+  if v[2] == 'text' then tell(KEYS[4], 'text', ARGV[3]) end
 end
-return { OK }
+return { OK, v[2] == 'text' and '1' or '' }

@@ -4,16 +4,12 @@
 -- ARGV: 1 turn token; 2 room_id; 3 lease in ms; 4 history length; 5 claim id, of the one task that asks
 -- returns: {0, question, history…} taken (question '' when it was deleted) | {8} still waiting | {7} no longer this turn's
 local v = redis.call('HMGET', KEYS[1], 'turn_token', 'turn', 'turn_phase', 'floor')
-if v[1] ~= ARGV[1] then
-  for _, item in ipairs(redis.call('LRANGE', KEYS[3], 0, -1)) do
-    if string.match(item, '^([^|]+)|') == ARGV[1] then return { WAIT } end
-  end
-  return { LOST }
-end
+if v[1] ~= ARGV[1] then return { find_waiting(KEYS[3], 'token', ARGV[1]) and WAIT or LOST } end
 local claimed = 'claimed ' .. ARGV[5]
 if v[3] ~= 'ready' and v[3] ~= claimed then return { LOST } end
-redis.call('HSET', KEYS[1], 'turn_phase', claimed)
-redis.call('ZADD', KEYS[4], int(now_ms() + tonumber(ARGV[3])), ARGV[2])
+local now = now_ms()
+redis.call('HSET', KEYS[1], 'turn_phase', claimed, 'turn_at', int(now))
+redis.call('ZADD', KEYS[4], int(now + tonumber(ARGV[3])), ARGV[2])
 local offset = tonumber(string.match(v[2], '^[^|]+|[^|]+|(%d+)')) - 1 - tonumber(v[4])
 local question = offset >= 0 and redis.call('LINDEX', KEYS[2], offset) or ''
 if not question or question == '' or is_tombstone(question) then return { OK, '' } end

@@ -1,5 +1,5 @@
 -- purpose: Delete a message: a tombstone in its place, its state, the delete event; a reply that runs or waits is ended.
--- KEYS: 1 room record; 2 messages; 3 room card; 4 epoch; 5 persistence lane; 6 room load token; 7 message state; 8 leases; 9 turns; 10 reply stream of this message
+-- KEYS: 1 room record; 2 messages; 3 room card; 4 epoch; 5 persistence lane; 6 room load token; 7 message state; 8 leases; 9 turns; 10 reply stream of this message; 11 news
 -- ARGV: 1 account_db_key; 2 room_id; 3 message_id; 4 seq found in MySQL or ''; 5 event payload; 6 ready lease in ms
 -- returns: {0, backlog, token that is ready or ''} | {11} deleted before | {1, 'room'} cold | {2} room not found | {5} not in the window, ask MySQL | {7} no such message
 local rec, messages, room_id = KEYS[1], KEYS[2], ARGV[2]
@@ -26,6 +26,11 @@ else
   end
 end
 redis.call('DEL', KEYS[10], KEYS[6])
+if offset and is_running(item) then
+  redis.call('HDEL', rec, 'w:' .. ARGV[3])
+  tell(KEYS[11], 'ended', ARGV[3])
+end
+if ready ~= '' then tell(KEYS[11], 'ready', string.match(redis.call('HGET', rec, 'turn'), '^[^|]+|([^|]+)')) end
 local event = redis.call('XADD', KEYS[5], '*', 'id', ARGV[3], 'type', 'CHAT_MESSAGE_DELETE', 'payload', ARGV[5],
   'priority', '2', 'key', room_id, 'at', int(now), 'seq', int(seq))
 if offset then

@@ -1,7 +1,7 @@
 -- purpose: Delete a room for good: its record becomes a tombstone, its keys and its turns go, the delete event is queued.
--- KEYS: 1 room record; 2 messages; 3 room card; 4 epoch; 5 persistence lane; 6 room load token; 7 room state; 8 account record; 9 account's rooms; 10 account's order; 11 account load token; 12 turns; 13 leases; 14 prefix of the room's reply streams; 15 prefix of message states
+-- KEYS: 1 room record; 2 messages; 3 room card; 4 epoch; 5 persistence lane; 6 room load token; 7 room state; 8 account record; 9 account's rooms; 10 account's order; 11 account load token; 12 turns; 13 leases; 14 prefix of the room's reply streams; 15 prefix of message states; 16 news
 -- ARGV: 1 account_db_key; 2 room_id; 3 event payload; 4 state TTL in ms
--- returns: {0, backlog, ended reply ids…} deleted | {11} deleted before | {1, 'room'|'account'} cold | {2} not found
+-- returns: {0, backlog} deleted | {11} deleted before | {1, 'room'|'account'} cold | {2} not found
 local rec, room_id = KEYS[1], ARGV[2]
 local known = redis.call('HMGET', rec, 'owner', 'gone')
 if known[2] and known[1] == ARGV[1] then return { REPEAT } end
@@ -15,9 +15,9 @@ local turn = redis.call('HGET', rec, 'turn')
 if turn then table.insert(open, 1, turn) end
 for _, item in ipairs(open) do
   local reply_id = string.match(item, '^[^|]+|([^|]+)')
-  answer[#answer + 1] = reply_id
   set_state(KEYS[15] .. reply_id, 'DELETED', now, ARGV[4])
   redis.call('DEL', KEYS[14] .. reply_id)
+  tell(KEYS[16], 'ended', reply_id)
 end
 local event = redis.call('XADD', KEYS[5], '*', 'id', room_id, 'type', 'CHAT_ROOM_DELETE', 'payload', ARGV[3],
   'priority', '2', 'key', room_id, 'at', int(now))

@@ -1,0 +1,95 @@
+"""Ends what runs for a session soon after that session has ended: long requests, and streams."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Collection
+from contextlib import asynccontextmanager
+from typing import Protocol, runtime_checkable
+
+from service.core.errors import ServiceError
+from template.base.errors import SessionMissing
+from template.base.session_info import SessionInfo
+
+_AT_ONCE = 100
+
+
+class SessionFinder(Protocol):
+    """Who knows the sessions: the account template's store, or a host's own service."""
+
+    async def find(self, token: str) -> SessionInfo | None:
+        """The session of ``token``, or None. An outage raises ``ServiceUnavailable``, never None."""
+        ...
+
+
+@runtime_checkable
+class ManySessions(Protocol):
+    """A :class:`SessionFinder` that can tell of many sessions at once; others are asked for each."""
+
+    async def find_ended(self, tokens: Collection[str]) -> Collection[str]:
+        """Those of ``tokens`` that name no session any more. An outage raises ``ServiceUnavailable``."""
+        ...
+
+
+class SessionWatch:
+    """One look a period at the sessions of everything that runs for longer than a moment; no task while nothing does.
+
+    A session that ended is noticed within ``period_s``."""
+
+    def __init__(self, sessions: SessionFinder, period_s: float) -> None:
+        self._sessions = sessions
+        self._pause_s = period_s / 2
+        self._scopes: dict[str, set[asyncio.Timeout]] = {}
+        self._looking: asyncio.Task[None] | None = None
+
+    @asynccontextmanager
+    async def lasting(self, token: str) -> AsyncIterator[None]:
+        """The body is cancelled, and :class:`SessionMissing` raised, when the session of ``token`` has ended."""
+        scope = asyncio.timeout(None)
+        try:
+            async with scope:
+                self._scopes.setdefault(token, set()).add(scope)
+                if self._looking is None:
+                    self._looking = asyncio.create_task(self._look(), name="session watch")
+                try:
+                    yield
+                finally:
+                    self._forget(token, scope)
+        except TimeoutError:
+            if scope.expired():
+                raise SessionMissing("the session ended while the request was answered") from None
+            raise
+
+    def _forget(self, token: str, scope: asyncio.Timeout) -> None:
+        if scopes := self._scopes.get(token):
+            scopes.discard(scope)
+            if not scopes:
+                del self._scopes[token]
+
+    async def _look(self) -> None:
+        known: set[str] = set()
+        try:
+            while self._scopes:
+                await asyncio.sleep(self._pause_s)
+                # Those that have come since the last look were looked up at their own door.
+                for token in await self._ended(known & self._scopes.keys()):
+                    for scope in self._scopes.pop(token, ()):
+                        scope.reschedule(asyncio.get_running_loop().time())
+                known = set(self._scopes)
+        finally:
+            self._looking = None
+
+    async def _ended(self, tokens: Collection[str]) -> list[str]:
+        ended: list[str] = []
+        asked = list(tokens)
+        for start in range(0, len(asked), _AT_ONCE):
+            some = asked[start : start + _AT_ONCE]
+            try:
+                if isinstance(self._sessions, ManySessions):
+                    ended += await self._sessions.find_ended(some)
+                else:
+                    found = await asyncio.gather(*(self._sessions.find(token) for token in some))
+                    ended += [token for token, session in zip(some, found, strict=True) if session is None]
+            except ServiceError:
+                continue  # nobody has said that they ended
+        return ended
