@@ -196,13 +196,14 @@ async def make_targets(door: Door, own: Account) -> dict[str, Target]:
 
 async def test_a_foreign_id_is_answered_as_an_unknown_one_and_changes_nothing(door: Door) -> None:
     me = await door.account()
-    own = await make_target(door, me)
+    # A send and a stream share their client ids: each in a room of its own.
+    owns = [await make_target(door, me) for _ in range(2)]
     targets = await make_targets(door, me)
     await door.world.persist()
     before = await _all_that_they_see(door, targets)
     probes = 0
     for protocol in door.protocols:
-        fields = id_fields(protocol)
+        own, fields = owns[bool(protocol.events)], id_fields(protocol)
         choices = [[field] for field in fields] + ([fields] if len(fields) > 1 else [])
         for chosen, (way, target), cold in product(choices, targets.items(), (False, True)):
             if (protocol.id, chosen[0]) in TELLS or (cold and (target.running or chosen[0] in CLIENT_IDS)):

@@ -83,7 +83,8 @@ if mark[1] ~= epoch then
   redis.call('HSET', KEYS[4], 'epoch', epoch, 'id', mark[2])
 end
 if first and id_at_most(first[1], mark[2]) then return { WAIT } end
-local turn = ARGV[1] == 'room' and (v[4] or open_turn())
+-- Those that wait behind a running one end before it: none of them is to be asked now.
+local turn = ARGV[1] == 'room' and (v[4] and (redis.call('LINDEX', KEYS[9], -1) or v[4]) or open_turn())
 if turn then return { WAIT, turn } end
 redis.call('DEL', KEYS[1], KEYS[6])
 if ARGV[1] == 'account' then redis.call('DEL', KEYS[7]) end
