@@ -138,12 +138,20 @@ class ChatWorld:
 
 
 def llm_settings(provider: OpenAIStub) -> LlmSettings:
-    """One persona, answered by ``provider``."""
+    """One persona, answered by ``provider``, which may hang for as long as a slow machine needs."""
     return LlmSettings.model_validate(
         {
             "default_persona": PERSONA,
             "personas": {PERSONA: {"provider": "openai", "model": "stub", "system_prompt": "Be brief."}},
-            "providers": {"openai": {"base_url": provider.base_url, "api_key": "key", "max_retries": 0}},
+            "providers": {
+                "openai": {
+                    "base_url": provider.base_url,
+                    "api_key": "key",
+                    "max_retries": 0,
+                    "idle_timeout_s": 600,
+                    "timeout_s": 600,
+                }
+            },
         }
     )
 

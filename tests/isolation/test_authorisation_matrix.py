@@ -86,7 +86,7 @@ class Target:
 async def door(
     backends: tuple[CacheSettings, DatabaseBackend], app_id: str, provider: OpenAIStub
 ) -> AsyncIterator[Door]:
-    async with running_door(*backends, app_id, provider) as running:
+    async with running_door(*backends, app_id, provider, reply_deadline_s=600) as running:
         yield running
 
 

@@ -5,11 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from service.cache.cache_client import CacheClient
 from service.db.db_settings import DatabaseSettings
 from template.base.client_session import ClientSession
 from template.chat.chat_message_store import NewMessage
@@ -154,9 +152,7 @@ async def test_somebody_elses_request_does_not_end_a_reply(chat: ChatWorld) -> N
     await interrupted(chat, user, room.room_id)
 
 
-async def test_what_is_said_while_a_reply_is_interrupted_is_kept(
-    chat: ChatWorld, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_everything_that_was_streamed_of_an_interrupted_reply_is_kept(chat: ChatWorld) -> None:
     user = await chat.user()
     room = await chat.room(user)
     parts, owner = chat.template._parts, await chat.template._owner(user)
@@ -164,17 +160,8 @@ async def test_what_is_said_while_a_reply_is_interrupted_is_kept(
     accepted = await parts.messages.accept(owner, room.room_id, NewMessage(*ids, "q", None, None, "queue"))
     assert accepted.turn is not None
     turns = TurnStore(chat.redis, parts.messages._lanes, chat.template._wiring.settings)
-    await turns.append(accepted.turn, "said ", 5)
-    execute = CacheClient.execute
-
-    async def slow(self: CacheClient, *command: Any, wait_s: float = 0.0) -> Any:
-        answer = await execute(self, *command, wait_s=wait_s)
-        if command[0] == "XRANGE":
-            await turns.append(accepted.turn, "meanwhile", 14)  # type: ignore[arg-type]
-        return answer
-
-    with monkeypatch.context() as patch:
-        patch.setattr(CacheClient, "execute", slow)
-        assert await turns.interrupt(accepted.turn) is not None
+    await turns.append(accepted.turn, 0, "said ", "")
+    await turns.append(accepted.turn, 5, "meanwhile", "")
+    assert await turns.interrupt(accepted.turn) is not None
     reply = (await chat.messages(user, room.room_id)).messages[1]
     assert (reply.content, reply.is_streaming) == ("said meanwhile", False)
