@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any, Self
 
-from redis.exceptions import NoScriptError, ResponseError
+from redis.exceptions import NoScriptError, RedisError
 
 from service.cache.cache_errors import command_error
-from service.cache.exchange import Command, Effect, Exchange, effect_of
+from service.cache.exchange import Exchange, effect_of
 from service.cache.keyspace import Keyspace
 from service.cache.partition import Partitions
+from service.cache.pipeline import Command, Effect
 from service.cache.raw_client import RawClient
 from service.cache.script import Script
 from service.core.errors import OutcomeUnknown, ServiceUnavailable
@@ -45,8 +46,14 @@ class CacheClient:
 
     @property
     def round_trips(self) -> int:
-        """Network round trips so far of all who share this pool (what a new connection asks is not counted)."""
+        """Calls so far of all who share these connections, a repeat counted again: each costs its caller the time of
+        one round trip (those of one tick of the loop go out together; what a new connection asks is not counted)."""
         return self._exchange.round_trips
+
+    @property
+    def writes(self) -> int:
+        """Writes to the network that these calls went out in."""
+        return self._exchange.writes
 
     def key(self, logical: str, partition: int | None = None) -> str:
         """The full name of ``kind:id[:rest]``, in the partition of ``id`` or in the given one."""
@@ -145,7 +152,7 @@ class CacheClient:
 
 
 def _result(answers: list[Any], effect: Effect) -> list[Any]:
-    refused = [answer for answer in answers if isinstance(answer, ResponseError)]
+    refused = [answer for answer in answers if isinstance(answer, RedisError | UnicodeDecodeError)]
     if not refused:
         return answers
     error = command_error(refused[0])

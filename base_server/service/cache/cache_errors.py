@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from redis.exceptions import ResponseError
+from redis.exceptions import AuthenticationError, BusyLoadingError, RedisError
 
 from service.core.errors import ServiceError, ServiceUnavailable
 
@@ -23,18 +23,20 @@ class CacheCommandError(ServiceError):
         self.reason = reason
 
 
-def command_error(error: ResponseError) -> ServiceError:
+def command_error(error: RedisError | UnicodeDecodeError) -> ServiceError:
     """The error for a refused command: :class:`ServiceUnavailable` when the server cannot do it now."""
+    if isinstance(error, UnicodeDecodeError):
+        return CacheCommandError("UNDECODABLE", "an answer is not UTF-8")
     code, reason = _code_and_reason(error)
-    if code in _CANNOT_NOW:
+    if code in _CANNOT_NOW or isinstance(error, BusyLoadingError | AuthenticationError):
         return ServiceUnavailable("cache", f"{code} {reason}")
     return CacheCommandError(code, reason)
 
 
-def _code_and_reason(error: ResponseError) -> tuple[str, str]:
+def _code_and_reason(error: RedisError) -> tuple[str, str]:
     """redis-py keeps the first word in the text unless it knows it; then it moves it to ``status_code``."""
     text = str(error)
-    if error.status_code:
-        return error.status_code, text
+    if code := getattr(error, "status_code", None):
+        return str(code), text
     first, _, rest = text.partition(" ")
     return (first, rest) if first.isupper() else ("ERR", text)

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from service.cache.cache_client import CacheClient
 from service.cache.cache_settings import CacheSettings
 from service.cache.connections import OnConnect, address, make_fake_pool, make_fake_server, make_pool
-from service.cache.exchange import Exchange, Pool
+from service.cache.exchange import Exchange
 from service.cache.keyspace import Keyspace
 from service.cache.partition import Partitions
+from service.cache.pool import Pool
 from service.cache.run_epoch import RunEpoch
 from service.cache.server_facts import judge, judge_durability, read_facts
 from service.cache.signals import Handler, Signals
@@ -126,10 +127,18 @@ class CacheService(Facade):
             settings = self._embedded.client_settings()
         fake_server = make_fake_server() if settings.type == "fake" else None
         self._client = self._make_client(
-            settings, fake_server, max_connections=settings.max_connections, timeout_s=settings.timeout_s
+            settings,
+            fake_server,
+            max_connections=settings.max_connections,
+            timeout_s=settings.timeout_s,
+            gather=True,
         )
         self._bulk_client = self._make_client(
-            settings, fake_server, max_connections=settings.max_bulk_connections, timeout_s=settings.bulk_timeout_s
+            settings,
+            fake_server,
+            max_connections=settings.max_bulk_connections,
+            timeout_s=settings.bulk_timeout_s,
+            gather=False,
         )
         self._signals = Signals(
             lambda: self._make_pool(settings, fake_server, max_connections=1, timeout_s=settings.timeout_s),
@@ -150,11 +159,11 @@ class CacheService(Facade):
             ) from error
 
     def _make_client(
-        self, settings: CacheSettings, fake_server: Any, *, max_connections: int, timeout_s: float
+        self, settings: CacheSettings, fake_server: Any, *, max_connections: int, timeout_s: float, gather: bool
     ) -> CacheClient:
         pool = self._make_pool(settings, fake_server, max_connections=max_connections, timeout_s=timeout_s)
         self._pools.append(pool)
-        return CacheClient(Exchange(pool, self._tasks, self._waits, timeout_s), self._keyspace)
+        return CacheClient(Exchange(pool, self._tasks, self._waits, timeout_s, gather=gather), self._keyspace)
 
     def _make_pool(self, settings: CacheSettings, fake_server: Any, *, max_connections: int, timeout_s: float) -> Pool:
         if fake_server is not None:

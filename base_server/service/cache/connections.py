@@ -12,7 +12,7 @@ from redis.backoff import NoBackoff
 from redis.maint_notifications import MaintNotificationsConfig
 
 from service.cache.cache_settings import CacheSettings
-from service.cache.exchange import Pool
+from service.cache.pool import Pool
 from service.core.errors import StartError
 
 OnConnect = Callable[[Any], Awaitable[None]]
@@ -88,9 +88,7 @@ def _pool(
     return Pool(
         connection_class=kind,
         max_connections=max_connections,
-        timeout=timeout_s,
-        socket_timeout=timeout_s,
-        socket_connect_timeout=timeout_s,
+        timeout_s=timeout_s,
         decode_responses=True,
         protocol=2,
         retry=Retry(NoBackoff(), 0),

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from typing import Any
 
 from redis.asyncio import Redis
 from redis.asyncio.client import Pipeline
-from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import ExecAbortError, RedisError
 
 from service.cache.exchange import Exchange, effect_of
+from service.cache.pipeline import Command
 from service.core.errors import ServiceUnavailable
 
 
@@ -21,32 +23,76 @@ class RawClient(Redis):
         self._exchange = exchange
 
     async def execute_command(self, *args: Any, **options: Any) -> Any:
-        try:
-            (answer,) = await self._exchange.run([args], effect_of([args]))
-        except ServiceUnavailable as error:
-            # Users of redis-py expect its errors.
-            raise error.__cause__ if isinstance(error.__cause__, RedisError) else error from None
-        if isinstance(answer, ResponseError):
+        (answer,) = await _run(self._exchange, [_words(args)])
+        if isinstance(answer, _REFUSED):
             raise answer
-        options.pop("keys", None)
-        callback = self.response_callbacks.get(args[0])
-        return callback(answer, **options) if callback else answer
+        return _shaped(self, answer, args[0], options)
 
     def pipeline(self, transaction: bool = True, shard_hint: str | None = None) -> Pipeline:
-        return _ShieldedPipeline(self._exchange, self, transaction, shard_hint)
+        return _SeamPipeline(self._exchange, self, transaction, shard_hint)
 
 
-class _ShieldedPipeline(Pipeline):
+class _SeamPipeline(Pipeline):
+    """All in one call of the seam, with MULTI and EXEC around it; only WATCH takes a connection for itself."""
+
     def __init__(self, exchange: Exchange, client: RawClient, transaction: bool, shard_hint: str | None) -> None:
         super().__init__(client.connection_pool, client.response_callbacks, transaction, shard_hint)
         self._exchange = exchange
 
     async def execute(self, raise_on_error: bool = True) -> list[Any]:
-        self._exchange.round_trips += 1
-        work = self._exchange.tasks.spawn(super().execute(raise_on_error), "cache pipeline")
+        if self.watching:
+            return await self._execute_watching(raise_on_error)
+        stack, self.command_stack = self.command_stack, []
+        if not stack:
+            return []
+        commands = [_words(args) for args, _ in stack]
+        if self.is_transaction:
+            answers = _executed(await _run(self._exchange, [("MULTI",), *commands, ("EXEC",)]))
+        else:
+            answers = await _run(self._exchange, commands)
+        if raise_on_error:
+            self.raise_first_error(stack, answers)
+        return [
+            answer if isinstance(answer, _REFUSED) else _shaped(self, answer, args[0], options)
+            for answer, (args, options) in zip(answers, stack, strict=True)
+        ]
+
+    async def _execute_watching(self, raise_on_error: bool) -> list[Any]:
+        deadline = asyncio.wait_for(super().execute(raise_on_error), self._exchange.pool.timeout_s)
+        work = self._exchange.tasks.spawn(deadline, "cache pipeline")
         try:
             return await asyncio.shield(work)
         except asyncio.CancelledError:
             # Leaving `async with` gives the connection back: not before its answers were read.
             await asyncio.wait([work])
             raise
+
+
+_REFUSED = (RedisError, UnicodeDecodeError)
+
+
+async def _run(exchange: Exchange, commands: list[Command]) -> list[Any]:
+    try:
+        return await exchange.run(commands, effect_of(commands))
+    except ServiceUnavailable as error:
+        # Users of redis-py expect its errors.
+        raise error.__cause__ if isinstance(error.__cause__, RedisError) else error from None
+
+
+def _words(args: tuple[Any, ...]) -> Command:
+    return (*args[0].split(), *args[1:])  # redis-py gives some commands in two words
+
+
+def _shaped(client: Redis, answer: Any, name: Any, options: Mapping[str, Any]) -> Any:
+    callback = client.response_callbacks.get(name)
+    return callback(answer, **{key: value for key, value in options.items() if key != "keys"}) if callback else answer
+
+
+def _executed(answers: list[Any]) -> list[Any]:
+    """What EXEC answered; raises the reason when it executed nothing."""
+    *queued, executed = answers
+    if isinstance(executed, ExecAbortError):
+        raise next((answer for answer in queued if isinstance(answer, _REFUSED)), executed)
+    if isinstance(executed, _REFUSED):
+        raise executed
+    return list(executed)

@@ -14,8 +14,8 @@ from redis.asyncio.client import PubSub
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 
-from service.cache.exchange import Pool
 from service.cache.keyspace import Keyspace
+from service.cache.pool import Pool
 from service.core.logger import Logger
 from service.core.tasks import TaskRegistry
 

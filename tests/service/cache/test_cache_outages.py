@@ -28,17 +28,6 @@ async def on_private(private_server: RedisServer, app_id: str) -> AsyncIterator[
         yield service
 
 
-@pytest.fixture
-async def proxied(real_cache_backend: CacheBackend, app_id: str) -> AsyncIterator[tuple[FlakyProxy, CacheClient]]:
-    assert real_cache_backend.server is not None
-    async with FlakyProxy(real_cache_backend.server.socket) as proxy:
-        settings = real_cache_backend.server.settings(unix_socket_path=str(proxy.socket), timeout_s=0.5)
-        service = make_cache(settings, app_id)
-        await service.start()
-        yield proxy, service.get_client()
-        await service.stop()
-
-
 async def test_without_a_server_the_start_says_where_and_how_to_mend_it(app_id: str) -> None:
     port = free_port()
     with pytest.raises(StartError, match=rf"127\.0\.0\.1:{port} .*BASE_SERVER__CACHECONFIG__HOST"):
@@ -80,8 +69,7 @@ async def test_after_a_restart_stale_connections_are_invisible(
 ) -> None:
     redis = on_private.get_client()
     await redis.set_string("a:1", "kept")
-    await asyncio.gather(*(redis.execute("PING") for _ in range(20)))
-    assert len(redis._exchange.pool._available_connections) > 3
+    await _leave_idle(redis, 5)
     private_server.kill()
     await asyncio.to_thread(private_server.start)
     answers = await asyncio.gather(
@@ -208,8 +196,9 @@ async def test_of_connections_that_died_unnoticed_only_the_first_call_feels_it(
     proxied: tuple[FlakyProxy, CacheClient],
 ) -> None:
     proxy, redis = proxied
-    await asyncio.gather(*(redis.set_string(f"a:{n}", n) for n in range(10)))
-    assert len(redis._exchange.pool._available_connections) > 3
+    for n in range(10):
+        await redis.set_string(f"a:{n}", n)
+    await _leave_idle(redis, 5)
     proxy.doom_connections()
     assert await redis.get_string("a:1") == "1"
     # On dead connections these writes would be unknown outcomes.
@@ -243,7 +232,7 @@ async def test_an_exhausted_pool_is_an_outage_of_which_nothing_was_executed(
         bulk = service.get_bulk_client()
         blocked = [asyncio.create_task(bulk.execute("BLPOP", bulk.key("l:1"), 0, wait_s=30)) for _ in range(2)]
         await until(lambda: len(bulk._exchange.pool._in_use_connections) == 2 and bulk.round_trips == 2)
-        with pytest.raises(ServiceUnavailable, match="No connection available"):
+        with pytest.raises(ServiceUnavailable, match="all connections are in use"):
             await bulk.set_string("a:1", "x")
         redis = service.get_client()
         assert await redis.exists("a:1") is False, "the hot path has connections of its own"
@@ -304,7 +293,10 @@ async def test_a_script_that_runs_for_ever_makes_others_an_outage(private_server
     async with running_cache(private_server.settings(timeout_s=1.0), app_id) as service:
         redis = service.get_client()
         await redis.execute("CONFIG", "SET", "busy-reply-threshold", "50")
+        await _leave_idle(redis, 2)
+        before = redis.round_trips
         endless = asyncio.create_task(redis.eval_script("while true do end"))
+        await until(lambda: redis.round_trips > before, what="it is sent, alone")
 
         async def write_until_refused() -> None:
             while True:
@@ -319,10 +311,20 @@ async def test_a_script_that_runs_for_ever_makes_others_an_outage(private_server
 
 def test_the_client_library_is_set_up_as_measured(tmp_path: Path) -> None:
     service = make_cache(CacheSettings(type="redis"), "app", data_dir=tmp_path)
-    client = service._make_client(CacheSettings(type="redis"), None, max_connections=3, timeout_s=5.0)
+    client = service._make_client(CacheSettings(type="redis"), None, max_connections=3, timeout_s=5.0, gather=True)
     pool = client._exchange.pool
     connection = pool.make_connection()
     assert (connection.protocol, connection.retry.get_retries()) == (2, 0)
-    assert (connection.socket_timeout, connection.socket_connect_timeout, pool.timeout) == (5.0, 5.0, 5.0)
+    # The seam's own time-outs are around every write and read; redis-py's would cost a task each.
+    assert (connection.socket_timeout, connection.socket_connect_timeout, pool.timeout_s) == (None, 5.0, 5.0)
     assert not pool.maint_notifications_enabled()
     assert pool.max_connections == 3
+
+
+async def _leave_idle(redis: CacheClient, count: int) -> None:
+    """Have ``count`` connections idle in the pool."""
+    pool = redis._exchange.pool
+    taken = [await pool.take() for _ in range(count)]
+    for connection in taken:
+        pool.give(connection)
+    assert len(pool._available_connections) >= count

@@ -1,0 +1,23 @@
+"""Fixtures of the cache's tests."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import pytest
+
+from service.cache.cache_client import CacheClient
+from tests.backends_redis import CacheBackend, make_cache
+from tests.flaky_proxy import FlakyProxy
+
+
+@pytest.fixture
+async def proxied(real_cache_backend: CacheBackend, app_id: str) -> AsyncIterator[tuple[FlakyProxy, CacheClient]]:
+    """A client behind a wire that a test can cut, with a time-out of 0.5 s."""
+    assert real_cache_backend.server is not None
+    async with FlakyProxy(real_cache_backend.server.socket) as proxy:
+        settings = real_cache_backend.server.settings(unix_socket_path=str(proxy.socket), timeout_s=0.5)
+        service = make_cache(settings, app_id)
+        await service.start()
+        yield proxy, service.get_client()
+        await service.stop()

@@ -1,0 +1,176 @@
+"""Calls that share a write: each gets its own answer, and nobody pays for what happens to another."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from service.cache import pipeline
+from service.cache.cache_client import CacheClient
+from service.cache.cache_errors import CacheCommandError
+from service.cache.cache_service import CacheService
+from service.cache.script import Script
+from service.core.errors import OutcomeUnknown, ServiceUnavailable
+from tests.backends_redis import CacheBackend, make_cache
+from tests.flaky_proxy import FlakyProxy
+from tests.waiting import until
+
+COUNT = Script("count", "return redis.call('INCR', KEYS[1])")
+
+
+@pytest.fixture
+def redis(cache: CacheService) -> CacheClient:
+    return cache.get_client()
+
+
+async def test_calls_of_one_tick_go_out_in_one_write_and_each_gets_its_own_answer(redis: CacheClient) -> None:
+    writes, calls = redis.writes, redis.round_trips
+    single = [redis.execute("ECHO", n) for n in range(20)]
+    several = [redis.execute_many([("ECHO", f"{n}a"), ("ECHO", f"{n}b")]) for n in range(20)]
+    answers = await asyncio.gather(*single, *several)
+    assert answers == [str(n) for n in range(20)] + [[f"{n}a", f"{n}b"] for n in range(20)]
+    assert (redis.writes - writes, redis.round_trips - calls) == (1, 40)
+
+
+async def test_calls_of_the_bulk_client_share_nothing(cache: CacheService) -> None:
+    bulk = cache.get_bulk_client()
+    writes = bulk.writes
+    assert await asyncio.gather(*(bulk.execute("ECHO", n) for n in range(5))) == list("01234")
+    assert bulk.writes - writes == 5
+
+
+async def test_a_batch_is_bounded_in_commands_and_in_bytes(redis: CacheClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pipeline, "_MOST_COMMANDS", 10)
+    writes = redis.writes
+    assert await asyncio.gather(*(redis.execute("ECHO", n) for n in range(25))) == [str(n) for n in range(25)]
+    assert redis.writes - writes == 3
+    monkeypatch.setattr(pipeline, "_MOST_BYTES", 1000)
+    writes = redis.writes
+    sizes = [400, 400, 400, 5000, 1]
+    assert await asyncio.gather(*(redis.execute("ECHO", "x" * n) for n in sizes)) == ["x" * n for n in sizes]
+    assert redis.writes - writes == 4, "400 + 400, 400, one alone that is longer than all, 1"
+
+
+async def test_what_was_called_while_no_connection_was_there_goes_out_together(
+    proxied: tuple[FlakyProxy, CacheClient],
+) -> None:
+    _, redis = proxied
+    await redis._exchange.pool.drop_idle()
+    writes, calls = redis.writes, []
+    for n in range(3):
+        calls.append(asyncio.create_task(redis.execute("ECHO", n)))
+        await asyncio.sleep(0)
+    assert redis.writes == writes, "it is being connected"
+    assert await asyncio.gather(*calls) == ["0", "1", "2"]
+    assert redis.writes - writes == 1
+
+
+async def test_refusals_touch_only_the_call_that_was_refused(redis: CacheClient) -> None:
+    await redis.set_add("s:1", "a")
+    calls = [
+        redis.set_string("a:1", "x"),
+        redis.get_string("s:1"),
+        redis.execute("SET", "only a key"),
+        redis.exists("s:1"),
+    ]
+    set_, wrong_type, wrong_arguments, exists = await asyncio.gather(*calls, return_exceptions=True)
+    assert (set_, exists) == (True, True)
+    assert isinstance(wrong_type, CacheCommandError)
+    assert wrong_type.code == "WRONGTYPE"
+    assert isinstance(wrong_arguments, CacheCommandError)
+
+
+@pytest.mark.parametrize("argument", [None, object(), "\ud800"], ids=["None", "an object", "half a character"])
+async def test_an_argument_that_cannot_be_sent_touches_only_its_own_call(redis: CacheClient, argument: object) -> None:
+    bad, good = await asyncio.gather(
+        redis.execute("ECHO", argument), redis.execute("ECHO", "good"), return_exceptions=True
+    )
+    assert isinstance(bad, CacheCommandError)
+    assert bad.code == "ARGUMENT"
+    assert good == "good"
+
+
+async def test_bytes_that_are_no_text_touch_only_the_call_that_read_them(real_cache: CacheService) -> None:
+    redis = real_cache.get_client()
+    await redis.execute("SET", redis.key("a:1"), b"\xff\xfe")
+    await redis.execute("RPUSH", redis.key("l:1"), "good", b"\xff", "good")
+    connection = redis._exchange.pool._available_connections[-1]
+    answers = await asyncio.gather(
+        redis.execute("ECHO", 1),
+        redis.get_string("a:1"),
+        redis.execute("ECHO", 2),
+        redis.list_range("l:1"),
+        redis.execute("ECHO", 3),
+        return_exceptions=True,
+    )
+    assert answers[::2] == ["1", "2", "3"]
+    for bad in answers[1::2]:
+        assert isinstance(bad, CacheCommandError)
+        assert bad.code == "UNDECODABLE"
+    assert redis._exchange.pool._available_connections[-1] is connection, "it was read to its end"
+
+
+async def test_a_lost_connection_is_to_each_call_what_it_is_to_it_alone(
+    proxied: tuple[FlakyProxy, CacheClient],
+) -> None:
+    proxy, redis = proxied
+    await redis.set_string("a:1", "x")
+    await redis.run_script(COUNT, [redis.key("n:1")], [])
+    proxy.lose_next_answer()
+    read, repeatable, once, write = await asyncio.gather(
+        redis.get_string("a:1"),
+        redis.run_script(COUNT, [redis.key("n:2")], []),
+        redis.run_script(COUNT, [redis.key("n:3")], [], repeatable=False),
+        redis.execute("INCR", redis.key("n:4")),
+        return_exceptions=True,
+    )
+    assert read == "x"
+    assert repeatable == 2, "COUNT is not repeatable, which is how the test sees that it ran twice"
+    assert isinstance(once, OutcomeUnknown)
+    assert isinstance(write, OutcomeUnknown)
+    assert await redis.execute_many([("GET", redis.key(f"n:{n}")) for n in (3, 4)]) == ["1", "1"]
+
+
+async def test_a_call_that_was_answered_before_the_connection_broke_keeps_its_answer(real_cache: CacheService) -> None:
+    redis = real_cache.get_client()
+    own_id = await redis.execute("CLIENT", "ID")
+    first, killed = await asyncio.gather(
+        redis.execute("INCR", redis.key("n:1")),
+        redis.execute("CLIENT", "KILL", "ID", own_id, "SKIPME", "no"),
+        return_exceptions=True,
+    )
+    assert first == 1
+    assert killed == 1 or isinstance(killed, OutcomeUnknown)
+
+
+async def test_a_batch_without_an_answer_in_time_leaves_the_others_alone(
+    proxied: tuple[FlakyProxy, CacheClient],
+) -> None:
+    proxy, redis = proxied
+    await redis.execute("PING")
+    proxy.silent = True
+    late = asyncio.gather(redis.execute("INCR", redis.key("n:1")), redis.get_string("a:1"), return_exceptions=True)
+    writes = redis.writes
+    await until(lambda: redis.writes > writes)
+    await redis._exchange.pool.drop_idle()
+    proxy.silent = False
+    proxy_answers_again = [await redis.execute("ECHO", n) for n in range(5)]
+    assert proxy_answers_again == list("01234")
+    assert not late.done()
+    write, read = await late
+    assert isinstance(write, OutcomeUnknown)
+    assert isinstance(read, ServiceUnavailable)
+    assert not isinstance(read, OutcomeUnknown)
+    assert await redis.get_string("n:1") == "1"
+
+
+async def test_callers_learn_of_a_stop_also_when_their_batch_had_not_begun(real_cache_backend: CacheBackend) -> None:
+    service = make_cache(real_cache_backend.settings, "stopped")
+    await service.start()
+    bulk = service.get_bulk_client()
+    waiting = asyncio.create_task(bulk.execute("BLPOP", bulk.key("l:1"), 0, wait_s=60))
+    await asyncio.sleep(0)  # its batch has a task, which has not taken its first step
+    await asyncio.wait_for(service.stop(), 5)
+    with pytest.raises(OutcomeUnknown, match="stopped"):
+        await asyncio.wait_for(waiting, 5)
