@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import tempfile
+from collections import deque
 from pathlib import Path
 
 
@@ -11,7 +12,7 @@ class FlakyProxy:
     """Listens on ``socket`` (a file) and passes bytes to and from ``target``.
 
     ``lose_next_answer()``: the next bytes of the server are dropped and the connection is cut, after the
-    server has executed what was asked. ``silent``: answers are dropped. ``doom_connections()``: those that are
+    server has executed what was asked; ``lose_answers(True, False, True)``: the first and the third. ``silent``: answers are dropped. ``doom_connections()``: those that are
     open now are cut when the next request comes, before the server sees it, as by a router that forgot them.
     """
 
@@ -19,7 +20,7 @@ class FlakyProxy:
         self._target = target
         self._folder = tempfile.TemporaryDirectory(prefix="p-")
         self.socket = Path(self._folder.name) / "s"
-        self._answers_to_lose = 0
+        self._losses: deque[bool] = deque()
         self._doomed: set[asyncio.StreamReader] = set()
         self._open: set[asyncio.StreamReader] = set()
         self.silent = False
@@ -38,7 +39,10 @@ class FlakyProxy:
         self._folder.cleanup()
 
     def lose_next_answer(self, times: int = 1) -> None:
-        self._answers_to_lose = times
+        self.lose_answers(*[True] * times)
+
+    def lose_answers(self, *losses: bool) -> None:
+        self._losses = deque(losses)
 
     def doom_connections(self) -> None:
         self._doomed |= self._open
@@ -71,8 +75,7 @@ class FlakyProxy:
 
     async def _answers(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while data := await reader.read(65536):
-            if self._answers_to_lose:
-                self._answers_to_lose -= 1
+            if self._losses and self._losses.popleft():
                 return
             if not self.silent:
                 writer.write(data)

@@ -173,8 +173,15 @@ async def test_a_repeatable_script_whose_second_answer_is_lost_too_is_unknown(
     proxied: tuple[FlakyProxy, CacheClient],
 ) -> None:
     proxy, redis = proxied
-    # One pooled connection, so that the repeat's greeting (two answers) is what comes between.
-    proxy.lose_next_answer(2)
+    proxy.lose_answers(True, False, True)  # what comes between is the greeting of the repeat's connection
+    with pytest.raises(OutcomeUnknown):
+        await redis.run_script(COUNT, [redis.key("n:1")], [])
+    assert await redis.get_string("n:1") == "2", "it is sent twice and no more"
+
+
+async def test_a_repeatable_script_that_cannot_be_repeated_is_unknown(proxied: tuple[FlakyProxy, CacheClient]) -> None:
+    proxy, redis = proxied
+    proxy.lose_next_answer(2)  # the second is the greeting of the repeat's connection
     with pytest.raises(OutcomeUnknown):
         await redis.run_script(COUNT, [redis.key("n:1")], [])
 
