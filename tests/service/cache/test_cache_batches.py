@@ -43,6 +43,7 @@ async def test_calls_of_the_bulk_client_share_nothing(cache: CacheService) -> No
 async def test_a_call_that_waits_in_the_server_holds_up_nobody(real_cache: CacheService) -> None:
     redis = real_cache.get_client()
     waiting = asyncio.create_task(redis.execute("BLPOP", redis.key("l:1"), 0, wait_s=60))
+    await asyncio.sleep(0)  # what is asked now could still join it
     assert await redis.execute("ECHO", "1") == "1"
     await redis.list_push_right("l:1", "a")
     assert (await waiting)[1] == "a"
