@@ -1,0 +1,495 @@
+"""The whole HTTP interface against a model of a few lines: whatever is done, the model knows what is answered.
+
+Two accounts, two doors (servers that come and go), a small window, client clocks that are wrong, keys that expire in
+any combination, events delivered again, a Redis that restarts as it was, empty, or as it was earlier. Hypothesis looks
+for the shortest story that ends in a difference.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import uuid
+from collections.abc import Coroutine, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, TypeVar
+
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from tests.openai_stub import Reply
+from tests.server_process import Client
+from tests.story.servers import Files, StoryServers, ask_redis
+
+T = TypeVar("T")
+WINDOW = 4
+DOORS = st.integers(0, 1)
+WHICH = st.integers(0, 30)
+"""Picks one of however many there are."""
+CLIENT_IDS = st.sampled_from(["none", "plain", "uuid7", "behind", "soon", "ahead", "far ahead"])
+"""Forms of a client's own id; the later ones of a client whose clock is wrong."""
+_CLOCKS_MS = {"uuid7": 0, "behind": -3_600_000, "soon": 300, "ahead": 600_000, "far ahead": 36_000_000}
+# Kinds of keys that may have a TTL.
+KINDS = ("room_rec", "messages", "room", "room_state", "msg_state", "rooms_rec", "rooms", "rooms_order", "operation")
+OK, MISMATCH, NOT_ALLOWED, NO_ROOM, NO_MESSAGE, NO_SESSION = 0, 1007, 1008, 1004, 1005, 10000
+
+
+@dataclass
+class Message:
+    message_id: str
+    content: str
+    timestamp: str
+    deleted: bool = False
+
+
+@dataclass
+class Room:
+    """``messages[n]`` has the seq n + 1; ``sent``: what each client_message_id sent, by the question's index."""
+
+    room_id: str
+    title: str
+    messages: list[Message] = field(default_factory=list)
+    sent: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def visible(self) -> list[Message]:
+        return [message for message in self.messages if not message.deleted]
+
+
+@dataclass
+class Account:
+    """``rooms``: live ones, oldest activity first. ``made``: request id → (room, its title at first)."""
+
+    name: str
+    tokens: list[str] = field(default_factory=list)
+    dead_tokens: list[str] = field(default_factory=list)
+    rooms: list[Room] = field(default_factory=list)
+    gone: list[Room] = field(default_factory=list)
+    made: dict[str, tuple[Room, str]] = field(default_factory=dict)
+
+    def touch(self, room: Room) -> None:
+        self.rooms.remove(room)
+        self.rooms.append(room)
+
+
+class ChatStory(RuleBasedStateMachine):
+    """``servers`` and ``loop`` are set by the test; every story has accounts of its own."""
+
+    servers: StoryServers
+    loop: asyncio.AbstractEventLoop
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.accounts: list[Account] = []
+        self.settled: list[tuple[str, dict[str, str]]] = []  # stream and fields of events that were written
+        self.earlier: tuple[Files, list[set[str]]] | None = None  # Redis' files, and the tokens of then
+        self.count = 0
+        self.asked = 0
+        self.heard: list[str] = []
+        self.servers.provider.responder = self.answer
+
+    # How it is told
+
+    def run(self, work: Coroutine[Any, Any, T]) -> T:
+        return asyncio.run_coroutine_threadsafe(work, self.loop).result(120)
+
+    def redis(self, *command: Any) -> Any:
+        return ask_redis(self.servers, *command)
+
+    def answer(self, body: dict[str, Any]) -> Reply:
+        """The AI: says what it was asked. Keeps what it was given as history."""
+        texts = [str(message["content"]) for message in body["messages"] if message["role"] != "system"]
+        self.asked, self.heard = self.asked + 1, texts[:-1]
+        return Reply([f"re: {texts[-1]}"])
+
+    def account(self, which: int) -> Account:
+        return self.accounts[which % len(self.accounts)]
+
+    def next(self, prefix: str) -> str:
+        self.count += 1
+        return f"{prefix}{self.count}"
+
+    def client_id(self, form: str) -> dict[str, str]:
+        """A new id of a client, under no name for 'none'."""
+        if form == "none":
+            return {}
+        if form == "plain":
+            return {"id": self.next("c")}
+        seconds, micros = self.redis("TIME")
+        ms = int(seconds) * 1000 + int(micros) // 1000 + _CLOCKS_MS[form]
+        head = uuid.UUID(int=(ms << 80) | (7 << 76) | random.getrandbits(74) & ~(3 << 62) | (2 << 62))
+        return {"id": str(head)}
+
+    async def ask(self, door: int, token: str | None, path: str, fields: dict[str, Any]) -> dict[str, Any]:
+        client = Client(self.servers.http, self.servers.urls[door])
+        client.token = token
+        return await client.post(path, **fields)
+
+    def post(self, account: Account, door: int, path: str, /, **fields: Any) -> dict[str, Any]:
+        """The envelope that an account gets; it logs in first when it is logged in nowhere."""
+        if not account.tokens:
+            self.log_in(account, door)
+        return self.run(self.ask(door, account.tokens[self.count % len(account.tokens)], path, fields))
+
+    def ok(self, account: Account, door: int, path: str, /, **fields: Any) -> dict[str, Any]:
+        answer = self.post(account, door, path, **fields)
+        assert answer["errorCode"] == OK, answer
+        return answer
+
+    def code(self, account: Account, door: int, path: str, /, **fields: Any) -> int:
+        return int(self.post(account, door, path, **fields)["errorCode"])
+
+    # Accounts
+
+    @initialize()
+    def sign_up(self) -> None:
+        for _ in range(2):
+            account = Account(f"a{uuid.uuid4().hex[:12]}")
+            fields = {"account_id": account.name, "password": "correct horse"}
+            assert self.run(self.ask(0, None, "/api/account/signup", fields))["errorCode"] == OK
+            self.accounts.append(account)
+        self.create_room(0, 0, "none")
+        for form in ("uuid7", "none"):
+            self.send(0, 0, form, busy=False)
+
+    def log_in(self, account: Account, door: int) -> None:
+        fields = {"account_id": account.name, "password": "correct horse"}
+        answer = self.run(self.ask(door, None, "/api/account/login", fields))
+        assert answer["errorCode"] == OK, answer
+        account.tokens.append(answer["accessToken"])
+
+    @precondition(lambda self: any(len(account.tokens) < 2 for account in self.accounts))
+    @rule(door=DOORS)
+    def log_in_once_more(self, door: int) -> None:
+        self.log_in(min(self.accounts, key=lambda account: len(account.tokens)), door)
+
+    @precondition(lambda self: any(account.tokens for account in self.accounts))
+    @rule(which=WHICH, door=DOORS)
+    def log_out(self, which: int, door: int) -> None:
+        account = max(self.accounts, key=lambda account: len(account.tokens))
+        token = account.tokens.pop(which % len(account.tokens))
+        assert self.run(self.ask(door, token, "/api/account/logout", {}))["errorCode"] == OK
+        account.dead_tokens.append(token)
+
+    @precondition(lambda self: any(account.dead_tokens for account in self.accounts))
+    @rule(which=WHICH, door=DOORS)
+    def a_session_that_ended_does_nothing(self, which: int, door: int) -> None:
+        tokens = [token for account in self.accounts for token in account.dead_tokens]
+        for path, fields in (("/api/chat/rooms", {}), ("/api/chat/room/create", {"ai_persona": self.servers.persona})):
+            assert self.run(self.ask(door, tokens[which % len(tokens)], path, fields))["errorCode"] == NO_SESSION
+
+    # Rooms
+
+    @rule(which=WHICH, door=DOORS, form=CLIENT_IDS)
+    def create_room(self, which: int, door: int, form: str) -> None:
+        account, title = self.account(which), self.next("room ")
+        fields = {"ai_persona": self.servers.persona, "title": title}
+        for request_id in self.client_id(form).values():
+            fields["client_request_id"] = request_id
+        made = self.ok(account, door, "/api/chat/room/create", **fields)["room"]
+        room = Room(made["room_id"], title)
+        account.rooms.append(room)
+        if "client_request_id" in fields:
+            account.made[fields["client_request_id"]] = room, title
+
+    @precondition(lambda self: any(account.made for account in self.accounts))
+    @rule(which=WHICH, door=DOORS, other_body=st.booleans())
+    def repeat_a_create(self, which: int, door: int, other_body: bool) -> None:
+        account = max(self.accounts, key=lambda account: len(account.made))
+        request_id = list(account.made)[which % len(account.made)]
+        room, title = account.made[request_id]
+        fields = {"ai_persona": self.servers.persona, "title": "other" if other_body else title}
+        answer = self.post(account, door, "/api/chat/room/create", client_request_id=request_id, **fields)
+        if other_body:
+            assert answer["errorCode"] == MISMATCH, answer
+        elif room in account.gone:
+            assert answer["errorCode"] == NO_ROOM, answer
+        else:
+            assert answer["room"]["room_id"] == room.room_id, answer
+
+    def any_room(self, which: int) -> tuple[Account, Room]:
+        pairs = [(account, room) for account in self.accounts for room in account.rooms]
+        return pairs[which % len(pairs)]
+
+    @precondition(lambda self: any(account.rooms for account in self.accounts))
+    @rule(which=WHICH, door=DOORS)
+    def rename(self, which: int, door: int) -> None:
+        account, room = self.any_room(which)
+        room.title = self.next("title ")
+        self.ok(account, door, "/api/chat/room/update", room_id=room.room_id, new_title=room.title)
+
+    @precondition(lambda self: any(account.rooms or account.gone for account in self.accounts))
+    @rule(which=WHICH, door=DOORS)
+    def delete_room(self, which: int, door: int) -> None:
+        pairs = [(account, room) for account in self.accounts for room in account.gone + account.rooms]
+        account, room = pairs[which % len(pairs)]
+        self.ok(account, door, "/api/chat/room/delete", room_id=room.room_id)
+        if room in account.rooms:
+            account.rooms.remove(room)
+            account.gone.append(room)
+
+    @precondition(lambda self: any(account.rooms or account.gone for account in self.accounts))
+    @rule(which=WHICH, door=DOORS)
+    def a_stranger_finds_nothing(self, which: int, door: int) -> None:
+        pairs = [(account, room) for account in self.accounts for room in account.rooms + account.gone]
+        account, room = pairs[which % len(pairs)]
+        stranger = next(other for other in self.accounts if other is not account)
+        self.finds_nothing(stranger, door, room)
+
+    def finds_nothing(self, account: Account, door: int, room: Room) -> None:
+        message_id = room.messages[0].message_id if room.messages else room.room_id
+        asked = self.asked
+        for path, fields in (
+            ("/api/chat/messages", {}),
+            ("/api/chat/message/send", {"content": "anybody there?"}),
+            ("/api/chat/room/update", {"new_title": "mine"}),
+            ("/api/chat/message/delete", {"message_id": message_id}),
+        ):
+            assert self.code(account, door, path, room_id=room.room_id, **fields) == NO_ROOM
+        assert self.asked == asked
+
+    # Messages
+
+    def send_fields(self, room: Room, form: str = "none") -> dict[str, Any]:
+        fields = {"room_id": room.room_id, "content": self.next("m")}
+        for client_id in self.client_id(form).values():
+            fields["client_message_id"] = client_id
+        return fields
+
+    def accepted(self, account: Account, room: Room, answer: dict[str, Any]) -> int:
+        """Check an answer with two new messages and put them into the model; the question's index."""
+        assert answer["errorCode"] == OK, answer
+        question, reply = answer["user_message"], answer["message"]
+        assert (reply["content"], reply["parent_message_id"]) == (f"re: {question['content']}", question["message_id"])
+        assert (question["seq"], reply["seq"]) == (len(room.messages) + 1, len(room.messages) + 2)
+        assert not reply["is_streaming"]
+        for message in (question, reply):
+            room.messages.append(Message(message["message_id"], message["content"], message["timestamp"]))
+        account.touch(room)
+        return len(room.messages) - 2
+
+    @precondition(lambda self: any(account.rooms for account in self.accounts))
+    @rule(which=WHICH, door=DOORS, form=CLIENT_IDS)
+    def send_some(self, which: int, door: int, form: str) -> None:
+        """As much as the window holds."""
+        for n in range(WINDOW // 2):
+            self.send(which, (door + n) % 2, form, busy=False)
+
+    @precondition(lambda self: any(account.rooms for account in self.accounts))
+    @rule(which=WHICH, door=DOORS, form=CLIENT_IDS, busy=st.booleans())
+    def send(self, which: int, door: int, form: str, busy: bool) -> None:
+        """``busy``: what waits is written at the same time."""
+        account, room = self.any_room(which)
+        if not account.tokens:
+            self.log_in(account, door)
+        fields = self.send_fields(room, form)
+
+        async def both() -> dict[str, Any]:
+            sending = self.ask(door, account.tokens[0], "/api/chat/message/send", fields)
+            answer, _ = await asyncio.gather(sending, self.servers.write() if busy else asyncio.sleep(0))
+            return dict(answer)
+
+        alive = [message.content for message in room.visible]
+        last = [message.content for message in room.messages[-2:]]
+        index = self.accepted(account, room, self.run(both()))
+        if "client_message_id" in fields:
+            room.sent[fields["client_message_id"]] = index
+        assert self.heard == alive[len(alive) - len(self.heard) :]
+        # A reply whose question is gone may be left out.
+        assert alive[-2:] != last or self.heard[-2:] == last
+
+    @precondition(lambda self: any(account.rooms for account in self.accounts))
+    @rule(which=WHICH, same=st.booleans(), form=CLIENT_IDS)
+    def send_two_at_once(self, which: int, same: bool, form: str) -> None:
+        """At both doors; ``same``: one message, by an impatient client."""
+        account, room = self.any_room(which)
+        if not account.tokens:
+            self.log_in(account, 0)
+        fields = [self.send_fields(room, form), self.send_fields(room)]
+        same = same and "client_message_id" in fields[0]
+
+        async def both() -> list[dict[str, Any]]:
+            path, token = "/api/chat/message/send", account.tokens[0]
+            sends = (self.ask(door, token, path, fields[0 if same else door]) for door in (0, 1))
+            return list(await asyncio.gather(*sends))
+
+        asked, answers = self.asked, self.run(both())
+        if same:
+            assert [answer["message"] for answer in answers[1:]] == [answers[0]["message"]]
+            room.sent[fields[0]["client_message_id"]] = self.accepted(account, room, answers[0])
+            assert self.asked == asked + 1
+            return
+        for answer in sorted(answers, key=lambda answer: answer["user_message"]["seq"]):
+            index = self.accepted(account, room, answer)
+            if "client_message_id" in fields[0] and room.messages[index].content == fields[0]["content"]:
+                room.sent[fields[0]["client_message_id"]] = index
+
+    @precondition(lambda self: any(room.sent for account in self.accounts for room in account.rooms))
+    @rule(which=WHICH, door=DOORS, other_body=st.booleans())
+    def repeat_a_send(self, which: int, door: int, other_body: bool) -> None:
+        sends = [
+            (account, room, client_id) for account in self.accounts for room in account.rooms for client_id in room.sent
+        ]
+        account, room, client_id = sends[which % len(sends)]
+        question, reply = room.messages[room.sent[client_id] : room.sent[client_id] + 2]
+        fields = {"room_id": room.room_id, "client_message_id": client_id}
+        fields["content"] = "other" if other_body else question.content
+        asked, answer = self.asked, self.post(account, door, "/api/chat/message/send", **fields)
+        if other_body:
+            assert answer["errorCode"] == MISMATCH, answer
+        elif question.deleted or reply.deleted:
+            assert answer["errorCode"] == NOT_ALLOWED, answer
+        else:
+            assert answer["errorCode"] == OK, answer
+            found = [answer["user_message"]["message_id"], answer["message"]["message_id"]]
+            assert found == [question.message_id, reply.message_id]
+        assert self.asked == asked
+
+    @precondition(lambda self: any(room.messages for account in self.accounts for room in account.rooms))
+    @rule(which=WHICH, place=WHICH, door=DOORS)
+    def delete_message(self, which: int, place: int, door: int) -> None:
+        pairs = [(account, room) for account in self.accounts for room in account.rooms if room.messages]
+        account, room = pairs[which % len(pairs)]
+        message = room.messages[place % len(room.messages)]
+        self.ok(account, door, "/api/chat/message/delete", room_id=room.room_id, message_id=message.message_id)
+        message.deleted = True
+
+    @precondition(lambda self: any(account.rooms for account in self.accounts))
+    @rule(which=WHICH, door=DOORS)
+    def delete_an_unknown_message(self, which: int, door: int) -> None:
+        account, room = self.any_room(which)
+        fields = {"room_id": room.room_id, "message_id": room.room_id}
+        assert self.code(account, door, "/api/chat/message/delete", **fields) == NO_MESSAGE
+
+    # What happens to the servers
+
+    @rule()
+    def write(self) -> None:
+        for stream in self.redis("KEYS", "*}:queue:chat_persistence:*"):
+            self.settled += [(stream, fields) for _, fields in self.redis("XRANGE", stream, "-", "+")]
+        self.run(self.servers.write())
+
+    @rule(kinds=st.sets(st.sampled_from(KINDS), min_size=1), part=st.sampled_from([0.3, 1.0]), seed=st.integers(0, 99))
+    def expire(self, kinds: set[str], part: float, seed: int) -> None:
+        """Some of the keys that may expire, do."""
+        chosen = random.Random(seed)
+        for kind in sorted(kinds):
+            for name in sorted(self.redis("KEYS", f"*}}:{kind}:*")):
+                if self.redis("PTTL", name) > 0 and chosen.random() < part:
+                    self.redis("DEL", name)
+
+    @precondition(lambda self: self.settled)
+    @rule(seed=st.integers(0, 99), count=st.integers(1, 5))
+    def deliver_again(self, seed: int, count: int) -> None:
+        """As after a consumer that died between its commit and its settle."""
+        chosen = random.Random(seed)
+        for _ in range(count):
+            stream, fields = chosen.choice(self.settled)
+            self.redis("XADD", stream, "*", *(word for pair in fields.items() for word in pair))
+
+    @precondition(lambda self: any(account.rooms for account in self.accounts))
+    @rule(which=WHICH)
+    def hours_pass(self, which: int) -> None:
+        """For one account: what it does next is two hours later than its newest activity."""
+        account = self.account(which)
+        if not account.rooms:
+            return
+        room = account.rooms[-1]
+        self.ok(account, 0, "/api/chat/rooms")
+        (order,) = self.redis("KEYS", f"*}}:rooms_order:{account.name}")
+        self.redis("ZINCRBY", order, 7_200_000, room.room_id)
+        self.accepted(account, room, self.ok(account, 0, "/api/chat/message/send", **self.send_fields(room)))
+
+    @rule(what=st.sampled_from(["server", "redis", "redis empty", "redis copied", "redis as it was"]), door=DOORS)
+    def something_is_restarted(self, what: str, door: int) -> None:
+        """A Redis that is empty, or as it was when it was copied, lost nothing but sessions: all is written before."""
+        if what == "server":
+            self.run(self.servers.restart_server(door))
+        elif what == "redis":
+            self.run(self.servers.restart_redis(None))
+        elif what == "redis copied" or self.earlier is None:
+            self.earlier = self.servers.redis_files(), [set(account.tokens) for account in self.accounts]
+        else:
+            files, tokens = ({}, [set(), set()]) if what == "redis empty" else self.earlier
+            self.write()
+            self.run(self.servers.restart_redis(files))
+            self.sessions_are_lost(tokens)
+
+    def sessions_are_lost(self, known: Sequence[set[str]]) -> None:
+        for account, tokens in zip(self.accounts, known, strict=True):
+            account.dead_tokens += [token for token in account.tokens if token not in tokens]
+            account.tokens = [token for token in account.tokens if token in tokens]
+
+    # What must be true
+
+    @invariant()
+    def lists_show_what_was_acknowledged(self) -> None:
+        if not self.accounts:
+            return
+        door, account = self.count % 2, self.account(self.count // 2)
+        page = self.ok(account, door, "/api/chat/rooms", limit=100)
+        expected = [(room.room_id, room.title, len(room.visible)) for room in reversed(account.rooms)]
+        assert [(found["room_id"], found["title"], found["message_count"]) for found in page["rooms"]] == expected
+        assert (page["total_count"], page["has_more"]) == (len(account.rooms), False)
+        for room in account.rooms:
+            assert self.read(account, door, room) == [(n.message_id, n.content) for n in room.visible]
+        for room in account.gone[-1:]:
+            self.finds_nothing(account, door, room)
+
+    def read(self, account: Account, door: int, room: Room) -> list[tuple[str, str]]:
+        """The room's messages by cursor, checked against has_more."""
+        found: list[dict[str, Any]] = []
+        cursor: dict[str, str] = {}
+        while True:
+            page = self.ok(account, door, "/api/chat/messages", room_id=room.room_id, limit=5, **cursor)
+            assert page["messages"] or not cursor
+            assert not page.get("stale")
+            found = page["messages"] + found
+            if not page["has_more"]:
+                return [(message["message_id"], message["content"]) for message in found]
+            cursor = {"cursor": page["next_cursor"]}
+
+    @precondition(lambda self: any(account.rooms for account in self.accounts))
+    @rule(which=WHICH, door=DOORS, page=st.integers(1, 4), limit=st.integers(1, 7))
+    def read_a_page(self, which: int, door: int, page: int, limit: int) -> None:
+        """Page k is a range of seq, without what was deleted."""
+        account, room = self.any_room(which)
+        high = len(room.messages) - (page - 1) * limit
+        low = max(high - limit, 0)
+        answer = self.ok(account, door, "/api/chat/messages", room_id=room.room_id, page=page, limit=limit)
+        expected = [message.content for message in room.messages[low : max(high, 0)] if not message.deleted]
+        assert [message["content"] for message in answer["messages"]] == expected
+        assert answer["has_more"] == (high > 0 and any(not message.deleted for message in room.messages[:low]))
+
+    @precondition(lambda self: any(room.messages for account in self.accounts for room in account.rooms))
+    @rule(which=WHICH, place=WHICH, door=DOORS, limit=st.integers(1, 7))
+    def read_before_a_time(self, which: int, place: int, door: int, limit: int) -> None:
+        pairs = [(account, room) for account in self.accounts for room in account.rooms if room.messages]
+        account, room = pairs[which % len(pairs)]
+        before = room.messages[place % len(room.messages)].timestamp
+        fields = {"room_id": room.room_id, "before_timestamp": before, "limit": limit}
+        answer = self.ok(account, door, "/api/chat/messages", **fields)
+        moment = datetime.fromisoformat(before)
+        earlier = [message for message in room.visible if datetime.fromisoformat(message.timestamp) < moment]
+        assert [message["content"] for message in answer["messages"]] == [n.content for n in earlier[-limit:]]
+        assert answer["has_more"] == (len(earlier) > limit)
+
+    def teardown(self) -> None:
+        """The rows are what was acknowledged, nothing is left over, and every state has come to its end."""
+        if not self.accounts:
+            return
+        self.run(self.servers.write())
+        for account in self.accounts:
+            for room in account.rooms:
+                query = (
+                    f"SELECT seq, message_id, deleted FROM chat_messages WHERE room_id = '{room.room_id}' ORDER BY seq"
+                )
+                stored = [(row["seq"], row["message_id"], bool(row["deleted"])) for row in self.servers.rows(query)]
+                expected = [(n, message.message_id, message.deleted) for n, message in enumerate(room.messages, 1)]
+                assert stored == expected
+                for message in self.ok(account, 0, "/api/chat/messages", room_id=room.room_id)["messages"]:
+                    assert message["state"] == "SENT"
+            rooms = self.ok(account, 0, "/api/chat/rooms", limit=100)["rooms"]
+            assert {room["state"] for room in rooms} <= {"ACTIVE"}
+        assert [self.redis("XLEN", key) for key in self.redis("KEYS", "*}:queue_dead:*")] in ([], [0])
