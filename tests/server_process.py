@@ -70,6 +70,11 @@ class ServerProcess:
         return self._process.pid
 
     @property
+    def environment(self) -> Mapping[str, str]:
+        """With its configuration; for the operator's commands beside it."""
+        return self._environment
+
+    @property
     def log(self) -> str:
         """What all starts of this server have written to stderr."""
         return self._log.read_text(encoding="utf-8")

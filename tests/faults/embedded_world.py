@@ -56,7 +56,7 @@ async def embedded_world(folder: Path) -> AsyncIterator[EmbeddedWorld]:
             "LLMCONFIG__PROVIDERS__OPENAI__API_KEY": "of-the-test",
         }
         environment = {f"BASE_SERVER__{name}": str(value) for name, value in values.items()}
-        deployed = Local("LOCAL", folder / "embedded", environment)
+        deployed = Local("LOCAL", folder / "embedded", environment, workers=1)
         world = EmbeddedWorld(provider, [FaultServer(deployed.server)], http, deployed)
         try:
             await world.start_all()

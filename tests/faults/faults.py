@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import time
 from collections.abc import Awaitable, Callable
 from functools import partial
 
@@ -16,6 +17,7 @@ from tests.faults.shared_world import CACHE_TIMEOUT_S, SharedWorld
 from tests.faults.wire import Command
 from tests.faults.world import FaultServer, play_during
 from tests.players import Player
+from tests.waiting import until
 
 Fault = Callable[[SharedWorld, random.Random], Awaitable[None]]
 
@@ -192,6 +194,27 @@ async def mysql_cut_off(world: SharedWorld, chance: random.Random) -> None:
     await _cut_off(list(chance.choice(world.servers).databases), chance)
 
 
+async def mysql_refuses_messages(world: SharedWorld, chance: random.Random) -> None:
+    """Some for good, by a trigger. When that is gone, an operator puts back what waits, and throws one room's away."""
+    outcast = world.player(chance.getrandbits(32), number=99)
+    await outcast.sign_in()
+    room_id = (await outcast.client.ok("/api/chat/room/create", ai_persona="GPT4O"))["room"]["room_id"]
+    thrown = outcast.nonce()
+    some = f"MOD(CRC32(NEW.content), 9) = {chance.randrange(9)}"
+    with world.refusing(f"{some} OR NEW.content = '{thrown}'"):
+        await outcast.client.ok("/api/chat/message/send", room_id=room_id, content=thrown)
+        await until(lambda: any(fields["dead_group"] == room_id for _, fields in world.dead_letters()), 30)
+        await asyncio.sleep(chance.uniform(0.5, 3))
+        await world.manage("dlq", "drop", "--room", room_id, "--yes")
+        await world.manage("dlq", "list")
+    page = await outcast.client.ok("/api/chat/messages", room_id=room_id)
+    world.findings.expect(thrown not in str(page), "revived", f"{outcast.name}: {thrown} was thrown away")
+    deadline_s = time.monotonic() + 60
+    while world.dead_letters() and time.monotonic() < deadline_s:
+        await world.manage("dlq", "replay", "--all")
+        await asyncio.sleep(0.5)
+
+
 async def provider_misbehaves(world: SharedWorld, chance: random.Random) -> None:
     world.provider.misbehave = 0.5
     await asyncio.sleep(chance.uniform(2, 5))
@@ -205,7 +228,7 @@ FAULTS: dict[str, Fault] = {
         redis_killed, redis_and_servers_killed, redis_paused, redis_out_of_memory, redis_scripts_flushed,
         redis_clients_killed, redis_connections_broken, redis_cut_off,
         mysql_killed, mysql_restarted, mysql_paused, mysql_read_only, mysql_answer_lost, mysql_connections_broken,
-        shard_away, mysql_cut_off, provider_misbehaves,
+        shard_away, mysql_cut_off, mysql_refuses_messages, provider_misbehaves,
     )
 }  # fmt: skip
 BETWEEN_GAMES = ("redis restarted empty", "redis restarted old")

@@ -6,8 +6,9 @@ import asyncio
 import json
 import os
 import signal
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from tests.faults.fault_proxy import FaultProxy
 from tests.faults.provider import CountingProvider
 from tests.faults.wire import mysql_commands, redis_commands
 from tests.faults.world import FaultServer, World
-from tests.server_process import ServerProcess
+from tests.server_process import ServerProcess, run_to_its_end
 
 DB_USER = "chat"
 """Unlike root it may not write while the server is read-only."""
@@ -75,6 +76,32 @@ class SharedWorld(World):
     def redis_files(self) -> dict[str, bytes]:
         """What is on the disk now."""
         return {file.name: file.read_bytes() for file in self.append_only_folder.glob("*")}
+
+    @contextmanager
+    def refusing(self, condition: str) -> Iterator[None]:
+        """Every shard refuses the messages for which this condition on NEW holds, as a trigger of somebody's does."""
+        for shard in self.settings.shards:
+            self.mariadb.sql(
+                f"CREATE TRIGGER {shard.database}.refuse BEFORE INSERT ON {shard.database}.chat_messages"
+                f" FOR EACH ROW IF {condition} THEN SIGNAL SQLSTATE '45000' SET MESSAGE_TEXT = 'not this'; END IF"
+            )
+        try:
+            yield
+        finally:
+            for shard in self.settings.shards:
+                self.mariadb.sql(f"DROP TRIGGER {shard.database}.refuse")
+
+    async def manage(self, *command: str) -> str:
+        """What an operator's command prints; it must succeed, in the end where a lane is at work just now."""
+        environment = self.servers[0].process.environment
+        arguments = ["application.manage", "--env", "DEBUG", *command]
+        deadline_s = time.monotonic() + 60
+        while True:
+            ended = await asyncio.to_thread(run_to_its_end, arguments, environment)
+            if "try again" not in ended.stderr or time.monotonic() > deadline_s:
+                break
+        assert ended.returncode == 0, ended.stderr[-2000:]
+        return ended.stdout
 
     def heal_proxies(self) -> None:
         for proxy in self.proxies:

@@ -116,10 +116,10 @@ class World:
 
     def waiting_events(self) -> int:
         """Events in all persistence lanes."""
-        return sum(self.ask_redis("XLEN", key) for key in self.ask_redis("KEYS", "*:queue:chat_persistence:*"))
+        return sum(self.ask_redis("XLEN", key) for key in self.ask_redis("KEYS", "*}:queue:chat_persistence:*"))
 
     def dead_letters(self) -> list[Any]:
-        keys = self.ask_redis("KEYS", "*:queue_dead:chat_persistence:*")
+        keys = self.ask_redis("KEYS", "*}:queue_dead:chat_persistence:*")
         return [entry for key in keys for entry in self.ask_redis("XRANGE", key, "-", "+")]
 
     def open_turns(self) -> int:

@@ -21,6 +21,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from tests.openai_stub import Reply
 from tests.server_process import Client
 from tests.story.servers import Files, StoryServers, ask_redis
+from tests.template.chat.test_chat_settling import is_for_good
 
 T = TypeVar("T")
 WINDOW = 4
@@ -492,4 +493,6 @@ class ChatStory(RuleBasedStateMachine):
                     assert message["state"] == "SENT"
             rooms = self.ok(account, 0, "/api/chat/rooms", limit=100)["rooms"]
             assert {room["state"] for room in rooms} <= {"ACTIVE"}
+        names = self.redis("KEYS", "*")
+        assert [name for name in names if self.redis("PTTL", name) == -1 and not is_for_good(name)] == []
         assert [self.redis("XLEN", key) for key in self.redis("KEYS", "*}:queue_dead:*")] in ([], [0])

@@ -22,15 +22,14 @@ _FOR_GOOD = ("epoch", "epoch_run", "partitions", "lane_mark", "queue", "queue_de
 
 async def keys_for_good(chat: ChatWorld) -> list[str]:
     """Keys of this test that have no TTL and are none of the few that need none."""
-    prefix = f"{chat.container.settings.app_id}:TEST:"
-    names = await chat.redis.execute("KEYS", f"{prefix}*")
+    names = await chat.redis.execute("KEYS", f"{chat.container.settings.app_id}:TEST:*")
     ttls = await chat.redis.execute_many([("PTTL", name) for name in names])
-    kinds = [name.removeprefix(prefix).partition("}:")[2].partition(":")[0] or "partitions" for name in names]
-    return [
-        name
-        for name, ttl, kind in zip(names, ttls, kinds, strict=True)
-        if ttl == -1 and kind not in _FOR_GOOD and not name.endswith(":partitions")
-    ]
+    return [name for name, ttl in zip(names, ttls, strict=True) if ttl == -1 and not is_for_good(name)]
+
+
+def is_for_good(name: str) -> bool:
+    """Is it one of the few keys that need no TTL?"""
+    return name.endswith(":partitions") or name.partition("}:")[2].partition(":")[0] in _FOR_GOOD
 
 
 async def deliver_again(chat: ChatWorld) -> None:

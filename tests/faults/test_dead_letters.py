@@ -1,0 +1,95 @@
+"""Messages that MariaDB refuses for good, from the player's question to the operator's commands and back."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from tests.faults.shared_world import SharedWorld
+from tests.players import Player
+from tests.waiting import until
+
+pytestmark = [pytest.mark.asyncio(loop_scope="package"), pytest.mark.timeout(120)]
+BEHIND = "waits behind the dead letters of its room"
+
+
+async def letters_of(world: SharedWorld, room_id: str, count: int) -> list[str]:
+    """The lines of ``dlq list`` for a room, when there are so many."""
+
+    def there() -> bool:
+        found = [fields for _, fields in world.dead_letters() if fields["dead_group"] == room_id]
+        return len(found) == count and world.waiting_events() == 0
+
+    await until(there, 60, f"{count} dead letters of the room")
+    *lines, total = (await world.manage("dlq", "list", "--room", room_id)).splitlines()
+    assert total == f"{count} dead letters."
+    return lines
+
+
+def rows(world: SharedWorld, room_id: str) -> list[tuple[int, str]]:
+    query = f"SELECT seq, content FROM chat_messages WHERE room_id = '{room_id}' AND sender_type = 'USER' ORDER BY seq"
+    return [(row["seq"], row["content"]) for shard in world.shard_ids for row in world.shard_rows(shard, query)]
+
+
+async def texts(player: Player, room_id: str) -> list[str]:
+    page = await player.client.ok("/api/chat/messages", room_id=room_id, limit=100)
+    return [message["content"] for message in page["messages"] if message["sender_type"] == "USER"]
+
+
+async def complaint(world: SharedWorld) -> dict[str, Any] | None:
+    """What readiness says about dead letters; the server serves on."""
+    async with world.http.get(f"{world.servers[0].process.base_url}/readyz?verbose") as answer:
+        assert answer.status == 200
+        checks = (await answer.json())["checks"]
+    return next((check for check in checks if check["name"] == "chat_dead_letters"), None)
+
+
+async def test_what_mariadb_refuses_waits_in_order_is_replayed_or_dropped_and_stops_no_other_room(
+    world: SharedWorld, players: list[Player]
+) -> None:
+    player, other, _ = players
+    for each in (player, other):
+        await each.act(each.creating())
+    (room_id,), (healthy_id,) = player.rooms, other.rooms
+    good, poison, behind, healthy = (p.nonce() for p in (player, player, player, other))
+    await player.act(player.sending(room_id, good))
+    await world.settled()
+    with world.refusing(f"NEW.content = '{poison}'"):
+        for text in (poison, behind):
+            await player.act(player.sending(room_id, text))
+        await other.act(other.sending(healthy_id, healthy))
+        lines = await letters_of(world, room_id, 4)
+        # The reason, and who is to blame; nothing of what was said.
+        assert "1644" in lines[0]
+        assert [BEHIND in line for line in lines] == [False, True, True, True]
+        assert not any(poison in line or behind in line for line in lines)
+        name = lines[0].split()[0]
+        assert poison in json.dumps(json.loads(await world.manage("dlq", "show", "--id", name)))
+        # Readable all the while; the other room is in the database.
+        assert await texts(player, room_id) == [good, poison, behind]
+        assert rows(world, room_id) == [(1, good)]
+        assert rows(world, healthy_id) == [(1, healthy)]
+        assert "4" in str(await complaint(world))
+        # Nothing is mended yet: what is put back comes back, in the same order.
+        await world.manage("dlq", "replay", "--room", room_id)
+        again = await letters_of(world, room_id, 4)
+        assert [BEHIND in line for line in again] == [False, True, True, True]
+    await world.manage("dlq", "replay", "--all")
+    await world.settled()
+    assert world.dead_letters() == []
+    assert rows(world, room_id) == [(1, good), (3, poison), (5, behind)]
+    assert await complaint(world) is None
+
+    thrown, after = player.nonce(), player.nonce()
+    with world.refusing(f"NEW.content = '{thrown}'"):
+        # Said past the player's own books: an operator throws it away.
+        await player.client.ok("/api/chat/message/send", room_id=room_id, content=thrown)
+        await letters_of(world, room_id, 2)
+        await world.manage("dlq", "drop", "--room", room_id, "--yes")
+    assert world.dead_letters() == []
+    assert await texts(player, room_id) == [good, poison, behind]
+    await player.act(player.sending(room_id, after))
+    await world.settled()
+    assert [text for _, text in rows(world, room_id)] == [good, poison, behind, after]
