@@ -19,6 +19,7 @@ from tests.faults.shared_world import shared_world
 from tests.story.servers import Processes, StoryServers, in_process
 from tests.story.story import WINDOW, ChatStory
 
+pytestmark = pytest.mark.timeout(300 if "STORIES" not in os.environ else 0)
 LONGER = float(os.environ.get("STORIES", "1"))
 """So many times more stories than in an ordinary run; then there is time to shorten one that fails, too."""
 
@@ -57,7 +58,7 @@ async def test_stories_on_valkey_and_sqlite(
     private_server: RedisServer, shared_sqlite: DatabaseBackend, app_id: str, tmp_path: Path
 ) -> None:
     async with in_process(private_server, shared_sqlite, app_id, tmp_path, window=WINDOW) as servers:
-        await tell(servers, 12)
+        await tell(servers, 25)
 
 
 @pytest.mark.usefixtures("quick_hashes")
@@ -66,7 +67,7 @@ async def test_stories_on_redis_and_mariadb(
     private_server: RedisServer, shared_mariadb: DatabaseBackend, app_id: str, tmp_path: Path
 ) -> None:
     async with in_process(private_server, shared_mariadb, app_id, tmp_path, window=WINDOW) as servers:
-        await tell(servers, 12)
+        await tell(servers, 25)
 
 
 async def test_stories_with_server_processes_that_are_killed(
