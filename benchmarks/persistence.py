@@ -135,7 +135,7 @@ class Chat:
         lanes = ChatLanes(
             container.queue,
             hot.partitions.of_id,
-            container.database.shard_ids,
+            lambda: container.database.shard_ids,
             default_shard_id=1,
             batch_size=settings.batch_size,
             max_backlog=container.settings.queue.max_backlog,

@@ -62,13 +62,13 @@ class MariaDbServer:
         assert self._process is not None
         return self._process.pid
 
-    def start(self, *, durable: bool = True) -> None:
+    def start(self, *more_options: str, durable: bool = True) -> None:
         """Start it (again) on the same data; returns when it answers. ``durable``: every commit on the disk."""
         command = [
             self._mariadbd, *self._options(), f"--port={self.port}", "--bind-address=127.0.0.1",
             f"--socket={self.folder}/s", f"--pid-file={self.folder}/pid", "--skip-name-resolve",
             f"--innodb-flush-log-at-trx-commit={int(durable)}", f"--max-connections={self._max_connections}",
-            "--performance-schema=OFF",
+            "--performance-schema=OFF", *more_options,
         ]  # fmt: skip
         with (self.folder / "log").open("ab") as log:
             self._process = subprocess.Popen(command, stdout=log, stderr=log)

@@ -33,7 +33,7 @@ async def check_database(settings: ServerSettings) -> list[Finding]:
 def _database(report: DatabaseReport, env: str, asked_s: float, kind: str, partitions: int) -> Iterator[Finding]:
     if report.status is None:
         mend = "start it, or set databaseConfig host, port, user, password (BASE_SERVER__DATABASECONFIG__HOST, …)"
-        yield Finding(report.name, Level.BAD, f"cannot be reached: {report.outage}", mend)
+        yield Finding(report.name, Level.BAD, f"cannot be used: {report.outage}", mend)
         return
     if not report.status.is_current:
         if kind == "sqlite":

@@ -1,4 +1,4 @@
-"""``db apply`` and ``db status``: the scripts of db_scripts in the configured databases."""
+"""``db``: the scripts of db_scripts in the configured databases, and the fence for a shard that is moved."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import sys
 from typing import Any
 
 from application.base_web_server.config import ServerSettings
-from service.db.databases import Databases, apply_all, read_all_status
+from service.db.databases import Databases, apply_all, read_all_status, set_fence
 from service.db.schema import ScriptState
 from service.service_container import SCRIPTS_FOLDER
 
@@ -20,6 +20,17 @@ def add_to(groups: Any) -> None:
     apply.set_defaults(run=_apply)
     status = commands.add_parser("status", help="say what is not applied; exit code 1 if anything is not")
     status.set_defaults(run=_status)
+    for name, run, text in (
+        (
+            "fence",
+            _fence,
+            "let nobody read or write a MySQL shard, so that it can be copied; what happens waits in Redis",
+        ),
+        ("unfence", _unfence, "give a fenced shard, or its copy, back to the servers"),
+    ):
+        command = commands.add_parser(name, help=text)
+        command.add_argument("--shard", type=int, required=True, metavar="ID", help="its shard_id in databaseConfig")
+        command.set_defaults(run=run)
 
 
 def _apply(settings: ServerSettings, _: argparse.Namespace) -> int:
@@ -37,6 +48,18 @@ def _status(settings: ServerSettings, _: argparse.Namespace) -> int:
             f"  {state:<8} {name}\n" for name, state in status.states.items() if state is not ScriptState.APPLIED
         )
     return 0 if all(status.is_current for status in statuses) else 1
+
+
+def _fence(settings: ServerSettings, options: argparse.Namespace) -> int:
+    label = asyncio.run(set_fence(_databases(settings), settings.databaseConfig, options.shard, fenced=True))
+    sys.stdout.write(f"{label}: fenced, nothing reads or writes there\n")
+    return 0
+
+
+def _unfence(settings: ServerSettings, options: argparse.Namespace) -> int:
+    label = asyncio.run(set_fence(_databases(settings), settings.databaseConfig, options.shard, fenced=False))
+    sys.stdout.write(f"{label}: open\n")
+    return 0
 
 
 def _databases(settings: ServerSettings) -> Databases:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import tempfile
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
@@ -22,6 +23,7 @@ from service.llm.llm_settings import LlmSettings
 from service.lock.lock_service import LockService
 from service.queue.queue_service import QueueService
 from service.queue.queue_settings import QueueSettings
+from service.scheduler.base_scheduler import ScheduleJob, ScheduleType
 from service.scheduler.scheduler_service import SchedulerService
 from service.scheduler.scheduler_settings import SchedulerSettings
 
@@ -96,6 +98,15 @@ class ServiceContainer:
         self._running.push_async_callback(self.tasks.drain, _TASK_DRAIN_S)
         await self._begin(self.queue, self.queue.start, lambda: self.queue.stop(self._stop_timeout_s))
         await self._begin(self.scheduler, self.scheduler.start, lambda: self.scheduler.stop(self._stop_timeout_s))
+        await self.scheduler.add_job(
+            ScheduleJob(
+                job_id=f"database_shards:{secrets.token_hex(4)}",
+                name="database shards",
+                schedule_type=ScheduleType.INTERVAL,
+                schedule_value=self.settings.database.shards_refresh_s,
+                callback=self.database.follow_shards,
+            )
+        )
         await self._begin(self.ai, self.ai.start, self.ai.stop)
 
     async def _begin(

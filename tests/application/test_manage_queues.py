@@ -161,7 +161,7 @@ async def test_the_doctor_names_the_mend_and_fails(
         monkeypatch.setenv("BASE_SERVER__DATABASECONFIG__PASSWORD", "geheim")
         said = await terminal.run("doctor", code=1)
     assert "BASE_SERVER__NETCONFIG__PORT" in said
-    assert "BAD  database:shard1: cannot be reached" in said
+    assert "BAD  database:shard1: cannot be used" in said
     assert "BAD  redis: Redis at 127.0.0.1:1 cannot be used" in said
     assert said.endswith("5 bad findings.\n")
     assert "geheim" not in said

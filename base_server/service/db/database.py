@@ -27,7 +27,7 @@ class Database(Protocol):
         """Call one procedure; the rows of its last result set. Ends within twice the configured time-out."""
 
     async def ping(self) -> None:
-        """Ask the server whether it answers; raises ``ServiceUnavailable``."""
+        """Ask the server whether it answers and the database is not fenced; raises ``ServiceUnavailable``."""
 
     async def facts(self) -> dict[str, str]:
         """version, the settings that ``durability.judge`` reads, and a server's clock (``clock_s``, Unix); raises
@@ -41,6 +41,13 @@ class Database(Protocol):
 
         Creates the database and the ledger if missing; two that apply at once wait for each other.
         """
+
+    async def fence(self) -> None:
+        """Let no procedure read or write here any more, whichever process calls it; when this returns, none is under
+        way. Callers are told ``ServiceUnavailable``. Fenced twice is fenced; a copy of the database is fenced too."""
+
+    async def unfence(self) -> None:
+        """Undo :meth:`fence`."""
 
     async def close(self) -> None:
         """Close all connections."""

@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 from service.core.durability import Durability
@@ -16,8 +17,8 @@ from service.core.logger import Logger
 from service.core.tasks import TaskRegistry
 from service.core.tracing import span
 from service.db import schema
-from service.db.database import Database
-from service.db.databases import Databases, apply_all
+from service.db.database import SERVICE, Database
+from service.db.databases import Databases, ShardPlace, apply_all
 from service.db.db_settings import DatabaseSettings
 from service.db.durability import judge
 from service.db.values import Row
@@ -30,11 +31,14 @@ FAILED_CALLS = Counter(
 )
 
 
+_LOOK_AGAIN_S = 1.0
+
+
 class DatabaseService(Facade):
     """All access to the databases. Every call runs to its end in a task that the caller's cancellation does not reach.
 
     Calls raise ``DataRefused`` (the data itself cannot be stored), ``OutcomeUnknown`` (sent and not answered),
-    ``ServiceUnavailable`` (nothing was executed; later it may work) and ``ServiceError`` (no such shard).
+    ``ServiceUnavailable`` (nothing was executed, there may be no such shard; later it may work).
     ``env`` is only for the command that a start error names.
     """
 
@@ -45,6 +49,8 @@ class DatabaseService(Facade):
         self._tasks = TaskRegistry()
         self._global: Database | None = None
         self._shards: dict[int, Database] = {}
+        self._places: dict[int, ShardPlace] = {}
+        self._looked_s = -_LOOK_AGAIN_S  # for a shard that a call named
         self._unchecked: set[int] = set()
         self._loading = asyncio.Lock()
         self.calls = 0
@@ -66,7 +72,7 @@ class DatabaseService(Facade):
         self._global = self._databases.open_global()
         try:
             await schema.require_current(self._global, self._databases.global_scripts, mend=self._mend)
-            await self._load_shards()
+            await self.refresh_shards()
         except ServiceUnavailable as error:
             await self.stop()
             raise StartError(f"{error.reason}: check databaseConfig (host, port, user, password)") from error
@@ -89,7 +95,7 @@ class DatabaseService(Facade):
         """Let running calls end (each has its deadline), then close all connections."""
         await self._tasks.drain(2 * self._settings.timeout_s)
         opened = [*self._shards.values(), *([self._global] if self._global else [])]
-        self._shards, self._global = {}, None
+        self._shards, self._places, self._global = {}, {}, None
         for database in opened:
             await database.close()
 
@@ -112,6 +118,39 @@ class DatabaseService(Facade):
     async def ping_shard(self, shard_id: int) -> None:
         """Ask a shard whether it answers; raises ``ServiceUnavailable``."""
         await self._tasks.finish((await self._shard(shard_id)).ping(), "db:ping")
+
+    async def require_shard(self, shard_id: int) -> None:
+        """Raises ``ServiceUnavailable`` unless the shard is known; looks for it once a second at most."""
+        if shard_id in self._shards:
+            return
+        if monotonic() - self._looked_s > _LOOK_AGAIN_S:
+            self._looked_s = monotonic()
+            await self.refresh_shards()
+        if shard_id not in self._shards:
+            raise ServiceUnavailable(SERVICE, f"there is no shard {shard_id}; known are {self.shard_ids}")
+
+    async def follow_shards(self) -> None:
+        """Job of every process: :meth:`refresh_shards`; an outage is left to the next time."""
+        try:
+            await self.refresh_shards()
+        except ServiceUnavailable as outage:
+            Logger.debug("shards not refreshed", reason=outage.reason)
+
+    async def refresh_shards(self) -> None:
+        """Take up the shards that were registered since, and those that were moved: from here on calls go to the new
+        place, calls under way end at the old one."""
+        async with self._loading:
+            for row in await self._require_global().call("fp_shards_get", ()):
+                place = ShardPlace.registered(row)
+                if place == self._places.get(place.shard_id):
+                    continue
+                former = self._shards.get(place.shard_id)
+                self._unchecked.add(place.shard_id)
+                self._shards[place.shard_id] = self._databases.open_shard(place)
+                self._places[place.shard_id] = place
+                if former is not None:
+                    Logger.info("shard moved", shard_id=place.shard_id, before=former.label)
+                    await former.close()
 
     async def durability(self) -> list[Durability]:
         """What a commit is worth now in the global database and in each shard that answers, asked anew."""
@@ -155,23 +194,14 @@ class DatabaseService(Facade):
         return self._global
 
     async def _shard(self, shard_id: int) -> Database:
-        if shard_id not in self._shards:
-            await self._load_shards()  # one may have been registered since
-        if (database := self._shards.get(shard_id)) is None:
-            raise ServiceError(f"there is no shard {shard_id}; known are {self.shard_ids}")
+        await self.require_shard(shard_id)
+        database = self._shards[shard_id]
         if shard_id in self._unchecked:
             try:
                 await self._check_shard(shard_id)
             except StartError as error:
                 raise ServiceUnavailable("database", str(error)) from error
         return database
-
-    async def _load_shards(self) -> None:
-        async with self._loading:
-            for row in await self._require_global().call("fp_shards_get", ()):
-                if row["shard_id"] not in self._shards:
-                    self._unchecked.add(row["shard_id"])
-                    self._shards[row["shard_id"]] = self._databases.open_shard(row["shard_id"], row["database_name"])
 
     async def _check_shard(self, shard_id: int) -> None:
         await schema.require_current(self._shards[shard_id], self._databases.shard_scripts, mend=self._mend)

@@ -2,18 +2,40 @@
 
 from __future__ import annotations
 
+import ssl
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from service.core.errors import ServiceUnavailable
+from service.core.errors import ServiceUnavailable, StartError
 from service.db import schema
 from service.db.database import Database
-from service.db.db_settings import DatabaseSettings
+from service.db.db_settings import DatabaseSettings, ShardSettings
 from service.db.mysql_connection import MySqlTarget
 from service.db.mysql_database import MySqlDatabase
 from service.db.schema import SchemaStatus
 from service.db.scripts import ScriptSet, load_scripts
 from service.db.sqlite_database import SqliteDatabase
+from service.db.values import Row
+
+
+@dataclass(frozen=True)
+class ShardPlace:
+    """Where a shard is. Without host or port: where the process's own settings say."""
+
+    shard_id: int
+    database: str
+    host: str | None = None
+    port: int | None = None
+
+    @classmethod
+    def of(cls, shard: ShardSettings) -> ShardPlace:
+        """As it is configured."""
+        return cls(shard.shard_id, shard.database, shard.host, shard.port)
+
+    @classmethod
+    def registered(cls, row: Row) -> ShardPlace:
+        """As the global database knows it; ``row`` of fp_shards_get."""
+        return cls(row["shard_id"], row["database_name"], row["host"], row["port"])
 
 
 @dataclass(frozen=True)
@@ -30,30 +52,39 @@ class Databases:
     def __init__(self, settings: DatabaseSettings, *, data_dir: Path, scripts_dir: Path) -> None:
         self._settings = settings
         self._folder = data_dir / "db"
+        self._tls = _tls_context(settings) if settings.tls else None
         self.global_scripts = load_scripts(scripts_dir, settings.type, "global")
         self.shard_scripts = load_scripts(scripts_dir, settings.type, "shard")
 
     def open_global(self) -> Database:
         return self._open(self._settings.database, None, self.global_scripts)
 
-    def open_shard(self, shard_id: int, database_name: str) -> Database:
-        """A shard by the name that the global database knows, with the connection details of the settings."""
-        return self._open(database_name, shard_id, self.shard_scripts)
+    def open_shard(self, place: ShardPlace) -> Database:
+        """A shard, with what its place leaves open (user and password at least) from the settings."""
+        return self._open(place.database, place, self.shard_scripts)
 
-    def _open(self, name: str, shard_id: int | None, scripts: ScriptSet) -> Database:
+    def _open(self, name: str, place: ShardPlace | None, scripts: ScriptSet) -> Database:
         settings = self._settings
         if settings.type == "sqlite":
             return SqliteDatabase(self._folder / f"{name}.sqlite3", scripts, timeout_s=settings.timeout_s)
-        own = settings.shard(shard_id) if shard_id is not None else None
+        own = settings.shard(place.shard_id) if place else None
         password = own.password if own and own.password is not None else settings.password
         target = MySqlTarget(
-            host=(own and own.host) or settings.host,
-            port=(own and own.port) or settings.port,
+            host=(place and place.host) or (own and own.host) or settings.host,
+            port=(place and place.port) or (own and own.port) or settings.port,
             user=(own and own.user) or settings.user,
             password=password.get_secret_value(),
             database=name,
+            tls=self._tls,
         )
         return MySqlDatabase(target, scripts, pool_size=settings.pool_size, timeout_s=settings.timeout_s)
+
+
+def _tls_context(settings: DatabaseSettings) -> ssl.SSLContext:
+    try:
+        return ssl.create_default_context(cafile=settings.tls_ca_file)
+    except OSError as error:
+        raise StartError(f"databaseConfig.tls_ca_file {settings.tls_ca_file}: {error}") from error
 
 
 async def apply_all(databases: Databases, settings: DatabaseSettings) -> list[AppliedScripts]:
@@ -63,7 +94,7 @@ async def apply_all(databases: Databases, settings: DatabaseSettings) -> list[Ap
     """
     done: list[AppliedScripts] = []
     for shard in settings.shards:
-        database = databases.open_shard(shard.shard_id, shard.database)
+        database = databases.open_shard(ShardPlace.of(shard))
         try:
             done.append(AppliedScripts(database.label, await schema.apply(database, databases.shard_scripts)))
         finally:
@@ -71,13 +102,27 @@ async def apply_all(databases: Databases, settings: DatabaseSettings) -> list[Ap
     database = databases.open_global()
     try:
         done.append(AppliedScripts(database.label, await schema.apply(database, databases.global_scripts)))
-        known = {row["shard_id"]: row["database_name"] for row in await database.call("fp_shards_get", ())}
-        for shard in settings.shards:
-            if known.get(shard.shard_id) != shard.database:
-                await database.call("fp_shard_register", (shard.shard_id, shard.database))
+        known = [ShardPlace.registered(row) for row in await database.call("fp_shards_get", ())]
+        for place in map(ShardPlace.of, settings.shards):
+            if place not in known:
+                await database.call("fp_shard_register", (place.shard_id, place.database, place.host, place.port))
     finally:
         await database.close()
     return done
+
+
+async def set_fence(databases: Databases, settings: DatabaseSettings, shard_id: int, *, fenced: bool) -> str:
+    """Fence a configured shard, or lift its fence (:meth:`Database.fence`); what a person calls it."""
+    shard = settings.shard(shard_id)
+    if shard is None:
+        known = ", ".join(str(shard.shard_id) for shard in settings.shards)
+        raise StartError(f"databaseConfig.shards has no shard {shard_id}; it has {known}")
+    database = databases.open_shard(ShardPlace.of(shard))
+    try:
+        await (database.fence() if fenced else database.unfence())
+        return database.label
+    finally:
+        await database.close()
 
 
 @dataclass(frozen=True)
@@ -99,11 +144,13 @@ async def report_all(databases: Databases, settings: DatabaseSettings, partition
     reports = []
     opened = [("database:global", databases.open_global(), databases.global_scripts)]
     for shard in settings.shards:
-        database = databases.open_shard(shard.shard_id, shard.database)
+        database = databases.open_shard(ShardPlace.of(shard))
         opened.append((f"database:shard{shard.shard_id}", database, databases.shard_scripts))
     for name, database, scripts in opened:
         try:
             status = await schema.read_status(database, scripts)
+            if status.is_current:
+                await database.ping()  # a fenced one says so
             facts = await database.facts() if status.is_current else {}
             if facts and scripts is databases.global_scripts:
                 rows = await database.call("fp_setting_claim", ("queue_partitions", str(partitions)))
@@ -120,7 +167,7 @@ async def read_all_status(databases: Databases, settings: DatabaseSettings) -> l
     """The state of every configured database, the global one first."""
     statuses: list[SchemaStatus] = []
     opened = [(databases.open_global(), databases.global_scripts)]
-    opened += [(databases.open_shard(s.shard_id, s.database), databases.shard_scripts) for s in settings.shards]
+    opened += [(databases.open_shard(ShardPlace.of(shard)), databases.shard_scripts) for shard in settings.shards]
     for database, scripts in opened:
         try:
             statuses.append(await schema.read_status(database, scripts))

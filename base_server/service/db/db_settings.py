@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, SecretStr, model_validator
@@ -20,7 +21,7 @@ class ShardSettings(Settings):
     database: DatabaseName
     """Name of its database (`sqlite`: of its file)."""
     host: str | None = None
-    """Its host, if not the section's."""
+    """Its host, if not the section's. `db apply` registers it for all servers: the name by which they reach it."""
     port: Port | None = None
     """Its port, if not the section's."""
     user: str | None = None
@@ -32,8 +33,8 @@ class ShardSettings(Settings):
 class DatabaseSettings(Settings):
     """One global database (``database``) and its shards.
 
-    ``shards`` is what ``db apply`` creates and registers; a running server finds its shards in the global
-    database and takes connection details from here.
+    ``shards`` is what ``db apply`` creates and registers; a running server finds its shards, and the hosts of those
+    that have their own, in the global database, and takes everything else from here.
     """
 
     type: Literal["sqlite", "mysql"] = "sqlite"
@@ -46,12 +47,18 @@ class DatabaseSettings(Settings):
     """Its user; `db apply` creates databases, tables and procedures as this user."""
     password: SecretStr = SecretStr("")
     """Password of that user; PROD does not start without one."""
+    tls: bool = False
+    """Encrypt connections (`mysql`) and require a certificate for the host's name."""
+    tls_ca_file: Path | None = None
+    """Certificates to trust instead of the system's (PEM)."""
     database: DatabaseName = "chat_global"
     """Name of the global database: accounts, their shards, the list of shards."""
     pool_size: int = Field(default=8, ge=1, le=256)
     """Connections to each database, at most."""
     timeout_s: float = Field(default=5.0, gt=0)
     """How long a call may wait for a connection, and then for its answer."""
+    shards_refresh_s: float = Field(default=5.0, gt=0)
+    """How often a running server looks for shards that were added or moved."""
     shards: tuple[ShardSettings, ...] = (
         ShardSettings(shard_id=1, database="chat_shard_1"),
         ShardSettings(shard_id=2, database="chat_shard_2"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -30,6 +31,7 @@ class MySqlTarget:
     user: str
     password: str = field(repr=False)
     database: str | None
+    tls: ssl.SSLContext | None = field(default=None, repr=False)
 
     def __str__(self) -> str:
         return f"database {self.database} on {self.host}:{self.port}"
@@ -57,7 +59,7 @@ class MySqlConnection:
         """
         raw = await aiomysql.connect(
             host=target.host, port=target.port, user=target.user, password=target.password, db=target.database,
-            charset="utf8mb4", autocommit=True, conv=_DECODERS, cursorclass=_QuietCursor,
+            charset="utf8mb4", autocommit=True, ssl=target.tls, conv=_DECODERS, cursorclass=_QuietCursor,
             init_command=f"{_SESSION}, innodb_lock_wait_timeout = {lock_wait_s}",
         )  # fmt: skip
         connection = cls(raw, 0)

@@ -15,7 +15,7 @@ from service.db.database import SERVICE
 from service.db.mysql_connection import MySqlConnection, MySqlTarget
 from service.db.mysql_errors import Verdict, judge, translate
 from service.db.mysql_pool import MySqlPool
-from service.db.mysql_schema import apply_scripts, read_ledger
+from service.db.mysql_schema import FENCED_TABLES, apply_scripts, read_ledger, rename_tables
 from service.db.scripts import Script, ScriptSet
 from service.db.values import Row, encode_params
 
@@ -58,9 +58,11 @@ class MySqlDatabase:
     async def ping(self) -> None:
         try:
             async with self.pool.connection() as connection:
-                await self._answer(connection, "SELECT 1")
+                fenced = await self._answer(connection, FENCED_TABLES)
         except MySqlError as error:
             raise translate(error, self.label) from error
+        if fenced:
+            raise ServiceUnavailable(SERVICE, f"{self.label} is fenced (manage db unfence)")
 
     async def facts(self) -> dict[str, str]:
         try:
@@ -75,6 +77,12 @@ class MySqlDatabase:
 
     async def apply(self, scripts: Sequence[Script]) -> None:
         await apply_scripts(self._target, scripts)
+
+    async def fence(self) -> None:
+        await rename_tables(self._target, fenced=True)
+
+    async def unfence(self) -> None:
+        await rename_tables(self._target, fenced=False)
 
     async def close(self) -> None:
         await self.pool.close()

@@ -50,6 +50,12 @@ def error_number(error: pymysql.err.Error) -> int:
     return number % 65536 if isinstance(number, int) else 0  # PyMySQL reads the upper half as negative
 
 
+def describe(error: pymysql.err.Error) -> str:
+    """Number and text, and why a connection could not be made."""
+    text = str(error.args[-1]) if error.args else type(error).__name__
+    return f"{error_number(error)} {text}" + (f" ({error.__cause__})" if error.__cause__ else "")
+
+
 def judge(error: pymysql.err.Error) -> Verdict:
     """What ``error`` says about a call that was sent on an open connection."""
     number = error_number(error)
@@ -64,12 +70,10 @@ def judge(error: pymysql.err.Error) -> Verdict:
 
 def translate(error: pymysql.err.Error, label: str) -> DataRefused | ServiceUnavailable:
     """The error of the database port that stands for ``error``."""
-    number = error_number(error)
-    text = str(error.args[-1]) if error.args else type(error).__name__
     match judge(error):
         case Verdict.REFUSED:
-            return DataRefused(number, text)
+            return DataRefused(error_number(error), str(error.args[-1]))
         case Verdict.LOST:
-            return OutcomeUnknown(SERVICE, f"{label}: {number} {text}")
+            return OutcomeUnknown(SERVICE, f"{label}: {describe(error)}")
         case _:
-            return ServiceUnavailable(SERVICE, f"{label}: {number} {text}")
+            return ServiceUnavailable(SERVICE, f"{label}: {describe(error)}")

@@ -12,7 +12,7 @@ from pymysql.err import Error as MySqlError
 from service.core.errors import ServiceUnavailable
 from service.db.database import SERVICE
 from service.db.mysql_connection import MySqlConnection, MySqlTarget
-from service.db.mysql_errors import error_number
+from service.db.mysql_errors import describe
 
 _PING_AFTER_IDLE_S = 30.0
 
@@ -83,7 +83,7 @@ class MySqlPool:
         except TimeoutError as error:
             raise ServiceUnavailable(SERVICE, f"{self._target}: does not answer") from error
         except MySqlError as error:
-            raise ServiceUnavailable(SERVICE, f"{self._target}: {error_number(error)} {error.args[-1]}") from error
+            raise ServiceUnavailable(SERVICE, f"{self._target}: {describe(error)}") from error
 
     async def _still_works(self, connection: MySqlConnection, since_s: float) -> bool:
         if connection.is_stale:

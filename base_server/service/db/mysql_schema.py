@@ -16,10 +16,17 @@ from pymysql.err import Error as MySqlError
 from service.core.errors import ServiceUnavailable
 from service.db.database import SERVICE
 from service.db.mysql_connection import MySqlConnection, MySqlTarget
-from service.db.mysql_errors import NO_SUCH_TABLE, UNKNOWN_DATABASE, error_number
+from service.db.mysql_errors import NO_SUCH_TABLE, UNKNOWN_DATABASE, describe, error_number
 from service.db.scripts import Script
 
 _APPLY_LOCK_WAIT_S = 30
+# A fenced database has all its tables but the ledger under their name and this.
+_FENCED = "__fenced"
+FENCED_TABLES = """SELECT table_name AS name FROM information_schema.tables
+    WHERE table_schema = DATABASE() AND RIGHT(table_name, 8) = '__fenced'"""
+_OPEN_TABLES = """SELECT table_name AS name FROM information_schema.tables
+    WHERE table_schema = DATABASE() AND table_type = 'BASE TABLE' AND table_name <> 'schema_versions'
+    AND RIGHT(table_name, 8) <> '__fenced'"""
 _LEDGER = """CREATE TABLE IF NOT EXISTS schema_versions (
     name VARCHAR(128) CHARACTER SET ascii COLLATE ascii_bin NOT NULL PRIMARY KEY,
     checksum CHAR(64) CHARACTER SET ascii COLLATE ascii_bin NOT NULL,
@@ -58,6 +65,21 @@ async def apply_scripts(target: MySqlTarget, scripts: Sequence[Script]) -> None:
         raise _unavailable(target, error) from error
 
 
+async def rename_tables(target: MySqlTarget, *, fenced: bool) -> None:
+    """Give all tables but the ledger names that no procedure knows, or their own again; all at once, and only when no
+    statement uses them any more."""
+    try:
+        async with _connection(target, None) as connection:
+            names = [row["name"] for row in await connection.run(_OPEN_TABLES if fenced else FENCED_TABLES)]
+            new_names = [f"{name}{_FENCED}" if fenced else name.removesuffix(_FENCED) for name in names]
+            if names:
+                renames = (f"`{name}` TO `{new_name}`" for name, new_name in zip(names, new_names, strict=True))
+                await connection.run(f"SET lock_wait_timeout = {_APPLY_LOCK_WAIT_S}")
+                await connection.run(f"RENAME TABLE {', '.join(renames)}")
+    except MySqlError as error:
+        raise _unavailable(target, error) from error
+
+
 async def _run(connection: MySqlConnection, scripts: Sequence[Script]) -> None:
     await connection.run(_LEDGER)
     applied = {row["name"]: row["checksum"] for row in await connection.run("SELECT * FROM schema_versions")}
@@ -84,4 +106,4 @@ async def _connection(target: MySqlTarget, statement_s: float | None) -> AsyncIt
 
 
 def _unavailable(target: MySqlTarget, error: MySqlError) -> ServiceUnavailable:
-    return ServiceUnavailable(SERVICE, f"{target}: {error_number(error)} {error.args[-1]}")
+    return ServiceUnavailable(SERVICE, f"{target}: {describe(error)}")

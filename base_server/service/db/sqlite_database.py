@@ -25,6 +25,9 @@ _RECORD = """INSERT INTO schema_versions (name, checksum, applied_at)
     ON CONFLICT (name) DO UPDATE SET checksum = excluded.checksum, applied_at = excluded.applied_at"""
 
 
+_NO_FENCE = "a SQLite shard needs no fence: it is a file, to be copied while no server runs"
+
+
 class SqliteDatabase:
     """One file and the one thread that touches it; calls run one after the other."""
 
@@ -57,6 +60,12 @@ class SqliteDatabase:
 
     async def apply(self, scripts: Sequence[Script]) -> None:
         await self._run(lambda: self._apply(scripts))
+
+    async def fence(self) -> None:
+        raise ServiceError(_NO_FENCE)
+
+    async def unfence(self) -> None:
+        raise ServiceError(_NO_FENCE)
 
     async def close(self) -> None:
         def close() -> None:

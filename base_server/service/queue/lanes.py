@@ -13,6 +13,9 @@ from service.queue.message_queue import MessagePriority, QueueMessage
 Route = Callable[[QueueMessage], tuple[int, str]]
 """From a message (with its id) to (partition, lane name); must give the same answer everywhere."""
 
+LaneNames = Sequence[str] | Callable[[], Sequence[str]]
+"""The lanes of a queue, or who knows them now: there may come more while the server runs."""
+
 _NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 
 
@@ -32,8 +35,12 @@ class Lane:
 
 @dataclass(frozen=True)
 class _Queue:
-    lanes: tuple[str, ...]
+    names: LaneNames
     route: Route
+
+    @property
+    def lanes(self) -> Sequence[str]:
+        return self.names() if callable(self.names) else self.names
 
 
 class LaneMap:
@@ -48,10 +55,11 @@ class LaneMap:
         priorities = sorted(MessagePriority, reverse=True)
         self._default = _Queue(tuple(str(int(priority)) for priority in priorities), self._route_by_priority)
 
-    def declare(self, queue_name: str, lanes: Sequence[str], route: Route) -> None:
-        for name in (queue_name, *lanes):
+    def declare(self, queue_name: str, lanes: LaneNames, route: Route) -> None:
+        queue = _Queue(lanes, route)
+        for name in (queue_name, *queue.lanes):
             check_name(name)
-        self._declared[queue_name] = _Queue(tuple(lanes), route)
+        self._declared[queue_name] = queue
 
     def lane(self, queue_name: str, partition: int, name: str) -> Lane:
         """Raises ServiceError for a lane that the queue does not have."""

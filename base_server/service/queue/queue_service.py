@@ -21,7 +21,7 @@ from service.lock.lock_holder import LockHolder
 from service.lock.lock_service import LockService
 from service.queue.lane_drain import DrainHandler, drain
 from service.queue.lane_store import DeadLetter, LaneFacts, LaneStore
-from service.queue.lanes import Lane, LaneMap, Route, check_name
+from service.queue.lanes import Lane, LaneMap, LaneNames, Route, check_name
 from service.queue.message_queue import MessagePriority, QueueMessage
 from service.queue.queue_consumer import Handler, QueueConsumer
 from service.queue.queue_settings import QueueSettings
@@ -141,7 +141,7 @@ class QueueService(Facade):
 
     # Consuming, in batches, by the owner of a queue with lanes of its own
 
-    def declare(self, queue_name: str, *, lanes: Sequence[str], route: Route) -> None:
+    def declare(self, queue_name: str, *, lanes: LaneNames, route: Route) -> None:
         """Give a queue its own lanes (in reading order) and its own route instead of one lane a priority.
         Every process must declare the same before it sends or reads; declared again, the last counts."""
         self._lanes.declare(queue_name, lanes, route)

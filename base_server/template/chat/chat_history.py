@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from service.cache.cache_client import CacheClient
@@ -17,7 +17,7 @@ class RoomHistory:
     """Reader for ``AIChatService.register_history``: the room's window, else the shard that has the room."""
 
     def __init__(
-        self, cache: CacheClient, database: ShardDatabase, shard_ids: Sequence[int], history_length: int
+        self, cache: CacheClient, database: ShardDatabase, shard_ids: Callable[[], Sequence[int]], history_length: int
     ) -> None:
         self._cache = cache
         self._database = database
@@ -57,7 +57,7 @@ class RoomHistory:
         """The newest turns of MySQL without those whose delete is still on its way there."""
         if self._cache.partitions.is_own_id(room_id) is None:
             return None
-        for shard_id in self._shard_ids:
+        for shard_id in self._shard_ids():
             if await self._database.call_shard_procedure(shard_id, "fp_chat_room_get", (room_id,)):
                 rows = await self._database.call_shard_procedure(
                     shard_id, "fp_chat_messages_get", (room_id, None, self._length)

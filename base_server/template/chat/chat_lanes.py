@@ -16,7 +16,7 @@ class ChatLanes:
         self,
         queue: QueueService,
         partition_of: Callable[[str], int],
-        shard_ids: Sequence[int],
+        shard_ids: Callable[[], Sequence[int]],
         *,
         default_shard_id: int,
         batch_size: int,
@@ -28,7 +28,7 @@ class ChatLanes:
         self._default_shard_id = default_shard_id
         self._batch_size = batch_size
         self._flush: Callable[[int, int], None] = lambda partition, shard_id: None
-        queue.declare(QUEUE_NAME, lanes=[str(shard_id) for shard_id in shard_ids], route=self._route)
+        queue.declare(QUEUE_NAME, lanes=lambda: [str(shard_id) for shard_id in shard_ids()], route=self._route)
 
     def stream_key(self, partition: int, shard_id: int) -> str:
         """Full name of the stream that the scripts append to."""

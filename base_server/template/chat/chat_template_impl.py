@@ -280,6 +280,8 @@ class ChatTemplateImpl(BaseTemplate):
         if shard_id <= 0:
             rows = await self._wiring.database.call_global_procedure("fp_account_shard_get", (session.account_db_key,))
             shard_id = int(rows[0]["shard_id"]) if rows else self._wiring.settings.default_shard_id
+        # A shard that was added a moment ago, and has no lanes here yet, is looked for.
+        await self._wiring.database.require_shard(shard_id)
         partition = self._parts.keys.account_partition(session.account_id)
         return Owner(session.account_id, session.account_db_key, shard_id, partition)
 

@@ -57,7 +57,7 @@ class ChatWiring:
         lanes = ChatLanes(
             container.queue,
             hot.partitions.of_id,
-            container.database.shard_ids,
+            lambda: container.database.shard_ids,
             default_shard_id=settings.default_shard_id,
             batch_size=settings.batch_size,
             max_backlog=self.max_backlog,
@@ -82,7 +82,7 @@ class ChatWiring:
             keys=ChatKeys(hot),
         )
         states.install()
-        history = RoomHistory(hot, container.database, container.database.shard_ids, settings.history_length)
+        history = RoomHistory(hot, container.database, lambda: container.database.shard_ids, settings.history_length)
         container.ai.register_history(history)
         await news.start(container.cache.subscribe)
         await self._take_over(parts)

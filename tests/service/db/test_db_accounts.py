@@ -72,8 +72,8 @@ async def test_a_registered_shard_is_found_without_a_restart(fresh_database_back
     shards = fresh_database_backend.settings.shards
     await apply_all(fresh_database_backend.databases(), fresh_database_backend.settings)
     async with running_database(fresh_database_backend) as database:
-        await database.call_global_procedure("fp_shard_register", (7, shards[0].database))
-        await database.call_global_procedure("fp_shard_register", (7, shards[1].database))
+        await database.call_global_procedure("fp_shard_register", (7, shards[0].database, None, None))
+        await database.call_global_procedure("fp_shard_register", (7, shards[1].database, None, None))
         assert await database.call_shard_procedure(7, "fp_chat_rooms_get", (1,)) == []
         assert database.shard_ids == [1, 2, 7]
 

@@ -326,7 +326,7 @@ async def test_a_shard_without_its_scripts_serves_no_call(mariadb_backend: Datab
     await apply_all(mariadb_backend.databases(), mariadb_backend.settings)
     async with running_database(mariadb_backend) as database:
         unapplied = mariadb_settings(mariadb_backend.server).shards[0].database  # type: ignore[arg-type]
-        await database.call_global_procedure("fp_shard_register", (3, unapplied))
+        await database.call_global_procedure("fp_shard_register", (3, unapplied, None, None))
         with pytest.raises(ServiceUnavailable, match="scripts are not applied"):
             await database.call_shard_procedure(3, "fp_chat_rooms_get", (1,))
 

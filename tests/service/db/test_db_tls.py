@@ -1,0 +1,109 @@
+"""Encrypted connections to MySQL, and logins that need a library of their own."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pymysql
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509.oid import NameOID
+
+from service.core.errors import ServiceUnavailable, StartError
+from service.db.databases import Databases, ShardPlace
+from service.db.db_settings import DatabaseSettings
+from tests.backends_mariadb import SCRIPTS_DIR, MariaDbServer, PreparedMariaDb
+
+
+def make_certificate(folder: Path, host: str) -> Path:
+    """A certificate for ``host`` that vouches for itself; its path, the key beside it."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, host)])
+    now = datetime.now(UTC)
+    certificate = (
+        x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - timedelta(days=1)).not_valid_after(now + timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address(host))]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
+    )  # fmt: skip
+    path = folder / f"{host}.pem"
+    path.write_bytes(certificate.public_bytes(Encoding.PEM))
+    path.with_suffix(".key").write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    return path
+
+
+@pytest.fixture(scope="module")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Of this host, and of another that vouches for itself too."""
+    folder = tmp_path_factory.mktemp("tls")
+    return {host: make_certificate(folder, host) for host in ("127.0.0.1", "192.0.2.1")}
+
+
+@pytest.fixture(scope="module")
+def settings(prepared_mariadb: PreparedMariaDb, certificates: dict[str, Path]) -> Iterator[DatabaseSettings]:
+    """Of a server whose user ``guarded`` must come encrypted."""
+    server = MariaDbServer(copy_of=prepared_mariadb.server)
+    mine = certificates["127.0.0.1"]
+    try:
+        server.start(f"--ssl-cert={mine}", f"--ssl-key={mine.with_suffix('.key')}")
+        server.sql("CREATE USER guarded@'%' IDENTIFIED BY 'geheim' REQUIRE SSL")
+        server.sql("GRANT ALL ON *.* TO guarded@'%'")
+        own = {"port": server.port, "user": "guarded", "password": "geheim"}
+        yield DatabaseSettings.model_validate(prepared_mariadb.settings.model_dump() | own)
+    finally:
+        server.remove()
+
+
+async def ping(settings: DatabaseSettings, **changes: object) -> None:
+    changed = DatabaseSettings.model_validate(settings.model_dump() | changes)
+    databases = Databases(changed, data_dir=Path("/nonexistent"), scripts_dir=SCRIPTS_DIR)
+    for database in (databases.open_global(), databases.open_shard(ShardPlace.of(settings.shards[0]))):
+        try:
+            await database.ping()
+        finally:
+            await database.close()
+
+
+async def test_with_the_servers_certificate_the_connection_is_encrypted(
+    settings: DatabaseSettings, certificates: dict[str, Path]
+) -> None:
+    await ping(settings, tls=True, tls_ca_file=str(certificates["127.0.0.1"]))
+
+
+async def test_without_encryption_a_guarded_user_does_not_get_in(settings: DatabaseSettings) -> None:
+    with pytest.raises(ServiceUnavailable, match="1045"):
+        await ping(settings)
+
+
+@pytest.mark.parametrize("trusted", [None, "192.0.2.1"], ids=["the system's certificates", "another's certificate"])
+async def test_a_server_that_nobody_trusted_vouches_for_is_not_spoken_to(
+    settings: DatabaseSettings, certificates: dict[str, Path], trusted: str | None
+) -> None:
+    with pytest.raises(ServiceUnavailable, match="CERTIFICATE_VERIFY_FAILED"):
+        await ping(settings, tls=True, tls_ca_file=trusted and str(certificates[trusted]))
+
+
+async def test_a_certificate_of_another_name_is_refused(
+    settings: DatabaseSettings, certificates: dict[str, Path]
+) -> None:
+    with pytest.raises(ServiceUnavailable, match="certificate"):
+        await ping(settings, tls=True, tls_ca_file=str(certificates["127.0.0.1"]), host="localhost")
+
+
+def test_a_missing_certificate_file_is_said_at_start(settings: DatabaseSettings) -> None:
+    changed = settings.model_copy(update={"tls": True, "tls_ca_file": Path("/no/such.pem")})
+    with pytest.raises(StartError, match=r"tls_ca_file /no/such\.pem"):
+        Databases(changed, data_dir=Path("/nonexistent"), scripts_dir=SCRIPTS_DIR)
+
+
+def test_what_mysql_8s_own_login_needs_is_installed() -> None:
+    # caching_sha2_password without TLS encrypts the password with the server's RSA key; no MySQL 8 is at hand to ask.
+    assert pymysql._auth._have_cryptography
