@@ -8,8 +8,10 @@ from typing import Self
 
 from aiohttp import web
 
+from service.core.instruments import Gauge
 from template.base.event_stream import HEADERS, PING, ReaderLeft
 
+OPEN_STREAMS = Gauge("streams_open", "Streams that somebody reads.")
 PING_S = 15.0
 STALLED_S = 60.0
 
@@ -27,6 +29,7 @@ class StreamOutlet:
 
     async def __aexit__(self, *_: object) -> None:
         if self._pinging is not None:
+            OPEN_STREAMS.down()
             self._pinging.cancel()
 
     async def open(self) -> None:
@@ -34,6 +37,7 @@ class StreamOutlet:
             await self.response.prepare(self._request)
         except ConnectionError:
             raise ReaderLeft from None
+        OPEN_STREAMS.up()
         self._pinging = asyncio.create_task(self._ping(), name="stream pings")
 
     async def send(self, event: bytes) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import uuid
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from application.base_web_server.metrics import Metrics
 from service.core import instruments
 from service.core.instruments import Counter, Gauge, Histogram, declared_instruments
 from service.service_container import ServiceContainer, ServiceSettings
+from tests.openai_stub import OpenAIStub, Reply
 from tests.server_process import Client, running_server
 
 
@@ -64,6 +66,7 @@ async def test_a_life_with_known_numbers(tmp_path: Path) -> None:
     assert numbers.sum("account_logins_total", outcome="refused") == 1
     assert numbers.sum("requests_total", protocol="6011", error_code="0") == 3
     assert numbers.sum("chat_repeated_sends_total") == 2
+    assert numbers.sum("chat_replies_total", finish_reason="stop") == 1
     # One reply, of the demo: a token a word.
     assert numbers.sum("ai_calls_total", persona="DEMO") == 1
     assert numbers.sum("ai_replies_total", persona="DEMO", outcome="stop") == 1
@@ -78,6 +81,38 @@ async def test_a_life_with_known_numbers(tmp_path: Path) -> None:
     assert numbers.sum("cache_round_trips_total") > 10
     assert numbers.sum("build_info", version="0.1.0") == 1
     assert numbers.sum("queue_dead_letters", queue="chat_persistence") == 0
+
+
+async def test_a_stream_that_is_stopped_and_resumed(tmp_path: Path) -> None:
+    async with OpenAIStub() as provider, aiohttp.ClientSession() as http:
+        provider.script(Reply(["Once", " upon"], hang=True))
+        changes = {"BASE_URL": provider.base_url, "API_KEY": "of-the-test"}
+        changes = {f"BASE_SERVER__LLMCONFIG__PROVIDERS__OPENAI__{name}": value for name, value in changes.items()}
+        with running_server(tmp_path / "data", **changes) as server:
+            client = Client(http, server.base_url)
+            await client.sign_in("alice")
+            room = (await client.ok("/api/chat/room/create", ai_persona="GPT4O"))["room"]["room_id"]
+            headers = {"Authorization": f"Bearer {client.token}"}
+            question = {"room_id": room, "content": "tell me a story"}
+            stream = f"{server.base_url}/api/chat/message/stream"
+            async with http.post(stream, json=question, headers=headers) as answer:
+                told = b""
+                while b"reply.delta" not in told:
+                    told += await answer.content.readany()
+                running = await read(http, server.base_url)
+                (reply_id,) = re.findall(rb'"message_id":"([^"]+)"\}\n', told)
+                reply = {"room_id": room, "message_id": reply_id.decode()}
+                await client.ok("/api/chat/message/stop", **reply)
+                assert b"reply.stopped" in await answer.read()
+            async with http.post(stream.replace("stream", "resume"), json=reply, headers=headers) as answer:
+                assert b"reply.stopped" in await answer.read()
+            stopped = await settled(http, server.base_url)
+    assert (running.sum("chat_open_replies"), running.sum("streams_open"), running.sum("ai_running")) == (1, 1, 1)
+    assert running.sum("chat_first_text_seconds_count") == 1
+    assert (stopped.sum("chat_open_replies"), stopped.sum("streams_open"), stopped.sum("ai_running")) == (0, 0, 0)
+    assert stopped.sum("chat_replies_total", finish_reason="stopped") == 1
+    assert (stopped.sum("chat_stops_total"), stopped.sum("chat_resumes_total")) == (1, 1)
+    assert stopped.sum("ai_replies_total", persona="GPT4O", outcome="cut") == 1
 
 
 async def test_every_instrument_is_exposed_with_its_text(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 from service.core.errors import ServiceUnavailable
 from service.core.tasks import TaskRegistry
 from service.llm.conversation import ReplyChunk, ReplyStart
+from template.chat.chat_instruments import FIRST_TEXT_SECONDS
 from template.chat.chat_settings import ChatSettings
 from template.chat.chat_text import to_json
 from template.chat.chat_turn import Turn
@@ -47,7 +48,7 @@ class Draft:
         self._on_stored = on_stored
         self._on_lost = on_lost
         self._loop = asyncio.get_running_loop()
-        self._started_s = time.monotonic()
+        self._accepted_s = self._started_s = time.monotonic()
         self._asked: ReplyStart | None = None
         self._completion_tokens = 0
         self._pieces: list[str] = []
@@ -151,6 +152,8 @@ class Draft:
             self._renewed_at = now
             self._watched = self._watched or watched
             if text:
+                if self._watched and self._text_at == float("-inf"):
+                    FIRST_TEXT_SECONDS.observe(time.monotonic() - self._accepted_s)
                 self._text_at = now
                 self._on_stored()
         finally:

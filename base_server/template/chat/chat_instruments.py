@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
-from service.core.instruments import Counter, Histogram
+from service.core.instruments import Counter, Gauge, Histogram
 
 REPEATED_SENDS = Counter(
     "chat_repeated_sends", "Sends answered with what their client_message_id had sent before: duplicates suppressed."
 )
+OPEN_REPLIES = Gauge("chat_open_replies", "Replies of this process that run or wait for their turn.")
+REPLIES = Counter(
+    "chat_replies",
+    "Replies of this process, or of a dead one, by their end: stop, length, stopped, interrupted, error, deleted.",
+    ("finish_reason",),
+)
+FIRST_TEXT_SECONDS = Histogram(
+    "chat_first_text_seconds",
+    "From accepting a question to the first text for those who read along, the wait for its turn included.",
+)
+STOPS = Counter("chat_stops", "Replies ended by a stop.")
+RESUMES = Counter("chat_resumes", "Readers that came back to a reply.")
 BATCH_EVENTS = Histogram(
     "chat_batch_events", "Events of a batch that was settled.", buckets=(1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
 )

@@ -16,13 +16,15 @@ from typing import Any, Protocol
 from service.core.errors import ServiceUnavailable
 from service.core.logger import Logger
 from service.core.tasks import TaskRegistry
+from service.core.tracing import span
 from service.llm.conversation import ReplyChunk, ReplyItem, ReplyStart
 from service.llm.conversation import Turn as SpokenTurn
 from service.llm.llm_errors import AITimeout, AIUnavailable, UnknownPersona
 from template.base.errors import ErrorCode
 from template.chat.chat_draft import Draft
+from template.chat.chat_instruments import OPEN_REPLIES, REPLIES
 from template.chat.chat_news import News, ReplyNews
-from template.chat.chat_reply_facts import call_facts, end_facts, failed, spoken
+from template.chat.chat_reply_facts import call_facts, end_facts, end_of, failed, spoken
 from template.chat.chat_settings import ChatSettings
 from template.chat.chat_turn import Turn
 from template.chat.chat_turn_store import Ended, TurnLost, TurnStore
@@ -157,6 +159,7 @@ class ChatReplies:
             ended = await self._turns.interrupt(turn, only_if_expired=not all_open)
             if ended is not None and ended.ours:
                 Logger.warn("reply interrupted: its process is gone", room_id=turn.room_id, message_id=turn.reply_id)
+                REPLIES.add("interrupted")
                 self._wake(ended.ready_token)
 
     def quiet(self) -> None:
@@ -190,8 +193,10 @@ class ChatReplies:
 
     async def _run(self, reply: RunningReply, question: str | None, history: Sequence[str]) -> str:
         try:
-            with self._news.heard_by(reply.turn.reply_id, reply):
-                return await self._answer(reply, question, history)
+            with self._news.heard_by(reply.turn.reply_id, reply), OPEN_REPLIES.held():
+                entry = await self._answer(reply, question, history)
+            REPLIES.add(end_of(entry))
+            return entry
         finally:
             del self._running[reply.turn.reply_id], self._by_token[reply.turn.token]
             self._news.tell_here(reply.turn.reply_id, News.ENDED)
@@ -245,9 +250,10 @@ class ChatReplies:
 
     async def _ask(self, reply: RunningReply, question: str, history: Sequence[str]) -> dict[str, Any]:
         turn = reply.turn
-        return await reply.collect(
-            self._ai.stream(question, session_id=turn.room_id, ai_persona=turn.persona, history=spoken(history))
-        )
+        with span("ai reply", persona=turn.persona):
+            return await reply.collect(
+                self._ai.stream(question, session_id=turn.room_id, ai_persona=turn.persona, history=spoken(history))
+            )
 
     async def _end(self, reply: RunningReply, metadata: dict[str, Any]) -> Ended:
         """End the reply, however long Redis is away within the lease; after that the sweeper does."""

@@ -26,6 +26,11 @@ def spoken(entries: Sequence[str]) -> list[SpokenTurn]:
     return turns
 
 
+def end_of(entry: str) -> str:
+    """How a reply ended, from its final entry: its finish_reason, or ``deleted``."""
+    return str(from_json(entry)["metadata"].get("finish_reason", "stop")) if entry else "deleted"
+
+
 def failure_of(metadata: dict[str, Any]) -> ApiError | None:
     """The error that a reply's metadata tells of, as the waiting caller gets it."""
     if metadata.get("finish_reason") != "error":
