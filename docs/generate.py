@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from docs.generate_configuration import configuration_page, schema_file
+from docs.generate_postman import collection_file
 from template.base.errors import ErrorCode
 from template.chat.chat_states import MESSAGE_TRANSITIONS, ROOM_TRANSITIONS, MessageState, RoomState
 from template.chat.common.chat_protocol import ChatProtocol
@@ -50,6 +51,7 @@ def pages() -> dict[Path, str]:
         ROOT / "docs/errors.md": errors_page(),
         ROOT / "docs/configuration.md": configuration_page(),
         ROOT / "config/schema.json": schema_file(),
+        ROOT / "docs/postman/chat-template-server.postman_collection.json": collection_file(),
         **current,
     }
 

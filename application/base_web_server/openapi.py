@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from inspect import getdoc
 from itertools import groupby
 from typing import Any, Literal
 
@@ -11,10 +12,19 @@ from pydantic.json_schema import models_json_schema
 
 from application.base_web_server import __version__
 from template.base.errors import ErrorCode
+from template.base.event_stream import StreamEvent
 from template.base.protocol import Access, Protocol
 from template.base.wire import Response
 
 _REF = "#/components/schemas/{model}"
+_ABOUT = """Every request is a POST of a JSON object; every answer carries `errorCode`, 0 for success, and the
+`sequence` of its request. A failed one has `error` with `code`, `message`, `retryable` and, where they help,
+`retry_after_s` and `details`.
+
+**Token**: `accessToken` of a login, as `Authorization: Bearer …` or as `accessToken` in the body.
+**Repeating**: a request that was not answered may be sent again with the same `client_message_id` or
+`client_request_id`; it is carried out once.
+**Streams**: Server-Sent Events; after a broken connection resume behind the last event's `id`."""
 _Mode = Literal["validation", "serialization"]
 
 
@@ -31,9 +41,14 @@ def describe_api(protocols: Sequence[Protocol]) -> dict[str, Any]:
         "info": {
             "title": "Chat template server",
             "version": __version__,
-            "description": "Requests are POSTs of a JSON envelope; every answer carries `errorCode`, 0 for success.",
+            "description": _ABOUT,
+            "license": {"name": "MIT", "identifier": "MIT"},
         },
-        "paths": {protocol.path: {"post": _operation(protocol, refs, errors)} for protocol in protocols},
+        "servers": [{"url": "/"}],
+        "paths": {
+            **{protocol.path: {"post": _operation(protocol, refs, errors)} for protocol in protocols},
+            "/api/protocol/{protocol_id}": {"post": _dispatch(protocols, refs[(Response, "serialization")], errors)},
+        },
         "components": {
             "schemas": {**defs.get("$defs", {}), "ErrorCode": _error_code_schema()},
             "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}},
@@ -43,36 +58,69 @@ def describe_api(protocols: Sequence[Protocol]) -> dict[str, Any]:
 
 def _operation(protocol: Protocol, refs: Mapping[Any, Any], errors: dict[str, Any]) -> dict[str, Any]:
     user = protocol.access is Access.USER
-    request = refs[(protocol.request, "validation")]
-    success = _stream(protocol, refs) if protocol.events else _json(refs[(protocol.response, "serialization")])
+    request: dict[str, Any] = {"schema": refs[(protocol.request, "validation")]}
+    if protocol.example is not None:
+        request["example"] = dict(protocol.example.request)
+    same = f"Protocol {protocol.id}; the same as POST /api/protocol/{protocol.id}."
     return {
         "operationId": f"protocol_{protocol.id}",
+        "x-protocol-id": protocol.id,
         "summary": protocol.summary,
-        "description": f"Protocol {protocol.id}; the same as POST /api/protocol/{protocol.id}.",
+        "description": "\n\n".join(filter(None, (getdoc(protocol.handler), same))),
         "tags": [protocol.path.strip("/").split("/")[1] if protocol.path.count("/") > 1 else "api"],
         # The token may stand in the body's accessToken too, so the header alone is never required.
         "security": [{"token": []}, {}] if user else [],
-        "requestBody": {"required": True, "content": {"application/json": {"schema": request}}},
+        "requestBody": {"required": True, "content": {"application/json": request}},
         "responses": {
-            "200": success,
+            "200": _stream(protocol, refs) if protocol.events else _json(protocol, refs),
             **errors,
         },
     } | ({"parameters": [_LAST_EVENT_ID]} if "last_event_id" in protocol.request.model_fields else {})
 
 
-def _json(schema: Any) -> dict[str, Any]:
-    return {"description": "Success", "content": {"application/json": {"schema": schema}}}
+def _dispatch(protocols: Sequence[Protocol], envelope: Any, errors: dict[str, Any]) -> dict[str, Any]:
+    known = {"type": "integer", "enum": [protocol.id for protocol in protocols]}
+    return {
+        "operationId": "protocol_by_id",
+        "summary": "Any of the others by its protocol id",
+        "description": "Body and answer are those of the protocol.",
+        "tags": ["protocol"],
+        "security": [{"token": []}, {}],
+        "parameters": [{"name": "protocol_id", "in": "path", "required": True, "schema": known}],
+        "requestBody": {"required": True, "content": {"application/json": {"schema": {"type": "object"}}}},
+        "responses": {
+            "200": {
+                "description": "Success",
+                "content": {
+                    "application/json": {"schema": envelope},
+                    "text/event-stream": {"schema": {"type": "string"}},
+                },
+            },
+            **errors,
+        },
+    }
+
+
+def _json(protocol: Protocol, refs: Mapping[Any, Any]) -> dict[str, Any]:
+    answer: dict[str, Any] = {"schema": refs[(protocol.response, "serialization")]}
+    if protocol.example is not None:
+        answer["example"] = dict(protocol.example.answer)
+    return {"description": "Success", "content": {"application/json": answer}}
 
 
 def _stream(protocol: Protocol, refs: Mapping[Any, Any]) -> dict[str, Any]:
     """The schema is that of one event; its ``data`` is one line of JSON."""
     kinds = [_event(name, refs[(model, "serialization")]) for name, model in protocol.events.items()]
+    content: dict[str, Any] = {"schema": {"oneOf": kinds}}
+    if protocol.example is not None:
+        told = enumerate(protocol.example.answer.items())
+        content["example"] = b"".join(StreamEvent(name, data, n).encode() for n, (name, data) in told).decode()
     return {
         "description": (
             "Success: Server-Sent Events; the last `id` is where to resume. Comments (`: ping`, every 15 s) are no "
             "events. A failure before the first event is one of the answers below."
         ),
-        "content": {"text/event-stream": {"schema": {"oneOf": kinds}}},
+        "content": {"text/event-stream": content},
     }
 
 

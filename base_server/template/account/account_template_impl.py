@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from service.core.instruments import Counter
 from template.account.account_store import AccountStore
 from template.account.attempt_limits import LoginLimit, SignupLimit
+from template.account.common.account_examples import LOGIN_EXAMPLE, LOGOUT_EXAMPLE, SIGNUP_EXAMPLE
 from template.account.common.account_serialize import (
     AccountView,
     LoginRequest,
@@ -52,15 +53,15 @@ class AccountTemplateImpl(BaseTemplate):
         return (
             Protocol(
                 1001, "/api/account/signup", SignupRequest, SignupResponse, self.on_signup_req,
-                Access.ANONYMOUS, "Create an account",
+                Access.ANONYMOUS, "Create an account", example=SIGNUP_EXAMPLE,
             ),
             Protocol(
                 1002, "/api/account/login", LoginRequest, LoginResponse, self.on_login_req,
-                Access.ANONYMOUS, "Get an access token",
+                Access.ANONYMOUS, "Get an access token", example=LOGIN_EXAMPLE,
             ),
             Protocol(
                 1003, "/api/account/logout", LogoutRequest, LogoutResponse, self.on_logout_req,
-                Access.USER, "End the session of the access token",
+                Access.USER, "End the session of the access token", example=LOGOUT_EXAMPLE,
             ),
         )  # fmt: skip
 

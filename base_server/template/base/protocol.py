@@ -26,6 +26,16 @@ class Access(Enum):
 
 
 @dataclass(frozen=True)
+class Example:
+    """A request that works and its answer, for the API's description; of a stream, its events: name → data.
+
+    Ids are those of the other examples of the template, as if one account had sent them all."""
+
+    request: Mapping[str, Any]
+    answer: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
 class Protocol:
     """``id`` and ``path`` are unique in a server; ``summary`` is one line for the API description.
 
@@ -41,3 +51,4 @@ class Protocol:
     access: Access = Access.USER
     summary: str = ""
     events: Mapping[str, type[BaseModel]] = field(default_factory=dict)
+    example: Example | None = None

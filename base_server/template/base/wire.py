@@ -48,30 +48,43 @@ class Request(BaseModel):
         validate_by_name=True,
         validate_by_alias=True,
         validate_assignment=True,
+        use_attribute_docstrings=True,
     )
 
     accessToken: str = Field(default="", max_length=512, repr=False)
+    """Of a login; the header `Authorization: Bearer …` wins over it."""
     sequence: int = Field(default=0, ge=-INT64_MAX - 1, le=INT64_MAX)
+    """The client's own counter; the answer gives it back."""
 
 
 class ErrorBody(BaseModel):
     """The ``error`` of a failed answer."""
 
+    model_config = ConfigDict(use_attribute_docstrings=True)
+
     code: str
+    """Name of the error code."""
     message: str
+    """For developers, in English; not to be parsed."""
     retryable: bool
+    """The same request may succeed later."""
     retry_after_s: float | None = None
+    """Not before so many seconds."""
     details: dict[str, Any] | None = None
+    """What helps to mend it: `errors` names each bad field, `message_id` the reply that runs, …"""
 
 
 class Response(BaseModel):
     """The response envelope. Makeable without arguments and mutable, as handlers in the document's style need."""
 
-    model_config = ConfigDict(validate_by_name=True, validate_by_alias=True)
+    model_config = ConfigDict(validate_by_name=True, validate_by_alias=True, use_attribute_docstrings=True)
 
     errorCode: int = 0
+    """0 for success."""
     sequence: int = 0
+    """That of the request."""
     error: ErrorBody | None = None
+    """Only with an `errorCode` other than 0."""
     _http_status: int | None = PrivateAttr(default=None)
 
     def fail(self, error: ApiError) -> None:

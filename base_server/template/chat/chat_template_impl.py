@@ -18,6 +18,7 @@ from template.base.protocol import Protocol
 from template.base.readiness import Health, ReadinessCheck
 from template.base.wire import Response
 from template.chat.chat_events import QUEUE_NAME
+from template.chat.chat_instruments import RESUMES, STOPS
 from template.chat.chat_message_store import Accepted, NewMessage
 from template.chat.chat_owner import Owner
 from template.chat.chat_persistence_consumer import ConsumerHealth
@@ -31,6 +32,7 @@ from template.chat.chat_states import MessageState
 from template.chat.chat_text import from_json
 from template.chat.chat_turn import Place
 from template.chat.chat_wiring import ChatParts, ChatWiring
+from template.chat.common.chat_examples import EXAMPLES
 from template.chat.common.chat_model import ChatMessage
 from template.chat.common.chat_protocol import ChatProtocol
 from template.chat.common.chat_serialize import (
@@ -72,7 +74,14 @@ class ChatTemplateImpl(BaseTemplate):
     def protocols(self) -> Sequence[Protocol]:
         def row(which: ChatProtocol, request: Any, response: Any, handler: Any, events: Any = None) -> Protocol:
             return Protocol(
-                which.id, which.path, request, response, handler, summary=which.summary, events=events or {}
+                which.id,
+                which.path,
+                request,
+                response,
+                handler,
+                summary=which.summary,
+                events=events or {},
+                example=EXAMPLES[which],
             )
 
         c = ChatProtocol
@@ -213,6 +222,7 @@ class ChatTemplateImpl(BaseTemplate):
         """The rest of a reply behind ``last_event_id``: while it runs, after it ended, from any process."""
         owner = await self._owner(client_session)
         offset = _offset(request, client_session.last_event_id)
+        RESUMES.add()
         return self._told(await self._parts.readers.begin(owner, request.room_id, request.message_id, offset))
 
     @answers(ChatMessageStopResponse, ErrorCode.CHAT_FAILED)
@@ -223,6 +233,7 @@ class ChatTemplateImpl(BaseTemplate):
         owner = await self._owner(client_session)
         stopped = await self._parts.reply_store.stop(owner, request.room_id, request.message_id)
         if stopped.ours:
+            STOPS.add()
             self._parts.replies.stopped(request.message_id, stopped.ready_token)
         return ChatMessageStopResponse(message=stopped.message)
 

@@ -23,7 +23,7 @@ WireTime = Annotated[str, PlainSerializer(wire_time)]
 class ChatRoom(BaseModel):
     """A room. ``message_count`` counts what can be seen; ``state`` is the RoomState's name."""
 
-    model_config = ConfigDict(validate_by_name=True)
+    model_config = ConfigDict(validate_by_name=True, use_attribute_docstrings=True)
 
     room_id: str = ""
     title: str = ""
@@ -41,15 +41,18 @@ class ChatMessage(BaseModel):
     (stop, length, stopped, interrupted, error) and latency_ms.
     """
 
-    model_config = ConfigDict(validate_by_name=True)
+    model_config = ConfigDict(validate_by_name=True, use_attribute_docstrings=True)
 
     message_id: str = ""
     room_id: str = ""
     seq: int | None = None
+    """Place in the room, from 1 on without gaps."""
     sender_type: str = "USER"
     content: str = ""
     timestamp: WireTime = ""
     state: str | None = None
     parent_message_id: str | None = None
+    """Of a reply: its question."""
     metadata: dict[str, Any] = {}
     is_streaming: bool = False
+    """It is being written: resume it by its `message_id`."""

@@ -41,7 +41,9 @@ EventId = Annotated[int, Field(ge=0, le=INT64_MAX)] | Annotated[str, StringConst
 
 class ChatRoomListRequest(Request):
     page: PageNumber = 1
+    """From 1 on."""
     limit: PageLimit = 20
+    """Rooms a page."""
 
 
 class ChatRoomListResponse(Response):
@@ -49,18 +51,22 @@ class ChatRoomListResponse(Response):
 
     rooms: list[ChatRoom] = Field(default_factory=list)
     total_count: int = 0
+    """All live rooms of the account."""
     has_more: bool = False
     stale: bool = False
 
 
 class ChatRoomCreateRequest(Request):
     ai_persona: PersonaName = Field(validation_alias=_PERSONA_NAMES)
+    """Who answers; `persona` is accepted too. See 6021."""
     title: Title | None = None
     client_request_id: Identifier | None = None
+    """Repeated with the same id, the request makes one room. A UUIDv7 is best."""
 
 
 class ChatRoomCreateResponse(Response):
     room: ChatRoom | None = None
+    """Also when it was made by an earlier attempt."""
 
 
 class ChatRoomUpdateRequest(Request):
@@ -84,9 +90,13 @@ class ChatRoomDeleteResponse(Response):
 class ChatMessageSendRequest(Request):
     room_id: Identifier
     content: Content
+    """At most 16,000 characters and 64 KiB."""
     ai_persona: PersonaName | None = Field(default=None, validation_alias=_PERSONA_NAMES)
+    """Another persona than the room's, for this message."""
     client_message_id: Identifier | None = None
+    """Repeated with the same id and body, the message is stored and answered once. A UUIDv7 is best."""
     on_busy: Literal["queue", "reject", "interrupt"] = "queue"
+    """While a reply runs: wait for it, be refused with 1006, or stop it and be answered instead."""
 
 
 class ChatMessageSendResponse(Response):
@@ -145,9 +155,12 @@ class ChatMessageStopResponse(Response):
 class ChatMessageListRequest(Request):
     room_id: Identifier
     page: PageNumber = 1
+    """1 is the newest page."""
     limit: PageLimit = 50
     before_timestamp: datetime | None = None
+    """Only messages strictly earlier."""
     cursor: Annotated[str, StringConstraints(min_length=1, max_length=256)] | None = None
+    """The `next_cursor` of a page: its messages come before that page's, also while new ones arrive."""
 
 
 class ChatMessageListResponse(Response):
