@@ -88,12 +88,16 @@ def test_links_lead_somewhere(page: Path) -> None:
 def test_files_that_are_named_exist(page: Path) -> None:
     """Names in backticks: from the root, or (in the chat's own words) a file or script of the chat.
 
-    An ``__init__.py`` may be named to say that it must not exist."""
+    An ``__init__.py`` may be named to say that it must not exist; what begins with / is a path of the server."""
     chat = CHAT_README.parent
     missing = []
     for name in re.findall(r"`([\w./-]+\.(?:py|lua|sql|json|toml|lock|md))`", _prose(page)):
         roots = (ROOT, page.parent, chat, chat / "lua")
-        if not name.endswith("__init__.py") and not any((root / name).exists() for root in roots):
+        if (
+            not name.startswith("/")
+            and not name.endswith("__init__.py")
+            and not any((root / name).exists() for root in roots)
+        ):
             missing.append(name)
     assert not missing
 
@@ -335,3 +339,28 @@ def test_the_readmes_walk_works_as_it_stands(tmp_path: Path) -> None:
     assert walked.stdout.count('"errorCode":0') == 3, walked.stdout
     assert walked.stdout.count("Hello! 안녕하세요 👋") >= 2
     assert walked.stdout.count('"sender_type":"AI"') == 2
+
+
+def test_the_tutorial_works_from_top_to_bottom(tmp_path: Path) -> None:
+    script = "\n".join(_blocks(ROOT / "docs/tutorial.md", "sh"))
+    assert script.startswith("ADDRESS=http://127.0.0.1:8080\n")
+    with running_server(tmp_path / "data") as server:
+        script = script.replace("http://127.0.0.1:8080", server.base_url)
+        walked = subprocess.run(
+            ["bash", "-euo", "pipefail", "-c", script],
+            cwd=tmp_path, capture_output=True, text=True, timeout=60, check=True,
+        )  # fmt: skip
+    said = walked.stdout
+    answers = [json.loads(line) for line in said.splitlines() if line.startswith("{")]
+    assert [answer["errorCode"] for answer in answers] == [0] * 7 + [1004], said
+    signed_up, _, sent, again, stopped, page, older, refused = answers
+    assert (signed_up["sequence"], refused["sequence"]) == (1, 42)
+    assert sent["message"]["message_id"] == again["message"]["message_id"]
+    streamed, resumed = said.split("event: message.accepted")[1].split("event: reply.done")[:2]
+    texts = [re.findall(r'"text":"([^"]*)"', part) for part in (streamed, resumed)]
+    whole = stopped["message"]["content"]
+    assert "".join(texts[0]) == whole
+    assert whole.endswith("".join(texts[1]))
+    assert len(texts[1]) < len(texts[0])
+    assert [message["content"] for message in page["messages"]] == ["How deep is it?", whole]
+    assert older["messages"][0]["content"] == "Where is the mine?"

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
+from application.base_web_server.__main__ import main
 from application.base_web_server.config import ServerSettings, load_settings
 from application.base_web_server.config_warnings import find_warnings
 from tests.deploy.deployment import DEPLOY, ROOT, last_stage, read_dockerfile
@@ -53,6 +54,8 @@ def test_the_unit_runs_modules_that_exist() -> None:
         words = shlex.split(command)
         assert words[0] == "/opt/base_server/.venv/bin/python"
         assert find_spec(f"{words[2]}.__main__")
+    # Unknown arguments end in argparse, with 2.
+    assert main([*shlex.split(commands["ExecStart"])[3:], "--config", "/there/is/no/such/file"]) == 1
 
 
 def test_the_unit_gives_time_to_stop() -> None:
