@@ -37,10 +37,11 @@ from tests.server_process import running_server
 
 ROOT = Path(__file__).resolve().parents[1]
 README = ROOT / "README.md"
+README_KO = ROOT / "README.ko.md"
 CONFIGURATION = ROOT / "docs/configuration.md"
 CHAT_README = ROOT / "base_server/template/chat/README.md"
 DECISIONS = sorted((ROOT / "docs/decisions").glob("*.md"))
-PAGES = [README, ROOT / "CHANGELOG.md", CHAT_README, *sorted((ROOT / "docs").rglob("*.md"))]
+PAGES = [README, README_KO, ROOT / "CHANGELOG.md", CHAT_README, *sorted((ROOT / "docs").rglob("*.md"))]
 # What PROD takes from the environment because no file has it.
 SECRETS = {"BASE_SERVER__DATABASECONFIG__PASSWORD": "of the test", "OPENAI_API_KEY": "of the test"}
 
@@ -328,6 +329,14 @@ async def test_the_chat_readmes_examples_do_what_they_say(tmp_path: Path, app_id
         await names["manage_chat_state"]("msg_456")
         assert await chat.state("msg_456") == "PROCESSING"
         TemplateContext.clear()
+
+
+def test_the_korean_readme_has_the_readmes_commands() -> None:
+    def commands(page: Path) -> set[str]:
+        return {re.sub(r" *#.*", "", block) for block in _blocks(page, "sh")}
+
+    assert len(commands(README_KO)) >= 5
+    assert commands(README_KO) <= commands(README)
 
 
 def test_the_readmes_walk_works_as_it_stands(tmp_path: Path) -> None:
