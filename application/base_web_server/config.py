@@ -34,7 +34,9 @@ from template.chat.chat_settings import ChatSettings
 
 Environment = Literal["LOCAL", "DEBUG", "PROD"]
 ENVIRONMENTS: tuple[Environment, ...] = get_args(Environment)
-CONFIG_FOLDER = Path(__file__).resolve().parents[2] / "config"
+_HERE = Path(__file__).resolve()
+_IN_A_WHEEL = _HERE.parents[1] / "config"
+CONFIG_FOLDER = _IN_A_WHEEL if _IN_A_WHEEL.is_dir() else _HERE.parents[2] / "config"
 _FILES = {
     "LOCAL": "base_web_server-config_local.json",
     "DEBUG": "base_web_server-config_debug.json",

@@ -27,7 +27,9 @@ from service.scheduler.base_scheduler import ScheduleJob, ScheduleType
 from service.scheduler.scheduler_service import SchedulerService
 from service.scheduler.scheduler_settings import SchedulerSettings
 
-SCRIPTS_FOLDER = Path(__file__).resolve().parents[2] / "db_scripts"
+_HERE = Path(__file__).resolve()
+_IN_A_WHEEL = _HERE.with_name("db_scripts")
+SCRIPTS_FOLDER = _IN_A_WHEEL if _IN_A_WHEEL.is_dir() else _HERE.parents[2] / "db_scripts"
 _TASK_DRAIN_S = 5.0
 
 
