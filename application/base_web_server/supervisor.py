@@ -115,8 +115,9 @@ class Supervisor:
         failed_starts = 0
         while True:
             async with worker.changing:
-                worker.process = process = await self._start(worker)
-            if process.is_ready:
+                if (process := await self._start(worker)) is not None:
+                    worker.process = process
+            if process is not None and process.is_ready:
                 failed_starts = 0
                 worker.has_served.set()
                 process = await self._until_dead(worker)
@@ -127,17 +128,20 @@ class Supervisor:
                     times = "once" if failed_starts == 1 else f"{failed_starts} times in a row"
                     raise StartError(
                         f"Worker {worker.number} ended at its start {times}, the last time with exit code"
-                        f" {process.exit_code}, and no other serves: see what it said above."
+                        f" {process and process.exit_code}, and no other serves: see what it said above."
                     )
             Logger.error(
                 "worker died, starting it again",
                 worker=worker.number,
-                pid=process.pid,
-                exit_code=process.exit_code,
+                pid=process and process.pid,
+                exit_code=process and process.exit_code,
                 failed_starts=failed_starts,
                 delay_s=delay_s,
             )
-            self._renew(worker.number)
+            try:
+                self._renew(worker.number)
+            except OSError as error:  # what comes to its old sockets waits for its next process
+                Logger.error("worker gets no new sockets", worker=worker.number, reason=str(error))
             await asyncio.sleep(delay_s)
             delay_s = min(2 * delay_s + 0.1, self._longest_delay_s)
 
@@ -150,9 +154,13 @@ class Supervisor:
                 if worker.process is process:
                     return process
 
-    async def _start(self, worker: _Worker) -> _Process:
-        """A new process of the worker, ready or dead."""
-        process = _Process(worker.number, await self._launch(worker.number))
+    async def _start(self, worker: _Worker) -> _Process | None:
+        """A new process of the worker, ready or dead; None when the system gives us none now (memory, descriptors)."""
+        try:
+            process = _Process(worker.number, await self._launch(worker.number))
+        except OSError as error:
+            Logger.error("worker cannot be launched", worker=worker.number, reason=str(error))
+            return None
         self._living.add(process)
         # Not one of our tasks: it ends with the process, and must not be cancelled before.
         process.attending = asyncio.create_task(self._attend(process), name=f"attend {process.pid}")
@@ -189,7 +197,7 @@ class Supervisor:
         """Put a new process in the place of the worker's, and wait for the old one's end; false if it did not start."""
         async with worker.changing:
             old, new = worker.process, await self._start(worker)
-            if not new.is_ready:
+            if new is None or not new.is_ready:
                 return False
             worker.process = new
         old.retire()
@@ -276,17 +284,23 @@ class _Process:
 
     async def attend(self) -> None:
         """Follow it to its end; what it prints beside its address goes on to our own output."""
-        async for line in self._output:
+        while line := await self._next_line():
             if line.startswith(READY.encode()) and not self.is_ready:
                 self.is_ready = True
                 self.ready_or_ended.set()
             else:
-                print(line.decode(errors="replace"), end="", flush=True)  # noqa: T201 - as if it had printed itself
+                with suppress(OSError):  # nobody takes our output any more
+                    print(line.decode(errors="replace"), end="", flush=True)  # noqa: T201 - as if it had printed itself
         await self._process.wait()
         self.lived_s = time.monotonic() - self._begun_s
         self.is_ready = False
         self.ended.set()
         self.ready_or_ended.set()
+
+    async def _next_line(self) -> bytes:
+        while True:
+            with suppress(ValueError):  # longer than asyncio takes, and thrown away
+                return await self._output.readline()
 
     def retire(self) -> None:
         """Tell it that another serves in its place."""

@@ -32,6 +32,7 @@ class Bench:
     def __init__(self, folder: Path, count: int) -> None:
         self.board = WorkerBoard(folder, count)
         self.script = GOOD
+        self.refusals = 0
         self.events: list[str] = []
         self.processes: list[Process] = []
         self.forgotten: list[int] = []
@@ -48,6 +49,9 @@ class Bench:
 
     async def _launch(self, number: int) -> Process:
         self.events.append(f"launch {number}")
+        if self.refusals:
+            self.refusals -= 1
+            raise BlockingIOError("the system has no process for us")
         process = await asyncio.create_subprocess_exec("sh", "-c", self.script, stdin=PIPE, stdout=PIPE)
         self.processes.append(process)
         return process
@@ -112,6 +116,19 @@ async def test_it_goes_on_trying_while_another_serves_and_gives_up_when_none_doe
             await asyncio.wait_for(run, 10)
 
 
+async def test_a_system_that_gives_no_process_for_a_while_ends_nobody(bench: Bench) -> None:
+    async with bench.running() as run:
+        bench.refusals = 2
+        bench.processes[1].kill()
+        await until(lambda: len(bench.processes) == 4)
+        bench.refusals = 1
+        bench.supervisor.roll()
+        await until(lambda: bench.refusals == 0)
+        bench.processes[0].kill()
+        await until(lambda: len(bench.processes) == 5)
+        assert not run.done()
+
+
 async def test_a_rolling_restart_replaces_one_after_the_other_the_new_one_first(bench: Bench) -> None:
     async with bench.running():
         before = list(bench.processes)
@@ -168,6 +185,13 @@ async def test_a_worker_whose_board_is_silent_is_killed(
         await until(lambda: bench.events[3:] == ["renew 1", "launch 1"])
         assert not (tmp_path / f"1-{hanging.pid}.json").exists(), "who ended says nothing any more"
         assert not ended(*bench.processes[1:3])()
+
+
+async def test_a_worker_that_printed_an_endless_line_is_started_again(bench: Bench) -> None:
+    bench.script = f"head -c 200000 /dev/zero | tr '\\0' x; echo; {GOOD}"
+    async with bench.running():
+        bench.processes[0].kill()
+        await until(lambda: len(bench.processes) == 4)
 
 
 async def test_what_a_worker_prints_is_passed_on(bench: Bench, capfd: pytest.CaptureFixture[str]) -> None:
