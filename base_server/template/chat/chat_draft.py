@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from service.core.errors import ServiceUnavailable
+from service.core.errors import ServiceError
 from service.core.tasks import TaskRegistry
 from service.llm.conversation import ReplyChunk, ReplyStart
 from template.chat.chat_instruments import FIRST_TEXT_SECONDS
@@ -143,7 +143,7 @@ class Draft:
             # An older Redis came back: it gets the text from where it stands.
             self.stored_bytes = behind.length
             self._unsent = [self.text.encode()[behind.length :].decode()]
-        except ServiceUnavailable:
+        except ServiceError:
             # Appended or not: what is there already is not written again.
             self._unsent.insert(0, text)
             retry = True

@@ -56,6 +56,7 @@ class RunningReply:
         self.task: asyncio.Task[str]
         self.turn_came = asyncio.Event()
         self.is_lost = False
+        self.is_waiting = self.is_leaving = self.is_ending = False
         self._asking: asyncio.Timeout | None = None
 
     def __call__(self, news: News | None) -> None:
@@ -74,6 +75,14 @@ class RunningReply:
         if self._asking is not None:
             self._asking.reschedule(asyncio.get_running_loop().time())
             self._asking = None
+
+    def leave(self) -> None:
+        """This process stops: what runs ends as it is, what waits keeps its place for another process."""
+        self.is_leaving = True
+        if self.is_waiting:
+            self.turn_came.set()
+        elif not self.is_ending:
+            self.task.cancel()
 
     async def collect(self, items: AsyncGenerator[ReplyItem, None]) -> dict[str, Any]:
         """Everything that the AI says goes into the draft; the reply's metadata.
@@ -153,8 +162,10 @@ class ChatReplies:
             turn = found.turn
             if turn.reply_id in self._running:
                 continue
-            if found.phase == "ready" and not self._quiet:
-                self._start(turn, None, (), found.remaining_s, watched=True)
+            if found.phase == "ready":
+                # Who stops leaves it to the others, or to whoever starts next.
+                if not self._quiet:
+                    self._start(turn, None, (), found.remaining_s, watched=True)
                 continue
             ended = await self._turns.interrupt(turn, only_if_expired=not all_open)
             if ended is not None and ended.ours:
@@ -167,13 +178,14 @@ class ChatReplies:
         self._quiet = True
 
     async def stop(self, drain_s: float) -> None:
-        """Let running replies finish for ``drain_s`` seconds, then end the rest as interrupted."""
+        """Let running replies finish for ``drain_s`` seconds, then end the rest as interrupted; questions that wait for
+        their turn stay in the queue."""
         if running := [reply.task for reply in self._running.values()]:
             await asyncio.wait(running, timeout=drain_s)
-        late = [reply.task for reply in self._running.values()]
-        for task in late:
-            task.cancel()
-        await asyncio.gather(*late, return_exceptions=True)
+        late = list(self._running.values())
+        for reply in late:
+            reply.leave()
+        await asyncio.gather(*(reply.task for reply in late), return_exceptions=True)
 
     def _start(
         self, turn: Turn, question: str | None, history: Sequence[str], remaining_s: float, *, watched: bool
@@ -210,11 +222,14 @@ class ChatReplies:
             draft.open()
             metadata = await self._ask(reply, question, history) if question else {"finish_reason": "stopped"}
         except TurnLost:
+            reply.is_ending = True
             await draft.close()
             await self._turns.forget(turn)
             return await self._turns.final(turn)
+        except _Leaving:
+            raise
         except asyncio.CancelledError:
-            # Only stop() cancels a reply.
+            # Only stop() cancels a reply, and not one that is ending.
             ended = await self._tasks.finish(self._end(reply, {"finish_reason": "interrupted"}), "interrupt reply")
             return ended.entry
         except (AITimeout, TimeoutError):
@@ -232,21 +247,33 @@ class ChatReplies:
         return ended.entry or await self._turns.final(turn)
 
     async def _take_turn(self, reply: RunningReply) -> tuple[str, Sequence[str]]:
-        """Wait until the turn is ready; TimeoutError when the reply's deadline comes first."""
+        """Wait until the turn is ready. Raises TimeoutError when the reply's deadline comes first, _Leaving when the
+        process's stop does."""
         claim_id = secrets.token_hex(8)
-        while time.monotonic() < reply.deadline_s:
-            reply.turn_came.clear()
-            wait_s = _POLL_S
-            try:
-                if (claim := await self._turns.claim(reply.turn, claim_id)) is not None:
-                    return claim.question, claim.history
-            except ServiceUnavailable:
-                Logger.warn("turn not claimed: Redis is away", room_id=reply.turn.room_id)
-                wait_s = _RETRY_S
-            with suppress(TimeoutError):
-                async with asyncio.timeout(wait_s):
-                    await reply.turn_came.wait()
-        raise TimeoutError
+        reply.is_waiting = True
+        try:
+            while time.monotonic() < reply.deadline_s:
+                reply.turn_came.clear()
+                if reply.is_leaving:
+                    raise _Leaving("chat", "this process stops, the question waits for another")
+                wait_s = _POLL_S
+                try:
+                    if (claim := await self._turns.claim(reply.turn, claim_id)) is not None:
+                        break
+                except ServiceUnavailable:
+                    Logger.warn("turn not claimed: Redis is away", room_id=reply.turn.room_id)
+                    wait_s = _RETRY_S
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(wait_s):
+                        await reply.turn_came.wait()
+            else:
+                raise TimeoutError
+        finally:
+            reply.is_waiting = False
+        if reply.is_leaving:
+            # It is ours after all: nobody else may call it.
+            reply.leave()
+        return claim.question, claim.history
 
     async def _ask(self, reply: RunningReply, question: str, history: Sequence[str]) -> dict[str, Any]:
         turn = reply.turn
@@ -258,6 +285,7 @@ class ChatReplies:
     async def _end(self, reply: RunningReply, metadata: dict[str, Any]) -> Ended:
         """End the reply, however long Redis is away within the lease; after that the sweeper does."""
         turn, draft = reply.turn, reply.draft
+        reply.is_ending = True
         await draft.close()
         facts = draft.facts() | metadata
         give_up = time.monotonic() + self._settings.reply_lease_s
@@ -276,3 +304,7 @@ class ChatReplies:
     def _wake(self, token: str) -> None:
         if (reply := self._by_token.get(token)) is not None:
             reply.turn_came.set()
+
+
+class _Leaving(ServiceUnavailable):
+    """The process stops before the reply's turn has come: the turn stays where it is."""

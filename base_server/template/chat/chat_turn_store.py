@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from service.cache.cache_client import CacheClient
+from service.cache.cache_errors import CacheCommandError
 from service.core.errors import ServiceUnavailable
 from template.chat.chat_events import open_payload, payload
 from template.chat.chat_keys import ChatKeys
@@ -246,10 +248,7 @@ class TurnStore:
         rooms = [(p, room_id) for p, ids in zip(partitions, found, strict=True) for room_id in ids]
         if not rooms:
             return []
-        fields = ("turn", "turn_phase", "account", "owner", "shard")
-        records = await self._cache.execute_many(
-            [("HMGET", self._keys.room_record(room_id, p), *fields) for p, room_id in rooms]
-        )
+        records = await asyncio.gather(*(self._open_fields(p, room_id) for p, room_id in rooms))
         turns = []
         for (partition, room_id), (text, phase, account, db_key, shard) in zip(rooms, records, strict=True):
             if text is None:
@@ -260,6 +259,14 @@ class TurnStore:
             turn = read_turn(text, owner, room_id)
             turns.append(OpenTurn(turn, phase, (turn.deadline_ms - now_ms) / 1000))
         return turns
+
+    async def _open_fields(self, partition: int, room_id: str) -> list[Any]:
+        fields = ("turn", "turn_phase", "account", "owner", "shard")
+        try:
+            return list(await self._cache.execute("HMGET", self._keys.room_record(room_id, partition), *fields))
+        except CacheCommandError:
+            # A key of another type is no record; the other rooms' replies end all the same.
+            return [None] * len(fields)
 
 
 class TurnLost(Exception):

@@ -186,9 +186,10 @@ local function pin(...)
 end
 
 -- Tell every process about a reply: 'text' (there is more), 'ended', 'ready' (its turn has come), 'watched' (somebody
--- on another process reads it). Only hints: who misses one looks again a little later.
+-- on another process reads it). Only hints: who misses one looks again a little later; a Redis user that may not publish
+-- (an ACL without channels) must not break off a script that has written.
 local function tell(news, kind, reply_id)
-  redis.call('PUBLISH', news, kind .. ' ' .. reply_id)
+  redis.pcall('PUBLISH', news, kind .. ' ' .. reply_id)
 end
 
 -- The parts of a turn as accept_send writes it: token, reply id, reply seq, question id, persona as JSON.
@@ -216,6 +217,20 @@ local function append_text(stream, from, text)
   if from + #text > have then
     redis.call('XADD', stream, int(from + #text) .. '-0', 'text', string.sub(text, have - from + 1))
   end
+end
+
+-- Keys of another type count as missing, and go before anything is written. A room without its list or its waiting turns
+-- is not whole: its load puts right what only they knew.
+local function drop_other_types(k)
+  local dropped = 0
+  for key, kind in pairs({ [k.messages] = 'list', [k.turns] = 'list', [k.stream] = 'stream' }) do
+    local found = redis.call('TYPE', key).ok
+    if found ~= 'none' and found ~= kind then
+      redis.call('DEL', key)
+      if kind == 'list' then dropped = dropped + 1 end
+    end
+  end
+  if dropped > 0 and redis.call('HEXISTS', k.rec, 'len') == 1 then redis.call('HSET', k.rec, 'epoch', '0') end
 end
 
 -- Put an end to a reply, running or waiting: its text takes its place in the list, its event is queued, its turn goes on.
@@ -255,6 +270,7 @@ end
 -- put_end for whoever does not know the text: with what the stream holds, and the usage that its process noted last.
 -- `open_payload`: the beginning of the event's payload, which says whose room it is.
 local function put_early_end(k, room_id, turn, reason, open_payload, ready_ms, stream_ttl_ms, now)
+  drop_other_types(k)
   local token, reply_id, _, question_id, persona = parts_of(turn)
   local v = redis.call('HMGET', k.rec, 'turn_token', 'turn_at', 'turn_facts')
   local pieces = {}

@@ -14,6 +14,7 @@ if not turn then
   if not current or entry_id(current) ~= ARGV[3] or is_tombstone(current) then current = '' end
   return { LOST, current }
 end
+drop_other_types(k)
 -- Readers find the end in the list: a stream that was not begun, or has lost a part, need not be whole.
 local have = stream_length(k.stream)
 if have > 0 and have >= tonumber(ARGV[10]) then append_text(k.stream, tonumber(ARGV[10]), ARGV[11]) end

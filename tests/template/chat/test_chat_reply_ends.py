@@ -1,0 +1,168 @@
+"""Replies end once and whole: when their process stops, when keys are broken, when the Redis user has few rights."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from service.cache.cache_errors import CacheCommandError
+from service.core.errors import ServiceUnavailable
+from service.db.db_settings import DatabaseSettings
+from template.base.client_session import ClientSession
+from template.chat.chat_message_store import Accepted, NewMessage
+from template.chat.chat_turn_store import TurnStore
+from tests.backends_mariadb import DatabaseBackend
+from tests.backends_redis import RedisServer
+from tests.chat_world import ChatWorld, running_world
+from tests.openai_stub import OpenAIStub, Reply
+from tests.waiting import until
+
+HALF = Reply(tokens=["half "], hang=True)
+
+
+async def accepted(chat: ChatWorld, user: ClientSession, room_id: str, content: str) -> Accepted:
+    """A question as a process leaves it that is killed before it asks the AI."""
+    owner = await chat.template._owner(user)
+    ids = [chat.keys.new_id(owner.partition) for _ in range(3)]
+    message = NewMessage(*ids, content, None, None, "queue")
+    return await chat.template._parts.messages.accept(owner, room_id, message)
+
+
+async def listed(chat: ChatWorld, user: ClientSession, room_id: str, count: int) -> None:
+    async def all_there() -> bool:
+        return len((await chat.messages(user, room_id)).messages) == count
+
+    await until(all_there)
+
+
+async def test_a_stop_does_not_cut_an_end_that_waits_for_redis(
+    chat: ChatWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    user = await chat.user()
+    room = await chat.room(user)
+    end, tried = TurnStore.end, asyncio.Event()
+
+    async def away_once(self: TurnStore, *args: Any, **options: Any) -> Any:
+        if tried.is_set():
+            return await end(self, *args, **options)
+        tried.set()
+        raise ServiceUnavailable("cache", "away for a moment")
+
+    monkeypatch.setattr(TurnStore, "end", away_once)
+    chat.provider.script(Reply(tokens=["all of it"]))
+    sending = asyncio.create_task(chat.try_send(user, room.room_id, "one"))
+    await tried.wait()
+    await chat.template._parts.replies.stop(0.0)
+    response = await sending
+    assert response.message is not None
+    assert (response.message.content, response.message.metadata["finish_reason"]) == ("all of it", "stop")
+
+
+async def test_a_question_that_waits_outlives_the_stop_of_its_process(chat: ChatWorld) -> None:
+    user = await chat.user()
+    room = await chat.room(user)
+    replies = chat.template._parts.replies
+    chat.provider.script(HALF)
+    running = asyncio.create_task(chat.try_send(user, room.room_id, "one"))
+    await until(lambda: chat.provider.calls == 1)
+    waiting = asyncio.create_task(chat.try_send(user, room.room_id, "two", client_message_id="two"))
+    await listed(chat, user, room.room_id, 4)
+    await replies.stop(0.0)
+    assert (await running).errorCode == 0
+    assert (await waiting).errorCode == 5003
+    assert [message.is_streaming for message in (await chat.messages(user, room.room_id)).messages][1::2] == [
+        False,
+        True,
+    ]
+    # Who stops takes up nothing; who comes next answers it, and the repeated send gets that answer.
+    replies.quiet()
+    await replies.sweep(all_open=True)
+    assert len(replies) == 0
+    replies._quiet = False
+    await replies.sweep(all_open=True)
+    assert (await chat.try_send(user, room.room_id, "two", client_message_id="two")).errorCode == 0
+    assert (await chat.texts(user, room.room_id))[2:] == ["two", "stub: two"]
+    assert chat.provider.calls == 2
+
+
+@pytest.mark.chat_settings(reply_lease_s=0.3, sweep_interval_s=0.1)
+async def test_a_room_with_broken_keys_does_not_keep_other_rooms_from_being_swept(chat: ChatWorld) -> None:
+    user = await chat.user()
+    rooms = [(await chat.room(user)).room_id for _ in range(3)]
+    for room_id in rooms:
+        await accepted(chat, user, room_id, "one")
+    for key in (chat.keys.room_record(rooms[0]), chat.keys.messages(rooms[1])):
+        await chat.redis.execute("SET", key, "not ours")
+
+    async def ended() -> bool:
+        return not any(message.is_streaming for message in (await chat.messages(user, rooms[2])).messages)
+
+    await until(ended, 10)
+
+
+async def test_waiting_turns_and_a_stream_of_another_type_do_not_keep_a_reply_from_its_end(chat: ChatWorld) -> None:
+    user = await chat.user()
+    room = await chat.room(user)
+    sent = await accepted(chat, user, room.room_id, "one")
+    assert sent.turn is not None
+    stream = chat.keys.reply_stream(room.room_id, sent.turn.reply_id)
+    for key in (chat.keys.turns(room.room_id), stream):
+        await chat.redis.execute("SET", key, "not ours")
+    events = await chat.backlog()
+    assert (await chat.template._parts.replies._turns.end(sent.turn, "said", {"finish_reason": "stop"})).ours
+    assert await chat.backlog() == events + 1
+    await chat.persist()
+    await chat.send(user, room.room_id, "two")
+    assert await chat.texts(user, room.room_id) == ["one", "said", "two", "stub: two"]
+
+
+@pytest.mark.chat_settings(checkpoint_interval_s=0.01)
+async def test_a_refused_piece_of_text_is_not_left_out(chat: ChatWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+    user = await chat.user()
+    room = await chat.room(user)
+    append, refused = TurnStore.append, asyncio.Event()
+
+    async def refused_once(self: TurnStore, turn: Any, start: int, text: str, usage: str) -> bool:
+        if text and not refused.is_set():
+            refused.set()
+            raise CacheCommandError("NOPERM", "for a moment")
+        return await append(self, turn, start, text, usage)
+
+    monkeypatch.setattr(TurnStore, "append", refused_once)
+    chat.provider.script(Reply(tokens=["one ", "two "], delay_s=0.1, hang=True))
+    sending = asyncio.create_task(chat.try_send(user, room.room_id, "q"))
+    await refused.wait()
+
+    async def stored() -> str:
+        messages = (await chat.messages(user, room.room_id)).messages
+        return messages[1].content
+
+    await until(stored)
+    assert (await stored()).startswith("one ")
+    await chat.template._parts.replies.stop(0.0)
+    await sending
+
+
+async def test_a_redis_user_who_may_not_publish_gets_whole_writes(
+    private_server: RedisServer, tmp_path: Path, app_id: str, provider: OpenAIStub
+) -> None:
+    """Redis gives a new ACL user no channels; a script that fails after its first write leaves half of it."""
+    limited = ("ACL", "SETUSER", "chat", "on", ">pw", "~*", "+@all", "resetchannels")
+    database = DatabaseBackend("sqlite", DatabaseSettings(), tmp_path, None)
+    async with running_world(private_server.settings(timeout_s=2), database, app_id, provider) as chat:
+        await chat.redis.execute(*limited)
+    settings = private_server.settings(timeout_s=2, username="chat", password="pw")
+    async with running_world(settings, database, app_id, provider) as chat:
+        user = await chat.user()
+        room = await chat.room(user)
+        provider.script(HALF)
+        first = asyncio.create_task(chat.try_send(user, room.room_id, "one"))
+        await until(lambda: provider.calls == 1)
+        assert (await chat.try_send(user, room.room_id, "two", on_busy="interrupt")).errorCode == 0
+        response = await first
+        assert response.message is not None
+        assert response.message.metadata["finish_reason"] == "stopped"
+        assert (await chat.texts(user, room.room_id))[2:] == ["two", "stub: two"]
