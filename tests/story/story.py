@@ -84,7 +84,8 @@ class ChatStory(RuleBasedStateMachine):
         super().__init__()
         self.accounts: list[Account] = []
         self.settled: list[tuple[str, dict[str, str]]] = []  # stream and fields of events that were written
-        self.earlier: tuple[Files, list[set[str]]] | None = None  # Redis' files, and the tokens of then
+        self.earlier: tuple[Files, list[set[str]]] = {}, []  # Redis' files, and the tokens of then
+        self.steps = 0
         self.count = 0
         self.asked = 0
         self.heard: list[str] = []
@@ -153,6 +154,7 @@ class ChatStory(RuleBasedStateMachine):
         self.create_room(0, 0, "none")
         for form in ("uuid7", "none"):
             self.send(0, 0, form, busy=False)
+        self.something_is_restarted("redis copied", 0)
 
     def log_in(self, account: Account, door: int) -> None:
         fields = {"account_id": account.name, "password": "correct horse"}
@@ -160,25 +162,20 @@ class ChatStory(RuleBasedStateMachine):
         assert answer["errorCode"] == OK, answer
         account.tokens.append(answer["accessToken"])
 
-    @precondition(lambda self: any(len(account.tokens) < 2 for account in self.accounts))
-    @rule(door=DOORS)
-    def log_in_once_more(self, door: int) -> None:
-        self.log_in(min(self.accounts, key=lambda account: len(account.tokens)), door)
-
-    @precondition(lambda self: any(account.tokens for account in self.accounts))
-    @rule(which=WHICH, door=DOORS)
-    def log_out(self, which: int, door: int) -> None:
+    @rule(what=st.sampled_from(["log in", "log out", "use one that ended"]), which=WHICH, door=DOORS)
+    def something_about_sessions(self, what: str, which: int, door: int) -> None:
         account = max(self.accounts, key=lambda account: len(account.tokens))
-        token = account.tokens.pop(which % len(account.tokens))
-        assert self.run(self.ask(door, token, "/api/account/logout", {}))["errorCode"] == OK
-        account.dead_tokens.append(token)
-
-    @precondition(lambda self: any(account.dead_tokens for account in self.accounts))
-    @rule(which=WHICH, door=DOORS)
-    def a_session_that_ended_does_nothing(self, which: int, door: int) -> None:
-        tokens = [token for account in self.accounts for token in account.dead_tokens]
-        for path, fields in (("/api/chat/rooms", {}), ("/api/chat/room/create", {"ai_persona": self.servers.persona})):
-            assert self.run(self.ask(door, tokens[which % len(tokens)], path, fields))["errorCode"] == NO_SESSION
+        dead = [token for account in self.accounts for token in account.dead_tokens]
+        if what == "log out" and account.tokens:
+            token = account.tokens.pop(which % len(account.tokens))
+            assert self.run(self.ask(door, token, "/api/account/logout", {}))["errorCode"] == OK
+            account.dead_tokens.append(token)
+        elif what == "log in" or not dead:
+            self.log_in(self.account(which), door)
+        else:
+            create = ("/api/chat/room/create", {"ai_persona": self.servers.persona})
+            for path, fields in (("/api/chat/rooms", {}), create):
+                assert self.run(self.ask(door, dead[which % len(dead)], path, fields))["errorCode"] == NO_SESSION
 
     # Rooms
 
@@ -232,11 +229,14 @@ class ChatStory(RuleBasedStateMachine):
 
     @precondition(lambda self: any(account.rooms or account.gone for account in self.accounts))
     @rule(which=WHICH, door=DOORS)
-    def a_stranger_finds_nothing(self, which: int, door: int) -> None:
+    def what_is_not_ones_own_is_not_there(self, which: int, door: int) -> None:
         pairs = [(account, room) for account in self.accounts for room in account.rooms + account.gone]
         account, room = pairs[which % len(pairs)]
         stranger = next(other for other in self.accounts if other is not account)
         self.finds_nothing(stranger, door, room)
+        if room in account.rooms:
+            fields = {"room_id": room.room_id, "message_id": room.room_id}
+            assert self.code(account, door, "/api/chat/message/delete", **fields) == NO_MESSAGE
 
     def finds_nothing(self, account: Account, door: int, room: Room) -> None:
         message_id = room.messages[0].message_id if room.messages else room.room_id
@@ -271,11 +271,12 @@ class ChatStory(RuleBasedStateMachine):
         return len(room.messages) - 2
 
     @precondition(lambda self: any(account.rooms for account in self.accounts))
-    @rule(which=WHICH, door=DOORS, form=CLIENT_IDS)
-    def send_some(self, which: int, door: int, form: str) -> None:
-        """As much as the window holds."""
+    @rule(which=WHICH, door=DOORS, form=CLIENT_IDS, written=st.booleans())
+    def send_as_much_as_the_window_holds(self, which: int, door: int, form: str, written: bool) -> None:
         for n in range(WINDOW // 2):
             self.send(which, (door + n) % 2, form, busy=False)
+        if written:
+            self.write()
 
     @precondition(lambda self: any(account.rooms for account in self.accounts))
     @rule(which=WHICH, door=DOORS, form=CLIENT_IDS, busy=st.booleans())
@@ -332,7 +333,10 @@ class ChatStory(RuleBasedStateMachine):
         sends = [
             (account, room, client_id) for account in self.accounts for room in account.rooms for client_id in room.sent
         ]
-        account, room, client_id = sends[which % len(sends)]
+        self.ask_again(*sends[which % len(sends)], door, other_body=other_body)
+
+    def ask_again(self, account: Account, room: Room, client_id: str, door: int, *, other_body: bool = False) -> None:
+        """A send with the id of an earlier one: the same two messages, and the AI is not asked."""
         question, reply = room.messages[room.sent[client_id] : room.sent[client_id] + 2]
         fields = {"room_id": room.room_id, "client_message_id": client_id}
         fields["content"] = "other" if other_body else question.content
@@ -355,13 +359,6 @@ class ChatStory(RuleBasedStateMachine):
         message = room.messages[place % len(room.messages)]
         self.ok(account, door, "/api/chat/message/delete", room_id=room.room_id, message_id=message.message_id)
         message.deleted = True
-
-    @precondition(lambda self: any(account.rooms for account in self.accounts))
-    @rule(which=WHICH, door=DOORS)
-    def delete_an_unknown_message(self, which: int, door: int) -> None:
-        account, room = self.any_room(which)
-        fields = {"room_id": room.room_id, "message_id": room.room_id}
-        assert self.code(account, door, "/api/chat/message/delete", **fields) == NO_MESSAGE
 
     # What happens to the servers
 
@@ -402,14 +399,17 @@ class ChatStory(RuleBasedStateMachine):
         self.redis("ZINCRBY", order, 7_200_000, room.room_id)
         self.accepted(account, room, self.ok(account, 0, "/api/chat/message/send", **self.send_fields(room)))
 
-    @rule(what=st.sampled_from(["server", "redis", "redis empty", "redis copied", "redis as it was"]), door=DOORS)
+    @rule(
+        what=st.sampled_from(["server", "redis", "redis empty", "redis copied", "redis as it was", "redis as it was"]),
+        door=DOORS,
+    )
     def something_is_restarted(self, what: str, door: int) -> None:
         """A Redis that is empty, or as it was when it was copied, lost nothing but sessions: all is written before."""
         if what == "server":
             self.run(self.servers.restart_server(door))
         elif what == "redis":
             self.run(self.servers.restart_redis(None))
-        elif what == "redis copied" or self.earlier is None:
+        elif what == "redis copied":
             self.earlier = self.servers.redis_files(), [set(account.tokens) for account in self.accounts]
         else:
             files, tokens = ({}, [set(), set()]) if what == "redis empty" else self.earlier
@@ -425,16 +425,22 @@ class ChatStory(RuleBasedStateMachine):
     # What must be true
 
     @invariant()
-    def lists_show_what_was_acknowledged(self) -> None:
-        if not self.accounts:
-            return
-        door, account = self.count % 2, self.account(self.count // 2)
+    def what_was_acknowledged_is_there(self) -> None:
+        """Looked at now and then: to look is to load, and much is to happen to what is not loaded."""
+        self.steps += 1
+        if self.accounts and self.steps % 3 == 0:
+            self.check(self.account(self.steps // 3), self.steps % 2)
+
+    def check(self, account: Account, door: int) -> None:
+        """The lists, and the answers to whatever is asked again."""
         page = self.ok(account, door, "/api/chat/rooms", limit=100)
         expected = [(room.room_id, room.title, len(room.visible)) for room in reversed(account.rooms)]
         assert [(found["room_id"], found["title"], found["message_count"]) for found in page["rooms"]] == expected
         assert (page["total_count"], page["has_more"]) == (len(account.rooms), False)
         for room in account.rooms:
             assert self.read(account, door, room) == [(n.message_id, n.content) for n in room.visible]
+            for client_id in list(room.sent)[:2]:
+                self.ask_again(account, room, client_id, 1 - door)
         for room in account.gone[-1:]:
             self.finds_nothing(account, door, room)
 
@@ -480,6 +486,8 @@ class ChatStory(RuleBasedStateMachine):
         """The rows are what was acknowledged, nothing is left over, and every state has come to its end."""
         if not self.accounts:
             return
+        for account in self.accounts:
+            self.check(account, 0)
         self.run(self.servers.write())
         for account in self.accounts:
             for room in account.rooms:

@@ -32,7 +32,7 @@ def quick_hashes(monkeypatch: pytest.MonkeyPatch) -> None:
     )
 
 
-async def tell(on: StoryServers, stories: int, *, steps: int = 25) -> None:
+async def tell(on: StoryServers, stories: int, *, steps: int = 40) -> None:
     class Story(ChatStory):
         servers = on
         loop = asyncio.get_running_loop()
@@ -58,7 +58,7 @@ async def test_stories_on_valkey_and_sqlite(
     private_server: RedisServer, shared_sqlite: DatabaseBackend, app_id: str, tmp_path: Path
 ) -> None:
     async with in_process(private_server, shared_sqlite, app_id, tmp_path, window=WINDOW) as servers:
-        await tell(servers, 25)
+        await tell(servers, 15)
 
 
 @pytest.mark.usefixtures("quick_hashes")
@@ -67,7 +67,7 @@ async def test_stories_on_redis_and_mariadb(
     private_server: RedisServer, shared_mariadb: DatabaseBackend, app_id: str, tmp_path: Path
 ) -> None:
     async with in_process(private_server, shared_mariadb, app_id, tmp_path, window=WINDOW) as servers:
-        await tell(servers, 25)
+        await tell(servers, 15)
 
 
 async def test_stories_with_server_processes_that_are_killed(
@@ -75,9 +75,9 @@ async def test_stories_with_server_processes_that_are_killed(
 ) -> None:
     with prepared_mariadb.running_copy() as backend:
         async with shared_world(backend, tmp_path, app_id, CHATCONFIG__WINDOW=WINDOW) as world:
-            await tell(Processes(world), 2, steps=20)
+            await tell(Processes(world), 2)
 
 
 async def test_stories_with_the_embedded_default_that_is_killed(tmp_path: Path) -> None:
     async with embedded_world(tmp_path) as world:
-        await tell(Processes(world), 2, steps=20)
+        await tell(Processes(world), 2)
