@@ -18,6 +18,8 @@ from typing import Any, TypeVar
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from service.cache.partition import Partitions
+from service.queue.queue_settings import QueueSettings
 from tests.openai_stub import Reply
 from tests.server_process import Client
 from tests.story.servers import Files, StoryServers, ask_redis
@@ -146,8 +148,12 @@ class ChatStory(RuleBasedStateMachine):
 
     @initialize()
     def sign_up(self) -> None:
-        for _ in range(2):
+        partitions = Partitions(QueueSettings().partitions)
+        while len(self.accounts) < 2:
             account = Account(f"a{uuid.uuid4().hex[:12]}")
+            # In one partition, so that nothing but their owners keeps them apart.
+            if self.accounts and partitions.of_id(account.name) != partitions.of_id(self.accounts[0].name):
+                continue
             fields = {"account_id": account.name, "password": "correct horse"}
             assert self.run(self.ask(0, None, "/api/account/signup", fields))["errorCode"] == OK
             self.accounts.append(account)
