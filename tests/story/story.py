@@ -67,6 +67,7 @@ class Account:
     name: str
     tokens: list[str] = field(default_factory=list)
     dead_tokens: list[str] = field(default_factory=list)
+    logged_out: set[str] = field(default_factory=set)
     rooms: list[Room] = field(default_factory=list)
     gone: list[Room] = field(default_factory=list)
     made: dict[str, tuple[Room, str]] = field(default_factory=dict)
@@ -176,6 +177,7 @@ class ChatStory(RuleBasedStateMachine):
             token = account.tokens.pop(which % len(account.tokens))
             assert self.run(self.ask(door, token, "/api/account/logout", {}))["errorCode"] == OK
             account.dead_tokens.append(token)
+            account.logged_out.add(token)
         elif what == "log in" or not dead:
             self.log_in(self.account(which), door)
         else:
@@ -421,12 +423,14 @@ class ChatStory(RuleBasedStateMachine):
             files, tokens = ({}, [set(), set()]) if what == "redis empty" else self.earlier
             self.write()
             self.run(self.servers.restart_redis(files))
-            self.sessions_are_lost(tokens)
+            self.sessions_are(tokens)
 
-    def sessions_are_lost(self, known: Sequence[set[str]]) -> None:
+    def sessions_are(self, known: Sequence[set[str]]) -> None:
+        """Those that Redis knows now. A logout is for good; what was only lost comes back with an older Redis."""
         for account, tokens in zip(self.accounts, known, strict=True):
-            account.dead_tokens += [token for token in account.tokens if token not in tokens]
-            account.tokens = [token for token in account.tokens if token in tokens]
+            all_tokens = account.tokens + account.dead_tokens
+            account.tokens = [token for token in all_tokens if token in tokens - account.logged_out]
+            account.dead_tokens = [token for token in all_tokens if token not in account.tokens]
 
     # What must be true
 
