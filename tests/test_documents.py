@@ -33,7 +33,7 @@ from tests.chat_world import running_world
 from tests.faults.embedded_world import EMBEDDED_FAULTS
 from tests.faults.faults import BETWEEN_GAMES, FAULTS
 from tests.openai_stub import OpenAIStub
-from tests.server_process import running_server
+from tests.server_process import ServerProcess, running_server
 
 ROOT = Path(__file__).resolve().parents[1]
 README = ROOT / "README.md"
@@ -44,6 +44,13 @@ DECISIONS = sorted((ROOT / "docs/decisions").glob("*.md"))
 PAGES = [README, README_KO, ROOT / "CHANGELOG.md", CHAT_README, *sorted((ROOT / "docs").rglob("*.md"))]
 # What PROD takes from the environment because no file has it.
 SECRETS = {"BASE_SERVER__DATABASECONFIG__PASSWORD": "of the test", "OPENAI_API_KEY": "of the test"}
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+    """What ``make run`` starts, for all that is followed literally."""
+    with running_server(tmp_path_factory.mktemp("documents") / "data") as running:
+        yield running
 
 
 def _name(page: Path) -> str:
@@ -231,18 +238,17 @@ def test_every_failure_drill_and_every_alert_is_told() -> None:
 
 
 def test_the_operators_commands_run_as_they_stand(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    server: ServerProcess, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Beside a running server: those that need no name of a room or a letter, each page's in its order."""
-    with running_server(tmp_path / "data") as server:
-        monkeypatch.setenv("BASE_SERVER__TEMPLATECONFIG__DATA_DIR", str(server.data_dir))
-        monkeypatch.setenv("BASE_SERVER__NETCONFIG__PORT", server.base_url.rpartition(":")[2])
-        for page in (README, ROOT / "docs/operations.md", ROOT / "docs/upgrading.md", CONFIGURATION):
-            commands = re.findall(r"^\.venv/bin/python -m application\.manage ([^#\n]+)", _text(page), flags=re.M)
-            assert commands, page
-            for command in commands:
-                if not re.search(r"\b[A-Z]{2,}", command):
-                    assert manage(command.split()) == 0, (command, capsys.readouterr())
+    monkeypatch.setenv("BASE_SERVER__TEMPLATECONFIG__DATA_DIR", str(server.data_dir))
+    monkeypatch.setenv("BASE_SERVER__NETCONFIG__PORT", server.base_url.rpartition(":")[2])
+    for page in (README, ROOT / "docs/operations.md", ROOT / "docs/upgrading.md", CONFIGURATION):
+        commands = re.findall(r"^\.venv/bin/python -m application\.manage ([^#\n]+)", _text(page), flags=re.M)
+        assert commands, page
+        for command in commands:
+            if not re.search(r"\b[A-Z]{2,}", command):
+                assert manage(command.split()) == 0, (command, capsys.readouterr())
 
 
 def test_an_environment_variable_without_a_key_would_be_noticed() -> None:
@@ -339,26 +345,24 @@ def test_the_korean_readme_has_the_readmes_commands() -> None:
     assert commands(README_KO) <= commands(README)
 
 
-def test_the_readmes_walk_works_as_it_stands(tmp_path: Path) -> None:
+def test_the_readmes_walk_works_as_it_stands(server: ServerProcess) -> None:
     (walk,) = (block for block in _blocks(README, "sh") if "curl" in block)
     assert walk.startswith("ADDRESS=http://127.0.0.1:8080\n")
-    with running_server(tmp_path / "data") as server:
-        script = walk.replace("http://127.0.0.1:8080", server.base_url)
-        walked = subprocess.run(["bash", "-euc", script], capture_output=True, text=True, timeout=60, check=True)
+    script = walk.replace("http://127.0.0.1:8080", server.base_url)
+    walked = subprocess.run(["bash", "-euc", script], capture_output=True, text=True, timeout=60, check=True)
     assert walked.stdout.count('"errorCode":0') == 3, walked.stdout
     assert walked.stdout.count("Hello! 안녕하세요 👋") >= 2
     assert walked.stdout.count('"sender_type":"AI"') == 2
 
 
-def test_the_tutorial_works_from_top_to_bottom(tmp_path: Path) -> None:
+def test_the_tutorial_works_from_top_to_bottom(server: ServerProcess, tmp_path: Path) -> None:
     script = "\n".join(_blocks(ROOT / "docs/tutorial.md", "sh"))
     assert script.startswith("ADDRESS=http://127.0.0.1:8080\n")
-    with running_server(tmp_path / "data") as server:
-        script = script.replace("http://127.0.0.1:8080", server.base_url)
-        walked = subprocess.run(
-            ["bash", "-euo", "pipefail", "-c", script],
-            cwd=tmp_path, capture_output=True, text=True, timeout=60, check=True,
-        )  # fmt: skip
+    script = script.replace("http://127.0.0.1:8080", server.base_url)
+    walked = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", script],
+        cwd=tmp_path, capture_output=True, text=True, timeout=60, check=True,
+    )  # fmt: skip
     said = walked.stdout
     answers = [json.loads(line) for line in said.splitlines() if line.startswith("{")]
     assert [answer["errorCode"] for answer in answers] == [0] * 7 + [1004], said

@@ -36,7 +36,9 @@ def pieces(text: str) -> list[str]:
 
 
 @pytest.mark.parametrize("language", ["python", "javascript"])
-async def test_a_client_gets_every_reply_whole_and_sends_every_message_once(language: str, tmp_path: Path) -> None:
+async def test_a_client_gets_every_reply_whole_sends_every_message_once_and_tells_a_refusal(
+    language: str, tmp_path: Path
+) -> None:
     words = command(language)
     async with OpenAIStub() as provider:
         provider.script(*(Reply(pieces(text), delay_s=0.05) for text in REPLIES))
@@ -57,6 +59,13 @@ async def test_a_client_gets_every_reply_whole_and_sends_every_message_once(lang
                 assert (network.lost_answers, network.cuts) == (0, 0)
                 assert network.streams == len(REPLIES) + 3
             assert provider.calls == len(REPLIES)
+            refused = await asyncio.create_subprocess_exec(
+                *words, server.base_url, "alice", "correct horse", "NOBODY",
+                stdin=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.PIPE,
+            )  # fmt: skip
+            _, complained = await refused.communicate()
+            assert refused.returncode == 1
+            assert b"ChatError: 1002 INVALID_REQUEST: ai_persona" in complained
             async with aiohttp.ClientSession() as http:
                 alice = Client(http, server.base_url)
                 await alice.sign_in("alice")
@@ -64,15 +73,3 @@ async def test_a_client_gets_every_reply_whole_and_sends_every_message_once(lang
                 messages = (await alice.ok("/api/chat/messages", room_id=room["room_id"]))["messages"]
     assert [m["content"] for m in messages if m["sender_type"] == "USER"] == ["first", "second", "third"]
     assert [m["content"] for m in messages if m["sender_type"] == "AI"] == REPLIES
-
-
-@pytest.mark.parametrize("language", ["python", "javascript"])
-async def test_a_refusal_is_told_in_the_servers_words(language: str, tmp_path: Path) -> None:
-    with running_server(tmp_path / "data") as server:
-        client = await asyncio.create_subprocess_exec(
-            *command(language), server.base_url, "alice", "correct horse", "NOBODY",
-            stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
-        )  # fmt: skip
-        _, complained = await client.communicate()
-    assert client.returncode == 1
-    assert b"ChatError: 1002 INVALID_REQUEST: ai_persona" in complained

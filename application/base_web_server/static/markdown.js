@@ -1,0 +1,103 @@
+// A reply's Markdown as safe HTML. Three walls: markdown-it escapes all HTML in the text, DOMPurify lets through only
+// what is listed here, and the page's policy (page_router.py) runs and loads nothing that is not this server's own.
+
+import DOMPurify from "./vendor/dompurify/purify.es.mjs";
+import MarkdownIt from "./vendor/markdown-it/markdown-it.esm.min.mjs";
+import { currentLanguage, t } from "./i18n.js";
+import { changed } from "./state.js";
+
+const TAGS =
+  "a blockquote br button code del div em h3 h4 h5 h6 hr li ol p pre s span strong table tbody td th thead tr ul";
+const PURIFY = {
+  ALLOWED_TAGS: TAGS.split(" "),
+  ALLOWED_ATTR: ["class", "href", "rel", "start", "tabindex", "target", "type"],
+  ALLOWED_URI_REGEXP: /^(?:https?|mailto):/i,
+  ADD_URI_SAFE_ATTR: ["rel", "start", "tabindex", "target", "type"],
+  ALLOW_DATA_ATTR: false,
+  ALLOW_ARIA_ATTR: false,
+  RETURN_TRUSTED_TYPE: true,
+};
+// Texts that were made safe already; equal HTML gives the same object, so what is drawn of it stays untouched.
+const KEPT = 3_000;
+const safeTexts = new Map();
+
+const markdown = new MarkdownIt({ html: false, linkify: true, breaks: true });
+// Without it, ![text](address) is "!" and a link: nothing is fetched until the reader wants it.
+markdown.disable("image");
+// Or "main.py" would be a link into Paraguay.
+markdown.linkify.set({ fuzzyLink: false, fuzzyEmail: false });
+
+const { rules } = markdown.renderer;
+
+rules.fence = (tokens, index) => {
+  const { content, info } = tokens[index];
+  const name = /^[\w+#.-]{1,30}/.exec(info.trim())?.[0] ?? "";
+  const label = markdown.utils.escapeHtml(name || t("code"));
+  const bar = `<div class="code-bar"><span>${label}</span><button type="button" class="copy-code">${t("copy")}</button></div>`;
+  return `<div class="code">${bar}<pre tabindex="0"><code>${highlighted(content, name.toLowerCase())}</code></pre></div>`;
+};
+rules.code_block = rules.fence;
+rules.table_open = () => '<div class="table" tabindex="0"><table>';
+rules.table_close = () => "</table></div>";
+for (const cell of ["th_open", "td_open"]) {
+  rules[cell] = (tokens, index) => {
+    const align = /text-align:(\w+)/.exec(tokens[index].attrGet("style"))?.[1];
+    return `<${tokens[index].tag}${align ? ` class="align-${align}"` : ""}>`;
+  };
+}
+// The page's own headings are h1 and h2.
+for (const end of ["heading_open", "heading_close"]) {
+  rules[end] = (tokens, index) =>
+    `<${end === "heading_close" ? "/" : ""}h${Math.min(6, Number(tokens[index].tag[1]) + 2)}>`;
+}
+
+DOMPurify.addHook("afterSanitizeAttributes", (node) => {
+  if (!node.hasAttribute("href")) return;
+  node.setAttribute("target", "_blank");
+  node.setAttribute("rel", "noopener noreferrer nofollow");
+});
+
+/** The blocks of a text (paragraphs, lists, code, …) as safe HTML, one by one: while it grows, only the last changes. */
+export function safeBlocks(text) {
+  const env = {};
+  const tokens = markdown.parse(text, env);
+  const blocks = [];
+  for (let start = 0, at = 0, depth = 0; at < tokens.length; at++) {
+    depth += tokens[at].nesting;
+    if (depth > 0) continue;
+    blocks.push(safe(markdown.renderer.render(tokens.slice(start, at + 1), markdown.options, env)));
+    start = at + 1;
+  }
+  return blocks;
+}
+
+function safe(html) {
+  const key = `${currentLanguage()} ${html}`;
+  let safeText = safeTexts.get(key);
+  if (safeText === undefined) {
+    safeText = DOMPurify.sanitize(html, PURIFY);
+    if (safeTexts.size >= KEPT) safeTexts.delete(safeTexts.keys().next().value);
+    safeTexts.set(key, safeText);
+  }
+  return safeText;
+}
+
+// The highlighter is large and many conversations have no code: it comes with the first block that names a language.
+let highlighter = null;
+let isComing = false;
+
+export function hasHighlighter() {
+  return highlighter !== null;
+}
+
+function highlighted(code, language) {
+  if (language && !highlighter && !isComing) {
+    isComing = true;
+    void import("./vendor/highlight/highlight.min.js").then((module) => {
+      highlighter = module.default;
+      changed();
+    });
+  }
+  if (!highlighter?.getLanguage(language)) return markdown.utils.escapeHtml(code);
+  return highlighter.highlight(code, { language, ignoreIllegals: true }).value;
+}

@@ -1,0 +1,208 @@
+"""The page's modules by themselves, in the browser they are written for: parser, order of messages, Markdown, ids."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from playwright.sync_api import Browser, Page
+
+from template.base.event_stream import PING, StreamEvent
+from tests.browser.browser_world import Visitor
+from tests.server_process import ServerProcess
+
+in_a_browser = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+@pytest.fixture(scope="module")
+def page(chromium: Browser, server: ServerProcess) -> Iterator[Page]:
+    visitor = Visitor(chromium, server)
+    yield visitor.open()
+    visitor.context.close()
+    visitor.check()
+
+
+texts = st.text(
+    alphabet=st.one_of(st.characters(codec="utf-8"), st.sampled_from("\r\n\u2028\u2029\u0085: 한👋")), max_size=30
+)
+names = st.sampled_from(["reply.delta", "reply.done"])
+events = st.lists(
+    st.builds(StreamEvent, names, st.fixed_dictionaries({"text": texts}), st.integers(0, 10**6)), max_size=6
+)
+
+READ = """async chunks => {
+    const { readEvents } = await import("/static/stream.js");
+    const bytes = chunks.map(chunk => Uint8Array.from(atob(chunk), letter => letter.charCodeAt(0)));
+    const body = new ReadableStream({ start(controller) {
+        for (const chunk of bytes) controller.enqueue(chunk);
+        controller.close();
+    } });
+    const read = [];
+    for await (const event of readEvents(body)) read.push(event);
+    return read;
+}"""
+
+
+@given(told=events, cuts=st.lists(st.integers(1, 9), min_size=1, max_size=40), pings=st.booleans())
+@in_a_browser
+def test_events_are_read_however_they_are_cut(
+    page: Page, told: list[StreamEvent], cuts: list[int], pings: bool
+) -> None:
+    """Encoded by the server's own encoder, cut inside characters, lines and line ends."""
+    wire = (PING if pings else b"").join([b"", *(event.encode() for event in told), b""])
+    chunks = []
+    for size in cuts:
+        chunks.append(wire[:size])
+        wire = wire[size:]
+    chunks.append(wire)
+    read: Any = page.evaluate(READ, [base64.b64encode(chunk).decode() for chunk in chunks if chunk])
+    assert read == [{"type": event.name, "id": str(event.id), "data": event.data} for event in told]
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_every_line_end_of_the_standard_is_one(page: Page, end: str) -> None:
+    lines = [
+        "id: 7",
+        "event: reply.delta",
+        'data: {"text":',
+        'data:"x"}',
+        "",
+        ": comment",
+        "unknown: 1",
+        "data",
+        "",
+        "",
+    ]
+    wire = end.join(lines).replace(f"data{end}", f'data: {{"second": 2}}{end}')
+    chunks = [base64.b64encode(letter.encode()).decode() for letter in wire + "\n"]
+    assert page.evaluate(READ, chunks) == [
+        {"type": "reply.delta", "id": "7", "data": {"text": "x"}},
+        {"type": "", "id": "7", "data": {"second": 2}},
+    ]
+
+
+# What happens to a room while a page looks at it: messages come and go, and are read in pages that overtake each other.
+steps = st.lists(st.sampled_from(["come", "come", "come here", "delete", "read", "older", "late"]), max_size=40)
+
+THREAD = """async steps => {
+    const thread = await import("/static/thread.js");
+    const LIMIT = 5;
+    const room = [], gone = new Set();
+    let seq = 0, clock = 0, late = null;
+    const shown = thread.emptyThread();
+    const pageBefore = before => {
+        const all = room.filter(message => message.seq < before);
+        const messages = all.slice(-LIMIT).map(message => ({ ...message }));
+        const has_more = all.length > LIMIT;
+        return { messages, has_more, next_cursor: has_more ? messages[0].seq : null, askedMs: clock };
+    };
+    const isGone = id => gone.has(id);
+    const come = () => {
+        room.push({ message_id: `m${++seq}`, seq, content: `c${seq}`, is_streaming: false });
+        return { ...room.at(-1) };
+    };
+    for (const step of steps) {
+        clock += 1;
+        if (step === "come") come();
+        if (step === "come here") thread.putMessage(shown, come(), clock);
+        if (step === "delete" && room.length) {
+            const [{ message_id }] = room.splice(room.length >> 1, 1);
+            gone.add(message_id);
+            thread.removeMessage(shown, message_id);
+        }
+        if (step === "read") thread.mergeNewest(shown, pageBefore(Infinity), isGone);
+        // A page that was read now and arrives later.
+        if (step === "late") {
+            if (late) thread.mergeNewest(shown, late, isGone);
+            late = late ? null : pageBefore(Infinity);
+        }
+        if (step === "older" && shown.hasMore) thread.prependOlder(shown, pageBefore(shown.cursor), isGone);
+    }
+    clock += 1;
+    thread.mergeNewest(shown, pageBefore(Infinity), isGone);
+    while (shown.hasMore) thread.prependOlder(shown, pageBefore(shown.cursor), isGone);
+    return [shown.messages.map(message => message.message_id), room.map(message => message.message_id)];
+}"""
+
+
+@given(steps=steps)
+@in_a_browser
+def test_a_room_is_shown_whole_in_order_and_once(page: Page, steps: list[str]) -> None:
+    shown, there = page.evaluate(THREAD, steps)
+    assert shown == there
+
+
+def test_a_finished_reply_does_not_run_again_and_a_running_one_does_not_shrink(page: Page) -> None:
+    contents: Any = page.evaluate("""async () => {
+        const { emptyThread, putMessage } = await import("/static/thread.js");
+        const thread = emptyThread();
+        const reply = { message_id: "r", seq: 2, content: "abc", is_streaming: true };
+        const seen = [];
+        const end = { content: "abcde", is_streaming: false };
+        for (const change of [{}, { content: "a" }, { content: "abcd" }, end, { content: "abcdef" }]) {
+            const { content, is_streaming } = putMessage(thread, { ...reply, ...change });
+            seen.push([content, is_streaming]);
+        }
+        return seen;
+    }""")
+    assert contents == [["abc", True], ["abc", True], ["abcd", True], ["abcde", False], ["abcde", False]]
+
+
+FRAGMENTS = """< > </ <!-- script svg style math img src=x onerror=h=1 javascript: data: https://e.example/ &#58; &lt; "
+' ` ``` ![ [ ]( ) ] | - # > * _ x"""
+fragments = st.sampled_from([*FRAGMENTS.split(), "\n", "\t", " "])
+
+SHOW = """async text => {
+    const { safeBlocks } = await import("/static/markdown.js");
+    const box = document.createElement("div");
+    const found = [];
+    for (const block of safeBlocks(text)) {
+        box.innerHTML = block;
+        for (const element of box.querySelectorAll("*")) {
+            const attributes = [...element.attributes].map(one => [one.name, one.value]);
+            found.push([element.localName, Object.fromEntries(attributes)]);
+        }
+    }
+    return found;
+}"""
+TAGS = "a blockquote br button code del div em h3 h4 h5 h6 hr li ol p pre s span strong table tbody td th thead tr ul"
+
+
+@given(text=st.lists(fragments, max_size=25).map("".join))
+@settings(in_a_browser, max_examples=150)
+def test_no_markdown_gives_more_than_is_allowed(page: Page, text: str) -> None:
+    for tag, attributes in page.evaluate(SHOW, text):
+        assert tag in TAGS.split()
+        assert attributes.keys() <= {"class", "href", "rel", "start", "tabindex", "target", "type"}
+        assert attributes.get("href", "https:").startswith(("https:", "http:", "mailto:"))
+
+
+def test_markdown_is_shown_as_meant(page: Page) -> None:
+    def html(text: str) -> str:
+        return str(
+            page.evaluate("async text => (await import('/static/markdown.js')).safeBlocks(text).join('')", text)
+        ).strip()
+
+    assert html("a\nb") == "<p>a<br>\nb</p>"
+    assert html("# T").startswith("<h3>T</h3>")
+    assert html("see main.py and https://x.example") == (
+        '<p>see main.py and <a href="https://x.example" target="_blank" rel="noopener noreferrer nofollow">https://x.example</a></p>'
+    )
+    assert '<td class="align-right">1</td>' in html("|a|\n|-:|\n|1|")
+    assert '<ol start="3">' in html("3. three")
+    assert "<code>x &lt; y\n</code>" in html("```\nx < y\n```")
+    # A reference at the end reaches the blocks before it.
+    assert 'href="https://x.example/r"' in html("[r]\n\ntext\n\n[r]: https://x.example/r")
+
+
+def test_ids_are_uuids_of_version_7_in_the_order_of_time(page: Page) -> None:
+    ids: list[str] = page.evaluate(
+        "import('/static/ids.js').then(({uuid7}) => [1, 2, 1e12, 1e12 + 1, 2 ** 47].map(uuid7))"
+    )
+    assert ids == sorted(ids)
+    assert all(text[14] == "7" and text[19] in "89ab" and len(text) == 36 for text in ids)
+    assert ids[2].startswith("00e8d4a5-1000-7")
