@@ -86,3 +86,4 @@ def test_prometheus_own_tool_takes_rules_and_configuration() -> None:
     if tool is None:
         pytest.skip("promtool is not on PATH (Debian: apt-get install prometheus)")
     subprocess.run([tool, "check", "config", str(DEPLOY / "prometheus/prometheus.yml")], check=True)
+    subprocess.run([tool, "test", "rules", str(Path(__file__).parent / "alerts_test.yml")], check=True)
