@@ -10,6 +10,7 @@ from typing import Any
 from application.base_web_server.durability_watch import DurabilityWatch
 from application.base_web_server.readiness import Phase, Readiness
 from service.core.errors import ServiceError
+from service.core.logger import Logger
 from service.service_container import ServiceContainer
 from template.base.readiness import Health, ReadinessCheck
 from template.base.template_context import TemplateContext
@@ -106,3 +107,6 @@ async def _checked(name: str, otherwise: Health, look: Awaitable[Sequence[Readin
         return [ReadinessCheck(name, otherwise, f"no answer within {_CHECK_TIMEOUT_S:g} s")]
     except ServiceError as error:
         return [ReadinessCheck(name, otherwise, str(error)[:300])]
+    except Exception as error:  # of a host's own template, say: to be told, not to end who asks every second
+        Logger.error("readiness check failed", check=name, exc_info=error)
+        return [ReadinessCheck(name, Health.FAILED, f"the check itself failed: {type(error).__name__}")]

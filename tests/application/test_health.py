@@ -78,6 +78,12 @@ async def test_a_template_can_fail_or_degrade_the_server(container: ServiceConta
     assert {"name": "consumer", "health": "failed", "reason": "stands still"} in failed.to_json(verbose=True)["checks"]
 
 
+async def test_a_check_that_breaks_is_a_finding_like_another(container: ServiceContainer) -> None:
+    readiness = await monitor(container, Moody(error=KeyError("ours"))).readiness()
+    assert not readiness.ready
+    assert "KeyError" in str(readiness.to_json(verbose=True))
+
+
 async def test_a_database_away_degrades(container: ServiceContainer, monkeypatch: pytest.MonkeyPatch) -> None:
     async def away(*_: object) -> None:
         raise ServiceUnavailable("database", "connection refused")

@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from typing import Protocol, runtime_checkable
 
 from service.core.errors import ServiceError
+from service.core.logger import Logger
 from template.base.errors import SessionMissing
 from template.base.session_info import SessionInfo
 
@@ -92,4 +93,6 @@ class SessionWatch:
                     ended += [token for token, session in zip(some, found, strict=True) if session is None]
             except ServiceError:
                 continue  # nobody has said that they ended
+            except Exception as error:  # of a host's own service: the look must go on for the others
+                Logger.error("sessions could not be looked up", exc_info=error)
         return ended

@@ -146,6 +146,27 @@ async def test_what_a_handler_raises_becomes_an_envelope(
     assert b"secret detail" not in answer.body
 
 
+async def test_a_session_is_watched_on_after_its_service_broke_once(template: EchoTemplate) -> None:
+    class Breaking(Sessions):
+        answers = [SessionInfo("alice", 7, 2), RuntimeError("a bug"), None]
+
+        async def find(self, token: str) -> SessionInfo | None:
+            answer = self.answers.pop(0)
+            if isinstance(answer, Exception):
+                raise answer
+            return answer
+
+    class Endless(EchoTemplate):
+        async def on_echo(self, client_session: ClientSession, request: EchoRequest) -> EchoResponse:
+            await asyncio.Event().wait()
+            raise AssertionError
+
+    service = TemplateService(Breaking(), recheck_s=0.02)
+    async with asyncio.timeout(10):
+        answer = await ask(service, Endless().protocols()[0])
+    assert answer.error_code == ErrorCode.SESSION_MISSING
+
+
 async def test_cancellation_passes(service: TemplateService, template: EchoTemplate) -> None:
     template.raises = asyncio.CancelledError()
     with pytest.raises(asyncio.CancelledError):
