@@ -137,7 +137,7 @@ def private_server(request: pytest.FixtureRequest) -> Iterator[RedisServer]:
     yield from _running_server(request.param)
 
 
-@pytest.fixture(params=["fake", "valkey", "redis"])
+@pytest.fixture(params=["fake", "valkey", "redis", "cluster"])
 def cache_backend(request: pytest.FixtureRequest) -> CacheBackend:
     return _backend(request)
 
@@ -189,5 +189,7 @@ def _backend(request: pytest.FixtureRequest) -> CacheBackend:
     name: str = request.param
     if name == "fake":
         return CacheBackend(name, CacheSettings(type="fake"), None)
+    if name == "cluster":
+        return CacheBackend(name, request.getfixturevalue("redis_cluster").settings(), None)
     server: RedisServer = request.getfixturevalue(f"{name}_server")
     return CacheBackend(name, server.settings(), server)

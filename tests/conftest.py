@@ -10,7 +10,7 @@ import pytest
 
 from tests.server_process import WORKERS
 
-pytest_plugins = ["tests.backends_redis", "tests.backends_mariadb"]
+pytest_plugins = ["tests.backends_redis", "tests.backends_cluster", "tests.backends_mariadb"]
 
 
 @pytest.fixture

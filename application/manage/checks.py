@@ -69,7 +69,7 @@ async def check_redis(settings: ServerSettings) -> list[Finding]:
             seconds, micros = await client.execute("TIME")
             findings = [Finding("redis", Level.GOOD, tools.how), *await _worth(tools, settings)]
             findings.append(_clock("redis", int(seconds) + int(micros) / 1e6 - asked_s))
-            findings.append(await _memory(client))
+            findings.extend(await _memory(client))
             findings.append(await _epochs(tools))
             findings += await _queues(tools)
             return findings
@@ -88,15 +88,20 @@ async def _worth(tools: Operating, settings: ServerSettings) -> list[Finding]:
     return [_version("redis", product, number, _OLDEST_REDIS), Finding("redis", level, worth.sentence, mend)]
 
 
-async def _memory(client: CacheClient) -> Finding:
-    info = await client.execute("INFO", "memory")
+async def _memory(client: CacheClient) -> list[Finding]:
+    infos = await client.execute_on_each("INFO", "memory")
+    return [_memory_of(node, text) for node, text in infos.items()]
+
+
+def _memory_of(node: str, info: str) -> Finding:
     facts = dict(line.split(":", 1) for line in info.splitlines() if ":" in line)
     used, limit = int(facts["used_memory"]), int(facts.get("maxmemory", 0))
+    what = f"redis {node}".strip()
     text = f"{used >> 20} MiB of {limit >> 20} MiB used" if limit else f"{used >> 20} MiB used, no limit set"
     if limit and used > 0.8 * limit:
         mend = "raise maxmemory (embedded: cacheConfig.maxmemory_mb): at the limit writes are refused"
-        return Finding("redis", Level.DOUBTFUL, text, mend)
-    return Finding("redis", Level.GOOD, text)
+        return Finding(what, Level.DOUBTFUL, text, mend)
+    return Finding(what, Level.GOOD, text)
 
 
 async def _epochs(tools: Operating) -> Finding:

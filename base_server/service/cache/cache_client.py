@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable, Sequence
 from typing import Any, Self
 
 from redis.exceptions import NoScriptError, RedisError
 
 from service.cache.cache_errors import command_error
+from service.cache.cluster_exchange import ClusterExchange
 from service.cache.exchange import Exchange, effect_of
 from service.cache.keyspace import Keyspace
 from service.cache.partition import Partitions
@@ -27,9 +29,12 @@ class CacheClient:
     A caller's cancellation does not reach a call that was begun: it runs to its end.
     """
 
-    def __init__(self, exchange: Exchange, keyspace: Keyspace) -> None:
+    def __init__(self, exchange: Exchange | ClusterExchange, keyspace: Keyspace, script_guard: str = "") -> None:
+        """``script_guard`` is put before every script."""
         self._exchange = exchange
         self._keyspace = keyspace
+        self._guard = script_guard
+        self._guarded: dict[str, Script] = {}
         self._evaluated: set[str] = set()
         self._client = RawClient(exchange)
         """A ``redis.asyncio`` client with ``decode_responses=True``, on full key names, raising redis-py's errors."""
@@ -84,6 +89,8 @@ class CacheClient:
         """
         effect = Effect.REPEATABLE if repeatable else Effect.ONCE
         operands = [len(keys), *keys, *args]
+        if self._guard:
+            script = self._with_guard(script)
         with span("redis script", script=script.name):
             if script.sha1 in self._evaluated:
                 (answer,) = await self._exchange.run([("EVALSHA", script.sha1, *operands)], effect)
@@ -92,6 +99,27 @@ class CacheClient:
             (answer,) = await self._run([("EVAL", script.source, *operands)], effect)
             self._evaluated.add(script.sha1)
             return answer
+
+    async def execute_on_each(self, *command: Any) -> dict[str, Any]:
+        """One command on every server that has a part of the keys, and its answers by the server's name: the masters
+        of a cluster, else the one server, whose name is ''."""
+        effect = effect_of([command])
+        nodes = self._exchange.nodes
+        answers = await asyncio.gather(*(self._exchange.run_on(node, [command], effect) for node in nodes))
+        return {node: _result(answer, effect)[0] for node, answer in zip(nodes, answers, strict=True)}
+
+    async def scan(self, pattern: str) -> set[str]:
+        """The full names of all keys that match the glob ``pattern``. Reads through all names: not for a hot path."""
+        found: set[str] = set()
+        for node in self._exchange.nodes:
+            cursor = "0"
+            while True:
+                page = ("SCAN", cursor, "MATCH", pattern, "COUNT", 1000)
+                ((cursor, names),) = _result(await self._exchange.run_on(node, [page], Effect.READ), Effect.READ)
+                found.update(names)
+                if str(cursor) == "0":
+                    break
+        return found
 
     async def publish(self, channel: str, text: str, partition: int | None = None) -> None:
         """Signal ``text`` on the logical ``channel`` to all processes that :meth:`CacheService.subscribe` to it now.
@@ -146,6 +174,11 @@ class CacheClient:
         if isinstance(script, str):
             script = Script("eval_script", script)
         return await self.run_script(script, [self.key(key) for key in keys], list(args), repeatable=False)
+
+    def _with_guard(self, script: Script) -> Script:
+        if script.sha1 not in self._guarded:
+            self._guarded[script.sha1] = Script(script.name, self._guard + script.source)
+        return self._guarded[script.sha1]
 
     async def _run(self, commands: Sequence[Command], effect: Effect, wait_s: float = 0.0) -> list[Any]:
         return _result(await self._exchange.run(commands, effect, wait_s), effect)

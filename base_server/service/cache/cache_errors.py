@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from redis.exceptions import AuthenticationError, BusyLoadingError, RedisError
+from redis.exceptions import AskError, AuthenticationError, BusyLoadingError, RedisError
 
 from service.core.errors import ServiceError, ServiceUnavailable
 
@@ -28,7 +28,7 @@ def command_error(error: RedisError | UnicodeDecodeError) -> ServiceError:
     if isinstance(error, UnicodeDecodeError):
         return CacheCommandError("UNDECODABLE", "an answer is not UTF-8")
     code, reason = _code_and_reason(error)
-    if code in _CANNOT_NOW or isinstance(error, BusyLoadingError | AuthenticationError):
+    if code in _CANNOT_NOW or isinstance(error, BusyLoadingError | AuthenticationError | AskError):
         return ServiceUnavailable("cache", f"{code} {reason}")
     return CacheCommandError(code, reason)
 

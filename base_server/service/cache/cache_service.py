@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -9,6 +10,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from service.cache.cache_client import CacheClient
 from service.cache.cache_settings import CacheSettings
+from service.cache.cluster import Address, Cluster
+from service.cache.cluster_exchange import SCRIPT_GUARD, ClusterExchange
 from service.cache.connections import OnConnect, address, make_fake_pool, make_fake_server, make_pool
 from service.cache.exchange import Exchange
 from service.cache.keyspace import Keyspace
@@ -49,7 +52,8 @@ class CacheService(Facade):
         self._client: CacheClient | None = None
         self._bulk_client: CacheClient | None = None
         self._signals: Signals | None = None
-        self._pools: list[Pool] = []
+        self._cluster: Cluster | None = None
+        self._exchanges: list[Exchange | ClusterExchange] = []
         self._facts: dict[str, str] = {}
 
     @property
@@ -71,9 +75,10 @@ class CacheService(Facade):
         self._client = self._bulk_client = self._signals = None
         await self._waits.drain(0)
         await self._tasks.drain(self._settings.timeout_s)
-        for pool in self._pools:
-            await pool.disconnect()
-        self._pools = []
+        for exchange in self._exchanges:
+            for pool in exchange.pools:
+                await pool.disconnect()
+        self._exchanges = []
         if self._embedded is not None:
             await self._embedded.stop()
             self._embedded = None
@@ -98,14 +103,20 @@ class CacheService(Facade):
         return await self._running(self._signals).subscribe(pattern, handler, self._settings.timeout_s, on_begun)
 
     def server_facts(self) -> dict[str, str]:
-        """version, appendonly, appendfsync, maxmemory_policy, replicas as read last; run_id of the last connection."""
+        """version, appendonly, appendfsync, maxmemory_policy, replicas as read last; run_id of the last connection.
+        Of a cluster the worst of all masters, with ``masters`` (how many) instead of run_id."""
+        if self._cluster is not None:
+            return dict(self._facts)
         return self._facts | {"run_id": self._epoch.run_id or self._facts.get("run_id", "")}
 
     async def epochs(self) -> list[tuple[int, bool]]:
         """Of each partition: its epoch, and whether it is of the server run that answers now."""
         client, partitions = self.get_client(), range(self.partitions.count)
         stored = await client.execute_many([("MGET", *self._epoch.keys(partition)) for partition in partitions])
-        return [(int(epoch or 0), run_id == self._epoch.run_id) for epoch, run_id in stored]
+        return [
+            (int(epoch or 0), run_id == self._epoch_of(partition).run_id)
+            for partition, (epoch, run_id) in zip(partitions, stored, strict=True)
+        ]
 
     async def durability(self) -> Durability:
         """What an acknowledgement of this Redis is worth now, asked anew. Raises ServiceUnavailable."""
@@ -115,8 +126,6 @@ class CacheService(Facade):
 
     async def _start(self) -> None:
         settings = self._settings
-        if settings.type == "redis_cluster":
-            raise StartError('cacheConfig.type "redis_cluster" comes with the cluster release; use "redis" until then.')
         if settings.owns_server:
             if sys.platform == "win32":
                 raise StartError('There is no embedded cache server for Windows: set cacheConfig.type to "redis".')
@@ -126,26 +135,28 @@ class CacheService(Facade):
             await self._embedded.start()
             settings = self._embedded.client_settings()
         fake_server = make_fake_server() if settings.type == "fake" else None
-        self._client = self._make_client(
-            settings,
-            fake_server,
-            max_connections=settings.max_connections,
-            timeout_s=settings.timeout_s,
-            gather=True,
-        )
-        self._bulk_client = self._make_client(
-            settings,
-            fake_server,
-            max_connections=settings.max_bulk_connections,
-            timeout_s=settings.bulk_timeout_s,
-            gather=False,
-        )
-        self._signals = Signals(
-            lambda: self._make_pool(settings, fake_server, max_connections=1, timeout_s=settings.timeout_s),
-            self._keyspace,
-            self._waits,
-        )
         try:
+            if settings.type == "redis_cluster":
+                self._cluster = await self._find_cluster(settings)
+            self._client = self._make_client(
+                settings,
+                fake_server,
+                max_connections=settings.max_connections,
+                timeout_s=settings.timeout_s,
+                gather=True,
+            )
+            self._bulk_client = self._make_client(
+                settings,
+                fake_server,
+                max_connections=settings.max_bulk_connections,
+                timeout_s=settings.bulk_timeout_s,
+                gather=False,
+            )
+            self._signals = Signals(
+                lambda: self._make_pool(settings, fake_server, max_connections=1, timeout_s=settings.timeout_s),
+                self._keyspace,
+                self._waits,
+            )
             if fake_server is not None:
                 await self._prepare_fake(self._client)
             else:
@@ -158,19 +169,54 @@ class CacheService(Facade):
                 "host, port, username, password, tls (BASE_SERVER__CACHECONFIG__HOST, …)."
             ) from error
 
+    async def _find_cluster(self, settings: CacheSettings) -> Cluster:
+        def ask(node: Address) -> Pool:
+            return make_pool(settings.at(node), None, max_connections=1, timeout_s=settings.timeout_s)
+
+        cluster = Cluster(settings.seeds, self._keyspace, ask, self._tasks)
+        await cluster.refresh()
+        return cluster
+
     def _make_client(
         self, settings: CacheSettings, fake_server: Any, *, max_connections: int, timeout_s: float, gather: bool
     ) -> CacheClient:
-        pool = self._make_pool(settings, fake_server, max_connections=max_connections, timeout_s=timeout_s)
-        self._pools.append(pool)
-        return CacheClient(Exchange(pool, self._tasks, self._waits, timeout_s, gather=gather), self._keyspace)
+        exchange: Exchange | ClusterExchange
 
-    def _make_pool(self, settings: CacheSettings, fake_server: Any, *, max_connections: int, timeout_s: float) -> Pool:
+        def pool(node: Address | None = None) -> Pool:
+            return self._make_pool(settings, fake_server, node, max_connections=max_connections, timeout_s=timeout_s)
+
+        if self._cluster is not None:
+            exchange = ClusterExchange(self._cluster, pool, self._tasks, self._waits, timeout_s, gather=gather)
+        else:
+            exchange = Exchange(pool(), self._tasks, self._waits, timeout_s, gather=gather)
+        self._exchanges.append(exchange)
+        return CacheClient(exchange, self._keyspace, SCRIPT_GUARD if self._cluster else "")
+
+    def _make_pool(
+        self,
+        settings: CacheSettings,
+        fake_server: Any,
+        node: Address | None = None,
+        *,
+        max_connections: int,
+        timeout_s: float,
+    ) -> Pool:
+        """Connections to ``node`` of a cluster (any, if None), or to the one server."""
         if fake_server is not None:
             return make_fake_pool(fake_server, max_connections=max_connections, timeout_s=timeout_s)
-        adopt: OnConnect = self._epoch.on_connect
+        epoch = self._epoch
+        if self._cluster is not None:
+            node = node or random.choice(self._cluster.masters() or settings.seeds)  # noqa: S311
+            settings, epoch = settings.at(node), self._cluster.run(node)
         patience_s = _RESTART_PATIENCE_S if self._settings.type == "embedded" else 0.0
+        adopt: OnConnect = epoch.on_connect
         return make_pool(settings, adopt, max_connections=max_connections, timeout_s=timeout_s, patience_s=patience_s)
+
+    def _epoch_of(self, partition: int) -> RunEpoch:
+        if self._cluster is None:
+            return self._epoch
+        node = self._cluster.owner_of_partition(partition)
+        return self._epoch if node is None else self._cluster.run(node)
 
     async def _prepare_fake(self, client: CacheClient) -> None:
         """fakeredis has no INFO and only one run."""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Literal
+import re
+from typing import Literal, Self
 
-from pydantic import Field, SecretStr
+from pydantic import Field, SecretStr, model_validator
 
 from service.core.settings import Settings
 
@@ -15,9 +16,11 @@ class CacheSettings(Settings):
     type: Literal["embedded", "redis", "redis_cluster", "fake"] = "embedded"
     """`embedded` is a Valkey of our own in `data_dir`; `fake` forgets everything with its process (tests)."""
     host: str = "127.0.0.1"
-    """Where `redis` is."""
+    """Where `redis` is; of `redis_cluster` one node, from which the others are learned."""
     port: int = Field(default=6379, ge=1, le=65535)
     """Its port."""
+    nodes: list[str] = Field(default=[])
+    """`redis_cluster` only, instead of host and port: nodes as `host:port`, of which one must be up at start."""
     db: int = Field(default=0, ge=0)
     """Its database number; a cluster has only 0."""
     username: str | None = None
@@ -47,6 +50,26 @@ class CacheSettings(Settings):
     """Embedded only: at this size writes are refused, nothing is evicted; 0 = no limit."""
     start_timeout_s: float = Field(default=60.0, gt=0)
     """Embedded only: longest wait for the server to have loaded its data."""
+
+    @property
+    def seeds(self) -> list[tuple[str, int]]:
+        """Host and port of the server, or of the nodes of a cluster that are known beforehand."""
+        if not self.nodes:
+            return [(self.host, self.port)]
+        parts = [node.rpartition(":") for node in self.nodes]
+        return [(host, int(port)) for host, _, port in parts]
+
+    def at(self, node: tuple[str, int]) -> Self:
+        """The same for one node of a cluster."""
+        return self.model_copy(update={"host": node[0], "port": node[1], "nodes": []})
+
+    @model_validator(mode="after")
+    def _fits_a_cluster(self) -> Self:
+        if bad := [node for node in self.nodes if not re.fullmatch(r".+:\d{1,5}", node)]:
+            raise ValueError(f"nodes are host:port, not {bad[0]!r}")
+        if self.type == "redis_cluster" and (self.db or self.unix_socket_path):
+            raise ValueError("redis_cluster has only db 0, and is reached by host and port")
+        return self
 
     @property
     def owns_server(self) -> bool:

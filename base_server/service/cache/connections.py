@@ -29,16 +29,16 @@ class UnixConnection(UnixDomainSocketConnection):
 
 def address(settings: CacheSettings) -> str:
     """Where the server is, for people."""
-    return settings.unix_socket_path or f"{settings.host}:{settings.port}"
+    return settings.unix_socket_path or ", ".join(f"{host}:{port}" for host, port in settings.seeds)
 
 
 def make_pool(
     settings: CacheSettings,
-    on_connect: OnConnect,
+    on_connect: OnConnect | None,
     *,
     max_connections: int,
     timeout_s: float,
-    patience_s: float,
+    patience_s: float = 0.0,
 ) -> Pool:
     """A pool that waits up to ``timeout_s`` for a free connection; nothing is connected yet.
 
@@ -99,11 +99,12 @@ def _pool(
     )
 
 
-def _greeting(on_connect: OnConnect) -> OnConnect:
+def _greeting(on_connect: OnConnect | None) -> OnConnect:
     async def greet(connection: AbstractConnection) -> None:
         try:
             await connection.on_connect()
-            await on_connect(connection)
+            if on_connect is not None:
+                await on_connect(connection)
         except BaseException:
             # An open connection that was not greeted to the end would be served from as it is.
             await connection.disconnect(nowait=True)

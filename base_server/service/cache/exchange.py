@@ -6,13 +6,20 @@ retries are off; the only repeat is the one here, and only of calls that may be 
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from typing import Any
 
 from service.cache.pipeline import Call, Command, Effect, Lost, Pipeline, Unanswered
 from service.cache.pool import Pool
 from service.core.errors import OutcomeUnknown, ServiceUnavailable
+from service.core.instruments import Counter, Histogram
 from service.core.tasks import TaskRegistry
+
+CALL_SECONDS = Histogram("cache_call_seconds", "Time of a call to Redis, waiting for a connection included.")
+FAILED_CALLS = Counter(
+    "cache_failed_calls", "Calls without an answer; outcome: unavailable (not executed) or unknown.", ("outcome",)
+)
 
 # fmt: off
 _READS = frozenset([
@@ -39,7 +46,12 @@ class Exchange:
         """``waits`` holds the calls that wait in the server (BLOCK): a stop need not wait for their end."""
         self.pool = pool
         self.tasks = tasks
-        self._pipeline = Pipeline(pool, tasks, waits, timeout_s, self._settle, gather=gather)
+        self._pipeline = Pipeline(pool, tasks, waits, timeout_s, gather=gather)
+
+    @property
+    def pools(self) -> list[Pool]:
+        """All the connections."""
+        return [self.pool]
 
     @property
     def round_trips(self) -> int:
@@ -57,20 +69,42 @@ class Exchange:
         Raises :class:`ServiceUnavailable` when certainly nothing was executed,
         :class:`OutcomeUnknown` when something may have been. Cancelled, it leaves the call to run to its end.
         """
-        call = Call(commands, effect, wait_s)
+        call = Call(commands, effect, self._settle, wait_s)
         self._pipeline.send(call)
         return await call.answers
+
+    @property
+    def nodes(self) -> list[str]:
+        """The names of the servers that share the keys: one without a name."""
+        return [""]
+
+    async def run_on(self, node: str, commands: Sequence[Command], effect: Effect) -> list[Any]:
+        """:meth:`run` on one of :attr:`nodes`."""
+        return await self.run(commands, effect)
 
     def _settle(self, call: Call, outcome: list[Any] | ServiceUnavailable) -> None:
         if isinstance(outcome, Lost) and call.effect is not Effect.ONCE and not call.repeated:
             call.repeated = True
             self._pipeline.send(call)
         elif isinstance(outcome, ServiceUnavailable):
-            # Whatever happened to the repeat, the first may have been executed.
-            sent = call.repeated or isinstance(outcome, Lost | Unanswered)
-            kind = OutcomeUnknown if sent and call.effect is not Effect.READ else ServiceUnavailable
-            error = kind("cache", outcome.reason)
-            error.__cause__ = outcome.__cause__
-            call.finish(error)
+            fail(call, outcome)
         else:
-            call.finish(outcome)
+            finish(call, outcome)
+
+
+def finish(call: Call, answers: list[Any]) -> None:
+    """Give the caller its answers."""
+    if not call.wait_s:
+        CALL_SECONDS.observe(time.monotonic() - call.begun_s)
+    call.finish(answers)
+
+
+def fail(call: Call, failure: ServiceUnavailable) -> None:
+    """Tell the caller that there is no answer, and whether its call may have been executed."""
+    # Whatever happened to a repeat, the first may have been executed.
+    sent = call.repeated or isinstance(failure, Lost | Unanswered)
+    unknown = sent and call.effect is not Effect.READ
+    error = (OutcomeUnknown if unknown else ServiceUnavailable)("cache", failure.reason)
+    error.__cause__ = failure.__cause__
+    FAILED_CALLS.add("unknown" if unknown else "unavailable")
+    call.finish(error)

@@ -23,8 +23,8 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from service.cache.cache_errors import CacheCommandError
 from service.cache.pool import Pool
-from service.core.errors import OutcomeUnknown, ServiceUnavailable
-from service.core.instruments import Counter, Histogram
+from service.core.errors import ServiceUnavailable
+from service.core.instruments import Counter
 from service.core.tasks import TaskRegistry
 
 Command = Sequence[Any]
@@ -32,10 +32,6 @@ Settle = Callable[["Call", list[Any] | ServiceUnavailable], None]
 
 ROUND_TRIPS = Counter("cache_round_trips", "Calls sent to Redis, repeats counted again.")
 WRITES = Counter("cache_writes", "Writes that these calls went out in.")
-CALL_SECONDS = Histogram("cache_call_seconds", "Time of a call to Redis, waiting for a connection included.")
-FAILED_CALLS = Counter(
-    "cache_failed_calls", "Calls without an answer; outcome: unavailable (not executed) or unknown.", ("outcome",)
-)
 
 _MOST_COMMANDS = 256
 _MOST_BYTES = 256 * 1024
@@ -61,35 +57,40 @@ class Unanswered(ServiceUnavailable):
 class Call:
     """The commands of one caller, next to each other on the wire, and the future of their answers.
 
-    In place of the answer of a command that Redis refused stands redis-py's error; in place of bytes that are
-    no text a ``UnicodeDecodeError``. ``wait_s``: how long the server itself may wait (BLOCK).
+    ``settle(call, outcome)`` is told the outcome each time that it was sent: the answers; :class:`Lost` or
+    :class:`Unanswered` when it went out; a plain :class:`ServiceUnavailable` when not. In place of the answer of
+    a command that Redis refused stands redis-py's error; in place of bytes that are no text a
+    ``UnicodeDecodeError``. ``wait_s``: how long the server itself may wait (BLOCK).
     Raises :class:`CacheCommandError` for arguments that cannot be sent.
     """
 
-    __slots__ = ("_begun_s", "answers", "commands", "effect", "packed", "repeated", "wait_s")
+    __slots__ = ("answers", "begun_s", "commands", "effect", "packed", "repeated", "settle", "wait_s")
 
-    def __init__(self, commands: Sequence[Command], effect: Effect, wait_s: float = 0.0) -> None:
+    def __init__(self, commands: Sequence[Command], effect: Effect, settle: Settle, wait_s: float = 0.0) -> None:
         self.commands = commands
         self.effect = effect
+        self.settle = settle
         self.wait_s = wait_s
         self.repeated = False
         try:
             self.packed = b"".join([pack_command(tuple(command)) for command in commands])
         except (TypeError, UnicodeEncodeError) as error:
             raise CacheCommandError("ARGUMENT", str(error)) from error
-        self._begun_s = time.monotonic()
+        self.begun_s = time.monotonic()
         self.answers: asyncio.Future[list[Any]] = asyncio.get_running_loop().create_future()
+
+    @property
+    def atomic(self) -> bool:
+        """Its commands are executed together or not at all."""
+        return bool(self.commands[0][0] == "MULTI")
 
     def finish(self, outcome: list[Any] | Exception) -> None:
         """Tell the caller, if it is still there."""
         if self.answers.done():
             return
         if isinstance(outcome, Exception):
-            FAILED_CALLS.add("unknown" if isinstance(outcome, OutcomeUnknown) else "unavailable")
             self.answers.set_exception(outcome)
         else:
-            if not self.wait_s:
-                CALL_SECONDS.observe(time.monotonic() - self._begun_s)
             self.answers.set_result(outcome)
 
 
@@ -116,11 +117,8 @@ class _Batch:
 class Pipeline:
     """``sent`` counts the calls that were sent, ``writes`` the batches that they went out in."""
 
-    def __init__(
-        self, pool: Pool, tasks: TaskRegistry, waits: TaskRegistry, timeout_s: float, settle: Settle, *, gather: bool
-    ) -> None:
-        """``settle`` is told the outcome of each call: its answers; :class:`Lost` or :class:`Unanswered` when it was
-        sent; a plain :class:`ServiceUnavailable` when not. ``gather`` false: each call has a connection for itself.
+    def __init__(self, pool: Pool, tasks: TaskRegistry, waits: TaskRegistry, timeout_s: float, *, gather: bool) -> None:
+        """``gather`` false: each call has a connection for itself.
         ``waits`` holds the calls that wait in the server: a stop need not wait for their end.
         """
         self.pool = pool
@@ -129,7 +127,6 @@ class Pipeline:
         self._tasks = tasks
         self._waits = waits
         self._timeout_s = timeout_s
-        self._settle = settle
         self._gather = gather
         self._open: _Batch | None = None
 
@@ -151,7 +148,7 @@ class Pipeline:
     def _end(self, batch: _Batch) -> None:
         self._close(batch)
         for call in batch.calls:
-            self._settle(call, batch.failure)
+            call.settle(call, batch.failure)
 
     def _close(self, batch: _Batch) -> None:
         if self._open is batch:
@@ -192,7 +189,8 @@ class Pipeline:
         await connection.send_packed_command([call.packed for call in waiting])
         while waiting:
             answers = [await _answer(connection) for _ in waiting[0].commands]
-            self._settle(waiting.popleft(), answers)
+            call = waiting.popleft()
+            call.settle(call, answers)
             clean = clean and not any(isinstance(answer, _OF_THE_CONNECTION) for answer in answers)
         return clean
 

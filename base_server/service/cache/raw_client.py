@@ -1,4 +1,8 @@
-"""The documented ``_client``: redis-py's own client, whose calls pass the same seam as ours."""
+"""The documented ``_client``: redis-py's own client, whose calls pass the same seam as ours.
+
+On a cluster too: commands and pipelines go to the nodes of their keys, a transaction's keys must be of one
+partition. Not there: WATCH, and what concerns each node by itself (SCAN, KEYS, FLUSHDB, …), which is refused.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +14,7 @@ from redis.asyncio import Redis
 from redis.asyncio.client import Pipeline
 from redis.exceptions import ExecAbortError, RedisError
 
+from service.cache.cluster_exchange import ClusterExchange
 from service.cache.exchange import Exchange, effect_of
 from service.cache.pipeline import Command
 from service.core.errors import ServiceUnavailable
@@ -18,7 +23,7 @@ from service.core.errors import ServiceUnavailable
 class RawClient(Redis):
     """Commands and pipelines run to their end whatever happens to the caller; only reads are repeated."""
 
-    def __init__(self, exchange: Exchange) -> None:
+    def __init__(self, exchange: Exchange | ClusterExchange) -> None:
         super().__init__(connection_pool=exchange.pool)
         self._exchange = exchange
 
@@ -35,7 +40,9 @@ class RawClient(Redis):
 class _SeamPipeline(Pipeline):
     """All in one call of the seam, with MULTI and EXEC around it; only WATCH takes a connection for itself."""
 
-    def __init__(self, exchange: Exchange, client: RawClient, transaction: bool, shard_hint: str | None) -> None:
+    def __init__(
+        self, exchange: Exchange | ClusterExchange, client: RawClient, transaction: bool, shard_hint: str | None
+    ) -> None:
         super().__init__(client.connection_pool, client.response_callbacks, transaction, shard_hint)
         self._exchange = exchange
 
@@ -71,7 +78,7 @@ class _SeamPipeline(Pipeline):
 _REFUSED = (RedisError, UnicodeDecodeError)
 
 
-async def _run(exchange: Exchange, commands: list[Command]) -> list[Any]:
+async def _run(exchange: Exchange | ClusterExchange, commands: list[Command]) -> list[Any]:
     try:
         return await exchange.run(commands, effect_of(commands))
     except ServiceUnavailable as error:

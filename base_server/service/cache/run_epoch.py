@@ -8,24 +8,33 @@ an older epoch is then not believed.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from redis.asyncio.connection import AbstractConnection
-from redis.exceptions import ResponseError
+from redis.exceptions import AskError, ClusterDownError, ResponseError, TryAgainError
 
 from service.cache.keyspace import Keyspace
 from service.cache.script import ScriptFolder
 from service.core.logger import Logger
 
-_SCRIPTS = ScriptFolder(Path(__file__).parent / "lua")
+ADOPT_RUN = ScriptFolder(Path(__file__).parent / "lua")["adopt_run"]
 
 
 class RunEpoch:
-    """``run_id`` is the server run that this process last adopted (``""`` before the first connection)."""
+    """What this process knows of one server's run.
 
-    def __init__(self, keyspace: Keyspace) -> None:
+    ``run_id`` is the run that was last adopted (``""`` before the first connection), ``adopted`` the partitions
+    whose epochs were compared with it. On a cluster there is one for each node; a partition that moved to
+    another node, or whose replica was promoted, so begins a new epoch, as after a restart.
+    """
+
+    def __init__(self, keyspace: Keyspace, served: Callable[[], Iterable[int]] | None = None) -> None:
+        """``served`` names the partitions of a cluster's node; without it the server has all."""
         self._keyspace = keyspace
+        self._served = served
         self.run_id = ""
+        self.adopted: set[int] = set()
 
     def keys(self, partition: int) -> list[str]:
         """The epoch and the run that it was made in."""
@@ -36,22 +45,31 @@ class RunEpoch:
         run_id = parse_info(await _ask(connection, "INFO", "server"))["run_id"]
         if run_id == self.run_id:
             return
-        script = _SCRIPTS["adopt_run"]
-        partitions = range(self._keyspace.partitions.count)
+        partitions = list(self._served() if self._served else range(self._keyspace.partitions.count))
         await connection.send_packed_command(
-            connection.pack_commands([("EVAL", script.source, 2, *self.keys(p), run_id) for p in partitions])
+            connection.pack_commands([("EVAL", ADOPT_RUN.source, 2, *self.keys(p), run_id) for p in partitions])
         )
-        answers = []
-        for _ in partitions:
+        epochs: dict[int, int] = {}
+        failures: list[ResponseError] = []
+        for partition in partitions:
             try:
-                answers.append(await connection.read_response())
+                epochs[partition] = await connection.read_response()
+            except _NOT_SERVED as error:
+                if self._served is None:
+                    failures.append(error)
             except ResponseError as error:
-                answers.append(error)
-        for answer in answers:
-            if isinstance(answer, ResponseError):
-                raise answer
-        Logger.info("cache server run adopted", run_id=run_id, before=self.run_id, highest_epoch=max(answers))
+                failures.append(error)
+        if failures:
+            raise failures[0]
+        Logger.info(
+            "cache server run adopted", run_id=run_id, before=self.run_id, highest_epoch=max(epochs.values(), default=0)
+        )
         self.run_id = run_id
+        self.adopted = set(epochs)
+
+
+_NOT_SERVED = (AskError, TryAgainError, ClusterDownError)
+"""A partition that this node of a cluster does not have, or not whole: it is adopted where its commands go next."""
 
 
 def parse_info(text: str) -> dict[str, str]:

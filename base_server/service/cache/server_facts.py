@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from service.cache.cache_client import CacheClient
 from service.cache.cache_errors import CacheCommandError
 from service.cache.run_epoch import parse_info
@@ -12,22 +14,46 @@ from service.core.logger import Logger
 
 async def read_facts(client: CacheClient) -> dict[str, str]:
     """version, run_id, appendonly (yes, no), appendfsync, maxmemory_policy, replicas (how many); ``unknown`` where
-    Redis does not tell."""
-    info = parse_info(await client.execute("INFO"))
+    Redis does not tell. Of several masters the worst of each, and ``masters`` instead of run_id."""
+    infos = await client.execute_on_each("INFO")
     try:
-        config = await client.execute("CONFIG", "GET", "appendfsync")
-        appendfsync = config[1]
+        configs = await client.execute_on_each("CONFIG", "GET", "appendfsync")
     except CacheCommandError:  # managed Redis keeps CONFIG to itself
-        appendfsync = "unknown"
+        configs = {}
+    facts = [_facts(parse_info(text), configs.get(node, [])) for node, text in infos.items()]
+    return facts[0] if list(infos) == [""] else _worst(facts)
+
+
+def _facts(info: dict[str, str], config: list[str]) -> dict[str, str]:
     server = info.get("server_name", "redis")
     return {
         "version": f"{server} {info.get('valkey_version') or info['redis_version']}",
         "run_id": info["run_id"],
         "appendonly": {"1": "yes", "0": "no"}.get(info.get("aof_enabled", ""), "unknown"),
-        "appendfsync": appendfsync,
+        "appendfsync": config[1] if len(config) > 1 else "unknown",
         "maxmemory_policy": info.get("maxmemory_policy", "unknown"),
         "replicas": info.get("connected_slaves", "0"),
     }
+
+
+def _worst(facts: list[dict[str, str]]) -> dict[str, str]:
+    def worst(name: str, order: tuple[str, ...]) -> str:
+        values = {node[name] for node in facts}
+        return next((value for value in order if value in values), max(values))
+
+    policies = {node["maxmemory_policy"] for node in facts}
+    return {
+        "version": min((node["version"] for node in facts), key=_numbers),
+        "appendonly": worst("appendonly", ("no", "unknown", "yes")),
+        "appendfsync": worst("appendfsync", ("no", "unknown", "everysec", "always")),
+        "maxmemory_policy": next((policy for policy in policies if policy.startswith("allkeys-")), min(policies)),
+        "replicas": str(min(int(node["replicas"]) for node in facts)),
+        "masters": str(len(facts)),
+    }
+
+
+def _numbers(version: str) -> list[int]:
+    return [int(number) for number in re.findall(r"\d+", version)]
 
 
 _FSYNC = {
@@ -50,6 +76,8 @@ def judge(facts: dict[str, str]) -> Durability:
         sentence = _FSYNC.get(facts["appendfsync"], "an acknowledged write survives a killed Redis")
     if facts["replicas"] not in ("0", "unknown"):
         sentence += f"; a failover loses what its {facts['replicas']} replicas had not received yet"
+    elif "masters" in facts:
+        sentence += "; a master without a replica takes its slots away for as long as it is dead"
     return Durability("redis", not dangers and facts["appendonly"] == "yes", sentence, facts)
 
 

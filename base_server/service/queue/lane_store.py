@@ -180,15 +180,7 @@ class LaneStore:
 
     async def keys(self, patterns: Sequence[str]) -> set[str]:
         """Names of the keys that match; reads through all of Redis, in small steps."""
-        found: set[str] = set()
-        for pattern in patterns:
-            cursor = "0"
-            while True:
-                cursor, names = await self._works.execute("SCAN", cursor, "MATCH", pattern, "COUNT", 1000)
-                found.update(names)
-                if str(cursor) == "0":
-                    break
-        return found
+        return set().union(*[await self._works.scan(pattern) for pattern in patterns])
 
     async def backlog(self, lanes: Sequence[Lane]) -> dict[Lane, int]:
         """Entries in each lane, those being worked on included."""

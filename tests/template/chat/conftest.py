@@ -19,10 +19,11 @@ async def provider() -> AsyncIterator[OpenAIStub]:
         yield stub
 
 
-@pytest.fixture(params=["valkey+sqlite", "redis+mariadb"])
+@pytest.fixture(params=["valkey+sqlite", "redis+mariadb", "cluster+sqlite"])
 def backends(request: pytest.FixtureRequest) -> tuple[CacheSettings, DatabaseBackend]:
     cache, database = request.param.split("+")
-    settings: CacheSettings = request.getfixturevalue(f"{cache}_server").settings()
+    server = request.getfixturevalue("redis_cluster" if cache == "cluster" else f"{cache}_server")
+    settings: CacheSettings = server.settings()
     return settings, request.getfixturevalue(f"shared_{database}")
 
 

@@ -1,0 +1,135 @@
+"""The map of a Redis Cluster: which node serves which slot, and in which run of that node a partition is believed."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from redis.exceptions import RedisError
+
+from service.cache.keyspace import Keyspace
+from service.cache.pool import Pool
+from service.cache.run_epoch import RunEpoch
+from service.cache.slots import tag_slot
+from service.core.errors import ServiceUnavailable
+from service.core.logger import Logger
+from service.core.tasks import TaskRegistry
+
+Address = tuple[str, int]
+
+_ASK_S = 1.0
+"""Longest wait for one node's map; then another node is asked."""
+
+
+class Cluster:
+    """Learned from the seeds, and anew whenever a node sends somebody elsewhere or cannot be reached."""
+
+    def __init__(
+        self, seeds: Iterable[Address], keyspace: Keyspace, make_pool: Callable[[Address], Pool], tasks: TaskRegistry
+    ) -> None:
+        """``make_pool`` gives ungreeted connections to a node, for asking for the map."""
+        self._seeds = list(seeds)
+        self._keyspace = keyspace
+        self._make_pool = make_pool
+        self._tasks = tasks
+        self._owners: dict[int, Address] = {}
+        self._others: set[Address] = set()  # replicas
+        self._runs: dict[Address, RunEpoch] = {}
+        self._refreshing: asyncio.Task[None] | None = None
+        partitions = keyspace.partitions
+        self.partition_of = {tag_slot(partitions.tag(p)): p for p in range(partitions.count)}
+        """The partition of a slot; other slots hold nothing that an epoch guards."""
+        self._slot_of = {partition: slot for slot, partition in self.partition_of.items()}
+
+    def owner(self, slot: int | None) -> Address | None:
+        """The node that serves ``slot``, any master for ``None``; ``None`` when no node does."""
+        if slot is None:
+            return next(iter(self.masters()), None)
+        return self._owners.get(slot)
+
+    def owner_of_partition(self, partition: int) -> Address | None:
+        return self._owners.get(self._slot_of[partition])
+
+    def masters(self) -> list[Address]:
+        """The nodes that serve slots, in the order of their slots."""
+        return list(dict.fromkeys(self._owners[slot] for slot in sorted(self._owners)))
+
+    def run(self, address: Address) -> RunEpoch:
+        """What this process knows of the run of a node."""
+        if address not in self._runs:
+            self._runs[address] = RunEpoch(self._keyspace, lambda: self._partitions_of(address))
+        return self._runs[address]
+
+    def learn(self, slot: int, address: Address) -> None:
+        """``slot`` is served by ``address``. Whoever served it before is not believed again without a new look."""
+        before = self._owners.get(slot)
+        if before == address:
+            return
+        self._owners[slot] = address
+        if (partition := self.partition_of.get(slot)) is not None:
+            if before is not None:
+                self.run(before).adopted.discard(partition)
+            self.run(address).adopted.discard(partition)
+
+    async def refresh(self) -> None:
+        """Ask the nodes for the map, one after the other until one answers; all who want it share one asking.
+
+        Raises :class:`ServiceUnavailable` when none answers.
+        """
+        if self._refreshing is None or self._refreshing.done():
+            self._refreshing = self._tasks.spawn(self._refresh(), "cache cluster map")
+        await asyncio.shield(self._refreshing)
+
+    async def _refresh(self) -> None:
+        nodes = list({*self._owners.values(), *self._others})
+        random.shuffle(nodes)  # not all processes at the same node
+        reasons = []
+        for address in dict.fromkeys([*nodes, *self._seeds]):
+            try:
+                async with asyncio.timeout(_ASK_S):
+                    rows = await self._ask(address)
+            except (RedisError, OSError) as error:
+                reasons.append(f"{address[0]}:{address[1]}: {error or 'no answer'}")
+                continue
+            if rows:
+                self._take(address, rows)
+                return
+            reasons.append(f"{address[0]}:{address[1]}: it knows of no slots")
+        raise ServiceUnavailable("cache", f"no node of the cluster tells its slots ({'; '.join(reasons)})")
+
+    async def _ask(self, address: Address) -> list[Any]:
+        pool = self._make_pool(address)
+        try:
+            connection = await pool.take()
+            await connection.send_command("CLUSTER", "SLOTS")
+            rows: list[Any] = await connection.read_response()
+            return rows
+        finally:
+            await pool.disconnect()
+
+    def _take(self, asked: Address, rows: list[Any]) -> None:
+        before = self.masters()
+        covered: set[int] = set()
+        others: set[Address] = set()
+        for first, last, master, *replicas in rows:
+            owner = _address(asked, master)
+            for slot in range(int(first), int(last) + 1):
+                self.learn(slot, owner)
+                covered.add(slot)
+            others.update(_address(asked, replica) for replica in replicas)
+        for slot in self._owners.keys() - covered:
+            del self._owners[slot]
+        self._others = others
+        if (now := self.masters()) != before:
+            Logger.info("cache cluster map", masters=[f"{host}:{port}" for host, port in now], slots=len(covered))
+
+    def _partitions_of(self, address: Address) -> list[int]:
+        return [p for slot, p in self.partition_of.items() if self._owners.get(slot) == address]
+
+
+def _address(asked: Address, node: list[Any]) -> Address:
+    """An entry of CLUSTER SLOTS; a node that does not know its own name is the one that was asked."""
+    host, port = node[0], int(node[1])
+    return (host if host and host != "?" else asked[0], port)
