@@ -112,6 +112,11 @@ class ChatWorld:
     async def backlog(self) -> int:
         return sum((await self.container.queue.backlog(QUEUE_NAME)).values())
 
+    async def forget_everything(self) -> None:
+        """Redis loses all that belongs to this world."""
+        names = await self.redis.scan(f"{self.container.settings.app_id}:*")
+        await self.redis.execute_many([("DEL", name) for name in names])
+
     async def persist(self) -> None:
         """Have everything that waits written and settled."""
         assert self.template._running is not None

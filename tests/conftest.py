@@ -3,14 +3,30 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import Sequence
 from functools import partialmethod
+from typing import Any
 
 import aiohttp
 import pytest
 
+from service.cache.cache_client import CacheClient
+from service.cache.script import Script
 from tests.server_process import WORKERS
 
 pytest_plugins = ["tests.backends_redis", "tests.backends_cluster", "tests.backends_mariadb"]
+
+
+@pytest.fixture(autouse=True)
+def one_partition_a_script(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every call of a script, whatever the backend, has the keys of one partition, as a cluster demands."""
+    run_script = CacheClient.run_script
+
+    async def checked(client: CacheClient, script: Script, keys: Sequence[str], *args: Any, **options: Any) -> Any:
+        assert len({key.partition("}")[0] for key in keys}) <= 1, f"{script.name}: keys of several slots: {keys}"
+        return await run_script(client, script, keys, *args, **options)
+
+    monkeypatch.setattr(CacheClient, "run_script", checked)
 
 
 @pytest.fixture

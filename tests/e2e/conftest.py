@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import sqlite3
@@ -15,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from tests.backends_cluster import RedisCluster
 from tests.backends_mariadb import MariaDbServer
 from tests.backends_redis import RedisServer, find_server
 from tests.server_process import ROOT, WORKERS, ServerProcess, server_environment
@@ -111,15 +113,27 @@ class Debug(Deployment):
         self.redis.start()
 
 
+def on_a_cluster(cluster: RedisCluster, app_id: str) -> dict[str, str]:
+    """LOCAL's configuration with the cluster instead of the embedded server."""
+    return {
+        "BASE_SERVER__TEMPLATECONFIG__APPID": app_id,
+        "BASE_SERVER__CACHECONFIG__TYPE": "redis_cluster",
+        "BASE_SERVER__CACHECONFIG__NODES": json.dumps([node.address for node in cluster.masters]),
+    }
+
+
 @pytest.fixture(params=["LOCAL", "DEBUG"])
 def deployment(request: pytest.FixtureRequest, app_id: str) -> Iterator[Deployment]:
-    """Stopped; the test starts, kills and restarts it. ``DEBUG 4`` has four workers."""
+    """Stopped; the test starts, kills and restarts it. ``DEBUG 4`` has four workers, ``CLUSTER`` a Redis Cluster."""
     env, _, workers = request.param.partition(" ")
     count = int(workers or WORKERS)
     with tempfile.TemporaryDirectory(prefix="e-") as folder, ExitStack() as stack:
         data_dir = Path(folder) / "data"
         if env == "LOCAL":
             deployed: Deployment = Local("LOCAL", data_dir, {}, count)
+        elif env == "CLUSTER":
+            cluster: RedisCluster = request.getfixturevalue("redis_cluster")
+            deployed = Local("LOCAL", data_dir, on_a_cluster(cluster, app_id), count)
         else:
             redis = RedisServer(find_server("redis"))
             stack.callback(redis.remove)

@@ -16,7 +16,7 @@ TITLE = "우리 방 🏡"
 TEXT = "안녕하세요! 👩‍🚀 zero\u200bwidth, {x}, data: y\r\nnext"
 
 
-@pytest.mark.parametrize("deployment", ["LOCAL", "DEBUG", "DEBUG 4"], indirect=True)
+@pytest.mark.parametrize("deployment", ["LOCAL", "DEBUG", "DEBUG 4", "CLUSTER"], indirect=True)
 async def test_a_whole_life_and_what_it_leaves_behind(deployment: Deployment) -> None:
     deployment.server.start()
     async with aiohttp.ClientSession() as http:

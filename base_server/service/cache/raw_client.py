@@ -14,6 +14,7 @@ from redis.asyncio import Redis
 from redis.asyncio.client import Pipeline
 from redis.exceptions import ExecAbortError, RedisError
 
+from service.cache.cache_errors import CacheCommandError
 from service.cache.cluster_exchange import ClusterExchange
 from service.cache.exchange import Exchange, effect_of
 from service.cache.pipeline import Command
@@ -45,6 +46,11 @@ class _SeamPipeline(Pipeline):
     ) -> None:
         super().__init__(client.connection_pool, client.response_callbacks, transaction, shard_hint)
         self._exchange = exchange
+
+    async def immediate_execute_command(self, *args: Any, **options: Any) -> Any:
+        if isinstance(self._exchange, ClusterExchange):
+            raise CacheCommandError("CLUSTER", f"{args[0]} is for a single server: use a script")
+        return await super().immediate_execute_command(*args, **options)
 
     async def execute(self, raise_on_error: bool = True) -> list[Any]:
         if self.watching:

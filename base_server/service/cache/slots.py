@@ -29,10 +29,10 @@ def slot_of(command: Command) -> int | None:
     refuses a command whose keys are not. Raises :class:`CacheCommandError` for what each node has to be asked.
     """
     name = str(command[0]).upper()
-    if name in _KEYLESS or len(command) == 1:
-        return None
     if name in _OF_ONE_NODE:
         raise CacheCommandError("CLUSTER", f"{name} concerns each node by itself: see CacheClient.scan")
+    if name in _KEYLESS or len(command) == 1:
+        return None
     if name in _AFTER_A_COUNT:
         return _slot(command[3]) if int(command[2]) else None
     if name in _AFTER_A_SUBCOMMAND:

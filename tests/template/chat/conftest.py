@@ -19,7 +19,18 @@ async def provider() -> AsyncIterator[OpenAIStub]:
         yield stub
 
 
-@pytest.fixture(params=["valkey+sqlite", "redis+mariadb", "cluster+sqlite"])
+ON_A_CLUSTER_TOO = {"loading", "recovery", "replies", "settling", "writes"}
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "backends" in metafunc.fixturenames:
+        pairs = ["valkey+sqlite", "redis+mariadb"]
+        if metafunc.module.__name__.rpartition("test_chat_")[2] in ON_A_CLUSTER_TOO:
+            pairs.append("cluster+sqlite")
+        metafunc.parametrize("backends", pairs, indirect=True)
+
+
+@pytest.fixture
 def backends(request: pytest.FixtureRequest) -> tuple[CacheSettings, DatabaseBackend]:
     cache, database = request.param.split("+")
     server = request.getfixturevalue("redis_cluster" if cache == "cluster" else f"{cache}_server")

@@ -203,7 +203,7 @@ async def test_a_replay_never_revives_what_was_deleted(chat: ChatWorld, room_too
         await chat.persist()
         await _is_gone(chat, user, room_id, room_too)
     assert await letters(chat) == []
-    await chat.redis.execute("DEL", *await chat.redis.execute("KEYS", f"{chat.container.settings.app_id}:*"))
+    await chat.forget_everything()
     await _is_gone(chat, user, room_id, room_too)
 
 

@@ -55,7 +55,7 @@ async def test_a_send_whose_reply_redis_lost_is_answered_and_not_with_anothers_m
     message = NewMessage(*ids, "question", None, "c", "queue")
     await chat.template._parts.messages.accept(owner, room.room_id, message)
     await chat.persist()  # the question; its reply runs
-    await chat.redis.execute("DEL", *await chat.redis.execute("KEYS", f"{chat.container.settings.app_id}:*"))
+    await chat.forget_everything()
     if goes_on:
         await chat.send(user, room.room_id, "another")
     again = await chat.try_send(user, room.room_id, "question", client_message_id="c")

@@ -22,7 +22,7 @@ _FOR_GOOD = ("epoch", "epoch_run", "partitions", "lane_mark", "queue", "queue_de
 
 async def keys_for_good(chat: ChatWorld) -> list[str]:
     """Keys of this test that have no TTL and are none of the few that need none."""
-    names = await chat.redis.execute("KEYS", f"{chat.container.settings.app_id}:TEST:*")
+    names = list(await chat.redis.scan(f"{chat.container.settings.app_id}:TEST:*"))
     ttls = await chat.redis.execute_many([("PTTL", name) for name in names])
     return [name for name, ttl in zip(names, ttls, strict=True) if ttl == -1 and not is_for_good(name)]
 
