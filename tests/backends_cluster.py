@@ -24,17 +24,35 @@ from tests.backends_redis import find_server, free_port
 SLOTS = 16384
 
 
+class ServerEnded(Exception):
+    """It did not start."""
+
+
 class ClusterNode:
     """One server of a cluster; ``client`` speaks to it alone."""
 
     def __init__(self, binary: str, folder: Path, number: int) -> None:
-        self.port = free_port()
         self.folder = folder / str(number)
         self.folder.mkdir()
-        self._bus_port = free_port()
         self._binary = binary
         self._process: subprocess.Popen[bytes] | None = None
+        self._choose_ports()
+
+    def _choose_ports(self) -> None:
+        self.port, self._bus_port = free_port(), free_port()
         self.client = redis.Redis(port=self.port, decode_responses=True, protocol=2, socket_timeout=10)
+
+    def start_first(self) -> None:
+        """:meth:`start`, on other ports if somebody took these meanwhile."""
+        for _ in range(5):
+            try:
+                self.start()
+            except ServerEnded:
+                self.client.close()
+                self._choose_ports()
+            else:
+                return
+        self.start()
 
     @property
     def address(self) -> str:
@@ -68,7 +86,8 @@ class ClusterNode:
 
     def _answers(self) -> bool:
         assert self._process is not None
-        assert self._process.poll() is None, f"{self._binary} ended at once"
+        if self._process.poll() is not None:
+            raise ServerEnded(f"{self._binary} ended at once")
         try:
             return bool(self.client.ping())
         except redis.RedisError:
@@ -91,7 +110,7 @@ class RedisCluster:
 
     def start(self) -> None:
         for node in self.nodes:
-            node.start()
+            node.start_first()
         first = self.masters[0]
         for number, node in enumerate(self.masters):
             begin, end = number * SLOTS // len(self.masters), (number + 1) * SLOTS // len(self.masters) - 1

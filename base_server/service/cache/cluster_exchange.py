@@ -153,7 +153,8 @@ class ClusterExchange:
         elif isinstance(outcome, Unanswered) or (isinstance(outcome, Lost) and call.effect is Effect.ONCE):
             fail(call, outcome)
         else:
-            self.tasks.spawn(self._follow(call, outcome), "cache cluster call")
+            task = self.tasks.spawn(self._follow(call, outcome), "cache cluster call")
+            task.add_done_callback(lambda _: _leave(call))
 
     async def _follow(self, call: Call, outcome: list[Any] | ServiceUnavailable) -> None:
         """Send what was not executed again until all is, or the time is over."""
@@ -202,6 +203,8 @@ class ClusterExchange:
             await self._cluster.refresh()
         except ServiceUnavailable:
             return  # the callers go on with the map they have, until their time is over
+        for gone in self._pipelines.keys() - set(self._cluster.masters()):
+            await self._pipelines[gone].pool.drop_idle()
 
     def _aim(self, call: Call, answers: list[Any], missing: list[int]) -> list[tuple[Address, bool, list[int]]]:
         """(node, whether with ASKING, numbers of the commands), what no node serves left out."""
@@ -249,6 +252,12 @@ class ClusterExchange:
             return answer if isinstance(answer, _NOT_EXECUTED) else _unserved(str(answer))
         run.adopted.add(partition)
         return None
+
+
+def _leave(call: Call) -> None:
+    """Also a call that the service's stop broke off owes its caller an outcome."""
+    if not call.answers.done():
+        fail(call, Unanswered("cache", "the service was stopped"))
 
 
 def _settle_at_once(call: Call, outcome: list[Any] | ServiceUnavailable) -> None:

@@ -50,7 +50,7 @@ class _SeamPipeline(Pipeline):
     async def immediate_execute_command(self, *args: Any, **options: Any) -> Any:
         if isinstance(self._exchange, ClusterExchange):
             raise CacheCommandError("CLUSTER", f"{args[0]} is for a single server: use a script")
-        return await super().immediate_execute_command(*args, **options)
+        return await super().immediate_execute_command(*args, **options)  # type: ignore[no-untyped-call]
 
     async def execute(self, raise_on_error: bool = True) -> list[Any]:
         if self.watching:

@@ -358,6 +358,19 @@ async def _longer(redis: CacheClient, partition: int, length: int) -> bool:
     return len(await words(redis, partition)) > length
 
 
+async def test_a_stop_ends_calls_that_wait_for_a_dead_master(private_cluster: RedisCluster, app_id: str) -> None:
+    service = make_cache(private_cluster.settings(timeout_s=1.0, bulk_timeout_s=60.0), app_id)
+    await service.start()
+    for node in (private_cluster.replicas[0], private_cluster.masters[0]):
+        node.kill()
+    bulk = service.get_bulk_client()
+    waiting = asyncio.create_task(bulk.execute("GET", bulk.key("a", 0)))
+    await until(lambda: len(service._tasks))
+    await service.stop()
+    with pytest.raises(ServiceUnavailable):
+        await asyncio.wait_for(waiting, 5)
+
+
 async def _appended(redis: CacheClient, partition: int, word: str) -> bool:
     try:
         return await append(redis, partition, word) == 1
