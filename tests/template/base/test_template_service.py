@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -148,7 +148,7 @@ async def test_what_a_handler_raises_becomes_an_envelope(
 
 async def test_a_session_is_watched_on_after_its_service_broke_once(template: EchoTemplate) -> None:
     class Breaking(Sessions):
-        answers = [SessionInfo("alice", 7, 2), RuntimeError("a bug"), None]
+        answers: ClassVar = [SessionInfo("alice", 7, 2), RuntimeError("a bug"), None]
 
         async def find(self, token: str) -> SessionInfo | None:
             answer = self.answers.pop(0)
