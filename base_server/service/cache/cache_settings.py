@@ -45,8 +45,8 @@ class CacheSettings(Settings):
     max_bulk_connections: int = Field(default=16, ge=2)
     """Connections of this process for fills, settles, large ranges and blocking reads, at most."""
     appendfsync: Literal["always", "everysec", "no"] = "always"
-    """Embedded only: how often the append-only file reaches the disk. With ``everysec`` a power cut, or a kill while the
-    disk is slow, may lose the last two seconds."""
+    """Embedded only: how often the append-only file reaches the disk. With ``everysec`` a power cut, or a kill while
+    the disk is slow, may lose the last two seconds."""
     maxmemory_mb: int = Field(default=1024, ge=0)
     """Embedded only: at this size writes are refused, nothing is evicted; 0 = no limit."""
     start_timeout_s: float = Field(default=60.0, gt=0)

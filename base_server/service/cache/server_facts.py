@@ -58,7 +58,9 @@ def _numbers(version: str) -> list[int]:
 
 _FSYNC = {
     "always": "an acknowledged write survives a killed Redis and a power cut",
-    "everysec": "an acknowledged write survives a killed Redis whose disk keeps up; a power cut may lose the last two seconds",
+    "everysec": (
+        "an acknowledged write survives a killed Redis whose disk keeps up; a power cut may lose the last two seconds"
+    ),
     "no": "an acknowledged write survives a killed Redis; a power cut may lose half a minute (appendfsync no)",
 }
 
