@@ -7,7 +7,8 @@ surrogates, no NUL, no NaN, no duplicate keys, no other encoding than UTF-8.
 from __future__ import annotations
 
 import unicodedata
-from typing import Annotated, Any, TypeVar
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import jiter
 import ujson
@@ -74,6 +75,18 @@ class ErrorBody(BaseModel):
     """What helps to mend it: `errors` names each bad field, `message_id` the reply that runs, …"""
 
 
+class RawJson:
+    """JSON text that goes out as it is."""
+
+    __slots__ = ("_text",)
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+
+    def __json__(self) -> str:  # what ujson asks
+        return self._text
+
+
 class Response(BaseModel):
     """The response envelope. Makeable without arguments and mutable, as handlers in the document's style need."""
 
@@ -86,6 +99,7 @@ class Response(BaseModel):
     error: ErrorBody | None = None
     """Only with an `errorCode` other than 0."""
     _http_status: int | None = PrivateAttr(default=None)
+    _stored: dict[str, tuple[str, Callable[[], Any]]] = PrivateAttr(default_factory=dict)
 
     def fail(self, error: ApiError) -> None:
         """Make this the answer of ``error``; other fields that are set already go out with it."""
@@ -103,10 +117,41 @@ class Response(BaseModel):
         except ValueError:
             return 500
 
+    def put_stored(self, name: str, text: str, read: Callable[[], Any]) -> None:
+        """Let the field ``name`` be what the JSON ``text`` says: sent as it stands, nobody parses it.
+
+        Who looks at the field gets what ``read`` gives, then and from then on, and that is sent.
+        """
+        self.__dict__.pop(name, None)
+        self._stored[name] = (text, read)
+
+    if not TYPE_CHECKING:  # for a type checker the fields are there
+
+        def __getattr__(self, name: str) -> Any:
+            private = object.__getattribute__(self, "__pydantic_private__") or {}
+            if name in (stored := private.get("_stored", {})):
+                self.__dict__[name] = value = stored.pop(name)[1]()
+                return value
+            return super().__getattr__(name)
+
+        def model_dump(self, **options: Any) -> dict[str, Any]:
+            self._read_stored()
+            return super().model_dump(**options)
+
+        def model_dump_json(self, **options: Any) -> str:
+            self._read_stored()
+            return super().model_dump_json(**options)
+
+    def _read_stored(self) -> None:
+        for name in list(self._stored):
+            getattr(self, name)
+
     def to_wire(self) -> dict[str, Any]:
-        """The JSON object to send. Override to pass stored JSON on unparsed: ujson writes the text that an
-        object's ``__json__()`` returns as it is."""
-        fields = self.model_dump(mode="json", exclude={"error"})
+        """The JSON object to send; ujson writes the text that an object's ``__json__()`` returns as it is."""
+        fields = BaseModel.model_dump(self, mode="json", exclude={"error"})
+        for name, (text, _) in self._stored.items():
+            if name not in self.__dict__:
+                fields[name] = RawJson(text)
         if self.errorCode:
             error = self.error or self._plain_error()
             fields["error"] = error.model_dump(mode="json", exclude_none=True)

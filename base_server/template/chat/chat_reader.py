@@ -18,7 +18,7 @@ from template.base.errors import InvalidRequest, RoomNotFound
 from template.chat.chat_loader import row_entry
 from template.chat.chat_owner import Owner
 from template.chat.chat_store import HybridStore
-from template.chat.chat_text import from_json, iso
+from template.chat.chat_text import from_json, head_of, is_running, iso, to_json, wire_message
 from template.chat.common.chat_model import ChatMessage
 
 _MAX_REPAIRS = 3
@@ -27,11 +27,18 @@ _WHOLE_WINDOW = 1_000_000
 
 @dataclass(frozen=True)
 class MessagePage:
-    """Oldest first. ``next_cursor`` None: nothing visible is older."""
+    """Oldest first. ``texts`` are JSON as it goes to the client; ``next_cursor`` None: nothing visible is older."""
 
-    messages: list[ChatMessage]
+    texts: list[str]
     next_cursor: str | None
     stale: bool = False
+
+    @property
+    def json(self) -> str:
+        return f"[{','.join(self.texts)}]"
+
+    def messages(self) -> list[ChatMessage]:
+        return [ChatMessage(**from_json(text)) for text in self.texts]
 
 
 @dataclass(frozen=True)
@@ -42,7 +49,7 @@ class _Slice:
     low: int
     high: int
     below: str
-    messages: list[ChatMessage]
+    texts: list[str]
 
 
 class ChatReader(HybridStore):
@@ -60,8 +67,8 @@ class ChatReader(HybridStore):
             return MessagePage([], None)
         if part.low >= part.floor:
             more = await self._is_more(owner, room_id, part)
-            return MessagePage(await self._with_running_text(owner, room_id, part.messages), more)
-        return await self._page_below(owner, room_id, part.low, min(part.high, part.floor - 1), part.messages)
+            return MessagePage(await self._with_running_text(owner, room_id, part.texts), more)
+        return await self._page_below(owner, room_id, part.low, min(part.high, part.floor - 1), part.texts)
 
     async def before(self, owner: Owner, room_id: str, cursor: str, limit: int) -> MessagePage:
         """The ``limit`` visible messages before ``cursor``; a cursor of another room is an invalid request."""
@@ -74,11 +81,11 @@ class ChatReader(HybridStore):
         before = _whole_ms(before)
         part = await self._slice(owner, room_id, "fill", "", _WHOLE_WINDOW)
         text = iso(before)
-        earlier = [message for message in part.messages if message.timestamp < text]
+        earlier = [item for item in part.texts if head_of(item).timestamp < text]
         if len(earlier) > limit:
             kept = earlier[-limit:]
             return MessagePage(
-                await self._with_running_text(owner, room_id, kept), make_cursor(room_id, kept[0].seq or 1)
+                await self._with_running_text(owner, room_id, kept), make_cursor(room_id, head_of(kept[0]).seq)
             )
         below = part.floor
         if not earlier and part.floor > 1:
@@ -92,34 +99,34 @@ class ChatReader(HybridStore):
 
     async def _filled(self, owner: Owner, room_id: str, part: _Slice, below: int, limit: int) -> MessagePage:
         """``part`` completed with older rows up to ``limit``; ``below``: the seq under which MySQL is asked."""
-        messages = part.messages
-        if len(messages) < limit and (part.below != "0" or below < part.floor):
-            rows: list[ChatMessage] = []
-            async for message in self._older(owner, room_id, below, limit - len(messages) + 1):
-                rows.append(message)
-                if len(rows) > limit - len(messages):
+        texts = part.texts
+        if len(texts) < limit and (part.below != "0" or below < part.floor):
+            rows: list[str] = []
+            async for text in self._older(owner, room_id, below, limit - len(texts) + 1):
+                rows.append(text)
+                if len(rows) > limit - len(texts):
                     break
-            more = len(rows) > limit - len(messages)
-            kept = rows[: limit - len(messages)]
-            messages = kept[::-1] + messages
-            cursor = make_cursor(room_id, messages[0].seq or 1) if more and messages else None
+            more = len(rows) > limit - len(texts)
+            kept = rows[: limit - len(texts)]
+            texts = kept[::-1] + texts
+            cursor = make_cursor(room_id, head_of(texts[0]).seq) if more and texts else None
         else:
             cursor = await self._is_more(owner, room_id, part)
-        return MessagePage(await self._with_running_text(owner, room_id, messages), cursor)
+        return MessagePage(await self._with_running_text(owner, room_id, texts), cursor)
 
     async def _page_below(
-        self, owner: Owner, room_id: str, low: int, high: int, newer: Sequence[ChatMessage] = ()
+        self, owner: Owner, room_id: str, low: int, high: int, newer: Sequence[str] = ()
     ) -> MessagePage:
         """Seqs ``low``..``high`` from MySQL, before ``newer``."""
-        rows: list[ChatMessage] = []
+        rows: list[str] = []
         more = False
-        async for message in self._older(owner, room_id, high + 1, high - low + 2):
-            if (message.seq or 0) < low:
+        async for text in self._older(owner, room_id, high + 1, high - low + 2):
+            if head_of(text).seq < low:
                 more = True
                 break
-            rows.append(message)
-        messages = await self._with_running_text(owner, room_id, rows[::-1] + list(newer))
-        return MessagePage(messages, make_cursor(room_id, low) if more else None)
+            rows.append(text)
+        texts = await self._with_running_text(owner, room_id, rows[::-1] + list(newer))
+        return MessagePage(texts, make_cursor(room_id, low) if more else None)
 
     async def _stale_page(self, owner: Owner, room_id: str, page: int, limit: int) -> MessagePage:
         """Without Redis: what MySQL has, for a room that MySQL knows as the owner's."""
@@ -134,9 +141,9 @@ class ChatReader(HybridStore):
             owner.shard_id, "fp_chat_messages_get", (room_id, high + 1, limit + 1)
         )
         page_rows = [row for row in rows if int(row["seq"]) >= low]
-        messages = [read_message(row_entry(room_id, row), "SENT") for row in reversed(page_rows)]
+        texts = [wire_message(row_entry(room_id, row), "SENT") for row in reversed(page_rows)]
         more = make_cursor(room_id, low) if len(page_rows) < len(rows) else None
-        return MessagePage(messages, more, stale=True)
+        return MessagePage(texts, more, stale=True)
 
     async def _slice(self, owner: Owner, room_id: str, mode: str, high: str, count: int, page: int = 1) -> _Slice:
         self.check_room_id(owner, room_id)
@@ -155,11 +162,11 @@ class ChatReader(HybridStore):
             _, floor, low, top, saved_seq, below, *items = answer
             try:
                 pairs = zip(items[::2], items[1::2], strict=True)
-                messages = [read_message(text, state or None, saved_seq) for text, state in pairs]
+                texts = [wire_message(text, state or _missing_state(text, saved_seq)) for text, state in pairs]
             except ValueError:
                 await self._discard(messages_key)
                 continue
-            return _Slice(floor, low, top, below, messages)
+            return _Slice(floor, low, top, below, texts)
         raise ServiceUnavailable("cache", "messages of the room could not be decoded after every load")
 
     async def _is_more(self, owner: Owner, room_id: str, part: _Slice) -> str | None:
@@ -171,7 +178,7 @@ class ChatReader(HybridStore):
                 break
         return make_cursor(room_id, part.low) if more else None
 
-    async def _older(self, owner: Owner, room_id: str, before_seq: int, batch: int) -> AsyncIterator[ChatMessage]:
+    async def _older(self, owner: Owner, room_id: str, before_seq: int, batch: int) -> AsyncIterator[str]:
         """Visible messages of MySQL below ``before_seq``, newest first.
 
         A delete that is not in MySQL yet shows in the message's state, which is read after the rows.
@@ -187,18 +194,20 @@ class ChatReader(HybridStore):
             )
             for row, state in zip(rows, states, strict=True):
                 if state is None or not state.startswith(("DELETING", "DELETED")):
-                    yield read_message(row_entry(room_id, row), "SENT")
+                    yield wire_message(row_entry(room_id, row), "SENT")
             if len(rows) < batch:
                 return
             before_seq = int(rows[-1]["seq"])
 
-    async def _with_running_text(self, owner: Owner, room_id: str, messages: list[ChatMessage]) -> list[ChatMessage]:
+    async def _with_running_text(self, owner: Owner, room_id: str, texts: list[str]) -> list[str]:
         """A running reply shows what its stream holds so far."""
-        for message in messages:
-            if message.is_streaming:
-                key = self._keys.reply_stream(room_id, message.message_id, owner.partition)
-                message.content = reply_text(await self._cache.execute("XRANGE", key, "-", "+"))
-        return messages
+        for place, text in enumerate(texts):
+            if is_running(text):
+                fields = from_json(text)
+                key = self._keys.reply_stream(room_id, fields["message_id"], owner.partition)
+                fields["content"] = reply_text(await self._cache.execute("XRANGE", key, "-", "+"))
+                texts[place] = to_json(fields)
+        return texts
 
 
 def reply_text(entries: Sequence[Any]) -> str:
@@ -235,14 +244,11 @@ def read_cursor(room_id: str, cursor: str) -> int:
     raise InvalidRequest.of("cursor", "is not a cursor of this room: pass the next_cursor of its last page")
 
 
-def read_message(text: str, state: str | None, saved_seq: int | None = None) -> ChatMessage:
+def read_message(text: str, state: str) -> ChatMessage:
     """A list entry as the client sees it; raises ValueError for what is none."""
-    fields = from_json(text)
-    if not isinstance(fields, dict) or "seq" not in fields:
-        raise ValueError("not an entry of a message list")
-    message = ChatMessage(**fields)
-    # A missing state up to saved_seq: settled longer ago than the state TTL.
-    if state is None:
-        state = "SENT" if saved_seq is None or (message.seq or 0) <= saved_seq else "PENDING"
-    message.state = state
-    return message
+    return ChatMessage(**from_json(wire_message(text, state)))
+
+
+def _missing_state(text: str, saved_seq: int) -> str:
+    """A missing state up to ``saved_seq``: settled longer ago than the state TTL."""
+    return "SENT" if head_of(text).seq <= saved_seq else "PENDING"

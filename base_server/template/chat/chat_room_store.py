@@ -21,11 +21,19 @@ _OPERATION_NOTE_MS = 300_000
 
 @dataclass(frozen=True)
 class RoomPage:
-    """``total`` counts all live rooms of the account; ``stale``: from MySQL, Redis was away."""
+    """``texts`` are JSON as it goes to the client; ``total`` counts all live rooms of the account; ``stale``: from
+    MySQL, Redis was away."""
 
-    rooms: list[ChatRoom]
+    texts: list[str]
     total: int
     stale: bool = False
+
+    @property
+    def json(self) -> str:
+        return f"[{','.join(self.texts)}]"
+
+    def rooms(self) -> list[ChatRoom]:
+        return [ChatRoom(**from_json(text)) for text in self.texts]
 
 
 class RoomStore(HybridStore):
@@ -137,7 +145,7 @@ class RoomStore(HybridStore):
             if answer[0] == Answer.OK:
                 try:
                     pairs = zip(answer[2::2], answer[3::2], strict=True)
-                    return RoomPage([_room(card, state) for card, state in pairs], answer[1])
+                    return RoomPage([_wire_room(card, state) for card, state in pairs], answer[1])
                 except ValueError:
                     await self._discard_undecodable(owner, args)
                     continue
@@ -168,7 +176,7 @@ class RoomStore(HybridStore):
                 last_message_at=iso(row["last_message_at"]),
                 message_count=row["message_count"],
                 state="ACTIVE",
-            )
+            ).model_dump_json()
             for row in rows
         ]
         if not rows and page > 1:
@@ -219,8 +227,12 @@ class RoomStore(HybridStore):
 
 def _room(card: str, state: str | None) -> ChatRoom:
     """A stored card as the client sees it; raises ValueError for what is none."""
-    fields = from_json(card)
-    if not isinstance(fields, dict) or "room_id" not in fields:
+    return ChatRoom(**from_json(_wire_room(card, state)))
+
+
+def _wire_room(card: str, state: str | None) -> str:
+    """The same, not parsed."""
+    if not (card.startswith('{"room_id":"') and card.endswith("}")):
         raise ValueError("not the card of a room")
     # A missing state of a listed room: settled longer ago than the state TTL.
-    return ChatRoom(**fields, state=state or "ACTIVE")
+    return f'{card[:-1]},"state":"{state or "ACTIVE"}"}}'

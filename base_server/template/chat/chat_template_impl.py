@@ -147,12 +147,10 @@ class ChatTemplateImpl(BaseTemplate):
         """Rooms of the account, newest activity first; from MySQL, marked stale, when Redis is away."""
         owner = await self._owner(client_session)
         page = await self._parts.rooms.page(owner, request.page, request.limit)
-        return ChatRoomListResponse(
-            rooms=page.rooms,
-            total_count=page.total,
-            has_more=request.page * request.limit < page.total,
-            stale=page.stale,
-        )
+        more = request.page * request.limit < page.total
+        response = ChatRoomListResponse(total_count=page.total, has_more=more, stale=page.stale)
+        response.put_stored("rooms", page.json, page.rooms)
+        return response
 
     @answers(ChatRoomCreateResponse, ErrorCode.CHAT_FAILED)
     async def on_chat_room_create_req(
@@ -244,12 +242,10 @@ class ChatTemplateImpl(BaseTemplate):
         """A page of messages, oldest first. The AI's history is this same list, so it needs no loading of its own."""
         owner = await self._owner(client_session)
         page = await self._page(owner, request)
-        return ChatMessageListResponse(
-            messages=page.messages,
-            has_more=page.next_cursor is not None,
-            next_cursor=page.next_cursor,
-            stale=page.stale,
-        )
+        more = page.next_cursor is not None
+        response = ChatMessageListResponse(has_more=more, next_cursor=page.next_cursor, stale=page.stale)
+        response.put_stored("messages", page.json, page.messages)
+        return response
 
     @answers(ChatMessageDeleteResponse, ErrorCode.CHAT_FAILED)
     async def on_chat_message_delete_req(

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 import ujson
 
@@ -45,6 +46,39 @@ def tombstone(message_id: str) -> str:
 
 def is_tombstone(item: str) -> bool:
     return item.startswith("x")
+
+
+_HEAD = re.compile(r'\{"message_id":"([^"]+)","room_id":"[^"]*","seq":(\d+),"timestamp":"([^"]*)",')
+_RUNNING = '"is_streaming":true,"metadata":'
+
+
+class EntryHead(NamedTuple):
+    """What a stored message begins with."""
+
+    message_id: str
+    seq: int
+    timestamp: str
+
+
+def head_of(item: str) -> EntryHead:
+    """The head of a stored message or of one on the wire; raises ValueError for what is neither."""
+    found = _HEAD.match(item)
+    if found is None:
+        raise ValueError("not an entry of a message list")
+    return EntryHead(found[1], int(found[2]), found[3])
+
+
+def is_running(item: str) -> bool:
+    """Whether it is a reply that is being written. (In a text the quotes would be escaped.)"""
+    return _RUNNING in item
+
+
+def wire_message(item: str, state: str) -> str:
+    """A stored message as clients get it, not parsed; raises ValueError for what cannot be one."""
+    if not (item.startswith('{"message_id":"') and item.endswith("}}")):
+        raise ValueError("not an entry of a message list")
+    running = "" if _RUNNING in item else ',"is_streaming":false'
+    return f'{item[:-1]},"state":"{state}"{running}}}'
 
 
 def iso(moment: datetime) -> str:
