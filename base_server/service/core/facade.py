@@ -54,4 +54,4 @@ class facade(Generic[P, R]):  # noqa: N801 - a decorator, named as one
 
     def __get__(self, instance: Any, owner: Any) -> Callable[P, R]:
         target = owner.get_instance() if instance is None else instance
-        return cast(Callable[P, R], self._method.__get__(target, owner))
+        return cast("Callable[P, R]", self._method.__get__(target, owner))

@@ -8,19 +8,25 @@ from __future__ import annotations
 
 import logging
 import sys
+from collections.abc import Mapping, MutableMapping
+from contextvars import ContextVar
 from typing import Any, TextIO
 
 import structlog
-from structlog.contextvars import bind_contextvars, clear_contextvars, merge_contextvars
 
 _LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warn": logging.WARNING, "error": logging.ERROR}
+# One variable for all fields: binding is on the way of every request.
+_bound: ContextVar[Mapping[str, Any]] = ContextVar("log_context", default={})
+_lowest = logging.DEBUG
 
 
 def configure_logging(level: str = "info", stream: TextIO | None = None) -> None:
     """Send events of at least ``level`` (debug, info, warn, error) as JSON lines to ``stream`` (stderr)."""
+    global _lowest  # noqa: PLW0603 - one a process, as structlog's own configuration
+    _lowest = _LEVELS[level]
     structlog.configure(
         processors=[
-            merge_contextvars,
+            _add_bound,
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             structlog.processors.format_exc_info,
@@ -34,8 +40,11 @@ def configure_logging(level: str = "info", stream: TextIO | None = None) -> None
 
 def bind_log_context(**fields: Any) -> None:
     """Put ``fields`` on every later line of this task, in place of what was bound before."""
-    clear_contextvars()
-    bind_contextvars(**fields)
+    _bound.set(fields)
+
+
+def _add_bound(logger: object, name: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    return {**_bound.get(), **event}
 
 
 class Logger:
@@ -43,15 +52,18 @@ class Logger:
 
     @staticmethod
     def debug(message: str, **fields: Any) -> None:
-        structlog.get_logger().debug(message, **fields)
+        if _lowest <= logging.DEBUG:
+            structlog.get_logger().debug(message, **fields)
 
     @staticmethod
     def info(message: str, **fields: Any) -> None:
-        structlog.get_logger().info(message, **fields)
+        if _lowest <= logging.INFO:
+            structlog.get_logger().info(message, **fields)
 
     @staticmethod
     def warn(message: str, **fields: Any) -> None:
-        structlog.get_logger().warning(message, **fields)
+        if _lowest <= logging.WARNING:
+            structlog.get_logger().warning(message, **fields)
 
     @staticmethod
     def error(message: str, **fields: Any) -> None:
