@@ -11,7 +11,6 @@ from application.base_web_server.metrics import Metrics
 from application.base_web_server.middlewares import (
     add_common_headers,
     make_error_middleware,
-    make_gate_middleware,
     request_id_middleware,
 )
 from application.base_web_server.peer import PeerFinder
@@ -34,9 +33,8 @@ def build_app(
 ) -> web.Application:
     """The server's app with the templates that ``context`` has now; protocols answer "try again" unless ``is_open``."""
     app = _bare_app(settings, service)
-    app.middlewares.append(make_gate_middleware(is_open))
     add_cors(app, settings.cors_origins)
-    add_protocol_routes(app, context, service, PeerFinder(settings.trusted_proxies))
+    add_protocol_routes(app, context, service, PeerFinder(settings.trusted_proxies), is_open)
     add_page_routes(app)
     add_docs_routes(app, context)
     if settings.admin_port is None:

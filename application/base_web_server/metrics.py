@@ -50,6 +50,7 @@ class Metrics:
             self._scraped[0].register(_Workers(processes))
         PlatformCollector(registry=self._scraped[0])
         self._scraped[0].register(self._now)
+        self._series: dict[tuple[int, int], tuple[Callable[[], None], Callable[[float], None]]] = {}
         self._requests = Counter(
             "base_server_requests_total", "Answered requests.", ("protocol", "error_code"), registry=self._counted
         )
@@ -62,8 +63,12 @@ class Metrics:
         )
 
     def observe(self, protocol: Protocol, error_code: int, elapsed_s: float) -> None:
-        self._requests.labels(str(protocol.id), str(error_code)).inc()
-        self._seconds.labels(str(protocol.id)).observe(elapsed_s)
+        series = protocol.id, error_code
+        if (known := self._series.get(series)) is None:
+            count = self._requests.labels(str(protocol.id), str(error_code))
+            known = self._series[series] = count.inc, self._seconds.labels(str(protocol.id)).observe
+        known[0]()
+        known[1](elapsed_s)
 
     async def render(self, *, ready: bool) -> bytes:
         """The text format; without Redis the gauges of the queues are left out."""

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import re
-import uuid
-from collections.abc import Callable
 
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
 from service.core.logger import Logger, bind_log_context
 from template.base.answers import as_api_error
-from template.base.errors import ApiError, InvalidRequest, ServerError, ServiceDown, UnknownProtocol
+from template.base.errors import ApiError, InvalidRequest, ServerError, UnknownProtocol
 from template.base.template_service import Answer, TemplateService
 
 REQUEST_ID = web.RequestKey("request_id", str)
@@ -32,9 +31,10 @@ def to_response(answer: Answer) -> web.Response:
 @web.middleware
 async def request_id_middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Take the client's ``X-Request-ID`` if it is a sane one, else make one; it stands on every log line."""
-    given = request.headers.get("X-Request-ID", "")
-    request[REQUEST_ID] = given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
-    bind_log_context(request_id=request[REQUEST_ID])
+    given = request.headers.get("X-Request-ID")
+    request_id = given if given and _REQUEST_ID.fullmatch(given) else os.urandom(16).hex()
+    request[REQUEST_ID] = request_id
+    bind_log_context(request_id=request_id)
     return await handler(request)
 
 
@@ -70,18 +70,6 @@ def make_error_middleware(service: TemplateService) -> Middleware:
         return response
 
     return error_middleware
-
-
-def make_gate_middleware(is_open: Callable[[], bool]) -> Middleware:
-    """Until the services run, protocols answer "try again"."""
-
-    @web.middleware
-    async def gate_middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
-        if request.method == "POST" and not is_open():
-            raise ServiceDown("the server is starting", retry_after_s=1)
-        return await handler(request)
-
-    return gate_middleware
 
 
 def _envelope_error(answer: web.HTTPException) -> ApiError:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import uuid
+from collections.abc import Callable
 
 from aiohttp import ClientPayloadError, web
 
 from application.base_web_server.middlewares import REQUEST_ID, to_response
 from application.base_web_server.peer import PeerFinder
 from application.base_web_server.stream_outlet import StreamOutlet
-from template.base.errors import InvalidRequest, UnknownProtocol
+from template.base.errors import InvalidRequest, ServiceDown, UnknownProtocol
 from template.base.protocol import Protocol
 from template.base.template_context import TemplateContext
 from template.base.template_service import Call, TemplateService
@@ -23,14 +24,17 @@ def add_protocol_routes(
     context: TemplateContext,
     service: TemplateService,
     peers: PeerFinder | None = None,
+    is_open: Callable[[], bool] | None = None,
 ) -> None:
     """Add a route for every protocol that ``context`` has now, and ``/api/protocol/{protocol_id}`` for all.
 
-    The app's ``client_max_size`` limits the bodies.
+    The app's ``client_max_size`` limits the bodies. Unless ``is_open``, they answer "try again".
     """
     peer_finder = peers or PeerFinder(())
 
     async def run(protocol: Protocol, request: web.Request) -> web.StreamResponse:
+        if is_open is not None and not is_open():
+            return to_response(service.refuse(ServiceDown("the server is starting", retry_after_s=1)))
         try:
             body = await _read_body(request)
         except InvalidRequest as error:
@@ -73,6 +77,8 @@ async def _read_body(request: web.Request) -> bytes:
     if charset not in ("utf-8", "utf8", "us-ascii", "ascii"):
         raise InvalidRequest("the body must be JSON in UTF-8")
     try:
+        if request.content.is_eof():  # it came with its head, as most do
+            return await request.read()
         async with asyncio.timeout(BODY_TIMEOUT_S):
             return await request.read()
     except web.HTTPRequestEntityTooLarge:

@@ -20,12 +20,15 @@ class Keyspace:
         self.partitions = partitions
         self.prefix = f"{app_id}:{env}:"
         self.partition_count_key = f"{self.prefix}partitions"
+        self._beginnings: dict[int, str] = {}
 
     def key(self, logical: str, partition: int | None = None) -> str:
         """The full name of ``kind:id[:rest]``, in the partition of ``id`` or in the given one."""
         if partition is None:
             partition = self.partitions.of_key(logical)
-        return f"{self.prefix}{{{self.partitions.tag(partition)}}}:{logical}"
+        if (beginning := self._beginnings.get(partition)) is None:
+            beginning = self._beginnings[partition] = f"{self.prefix}{{{self.partitions.tag(partition)}}}:"
+        return beginning + logical
 
     def pattern(self, logical: str) -> str:
         """What the full names of ``logical`` (a glob, ``kind:*``) match in all partitions."""

@@ -10,13 +10,14 @@ import logging
 import sys
 from collections.abc import Mapping, MutableMapping
 from contextvars import ContextVar
+from types import MappingProxyType
 from typing import Any, TextIO
 
 import structlog
 
 _LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warn": logging.WARNING, "error": logging.ERROR}
 # One variable for all fields: binding is on the way of every request.
-_bound: ContextVar[Mapping[str, Any]] = ContextVar("log_context", default={})
+_bound: ContextVar[Mapping[str, Any]] = ContextVar("log_context", default=MappingProxyType({}))
 _lowest = logging.DEBUG
 
 

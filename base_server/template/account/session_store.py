@@ -10,10 +10,11 @@ data from before a logout, it is believed again only after the global database k
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 import secrets
 from typing import Any
+
+import ujson
 
 from service.cache.cache_errors import CacheCommandError
 from service.cache.cache_service import CacheService
@@ -46,7 +47,7 @@ class SessionStore:
             "epoch": epoch,
         }
         await self._cache.get_client().execute(
-            "SET", self._redis_key(session_key), json.dumps(record), "EX", self._ttl_s
+            "SET", self._redis_key(session_key), ujson.dumps(record), "EX", self._ttl_s
         )
         return token
 
@@ -75,7 +76,7 @@ class SessionStore:
                 await client.execute("DEL", key)
                 return None
             # XX: a logout meanwhile is not undone.
-            await client.execute("SET", key, json.dumps(record | {"epoch": epoch}), "EX", self._ttl_s, "XX")
+            await client.execute("SET", key, ujson.dumps(record | {"epoch": epoch}), "EX", self._ttl_s, "XX")
         return SessionInfo(
             account_id=str(record["account_id"]),
             account_db_key=int(record["account_db_key"]),
@@ -114,7 +115,7 @@ def _session_hash(session_key: str) -> str:
 def _read(text: str | None, session_key: str) -> dict[str, Any] | None:
     """The stored record, if it is whole and really the one that was asked for."""
     try:
-        record: dict[str, Any] = json.loads(text or "null")
+        record: dict[str, Any] = ujson.loads(text or "null")
         if record["key"] != session_key:
             return None
         int(record["account_db_key"]), int(record["shard_id"]), record["account_id"], record["nickname"]

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Collection
-from contextlib import asynccontextmanager
+from collections.abc import Collection
+from types import TracebackType
 from typing import Protocol, runtime_checkable
 
 from service.core.errors import ServiceError
@@ -40,28 +40,19 @@ class SessionWatch:
     def __init__(self, sessions: SessionFinder, period_s: float) -> None:
         self._sessions = sessions
         self._pause_s = period_s / 2
-        self._scopes: dict[str, set[asyncio.Timeout]] = {}
+        self._scopes: dict[str, set[_Scope]] = {}
         self._looking: asyncio.Task[None] | None = None
 
-    @asynccontextmanager
-    async def lasting(self, token: str) -> AsyncIterator[None]:
-        """The body is cancelled, and :class:`SessionMissing` raised, when the session of ``token`` has ended."""
-        scope = asyncio.timeout(None)
-        try:
-            async with scope:
-                self._scopes.setdefault(token, set()).add(scope)
-                if self._looking is None:
-                    self._looking = asyncio.create_task(self._look(), name="session watch")
-                try:
-                    yield
-                finally:
-                    self._forget(token, scope)
-        except TimeoutError:
-            if scope.expired():
-                raise SessionMissing("the session ended while the request was answered") from None
-            raise
+    def lasting(self, token: str) -> _Scope:
+        """``with``: the body is cancelled and :class:`SessionMissing` raised when the session of ``token`` has ended."""
+        return _Scope(self, token)
 
-    def _forget(self, token: str, scope: asyncio.Timeout) -> None:
+    def enter(self, token: str, scope: _Scope) -> None:
+        self._scopes.setdefault(token, set()).add(scope)
+        if self._looking is None:
+            self._looking = asyncio.create_task(self._look(), name="session watch")
+
+    def leave(self, token: str, scope: _Scope) -> None:
         if scopes := self._scopes.get(token):
             scopes.discard(scope)
             if not scopes:
@@ -75,7 +66,7 @@ class SessionWatch:
                 # Those that have come since the last look were looked up at their own door.
                 for token in await self._ended(known & self._scopes.keys()):
                     for scope in self._scopes.pop(token, ()):
-                        scope.reschedule(asyncio.get_running_loop().time())
+                        scope.end()
                 known = set(self._scopes)
         finally:
             self._looking = None
@@ -96,3 +87,33 @@ class SessionWatch:
             except Exception as error:  # of a host's own service: the look must go on for the others
                 Logger.error("sessions could not be looked up", exc_info=error)
         return ended
+
+
+class _Scope:
+    """What runs for a session. Cancels as ``asyncio.timeout`` does, at a third of its cost: every request has one."""
+
+    __slots__ = ("_cancelling", "_has_ended", "_task", "_token", "_watch")
+
+    def __init__(self, watch: SessionWatch, token: str) -> None:
+        self._watch = watch
+        self._token = token
+        self._has_ended = False
+
+    def __enter__(self) -> None:
+        task = asyncio.current_task()
+        if task is None:
+            raise RuntimeError("a request runs in a task")
+        self._task = task
+        self._cancelling = task.cancelling()
+        self._watch.enter(self._token, self)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._watch.leave(self._token, self)
+        if self._has_ended and self._task.uncancel() <= self._cancelling and kind is asyncio.CancelledError:
+            raise SessionMissing("the session ended while the request was answered") from None
+
+    def end(self) -> None:
+        self._has_ended = True
+        self._task.cancel()

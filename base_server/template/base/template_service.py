@@ -1,4 +1,4 @@
-"""The door: finds the session, parses strictly, calls the handler, writes the envelope, logs one line."""
+"""The door: finds the session, parses strictly, calls the handler, writes the envelope, logs what was refused."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from template.base.session_watch import SessionFinder, SessionWatch
 ANONYMOUS = SessionInfo(account_id="")
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Call:
     """One request as it arrived. ``bearer`` is the token of the Authorization header, which wins over the body's;
     ``last_event_id`` is the header of a client that resumes a stream."""
@@ -33,7 +33,7 @@ class Call:
     last_event_id: str = ""
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Answer:
     """What goes back. ``error_code`` and ``sequence`` are those of ``body``.
 
@@ -75,8 +75,7 @@ class TemplateService:
 
     async def handle(self, protocol: Protocol, call: Call, outlet: Outlet | None = None) -> Answer:
         """Run ``protocol`` as its table row says who may call it. A stream needs an ``outlet``."""
-        run = self.run_user if protocol.access is Access.USER else self.run_anonymous
-        return await run(protocol, call, outlet)
+        return await self._run(protocol, call, outlet, needs_session=protocol.access is Access.USER)
 
     async def run_user(self, protocol: Protocol, call: Call, outlet: Outlet | None = None) -> Answer:
         """Run for the account of the call's session; without a valid one the answer is 10000."""
@@ -105,7 +104,7 @@ class TemplateService:
             if needs_session:
                 caller.session = await self._find_session(token)
             request = wire.read_request(protocol.request, call.body)
-            async with self._watch.lasting(token) if needs_session else nullcontext():
+            with self._watch.lasting(token) if needs_session else nullcontext():
                 given = await protocol.handler(caller, request)
                 response = await delivery.run(given) if isinstance(given, AsyncGenerator) else given
         except Exception as error:
@@ -117,7 +116,8 @@ class TemplateService:
         else:
             answer = self._encoded(response)
         elapsed_s = time.monotonic() - started
-        Logger.info(
+        log = Logger.info if answer.error_code else Logger.debug
+        log(
             "request",
             path=protocol.path,
             error_code=answer.error_code,

@@ -99,7 +99,7 @@ class Response(BaseModel):
     error: ErrorBody | None = None
     """Only with an `errorCode` other than 0."""
     _http_status: int | None = PrivateAttr(default=None)
-    _stored: dict[str, tuple[str, Callable[[], Any]]] = PrivateAttr(default_factory=dict)
+    _stored: dict[str, tuple[str, Callable[[], Any]]] | None = PrivateAttr(default=None)
 
     def fail(self, error: ApiError) -> None:
         """Make this the answer of ``error``; other fields that are set already go out with it."""
@@ -110,7 +110,9 @@ class Response(BaseModel):
     @property
     def http_status(self) -> int:
         """The status that belongs to ``errorCode`` (500 for a number that the registry does not know)."""
-        if self._http_status is not None and self.errorCode:
+        if self.errorCode == ErrorCode.OK:
+            return 200
+        if self._http_status is not None:
             return self._http_status
         try:
             return ErrorCode(self.errorCode).http_status
@@ -123,13 +125,15 @@ class Response(BaseModel):
         Who looks at the field gets what ``read`` gives, then and from then on, and that is sent.
         """
         self.__dict__.pop(name, None)
-        self._stored[name] = (text, read)
+        self._stored = {**(self._stored or {}), name: (text, read)}
 
     if not TYPE_CHECKING:  # for a type checker the fields are there
 
         def __getattr__(self, name: str) -> Any:
-            private = object.__getattribute__(self, "__pydantic_private__") or {}
-            if name in (stored := private.get("_stored", {})):
+            private = object.__getattribute__(self, "__pydantic_private__")
+            if name in private:  # as pydantic does it, without its detours
+                return private[name]
+            if name in (stored := private["_stored"] or {}):
                 self.__dict__[name] = value = stored.pop(name)[1]()
                 return value
             return super().__getattr__(name)
@@ -143,13 +147,13 @@ class Response(BaseModel):
             return super().model_dump_json(**options)
 
     def _read_stored(self) -> None:
-        for name in list(self._stored):
+        for name in list(self._stored or ()):
             getattr(self, name)
 
     def to_wire(self) -> dict[str, Any]:
         """The JSON object to send; ujson writes the text that an object's ``__json__()`` returns as it is."""
         fields = BaseModel.model_dump(self, mode="json", exclude={"error"})
-        for name, (text, _) in self._stored.items():
+        for name, (text, _) in (self._stored or {}).items():
             if name not in self.__dict__:
                 fields[name] = RawJson(text)
         if self.errorCode:
