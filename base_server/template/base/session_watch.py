@@ -44,7 +44,7 @@ class SessionWatch:
         self._looking: asyncio.Task[None] | None = None
 
     def lasting(self, token: str) -> _Scope:
-        """``with``: the body is cancelled and :class:`SessionMissing` raised when the session of ``token`` has ended."""
+        """``with``: cancels the body and raises :class:`SessionMissing` when the session of ``token`` has ended."""
         return _Scope(self, token)
 
     def enter(self, token: str, scope: _Scope) -> None:
