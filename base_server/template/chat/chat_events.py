@@ -23,6 +23,8 @@ MESSAGE_SAVE = "CHAT_MESSAGE_SAVE"
 ROOM_UPDATE = "CHAT_ROOM_UPDATE"
 MESSAGE_DELETE = "CHAT_MESSAGE_DELETE"
 ROOM_DELETE = "CHAT_ROOM_DELETE"
+# The version of a title that nobody gave: the room gets one from its first message (lua/accept_send.lua).
+NOT_NAMED = -1
 # The order in which a batch is written, each type its own transaction.
 WRITE_ORDER = (ROOM_CREATE, MESSAGE_SAVE, ROOM_UPDATE, MESSAGE_DELETE, ROOM_DELETE)
 
@@ -118,7 +120,7 @@ def read_event(entry: QueueEntry) -> Event:
 def _room_create(entry: QueueEntry, data: dict[str, Any]) -> Event:
     row = _key(data)
     row |= {name: data.get(name) for name in ("title", "ai_persona", "client_request_id", "request_hash")}
-    row |= {"created_at": _time(entry, data.get("created_at"))}
+    row |= {"created_at": _time(entry, data.get("created_at")), "title_version": int(data.get("title_version", 0))}
     return Event(entry.entry_id, ROOM_CREATE, row["room_id"], data.get("account_id", ""), row)
 
 

@@ -13,7 +13,7 @@ from template.chat.chat_loader import row_entry
 from template.chat.chat_owner import Owner
 from template.chat.chat_scripts import Answer
 from template.chat.chat_store import HybridStore, state_name
-from template.chat.chat_text import body_hash, open_tail, to_json
+from template.chat.chat_text import body_hash, open_tail, title_of, to_json
 from template.chat.chat_turn import Turn, read_turn
 
 
@@ -114,6 +114,7 @@ class MessageStore(HybridStore):
             settings.max_open_replies,
             settings.stream_ttl_s * 1000,
             open_payload(owner, room_id),
+            to_json(title) if (title := title_of(message.content)) else "",
         ]
 
     async def _sent_before(self, owner: Owner, room_id: str, message: NewMessage) -> Accepted | None:

@@ -7,7 +7,7 @@ from typing import Any
 
 from service.core.errors import ServiceUnavailable
 from template.base.errors import IdempotencyMismatch, RoomNotFound
-from template.chat.chat_events import payload
+from template.chat.chat_events import NOT_NAMED, payload
 from template.chat.chat_owner import Owner
 from template.chat.chat_scripts import Answer
 from template.chat.chat_store import HybridStore, RoomGone, state_name
@@ -42,10 +42,15 @@ class RoomStore(HybridStore):
     async def create(
         self, owner: Owner, persona: str, title: str | None, default_title: str, client_request_id: str | None
     ) -> ChatRoom:
-        """A new room, or the one that this client_request_id made before. Usable the moment this returns."""
+        """A new room, or the one that this client_request_id made before. Usable the moment this returns.
+
+        ``title`` None: ``default_title`` until the first message names it."""
         room_id = self._keys.new_id(owner.partition)
         request_hash = body_hash(title, persona)
-        keys, args = self._create_call(owner, room_id, persona, title or default_title, client_request_id, request_hash)
+        version = NOT_NAMED if title is None else 0
+        keys, args = self._create_call(
+            owner, room_id, persona, title or default_title, version, client_request_id, request_hash
+        )
         while (answer := await self._run("create_room", owner, room_id, keys, args))[0] == Answer.UNSURE:
             made = await self._database.call_shard_procedure(
                 owner.shard_id, "fp_chat_room_find_request", (owner.db_key, client_request_id)
@@ -66,6 +71,7 @@ class RoomStore(HybridStore):
         room_id: str,
         persona: str,
         title: str,
+        title_version: int,
         client_request_id: str | None,
         request_hash: str,
     ) -> tuple[list[str], list[Any]]:
@@ -74,6 +80,7 @@ class RoomStore(HybridStore):
             owner,
             room_id,
             title=title,
+            title_version=title_version,
             ai_persona=persona,
             client_request_id=client_request_id,
             request_hash=request_hash if client_request_id else None,
@@ -101,6 +108,7 @@ class RoomStore(HybridStore):
             self._id_time(client_request_id),
             self._lanes.max_backlog,
             self._settings.max_rooms_per_account,
+            title_version,
         ]
 
     async def get(self, owner: Owner, room_id: str) -> ChatRoom:

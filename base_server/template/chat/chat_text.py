@@ -9,6 +9,8 @@ from typing import Any, NamedTuple
 
 import ujson
 
+_TITLE_CHARS = 60
+
 
 def to_json(value: Any) -> str:
     """JSON in UTF-8 text, nothing escaped that need not be. Raises OverflowError for NaN and infinities."""
@@ -98,6 +100,18 @@ def sql_time(at: str) -> str:
     """A time of the wire as the procedures' JSON takes it: 'YYYY-MM-DD HH:MM:SS.mmm' in UTC."""
     moment = datetime.fromisoformat(at)
     return moment.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S.%f")[:-3]
+
+
+def title_of(content: str) -> str:
+    """A room's title from a message: its first words on one line; '' when nothing of it can be seen."""
+    seen = "".join(letter if letter.isprintable() else " " for letter in content)
+    words = " ".join(seen.split())
+    if len(words) <= _TITLE_CHARS:
+        return words
+    cut = words[: _TITLE_CHARS + 1]
+    # Whole words, unless that leaves little (or the language has no spaces).
+    end = cut.rfind(" ", _TITLE_CHARS // 2)
+    return f"{cut[: end if end > 0 else _TITLE_CHARS].rstrip()}…"
 
 
 def body_hash(*parts: str | None) -> str:

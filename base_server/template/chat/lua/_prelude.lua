@@ -7,6 +7,8 @@ local LETTER = {
   SENT = 'S', ACTIVE = 'A', DELETING = 'X', DELETED = 'D',
 }
 local LOG_LENGTH = 5
+-- The version of a title that nobody gave.
+local NOT_NAMED = '-1'
 
 -- Redis time in ms; read once a script (it stands still on Valkey and moves on Redis).
 local function now_ms()

@@ -1,15 +1,15 @@
 -- purpose: Accept a question and open its reply: both seq numbers, list entries, states, the question's persistence
 --   event, the idempotency claim, and the room's turn or a place in its bounded queue; with on_busy 'interrupt' the
---   running reply is ended first, with what it has said. All of it or nothing.
+--   running reply is ended first, with what it has said. A room that nobody named gets its title. All of it or nothing.
 -- KEYS: 1 room record; 2 messages; 3 room card; 4 epoch; 5 persistence lane; 6 room load token; 7 account record; 8 account's rooms; 9 account's order; 10 account load token; 11 question state; 12 reply state; 13 turns; 14 leases; 15 rooms with dead letters; 16 account's open replies; 17 news; 18 prefix of message states; 19 prefix of the room's reply streams
--- ARGV: 1 account_db_key; 2 room_id; 3 question id; 4 reply id; 5 turn token; 6 question tail up to its metadata; 7 reply tail up to its metadata; 8 event payload; 9 client_message_id or ''; 10 body hash; 11 the window's floor when MySQL did not know the client id, '' when it was not asked; 12 ISO time of a UUIDv7 client id or ''; 13 on_busy; 14 waiting turns limit; 15 backlog limit; 16 lease in ms; 17 reply deadline in ms; 18 history length; 19 persona as JSON, '' for the room's own; 20 dead letters limit; 21 sends a minute; 22 sends at once; 23 open replies limit; 24 stream TTL in ms; 25 beginning of an event's payload
+-- ARGV: 1 account_db_key; 2 room_id; 3 question id; 4 reply id; 5 turn token; 6 question tail up to its metadata; 7 reply tail up to its metadata; 8 event payload; 9 client_message_id or ''; 10 body hash; 11 the window's floor when MySQL did not know the client id, '' when it was not asked; 12 ISO time of a UUIDv7 client id or ''; 13 on_busy; 14 waiting turns limit; 15 backlog limit; 16 lease in ms; 17 reply deadline in ms; 18 history length; 19 persona as JSON, '' for the room's own; 20 dead letters limit; 21 sends a minute; 22 sends at once; 23 open replies limit; 24 stream TTL in ms; 25 beginning of an event's payload; 26 title for a room that nobody named, as JSON, or ''
 -- returns: {0, seq, question, reply, granted 0|1, backlog, turn, history…} | {11, question, reply} sent before | {1, 'room'|'account'} cold | {2} not found | {3, running reply id} busy | {4} same client id, other body | {5, floor} ask MySQL | {6, 'backlog'|'dead'} full | {9} the message sent before was deleted | {6, 'sends'|'replies', ms to wait} the account's limits
 local rec, messages, room_id = KEYS[1], KEYS[2], ARGV[2]
 local refused = check_room(rec, messages, KEYS[4], ARGV[1])
 if refused then return { refused, 'room' } end
 if check_account(KEYS[7], KEYS[8], KEYS[9], KEYS[4], ARGV[1]) then return { COLD, 'account' } end
 local v = redis.call('HMGET', rec, 'next_seq', 'floor', 'floor_at', 'len', 'count', 'last_ms', 'title', 'persona',
-  'created', 'turn_token', 'turn', 'turn_phase')
+  'created', 'turn_token', 'turn', 'turn_phase', 'version')
 local seq, floor, client_id = tonumber(v[1]), tonumber(v[2]), ARGV[9]
 
 -- A Redis that lost the reply may have given its number to another message.
@@ -87,7 +87,13 @@ if leaving == 1 then
   put_early_end(k, room_id, v[11], 'stopped', ARGV[25], ARGV[16], ARGV[24], clock)
   running = redis.call('HGET', rec, 'turn')
 end
-local at = iso(now)
+local at, title = iso(now), v[7]
+if v[13] == NOT_NAMED and ARGV[26] ~= '' then
+  title = ARGV[26]
+  redis.call('XADD', KEYS[5], '*', 'id', ARGV[5], 'type', 'CHAT_ROOM_UPDATE', 'payload',
+    ARGV[25] .. '"title":' .. title .. '}', 'priority', '2', 'key', room_id, 'at', int(now), 'version', '0')
+  redis.call('HSET', rec, 'title', title, 'version', '0')
+end
 local persona = ARGV[19] ~= '' and ARGV[19] or v[8]
 local metadata = '{"ai_persona":' .. persona .. '}}'
 local event = redis.call('XADD', KEYS[5], '*', 'id', ARGV[3], 'type', 'CHAT_MESSAGE_SAVE', 'payload', ARGV[8],
@@ -103,7 +109,7 @@ if client_id ~= '' then
   -- A client whose clock runs ahead: from here on its id proves nothing by its time.
   if ARGV[12] > at and ARGV[12] > v[3] then redis.call('HSET', rec, 'floor_at', ARGV[12]) end
 end
-redis.call('SET', KEYS[3], card(room_id, v[7], v[8], v[9], now + 1, v[5] + 2))
+redis.call('SET', KEYS[3], card(room_id, title, v[8], v[9], now + 1, v[5] + 2))
 set_state(KEYS[11], 'PENDING', now)
 set_state(KEYS[12], 'COMPOSING', now)
 redis.call('ZADD', KEYS[9], int(now + 1), room_id)

@@ -1,7 +1,7 @@
 -- purpose: Create a room: record, card, list, state CREATING then PENDING, and its persistence event, or nothing at all.
 --   Called again with the same room_id or client_request_id it answers what it answered first.
 -- KEYS: 1 account record; 2 account's rooms; 3 account's order; 4 epoch; 5 room record; 6 room card; 7 room state; 8 persistence lane; 9 account load token
--- ARGV: 1 account_db_key; 2 account_id; 3 shard_id; 4 room_id; 5 title as JSON; 6 persona as JSON; 7 event payload; 8 client_request_id or ''; 9 request hash; 10 the load of the account in which MySQL did not know the request id, '' when it was not asked; 11 ISO time of a UUIDv7 request id or ''; 12 backlog limit; 13 rooms limit
+-- ARGV: 1 account_db_key; 2 account_id; 3 shard_id; 4 room_id; 5 title as JSON; 6 persona as JSON; 7 event payload; 8 client_request_id or ''; 9 request hash; 10 the load of the account in which MySQL did not know the request id, '' when it was not asked; 11 ISO time of a UUIDv7 request id or ''; 12 backlog limit; 13 rooms limit; 14 version of the title
 -- returns: {0, card, backlog} created | {11, room_id} made before by this request | {1, 'account'} cold | {4} same request id, other body | {5, load} ask MySQL about the request id | {6} backlog or rooms at the limit
 local owner, room_id, request_id = ARGV[1], ARGV[4], ARGV[8]
 if check_account(KEYS[1], KEYS[2], KEYS[3], KEYS[4], owner) then return { COLD, 'account' } end
@@ -25,7 +25,7 @@ if redis.call('SCARD', KEYS[2]) >= tonumber(ARGV[13]) then return { FULL, 'rooms
 local event = redis.call('XADD', KEYS[8], '*', 'id', room_id, 'type', 'CHAT_ROOM_CREATE', 'payload', ARGV[7],
   'priority', '2', 'key', room_id, 'at', int(now), 'time', at)
 redis.call('HSET', KEYS[5], 'owner', owner, 'account', ARGV[2], 'shard', ARGV[3],
-  'epoch', redis.call('GET', KEYS[4]), 'title', ARGV[5], 'version', '0', 'persona', ARGV[6], 'created', at,
+  'epoch', redis.call('GET', KEYS[4]), 'title', ARGV[5], 'version', ARGV[14], 'persona', ARGV[6], 'created', at,
   'count', '0', 'last_ms', int(now), 'floor', '1', 'floor_at', at, 'len', '0', 'next_seq', '1', 'saved_seq', '0',
   'ahead', '', 'older', '0', 'dirty', event)
 local room_card = card(room_id, ARGV[5], ARGV[6], at, now, 0)

@@ -1,7 +1,7 @@
--- purpose: fp_chat_room_create for many rooms, all or none.
+-- purpose: fp_chat_room_create for many rooms, all or none. A title_version of -1 marks a title that nobody gave.
 -- params: rows
 -- returns:
--- rows: room_id, account_db_key, title, ai_persona, created_at, client_request_id, request_hash
+-- rows: room_id, account_db_key, title, ai_persona, created_at, client_request_id, request_hash, title_version (0 when absent)
 CREATE PROCEDURE fp_chat_room_batch_create(
     IN p_rows LONGTEXT CHARACTER SET utf8mb4 COLLATE utf8mb4_bin
 )
@@ -37,10 +37,12 @@ BEGIN
         ai_persona VARCHAR(255) CHARACTER SET utf8mb4 COLLATE utf8mb4_bin PATH '$.ai_persona' ERROR ON ERROR,
         created_at VARCHAR(255) CHARACTER SET utf8mb4 COLLATE utf8mb4_bin PATH '$.created_at' ERROR ON ERROR,
         client_request_id VARCHAR(255) CHARACTER SET utf8mb4 COLLATE utf8mb4_bin PATH '$.client_request_id' ERROR ON ERROR,
-        request_hash VARCHAR(255) CHARACTER SET utf8mb4 COLLATE utf8mb4_bin PATH '$.request_hash' ERROR ON ERROR
+        request_hash VARCHAR(255) CHARACTER SET utf8mb4 COLLATE utf8mb4_bin PATH '$.request_hash' ERROR ON ERROR,
+        title_version VARCHAR(255) CHARACTER SET utf8mb4 COLLATE utf8mb4_bin PATH '$.title_version' ERROR ON ERROR
     )) n
     STRAIGHT_JOIN chat_rooms r FORCE INDEX (PRIMARY) ON r.room_id = n.room_id
     SET r.account_db_key = n.account_db_key, r.title = n.title, r.ai_persona = n.ai_persona,
+        r.title_version = COALESCE(CAST(n.title_version AS SIGNED), 0),
         r.created_at = LEFT(n.created_at, 23),
         r.last_message_at = GREATEST(r.last_message_at, CAST(LEFT(n.created_at, 23) AS DATETIME(3))),
         r.client_request_id = n.client_request_id, r.request_hash = n.request_hash, r.deleted = 0

@@ -1,7 +1,7 @@
--- purpose: fp_chat_room_create for many rooms, all or none.
+-- purpose: fp_chat_room_create for many rooms, all or none. A title_version of -1 marks a title that nobody gave.
 -- params: rows
 -- returns:
--- rows: room_id, account_db_key, title, ai_persona, created_at, client_request_id, request_hash
+-- rows: room_id, account_db_key, title, ai_persona, created_at, client_request_id, request_hash, title_version (0 when absent)
 INSERT INTO chat_rooms (room_id, account_db_key, title, ai_persona, created_at, last_message_at, deleted)
 SELECT json_extract(value, '$.room_id'), json_extract(value, '$.account_db_key'), '', '',
        '1970-01-01 00:00:00.000', '1970-01-01 00:00:00.000', 2
@@ -10,8 +10,10 @@ WHERE true
 ON CONFLICT (room_id) DO NOTHING;
 
 UPDATE chat_rooms SET
-    (account_db_key, title, ai_persona, created_at, last_message_at, client_request_id, request_hash, deleted) = (
+    (account_db_key, title, title_version, ai_persona, created_at, last_message_at, client_request_id, request_hash,
+     deleted) = (
     SELECT json_extract(n.value, '$.account_db_key'), json_extract(n.value, '$.title'),
+           COALESCE(json_extract(n.value, '$.title_version'), 0),
            json_extract(n.value, '$.ai_persona'), substr(json_extract(n.value, '$.created_at'), 1, 23),
            MAX(chat_rooms.last_message_at, substr(json_extract(n.value, '$.created_at'), 1, 23)),
            json_extract(n.value, '$.client_request_id'), json_extract(n.value, '$.request_hash'), 0
