@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import re
 import secrets
+from collections.abc import Collection
 from typing import Any
 
 import ujson
@@ -31,6 +32,7 @@ class SessionStore:
         self._cache = cache
         self._ended = ended
         self._ttl_s = ttl_s
+        self._runs: dict[int, str | None] = {}
 
     async def create(self, account: SessionInfo) -> str:
         """Store a session of ``account`` (its ``session_key`` is ignored) and return its new token."""
@@ -84,6 +86,24 @@ class SessionStore:
             nickname=str(record["nickname"]),
             session_key=session_key,
         )
+
+    async def find_ended(self, tokens: Collection[str]) -> list[str]:
+        """Those of ``tokens`` that :meth:`find` knows no more, for sessions that it found before; one round trip.
+
+        Raises ``ServiceUnavailable`` as :meth:`find` does."""
+        keys = {token: _session_key(token) for token in tokens}
+        partitions = sorted({_partition(key) for key in keys.values()})
+        client = self._cache.get_client()
+        # The run itself: one that came back with older data may get the number that the lost one had.
+        runs = [("GET", client.key("epoch_run", partition)) for partition in partitions]
+        answers = await client.execute_many([*runs, *(("EXISTS", self._redis_key(key)) for key in keys.values())])
+        seen = dict(zip(partitions, answers, strict=False))
+        ended = [token for token, exists in zip(keys, answers[len(runs) :], strict=True) if not exists]
+        # In another run of Redis a session that is there may have ended before.
+        doubtful = [token for token, key in keys.items() if self._runs.get(_partition(key)) != seen[_partition(key)]]
+        ended += [token for token in doubtful if token not in ended and await self.find(token) is None]
+        self._runs.update(seen)
+        return ended
 
     async def delete(self, session_key: str) -> None:
         """End the session of that name (``SessionInfo.session_key``) for good; a repeat changes nothing.

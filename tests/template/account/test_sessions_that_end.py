@@ -146,3 +146,22 @@ async def test_a_request_that_waits_ends_when_its_session_is_logged_out_by_anoth
         await asyncio.sleep(0.12)  # looked up twice
         template.let_go.set()
         assert (await waiting).error_code == 0
+
+
+async def test_many_sessions_are_looked_up_in_one_round_trip_and_anew_in_another_run_of_redis(
+    private_server: RedisServer, app_id: str, database: DatabaseService, tmp_path: Path
+) -> None:
+    async with running_store(private_server, app_id, database) as (store, cache):
+        tokens = [await store.create(SessionInfo(f"alice{n}", n, 1)) for n in range(40)]
+        assert await store.find_ended(tokens) == []
+        trips = cache.get_client().round_trips
+        assert await store.find_ended(tokens) == []
+        assert cache.get_client().round_trips == trips + 1
+        _restart_with(private_server, tmp_path, save=True)
+        for token in tokens[:2]:
+            await store.delete((await _found(store, token)).session_key)
+        assert sorted(await store.find_ended(tokens)) == sorted(tokens[:2])
+        _restart_with(private_server, tmp_path, save=False)
+        # The old data has them again.
+        assert sorted(await store.find_ended(tokens)) == sorted(tokens[:2])
+        assert sorted(await store.find_ended(tokens)) == sorted(tokens[:2])
