@@ -72,9 +72,8 @@ class RunningReply:
         """Somebody else ended it: close the provider's connection, say nothing more."""
         self.is_lost = True
         self.turn_came.set()
-        if self._asking is not None:
+        if self._asking is not None and not self._asking.expired():
             self._asking.reschedule(asyncio.get_running_loop().time())
-            self._asking = None
 
     def leave(self) -> None:
         """This process stops: what runs ends as it is, what waits keeps its place for another process."""

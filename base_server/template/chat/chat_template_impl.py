@@ -209,9 +209,12 @@ class ChatTemplateImpl(BaseTemplate):
         accepted = await self._accept(owner, request)
         self._start(accepted, watched=True)
         question = read_message(accepted.question, "PENDING")
-        reply_id = str(from_json(accepted.reply)["message_id"])
-        reading = await self._parts.readers.begin(owner, request.room_id, reply_id, 0)
-        return self._told(reading, accepted_event(question, reply_id))
+        if accepted.turn is not None:
+            reading = Reading(accepted.turn.place, 0)
+        else:
+            reply_id = from_json(accepted.reply)["message_id"]
+            reading = await self._parts.readers.begin(owner, request.room_id, reply_id, 0)
+        return self._told(reading, accepted_event(question, reading.place.reply_id))
 
     @answers(Response, ErrorCode.CHAT_FAILED)
     async def on_chat_message_resume_req(
