@@ -61,9 +61,9 @@ async def test_replies_of_a_killed_process_end_once_with_what_was_said_and_their
     for _ in range(DEATHS):
         players = await enter_rooms(servers, http, servers.here, REPLIES)
         provider.requests.clear()
-        provider.script(*(Reply(CHUNKS, delay_s=chance.uniform(0.001, 0.02)) for _ in players))
+        provider.script(*(Reply(CHUNKS, delay_s=chance.uniform(0.005, 0.03)) for _ in players))
         reading = [asyncio.create_task(read_until_death(player)) for player in players]
-        await until(lambda: provider.running == REPLIES)
+        await until(lambda: provider.calls == REPLIES, 60)
         await asyncio.sleep(chance.uniform(0, 0.6))  # the moment is what is random here
         servers.all[0].kill()
         parts = await asyncio.gather(*reading)
@@ -85,7 +85,7 @@ async def test_replies_of_a_killed_process_end_once_with_what_was_said_and_their
             assert WHOLE.startswith(listed[1]["content"])
         assert provider.calls == 2 * REPLIES, "a reply that was begun is never asked for again"
         servers.all[0].start()
-    assert killed > DEATHS * REPLIES / 2, "hardly any reply was in its middle"
+    assert killed > DEATHS * REPLIES / 3, "hardly any reply was in its middle"
 
 
 async def test_a_process_that_stood_still_past_its_lease_says_nothing_more(
