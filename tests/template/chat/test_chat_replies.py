@@ -40,7 +40,7 @@ def assert_accounted(message: ChatMessage) -> None:
 async def test_a_running_reply_is_in_the_list_from_the_start_with_its_text_so_far(chat: ChatWorld) -> None:
     user = await chat.user()
     room = await chat.room(user)
-    chat.provider.script(slow("one two three four five six", 0.06))
+    chat.provider.script(slow("one two three four five six " * 10, 0.06))
     sending = asyncio.create_task(chat.try_send(user, room.room_id, "question"))
     seen = set()
 
