@@ -55,7 +55,8 @@ class MariaDbServer:
             find_program("mariadb-install-db", "mysql_install_db"), *self._options(),
             "--auth-root-authentication-method=normal", "--skip-test-db", "--innodb-flush-log-at-trx-commit=0",
         ]  # fmt: skip
-        subprocess.run(command, check=True, capture_output=True)
+        done = subprocess.run(command, check=False, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        assert done.returncode == 0, done.stdout[-2000:]
 
     @property
     def pid(self) -> int:
