@@ -12,7 +12,6 @@ from pydantic.json_schema import models_json_schema
 
 from application.base_web_server import __version__
 from template.base.errors import ErrorCode
-from template.base.event_stream import StreamEvent
 from template.base.protocol import Access, Protocol
 from template.base.wire import Response
 
@@ -113,8 +112,7 @@ def _stream(protocol: Protocol, refs: Mapping[Any, Any]) -> dict[str, Any]:
     kinds = [_event(name, refs[(model, "serialization")]) for name, model in protocol.events.items()]
     content: dict[str, Any] = {"schema": {"oneOf": kinds}}
     if protocol.example is not None:
-        told = enumerate(protocol.example.answer.items())
-        content["example"] = b"".join(StreamEvent(name, data, n).encode() for n, (name, data) in told).decode()
+        content["example"] = b"".join(event.encode() for event in protocol.example.events).decode()
     return {
         "description": (
             "Success: Server-Sent Events; the last `id` is where to resume. Comments (`: ping`, every 15 s) are no "

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from template.base.client_session import ClientSession
-from template.base.event_stream import Events
+from template.base.event_stream import Events, StreamEvent
 from template.base.wire import Request, Response
 
 # A handler takes its protocol's own request type, which the table pairs with it. That of a stream gives its events,
@@ -27,12 +27,13 @@ class Access(Enum):
 
 @dataclass(frozen=True)
 class Example:
-    """A request that works and its answer, for the API's description; of a stream, its events: name → data.
+    """A request that works and its answer, for the API's description; of a stream, ``events`` in its place.
 
     Ids are those of the other examples of the template, as if one account had sent them all."""
 
     request: Mapping[str, Any]
-    answer: Mapping[str, Any]
+    answer: Mapping[str, Any] = field(default_factory=dict)
+    events: Sequence[StreamEvent] = ()
 
 
 @dataclass(frozen=True)

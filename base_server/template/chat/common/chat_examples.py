@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from template.base.event_stream import StreamEvent
 from template.base.protocol import Example
 from template.chat.common.chat_protocol import ChatProtocol
 
@@ -59,7 +60,8 @@ def _ok(**fields: Any) -> dict[str, Any]:
 
 
 _SEND = {"room_id": _ROOM_ID, "content": "Where is the mine?", "client_message_id": _CLIENT_ID}
-_ENDED = {"message": _REPLY}
+# The id of an event is the text's length up to and with it; the last one's is one more than all of it.
+_DONE = StreamEvent("reply.done", {"message": _REPLY}, 24)
 
 EXAMPLES = {
     ChatProtocol.PERSONAS: Example(
@@ -85,15 +87,16 @@ EXAMPLES = {
     ChatProtocol.MESSAGE_SEND: Example(_SEND, _ok(message=_REPLY, user_message=_QUESTION)),
     ChatProtocol.MESSAGE_STREAM: Example(
         _SEND,
-        {
-            "message.accepted": {"user_message": _QUESTION, "message_id": _REPLY_ID},
-            "reply.delta": {"text": "Follow the river"},
-            "reply.done": _ENDED,
-        },
+        events=(
+            StreamEvent("message.accepted", {"user_message": _QUESTION, "message_id": _REPLY_ID}, 0),
+            StreamEvent("reply.delta", {"text": "Follow"}, 6),
+            StreamEvent("reply.delta", {"text": " the river north."}, 23),
+            _DONE,
+        ),
     ),
     ChatProtocol.MESSAGE_RESUME: Example(
-        {"room_id": _ROOM_ID, "message_id": _REPLY_ID, "last_event_id": "16"},
-        {"reply.delta": {"text": " north."}, "reply.done": _ENDED},
+        {"room_id": _ROOM_ID, "message_id": _REPLY_ID, "last_event_id": "6"},
+        events=(StreamEvent("reply.delta", {"text": " the river north."}, 23), _DONE),
     ),
     ChatProtocol.MESSAGE_STOP: Example({"room_id": _ROOM_ID, "message_id": _REPLY_ID}, _ok(message=_REPLY)),
     ChatProtocol.MESSAGE_LIST: Example(
