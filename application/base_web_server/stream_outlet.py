@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from contextlib import suppress
 from typing import Self
 
 from aiohttp import web
@@ -32,13 +32,13 @@ class StreamOutlet:
             OPEN_STREAMS.down()
             self._pinging.cancel()
 
-    async def open(self, on_left: Callable[[], None]) -> None:
+    async def open(self) -> None:
         try:
             await self.response.prepare(self._request)
         except ConnectionError:
             raise ReaderLeft from None
         OPEN_STREAMS.up()
-        self._pinging = asyncio.create_task(self._ping(on_left), name="stream pings")
+        self._pinging = asyncio.create_task(self._ping(), name="stream pings")
 
     async def send(self, event: bytes) -> None:
         try:
@@ -51,10 +51,8 @@ class StreamOutlet:
                 self._request.transport.abort()
             raise ReaderLeft from None
 
-    async def _ping(self, on_left: Callable[[], None]) -> None:
-        try:
+    async def _ping(self) -> None:
+        with suppress(ReaderLeft):  # whoever sends the next event sees it too
             while True:
                 await asyncio.sleep(PING_S)
                 await self.send(PING)
-        except ReaderLeft:
-            on_left()

@@ -47,8 +47,8 @@ def wait_until_answered(page: Page, count: int) -> None:
 
 def test_a_visit_that_convinces(own_server: ServerProcess, provider: Provider, visit: Visit) -> None:
     visitor = visit(server=own_server)
-    # While the server is dead; and a tab that asks for a room which another tab has deleted.
-    visitor.expected = ("net::ERR_CONNECTION", "net::ERR_INCOMPLETE_CHUNKED_ENCODING", "404 (Not Found)")
+    # While the server is dead, and starting; and a tab that asks for a room which another tab has deleted.
+    visitor.expected = ("net::ERR_CONNECTION", "net::ERR_INCOMPLETE_CHUNKED_ENCODING", "503", "404 (Not Found)")
     first = visitor.open()
 
     # A stranger chats without a key.

@@ -1,1 +1,1 @@
-"""Routes: the protocols of the templates, the operators' pages, the start page."""
+"""Routes: the protocols of the templates, the operators' pages, the chat page."""

@@ -5,7 +5,7 @@ import { reportFailure } from "./connection.js";
 import { followFrom, followRunning } from "./follower.js";
 import { sendMessage } from "./outbox.js";
 import { goTo } from "./place.js";
-import { createRoom, findRoom, forgetRoom } from "./rooms.js";
+import { createRoom, findRoom, forgetRoom, refreshRooms } from "./rooms.js";
 import { endedBy } from "./session.js";
 import { changed, openRoomId, openThread, state } from "./state.js";
 import { tellTabs } from "./tabs.js";
@@ -129,6 +129,8 @@ export function accepted(entry, { data }, events, abort) {
   }
   changed();
   tellTabs(entry.roomId);
+  // Its card has a new time, place and perhaps title; what fails here is read by the next poll.
+  void refreshRooms().catch(reportFailure);
   followFrom(entry.roomId, data.message_id, abort, events);
 }
 

@@ -52,7 +52,10 @@ for (const end of ["heading_open", "heading_close"]) {
 }
 
 DOMPurify.addHook("afterSanitizeAttributes", (node) => {
-  if (!node.hasAttribute("href")) return;
+  if (!node.getAttribute("href")) {
+    node.removeAttribute("href");
+    return;
+  }
   node.setAttribute("target", "_blank");
   node.setAttribute("rel", "noopener noreferrer nofollow");
 });
