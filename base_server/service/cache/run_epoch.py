@@ -61,9 +61,9 @@ class RunEpoch:
                 failures.append(error)
         if failures:
             raise failures[0]
-        Logger.info(
-            "cache server run adopted", run_id=run_id, before=self.run_id, highest_epoch=max(epochs.values(), default=0)
-        )
+        if run_id != self.run_id:  # another connection may have been greeted meanwhile
+            highest = max(epochs.values(), default=0)
+            Logger.info("cache server run adopted", run_id=run_id, before=self.run_id, highest_epoch=highest)
         self.run_id = run_id
         self.adopted = set(epochs)
 

@@ -7,8 +7,11 @@ from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
+from redis.asyncio.connection import AbstractConnection
 from redis.crc import key_slot
+from redis.exceptions import ConnectionError as RedisConnectionError
 
+from service.cache import pipeline
 from service.cache.cache_client import CacheClient
 from service.cache.cache_errors import CacheCommandError
 from service.cache.cache_service import CacheService
@@ -156,6 +159,58 @@ async def test_the_raw_client_works_within_a_partition(cache: CacheService) -> N
     async with redis._client.pipeline() as pipe:
         with pytest.raises(CacheCommandError, match="WATCH"):
             await pipe.watch(a)
+
+
+COUNT = Script("count", "return redis.call('INCR', KEYS[1])")
+"""Not repeatable, which is how a test sees how often it ran."""
+
+
+def lose_answers(monkeypatch: pytest.MonkeyPatch, *losses: bool, on_loss: Callable[[], None] | None = None) -> None:
+    """The connection breaks, for each coming answer, when it was executed, read and counts as lost."""
+    read, left = pipeline._answer, list(losses)
+
+    async def lossy(connection: AbstractConnection) -> object:
+        answer = await read(connection)
+        if left and left.pop(0):
+            if on_loss is not None:
+                on_loss()
+            raise RedisConnectionError("lost on its way")
+        return answer
+
+    monkeypatch.setattr(pipeline, "_answer", lossy)
+
+
+ONCE, TWICE = (True,), (True, True)
+AFTER_ADOPTING_TWICE = (False, False, True, True)
+
+
+@pytest.mark.parametrize(
+    ("losses", "repeatable", "answer", "executed"),
+    [(ONCE, False, None, 1), (ONCE, True, 2, 2), (TWICE, True, None, 2), (AFTER_ADOPTING_TWICE, True, None, 2)],
+    ids=["a write", "a repeatable script", "a repeatable script, twice", "the same on a node not yet believed"],
+)
+async def test_a_lost_answer_is_what_it_is_with_one_server(
+    cache: CacheService,
+    monkeypatch: pytest.MonkeyPatch,
+    losses: tuple[bool, ...],
+    repeatable: bool,
+    answer: int | None,
+    executed: int,
+) -> None:
+    redis, key = cache.get_client(), cache.get_client().key("n", 3)
+    assert await redis.execute("GET", key) is None
+    if losses is AFTER_ADOPTING_TWICE:
+        cache._epoch_of(3).adopted.clear()
+    lose_answers(monkeypatch, *losses)
+    call = redis.run_script(COUNT, [key], [], repeatable=repeatable)
+    if answer is None:
+        with pytest.raises(OutcomeUnknown):
+            await call
+    else:
+        assert await call == answer
+    assert await redis.execute("GET", key) == str(executed)
+    lose_answers(monkeypatch, True)
+    assert await redis.execute("GET", key) == str(executed), "a read is asked for again"
 
 
 async def test_the_facts_are_the_worst_of_all_masters(private_cluster: RedisCluster, app_id: str) -> None:
@@ -325,16 +380,17 @@ async def test_a_masters_death_under_load_is_waited_out_and_what_its_replica_had
 
 
 async def test_without_a_replica_only_the_dead_masters_partitions_are_away(
-    private_cluster: RedisCluster, app_id: str
+    private_cluster: RedisCluster, app_id: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for node in private_cluster.nodes:
         node.client.config_set("cluster-require-full-coverage", "no")
     async with running_cache(private_cluster.settings(timeout_s=1.0), app_id) as service:
         redis = service.get_client()
+        await append(redis, 0, "before")
         private_cluster.replicas[0].kill()
-        private_cluster.masters[0].kill()
-        with pytest.raises(ServiceUnavailable):
-            await append(redis, 0, "on a connection that was dead")
+        lose_answers(monkeypatch, True, on_loss=private_cluster.masters[0].kill)
+        with pytest.raises(OutcomeUnknown):
+            await append(redis, 0, "it died with the answer")
         with pytest.raises(ServiceUnavailable) as refused:
             await append(redis, 0, "x")
         assert not isinstance(refused.value, OutcomeUnknown)
@@ -365,7 +421,7 @@ async def test_a_stop_ends_calls_that_wait_for_a_dead_master(private_cluster: Re
         node.kill()
     bulk = service.get_bulk_client()
     waiting = asyncio.create_task(bulk.execute("GET", bulk.key("a", 0)))
-    await until(lambda: len(service._tasks))
+    await until(lambda: any(task.get_name() == "cache cluster call" for task in service._tasks._tasks))
     await service.stop()
     with pytest.raises(ServiceUnavailable):
         await asyncio.wait_for(waiting, 5)
@@ -373,6 +429,6 @@ async def test_a_stop_ends_calls_that_wait_for_a_dead_master(private_cluster: Re
 
 async def _appended(redis: CacheClient, partition: int, word: str) -> bool:
     try:
-        return await append(redis, partition, word) == 1
+        return bool(await append(redis, partition, word))
     except ServiceUnavailable:
         return False

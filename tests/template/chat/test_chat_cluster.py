@@ -1,0 +1,93 @@
+"""The chat on a Redis Cluster whose slots move and whose masters change while players write."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from pathlib import Path
+
+from service.cache.slots import tag_slot
+from service.db.db_settings import DatabaseSettings
+from template.base.client_session import ClientSession
+from tests.backends_cluster import RedisCluster
+from tests.backends_mariadb import DatabaseBackend
+from tests.chat_world import ChatWorld, running_world
+from tests.openai_stub import OpenAIStub
+from tests.waiting import until
+
+PATIENCE_S = 60.0
+
+
+class Player:
+    """Writes into one room, repeats a send until it is acknowledged, deletes every third message."""
+
+    def __init__(self, chat: ChatWorld, user: ClientSession, room_id: str) -> None:
+        self.chat = chat
+        self.user = user
+        self.room_id = room_id
+        self.said: list[str] = []
+        self.deleted: set[str] = set()
+
+    async def turn(self) -> None:
+        text, client_id = f"{self.user.session.account_id} {len(self.said)}", str(uuid.uuid4())
+        async with asyncio.timeout(PATIENCE_S):
+            while (
+                response := await self.chat.try_send(self.user, self.room_id, text, client_message_id=client_id)
+            ).errorCode:
+                assert response.errorCode == 5003, response.error
+            assert response.user_message is not None
+            self.said.append(text)
+            if len(self.said) % 3 == 0:
+                message_id = response.user_message.message_id
+                while code := await self.chat.delete_message(self.user, self.room_id, message_id):
+                    assert code == 5003
+                self.deleted.add(text)
+
+    async def check(self) -> None:
+        """In the list and in the rows: what was acknowledged, once, in order, without what was deleted."""
+        expected = [text for text in self.said if text not in self.deleted]
+        assert await self.chat.questions(self.user, self.room_id) == expected
+        rows = await self.chat.rows(self.user, "fp_chat_window_get", self.room_id, 1000)
+        assert [row["seq"] for row in rows] == list(range(1, 2 * len(self.said) + 1))
+        kept = {row["content"] for row in rows if row["sender_type"] == "USER" and not row["deleted"]}
+        assert kept == set(expected)
+
+
+async def test_nothing_is_lost_doubled_or_revived_while_slots_move_and_masters_change(
+    private_cluster: RedisCluster, tmp_path: Path, app_id: str, provider: OpenAIStub
+) -> None:
+    database = DatabaseBackend("sqlite", DatabaseSettings(), tmp_path, None)
+    async with running_world(private_cluster.settings(), database, app_id, provider, batch_interval_s=0.1) as chat:
+        players = []
+        for _ in range(6):
+            user = await chat.user()
+            players.append(Player(chat, user, (await chat.room(user)).room_id))
+
+        async def all_play(turns: int = 1) -> None:
+            await asyncio.gather(*(play(player, turns) for player in players))
+
+        async def play(player: Player, turns: int) -> None:
+            for _ in range(turns):
+                await player.turn()
+
+        await all_play()
+        partition = chat.redis.partitions.of_text(players[0].user.session.account_id)
+        tag = chat.redis.partitions.tag(partition)
+        source = private_cluster.owner(tag)
+        target = next(node for node in private_cluster.masters if node is not source)
+        playing = asyncio.create_task(all_play(4))
+        await asyncio.to_thread(private_cluster.move_slot, tag_slot(tag), source, target)
+        replica = private_cluster.replicas[private_cluster.masters.index(target)]
+        replica.client.execute_command("CLUSTER", "FAILOVER")
+        await until(lambda: replica.client.info("replication")["role"] == "master", 30)
+        await playing
+
+        # A master that dies when its replica has everything: all that was acknowledged is there.
+        await until(lambda: replica.client.wait(1, 1000) == 1, 30)
+        replica.kill()
+        await all_play(2)
+        await chat.persist()
+        for player in players:
+            await player.check()
+        assert all(is_of_this_run for _, is_of_this_run in await chat.container.cache.epochs())
+        assert (await chat.container.cache.epochs())[partition][0] >= 3, "moved and failed over, then died"
