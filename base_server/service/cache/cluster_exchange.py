@@ -85,16 +85,17 @@ class ClusterExchange:
     async def run(self, commands: Sequence[Command], effect: Effect, wait_s: float = 0.0) -> list[Any]:
         """See :meth:`service.cache.exchange.Exchange.run`. Commands of several nodes go to all of them at once; those
         between MULTI and EXEC must be of one slot."""
-        parts = self._parts(commands)
-        if len(parts) > 1 and commands[0][0] == "MULTI":
-            raise CacheCommandError("CROSSSLOT", "a transaction on a cluster has keys of one partition only")
+        slots = [slot_of(command) for command in commands]
+        parts = self._parts(slots)
         if len(parts) == 1:
             call = Call(commands, effect, self._settle, wait_s)
-            self._send(call)
+            self._send(call, slots)
             return await call.answers
+        if commands[0][0] == "MULTI":
+            raise CacheCommandError("CROSSSLOT", "a transaction on a cluster has keys of one partition only")
         calls = [Call([commands[index] for index in part], effect, self._settle, wait_s) for part in parts]
-        for call in calls:
-            self._send(call)
+        for call, part in zip(calls, parts, strict=True):
+            self._send(call, [slots[index] for index in part])
         outcomes = await asyncio.gather(*(call.answers for call in calls), return_exceptions=True)
         answers: list[Any] = [None] * len(commands)
         for part, outcome in zip(parts, outcomes, strict=True):
@@ -123,25 +124,20 @@ class ClusterExchange:
             )
         return self._pipelines[address]
 
-    def _parts(self, commands: Sequence[Command]) -> list[list[int]]:
+    def _parts(self, slots: list[int | None]) -> list[list[int]]:
         """The commands' numbers, those of one node together; commands without keys go where the others go."""
+        keyed = set(slots) - {None}
+        if len({self._cluster.owner(slot) for slot in keyed}) <= 1:
+            return [list(range(len(slots)))]
+        first = next(slot for slot in slots if slot is not None)
         by_owner: dict[Address | None, list[int]] = {}
-        keyless = []
-        for index, command in enumerate(commands):
-            if (slot := slot_of(command)) is None:
-                keyless.append(index)
-            else:
-                by_owner.setdefault(self._cluster.owner(slot), []).append(index)
-        if not by_owner:
-            return [keyless]
-        first = next(iter(by_owner))
-        by_owner[first] = sorted(by_owner[first] + keyless)
+        for index, slot in enumerate(slots):
+            by_owner.setdefault(self._cluster.owner(first if slot is None else slot), []).append(index)
         return list(by_owner.values())
 
-    def _send(self, call: Call) -> None:
+    def _send(self, call: Call, slots: list[int | None]) -> None:
         """Straight to the node, if the map knows one that is believed; else the long way round."""
-        slots = _slots(call.commands)
-        address = self._cluster.owner(slots[0] if slots else None)
+        address = self._cluster.owner(next((slot for slot in slots if slot is not None), None))
         if address is not None and not self._unbelieved(address, slots):
             self._pipeline(address).send(call)
         else:
@@ -209,13 +205,12 @@ class ClusterExchange:
     def _aim(self, call: Call, answers: list[Any], missing: list[int]) -> list[tuple[Address, bool, list[int]]]:
         """(node, whether with ASKING, numbers of the commands), what no node serves left out."""
         aims: dict[tuple[Address, bool], list[int]] = {}
-        slots = _slots(call.commands)
+        slots = [slot_of(command) for command in call.commands]
+        keyed = next((slot for slot in slots if slot is not None), None)
         for index in missing:
             answer = answers[index]
-            slot = slot_of(call.commands[index])
+            slot = keyed if slots[index] is None else slots[index]
             asking = isinstance(answer, AskError) and not isinstance(answer, MovedError) and not call.atomic
-            if slot is None and slots:
-                slot = slots[0]
             address = (answer.host, answer.port) if asking else self._cluster.owner(slot)
             if address is not None:
                 aims.setdefault((address, asking), []).append(index)
@@ -225,7 +220,7 @@ class ClusterExchange:
         if asking:
             flagged = [word for command in commands for word in (("ASKING",), command)]
             return (await self._at(address, flagged, call.effect, call.wait_s))[1::2]
-        for partition in self._unbelieved(address, _slots(commands)):
+        for partition in self._unbelieved(address, [slot_of(command) for command in commands]):
             if (refusal := await self._adopt(address, partition)) is not None:
                 return [refusal] * len(commands)
         return await self._at(address, commands, call.effect, call.wait_s)
@@ -236,10 +231,10 @@ class ClusterExchange:
         self._pipeline(address).send(call)
         return await call.answers
 
-    def _unbelieved(self, address: Address, slots: list[int]) -> list[int]:
-        adopted = self._cluster.run(address).adopted
-        partitions = {self._cluster.partition_of[slot] for slot in slots if slot in self._cluster.partition_of}
-        return [partition for partition in partitions if partition not in adopted]
+    def _unbelieved(self, address: Address, slots: list[int | None]) -> set[int]:
+        """Partitions whose epochs were not compared with the node's run yet."""
+        partition_of = self._cluster.partition_of
+        return {partition_of[slot] for slot in slots if slot in partition_of} - self._cluster.run(address).adopted
 
     async def _adopt(self, address: Address, partition: int) -> Any:
         """Compare the partition's epoch with the node's run; returns the answer of a node that does not serve it."""
@@ -265,10 +260,6 @@ def _settle_at_once(call: Call, outcome: list[Any] | ServiceUnavailable) -> None
         finish(call, outcome)
     else:
         fail(call, outcome)
-
-
-def _slots(commands: Sequence[Command]) -> list[int]:
-    return [slot for command in commands if (slot := slot_of(command)) is not None]
 
 
 def _missing(call: Call, answers: list[Any]) -> list[int]:

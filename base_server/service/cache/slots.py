@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
@@ -11,14 +12,14 @@ from service.cache.cache_errors import CacheCommandError
 from service.cache.pipeline import Command
 
 # fmt: off
-_KEYLESS = frozenset([
+_KEYLESS = (
     "ACL", "ASKING", "CLIENT", "CLUSTER", "COMMAND", "CONFIG", "DISCARD", "ECHO", "EXEC", "INFO", "MULTI", "PING",
     "SCRIPT", "TIME",
-])
-_OF_ONE_NODE = frozenset(["DBSIZE", "FLUSHALL", "FLUSHDB", "KEYS", "RANDOMKEY", "SCAN", "UNWATCH", "WAIT", "WATCH"])
-_AFTER_A_COUNT = frozenset(["EVAL", "EVALSHA", "EVALSHA_RO", "EVAL_RO", "FCALL", "FCALL_RO"])
-_AFTER_A_SUBCOMMAND = frozenset(["BITOP", "MEMORY", "OBJECT", "XGROUP", "XINFO"])
-_AFTER_STREAMS = frozenset(["XREAD", "XREADGROUP"])
+)
+_OF_ONE_NODE = ("DBSIZE", "FLUSHALL", "FLUSHDB", "KEYS", "RANDOMKEY", "SCAN", "UNWATCH", "WAIT", "WATCH")
+_AFTER_A_COUNT = ("EVAL", "EVALSHA", "EVALSHA_RO", "EVAL_RO", "FCALL", "FCALL_RO")
+_AFTER_A_SUBCOMMAND = ("BITOP", "MEMORY", "OBJECT", "XGROUP", "XINFO")
+_AFTER_STREAMS = ("XREAD", "XREADGROUP")
 # fmt: on
 
 
@@ -28,19 +29,32 @@ def slot_of(command: Command) -> int | None:
     All keys of a command are of one partition (:mod:`service.cache.partition`), so the first one decides; Redis
     refuses a command whose keys are not. Raises :class:`CacheCommandError` for what each node has to be asked.
     """
-    name = str(command[0]).upper()
-    if name in _OF_ONE_NODE:
-        raise CacheCommandError("CLUSTER", f"{name} concerns each node by itself: see CacheClient.scan")
-    if name in _KEYLESS or len(command) == 1:
-        return None
-    if name in _AFTER_A_COUNT:
-        return _slot(command[3]) if int(command[2]) else None
-    if name in _AFTER_A_SUBCOMMAND:
-        return _slot(command[2])
-    if name in _AFTER_STREAMS:
-        words = [str(word).upper() for word in command]
-        return _slot(command[words.index("STREAMS") + 1])
-    return _slot(command[1])
+    special = _SPECIAL.get(str(command[0]).upper())
+    if special is not None:
+        return special(command)
+    return _slot(command[1]) if len(command) > 1 else None
+
+
+def _after_a_count(command: Command) -> int | None:
+    return _slot(command[3]) if int(command[2]) else None
+
+
+def _after_streams(command: Command) -> int:
+    return _slot(command[[str(word).upper() for word in command].index("STREAMS") + 1])
+
+
+def _refused(command: Command) -> int | None:
+    raise CacheCommandError("CLUSTER", f"{command[0]} concerns each node by itself: see CacheClient.scan")
+
+
+_SPECIAL: dict[str, Callable[[Command], int | None]] = {
+    **dict.fromkeys(_KEYLESS, lambda command: None),
+    **dict.fromkeys(_OF_ONE_NODE, _refused),
+    **dict.fromkeys(_AFTER_A_COUNT, _after_a_count),
+    **dict.fromkeys(_AFTER_A_SUBCOMMAND, lambda command: _slot(command[2])),
+    **dict.fromkeys(_AFTER_STREAMS, _after_streams),
+}
+"""What does not have its first key right behind its name."""
 
 
 def _slot(key: Any) -> int:
