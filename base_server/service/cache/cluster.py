@@ -35,6 +35,7 @@ class Cluster:
         self._make_pool = make_pool
         self._tasks = tasks
         self._owners: dict[int, Address] = {}
+        self._masters: list[Address] = []
         self._others: set[Address] = set()  # replicas
         self._runs: dict[Address, RunEpoch] = {}
         self._refreshing: asyncio.Task[None] | None = None
@@ -46,7 +47,7 @@ class Cluster:
     def owner(self, slot: int | None) -> Address | None:
         """The node that serves ``slot``, any master for ``None``; ``None`` when no node does."""
         if slot is None:
-            return next(iter(self.masters()), None)
+            return random.choice(self._masters) if self._masters else None  # noqa: S311
         return self._owners.get(slot)
 
     def owner_of_partition(self, partition: int) -> Address | None:
@@ -54,7 +55,7 @@ class Cluster:
 
     def masters(self) -> list[Address]:
         """The nodes that serve slots, in the order of their slots."""
-        return list(dict.fromkeys(self._owners[slot] for slot in sorted(self._owners)))
+        return self._masters
 
     def run(self, address: Address) -> RunEpoch:
         """What this process knows of the run of a node."""
@@ -68,6 +69,8 @@ class Cluster:
         if before == address:
             return
         self._owners[slot] = address
+        if address not in self._masters:
+            self._masters = [*self._masters, address]
         if (partition := self.partition_of.get(slot)) is not None:
             if before is not None:
                 self.run(before).adopted.discard(partition)
@@ -110,7 +113,7 @@ class Cluster:
             await pool.disconnect()
 
     def _take(self, asked: Address, rows: list[Any]) -> None:
-        before = self.masters()
+        before = self._masters
         covered: set[int] = set()
         others: set[Address] = set()
         for first, last, master, *replicas in rows:
@@ -122,8 +125,10 @@ class Cluster:
         for slot in self._owners.keys() - covered:
             del self._owners[slot]
         self._others = others
-        if (now := self.masters()) != before:
-            Logger.info("cache cluster map", masters=[f"{host}:{port}" for host, port in now], slots=len(covered))
+        self._masters = list(dict.fromkeys(self._owners[slot] for slot in sorted(self._owners)))
+        if self._masters != before:
+            names = [f"{host}:{port}" for host, port in self._masters]
+            Logger.info("cache cluster map", masters=names, slots=len(covered))
 
     def _partitions_of(self, address: Address) -> list[int]:
         return [p for slot, p in self.partition_of.items() if self._owners.get(slot) == address]

@@ -21,7 +21,7 @@ from service.cache.pipeline import Call, Command, Effect, Lost, Pipeline, Unansw
 from service.cache.pool import Pool
 from service.cache.run_epoch import ADOPT_RUN, parse_info
 from service.cache.slots import slot_of
-from service.core.errors import OutcomeUnknown, ServiceUnavailable
+from service.core.errors import ServiceUnavailable
 from service.core.tasks import TaskRegistry
 
 SCRIPT_GUARD = """
@@ -100,7 +100,7 @@ class ClusterExchange:
         answers: list[Any] = [None] * len(commands)
         for part, outcome in zip(parts, outcomes, strict=True):
             if isinstance(outcome, BaseException):
-                raise _worst(outcomes, effect)
+                raise outcome  # of a write always OutcomeUnknown: what was not executed is an answer
             for index, answer in zip(part, outcome, strict=True):
                 answers[index] = answer
         return answers
@@ -237,12 +237,16 @@ class ClusterExchange:
         return {partition_of[slot] for slot in slots if slot in partition_of} - self._cluster.run(address).adopted
 
     async def _adopt(self, address: Address, partition: int) -> Any:
-        """Compare the partition's epoch with the node's run; returns the answer of a node that does not serve it."""
+        """Compare the partition's epoch with the node's run. Returns why that could not be done, else None."""
         run = self._cluster.run(address)
-        (info,) = await self._at(address, [("INFO", "server")], Effect.READ)
-        run_id = parse_info(info)["run_id"]
-        adopt = ("EVAL", ADOPT_RUN.source, 2, *run.keys(partition), run_id)
-        (answer,) = await self._at(address, [adopt], Effect.REPEATABLE)
+        try:
+            (info,) = await self._at(address, [("INFO", "server")], Effect.READ)
+            if isinstance(info, Exception):
+                return _unserved(str(info))
+            adopt = ("EVAL", ADOPT_RUN.source, 2, *run.keys(partition), parse_info(info)["run_id"])
+            (answer,) = await self._at(address, [adopt], Effect.REPEATABLE)
+        except ServiceUnavailable as error:
+            return _unserved(error.reason)  # whatever became of it: the caller's commands were not sent
         if isinstance(answer, Exception):
             return answer if isinstance(answer, _NOT_EXECUTED) else _unserved(str(answer))
         run.adopted.add(partition)
@@ -277,14 +281,3 @@ def _repeat(call: Call) -> bool:
 
 def _unserved(reason: str) -> ClusterDownError:
     return ClusterDownError(reason, status_code="CLUSTERDOWN")
-
-
-def _worst(outcomes: Sequence[Any], effect: Effect) -> BaseException:
-    """Of a call that some nodes did not answer: its outcome is unknown if any node may have executed its part."""
-    failures = [outcome for outcome in outcomes if isinstance(outcome, BaseException)]
-    for failure in failures:
-        if not isinstance(failure, ServiceUnavailable) or isinstance(failure, OutcomeUnknown):
-            return failure
-    if effect is not Effect.READ and len(failures) < len(outcomes):
-        return OutcomeUnknown("cache", f"a part of a pipeline was refused: {failures[0]}")
-    return failures[0]

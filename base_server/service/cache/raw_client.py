@@ -1,7 +1,8 @@
 """The documented ``_client``: redis-py's own client, whose calls pass the same seam as ours.
 
 On a cluster too: commands and pipelines go to the nodes of their keys, a transaction's keys must be of one
-partition. Not there: WATCH, and what concerns each node by itself (SCAN, KEYS, FLUSHDB, …), which is refused.
+partition. Refused there: WATCH, and what concerns each node by itself (SCAN, KEYS, FLUSHDB, …). Its own pub/sub stays
+with one node, dead or alive: use :meth:`CacheService.subscribe`.
 """
 
 from __future__ import annotations
