@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import suppress
+from collections.abc import Callable
 from typing import Self
 
 from aiohttp import web
@@ -22,23 +22,26 @@ class StreamOutlet:
     def __init__(self, request: web.Request) -> None:
         self.response = web.StreamResponse(headers=HEADERS)
         self._request = request
+        self._timer: asyncio.TimerHandle | None = None
         self._pinging: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        if self._pinging is not None:
+        if self._timer is not None:
             OPEN_STREAMS.down()
+            self._timer.cancel()
+        if self._pinging is not None:
             self._pinging.cancel()
 
-    async def open(self) -> None:
+    async def open(self, on_left: Callable[[], None]) -> None:
         try:
             await self.response.prepare(self._request)
         except ConnectionError:
             raise ReaderLeft from None
         OPEN_STREAMS.up()
-        self._pinging = asyncio.create_task(self._ping(), name="stream pings")
+        self._ping_later(on_left)
 
     async def send(self, event: bytes) -> None:
         try:
@@ -51,8 +54,17 @@ class StreamOutlet:
                 self._request.transport.abort()
             raise ReaderLeft from None
 
-    async def _ping(self) -> None:
-        with suppress(ReaderLeft):  # whoever sends the next event sees it too
-            while True:
-                await asyncio.sleep(PING_S)
-                await self.send(PING)
+    def _ping_later(self, on_left: Callable[[], None]) -> None:
+        # A timer and no task that sleeps: thousands of streams do nothing but this.
+        self._timer = asyncio.get_running_loop().call_later(PING_S, self._begin_ping, on_left)
+
+    def _begin_ping(self, on_left: Callable[[], None]) -> None:
+        self._pinging = asyncio.create_task(self._ping(on_left), name="stream ping")
+
+    async def _ping(self, on_left: Callable[[], None]) -> None:
+        try:
+            await self.send(PING)
+        except ReaderLeft:
+            on_left()
+        else:
+            self._ping_later(on_left)

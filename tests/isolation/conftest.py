@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from tests.template.chat.conftest import backends, provider
+from tests.template.chat.conftest import backends, provider, pytest_generate_tests
 
-__all__ = ["backends", "provider"]
+__all__ = ["backends", "provider", "pytest_generate_tests"]

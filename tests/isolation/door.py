@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -47,7 +47,7 @@ class Collected:
     def __init__(self) -> None:
         self.events: list[dict[str, Any]] = []
 
-    async def open(self) -> None:
+    async def open(self, on_left: Callable[[], None]) -> None:
         """Nothing to open."""
 
     async def send(self, event: bytes) -> None:

@@ -45,11 +45,11 @@ async def test_a_reply_cut_after_every_chunk_and_resumed_elsewhere_has_no_gap_an
     provider.script(Reply(CHUNKS, delay_s=0.004))
     where = itertools.cycle([servers.elsewhere, servers.here])
     got, offset, cuts, ids = "", 0, 0, [0]
-    async with player.stream("tell me everything") as events:
+    async with player.stream(TEXT) as events:
         first = await anext(events)
         assert (first.name, first.id) == ("message.accepted", 0)
         reply_id = first.data["message_id"]
-        assert first.data["user_message"]["content"] == "tell me everything"
+        assert first.data["user_message"]["content"] == TEXT
         piece = await anext(events)
         got, offset = piece.data["text"], piece.id
     last = None
@@ -68,14 +68,15 @@ async def test_a_reply_cut_after_every_chunk_and_resumed_elsewhere_has_no_gap_an
     assert got == TEXT
     assert (last.name, last.id) == ("reply.done", len(TEXT.encode()) + 1)
     assert last.data["message"]["content"] == TEXT
-    assert provider.calls == 1
+    (call,) = provider.requests
+    assert call.messages[-1]["content"] == TEXT, "it reached the provider as it was typed"
     # After the end it is the same: from the ids that were given, and from the first.
     for given in (*ids[:: len(ids) // 8], len(TEXT.encode()), last.id):
         async with player.resume(reply_id, given, next(where)) as events:
             rest, seen = await take(events)
         assert until_byte(given) + rest == TEXT
         assert seen[-1].data["message"] | {"state": ""} == last.data["message"] | {"state": ""}
-    assert [message["content"] for message in await player.messages(next(where))] == ["tell me everything", TEXT]
+    assert [message["content"] for message in await player.messages(next(where))] == [TEXT, TEXT]
 
 
 async def test_readers_anywhere_and_at_any_time_see_the_same(

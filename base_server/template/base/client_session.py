@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from template.base.session_info import SessionInfo
 
 
-@dataclass
+@dataclass(slots=True)
 class ClientSession:
     """The account of the request (an empty one for anonymous protocols) and where the request came from.
 

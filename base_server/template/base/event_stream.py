@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -50,8 +50,10 @@ class ReaderLeft(Exception):
 class Outlet(Protocol):
     """Where a stream goes: an HTTP response, or whatever collects it."""
 
-    async def open(self) -> None:
-        """The request was accepted: events follow. Raises :class:`ReaderLeft`."""
+    async def open(self, on_left: Callable[[], None]) -> None:
+        """The request was accepted: events follow. Raises :class:`ReaderLeft`.
+
+        ``on_left`` may be called when the reader is seen to have left between two events."""
         ...
 
     async def send(self, event: bytes) -> None:

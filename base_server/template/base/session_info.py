@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 
-@dataclass
+@dataclass(slots=True)
 class SessionInfo:
     """The account behind a request. A host's own session service makes these for its own accounts.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing, nullcontext
@@ -161,17 +162,21 @@ class _Delivery:
         self.error_code = 0
 
     async def run(self, events: Events) -> wire.Response:
-        async with aclosing(events):
-            if self._outlet is None:
-                raise TypeError("a stream needs an outlet")
-            try:
-                await self._outlet.open()
+        scope = asyncio.timeout(None)
+        try:
+            async with scope, aclosing(events):
+                if self._outlet is None:
+                    raise TypeError("a stream needs an outlet")
+                await self._outlet.open(lambda: scope.reschedule(asyncio.get_running_loop().time()))
                 self.is_open = True
                 async for event in events:
                     self.error_code = event.error_code
                     await self._outlet.send(event.encode())
-            except ReaderLeft:
-                self.is_open = True
+        except ReaderLeft:
+            self.is_open = True
+        except TimeoutError:
+            if not scope.expired():
+                raise
         return wire.Response()
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Owner:
     """``db_key`` names the account in the shard databases and in Redis records; ``partition`` is that of its keys."""
 

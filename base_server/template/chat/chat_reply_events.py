@@ -36,10 +36,12 @@ def accepted(question: ChatMessage, reply_id: str) -> StreamEvent:
     return StreamEvent(ACCEPTED, {"user_message": question.model_dump(mode="json"), "message_id": reply_id}, 0)
 
 
-async def told(pieces: AsyncGenerator[Piece | ChatMessage, None], offset: int) -> Events:
-    """The events of a reading that begins at ``offset``. An event's id is the offset behind it; the last one's is one
-    more than the text is long. Without a last event when the reading ends early: to be resumed elsewhere."""
+async def told(pieces: AsyncGenerator[Piece | ChatMessage, None], offset: int, *first: StreamEvent) -> Events:
+    """``first``, then the events of a reading from ``offset`` on. An event's id is the offset behind it, the last one's
+    is one more than the text is long. Without a last event when the reading ends early: to be resumed elsewhere."""
     try:
+        for event in first:
+            yield event
         async with aclosing(pieces):
             async for piece in pieces:
                 if isinstance(piece, Piece):

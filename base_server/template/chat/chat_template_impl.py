@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import aclosing
 from typing import Any
 
 from service.core.errors import OutcomeUnknown, ServiceError, ServiceUnavailable
@@ -337,12 +336,8 @@ class ChatTemplateImpl(BaseTemplate):
             return accepted.reply
         return await self._parts.readers.final(Place(owner, room_id, reply["message_id"], reply["seq"]))
 
-    async def _told(self, reading: Reading, *first: StreamEvent) -> Events:
-        for event in first:
-            yield event
-        async with aclosing(told(self._parts.readers.pieces(reading), reading.offset)) as events:
-            async for event in events:
-                yield event
+    def _told(self, reading: Reading, *first: StreamEvent) -> Events:
+        return told(self._parts.readers.pieces(reading), reading.offset, *first)
 
     async def _refresh_states(self, owner: Owner, *messages: ChatMessage | None) -> None:
         """States of messages that were stored before this request (absent: settled longer ago than the state TTL)."""

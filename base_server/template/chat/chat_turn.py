@@ -8,7 +8,7 @@ from template.chat.chat_owner import Owner
 from template.chat.chat_text import from_json
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Place:
     """Where a reply stands: enough to read it without searching."""
 
@@ -18,7 +18,7 @@ class Place:
     seq: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Turn:
     """``token`` names it in every script; ``deadline_ms`` is when the reply must have ended, by Redis' clock."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import pytest
 from pydantic import BaseModel
@@ -81,8 +81,9 @@ class Outlet:
         self.sent: list[bytes] = []
         self._patience = patience
 
-    async def open(self) -> None:
+    async def open(self, on_left: Callable[[], None]) -> None:
         self.is_open = True
+        self.leave = on_left
 
     async def send(self, event: bytes) -> None:
         if len(self.sent) == self._patience:
@@ -133,6 +134,16 @@ async def test_a_failure_after_it_ends_the_stream_and_is_known_to_the_log_alone(
 
 async def test_a_reader_who_leaves_ends_the_handler(template: CountingTemplate) -> None:
     answer = await count(template, Outlet(patience=1))
+    assert (answer.is_streamed, answer.error_code, template.closed) == (True, 0, True)
+
+
+async def test_a_reader_who_leaves_while_nothing_is_said_ends_the_handler(template: CountingTemplate) -> None:
+    template.waits_at = 2
+    outlet = Outlet()
+    stream = asyncio.create_task(count(template, outlet))
+    await until(lambda: outlet.sent)
+    outlet.leave()
+    answer = await asyncio.wait_for(stream, 5)
     assert (answer.is_streamed, answer.error_code, template.closed) == (True, 0, True)
 
 
