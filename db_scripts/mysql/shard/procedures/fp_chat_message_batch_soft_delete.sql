@@ -51,7 +51,7 @@ BEGIN
         message_id VARCHAR(255) CHARACTER SET ascii COLLATE ascii_bin PATH '$.message_id' ERROR ON ERROR,
         account_db_key VARCHAR(255) CHARACTER SET utf8mb4 COLLATE utf8mb4_bin PATH '$.account_db_key' ERROR ON ERROR
     )) n
-    STRAIGHT_JOIN chat_messages m FORCE INDEX (chat_messages_by_id)
+    STRAIGHT_JOIN chat_messages m
         ON m.message_id = n.message_id AND m.room_id = n.room_id AND m.account_db_key = CAST(n.account_db_key AS SIGNED)
     SET m.deleted = 1
     WHERE m.deleted = 0;
