@@ -29,6 +29,9 @@ from service.cache.cache_settings import CacheSettings
 from service.cache.embedded import find_binary
 from service.core.errors import StartError
 
+LOSES_NOTHING = ("--appendfsync", "always")
+"""With everysec a write may wait in its memory for 2 s while the disk is slow, and a kill loses it."""
+
 
 class RedisServer:
     """One private server process; :meth:`kill` is SIGKILL, :meth:`start` starts it (again) on the same data."""
@@ -133,8 +136,8 @@ def redis_server() -> Iterator[RedisServer]:
 
 @pytest.fixture(params=["valkey", "redis"])
 def private_server(request: pytest.FixtureRequest) -> Iterator[RedisServer]:
-    """A running server for this test alone."""
-    yield from _running_server(request.param)
+    """A running server for this test alone, which loses nothing when it is killed."""
+    yield from _running_server(request.param, *LOSES_NOTHING)
 
 
 @pytest.fixture(params=["fake", "valkey", "redis", "cluster"])
@@ -176,8 +179,8 @@ async def running_cache(settings: CacheSettings, app_id: str, **changes: Any) ->
         await service.stop()
 
 
-def _running_server(name: str) -> Iterator[RedisServer]:
-    server = RedisServer(find_server(name))
+def _running_server(name: str, *options: str) -> Iterator[RedisServer]:
+    server = RedisServer(find_server(name), *options)
     try:
         server.start()
         yield server

@@ -18,7 +18,7 @@ import pytest
 
 from tests.backends_cluster import RedisCluster
 from tests.backends_mariadb import MariaDbServer
-from tests.backends_redis import RedisServer, find_server
+from tests.backends_redis import LOSES_NOTHING, RedisServer, find_server
 from tests.server_process import ROOT, WORKERS, ServerProcess, server_environment
 
 
@@ -135,7 +135,7 @@ def deployment(request: pytest.FixtureRequest, app_id: str) -> Iterator[Deployme
             cluster: RedisCluster = request.getfixturevalue("redis_cluster")
             deployed = Local("LOCAL", data_dir, on_a_cluster(cluster, app_id), count)
         else:
-            redis = RedisServer(find_server("redis"))
+            redis = RedisServer(find_server("redis"), *LOSES_NOTHING)
             stack.callback(redis.remove)
             redis.start()
             deployed = Debug(data_dir, redis, request.getfixturevalue("mariadb_server"), app_id, count)

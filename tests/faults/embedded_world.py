@@ -42,7 +42,7 @@ class EmbeddedWorld(World):
 
 
 @asynccontextmanager
-async def embedded_world(folder: Path) -> AsyncIterator[EmbeddedWorld]:
+async def embedded_world(folder: Path, **changes: object) -> AsyncIterator[EmbeddedWorld]:
     async with AsyncExitStack() as stack:
         provider = await stack.enter_async_context(CountingProvider())
         http = await stack.enter_async_context(aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=15)))
@@ -55,7 +55,7 @@ async def embedded_world(folder: Path) -> AsyncIterator[EmbeddedWorld]:
             "LLMCONFIG__PROVIDERS__OPENAI__BASE_URL": provider.base_url,
             "LLMCONFIG__PROVIDERS__OPENAI__API_KEY": "of-the-test",
         }
-        environment = {f"BASE_SERVER__{name}": str(value) for name, value in values.items()}
+        environment = {f"BASE_SERVER__{name}": str(value) for name, value in (values | changes).items()}
         deployed = Local("LOCAL", folder / "embedded", environment, workers=1)
         world = EmbeddedWorld(provider, [FaultServer(deployed.server)], http, deployed)
         try:

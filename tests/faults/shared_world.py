@@ -18,7 +18,7 @@ import pymysql
 
 from service.db.db_settings import DatabaseSettings
 from tests.backends_mariadb import DatabaseBackend, MariaDbServer
-from tests.backends_redis import RedisServer, find_server
+from tests.backends_redis import LOSES_NOTHING, RedisServer, find_server
 from tests.faults.fault_proxy import FaultProxy
 from tests.faults.provider import CountingProvider
 from tests.faults.wire import mysql_commands, redis_commands
@@ -116,7 +116,7 @@ async def shared_world(
     assert backend.server is not None
     create_user(backend)
     async with AsyncExitStack() as stack:
-        redis_server = RedisServer(find_server("redis"), "--appendfsync", "always")
+        redis_server = RedisServer(find_server("redis"), *LOSES_NOTHING)
         stack.callback(redis_server.remove)
         await asyncio.to_thread(redis_server.start)
         provider = await stack.enter_async_context(CountingProvider())

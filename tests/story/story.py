@@ -20,10 +20,12 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from service.cache.partition import Partitions
 from service.queue.queue_settings import QueueSettings
+from tests.event_client import Event, streaming
 from tests.openai_stub import Reply
 from tests.server_process import Client
 from tests.story.servers import Files, StoryServers, ask_redis
 from tests.template.chat.test_chat_settling import is_for_good
+from tests.waiting import until
 
 T = TypeVar("T")
 WINDOW = 4
@@ -35,6 +37,7 @@ CLIENT_IDS = st.sampled_from(["none", "plain", "uuid7", "behind", "soon", "ahead
 _CLOCKS_MS = {"uuid7": 0, "behind": -3_600_000, "soon": 300, "ahead": 600_000, "far ahead": 36_000_000}
 # Kinds of keys that may have a TTL.
 KINDS = ("room_rec", "messages", "room", "room_state", "msg_state", "rooms_rec", "rooms", "rooms_order", "operation")
+HALF = "half "
 OK, MISMATCH, NOT_ALLOWED, NO_ROOM, NO_MESSAGE, NO_SESSION = 0, 1007, 1008, 1004, 1005, 10000
 
 
@@ -54,6 +57,10 @@ class Room:
     title: str
     messages: list[Message] = field(default_factory=list)
     sent: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def replies(self) -> list[Message]:
+        return self.messages[1::2]
 
     @property
     def visible(self) -> list[Message]:
@@ -261,7 +268,7 @@ class ChatStory(RuleBasedStateMachine):
     # Messages
 
     def send_fields(self, room: Room, form: str = "none") -> dict[str, Any]:
-        fields = {"room_id": room.room_id, "content": self.next("m")}
+        fields = {"room_id": room.room_id, "content": self.next("m") + " 말 🎲"}
         for client_id in self.client_id(form).values():
             fields["client_message_id"] = client_id
         return fields
@@ -358,6 +365,105 @@ class ChatStory(RuleBasedStateMachine):
             found = [answer["user_message"]["message_id"], answer["message"]["message_id"]]
             assert found == [question.message_id, reply.message_id]
         assert self.asked == asked
+
+    # Replies as they are written
+
+    async def told(self, door: int, token: str, path: str, fields: dict[str, Any]) -> list[Event]:
+        """The events of a streaming route, checked against each other."""
+        async with streaming(self.servers.http, self.servers.urls[door] + path, token, **fields) as events:
+            heard = [event async for event in events]
+        assert [event.is_last for event in heard] == [False] * (len(heard) - 1) + [True], heard
+        ids = [event.id for event in heard]
+        assert ids == sorted(ids)
+        return heard
+
+    def rest_of(self, heard: Sequence[Event], offset: int, message: Message) -> None:
+        """These are exactly what comes behind ``offset`` of a reply."""
+        text = "".join(event.data["text"] for event in heard if event.name == "reply.delta")
+        assert text.encode() == message.content.encode()[offset:]
+        assert heard[-1].id == len(message.content.encode()) + 1
+        last = heard[-1].data["message"]
+        assert (last["message_id"], last["content"]) == (message.message_id, message.content)
+
+    @precondition(lambda self: any(account.rooms for account in self.accounts))
+    @rule(which=WHICH, door=DOORS, form=CLIENT_IDS)
+    def send_and_listen(self, which: int, door: int, form: str) -> None:
+        account, room = self.any_room(which)
+        if not account.tokens:
+            self.log_in(account, door)
+        fields = self.send_fields(room, form)
+        heard = self.run(self.told(door, account.tokens[0], "/api/chat/message/stream", fields))
+        question, reply = heard[0].data["user_message"], heard[-1].data["message"]
+        assert (heard[0].name, heard[0].id, heard[0].data["message_id"]) == ("message.accepted", 0, reply["message_id"])
+        index = self.accepted(account, room, {"errorCode": OK, "user_message": question, "message": reply})
+        self.rest_of(heard, 0, room.messages[index + 1])
+        if "client_message_id" in fields:
+            room.sent[fields["client_message_id"]] = index
+
+    @precondition(lambda self: any(room.messages for account in self.accounts for room in account.rooms))
+    @rule(which=WHICH, place=WHICH, door=DOORS, heard=st.integers(0, 20))
+    def listen_again(self, which: int, place: int, door: int, heard: int) -> None:
+        """From any place in any reply, however long ago it was."""
+        replies = [
+            (account, room, reply) for account in self.accounts for room in account.rooms for reply in room.replies
+        ]
+        account, room, reply = replies[(which * 31 + place) % len(replies)]
+        offset = len(reply.content[:heard].encode())
+        fields = {"room_id": room.room_id, "message_id": reply.message_id, "last_event_id": str(offset)}
+        if reply.deleted:
+            assert self.code(account, door, "/api/chat/message/resume", **fields) == NO_MESSAGE
+            return
+        if not account.tokens:
+            self.log_in(account, door)
+        self.rest_of(self.run(self.told(door, account.tokens[0], "/api/chat/message/resume", fields)), offset, reply)
+        stopped = self.ok(account, door, "/api/chat/message/stop", room_id=room.room_id, message_id=reply.message_id)
+        assert stopped["message"]["content"] == reply.content
+
+    @precondition(lambda self: any(account.rooms for account in self.accounts))
+    @rule(which=WHICH, door=DOORS, how=st.sampled_from(["stop", "interrupt", "redis restarts"]))
+    def cut_a_reply_short(self, which: int, door: int, how: str) -> None:
+        """What it has said stays, and the room goes on."""
+        account, room = self.any_room(which)
+        self.ok(account, door, "/api/chat/rooms")
+        fields, token = self.send_fields(room), account.tokens[0]
+        other = 1 - door
+        sending, running = self.run(self.half_said(door, token, fields))
+        where = {"room_id": room.room_id}
+        if how == "stop":
+            self.ok(account, other, "/api/chat/message/stop", **where, message_id=running["message_id"])
+        elif how == "redis restarts":
+            self.run(self.servers.restart_redis(None))
+        next_fields = self.send_fields(room) | {"on_busy": "interrupt"}
+        next_answer = self.ok(account, other, "/api/chat/message/send", **next_fields)
+        page = self.ok(account, other, "/api/chat/messages", **where, limit=4)["messages"]
+        question, reply = page[-4:-2]
+        assert (question["content"], reply["content"]) == (fields["content"], HALF)
+        assert reply["metadata"]["finish_reason"] in ("stopped", "interrupted")
+        for message in (question, reply):
+            room.messages.append(Message(message["message_id"], message["content"], message["timestamp"]))
+        self.accepted(account, room, next_answer)
+        answer = self.run(asyncio.wait_for(sending, 60))
+        assert answer["errorCode"] in (OK, 5003), answer
+        if answer["errorCode"] == OK:
+            assert answer["message"]["content"] == HALF
+
+    async def half_said(
+        self, door: int, token: str, fields: dict[str, Any]
+    ) -> tuple[asyncio.Task[dict[str, Any]], dict[str, Any]]:
+        """A send whose reply has said half and says no more; the reply as the other door lists it."""
+        self.servers.provider.script(Reply([HALF], hang=True))
+        sending = asyncio.create_task(self.ask(door, token, "/api/chat/message/send", fields))
+        listed: list[dict[str, Any]] = []
+
+        async def running() -> bool:
+            where = {"room_id": fields["room_id"], "limit": 1}
+            answer = await self.ask(1 - door, token, "/api/chat/messages", where)
+            listed[:] = [message for message in answer["messages"] if message["content"] == HALF]
+            return bool(listed)
+
+        await until(running, 60)
+        assert listed[0]["is_streaming"]
+        return sending, listed[0]
 
     @precondition(lambda self: any(room.messages for account in self.accounts for room in account.rooms))
     @rule(which=WHICH, place=WHICH, door=DOORS)

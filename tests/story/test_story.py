@@ -79,5 +79,5 @@ async def test_stories_with_server_processes_that_are_killed(
 
 
 async def test_stories_with_the_embedded_default_that_is_killed(tmp_path: Path) -> None:
-    async with embedded_world(tmp_path) as world:
+    async with embedded_world(tmp_path, CHATCONFIG__WINDOW=WINDOW) as world:
         await tell(Processes(world), 2)
