@@ -54,7 +54,7 @@ class Server:
         self._seat = seat
         self._is_retired = False
         net = settings.netConfig
-        metrics = Metrics(self._container.queue, seat.board.processes if seat else None)
+        self._metrics = metrics = Metrics(self._container.queue, seat.board.processes if seat else None)
         service = TemplateService(sessions, status_for_errors=net.http_status_for_errors, observe=metrics.observe)
         report = WorkersHealth(self._health, seat) if seat else self._health
         app = build_app(net, self._context, service, report, metrics, lambda: not self.is_starting)
@@ -96,7 +96,9 @@ class Server:
                 await life.enter_async_context(self._started(template))
             self._health.phase = Phase.READY
             if self._seat is not None:
-                await life.enter_async_context(self._seat.posting(self._health, self._container.tasks))
+                await life.enter_async_context(
+                    self._seat.posting(self._health, self._container.tasks, self._metrics.flush)
+                )
                 await self._open(life)
             on_ready(self._listeners[0].url)
             await stop.wait()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -28,12 +28,15 @@ class WorkerSeat:
         self.board.post(self.number, readiness)
 
     @asynccontextmanager
-    async def posting(self, health: HealthMonitor, tasks: TaskRegistry) -> AsyncIterator[None]:
-        """Post this process's readiness every second, until the block ends."""
+    async def posting(
+        self, health: HealthMonitor, tasks: TaskRegistry, also: Callable[[], None]
+    ) -> AsyncIterator[None]:
+        """Post this process's readiness every second, and do ``also``, until the block ends."""
 
         async def post() -> None:
             while True:
                 self.post(await health.readiness())
+                also()
                 await asyncio.sleep(POST_INTERVAL_S)
 
         self.post(await health.readiness())
@@ -43,6 +46,7 @@ class WorkerSeat:
         finally:
             task.cancel()
             await asyncio.wait([task])
+            also()
             self.board.remove(self.number, os.getpid())
 
 

@@ -24,7 +24,7 @@ from template.base.errors import ErrorCode
 from template.chat.chat_draft import Draft
 from template.chat.chat_instruments import OPEN_REPLIES, REPLIES
 from template.chat.chat_news import News, ReplyNews
-from template.chat.chat_reply_facts import call_facts, end_facts, end_of, failed, spoken
+from template.chat.chat_reply_facts import Spoken, call_facts, end_facts, end_of, failed
 from template.chat.chat_settings import ChatSettings
 from template.chat.chat_turn import Turn
 from template.chat.chat_turn_store import Ended, TurnLost, TurnStore
@@ -278,7 +278,7 @@ class ChatReplies:
         turn = reply.turn
         with span("ai reply", persona=turn.persona):
             return await reply.collect(
-                self._ai.stream(question, session_id=turn.room_id, ai_persona=turn.persona, history=spoken(history))
+                self._ai.stream(question, session_id=turn.room_id, ai_persona=turn.persona, history=Spoken(history))
             )
 
     async def _end(self, reply: RunningReply, metadata: dict[str, Any]) -> Ended:

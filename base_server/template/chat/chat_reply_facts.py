@@ -3,32 +3,46 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast, overload
 
 from service.core.logger import Logger
-from service.llm.conversation import ReplyEnd
+from service.llm.conversation import ReplyEnd, Sender
 from service.llm.conversation import Turn as SpokenTurn
 from service.llm.llm_errors import AIUnavailable
 from template.base.errors import ApiError, ErrorCode
-from template.chat.chat_text import from_json, is_tombstone
+from template.chat.chat_text import finish_reason_of, is_running, is_tombstone, spoken_of
 from template.chat.chat_turn import Turn
 
 
-def spoken(entries: Sequence[str]) -> list[SpokenTurn]:
-    """List entries as the AI's history: what was deleted, failed empty or still runs is left out."""
-    turns = []
-    for text in entries:
-        if is_tombstone(text):
-            continue
-        message = from_json(text)
-        if message["content"] and not message.get("is_streaming"):
-            turns.append(SpokenTurn(message["sender_type"], message["content"]))
-    return turns
+class Spoken(Sequence[SpokenTurn]):
+    """List entries as the AI's history: what was deleted, failed empty or still runs is left out.
+
+    An entry is read when it is looked at: who trims from the end does not pay for what is trimmed."""
+
+    def __init__(self, entries: Sequence[str]) -> None:
+        self._entries = [
+            text for text in entries if not is_tombstone(text) and not is_running(text) and '"content":"",' not in text
+        ]
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    @overload
+    def __getitem__(self, place: int) -> SpokenTurn: ...
+
+    @overload
+    def __getitem__(self, place: slice) -> Spoken: ...
+
+    def __getitem__(self, place: int | slice) -> SpokenTurn | Spoken:
+        if isinstance(place, slice):
+            return Spoken(self._entries[place])
+        sender, content = spoken_of(self._entries[place])
+        return SpokenTurn(cast(Sender, sender), content)
 
 
 def end_of(entry: str) -> str:
     """How a reply ended, from its final entry: its finish_reason, or ``deleted``."""
-    return str(from_json(entry)["metadata"].get("finish_reason", "stop")) if entry else "deleted"
+    return finish_reason_of(entry) if entry else "deleted"
 
 
 def failure_of(metadata: dict[str, Any]) -> ApiError | None:

@@ -28,7 +28,7 @@ from template.chat.chat_reply_facts import failure_of
 from template.chat.chat_reply_reader import Reading
 from template.chat.chat_settings import ChatSettings
 from template.chat.chat_states import MessageState
-from template.chat.chat_text import from_json
+from template.chat.chat_text import finish_reason_of, from_json, head_of, is_running, spoken_of, wire_message
 from template.chat.chat_turn import Place
 from template.chat.chat_wiring import ChatParts, ChatWiring
 from template.chat.common.chat_examples import EXAMPLES
@@ -187,15 +187,16 @@ class ChatTemplateImpl(BaseTemplate):
         owner = await self._owner(client_session)
         accepted = await self._accept(owner, request)
         self._start(accepted, watched=False)
-        response = ChatMessageSendResponse(user_message=read_message(accepted.question, "PENDING"))
+        response = ChatMessageSendResponse()
+        _put_message(response, "user_message", accepted.question)
         final = await self._final_reply(owner, request.room_id, accepted)
         if not final:
             response.fail(MessageNotFound("the reply was deleted while it was being written"))
             return response
-        response.message = read_message(final, "PENDING")
+        _put_message(response, "message", final)
         if accepted.turn is None:
             await self._refresh_states(owner, response.user_message, response.message)
-        if (failure := failure_of(response.message.metadata)) is not None:
+        if finish_reason_of(final) == "error" and (failure := failure_of(from_json(final)["metadata"])) is not None:
             response.fail(failure)
         return response
 
@@ -211,7 +212,7 @@ class ChatTemplateImpl(BaseTemplate):
         if accepted.turn is not None:
             reading = Reading(accepted.turn.place, 0)
         else:
-            reply_id = from_json(accepted.reply)["message_id"]
+            reply_id = head_of(accepted.reply).message_id
             reading = await self._parts.readers.begin(owner, request.room_id, reply_id, 0)
         return self._told(reading, accepted_event(question, reading.place.reply_id))
 
@@ -325,16 +326,16 @@ class ChatTemplateImpl(BaseTemplate):
     def _start(self, accepted: Accepted, *, watched: bool) -> None:
         """Run the reply of a question that was accepted just now."""
         if accepted.turn is not None:
-            question = str(from_json(accepted.question)["content"]) if accepted.granted else None
+            question = spoken_of(accepted.question)[1] if accepted.granted else None
             self._parts.replies.start(accepted.turn, question, accepted.history, watched=watched)
 
     async def _final_reply(self, owner: Owner, room_id: str, accepted: Accepted) -> str:
-        reply = from_json(accepted.reply)
-        if self._parts.replies.runs_here(reply["message_id"]):
-            return await self._parts.replies.finished(reply["message_id"])
-        if not reply.get("is_streaming"):
+        reply = head_of(accepted.reply)
+        if self._parts.replies.runs_here(reply.message_id):
+            return await self._parts.replies.finished(reply.message_id)
+        if not is_running(accepted.reply):
             return accepted.reply
-        return await self._parts.readers.final(Place(owner, room_id, reply["message_id"], reply["seq"]))
+        return await self._parts.readers.final(Place(owner, room_id, reply.message_id, reply.seq))
 
     def _told(self, reading: Reading, *first: StreamEvent) -> Events:
         return told(self._parts.readers.pieces(reading), reading.offset, *first)
@@ -385,6 +386,11 @@ def _offset(request: ChatMessageResumeRequest, header: str) -> int:
             raise InvalidRequest.of("last_event_id", "is not the id of an event of this reply")
         given = header or 0
     return int(given)
+
+
+def _put_message(response: ChatMessageSendResponse, name: str, entry: str) -> None:
+    """A message that this request wrote, as its list entry."""
+    response.put_stored(name, wire_message(entry, "PENDING"), lambda: read_message(entry, "PENDING"))
 
 
 def create_chat_template(container: ServiceContainer, settings: ChatSettings) -> ChatTemplateImpl:

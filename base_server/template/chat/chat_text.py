@@ -70,6 +70,20 @@ def head_of(item: str) -> EntryHead:
     return EntryHead(found[1], int(found[2]), found[3])
 
 
+def spoken_of(item: str) -> tuple[str, str]:
+    """Sender and content of a stored message, without parsing the rest. (In a text the quotes would be escaped.)"""
+    start = item.index('"sender_type":"') + len('"sender_type":"')
+    sender = item[start : item.index('"', start)]
+    start = item.index('"content":', start) + len('"content":')
+    return sender, from_json(item[start : item.index(',"parent_message_id":', start)])
+
+
+def finish_reason_of(item: str) -> str:
+    """How a stored reply ended: its finish_reason."""
+    found = item.rpartition('"finish_reason":"')[2]
+    return found[: found.index('"')] if found is not item else "stop"
+
+
 def is_running(item: str) -> bool:
     """Whether it is a reply that is being written. (In a text the quotes would be escaped.)"""
     return _RUNNING in item

@@ -1,0 +1,83 @@
+"""What is read from stored messages without parsing them is what parsing would give, whatever their texts say."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from service.llm.conversation import Turn
+from template.chat.chat_reply_facts import Spoken, end_of
+from template.chat.chat_text import (
+    entry,
+    finish_reason_of,
+    from_json,
+    head_of,
+    is_running,
+    open_tail,
+    spoken_of,
+    tail,
+    to_json,
+    tombstone,
+    wire_message,
+)
+
+AT = "2026-01-02T03:04:05.678+00:00"
+TRAPS = [
+    '"sender_type":"SYSTEM"', '","parent_message_id":', ',"parent_message_id":null', '"content":"",',
+    '\\",\\"content\\":', '"is_streaming":true,"metadata":', '"finish_reason":"error"', "}}", '"', "\\", '\\"',
+    "\u2028", "👩‍🚀", "",
+]  # fmt: skip
+TEXTS = st.lists(st.sampled_from(TRAPS) | st.text(st.characters(exclude_categories=["Cs"])), max_size=4).map("".join)
+REASONS = st.sampled_from(["stop", "length", "stopped", "interrupted", "error"])
+
+
+def stored(content: str, *, running: bool = False, parent: str | None = None, **metadata: Any) -> str:
+    if running:
+        return entry("m1", "r1", 7, AT, open_tail("AI", content, parent, streaming=True) + to_json(metadata) + "}")
+    return entry("m1", "r1", 7, AT, tail("AI" if parent else "USER", content, parent, to_json(metadata)))
+
+
+@given(TEXTS, REASONS, TEXTS)
+def test_a_finished_reply(content: str, reason: str, model: str) -> None:
+    text = stored(content, parent="q1", model=model, finish_reason=reason, latency_ms=3)
+    assert spoken_of(text) == ("AI", content)
+    assert finish_reason_of(text) == end_of(text) == reason
+    assert tuple(head_of(text)) == ("m1", 7, AT)
+    assert not is_running(text)
+    sent = from_json(wire_message(text, "SENT"))
+    assert sent == {**from_json(text), "state": "SENT", "is_streaming": False}
+
+
+@given(TEXTS)
+def test_a_question_and_a_running_reply(content: str) -> None:
+    question, reply = stored(content, ai_persona="P"), stored(content, running=True, parent="q1", ai_persona="P")
+    assert spoken_of(question) == ("USER", content)
+    assert finish_reason_of(question) == "stop"
+    assert (is_running(question), is_running(reply)) == (False, True)
+    assert from_json(wire_message(reply, "COMPOSING")) == {**from_json(reply), "state": "COMPOSING"}
+
+
+@given(st.lists(st.tuples(TEXTS, st.sampled_from(["said", "running", "deleted"])), max_size=6))
+def test_the_history_is_what_was_said(messages: list[tuple[str, str]]) -> None:
+    make = {
+        "said": lambda content: stored(content, ai_persona="P"),
+        "running": lambda content: stored(content, running=True, parent="q", ai_persona="P"),
+        "deleted": lambda _: tombstone("m1"),
+    }
+    history = Spoken([make[kind](content) for content, kind in messages])
+    expected = [Turn("USER", content) for content, kind in messages if kind == "said" and content]
+    assert list(history) == expected
+    assert list(reversed(history)) == expected[::-1]
+    assert list(history[:-1]) == expected[:-1]
+    assert len(history) == len(expected)
+
+
+@pytest.mark.parametrize("damaged", ["", "x", "{}", "[]", '{"room_id":"r"}}', '{"message_id":"m1"'])
+def test_what_is_no_message_is_refused(damaged: str) -> None:
+    with pytest.raises(ValueError, match="not an entry"):
+        wire_message(damaged, "SENT")
+    with pytest.raises(ValueError, match="not an entry"):
+        head_of(damaged)
