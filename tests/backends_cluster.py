@@ -6,6 +6,7 @@ for one test that moves slots or kills nodes.
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 import tempfile
@@ -165,6 +166,15 @@ class RedisCluster:
 
     def _living(self) -> ClusterNode:
         return next(node for node in self.nodes if node._process is not None)
+
+
+def on_a_cluster(cluster: RedisCluster, app_id: str) -> dict[str, str]:
+    """LOCAL's configuration with the cluster instead of the embedded server."""
+    return {
+        "BASE_SERVER__TEMPLATECONFIG__APPID": app_id,
+        "BASE_SERVER__CACHECONFIG__TYPE": "redis_cluster",
+        "BASE_SERVER__CACHECONFIG__NODES": json.dumps([node.address for node in cluster.masters]),
+    }
 
 
 def wait(condition: Callable[[], bool], what: str, timeout_s: float = 30.0) -> None:

@@ -66,9 +66,10 @@ async def check_redis(settings: ServerSettings) -> list[Finding]:
         async with operating(settings) as tools:
             client = tools.cache.get_client()
             asked_s = time.time()
-            seconds, micros = await client.execute("TIME")
+            clocks = await client.execute_on_each("TIME")
             findings = [Finding("redis", Level.GOOD, tools.how), *await _worth(tools, settings)]
-            findings.append(_clock("redis", int(seconds) + int(micros) / 1e6 - asked_s))
+            for node, (seconds, micros) in clocks.items():
+                findings.append(_clock(f"redis {node}".strip(), int(seconds) + int(micros) / 1e6 - asked_s))
             findings.extend(await _memory(client))
             findings.append(await _epochs(tools))
             findings += await _queues(tools)

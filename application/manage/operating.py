@@ -57,7 +57,7 @@ async def _reach(settings: ServerSettings) -> tuple[CacheSettings, str]:
             'cacheConfig.type is "fake": its data lives and ends with its server, there is nothing to manage.'
         )
     if cache.type != "embedded":
-        return cache, f"Redis at {cache.unix_socket_path or f'{cache.host}:{cache.port}'}"
+        return cache, f"Redis at {cache.address}"
     from service.cache.embedded import find_running  # noqa: PLC0415 - needs POSIX file locks
 
     data_dir = settings.templateConfig.data_dir.absolute()

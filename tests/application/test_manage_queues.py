@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import json
+import re
 import socket
 import sqlite3
 from collections.abc import AsyncIterator, Iterator
@@ -19,6 +20,7 @@ from application.manage.__main__ import main
 from application.manage.operating import operating
 from service.core.logger import configure_logging
 from template.chat.chat_events import QUEUE_NAME
+from tests.backends_cluster import RedisCluster, on_a_cluster
 from tests.server_process import Client, ServerProcess
 from tests.waiting import until
 
@@ -147,6 +149,21 @@ async def test_what_is_no_event_is_replayed_in_vain_and_dropped_with_yes(
     assert f"{QUEUE_NAME}: 0 waiting" in await terminal.run("queue", "stats")
     assert await terminal.run("dlq", "list") == "0 dead letters.\n"
     assert "started for this command" in await terminal.run("doctor")
+
+
+async def test_the_commands_look_at_every_master_of_a_cluster(
+    data_dir: Path, terminal: Terminal, monkeypatch: pytest.MonkeyPatch, redis_cluster: RedisCluster, app_id: str
+) -> None:
+    for name, value in on_a_cluster(redis_cluster, app_id).items():
+        monkeypatch.setenv(name, value)
+    found = await terminal.run("doctor")
+    for node in redis_cluster.masters:
+        assert f"redis {node.address}: its clock" in found
+        assert re.search(rf"redis {node.address}: \d+ MiB used", found)
+    assert "16, all of this Redis run" in found
+    assert "takes its slots away" in found
+    assert await terminal.run("queue", "stats") == "There are no queues yet.\n"
+    assert await terminal.run("dlq", "list") == "0 dead letters.\n"
 
 
 async def test_the_doctor_names_the_mend_and_fails(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import sqlite3
@@ -16,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from tests.backends_cluster import RedisCluster
+from tests.backends_cluster import RedisCluster, on_a_cluster
 from tests.backends_mariadb import MariaDbServer
 from tests.backends_redis import LOSES_NOTHING, RedisServer, find_server
 from tests.server_process import ROOT, WORKERS, ServerProcess, server_environment
@@ -111,15 +110,6 @@ class Debug(Deployment):
 
     def start_cache(self) -> None:
         self.redis.start()
-
-
-def on_a_cluster(cluster: RedisCluster, app_id: str) -> dict[str, str]:
-    """LOCAL's configuration with the cluster instead of the embedded server."""
-    return {
-        "BASE_SERVER__TEMPLATECONFIG__APPID": app_id,
-        "BASE_SERVER__CACHECONFIG__TYPE": "redis_cluster",
-        "BASE_SERVER__CACHECONFIG__NODES": json.dumps([node.address for node in cluster.masters]),
-    }
 
 
 @pytest.fixture(params=["LOCAL", "DEBUG"])

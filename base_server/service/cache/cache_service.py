@@ -12,7 +12,7 @@ from service.cache.cache_client import CacheClient
 from service.cache.cache_settings import CacheSettings
 from service.cache.cluster import Address, Cluster
 from service.cache.cluster_exchange import SCRIPT_GUARD, ClusterExchange
-from service.cache.connections import OnConnect, address, make_fake_pool, make_fake_server, make_pool
+from service.cache.connections import OnConnect, make_fake_pool, make_fake_server, make_pool
 from service.cache.exchange import Exchange
 from service.cache.keyspace import Keyspace
 from service.cache.partition import Partitions
@@ -165,7 +165,7 @@ class CacheService(Facade):
             await self._claim_partition_count(self._client)
         except ServiceError as error:
             raise StartError(
-                f"Redis at {address(settings)} cannot be used ({error}): start it, or set cacheConfig "
+                f"Redis at {settings.address} cannot be used ({error}): start it, or set cacheConfig "
                 "host, port, username, password, tls (BASE_SERVER__CACHECONFIG__HOST, …)."
             ) from error
 

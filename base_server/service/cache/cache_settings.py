@@ -60,6 +60,11 @@ class CacheSettings(Settings):
         parts = [node.rpartition(":") for node in self.nodes]
         return [(host, int(port)) for host, _, port in parts]
 
+    @property
+    def address(self) -> str:
+        """Where the server is, for people."""
+        return self.unix_socket_path or ", ".join(f"{host}:{port}" for host, port in self.seeds)
+
     def at(self, node: tuple[str, int]) -> Self:
         """The same for one node of a cluster."""
         return self.model_copy(update={"host": node[0], "port": node[1], "nodes": []})

@@ -27,11 +27,6 @@ class UnixConnection(UnixDomainSocketConnection):
             self._reader, self._writer = await asyncio.open_unix_connection(path=self.path)
 
 
-def address(settings: CacheSettings) -> str:
-    """Where the server is, for people."""
-    return settings.unix_socket_path or ", ".join(f"{host}:{port}" for host, port in settings.seeds)
-
-
 def make_pool(
     settings: CacheSettings,
     on_connect: OnConnect | None,
