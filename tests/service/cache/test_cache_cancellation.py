@@ -43,7 +43,7 @@ async def _last(answers: Awaitable[list[object]]) -> object:
     return (await answers)[-1]
 
 
-async def _storm(call: Callable[[str], Awaitable[object]]) -> tuple[int, int, list[tuple[str, object]]]:
+async def cancel_storm(call: Callable[[str], Awaitable[object]]) -> tuple[int, int, list[tuple[str, object]]]:
     """``CALLS`` calls by 16 callers, four of five cancelled at a random moment: answered, cancelled, wrong answers."""
     chance = random.Random(7)
     answered, cancelled, wrong = 0, 0, []
@@ -72,7 +72,7 @@ async def test_no_caller_reads_anothers_answer(real_cache_backend: CacheBackend,
     settings = real_cache_backend.settings.model_copy(update={"max_connections": 4})
     async with running_cache(settings, app_id) as service:
         redis = service.get_client()
-        answered, cancelled, wrong = await _storm(lambda word: WAYS[way](redis, word))
+        answered, cancelled, wrong = await cancel_storm(lambda word: WAYS[way](redis, word))
         assert wrong == []
         assert answered >= CALLS / 5
         assert cancelled > CALLS / 10, "nobody was cancelled: this was no storm"

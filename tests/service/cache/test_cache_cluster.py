@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 
@@ -21,6 +22,7 @@ from service.cache.slots import slot_of, tag_slot
 from service.core.errors import OutcomeUnknown, ServiceUnavailable, StartError
 from tests.backends_cluster import RedisCluster
 from tests.backends_redis import free_port, make_cache, running_cache
+from tests.service.cache.test_cache_cancellation import cancel_storm
 from tests.waiting import until
 
 APPEND = Script(
@@ -224,6 +226,35 @@ async def test_a_lost_answer_is_what_it_is_with_one_server(
     assert await redis.execute("GET", key) == str(executed)
     lose_answers(monkeypatch, True)
     assert await redis.execute("GET", key) == str(executed), "a read is asked for again"
+
+
+async def test_no_caller_reads_anothers_answer_while_a_slot_moves_to_and_fro(
+    private_cluster: RedisCluster, app_id: str
+) -> None:
+    """The storm of test_cache_cancellation, over three nodes and through redirections."""
+    async with running_cache(private_cluster.settings(max_connections=4, timeout_s=20), app_id) as service:
+        redis, slot = service.get_client(), tag_slot(service.partitions.tag(2))
+        a, b, _ = private_cluster.masters
+        partitions = itertools.cycle((2, 7, 2, 12))
+
+        async def call(word: str) -> object:
+            key = redis.key(f"word:{word}", next(partitions))
+            set_, text, _ = await redis.execute_many([("SET", key, word), ("GET", key), ("GET", redis.key("x", 7))])
+            assert set_ == "OK"
+            return text
+
+        async def move() -> None:
+            for source, target in ((a, b), (b, a), (a, b)):
+                await asyncio.to_thread(private_cluster.move_slot, slot, source, target)
+
+        moving = asyncio.create_task(move())
+        while not moving.done():
+            answered, cancelled, wrong = await cancel_storm(call)
+            assert wrong == []
+            assert answered
+            assert cancelled
+        await moving
+        await until(lambda: not any(pool._in_use_connections for pool in redis._exchange.pools), what="all come back")
 
 
 async def test_the_facts_are_the_worst_of_all_masters(private_cluster: RedisCluster, app_id: str) -> None:
