@@ -19,11 +19,16 @@ from tests.waiting import until
 COUNT = Script("count", "return redis.call('INCR', KEYS[1])")
 
 
+ON_ONE_SERVER = pytest.mark.parametrize("cache_backend", ["fake", "valkey", "redis"], indirect=True)
+"""On a cluster ECHO goes to any node, and so in several writes."""
+
+
 @pytest.fixture
 def redis(cache: CacheService) -> CacheClient:
     return cache.get_client()
 
 
+@ON_ONE_SERVER
 async def test_calls_of_one_tick_go_out_in_one_write_and_each_gets_its_own_answer(redis: CacheClient) -> None:
     writes, calls = redis.writes, redis.round_trips
     single = [redis.execute("ECHO", n) for n in range(20)]
@@ -49,6 +54,7 @@ async def test_a_call_that_waits_in_the_server_holds_up_nobody(real_cache: Cache
     assert (await waiting)[1] == "a"
 
 
+@ON_ONE_SERVER
 async def test_a_batch_is_bounded_in_commands_and_in_bytes(redis: CacheClient, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pipeline, "_MOST_COMMANDS", 10)
     writes = redis.writes
