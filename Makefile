@@ -8,7 +8,7 @@ JOBS ?= 4
 MINUTES ?= 20
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test chaos bench format lint typecheck check docs lock fuzz
+.PHONY: help install run test chaos soak bench format lint typecheck check docs lock fuzz
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST)
@@ -26,6 +26,9 @@ chaos: $(INSTALLED) ## break real servers, Redis and MySQL for MINUTES=20; what 
 
 bench: $(INSTALLED) ## our figures beside limits and peers, in one run: RESULTS.md (ARGS="--only requests --seconds 2")
 	@exec $(BIN)/python -m benchmarks $(ARGS)
+
+soak: $(INSTALLED) ## players, every fifth of whom misbehaves, for MINUTES=20; fails unless memory and descriptors stay flat
+	@exec $(BIN)/python -m benchmarks.soak --minutes $(MINUTES) $(ARGS)
 
 fuzz: $(INSTALLED) ## bytes of all kinds at the strict parser, for FUZZ_S seconds (60); brings its own fuzzer
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r tests/fuzz/requirements.txt
