@@ -82,9 +82,10 @@ async def test_a_refused_event_and_what_follows_it_wait_and_no_other_room_does(c
     user = await chat.user()
     room_id, _ = await poisoned(chat, user)
     other = await chat.room(user)
-    await chat.send(user, room_id, "later still")
+    waiting = await chat.send(user, room_id, "later still")
     await chat.send(user, other.room_id, "elsewhere")
     await chat.persist()
+    assert await chat.state(waiting.message_id) == "PENDING"
     found = await letters(chat)
     assert [letter.fields["seq"] for letter in found] == ["3", "4", "5", "6", "7", "8"]
     assert {letter.group for letter in found} == {room_id}
