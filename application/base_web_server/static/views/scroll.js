@@ -7,10 +7,14 @@ const AT_END_PX = 48;
 const NEAR_TOP_PX = 300;
 
 let shownRoomId = "";
+let knownTop = 0;
 
 /** Call `draw` and put the list back to where the reader was. */
 export function keepPlace(draw) {
-  const before = list();
+  const isNew = shownRoomId !== openRoomId();
+  const before = isNew ? null : list();
+  // Scrolled up since: its event is still on its way, and to stay at the end would undo it.
+  if (before && before.scrollTop < knownTop - 1) state.isAtEnd = isAtEnd(before);
   const anchor = before && !state.isAtEnd ? firstInSight(before) : null;
   const top = anchor?.getBoundingClientRect().top;
   draw();
@@ -19,19 +23,19 @@ export function keepPlace(draw) {
     shownRoomId = "";
     return;
   }
-  const isNew = shownRoomId !== openRoomId();
   shownRoomId = openRoomId();
   if (isNew || state.isAtEnd) after.scrollTop = after.scrollHeight;
   else if (anchor?.isConnected) after.scrollTop += anchor.getBoundingClientRect().top - top;
+  knownTop = after.scrollTop;
   loadIfNearTop(after);
 }
 
 /** For the list's scroll event. */
 export function watchScroll(event) {
   const box = event.currentTarget;
-  const isAtEnd = box.scrollHeight - box.scrollTop - box.clientHeight < AT_END_PX;
-  if (isAtEnd !== state.isAtEnd) {
-    state.isAtEnd = isAtEnd;
+  knownTop = box.scrollTop;
+  if (isAtEnd(box) !== state.isAtEnd) {
+    state.isAtEnd = isAtEnd(box);
     changed();
   }
   loadIfNearTop(box);
@@ -41,6 +45,10 @@ export function scrollToEnd() {
   state.isAtEnd = true;
   list().focus({ preventScroll: true });
   changed();
+}
+
+function isAtEnd(box) {
+  return box.scrollHeight - box.scrollTop - box.clientHeight < AT_END_PX;
 }
 
 function loadIfNearTop(box) {
