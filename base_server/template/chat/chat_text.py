@@ -118,8 +118,10 @@ def sql_time(at: str) -> str:
 
 def title_of(content: str) -> str:
     """A room's title from a message: its first words on one line; '' when nothing of it can be seen."""
-    seen = "".join(letter if letter.isprintable() else " " for letter in content)
-    words = " ".join(seen.split())
+    if not content.isprintable():
+        content = "".join(letter if letter.isprintable() else " " for letter in content)
+    # More words than letters are never shown.
+    words = " ".join(content.split(maxsplit=_TITLE_CHARS + 1)[: _TITLE_CHARS + 1])
     if len(words) <= _TITLE_CHARS:
         return words
     cut = words[: _TITLE_CHARS + 1]
