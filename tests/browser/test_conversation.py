@@ -45,6 +45,7 @@ def wait_until_answered(page: Page, count: int) -> None:
     expect(page.locator(".unsent")).to_have_count(0)
 
 
+@pytest.mark.timeout(240)
 def test_a_visit_that_convinces(own_server: ServerProcess, provider: Provider, visit: Visit) -> None:
     visitor = visit(server=own_server)
     # While the server is dead, and starting; and a tab that asks for a room which another tab has deleted.
@@ -325,3 +326,28 @@ def test_a_stream_that_breaks_is_taken_up_where_it_broke(player: Player, provide
     assert replies(page) == [long]
     (resumed,) = visitor.requests_to("/api/chat/message/resume")
     assert 0 < int(resumed["last_event_id"]) < len(long)
+
+
+HIDE = """isHidden => {
+    Object.defineProperty(document, "hidden", { value: isHidden, configurable: true });
+    document.dispatchEvent(new Event("visibilitychange"));
+}"""
+
+
+def test_a_tab_that_nobody_looks_at_holds_no_stream(player: Player, provider: Provider, visit: Visit) -> None:
+    """Browsers allow six connections to a server, for all tabs together."""
+    room_id = player.create_room("Hidden", "GPT4O")
+    visitor = visit(player=player)
+    page = visitor.open(f"/#room={room_id}")
+    provider.will_say(words("said so far", hang=True))
+    send(page, "Long, please")
+    expect(page.locator(".theirs .prose")).to_have_text("said so far")
+    with page.expect_event("requestfailed", lambda request: request.url.endswith("/stream")):
+        page.evaluate(HIDE, True)
+    (message,) = player.post("/api/chat/messages", room_id=room_id, limit=1)["messages"]
+    assert message["is_streaming"]
+    with page.expect_request("**/api/chat/message/resume"):
+        page.evaluate(HIDE, False)
+    player.post("/api/chat/message/stop", room_id=room_id, message_id=message["message_id"])
+    expect(page.locator(".outcome")).to_contain_text("Stopped")
+    assert replies(page) == ["said so far"]
