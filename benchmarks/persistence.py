@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import gc
 import json
 import os
 import statistics
@@ -20,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import pymysql
+import uvloop
 
 from service.db.databases import Databases, apply_all
 from service.db.db_settings import DatabaseSettings
@@ -205,6 +207,8 @@ async def measure(messages: int, rounds: int, **chat_changes: Any) -> list[Round
         try:
             chat = Chat(container, ChatSettings.model_validate(no_limits | chat_changes))
             rooms = await chat.make_rooms()
+            gc.collect()
+            gc.freeze()  # as a server process does
             peer = Executemany(servers.mariadb.port, databases.shards[0].database)
             for _ in range(rounds):
                 peer_rate = peer.run(messages)
@@ -242,7 +246,7 @@ def main() -> None:
     parser.add_argument("--messages", type=int, default=12_000, help="messages a round (12000)")
     parser.add_argument("--rounds", type=int, default=3)
     arguments = parser.parse_args()
-    results = asyncio.run(measure(arguments.messages, arguments.rounds))
+    results = uvloop.run(measure(arguments.messages, arguments.rounds))
     print("persistence: stream → MySQL → SENT, beside executemany of 200 on the same MariaDB")
     for result in results:
         server, redis, mysql = result.cpu_us
