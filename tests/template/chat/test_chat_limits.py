@@ -7,7 +7,8 @@ import uuid
 
 import pytest
 
-from tests.chat_world import ChatWorld
+from template.chat.common.chat_serialize import ChatRoomCreateRequest, ChatRoomDeleteRequest
+from tests.chat_world import PERSONA, ChatWorld
 from tests.openai_stub import Reply
 from tests.waiting import until
 
@@ -68,3 +69,20 @@ async def test_an_ended_reply_leaves_nothing_of_the_limit_behind(chat: ChatWorld
     await chat.redis.execute("SET", key, "of another type")
     await chat.send(user, room_id, "a key of another type counts as missing")
     assert await chat.redis.execute("ZCARD", key) == 0
+
+
+@pytest.mark.chat_settings(max_rooms_per_account=2)
+async def test_rooms_over_the_limit_are_1010_and_store_nothing_until_one_is_deleted(chat: ChatWorld) -> None:
+    user = await chat.user()
+    first = await chat.room(user, "first", client_request_id="r1")
+    await chat.room(user, "second")
+    refused = ChatRoomCreateRequest(ai_persona=PERSONA, title="third", client_request_id="r3")
+    answer = await chat.template.on_chat_room_create_req(user, refused)
+    assert (answer.errorCode, answer.room) == (1010, None)
+    assert (await chat.room(user, "first", client_request_id="r1")).room_id == first.room_id  # made before
+    assert [room.title for room in (await chat.rooms(user)).rooms] == ["second", "first"]
+    assert await chat.backlog() == 2
+    gone = ChatRoomDeleteRequest(room_id=first.room_id)
+    assert (await chat.template.on_chat_room_delete_req(user, gone)).errorCode == 0
+    answer = await chat.template.on_chat_room_create_req(user, refused)
+    assert answer.errorCode == 0, answer.error

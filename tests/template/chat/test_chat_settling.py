@@ -249,3 +249,21 @@ async def test_a_write_while_a_batch_is_written_is_not_taken_for_written(
     await writing
     assert ttls[0] == [-1] * len(pinned)
     assert await keys_for_good(chat) == []
+
+
+async def test_what_is_being_written_is_processing(chat: ChatWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+    user = await chat.user()
+    room = await chat.room(user)
+    message = await chat.send(user, room.room_id, "now")
+    database, seen = chat.container.database, []
+    call = database.call_shard_procedure
+
+    async def looked_at(shard_id: int, name: str, params: Any = ()) -> list[dict[str, Any]]:
+        if name == "fp_chat_message_batch_save":
+            room_state = await chat.template._parts.states.get_room_state(room.room_id)
+            seen.append((await chat.state(message.message_id), room_state and room_state.value))
+        return await call(shard_id, name, params)
+
+    monkeypatch.setattr(database, "call_shard_procedure", looked_at)
+    await chat.persist()
+    assert seen == [("PROCESSING", "PROCESSING")]
