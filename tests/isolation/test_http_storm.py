@@ -54,7 +54,8 @@ class StormWorld:
         """Nothing is under way: no tasks of the server's, nothing taken from a pool."""
         container = self.door.world.container
         cache = container.cache
-        pools_back = not any(pool._in_use_connections for pool in cache._pools)
+        pools = [pool for exchange in cache._exchanges for pool in exchange.pools]
+        pools_back = not any(pool._in_use_connections for pool in pools)
         databases = [container.database._global, *container.database._shards.values()]
         used = [database.pool.in_use for database in databases if hasattr(database, "pool")]
         parts = self.door.world.template._parts
