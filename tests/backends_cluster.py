@@ -1,7 +1,8 @@
 """A Redis Cluster for tests: masters and replicas in a temporary folder, on free ports, ended by their pids.
 
-Fixtures: ``redis_cluster`` (session) has three masters; ``private_cluster`` three masters with a replica each,
-for one test that moves slots or kills nodes.
+Fixtures: ``redis_cluster`` (session) has three masters; ``moving_cluster`` (module) three masters with a replica each,
+for tests that move slots or change settings, and take care of themselves; ``private_cluster`` is the same for one
+test that kills nodes.
 """
 
 from __future__ import annotations
@@ -205,6 +206,11 @@ def _running(masters: int, replicas: int) -> Iterator[RedisCluster]:
 @pytest.fixture(scope="session")
 def redis_cluster() -> Iterator[RedisCluster]:
     yield from _running(3, 0)
+
+
+@pytest.fixture(scope="module")
+def moving_cluster() -> Iterator[RedisCluster]:
+    yield from _running(3, 3)
 
 
 @pytest.fixture

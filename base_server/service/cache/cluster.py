@@ -64,16 +64,13 @@ class Cluster:
         return self._runs[address]
 
     def learn(self, slot: int, address: Address) -> None:
-        """``slot`` is served by ``address``. Whoever served it before is not believed again without a new look."""
-        before = self._owners.get(slot)
-        if before == address:
+        """``slot`` is served by ``address``, from now on: an earlier look at the epoch there does not count."""
+        if self._owners.get(slot) == address:
             return
         self._owners[slot] = address
         if address not in self._masters:
             self._masters = [*self._masters, address]
         if (partition := self.partition_of.get(slot)) is not None:
-            if before is not None:
-                self.run(before).adopted.discard(partition)
             self.run(address).adopted.discard(partition)
 
     async def refresh(self) -> None:
@@ -114,21 +111,17 @@ class Cluster:
 
     def _take(self, asked: Address, rows: list[Any]) -> None:
         before = self._masters
-        covered: set[int] = set()
         others: set[Address] = set()
         for first, last, master, *replicas in rows:
             owner = _address(asked, master)
             for slot in range(int(first), int(last) + 1):
                 self.learn(slot, owner)
-                covered.add(slot)
             others.update(_address(asked, replica) for replica in replicas)
-        for slot in self._owners.keys() - covered:
-            del self._owners[slot]
         self._others = others
         self._masters = list(dict.fromkeys(self._owners[slot] for slot in sorted(self._owners)))
         if self._masters != before:
             names = [f"{host}:{port}" for host, port in self._masters]
-            Logger.info("cache cluster map", masters=names, slots=len(covered))
+            Logger.info("cache cluster map", masters=names)
 
     def _partitions_of(self, address: Address) -> list[int]:
         return [p for slot, p in self.partition_of.items() if self._owners.get(slot) == address]
