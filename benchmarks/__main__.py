@@ -17,7 +17,7 @@ from benchmarks.report import save
 from service.core.logger import configure_logging
 from tests.server_process import ROOT
 
-STAGES = ("requests", "persistence", "streams", "growth", "scale", "memory", "start")
+STAGES = ("requests", "persistence", "streams", "growth", "scale", "cluster", "memory", "start")
 _PEERS = ROOT / ".venv-bench"
 
 
