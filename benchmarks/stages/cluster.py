@@ -47,8 +47,8 @@ def run(bench: Bench) -> None:
                     f"{work}, Redis Cluster of 3: requests a second of Redis' CPU over those of one Redis",
                     spread.per_s, "req/s", spread.cpu_ms, "one Redis", single_ms / spread_ms,
                     single.cpu_ms / spread.cpu_ms, target=0.9,
-                    note=f"Redis: {single_ms * 1e3:.0f} and {spread_ms * 1e3:.0f} µs of CPU a request; below saturation "
-                    "each node has a third of the calls of a write",
+                    note=f"Redis: {single_ms * 1e3:.0f} and {spread_ms * 1e3:.0f} µs of CPU a request; "
+                    "below saturation each node has a third of the calls of a write",
                 )
             )  # fmt: skip
 

@@ -274,7 +274,7 @@ async def test_a_replica_refuses_writes_as_an_outage(private_server: RedisServer
 async def test_prod_refuses_a_redis_that_loses_acknowledged_writes(private_server: RedisServer, app_id: str) -> None:
     async with running_cache(private_server.settings(), app_id) as plain:
         assert plain.server_facts()["appendonly"] == "yes"
-        assert plain.server_facts()["appendfsync"] == "everysec"
+        assert plain.server_facts()["appendfsync"] == "always"
         redis = plain.get_client()
         await redis.execute("CONFIG", "SET", "maxmemory-policy", "allkeys-lru")
         with pytest.raises(StartError, match=r"allkeys-lru.*accept_volatile"):
