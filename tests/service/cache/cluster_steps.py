@@ -1,0 +1,53 @@
+"""What the tests on a cluster do again and again."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+import pytest
+from redis.asyncio.connection import AbstractConnection
+from redis.exceptions import ConnectionError as RedisConnectionError
+
+from service.cache import pipeline
+from service.cache.cache_client import CacheClient
+from service.cache.cache_service import CacheService
+from service.cache.script import Script
+
+APPEND = Script(
+    "append_once",
+    """if redis.call('SADD', KEYS[1], ARGV[1]) == 0 then return 0 end
+    redis.call('DEL', KEYS[3])
+    redis.call('SET', KEYS[3], ARGV[1])
+    return redis.call('RPUSH', KEYS[2], ARGV[1])""",
+)
+"""Repeatable by its id; it deletes a key and makes it again, as a lock does."""
+
+
+def append(redis: CacheClient, partition: int, word: str) -> Awaitable[object]:
+    keys = [redis.key(name, partition) for name in ("seen", "words", "last")]
+    return redis.run_script(APPEND, keys, [word])
+
+
+async def words(redis: CacheClient, partition: int) -> list[str]:
+    return list(await redis.execute("LRANGE", redis.key("words", partition), 0, -1))
+
+
+async def epochs(service: CacheService) -> list[int]:
+    stored = await service.epochs()
+    assert all(is_of_this_run for _, is_of_this_run in stored)
+    return [epoch for epoch, _ in stored]
+
+
+def lose_answers(monkeypatch: pytest.MonkeyPatch, *losses: bool, on_loss: Callable[[], None] | None = None) -> None:
+    """The connection breaks, for each coming answer, when it was executed, read and counts as lost."""
+    read, left = pipeline._answer, list(losses)
+
+    async def lossy(connection: AbstractConnection) -> object:
+        answer = await read(connection)
+        if left and left.pop(0):
+            if on_loss is not None:
+                on_loss()
+            raise RedisConnectionError("lost on its way")
+        return answer
+
+    monkeypatch.setattr(pipeline, "_answer", lossy)
