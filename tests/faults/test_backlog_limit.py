@@ -60,9 +60,9 @@ async def test_a_full_backlog_answers_503_and_leaves_nothing_half_written(small_
 
 
 def _keys(world: SharedWorld) -> dict[str, bytes]:
-    """Everything in Redis but what changes by itself."""
+    """Everything in Redis but what changes by itself. Of a state only that it is there: the consumer goes on trying."""
     names = [name for name in world.ask_redis("KEYS", "*") if ":session:" not in name and ":lock:" not in name]
-    return {name: world.dump(name) for name in sorted(names)}
+    return {name: b"" if "_state:" in name else world.dump(name) for name in sorted(names)}
 
 
 async def _post(world: SharedWorld, token: str | None, path: str, **fields: object) -> tuple[int, int]:
