@@ -27,12 +27,13 @@ class DelayProxy:
 
     async def __aexit__(self, *exc_info: object) -> None:
         self._server.close()
-        await asyncio.sleep(0.01)  # what was accepted just now gets its task
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        for _ in range(10):
+            await asyncio.sleep(0)  # what was accepted just now gets its task
+        while self._tasks:
+            for task in self._tasks:
+                task.cancel()
+            await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._server.wait_closed()
-        await asyncio.sleep(0.01)  # aborted transports let go of their sockets in the loop's next rounds
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
@@ -58,6 +59,7 @@ class DelayProxy:
             await asyncio.gather(*ways, return_exceptions=True)
             for end in ends:
                 end.transport.abort()
+            await asyncio.gather(*(end.wait_closed() for end in ends), return_exceptions=True)
 
     async def _connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         if isinstance(self._target, str):
