@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import time
 from asyncio.subprocess import Process
@@ -24,6 +25,7 @@ _MAX_FAILED_STARTS = 5
 _LOOK_INTERVAL_S = 2.0
 _SILENT_LOOKS = 5
 """A worker that was silent at so many looks in a row hangs, and is killed: a machine that slept kills nobody."""
+_AGAIN_S = 0.5
 _CLOSE_S = 15.0
 """What a worker may need to end beyond its quiet and drain."""
 
@@ -226,10 +228,14 @@ class Supervisor:
         ended = asyncio.create_task(self._until_ended(living, self._patience_s))
         hurried = asyncio.create_task(self._hurried.wait())
         await asyncio.wait({ended, hurried}, return_when=asyncio.FIRST_COMPLETED)
-        if not ended.done():
+        give_up_s = time.monotonic() + _CLOSE_S
+        while not ended.done():
+            # Again and again: two that arrive together are one to a worker, and then it does not hurry.
             for process in living:
                 process.send(signal.SIGTERM)
-            await self._until_ended(living, _CLOSE_S)
+            await asyncio.wait({ended}, timeout=_AGAIN_S)
+            if time.monotonic() > give_up_s:
+                await self._until_ended(living, 0)
         hurried.cancel()
         await asyncio.gather(ended, hurried, return_exceptions=True)
 
@@ -308,5 +314,7 @@ class _Process:
         self._input.close()
 
     def send(self, number: signal.Signals) -> None:
+        # Not by the subprocess object: that looks whether the child has ended, and then asyncio misses its exit code.
         with suppress(ProcessLookupError):
-            self._process.send_signal(number)
+            if self._process.returncode is None:
+                os.kill(self.pid, number)

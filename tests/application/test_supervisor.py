@@ -173,6 +173,23 @@ async def test_who_does_not_end_is_killed_and_a_second_stop_is_passed_on(bench: 
     assert [process.returncode for process in bench.processes] == [-signal.SIGKILL] * 3
 
 
+async def test_a_second_stop_arrives_even_when_it_comes_with_the_first(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(supervisor_module, "_CLOSE_S", 10.0)
+    monkeypatch.setattr(supervisor_module, "_AGAIN_S", 0.02)
+    # The first SIGTERM is heard late, so that the second falls together with it.
+    bench.script = (
+        'trap "" TERM; echo "Ready at http://it"; sleep 0.1; n=0; '
+        "trap 'n=$((n+1)); [ $n -lt 2 ] || exit 0' TERM; while :; do sleep 0.01; done"
+    )
+    async with bench.running() as run:
+        bench.supervisor.stop()
+        bench.supervisor.stop()
+        await asyncio.wait_for(run, 10)
+    assert [process.returncode for process in bench.processes] == [0] * 3
+
+
 async def test_a_worker_whose_board_is_silent_is_killed(
     bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
