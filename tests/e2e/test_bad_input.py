@@ -79,7 +79,6 @@ FIELDS: dict[str, tuple[str, dict[str, Any], int, str]] = {
     "an unknown persona for a room": (CREATE, {"persona": "NOBODY"}, 1002, "ai_persona"),
     "a room without a persona": (CREATE, {}, 1002, "ai_persona"),
     "an unknown on_busy": (SEND, {"room_id": ROOM, "content": "x", "on_busy": "shout"}, 1002, "on_busy"),
-    "interrupt, which comes later": (SEND, {"room_id": ROOM, "content": "x", "on_busy": "interrupt"}, 1002, "on_busy"),
     "a client id with spaces": (SEND, {"room_id": ROOM, "content": "x", CLIENT_ID: "a b"}, 1002, CLIENT_ID),
     "a client id too long": (SEND, {"room_id": ROOM, "content": "x", CLIENT_ID: "a" * 65}, 1002, CLIENT_ID),
     "a malformed room id": (SEND, {"room_id": "../etc/passwd", "content": "x"}, 1002, "room_id"),
