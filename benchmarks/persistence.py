@@ -10,7 +10,6 @@ import argparse
 import asyncio
 import gc
 import json
-import os
 import statistics
 import time
 import uuid
@@ -23,6 +22,7 @@ from typing import Any
 import pymysql
 import uvloop
 
+from benchmarks.processes import cpu_s
 from service.db.databases import Databases, apply_all
 from service.db.db_settings import DatabaseSettings
 from service.llm.llm_settings import LlmSettings
@@ -91,7 +91,7 @@ class Servers:
 
     def cpu_s(self) -> list[float]:
         """CPU seconds so far: of this process, of Redis, of MySQL."""
-        return [time.process_time(), _cpu_s(self.redis.pid), _cpu_s(self.mariadb.pid)]
+        return [time.process_time(), cpu_s(self.redis.pid), cpu_s(self.mariadb.pid)]
 
 
 class Executemany:
@@ -234,11 +234,6 @@ async def check_rows(container: ServiceContainer, rooms: Sequence[tuple[Owner, s
     for owner, room_id in rooms:
         (row,) = await container.database.call_shard_procedure(owner.shard_id, "fp_chat_room_get", (room_id,))
         assert (row["message_count"], row["last_seq"]) == (count, count), row
-
-
-def _cpu_s(pid: int) -> float:
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def main() -> None:

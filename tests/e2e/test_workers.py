@@ -18,6 +18,7 @@ import aiohttp
 import pytest
 
 from tests.e2e.conftest import Deployment
+from tests.event_client import streaming
 from tests.players import Findings, Player
 from tests.server_process import Client, ServerProcess, run_to_its_end, running_server, server_environment
 from tests.waiting import until
@@ -180,6 +181,35 @@ async def test_nothing_is_lost_while_workers_are_killed_and_replaced(
     assert server.stop() == 0
     assert not [pid for pid in last.values() if is_alive(pid)]
     assert Counter(re.findall('"event": "server stopped"', server.log)).total() == 8, "four retired, four stopped"
+
+
+async def test_a_stream_goes_on_through_a_rolling_restart(tmp_path: Path, http: aiohttp.ClientSession) -> None:
+    slow = {"BASE_SERVER__LLMCONFIG__DEMO_WORD_DELAY_S": "0.25"}
+    with running_server(tmp_path / "data", workers=2, **slow) as server:
+        client = Client(http, server.base_url)
+        await client.sign_in("listener")
+        room_id = (await client.ok("/api/chat/room/create", ai_persona="DEMO"))["room"]["room_id"]
+        question = " ".join(f"word{number}" for number in range(24))
+        url, fields = f"{server.base_url}/api/chat/message/stream", {"room_id": room_id, "content": question}
+        before = set((await pids(http, server.base_url)).values())
+        text, offset, last = "", 0, None
+        server.signal(signal.SIGHUP)
+        while last is None:
+            async with streaming(http, url, client.token, **fields) as events:
+                async for event in events:
+                    if event.name == "message.accepted":
+                        fields = {"room_id": room_id, "message_id": event.data["message_id"]}
+                    elif event.is_last:
+                        last = event
+                    else:
+                        text, offset = text + event.data["text"], event.id
+            # Cut without a last event: the rest is to be had elsewhere.
+            url, fields["last_event_id"] = f"{server.base_url}/api/chat/message/resume", str(offset)
+        assert last.name == "reply.done"
+        assert text == last.data["message"]["content"]
+        assert question in text
+        await asyncio.to_thread(server.wait_for_log, "rolling restart done", 60)
+        assert not before & set((await pids(http, server.base_url)).values())
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL], ids=["Ctrl-C", "SIGKILL of the supervisor"])
