@@ -73,9 +73,9 @@ async def test_a_life_with_known_numbers(tmp_path: Path) -> None:
     assert numbers.sum("ai_first_token_seconds_count", persona="DEMO") == 1
     assert numbers.sum("ai_tokens_total", persona="DEMO", kind="completion") > 5
     assert (numbers.sum("ai_running"), numbers.sum("ai_waiting")) == (0, 0)
-    # A room, a question, a reply.
-    assert numbers.sum("chat_batch_events_sum") == 3
-    assert 1 <= numbers.sum("chat_batch_seconds_count") == numbers.sum("chat_batch_events_count") <= 3
+    # A room, a question, its title, a reply.
+    assert numbers.sum("chat_batch_events_sum") == 4
+    assert 1 <= numbers.sum("chat_batch_seconds_count") == numbers.sum("chat_batch_events_count") <= 4
     assert numbers.sum("db_call_seconds_count", procedure="fp_chat_message_batch_save") >= 1
     assert numbers.sum("cache_call_seconds_count") > 10
     assert numbers.sum("cache_round_trips_total") > 10
