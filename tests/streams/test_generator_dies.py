@@ -7,7 +7,7 @@ import os
 import random
 import signal
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import AsyncExitStack, ExitStack
 
 import aiohttp
 import pytest
@@ -128,10 +128,11 @@ async def test_a_server_that_drains_sends_its_readers_on_and_ends_its_own_replie
 ) -> None:
     mine, theirs = await enter_rooms(servers, http, servers.here, 2)
     provider.script(Reply(["of mine "], hang=True), Reply(CHUNKS, delay_s=0.02))
-    async with mine.stream("one") as own, theirs.stream("two", servers.elsewhere) as there:
+    async with mine.stream("one") as own, AsyncExitStack() as later:
         own_id = (await anext(own)).data["message_id"]
+        await anext(own)  # the first call has its reply: the next one is the other's
+        there = await later.enter_async_context(theirs.stream("two", servers.elsewhere))
         reply_id = (await anext(there)).data["message_id"]
-        await anext(own)
         async with theirs.resume(reply_id, 0) as guest:
             await anext(guest)
             servers.all[0].signal(signal.SIGTERM)
