@@ -17,8 +17,9 @@ from service.core.errors import ServiceUnavailable
 from template.base.errors import InvalidRequest, RoomNotFound
 from template.chat.chat_loader import row_entry
 from template.chat.chat_owner import Owner
+from template.chat.chat_scripts import Answer
 from template.chat.chat_store import HybridStore
-from template.chat.chat_text import from_json, head_of, is_running, iso, to_json, wire_message
+from template.chat.chat_text import from_json, head_of, is_running, iso, to_json, wire_message, wire_messages
 from template.chat.common.chat_model import ChatMessage
 
 _MAX_REPAIRS = 3
@@ -67,7 +68,7 @@ class ChatReader(HybridStore):
             return MessagePage([], None)
         if part.low >= part.floor:
             more = await self._is_more(owner, room_id, part)
-            return MessagePage(await self._with_running_text(owner, room_id, part.texts), more)
+            return MessagePage(part.texts, more)
         return await self._page_below(owner, room_id, part.low, min(part.high, part.floor - 1), part.texts)
 
     async def before(self, owner: Owner, room_id: str, cursor: str, limit: int) -> MessagePage:
@@ -84,9 +85,7 @@ class ChatReader(HybridStore):
         earlier = [item for item in part.texts if head_of(item).timestamp < text]
         if len(earlier) > limit:
             kept = earlier[-limit:]
-            return MessagePage(
-                await self._with_running_text(owner, room_id, kept), make_cursor(room_id, head_of(kept[0]).seq)
-            )
+            return MessagePage(kept, make_cursor(room_id, head_of(kept[0]).seq))
         below = part.floor
         if not earlier and part.floor > 1:
             rows = await self._database.call_shard_procedure(owner.shard_id, "fp_chat_seq_before", (room_id, before))
@@ -112,7 +111,7 @@ class ChatReader(HybridStore):
             cursor = make_cursor(room_id, head_of(texts[0]).seq) if more and texts else None
         else:
             cursor = await self._is_more(owner, room_id, part)
-        return MessagePage(await self._with_running_text(owner, room_id, texts), cursor)
+        return MessagePage(texts, cursor)
 
     async def _page_below(
         self, owner: Owner, room_id: str, low: int, high: int, newer: Sequence[str] = ()
@@ -125,8 +124,7 @@ class ChatReader(HybridStore):
                 more = True
                 break
             rows.append(text)
-        texts = await self._with_running_text(owner, room_id, rows[::-1] + list(newer))
-        return MessagePage(texts, make_cursor(room_id, low) if more else None)
+        return MessagePage(rows[::-1] + list(newer), make_cursor(room_id, low) if more else None)
 
     async def _stale_page(self, owner: Owner, room_id: str, page: int, limit: int) -> MessagePage:
         """Without Redis: what MySQL has, for a room that MySQL knows as the owner's."""
@@ -159,13 +157,13 @@ class ChatReader(HybridStore):
             answer = await self._run(
                 "read_messages", owner, room_id, script_keys, [owner.db_key, mode, high, count, page]
             )
-            _, floor, low, top, saved_seq, below, *items = answer
-            try:
-                pairs = zip(items[::2], items[1::2], strict=True)
-                texts = [wire_message(text, state or _missing_state(text, saved_seq)) for text, state in pairs]
-            except ValueError:
+            if answer[0] == Answer.DAMAGED:
                 await self._discard(messages_key)
                 continue
+            _, floor, low, top, below, letters, *items = answer
+            texts = wire_messages(items, letters)
+            if letters.strip("S"):
+                await self._put_running_text(owner, room_id, texts)
             return _Slice(floor, low, top, below, texts)
         raise ServiceUnavailable("cache", "messages of the room could not be decoded after every load")
 
@@ -199,7 +197,7 @@ class ChatReader(HybridStore):
                 return
             before_seq = int(rows[-1]["seq"])
 
-    async def _with_running_text(self, owner: Owner, room_id: str, texts: list[str]) -> list[str]:
+    async def _put_running_text(self, owner: Owner, room_id: str, texts: list[str]) -> None:
         """A running reply shows what its stream holds so far."""
         for place, text in enumerate(texts):
             if is_running(text):
@@ -207,7 +205,6 @@ class ChatReader(HybridStore):
                 key = self._keys.reply_stream(room_id, fields["message_id"], owner.partition)
                 fields["content"] = reply_text(await self._cache.execute("XRANGE", key, "-", "+"))
                 texts[place] = to_json(fields)
-        return texts
 
 
 def reply_text(entries: Sequence[Any]) -> str:
@@ -247,8 +244,3 @@ def read_cursor(room_id: str, cursor: str) -> int:
 def read_message(text: str, state: str) -> ChatMessage:
     """A list entry as the client sees it; raises ValueError for what is none."""
     return ChatMessage(**from_json(wire_message(text, state)))
-
-
-def _missing_state(text: str, saved_seq: int) -> str:
-    """A missing state up to ``saved_seq``: settled longer ago than the state TTL."""
-    return "SENT" if head_of(text).seq <= saved_seq else "PENDING"

@@ -10,6 +10,7 @@ from template.base.errors import IdempotencyMismatch, RoomNotFound
 from template.chat.chat_events import NOT_NAMED, payload
 from template.chat.chat_owner import Owner
 from template.chat.chat_scripts import Answer
+from template.chat.chat_states import ROOM_LETTERS
 from template.chat.chat_store import HybridStore, RoomGone, state_name
 from template.chat.chat_text import body_hash, from_json, iso, to_json
 from template.chat.common.chat_model import ChatRoom
@@ -151,12 +152,12 @@ class RoomStore(HybridStore):
         for _ in range(_MAX_REPAIRS):
             answer = await self._run("read_rooms", owner, "", keys, args)
             if answer[0] == Answer.OK:
-                try:
-                    pairs = zip(answer[2::2], answer[3::2], strict=True)
-                    return RoomPage([_wire_room(card, state) for card, state in pairs], answer[1])
-                except ValueError:
-                    await self._discard_undecodable(owner, args)
-                    continue
+                _, total, letters, *cards = answer
+                states = map(ROOM_LETTERS.__getitem__, letters)
+                return RoomPage([_wire_room(*of_one) for of_one in zip(cards, states, strict=True)], total)
+            if answer[0] == Answer.DAMAGED:
+                await self._discard_undecodable(owner, args)
+                continue
             for room_id in answer[1:]:
                 await self._loader.load_room(owner, room_id)
         raise ServiceUnavailable("cache", "cards of the list were gone after every load")

@@ -25,3 +25,4 @@ class Answer(IntEnum):
     REFUSED = 9
     PARTIAL = 10
     REPEAT = 11
+    DAMAGED = 12

@@ -46,9 +46,10 @@ MESSAGE_TRANSITIONS: dict[str, tuple[MessageState, ...]] = {
     "DELETED": (),
 }
 
-# The letters of the transition log; lua/_prelude.lua writes them.
-LOG_LETTERS = {"C": "CREATING or COMPOSING", "P": "PENDING", "R": "PROCESSING", "S": "SENT", "A": "ACTIVE"}
-LOG_LETTERS |= {"X": "DELETING", "D": "DELETED"}
+# The letters of the transition log, and of the states of a page; lua/_prelude.lua writes them.
+_LETTERS = {"P": "PENDING", "R": "PROCESSING", "X": "DELETING", "D": "DELETED"}
+ROOM_LETTERS = {"C": "CREATING", "A": "ACTIVE", **_LETTERS}
+MESSAGE_LETTERS = {"C": "COMPOSING", "S": "SENT", **_LETTERS}
 
 
 def allowed_before(state: RoomState | MessageState) -> tuple[str, ...]:

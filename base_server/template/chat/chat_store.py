@@ -165,6 +165,6 @@ def _refusal(answer: Sequence[Any]) -> ApiError | None:
             )
         case Answer.FULL:
             refusal = ServiceDown("too much is waiting to be written, try again", retry_after_s=5.0)
-        case code if code not in (Answer.OK, Answer.UNSURE, Answer.LOST, Answer.PARTIAL, Answer.REPEAT):
+        case code if code not in (Answer.OK, Answer.UNSURE, Answer.LOST, Answer.PARTIAL, Answer.REPEAT, Answer.DAMAGED):
             refusal = ServerError(f"unexpected answer {code} of a script")
     return refusal

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 import ujson
+
+from template.chat.chat_states import MESSAGE_LETTERS
 
 _TITLE_CHARS = 60
 
@@ -95,6 +98,17 @@ def wire_message(item: str, state: str) -> str:
         raise ValueError("not an entry of a message list")
     running = "" if _RUNNING in item else ',"is_streaming":false'
     return f'{item[:-1]},"state":"{state}"{running}}}'
+
+
+def wire_messages(items: Iterable[str], letters: str) -> list[str]:
+    """The same of many, with the letters of their states."""
+    return [
+        # Most of a page: a short way that looks at nothing. What is sent runs no more.
+        f'{item[:-1]},"state":"SENT","is_streaming":false}}'
+        if letter == "S"
+        else wire_message(item, MESSAGE_LETTERS[letter])
+        for item, letter in zip(items, letters, strict=True)
+    ]
 
 
 def iso(moment: datetime) -> str:

@@ -1,6 +1,6 @@
 -- Shared by every chat script: answers, clock, states, list entries. Locals only (a global would poison the server).
-local OK, COLD, NOT_FOUND, BUSY, MISMATCH, UNSURE, FULL, LOST, WAIT, REFUSED, PARTIAL, REPEAT =
-  0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11
+local OK, COLD, NOT_FOUND, BUSY, MISMATCH, UNSURE, FULL, LOST, WAIT, REFUSED, PARTIAL, REPEAT, DAMAGED =
+  0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12
 
 local LETTER = {
   COMPOSING = 'C', CREATING = 'C', PENDING = 'P', PROCESSING = 'R',
@@ -68,6 +68,19 @@ local function with_state(old, to, now)
   return to .. '|' .. log .. ',' .. LETTER[to] .. int(now)
 end
 
+-- The letters of the states at `keys`, each one of `valid`; of a missing one what `missing(place)` says.
+local function letters_of(keys, valid, missing)
+  local letters = {}
+  for first = 1, #keys, 1000 do -- a function of Lua takes no more arguments than some thousand
+    local texts = redis.call('MGET', unpack(keys, first, math.min(first + 999, #keys)))
+    for i, text in ipairs(texts) do
+      local letter = LETTER[text and string.match(text, '^%u+')]
+      letters[first + i - 1] = letter and string.find(valid, letter, 1, true) and letter or missing(first + i - 1)
+    end
+  end
+  return table.concat(letters)
+end
+
 local function set_state(key, to, now, ttl_ms)
   local value = with_state(get_text(key), to, now)
   if ttl_ms then
@@ -99,7 +112,7 @@ end
 
 -- A deleted message leaves 'x' and its id in its place.
 local function is_tombstone(item)
-  return string.sub(item, 1, 1) == 'x'
+  return string.byte(item) == 120
 end
 
 -- Of an entry that is damaged: ''.
