@@ -13,6 +13,7 @@ end
 for i, room_card in ipairs(redis.call('MGET', unpack(cards))) do
   if not room_card then
     missing[#missing + 1] = ids[i]
+    redis.call('DEL', cards[i]) -- a key of another type counts as missing
   elseif not string.find(room_card, '^{"room_id":"') or string.byte(room_card, -1) ~= 125 then
     return { DAMAGED }
   else
