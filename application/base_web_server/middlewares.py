@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import random
 import re
 
 from aiohttp import web
@@ -32,7 +32,7 @@ def to_response(answer: Answer) -> web.Response:
 async def request_id_middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Take the client's ``X-Request-ID`` if it is a sane one, else make one; it stands on every log line."""
     given = request.headers.get("X-Request-ID")
-    request_id = given if given and _REQUEST_ID.fullmatch(given) else os.urandom(16).hex()
+    request_id = given if given and _REQUEST_ID.fullmatch(given) else f"{random.getrandbits(128):032x}"
     request[REQUEST_ID] = request_id
     bind_log_context(request_id=request_id)
     return await handler(request)

@@ -8,8 +8,9 @@ nothing of what is stored under them.
 from __future__ import annotations
 
 import itertools
+import os
+import random
 import re
-import secrets
 import string
 import time
 import zlib
@@ -20,6 +21,13 @@ MAX_PARTITIONS = 4096
 
 _CLUSTER_SLOTS = 16384
 _UUID_V7_OR_V8 = re.compile(r"([0-9a-f]{8})-([0-9a-f]{4})-([78])([0-9a-f]{3})-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
+
+
+# Seeded by the system once; asking it for every id costs ten times as much. (An id need not be unguessable: whose it is
+# is looked up.) Not the module's, for a host may seed that.
+_random = random.Random()  # noqa: S311
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_random.seed)
 
 
 class Partitions:
@@ -60,7 +68,7 @@ class Partitions:
         """
         self._check(partition)
         ms = f"{time.time_ns() // 1_000_000:012x}"
-        tail = f"{0x8 << 60 | secrets.randbits(62):016x}"
+        tail = f"{0x8 << 60 | _random.getrandbits(62):016x}"
         return f"{ms[:8]}-{ms[8:]}-8{partition:03x}-{tail[:4]}-{tail[4:]}"
 
     def id_time_ms(self, identifier: str) -> int | None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import jiter
 import ujson
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PrivateAttr, StringConstraints, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
 from template.base.errors import ApiError, ErrorCode, InvalidRequest
 
@@ -98,8 +98,11 @@ class Response(BaseModel):
     """That of the request."""
     error: ErrorBody | None = None
     """Only with an `errorCode` other than 0."""
-    _http_status: int | None = PrivateAttr(default=None)
-    _stored: dict[str, tuple[str, Callable[[], Any]]] | None = PrivateAttr(default=None)
+    # Slots: pydantic's private attributes cost a response more than its fields.
+    __slots__ = ("_http_status", "_stored")
+    if TYPE_CHECKING:
+        _http_status: int | None
+        _stored: dict[str, tuple[str, Callable[[], Any]]] | None
 
     def fail(self, error: ApiError) -> None:
         """Make this the answer of ``error``; other fields that are set already go out with it."""
@@ -130,13 +133,24 @@ class Response(BaseModel):
     if not TYPE_CHECKING:  # for a type checker the fields are there
 
         def __getattr__(self, name: str) -> Any:
-            private = object.__getattribute__(self, "__pydantic_private__")
-            if name in private:  # as pydantic does it, without its detours
-                return private[name]
-            if name in (stored := private["_stored"] or {}):
+            if name in Response.__slots__:  # not set yet
+                return None
+            if name in (stored := self._stored or {}):
                 self.__dict__[name] = value = stored.pop(name)[1]()
                 return value
             return super().__getattr__(name)
+
+        def __copy__(self) -> Response:
+            self._read_stored()
+            made = super().__copy__()
+            made._http_status = self._http_status
+            return made
+
+        def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Response:
+            self._read_stored()
+            made = super().__deepcopy__(memo)
+            made._http_status = self._http_status
+            return made
 
         def model_dump(self, **options: Any) -> dict[str, Any]:
             self._read_stored()

@@ -10,7 +10,7 @@ from service.llm.conversation import ReplyEnd, Sender
 from service.llm.conversation import Turn as SpokenTurn
 from service.llm.llm_errors import AIUnavailable
 from template.base.errors import ApiError, ErrorCode
-from template.chat.chat_text import finish_reason_of, is_running, is_tombstone, spoken_of
+from template.chat.chat_text import RUNNING, TOMBSTONE, finish_reason_of, spoken_of
 from template.chat.chat_turn import Turn
 
 
@@ -21,7 +21,7 @@ class Spoken(Sequence[SpokenTurn]):
 
     def __init__(self, entries: Sequence[str]) -> None:
         self._entries = [
-            text for text in entries if not is_tombstone(text) and not is_running(text) and '"content":"",' not in text
+            text for text in entries if text[:1] != TOMBSTONE and RUNNING not in text and '"content":"",' not in text
         ]
 
     def __len__(self) -> int:

@@ -12,6 +12,11 @@ import ujson
 
 from template.chat.chat_states import MESSAGE_LETTERS
 
+TOMBSTONE = "x"
+"""Begins what a deleted message leaves in the list."""
+RUNNING = '"is_streaming":true,"metadata":'
+"""Stands in a reply that is being written. (In a text the quotes would be escaped.)"""
+
 _TITLE_CHARS = 60
 
 
@@ -46,15 +51,14 @@ def entry(message_id: str, room_id: str, seq: int, at: str, message_tail: str) -
 
 def tombstone(message_id: str) -> str:
     """What a deleted message leaves in the list, so that an entry is found by its seq."""
-    return f"x{message_id}"
+    return TOMBSTONE + message_id
 
 
 def is_tombstone(item: str) -> bool:
-    return item.startswith("x")
+    return item.startswith(TOMBSTONE)
 
 
 _HEAD = re.compile(r'\{"message_id":"([^"]+)","room_id":"[^"]*","seq":(\d+),"timestamp":"([^"]*)",')
-_RUNNING = '"is_streaming":true,"metadata":'
 
 
 class EntryHead(NamedTuple):
@@ -88,15 +92,15 @@ def finish_reason_of(item: str) -> str:
 
 
 def is_running(item: str) -> bool:
-    """Whether it is a reply that is being written. (In a text the quotes would be escaped.)"""
-    return _RUNNING in item
+    """Whether it is a reply that is being written."""
+    return RUNNING in item
 
 
 def wire_message(item: str, state: str) -> str:
     """A stored message as clients get it, not parsed; raises ValueError for what cannot be one."""
     if not (item.startswith('{"message_id":"') and item.endswith("}}")):
         raise ValueError("not an entry of a message list")
-    running = "" if _RUNNING in item else ',"is_streaming":false'
+    running = "" if RUNNING in item else ',"is_streaming":false'
     return f'{item[:-1]},"state":"{state}"{running}}}'
 
 

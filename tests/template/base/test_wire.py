@@ -164,3 +164,15 @@ def test_the_registry_is_the_contract() -> None:
 
 def _all_subclasses(cls: type) -> set[type]:
     return {sub for direct in cls.__subclasses__() for sub in {direct, *_all_subclasses(direct)}}
+
+
+@pytest.mark.parametrize("deep", [False, True])
+def test_a_copy_of_a_response_has_its_stored_fields_and_its_status(deep: bool) -> None:
+    class Told(wire.Response):
+        words: list[str] = []
+
+    told = Told()
+    told.put_stored("words", '["a"]', lambda: ["a"])
+    told.fail(InvalidRequest("too large", http_status=413))
+    copy = told.model_copy(deep=deep)
+    assert (copy.words, copy.http_status) == (["a"], 413)
