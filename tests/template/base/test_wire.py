@@ -169,7 +169,7 @@ def _all_subclasses(cls: type) -> set[type]:
 @pytest.mark.parametrize("deep", [False, True])
 def test_a_copy_of_a_response_has_its_stored_fields_and_its_status(deep: bool) -> None:
     class Told(wire.Response):
-        words: list[str] = []
+        words: list[str] = Field(default_factory=list)
 
     told = Told()
     told.put_stored("words", '["a"]', lambda: ["a"])
