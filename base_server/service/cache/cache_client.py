@@ -8,15 +8,16 @@ from typing import Any, Self
 
 from redis.exceptions import NoScriptError, RedisError
 
-from service.cache.cache_errors import command_error
+from service.cache.cache_errors import CacheCommandError, command_error
 from service.cache.cluster_exchange import ClusterExchange
 from service.cache.exchange import Exchange, effect_of
 from service.cache.keyspace import Keyspace
 from service.cache.partition import Partitions
 from service.cache.pipeline import Command, Effect
+from service.cache.premise import Premise, asking_first, is_refusal
 from service.cache.raw_client import RawClient
 from service.cache.script import Script
-from service.core.errors import OutcomeUnknown, ServiceUnavailable
+from service.core.errors import OutcomeUnknown, PremiseFailed, ServiceUnavailable
 from service.core.tracing import span
 
 
@@ -34,7 +35,7 @@ class CacheClient:
         self._exchange = exchange
         self._keyspace = keyspace
         self._guard = script_guard
-        self._guarded: dict[str, Script] = {}
+        self._variants: dict[tuple[str, bool], Script] = {}
         self._evaluated: set[str] = set()
         self._client = RawClient(exchange)
         """A ``redis.asyncio`` client with ``decode_responses=True``, on full key names, raising redis-py's errors."""
@@ -80,23 +81,36 @@ class CacheClient:
         return await self._run(commands, effect_of(commands)) if commands else []
 
     async def run_script(
-        self, script: Script, keys: Sequence[str], args: Sequence[Any], *, repeatable: bool = True
+        self,
+        script: Script,
+        keys: Sequence[str],
+        args: Sequence[Any],
+        *,
+        repeatable: bool = True,
+        premise: Premise | None = None,
     ) -> Any:
         """Run ``script`` atomically, in one round trip once the server knows it.
 
         ``repeatable``: called again with the same arguments it answers what it answered first
         (it carries its own ids), so it is sent once more when the connection was lost.
+        With a ``premise`` it is not: what held may not hold any more, so that is ``service.core.errors.AnswerLost``;
+        one that does not hold is ``PremiseFailed``.
         """
-        effect = Effect.REPEATABLE if repeatable else Effect.ONCE
-        operands = [len(keys), *keys, *args]
-        if self._guard:
-            script = self._with_guard(script)
+        effect = Effect.REPEATABLE if repeatable and premise is None else Effect.ONCE
+        operands = [len(keys), *keys, *args] if premise is None else premise.operands(keys, args)
+        if self._guard or premise is not None:
+            script = self._variant(script, asks=premise is not None)
         with span("redis script", script=script.name):
-            if script.sha1 in self._evaluated:
-                (answer,) = await self._exchange.run([("EVALSHA", script.sha1, *operands)], effect)
-                if not isinstance(answer, NoScriptError):
-                    return _result([answer], effect)[0]
-            (answer,) = await self._run([("EVAL", script.source, *operands)], effect)
+            try:
+                if script.sha1 in self._evaluated:
+                    (answer,) = await self._exchange.run([("EVALSHA", script.sha1, *operands)], effect)
+                    if not isinstance(answer, NoScriptError):
+                        return _result([answer], effect)[0]
+                (answer,) = await self._run([("EVAL", script.source, *operands)], effect)
+            except CacheCommandError as error:
+                if premise is not None and is_refusal(error.code):
+                    raise PremiseFailed(f"the premise of {script.name} does not hold") from None
+                raise
             self._evaluated.add(script.sha1)
             return answer
 
@@ -175,10 +189,12 @@ class CacheClient:
             script = Script("eval_script", script)
         return await self.run_script(script, [self.key(key) for key in keys], list(args), repeatable=False)
 
-    def _with_guard(self, script: Script) -> Script:
-        if script.sha1 not in self._guarded:
-            self._guarded[script.sha1] = Script(script.name, self._guard + script.source)
-        return self._guarded[script.sha1]
+    def _variant(self, script: Script, *, asks: bool) -> Script:
+        """``script`` with the guard before it and, if it ``asks``, the question for its premise."""
+        if (known := self._variants.get((script.sha1, asks))) is None:
+            asked = asking_first(script) if asks else script
+            known = self._variants[script.sha1, asks] = Script(script.name, self._guard + asked.source)
+        return known
 
     async def _run(self, commands: Sequence[Command], effect: Effect, wait_s: float = 0.0) -> list[Any]:
         return _result(await self._exchange.run(commands, effect, wait_s), effect)

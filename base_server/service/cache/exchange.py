@@ -12,7 +12,7 @@ from typing import Any
 
 from service.cache.pipeline import Call, Command, Effect, Lost, Pipeline, Unanswered
 from service.cache.pool import Pool
-from service.core.errors import OutcomeUnknown, ServiceUnavailable
+from service.core.errors import AnswerLost, OutcomeUnknown, ServiceUnavailable
 from service.core.instruments import Counter, Histogram
 from service.core.tasks import TaskRegistry
 
@@ -104,7 +104,8 @@ def fail(call: Call, failure: ServiceUnavailable) -> None:
     # Whatever happened to a repeat, the first may have been executed.
     sent = call.repeated or isinstance(failure, Lost | Unanswered)
     unknown = sent and call.effect is not Effect.READ
-    error = (OutcomeUnknown if unknown else ServiceUnavailable)("cache", failure.reason)
+    kind = ServiceUnavailable if not unknown else AnswerLost if isinstance(failure, Lost) else OutcomeUnknown
+    error = kind("cache", failure.reason)
     error.__cause__ = failure.__cause__
     FAILED_CALLS.add("unknown" if unknown else "unavailable")
     call.finish(error)

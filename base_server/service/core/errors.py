@@ -24,6 +24,14 @@ class OutcomeUnknown(ServiceUnavailable):
     """The request was sent and its answer did not arrive: it may or may not have been executed."""
 
 
+class AnswerLost(OutcomeUnknown):
+    """The connection broke before the answer came: who asks again may be answered at once."""
+
+
+class PremiseFailed(ServiceError):
+    """What had to hold for a request does not: nothing of it was executed."""
+
+
 class ServiceNotRunning(ServiceError):
     """A documented global name was used before its service was started or after it was stopped."""
 

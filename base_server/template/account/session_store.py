@@ -19,8 +19,13 @@ import ujson
 
 from service.cache.cache_errors import CacheCommandError
 from service.cache.cache_service import CacheService
+from service.cache.premise import Premise
 from template.account.ended_sessions import EndedSessions
 from template.base.session_info import SessionInfo
+from template.base.session_proof import Belief
+
+_MOST_FOUND = 5000
+"""Sessions that are remembered, about a kilobyte each."""
 
 _TOKEN = re.compile(r"([0-9]{2,4})\.[A-Za-z0-9_-]{43}")
 
@@ -33,6 +38,7 @@ class SessionStore:
         self._ended = ended
         self._ttl_s = ttl_s
         self._runs: dict[int, str | None] = {}
+        self._found: dict[str, Belief] = {}
 
     async def create(self, account: SessionInfo) -> str:
         """Store a session of ``account`` (its ``session_key`` is ignored) and return its new token."""
@@ -59,15 +65,14 @@ class SessionStore:
 
         Raises ``ServiceUnavailable`` when Redis, or the database where it must be asked, is away.
         """
+        self._found.pop(token, None)
         shape = _TOKEN.fullmatch(token)
         if shape is None or int(shape[1]) >= self._cache.partitions.count:
             return None
         session_key = _session_key(token)
-        client, key = self._cache.get_client(), self._redis_key(session_key)
+        client, key, epoch_key = self._cache.get_client(), self._redis_key(session_key), self._epoch_key(session_key)
         try:
-            text, epoch = await client.execute_many(
-                [("GETEX", key, "EX", self._ttl_s), ("GET", self._epoch_key(session_key))]
-            )
+            text, epoch = await client.execute_many([("GETEX", key, "EX", self._ttl_s), ("GET", epoch_key)])
         except CacheCommandError:  # a key of another type is no session
             return None
         record = _read(text, session_key)
@@ -78,14 +83,27 @@ class SessionStore:
                 await client.execute("DEL", key)
                 return None
             # XX: a logout meanwhile is not undone.
-            await client.execute("SET", key, ujson.dumps(record | {"epoch": epoch}), "EX", self._ttl_s, "XX")
-        return SessionInfo(
+            text = ujson.dumps(record | {"epoch": epoch})
+            await client.execute("SET", key, text, "EX", self._ttl_s, "XX")
+        session = SessionInfo(
             account_id=str(record["account_id"]),
             account_db_key=int(record["account_db_key"]),
             shard_id=int(record["shard_id"]),
             nickname=str(record["nickname"]),
             session_key=session_key,
         )
+        if epoch is not None:
+            self._remember(token, Belief(session, Premise(key, text, self._ttl_s, epoch_key, epoch)))
+        return session
+
+    def recall(self, token: str) -> Belief | None:
+        """The session of ``token`` as this process found it last, with what must hold for it to go on."""
+        return self._found.get(token)
+
+    def _remember(self, token: str, belief: Belief) -> None:
+        if len(self._found) >= _MOST_FOUND:
+            del self._found[next(iter(self._found))]
+        self._found[token] = belief
 
     async def find_ended(self, tokens: Collection[str]) -> list[str]:
         """Those of ``tokens`` that :meth:`find` knows no more, for sessions that it found before; one round trip.

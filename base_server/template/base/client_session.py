@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from template.base.session_info import SessionInfo
+from template.base.session_proof import SessionProof
 
 
 @dataclass(slots=True)
@@ -13,9 +14,11 @@ class ClientSession:
 
     ``peer`` is the client's address, after trusted proxies; empty when a handler is called directly.
     ``last_event_id`` is what a client that resumes a stream says in the header of that name.
+    ``proof``: the session is believed, and the handler's first script proves it; None: it was looked up.
     """
 
     session: SessionInfo
     request_id: str = ""
     peer: str = ""
     last_event_id: str = ""
+    proof: SessionProof | None = None

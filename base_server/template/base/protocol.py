@@ -41,7 +41,8 @@ class Protocol:
     """``id`` and ``path`` are unique in a server; ``summary`` is one line for the API description.
 
     ``events`` makes it a stream of Server-Sent Events: the events' names with the models of their data. ``response`` is
-    the answer to a request that failed before the first one.
+    the answer to a request that failed before the first one. ``proves_session``: the handler asks for its caller's
+    session in its first script (:class:`template.base.session_proof.SessionProof`) and does nothing before.
     """
 
     id: int
@@ -53,3 +54,4 @@ class Protocol:
     summary: str = ""
     events: Mapping[str, type[BaseModel]] = field(default_factory=dict)
     example: Example | None = None
+    proves_session: bool = False

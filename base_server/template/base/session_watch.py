@@ -11,6 +11,7 @@ from service.core.errors import ServiceError
 from service.core.logger import Logger
 from template.base.errors import SessionMissing
 from template.base.session_info import SessionInfo
+from template.base.session_proof import Belief
 
 _AT_ONCE = 100
 
@@ -29,6 +30,15 @@ class ManySessions(Protocol):
 
     async def find_ended(self, tokens: Collection[str]) -> Collection[str]:
         """Those of ``tokens`` that name no session any more. An outage raises ``ServiceUnavailable``."""
+        ...
+
+
+@runtime_checkable
+class RecallsSessions(Protocol):
+    """A :class:`SessionFinder` that remembers what it found."""
+
+    def recall(self, token: str) -> Belief | None:
+        """The session of ``token`` as it was found last, to be proven; None: it must be looked up."""
         ...
 
 

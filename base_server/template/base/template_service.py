@@ -17,7 +17,8 @@ from template.base.errors import ApiError, InvalidRequest, SessionMissing
 from template.base.event_stream import Events, Outlet, ReaderLeft
 from template.base.protocol import Access, Protocol
 from template.base.session_info import SessionInfo
-from template.base.session_watch import SessionFinder, SessionWatch
+from template.base.session_proof import SessionProof
+from template.base.session_watch import RecallsSessions, SessionFinder, SessionWatch
 
 ANONYMOUS = SessionInfo(account_id="")
 
@@ -70,6 +71,7 @@ class TemplateService:
         recheck_s: float = 1.0,
     ) -> None:
         self._sessions = sessions
+        self._recall = sessions.recall if isinstance(sessions, RecallsSessions) else None
         self._status_for_errors = status_for_errors
         self._observe = observe
         self._watch = SessionWatch(sessions, recheck_s)
@@ -103,11 +105,16 @@ class TemplateService:
             sequence = _readable_sequence(data)
             token = _token(call, data)
             if needs_session:
-                caller.session = await self._find_session(token)
-            request = wire.read_request(protocol.request, call.body)
-            with self._watch.lasting(token) if needs_session else nullcontext():
-                given = await protocol.handler(caller, request)
-                response = await delivery.run(given) if isinstance(given, AsyncGenerator) else given
+                await self._admit(protocol, caller, token)
+            try:
+                request = wire.read_request(protocol.request, call.body)
+                with self._watch.lasting(token) if needs_session else nullcontext():
+                    given = await protocol.handler(caller, request)
+                    await _prove(caller)
+                    response = await delivery.run(given) if isinstance(given, AsyncGenerator) else given
+            except Exception:
+                await _prove(caller)
+                raise
         except Exception as error:
             response = protocol.response()
             response.fail(as_api_error(error))
@@ -130,11 +137,16 @@ class TemplateService:
             self._observe(protocol, answer.error_code, elapsed_s)
         return answer
 
-    async def _find_session(self, token: str) -> SessionInfo:
+    async def _admit(self, protocol: Protocol, caller: ClientSession, token: str) -> None:
+        """Give ``caller`` its session: looked up, or believed where the handler proves it."""
+        if protocol.proves_session and self._recall is not None and (belief := self._recall(token)) is not None:
+            caller.session = belief.session
+            caller.proof = SessionProof(belief.premise, lambda: self._sessions.find(token))
+            return
         session = await self._sessions.find(token) if token else None
         if session is None:
             raise SessionMissing()
-        return session
+        caller.session = session
 
     def _encoded(self, response: wire.Response) -> Answer:
         try:
@@ -151,6 +163,12 @@ class TemplateService:
             headers["WWW-Authenticate"] = "Bearer"
         status = 200 if self._status_for_errors == "ok" else response.http_status
         return Answer(status, body, headers, response.errorCode, response.sequence)
+
+
+async def _prove(caller: ClientSession) -> None:
+    """Whatever the handler found out: who has no session hears nothing of it."""
+    if caller.proof is not None:
+        await caller.proof.look()
 
 
 class _Delivery:

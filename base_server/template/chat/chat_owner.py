@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+from template.base.session_proof import SessionProof
 
 
 @dataclass(frozen=True, slots=True)
 class Owner:
-    """``db_key`` names the account in the shard databases and in Redis records; ``partition`` is that of its keys."""
+    """``db_key`` names the account in the shard databases and in Redis records; ``partition`` is that of its keys.
+
+    ``proof``: that of the session for which a request asks, where its first script has to give it."""
 
     account_id: str
     db_key: int
     shard_id: int
     partition: int
+    proof: SessionProof | None = field(default=None, compare=False, repr=False)

@@ -12,6 +12,8 @@ from typing import Any
 
 from service.cache.cache_client import CacheClient
 from service.cache.cache_errors import CacheCommandError
+from service.cache.premise import Premise
+from service.cache.script import Script
 from service.core.errors import ServiceUnavailable
 from service.core.logger import Logger
 from template.base.errors import (
@@ -70,7 +72,7 @@ class HybridStore:
         """The script's answer once the room and the account are loaded; refusals with one meaning are raised."""
         for _ in range(_MAX_LOADS):
             try:
-                answer: list[Any] = await self._cache.run_script(SCRIPTS[script], keys, args)
+                answer = await self._run_once(SCRIPTS[script], owner, keys, args)
             except CacheCommandError as error:
                 # A key of another type counts as missing.
                 if "WRONGTYPE" not in str(error):
@@ -86,6 +88,15 @@ class HybridStore:
             else:
                 await self._warm(owner, room_id)
         raise ServiceUnavailable("cache", "the record went cold again after every load")
+
+    async def _run_once(self, script: Script, owner: Owner, keys: Sequence[str], args: Sequence[Any]) -> list[Any]:
+        """The script's answer; the first of a request proves the session of who asks."""
+
+        async def run(premise: Premise | None) -> list[Any]:
+            answer: list[Any] = await self._cache.run_script(script, keys, args, premise=premise)
+            return answer
+
+        return await (run(None) if owner.proof is None else owner.proof.run(run))
 
     async def _discard(self, key: str) -> None:
         """A stored value cannot be decoded: it counts as missing, and its record as not whole."""

@@ -81,6 +81,7 @@ class ChatTemplateImpl(BaseTemplate):
                 summary=which.summary,
                 events=events or {},
                 example=EXAMPLES[which],
+                proves_session=which is not ChatProtocol.PERSONAS,
             )
 
         c = ChatProtocol
@@ -293,7 +294,7 @@ class ChatTemplateImpl(BaseTemplate):
         # A shard that was added a moment ago, and has no lanes here yet, is looked for.
         await self._wiring.database.require_shard(shard_id)
         partition = self._parts.keys.account_partition(session.account_id)
-        return Owner(session.account_id, session.account_db_key, shard_id, partition)
+        return Owner(session.account_id, session.account_db_key, shard_id, partition, client_session.proof)
 
     def _persona(self, name: str) -> str:
         try:

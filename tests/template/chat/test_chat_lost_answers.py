@@ -23,11 +23,17 @@ def every_first_answer_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
     once = CacheClient.run_script
 
     async def twice(
-        self: CacheClient, script: Script, keys: Sequence[str], args: Sequence[Any], *, repeatable: bool = True
+        self: CacheClient,
+        script: Script,
+        keys: Sequence[str],
+        args: Sequence[Any],
+        *,
+        repeatable: bool = True,
+        **options: Any,
     ) -> Any:
         if repeatable and script in SCRIPTS.values():
-            await once(self, script, keys, args)
-        return await once(self, script, keys, args, repeatable=repeatable)
+            await once(self, script, keys, args, **options)
+        return await once(self, script, keys, args, repeatable=repeatable, **options)
 
     monkeypatch.setattr(CacheClient, "run_script", twice)
 

@@ -223,16 +223,16 @@ async def test_a_rename_repeated_by_ourselves_does_not_bring_back_the_older_titl
     async with running_world(*backends, app_id, provider) as other:
 
         async def answer_lost(
-            self: CacheClient, script: Script, keys_: Sequence[str], args: Sequence[Any], *, repeatable: bool = True
+            self: CacheClient, script: Script, keys_: Sequence[str], args: Sequence[Any], **options: Any
         ) -> Any:
-            answer = await once(self, script, keys_, args, repeatable=repeatable)
+            answer = await once(self, script, keys_, args, **options)
             if script is SCRIPTS["update_room"] and "older" in args[2] and not lost:
                 lost.append(answer)
                 await rename(other, "newer")
                 if reloaded:
                     await chat.persist()
                     await chat.redis.execute("DEL", keys.room_record(room.room_id), keys.messages(room.room_id))
-                answer = await once(self, script, keys_, args, repeatable=repeatable)
+                answer = await once(self, script, keys_, args, **options)
             return answer
 
         with monkeypatch.context() as patch:

@@ -1,0 +1,63 @@
+"""A script with a premise: asked in the same step, on every server that we run on."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from service.cache.cache_client import CacheClient
+from service.cache.cache_service import CacheService
+from service.cache.premise import Premise
+from service.cache.script import Script
+from service.core.errors import PremiseFailed
+
+# Answers what it was given, so that a premise that stays among KEYS or ARGV shows.
+NOTE = Script("note", "redis.call('SET', KEYS[1], ARGV[1]) return { #KEYS, #ARGV, ARGV[#ARGV] }")
+
+
+@pytest.fixture
+def redis(cache: CacheService) -> CacheClient:
+    return cache.get_client()
+
+
+@pytest.fixture
+async def premise(redis: CacheClient) -> Premise:
+    held = Premise(redis.key("session:a", 0), "alice", 100, redis.key("run:a", 0), "7")
+    await redis.execute("SET", held.key, held.text, "EX", 5)
+    await redis.execute("SET", held.epoch_key, held.epoch)
+    return held
+
+
+async def test_a_script_whose_premise_holds_runs_and_lets_its_key_live_on(redis: CacheClient, premise: Premise) -> None:
+    key = redis.key("note:a", 0)
+    for text in ("first", "again"):
+        before = redis.round_trips
+        assert await redis.run_script(NOTE, [key], [text, "last"], premise=premise) == [1, 2, "last"]
+        assert redis.round_trips - before <= (2 if text == "first" else 1)
+        assert await redis.execute("GET", key) == text
+    assert await redis.execute("TTL", premise.key) > 90
+    assert await redis.run_script(NOTE, [key], ["plain"]) == [1, 1, "plain"]
+
+
+@pytest.mark.parametrize("change", ["gone", "other text", "other type", "other run", "no run"])
+async def test_a_script_whose_premise_does_not_hold_does_nothing(
+    redis: CacheClient, premise: Premise, change: str
+) -> None:
+    match change:
+        case "gone":
+            await redis.execute("DEL", premise.key)
+        case "other text":
+            premise = replace(premise, text="bob")
+        case "other type":
+            await redis.execute("DEL", premise.key)
+            await redis.execute("RPUSH", premise.key, "alice")
+        case "other run":
+            await redis.execute("SET", premise.epoch_key, "8")
+        case _:
+            await redis.execute("DEL", premise.epoch_key)
+    key = redis.key("note:a", 0)
+    for _ in range(2):  # sent whole, and by its name
+        with pytest.raises(PremiseFailed):
+            await redis.run_script(NOTE, [key], ["x"], premise=premise)
+    assert await redis.execute("EXISTS", key) == 0
