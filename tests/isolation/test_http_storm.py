@@ -32,6 +32,7 @@ from tests.chat_world import PERSONA
 from tests.isolation.delay_proxy import DelayProxy
 from tests.isolation.door import Account, Door, running_door
 from tests.isolation.storm import Caller, new_nonce, storm
+from tests.open_files import open_files
 from tests.openai_stub import OpenAIStub
 from tests.waiting import until
 
@@ -122,10 +123,6 @@ async def _forget_now_and_then(door: Door, accounts: list[Account], room_ids: li
         lost = [keys.room_record(room_id), keys.account_record(account.account_id)]
         await redis.run_script(_EXPIRE, lost, [])
         await asyncio.sleep(0.02)
-
-
-def open_files() -> int:
-    return len(list(Path("/proc/self/fd").iterdir()))
 
 
 async def test_nobody_reads_anothers_text_and_nothing_stays_behind(

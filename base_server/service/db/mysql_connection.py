@@ -57,13 +57,14 @@ class MySqlConnection:
 
         ``statement_s`` bounds each statement on the server (MariaDB; MySQL has that for SELECT only).
         """
-        raw = await aiomysql.connect(
+        raw = aiomysql.Connection(
             host=target.host, port=target.port, user=target.user, password=target.password, db=target.database,
             charset="utf8mb4", autocommit=True, ssl=target.tls, conv=_DECODERS, cursorclass=_QuietCursor,
             init_command=f"{_SESSION}, innodb_lock_wait_timeout = {lock_wait_s}",
         )  # fmt: skip
         connection = cls(raw, 0)
         try:
+            await raw._connect()  # and not aiomysql.connect: cancelled, that leaves its socket open
             if statement_s is not None:
                 await connection.run(
                     f"SET max_statement_time = {statement_s}"
@@ -119,8 +120,10 @@ class MySqlConnection:
 
     async def say_goodbye(self) -> None:
         """Close an idle connection so that the server does not count it as aborted."""
+        writer = self._raw._writer
         try:
             async with asyncio.timeout(1):
                 await self._raw.ensure_closed()
+                await writer.wait_closed()  # over TLS the server's own goodbye comes first
         except (OSError, TimeoutError):
-            self.discard()
+            writer.transport.abort()

@@ -17,6 +17,7 @@ from service.db.databases import apply_all
 from service.db.mysql_database import MySqlDatabase
 from tests.backends_mariadb import DatabaseBackend, MariaDbServer, mariadb_settings, running_database
 from tests.database_rows import SHARD, Room, new_id
+from tests.open_files import open_files
 from tests.waiting import until
 
 TIMEOUT_S = 1.0
@@ -135,6 +136,18 @@ async def test_a_paused_server_costs_the_deadline_and_nothing_else(
     assert pool(database).in_use == 0
     await asyncio.gather(*(room.save(seq) for seq in range(1, 20)))
     assert (await room.get())["message_count"] == 19
+
+
+async def test_what_could_not_be_opened_in_time_is_closed(database: DatabaseService, server: MariaDbServer) -> None:
+    server.pause()
+    try:
+        before = open_files()
+        errors = await asyncio.gather(*(Room(database).window() for _ in range(4)), return_exceptions=True)
+        assert all("does not answer" in str(error) for error in errors), errors
+        # Here an error's traceback still holds what was begun: nothing was closed by the garbage collector.
+        await until(lambda: open_files() == before)
+    finally:
+        server.resume()
 
 
 async def test_a_restart_is_an_outage_and_then_over(database: DatabaseService, server: MariaDbServer) -> None:

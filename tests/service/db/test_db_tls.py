@@ -19,6 +19,8 @@ from service.core.errors import ServiceUnavailable, StartError
 from service.db.databases import Databases, ShardPlace
 from service.db.db_settings import DatabaseSettings
 from tests.backends_mariadb import SCRIPTS_DIR, MariaDbServer, PreparedMariaDb
+from tests.open_files import open_files
+from tests.waiting import until
 
 
 def make_certificate(folder: Path, host: str) -> Path:
@@ -78,6 +80,14 @@ async def test_with_the_servers_certificate_the_connection_is_encrypted(
     await ping(settings, tls=True, tls_ca_file=str(certificates["127.0.0.1"]))
 
 
+async def test_a_pool_is_closed_when_its_servers_goodbye_has_come(
+    settings: DatabaseSettings, certificates: dict[str, Path]
+) -> None:
+    before = open_files()
+    await ping(settings, tls=True, tls_ca_file=str(certificates["127.0.0.1"]))
+    assert open_files() == before
+
+
 async def test_without_encryption_a_guarded_user_does_not_get_in(settings: DatabaseSettings) -> None:
     with pytest.raises(ServiceUnavailable, match="1045"):
         await ping(settings)
@@ -87,8 +97,11 @@ async def test_without_encryption_a_guarded_user_does_not_get_in(settings: Datab
 async def test_a_server_that_nobody_trusted_vouches_for_is_not_spoken_to(
     settings: DatabaseSettings, certificates: dict[str, Path], trusted: str | None
 ) -> None:
-    with pytest.raises(ServiceUnavailable, match="CERTIFICATE_VERIFY_FAILED"):
-        await ping(settings, tls=True, tls_ca_file=trusted and str(certificates[trusted]))
+    before = open_files()
+    for _ in range(5):
+        with pytest.raises(ServiceUnavailable, match="CERTIFICATE_VERIFY_FAILED"):
+            await ping(settings, tls=True, tls_ca_file=trusted and str(certificates[trusted]))
+    await until(lambda: open_files() == before)
 
 
 async def test_a_certificate_of_another_name_is_refused(
