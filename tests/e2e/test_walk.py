@@ -43,25 +43,25 @@ async def test_a_whole_life_and_what_it_leaves_behind(deployment: Deployment) ->
         assert (await player.post("/api/chat/rooms"))["errorCode"] == 10000
 
     shard_id = _shard_of(deployment, account_id)
-    messages = deployment.shard_rows(
-        shard_id,
-        f"SELECT seq, content, sender_type, deleted FROM chat_messages WHERE room_id = '{room_id}' ORDER BY seq",
-    )
-    assert [(row["seq"], row["content"], row["deleted"]) for row in messages[:2]] == [
-        (1, TEXT, 0),
-        (2, sent["message"]["content"], 0),
-    ]
-    assert [(row["seq"], row["deleted"]) for row in messages[2:]] == [(3, 1), (4, 0)]
+    doomed_id = doomed["room_id"]
 
-    def rooms_are_written() -> bool:
+    def written() -> tuple[dict[str, tuple[Any, ...]], list[tuple[Any, ...]]]:
         rooms = deployment.shard_rows(shard_id, "SELECT room_id, title, message_count, deleted FROM chat_rooms")
-        return {row["room_id"]: (row["title"], row["message_count"], row["deleted"]) for row in rooms} == {
-            room_id: ("새 이름 ✨", 3, 0),
-            doomed["room_id"]: ("New chat", 0, 1),
-        }
+        messages = deployment.shard_rows(
+            shard_id, "SELECT room_id, seq, content, sender_type, deleted FROM chat_messages ORDER BY seq"
+        )
+        return {room.pop("room_id"): tuple(room.values()) for room in rooms}, [tuple(row.values()) for row in messages]
 
-    # The doomed room's events may come in a batch after that of the messages.
-    await until(rooms_are_written)
+    expected = (
+        {room_id: ("새 이름 ✨", 3, 0), doomed_id: ("New chat", 0, 1)},
+        [
+            (room_id, 1, TEXT, "USER", 0),
+            (room_id, 2, sent["message"]["content"], "AI", 0),
+            (room_id, 3, "to be deleted", "USER", 1),
+            (room_id, 4, second["message"]["content"], "AI", 0),
+        ],
+    )
+    await until(lambda: written() == expected, what=f"{expected} in the database")
     other = deployment.shard_rows(3 - shard_id, "SELECT room_id FROM chat_rooms")
     assert other == []
 
