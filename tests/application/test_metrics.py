@@ -73,7 +73,8 @@ async def test_a_life_with_known_numbers(tmp_path: Path) -> None:
     assert numbers.sum("requests_total", protocol="6011", error_code="0") == 3
     assert numbers.sum("chat_repeated_sends_total") == 2
     assert numbers.sum("chat_replies_total", finish_reason="stop") == 1
-    # One reply, of the demo: a token a word.
+    # One reply, of the demo, that nobody read along: a token a word.
+    assert numbers.sum("chat_first_text_seconds_count") == 1
     assert numbers.sum("ai_calls_total", persona="DEMO") == 1
     assert numbers.sum("ai_replies_total", persona="DEMO", outcome="stop") == 1
     assert numbers.sum("ai_first_token_seconds_count", persona="DEMO") == 1

@@ -92,6 +92,8 @@ class Draft:
         self._asked = start
 
     def add(self, chunk: ReplyChunk) -> None:
+        if not self._pieces:
+            FIRST_TEXT_SECONDS.observe(time.monotonic() - self._accepted_s)
         self._completion_tokens += chunk.tokens
         self._pieces.append(chunk.text)
         self._unsent.append(chunk.text)
@@ -152,8 +154,6 @@ class Draft:
             self._renewed_at = now
             self._watched = self._watched or watched
             if text:
-                if self._watched and self._text_at == float("-inf"):
-                    FIRST_TEXT_SECONDS.observe(time.monotonic() - self._accepted_s)
                 self._text_at = now
                 self._on_stored()
         finally:

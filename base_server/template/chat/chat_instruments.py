@@ -15,7 +15,7 @@ REPLIES = Counter(
 )
 FIRST_TEXT_SECONDS = Histogram(
     "chat_first_text_seconds",
-    "From accepting a question to the first text for those who read along, the wait for its turn included.",
+    "From accepting a question to the first text of its reply, the wait for its turn included.",
 )
 STOPS = Counter("chat_stops", "Replies ended by a stop.")
 RESUMES = Counter("chat_resumes", "Readers that came back to a reply.")
