@@ -1,7 +1,7 @@
 """What the worker processes of one server say of themselves: a folder of small files, one for each process.
 
 Any worker answers for all: it reads the board. Nobody is asked, so a worker that hangs delays no answer; it is seen
-by its silence.
+by its silence. A worker that cannot write, on a disk that is full, is not silent: its file's time goes on.
 """
 
 from __future__ import annotations
@@ -10,11 +10,13 @@ import json
 import os
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from application.base_web_server.readiness import Phase, Readiness
+from service.core.logger import Logger
 from template.base.readiness import Health, ReadinessCheck
 
 POST_INTERVAL_S = 1.0
@@ -38,19 +40,27 @@ class WorkerBoard:
     def __init__(self, folder: Path, count: int) -> None:
         self._folder = folder
         self._count = count
+        self._takes = True
 
     def post(self, worker: int, readiness: Readiness) -> None:
-        """Say it for this process, in place of what it said before."""
+        """Say it for this process, in place of what it said before; where the board takes nothing, that stands."""
         file = self._file(worker, os.getpid())
         content = {
-            # Of the machine, not of the process: comparable between them.
-            "monotonic_s": time.monotonic(),
             "phase": readiness.phase,
             "checks": [[check.name, check.health, check.reason] for check in readiness.checks],
         }
         draft = file.with_suffix(".new")
-        draft.write_text(json.dumps(content), encoding="utf-8")
-        draft.replace(file)
+        try:
+            draft.write_text(json.dumps(content), encoding="utf-8")
+            _stamp(draft)
+            draft.replace(file)
+            self._takes = True
+        except OSError as error:
+            if self._takes:
+                Logger.error("worker board takes nothing", folder=str(self._folder), reason=str(error))
+            self._takes = False
+            with suppress(OSError):
+                _stamp(file)
 
     def remove(self, worker: int, pid: int) -> None:
         """A process that has ended says nothing any more."""
@@ -63,11 +73,12 @@ class WorkerBoard:
             worker, pid = file.stem.split("-")
             try:
                 content = json.loads(file.read_text(encoding="utf-8"))
+                age_s = time.monotonic() - file.stat().st_mtime
             except FileNotFoundError:  # removed meanwhile
                 continue
             checks = [ReadinessCheck(name, Health(health), reason) for name, health, reason in content["checks"]]
             readiness = Readiness(Phase(content["phase"]), checks)
-            found.append(Posting(int(worker), int(pid), time.monotonic() - content["monotonic_s"], readiness))
+            found.append(Posting(int(worker), int(pid), age_s, readiness))
         return found
 
     def processes(self) -> dict[int, int]:
@@ -118,6 +129,11 @@ class WorkerBoard:
 
     def _file(self, worker: int, pid: int) -> Path:
         return self._folder / f"{worker}-{pid}.json"
+
+
+def _stamp(file: Path) -> None:
+    """Its time is the machine's monotonic clock: comparable between processes, and nobody sets it."""
+    os.utime(file, (time.time(), time.monotonic()))
 
 
 def _merged(checks: Sequence[ReadinessCheck]) -> list[ReadinessCheck]:

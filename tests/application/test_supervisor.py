@@ -196,11 +196,12 @@ async def test_a_worker_whose_board_is_silent_is_killed(
     monkeypatch.setattr(supervisor_module, "_LOOK_INTERVAL_S", 0.02)
     async with bench.running():
         hanging = bench.processes[0]
-        silent = {"monotonic_s": time.monotonic() - 100, "phase": "ready", "checks": []}
-        (tmp_path / f"1-{hanging.pid}.json").write_text(json.dumps(silent))
+        silent = tmp_path / f"1-{hanging.pid}.json"
+        silent.write_text(json.dumps({"phase": "ready", "checks": []}))
+        os.utime(silent, (0, time.monotonic() - 100))
         await until(ended(hanging))
         await until(lambda: bench.events[3:] == ["renew 1", "launch 1"])
-        assert not (tmp_path / f"1-{hanging.pid}.json").exists(), "who ended says nothing any more"
+        assert not silent.exists(), "who ended says nothing any more"
         assert not ended(*bench.processes[1:3])()
 
 

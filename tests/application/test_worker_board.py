@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
+import structlog
 
-from application.base_web_server.readiness import Phase
+from application.base_web_server.readiness import Phase, Readiness
 from application.base_web_server.worker_board import SILENT_S, WorkerBoard
 from template.base.readiness import Health
 
@@ -24,8 +26,9 @@ def board(tmp_path: Path) -> WorkerBoard:
 
 
 def post(folder: Path, worker: int, pid: int, phase: Phase, *checks: Any, age_s: float = 0.0) -> None:
-    content = {"monotonic_s": time.monotonic() - age_s, "phase": phase, "checks": checks}
-    (folder / f"{worker}-{pid}.json").write_text(json.dumps(content))
+    file = folder / f"{worker}-{pid}.json"
+    file.write_text(json.dumps({"phase": phase, "checks": checks}))
+    os.utime(file, (0, time.monotonic() - age_s))
 
 
 def said(board: WorkerBoard) -> tuple[bool, str, list[str], list[str]]:
@@ -69,6 +72,30 @@ def test_a_silent_worker_has_failed(board: WorkerBoard, tmp_path: Path) -> None:
     post(tmp_path, 2, 22, Phase.READY, OK, age_s=SILENT_S + 1)
     assert said(board) == (False, "not ready", [], ["workers"])
     assert "worker 2 is silent for 11 s" in str(board.report(verbose=True))
+
+
+def test_a_worker_that_cannot_write_is_not_silent(board: WorkerBoard, tmp_path: Path) -> None:
+    post(tmp_path, 1, 11, Phase.READY, OK)
+    board.post(2, Readiness(Phase.READY, ()))
+    (mine,) = (posting for posting in board.postings() if posting.worker == 2)
+    assert -0.1 < mine.age_s < SILENT_S
+    (tmp_path / f"2-{os.getpid()}.new").mkdir()  # as on a full disk: nothing new can be written, what is there stays
+    os.utime(tmp_path / f"2-{os.getpid()}.json", (0, time.monotonic() - SILENT_S - 1))
+    assert said(board) == (False, "not ready", [], ["workers"])
+    with structlog.testing.capture_logs() as logs:
+        board.post(2, Readiness(Phase.DRAINING, ()))
+        board.post(2, Readiness(Phase.DRAINING, ()))
+    assert [entry["event"] for entry in logs] == ["worker board takes nothing"], "said once"
+    assert said(board) == (True, "ready", [], [])
+    (still,) = (posting for posting in board.postings() if posting.worker == 2)
+    assert still.readiness == mine.readiness
+
+
+def test_a_worker_that_never_could_write_is_not_up(board: WorkerBoard, tmp_path: Path) -> None:
+    post(tmp_path, 1, 11, Phase.READY, OK)
+    (tmp_path / f"2-{os.getpid()}.new").mkdir()
+    board.post(2, Readiness(Phase.READY, ()))
+    assert said(board) == (True, "ready", ["workers"], [])
 
 
 def test_who_is_being_replaced_does_not_speak_for_its_worker(board: WorkerBoard, tmp_path: Path) -> None:
