@@ -61,9 +61,11 @@ def test_axe_finds_nothing(player: Player, provider: Provider, visit: Visit, the
     expect(page.get_by_text("stop me")).to_be_visible()
     send(page, "and one that waits")
     expect(page.get_by_text("Waits for the reply before it")).to_be_visible()
+    page.locator("#composer").fill("and one that does not wait")
+    expect(page.get_by_role("button", name="Stop the reply and send now")).to_be_visible()
     assert violations(page) == [], "a conversation"
 
-    page.get_by_role("button", name="Stop the reply").click()
+    page.get_by_role("button", name="Stop the reply", exact=True).click()
     expect(page.locator(".outcome")).to_be_visible()
     refusal = {"errorCode": 1001, "error": {"code": "MESSAGE_NOT_SENT", "message": "no", "retryable": False}}
     page.route("**/api/chat/message/stream", lambda route: route.fulfill(status=503, json=refusal))

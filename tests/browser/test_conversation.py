@@ -193,6 +193,34 @@ def test_a_message_that_fails_is_sent_again_as_the_same(player: Player, visit: V
     expect(page.locator(".unsent")).to_have_count(0)
 
 
+def test_a_message_that_does_not_wait_stops_the_reply(player: Player, provider: Provider, visit: Visit) -> None:
+    room_id = player.create_room("No time", "GPT4O")
+    visitor = visit(player=player)
+    page = visitor.open(f"/#room={room_id}")
+    at_once = page.get_by_role("button", name="Stop the reply and send now")
+    provider.will_say(words("goes on and on", hang=True), words("so does this", hang=True))
+    send(page, "Tell me all")
+    expect(page.locator(".theirs .prose")).to_have_text("goes on and on")
+    expect(at_once).to_be_hidden()
+    page.locator("#composer").fill("Never mind")
+    at_once.click()
+    expect(page.locator(".theirs .prose").nth(1)).to_have_text("so does this")
+    expect(page.get_by_text("Ctrl+Enter stops it and sends now")).to_be_visible()
+    page.locator("#composer").fill("The short of it")
+    page.locator("#composer").press("Control+Enter")
+    wait_until_answered(page, 3)
+    expect(page.locator(".outcome")).to_have_text(["Stopped. What was said so far is kept."] * 2)
+    # Where nothing is to be stopped it is an ordinary send.
+    page.locator("#composer").fill("Thanks")
+    page.locator("#composer").press("Control+Enter")
+    wait_until_answered(page, 4)
+    asked = ["Tell me all", "Never mind", "The short of it", "Thanks"]
+    said = ["goes on and on", "so does this", "stub: The short of it", "stub: Thanks"]
+    assert all_texts(page) == [text for pair in zip(asked, said, strict=True) for text in pair]
+    sent = visitor.requests_to("/api/chat/message/stream")
+    assert [body["on_busy"] for body in sent] == ["queue", "interrupt", "interrupt", "interrupt"]
+
+
 def test_what_is_written_is_kept_until_it_is_sent(player: Player, visit: Visit) -> None:
     room_id = player.create_room("Draft")
     page = visit(player=player).open(f"/#room={room_id}")

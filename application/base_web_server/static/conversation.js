@@ -89,8 +89,11 @@ export async function loadOlder() {
   }
 }
 
-/** Send into the open room, or into a new one. False when no room could be made: the text is still the reader's. */
-export async function say(content) {
+/**
+ * Send into the open room, or into a new one; a reply that runs there is waited for ("queue") or stopped ("interrupt").
+ * False when no room could be made: the text is still the reader's.
+ */
+export async function say(content, onBusy = "queue") {
   let roomId = openRoomId();
   if (!roomId) {
     roomId = await createRoom(state.newChat.persona);
@@ -99,7 +102,7 @@ export async function say(content) {
     goTo({ kind: "room", roomId });
   }
   state.isAtEnd = true;
-  sendMessage(roomId, content);
+  sendMessage(roomId, content, onBusy);
   return true;
 }
 

@@ -33,10 +33,11 @@ export function resumeOutbox() {
   for (const roomId of new Set(state.outbox.map((entry) => entry.roomId))) void deliver(roomId);
 }
 
-export function sendMessage(roomId, content) {
-  const entry = { id: uuid7(), roomId, content, at: new Date().toISOString(), status: "sending", error: null };
+export function sendMessage(roomId, content, onBusy) {
+  const message = { id: uuid7(), roomId, content, onBusy, at: new Date().toISOString() };
+  const entry = { ...message, status: "sending", error: null };
   state.outbox.push(entry);
-  writeStored(keyOf(entry), { id: entry.id, roomId, content, at: entry.at });
+  writeStored(keyOf(entry), message);
   changed();
   void deliver(roomId);
 }
@@ -94,7 +95,8 @@ async function deliverOne(entry, isWanted) {
 
 async function sendOnce(entry) {
   const abort = new AbortController();
-  const fields = { room_id: entry.roomId, content: entry.content, client_message_id: entry.id };
+  const { id, roomId, content, onBusy } = entry;
+  const fields = { room_id: roomId, content, on_busy: onBusy, client_message_id: id };
   const events = stream("api/chat/message/stream", fields, abort.signal);
   const { value: first, done } = await events.next();
   if (done || first.type !== "message.accepted") throw new Unreachable("the stream did not begin");

@@ -85,6 +85,8 @@ export default {
   "compose.placeholder": "Write a message",
   "compose.send": "Send",
   "compose.stop": "Stop the reply",
+  "compose.interrupt": "Stop the reply and send now",
+  "compose.hint.running": "Enter sends after this reply, {command}+Enter stops it and sends now",
   "compose.hint": "Enter sends, Shift+Enter makes a new line",
   "compose.tooLong": "{over} characters too long. Shorten it, or send it in parts.",
 
@@ -116,7 +118,7 @@ export default {
   "error.1003": "This page and the server do not fit together. Reload the page.",
   "error.1004": "This chat does not exist any more. Start a new one.",
   "error.1005": "This message does not exist any more.",
-  "error.1006": "A reply is still running here. Wait for its end, or stop it.",
+  "error.1006": "Too many messages wait for a reply here. Wait a moment, or stop the reply.",
   "error.1007": "This message was sent before with another text. Discard it and write it anew.",
   "error.1008": "That is not possible any more, because it is being deleted or has ended.",
   "error.1010": "That was too fast. Try again in {seconds} s.",

@@ -85,6 +85,8 @@ export default {
   "compose.placeholder": "메시지를 입력하세요",
   "compose.send": "보내기",
   "compose.stop": "답변 멈추기",
+  "compose.interrupt": "답변을 멈추고 바로 보내기",
+  "compose.hint.running": "Enter는 답변이 끝난 뒤에, {command}+Enter는 답변을 멈추고 바로 보냅니다",
   "compose.hint": "Enter로 보내고 Shift+Enter로 줄을 바꿉니다",
   "compose.tooLong": "{over}자 넘었습니다. 줄이거나 나누어 보내세요.",
 
@@ -116,7 +118,7 @@ export default {
   "error.1003": "페이지와 서버가 서로 맞지 않습니다. 페이지를 새로 고치세요.",
   "error.1004": "더 이상 없는 채팅입니다. 새 채팅을 시작하세요.",
   "error.1005": "더 이상 없는 메시지입니다.",
-  "error.1006": "아직 답변하는 중입니다. 끝나기를 기다리거나 멈추세요.",
+  "error.1006": "답변을 기다리는 메시지가 너무 많습니다. 잠시 기다리거나 답변을 멈추세요.",
   "error.1007": "같은 메시지가 다른 내용으로 이미 전송되었습니다. 버리고 새로 쓰세요.",
   "error.1008": "삭제 중이거나 이미 끝나서 더 이상 할 수 없습니다.",
   "error.1010": "너무 빨리 요청했습니다. {seconds}초 뒤에 다시 시도하세요.",

@@ -10,6 +10,7 @@ import { runningReply } from "../thread.js";
 import { icons } from "./icons.js";
 
 const LONGEST = 16_000;
+const COMMAND = navigator.platform.startsWith("Mac") ? "⌘" : "Ctrl";
 const touches = matchMedia("(pointer: coarse)");
 
 export function composerView() {
@@ -43,6 +44,22 @@ export function composerView() {
               `
             : nothing
         }
+        ${
+          running && draft().trim()
+            ? html`
+                <button
+                  type="button"
+                  class="square round"
+                  aria-label=${t("compose.interrupt")}
+                  title=${`${t("compose.interrupt")} (${COMMAND}+Enter)`}
+                  ?disabled=${over > 0}
+                  @click=${() => send("interrupt")}
+                >
+                  ${icons.interrupt}
+                </button>
+              `
+            : nothing
+        }
         <button
           class="primary square round"
           aria-label=${t("compose.send")}
@@ -56,7 +73,9 @@ export function composerView() {
         ${
           over > 0
             ? html`<span class="problem">${t("compose.tooLong", { over })}</span>`
-            : html`<span class="keys">${t("compose.hint")}</span>`
+            : html`<span class="keys"
+                >${running ? t("compose.hint.running", { command: COMMAND }) : t("compose.hint")}</span
+              >`
         }
       </p>
     </form>
@@ -85,16 +104,20 @@ function key(event) {
   if (event.key !== "Enter" || event.shiftKey || event.isComposing || event.keyCode === 229) return;
   if (touches.matches) return;
   event.preventDefault();
-  event.currentTarget.form.requestSubmit();
+  void send(event.ctrlKey || event.metaKey ? "interrupt" : "queue");
 }
 
-async function submit(event) {
+function submit(event) {
   event.preventDefault();
+  void send("queue");
+}
+
+async function send(onBusy) {
   const content = draft();
   if (!content.trim() || [...content].length > LONGEST || state.newChat.isBusy) return;
   const from = draftKey();
   // A new room may fail to be made: then the text is still here.
-  if (await say(content)) removeStored(from);
+  if (await say(content, onBusy)) removeStored(from);
   await changed();
   focusComposer();
 }

@@ -8,6 +8,7 @@ export const icons = {
   back: draw("M15 5l-7 7 7 7"),
   plus: draw("M12 5v14M5 12h14"),
   send: draw("M12 19V5M6 11l6-6 6 6"),
+  interrupt: draw("M12 20V9M6 15l6-6 6 6M6 4h12"),
   stop: draw("M7 7h10v10H7z"),
   copy: draw("M9 9h10v11H9zM5 15V4h10"),
   trash: draw("M4 7h16M9 7V4h6v3M6 7l1 13h10l1-13M10 11v5M14 11v5"),
