@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Iterator
 
@@ -9,12 +10,15 @@ from application.base_web_server.config import ServerSettings
 from application.manage.finding import Finding, Level
 from application.manage.operating import Operating, operating
 from service.cache.cache_client import CacheClient
+from service.cache.cache_errors import CacheCommandError
 from service.core.errors import ServiceError, StartError
 from service.db.databases import DatabaseReport, Databases, report_all
 from service.db.durability import judge
 from service.service_container import SCRIPTS_FOLDER
+from template.chat.chat_keys import NEWS
 
 _CLOCK_NOTE_S, _CLOCK_BAD_S = 1.0, 30.0
+_SIGNAL_S = 5.0
 _OLDEST_REDIS = (6, 2)
 _OLDEST_MYSQL = {"MySQL": (8, 0), "MariaDB": (10, 11)}
 
@@ -72,6 +76,7 @@ async def check_redis(settings: ServerSettings) -> list[Finding]:
                 findings.append(_clock(f"redis {node}".strip(), int(seconds) + int(micros) / 1e6 - asked_s))
             findings.extend(await _memory(client))
             findings.append(await _epochs(tools))
+            findings.append(await _signals(tools, settings.cacheConfig.username or "default"))
             findings += await _queues(tools)
             return findings
     except (StartError, ServiceError) as error:
@@ -113,6 +118,21 @@ async def _epochs(tools: Operating) -> Finding:
         return Finding("partitions", Level.BAD, f"{wrong} of {len(epochs)} are of another Redis run", mend)
     highest = max(epoch for epoch, _ in epochs)
     return Finding("partitions", Level.GOOD, f"{len(epochs)}, all of this Redis run, highest epoch {highest}")
+
+
+async def _signals(tools: Operating, user: str) -> Finding:
+    """A Redis user needs rights to channels too: a signal is sent to ourselves. (It means nothing to the servers.)"""
+    heard = asyncio.Event()
+    try:
+        listens = await tools.cache.subscribe(NEWS, lambda channel, text: heard.set())
+        await tools.cache.get_client().publish(NEWS, "doctor", partition=0)
+        async with asyncio.timeout(_SIGNAL_S if listens else 0):
+            await heard.wait()
+    except (CacheCommandError, TimeoutError):
+        text = "signals between processes do not arrive: streams read in another process than their reply's lag behind"
+        mend = f"give its user the channels: ACL SETUSER {user} '&{tools.cache.channels(NEWS)}', then ACL SAVE"
+        return Finding("signals", Level.DOUBTFUL, text, mend)
+    return Finding("signals", Level.GOOD, "one sent to itself arrives")
 
 
 async def _queues(tools: Operating) -> list[Finding]:

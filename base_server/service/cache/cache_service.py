@@ -102,6 +102,10 @@ class CacheService(Facade):
         """
         return await self._running(self._signals).subscribe(pattern, handler, self._settings.timeout_s, on_begun)
 
+    def channels(self, pattern: str) -> str:
+        """What a Redis user must be allowed (``ACL SETUSER name &…``) for :meth:`subscribe` and publishing to it."""
+        return self._keyspace.pattern(pattern)
+
     def server_facts(self) -> dict[str, str]:
         """version, appendonly, appendfsync, maxmemory_policy, replicas as read last; run_id of the last connection.
         Of a cluster the worst of all masters, with ``masters`` (how many) instead of run_id."""

@@ -24,8 +24,8 @@ Handler = Callable[[str, str], None]
 
 _QUIET_S = 5.0
 """After so long without a signal the connection is asked whether it lives; after twice as long it is given up."""
-_PAUSE_S = 0.2
-"""Between two attempts to connect."""
+_PAUSE_S, _LONGEST_PAUSE_S = 0.2, 2.0
+"""Between two attempts to connect: the first, doubled each time up to the longest."""
 
 
 class Signals:
@@ -40,6 +40,7 @@ class Signals:
         self._begun: dict[str, list[Callable[[], None]]] = {}
         self._heard: dict[str, asyncio.Event] = {}
         self._pubsub: PubSub | None = None
+        self._pause_s = _PAUSE_S
 
     async def subscribe(
         self, pattern: str, handler: Handler, timeout_s: float, on_begun: Callable[[], None] | None = None
@@ -71,8 +72,10 @@ class Signals:
             try:
                 await self._listen()
             except (RedisError, OSError) as error:
-                Logger.warn("cache signals interrupted", reason=str(error))
-            await asyncio.sleep(_PAUSE_S)
+                if self._pause_s == _PAUSE_S:  # the first failure since it last listened
+                    Logger.warn("cache signals interrupted", reason=str(error))
+            await asyncio.sleep(self._pause_s)
+            self._pause_s = min(2 * self._pause_s, _LONGEST_PAUSE_S)
 
     async def _listen(self) -> None:
         pool = self._make_pool()
@@ -88,6 +91,7 @@ class Signals:
                 if message is None:
                     await pubsub.ping()
                 elif message["type"] == "psubscribe":
+                    self._pause_s = _PAUSE_S
                     self._heard[message["channel"]].set()
                     for begun in self._begun.get(message["channel"], ()):
                         begun()

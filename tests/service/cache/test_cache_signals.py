@@ -5,7 +5,10 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+import structlog
+from pydantic import SecretStr
 
+from service.cache.cache_errors import CacheCommandError
 from service.cache.cache_service import CacheService
 from service.cache.script import Script
 from service.core.errors import ServiceNotRunning
@@ -82,6 +85,35 @@ async def test_after_a_restart_of_the_server_signals_are_heard_again(private_ser
 
         await until(both_arrive)
         assert len(begun) == 2, "whoever may have missed something is told"
+
+
+async def test_a_user_without_rights_to_channels_is_told_once_and_tried_seldom(
+    redis_server: RedisServer, app_id: str
+) -> None:
+    settings = redis_server.settings(timeout_s=0.2)
+    heard: list[str] = []
+    async with running_cache(settings, app_id) as owner:
+        await owner.get_client().execute("ACL", "SETUSER", app_id, "on", ">of the test", "~*", "+@all", "resetchannels")
+        user = settings.model_copy(update={"username": app_id, "password": SecretStr("of the test")})
+        async with running_cache(user, app_id) as service:
+            with structlog.testing.capture_logs() as logs:
+                assert not await service.subscribe("stop:*", lambda channel, text: heard.append(text))
+                await until(lambda: service._signals._pause_s == 2.0)
+            (told,) = logs
+            assert told["event"] == "cache signals interrupted"
+            assert "channel" in told["reason"]
+            with pytest.raises(CacheCommandError, match="NOPERM"):
+                await service.get_client().publish("stop:a", "refused")
+            rights = f"&{service.channels('stop:*')}"
+            await owner.get_client().execute("ACL", "SETUSER", app_id, rights)
+
+            async def arrives() -> bool:
+                await service.get_client().publish("stop:a", "allowed")
+                return "allowed" in heard
+
+            await until(arrives)
+            assert service._signals._pause_s == 0.2, "the next interruption is mended at once, and told"
+        await owner.get_client().execute("ACL", "DELUSER", app_id)
 
 
 async def test_a_connection_that_gives_no_sign_of_life_is_replaced(
