@@ -51,6 +51,8 @@ class Reply:
     """After the tokens: end in the middle of a JSON text, end without finish_reason, or reset the connection."""
     hang: bool = False
     """After the tokens: say nothing more until the client leaves."""
+    endless: str = ""
+    """After the tokens: this again and again, without a pause, until the client leaves."""
     silent: bool = False
     """Not even headers, until the client leaves."""
 
@@ -151,6 +153,8 @@ class OpenAIStub:
         await response.prepare(request)
         async for piece in self._body(call, reply):
             await response.write(piece)
+        while reply.endless:
+            await response.write(reply.endless.encode())
         if reply.hang:
             await asyncio.Event().wait()
         if reply.cut == "reset" and request.transport is not None:
@@ -174,7 +178,7 @@ class OpenAIStub:
             yield _event(_chunk(model, {"content": token}))
         if reply.cut == "mid_json":
             yield _event(_chunk(model, {"content": "never seen"}))[:-30]
-        if reply.cut is not None or reply.hang:
+        if reply.cut is not None or reply.hang or reply.endless:
             return
         yield _event(_chunk(model, {}, reply.finish_reason))
         if reply.usage is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -19,6 +19,7 @@ from service.llm.llm_settings import PersonaSettings, ProviderSettings
 from service.llm.model_stream import ModelTraits
 from service.llm.open_responses import note_response
 from service.llm.personas import Choice
+from service.llm.response_bounds import ResponseBounds
 
 _KEYLESS = SecretStr("none")  # the OpenAI SDK wants some key
 _SAY_WHY = frozenset({"anthropic", "ollama"})  # of the others it is not known
@@ -30,13 +31,14 @@ class HttpClients:
     LangChain's own default is shared by every event loop of the process and cannot be closed.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, max_reply_chars: int) -> None:
+        self._hooks: list[Callable[..., Any]] = [note_response, ResponseBounds(max_reply_chars)]
         self._clients: dict[str, openai.DefaultAsyncHttpxClient] = {}
 
     def of(self, name: str, provider: ProviderSettings) -> openai.DefaultAsyncHttpxClient:
         if name not in self._clients:
             self._clients[name] = openai.DefaultAsyncHttpxClient(
-                timeout=_timeout(provider), event_hooks={"response": [note_response]}
+                timeout=_timeout(provider), event_hooks={"response": self._hooks}
             )
         return self._clients[name]
 

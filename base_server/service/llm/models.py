@@ -26,7 +26,7 @@ class ModelSet:
 
     def __init__(self, settings: LlmSettings, personas: Personas) -> None:
         self._settings = settings
-        self._clients = HttpClients()
+        self._clients = HttpClients(settings.max_reply_chars)
         self._running: set[ProviderCall] = set()
         self._personas = {
             persona.name: (persona, [self._callee(persona, choice) for choice in persona.choices])

@@ -98,6 +98,29 @@ async def test_text_before_a_cut_is_delivered_before_the_error(stub: OpenAIStub,
 
 
 @pytest.mark.parametrize(
+    ("endless", "reason"),
+    [
+        ("x" * 65_536, "line of the provider's has no end"),
+        ("data: " + "x" * 65_536 + "\n", "sent too much"),
+        (": " + "x" * 65_536 + "\n\n", "sent too much"),
+    ],
+    ids=["one line", "lines of one event", "comments"],
+)
+async def test_a_provider_that_sends_without_end_is_left_after_some_megabytes(
+    stub: OpenAIStub, cache: CacheService, endless: str, reason: str
+) -> None:
+    stub.script(Reply(["some"], endless=endless))
+    limits = {"first_token_timeout_s": 600, "idle_timeout_s": 600, "timeout_s": 600}
+    async with running_service(stub_settings(stub.base_url, limits, max_reply_chars=20_000), cache) as service:
+        items = service.stream("hi", "s1", history=[])
+        assert await next_text(items) == "some"
+        with pytest.raises(AIUnavailable, match=reason):
+            await anext(items)
+        await stub.requests[0].ended.wait()
+        assert stub.requests[0].closed_by_client
+
+
+@pytest.mark.parametrize(
     ("reply", "phase"),
     [
         (Reply(silent=True), "first token"),
