@@ -14,8 +14,11 @@ from typing import Any
 
 import aiohttp
 
+from docs.generate_postman import described_api
+
 ROOT = Path(__file__).resolve().parents[1]
 _START_S = 60.0
+DESCRIBED = described_api()["paths"]
 WORKERS = int(os.environ.get("SERVER_WORKERS", "1"))
 """How many processes the servers of the tests have, unless a test says it itself: SERVER_WORKERS=4 runs the whole suite
 against four, and tests/conftest.py makes each request a connection of its own, to a worker of chance."""
@@ -153,11 +156,13 @@ class Client:
         self.token: str | None = None
 
     async def post(self, path: str, /, **fields: Any) -> dict[str, Any]:
-        """The answer's envelope, whatever its status."""
+        """The answer's envelope, whatever its status; an error must be one that the API's description tells of."""
         headers = {"Authorization": f"Bearer {self.token}"} if self.token else {}
         async with self._http.post(self.base_url + path, json=fields, headers=headers) as answer:
             body = await answer.json()
         assert isinstance(body, dict)
+        if body["errorCode"] and (operation := DESCRIBED.get(path)):
+            assert body["errorCode"] in operation["post"]["x-error-codes"], f"{path} describes no such error: {body}"
         return body
 
     async def ok(self, path: str, /, **fields: Any) -> dict[str, Any]:

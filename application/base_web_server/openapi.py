@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from inspect import getdoc
 from itertools import groupby
 from typing import Any, Literal
@@ -34,7 +34,7 @@ def describe_api(protocols: Sequence[Protocol]) -> dict[str, Any]:
         wanted += [(protocol.request, "validation"), (protocol.response, "serialization")]
         wanted += [(event, "serialization") for event in protocol.events.values()]
     refs, defs = models_json_schema(list(dict.fromkeys(wanted)), ref_template=_REF)
-    errors = _error_responses(refs[(Response, "serialization")])
+    envelope = refs[(Response, "serialization")]
     return {
         "openapi": "3.1.0",
         "info": {
@@ -45,8 +45,8 @@ def describe_api(protocols: Sequence[Protocol]) -> dict[str, Any]:
         },
         "servers": [{"url": "/"}],
         "paths": {
-            **{protocol.path: {"post": _operation(protocol, refs, errors)} for protocol in protocols},
-            "/api/protocol/{protocol_id}": {"post": _dispatch(protocols, refs[(Response, "serialization")], errors)},
+            **{protocol.path: {"post": _operation(protocol, refs, envelope)} for protocol in protocols},
+            "/api/protocol/{protocol_id}": {"post": _dispatch(protocols, envelope)},
         },
         "components": {
             "schemas": {**defs.get("$defs", {}), "ErrorCode": _error_code_schema()},
@@ -55,7 +55,7 @@ def describe_api(protocols: Sequence[Protocol]) -> dict[str, Any]:
     }
 
 
-def _operation(protocol: Protocol, refs: Mapping[Any, Any], errors: dict[str, Any]) -> dict[str, Any]:
+def _operation(protocol: Protocol, refs: Mapping[Any, Any], envelope: Any) -> dict[str, Any]:
     user = protocol.access is Access.USER
     request: dict[str, Any] = {"schema": refs[(protocol.request, "validation")]}
     if protocol.example is not None:
@@ -64,6 +64,7 @@ def _operation(protocol: Protocol, refs: Mapping[Any, Any], errors: dict[str, An
     return {
         "operationId": f"protocol_{protocol.id}",
         "x-protocol-id": protocol.id,
+        "x-error-codes": [int(code) for code in protocol.possible_errors],
         "summary": protocol.summary,
         "description": "\n\n".join(filter(None, (getdoc(protocol.handler), same))),
         "tags": [protocol.path.strip("/").split("/")[1] if protocol.path.count("/") > 1 else "api"],
@@ -72,15 +73,17 @@ def _operation(protocol: Protocol, refs: Mapping[Any, Any], errors: dict[str, An
         "requestBody": {"required": True, "content": {"application/json": request}},
         "responses": {
             "200": _stream(protocol, refs) if protocol.events else _json(protocol, refs),
-            **errors,
+            **_error_responses(protocol.possible_errors, envelope),
         },
     } | ({"parameters": [_LAST_EVENT_ID]} if "last_event_id" in protocol.request.model_fields else {})
 
 
-def _dispatch(protocols: Sequence[Protocol], envelope: Any, errors: dict[str, Any]) -> dict[str, Any]:
+def _dispatch(protocols: Sequence[Protocol], envelope: Any) -> dict[str, Any]:
+    codes = {code for protocol in protocols for code in protocol.possible_errors} | {ErrorCode.UNKNOWN_PROTOCOL}
     known = {"type": "integer", "enum": [protocol.id for protocol in protocols]}
     return {
         "operationId": "protocol_by_id",
+        "x-error-codes": sorted(int(code) for code in codes),
         "summary": "Any of the others by its protocol id",
         "description": "Body and answer are those of the protocol.",
         "tags": ["protocol"],
@@ -95,7 +98,7 @@ def _dispatch(protocols: Sequence[Protocol], envelope: Any, errors: dict[str, An
                     "text/event-stream": {"schema": {"type": "string"}},
                 },
             },
-            **errors,
+            **_error_responses(codes, envelope),
         },
     }
 
@@ -144,7 +147,7 @@ _LAST_EVENT_ID = {
 }
 
 
-def _error_responses(envelope: Any) -> dict[str, Any]:
+def _error_responses(codes: Collection[ErrorCode], envelope: Any) -> dict[str, Any]:
     """HTTP status → the codes that come with it."""
 
     def status(code: ErrorCode) -> int:
@@ -155,10 +158,9 @@ def _error_responses(envelope: Any) -> dict[str, Any]:
         408: "1002 INVALID_REQUEST: the body did not arrive in time",
         413: "1002 INVALID_REQUEST: the body is larger than netConfig.max_body_bytes",
     }
-    failures = sorted((code for code in ErrorCode if code is not ErrorCode.OK), key=status)
     described = at_the_door | {
-        http_status: " · ".join(f"{int(code)} {code.name}: {code.meaning}" for code in codes)
-        for http_status, codes in groupby(failures, key=status)
+        http_status: " · ".join(f"{int(code)} {code.name}: {code.meaning}" for code in same)
+        for http_status, same in groupby(sorted(sorted(codes), key=status), key=status)
     }
     return {
         str(http_status): {"description": text, "content": {"application/json": {"schema": envelope}}}

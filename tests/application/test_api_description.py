@@ -13,6 +13,7 @@ import jsonschema_rs
 import pytest
 
 from docs.generate_postman import LIFE, described_api, operations_by_protocol
+from template.base.errors import ErrorCode
 from tests.server_process import running_server
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -66,6 +67,21 @@ def test_every_protocol_is_described_once_by_its_number() -> None:
         also = f"Protocol {protocol}; the same as POST /api/protocol/{protocol}."
         assert operation["description"].endswith(also)
         assert operation["description"] != also, "the handler says what it does"
+
+
+def test_every_operation_lists_the_errors_that_it_may_answer() -> None:
+    codes = {number: set(operation["x-error-codes"]) for number, (_, operation) in OPERATIONS.items()}
+    any_request, any_chat = {1002, 5000, 5003}, {1000, 1002, 5000, 5003, 10000}
+    assert codes[1001] == any_request | {1010, 2001}
+    assert codes[6001] == any_chat
+    assert codes[6013] == any_chat | {1004, 1005, 1008}
+    assert codes[6011] - codes[6012] == {1020, 1021}, "in a stream the AI's failure is an event"
+    for _, operation in OPERATIONS.values():
+        told = " ".join(answer["description"] for status, answer in operation["responses"].items() if status != "200")
+        assert {int(code) for code in re.findall(r"\b(\d{4,5}) [A-Z]", told)} == set(operation["x-error-codes"])
+    by_number = DOCUMENT["paths"]["/api/protocol/{protocol_id}"]["post"]
+    assert set(by_number["x-error-codes"]) == set().union(*codes.values()) | {1003}
+    assert set(by_number["x-error-codes"]) == {int(code) for code in ErrorCode if code}
 
 
 @pytest.mark.parametrize("protocol", LIFE)

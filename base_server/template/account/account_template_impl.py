@@ -23,7 +23,7 @@ from template.account.session_store import SessionStore
 from template.base.answers import answers
 from template.base.base_template import BaseTemplate
 from template.base.client_session import ClientSession
-from template.base.errors import AccountExists, WrongCredentials
+from template.base.errors import AccountExists, ErrorCode, WrongCredentials
 from template.base.protocol import Access, Protocol
 from template.base.session_info import SessionInfo
 
@@ -54,14 +54,16 @@ class AccountTemplateImpl(BaseTemplate):
             Protocol(
                 1001, "/api/account/signup", SignupRequest, SignupResponse, self.on_signup_req,
                 Access.ANONYMOUS, "Create an account", example=SIGNUP_EXAMPLE,
+                errors=(ErrorCode.ACCOUNT_EXISTS, ErrorCode.TOO_MANY_REQUESTS),
             ),
             Protocol(
                 1002, "/api/account/login", LoginRequest, LoginResponse, self.on_login_req,
                 Access.ANONYMOUS, "Get an access token", example=LOGIN_EXAMPLE,
+                errors=(ErrorCode.WRONG_CREDENTIALS, ErrorCode.TOO_MANY_REQUESTS),
             ),
             Protocol(
                 1003, "/api/account/logout", LogoutRequest, LogoutResponse, self.on_logout_req,
-                Access.USER, "End the session of the access token", example=LOGOUT_EXAMPLE,
+                Access.USER, "End the session of the access token", example=LOGOUT_EXAMPLE, errors=(),
             ),
         )  # fmt: skip
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
@@ -10,6 +10,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from template.base.client_session import ClientSession
+from template.base.errors import ErrorCode
 from template.base.event_stream import Events, StreamEvent
 from template.base.wire import Request, Response
 
@@ -43,6 +44,7 @@ class Protocol:
     ``events`` makes it a stream of Server-Sent Events: the events' names with the models of their data. ``response`` is
     the answer to a request that failed before the first one. ``proves_session``: the handler asks for its caller's
     session in its first script (:class:`template.base.session_proof.SessionProof`) and does nothing before.
+    ``errors``: what the handler may answer, beside what any request may; None: not said, so any.
     """
 
     id: int
@@ -55,3 +57,12 @@ class Protocol:
     events: Mapping[str, type[BaseModel]] = field(default_factory=dict)
     example: Example | None = None
     proves_session: bool = False
+    errors: Collection[ErrorCode] | None = None
+
+    @property
+    def possible_errors(self) -> list[ErrorCode]:
+        """What a request may be answered with, by number."""
+        anybody = {ErrorCode.INVALID_REQUEST, ErrorCode.SERVER_ERROR, ErrorCode.SERVICE_DOWN}
+        user = {ErrorCode.SESSION_MISSING} if self.access is Access.USER else set()
+        own = set(ErrorCode) - {ErrorCode.OK} if self.errors is None else set(self.errors)
+        return sorted(anybody | user | own)

@@ -82,6 +82,7 @@ class ChatTemplateImpl(BaseTemplate):
                 events=events or {},
                 example=EXAMPLES[which],
                 proves_session=which is not ChatProtocol.PERSONAS,
+                errors=which.errors,
             )
 
         c = ChatProtocol
