@@ -44,11 +44,11 @@ def main(ai: str) -> None:
     if ai == "stub":
         setattr(AIChat_service, "_import_and_build", lambda *_: StubModels())  # noqa: B010 - it is no ModelSet
     else:
-        import service.llm.models as models  # noqa: PLC0415 - imports LangChain
+        import service.llm.integrations as integrations  # noqa: PLC0415 - imports LangChain
         from service.llm.model_stream import ModelTraits  # noqa: PLC0415
 
         traits = ModelTraits(says_why=True, usage_adds_up=False)
-        setattr(models, "build_model", lambda *_: (OneChunkModel(), traits))  # noqa: B010 - in place of all integrations
+        setattr(integrations, "build_model", lambda *_: (OneChunkModel(), traits))  # noqa: B010 - in place of all integrations
     run_loop(serve(settings, lambda url: print(f"Ready at {url}", flush=True)))
 
 

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
+from typing import TYPE_CHECKING
 
 from langchain_core.language_models.chat_models import BaseChatModel
 
 from service.core.logger import Logger
 from service.llm.conversation import ReplyChunk, ReplyItem, Turn
 from service.llm.demo import DemoChatModel
-from service.llm.integrations import HttpClients, build_model
 from service.llm.llm_errors import AITimeout, AIUnavailable, ReplyWithheld
 from service.llm.llm_settings import LlmSettings, ProviderSettings
 from service.llm.model_stream import ModelTraits
 from service.llm.personas import Choice, Persona, Personas
 from service.llm.prompt import build_prompt
 from service.llm.provider_call import Callee, CallLimits, ProviderCall
+
+if TYPE_CHECKING:
+    from service.llm.integrations import HttpClients
 
 _DEMO_TRAITS = ModelTraits(says_why=True, usage_adds_up=False)
 
@@ -26,7 +29,7 @@ class ModelSet:
 
     def __init__(self, settings: LlmSettings, personas: Personas) -> None:
         self._settings = settings
-        self._clients = HttpClients(settings.max_reply_chars)
+        self._clients: HttpClients | None = None
         self._running: set[ProviderCall] = set()
         self._personas = {
             persona.name: (persona, [self._callee(persona, choice) for choice in persona.choices])
@@ -69,13 +72,18 @@ class ModelSet:
         """End the calls that still run, and close the providers' connections."""
         for call in self._running:
             call.abort()
-        await self._clients.close()
+        if self._clients is not None:
+            await self._clients.close()
 
     def _callee(self, persona: Persona, choice: Choice) -> Callee:
         model: BaseChatModel
         if choice.provider is None:
             model, traits = DemoChatModel(word_delay_s=self._settings.demo_word_delay_s), _DEMO_TRAITS
         else:
+            # Thirty megabytes, which a server of demos does without.
+            from service.llm.integrations import HttpClients, build_model  # noqa: PLC0415
+
+            self._clients = self._clients or HttpClients(self._settings.max_reply_chars)
             model, traits = build_model(choice, choice.provider, persona.settings, self._clients)
         limits = CallLimits.of(choice.provider or ProviderSettings(), self._settings.max_reply_chars)
         return Callee(model, traits, limits, persona.name, choice.provider_name, choice.model)
