@@ -18,7 +18,7 @@ from tests.backends_mariadb import DatabaseBackend
 from tests.backends_redis import RedisServer, free_port
 from tests.event_client import Event, streaming
 from tests.openai_stub import OpenAIStub
-from tests.server_process import Client, ServerProcess
+from tests.server_process import WORKERS, Client, ServerProcess
 
 PERSONA = "TALK"
 
@@ -68,12 +68,22 @@ class Servers:
         return self.all[-1].base_url
 
 
-def start_servers(stack: ExitStack, redis: RedisServer, database: DatabaseBackend, count: int, **chat: Any) -> Servers:
-    """``count`` processes over one Redis and MariaDB."""
+def start_servers(
+    stack: ExitStack,
+    redis: RedisServer,
+    database: DatabaseBackend,
+    count: int,
+    *,
+    workers: int = WORKERS,
+    **chat: Any,
+) -> Servers:
+    """``count`` servers over one Redis and MariaDB, each of so many workers."""
     port = free_port()
     folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="s-"))
     changes = server_settings(port, **chat) | shared_settings(redis, database, f"t{uuid.uuid4().hex[:12]}")
-    servers = [ServerProcess(Path(folder) / f"{n}", env="DEBUG", changes=changes) for n in range(count)]
+    servers = [
+        ServerProcess(Path(folder) / f"{n}", env="DEBUG", changes=changes, workers=workers) for n in range(count)
+    ]
     for server in servers:
         stack.callback(server.stop)
         server.start()

@@ -30,7 +30,7 @@ WHOLE = "".join(CHUNKS)
 def servers(redis_server: RedisServer, shared_mariadb: DatabaseBackend) -> Iterator[Servers]:
     """Two processes; one that is silent for a second counts as dead."""
     with ExitStack() as stack:
-        yield start_servers(stack, redis_server, shared_mariadb, 2, reply_lease_s=1, sweep_interval_s=0.2)
+        yield start_servers(stack, redis_server, shared_mariadb, 2, workers=1, reply_lease_s=1, sweep_interval_s=0.2)
 
 
 async def enter_rooms(servers: Servers, http: aiohttp.ClientSession, base_url: str, count: int) -> list[Player]:
