@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sys
 from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, nullcontext
 from typing import TYPE_CHECKING, Any
 
 from service.cache.cache_service import CacheService
 from service.core.errors import ServiceUnavailable
 from service.core.facade import Facade, facade
+from service.core.heap import heap_growing_for_good
 from service.core.logger import Logger
 from service.core.tasks import TaskRegistry
 from service.llm.call_gate import CallGate
@@ -212,9 +214,11 @@ class AIChatService(Facade):
 
 
 def _import_and_build(settings: LlmSettings, personas: Personas) -> ModelSet:
-    from service.llm import chat_memory, models  # noqa: F401, PLC0415 - one to three seconds: in a thread
+    is_first = "langchain_core" not in sys.modules
+    with heap_growing_for_good() if is_first else nullcontext():
+        from service.llm import chat_memory, models  # noqa: F401, PLC0415 - one to three seconds: in a thread
 
-    return models.ModelSet(settings, personas)
+        return models.ModelSet(settings, personas)
 
 
 def _described(end: ReplyEnd) -> dict[str, Any]:
