@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import resource
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -90,6 +91,7 @@ async def _idle(bench: Bench, server: Child, owners: Sequence[Owner]) -> None:
     for first in range(0, _STREAMS, 250):
         await asyncio.gather(*map(join, asks[first : first + 250]))
     await asyncio.sleep(1)
+    assert len(os.listdir(f"/proc/{server.pid}/fd")) > _STREAMS, "some of them were closed"
     kib = (rss_bytes(server.pid) - before) / _STREAMS / 1024
     for writer in writers:
         writer.transport.abort()

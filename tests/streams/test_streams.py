@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import time
 from collections.abc import AsyncIterator
+from statistics import median
 
 import pytest
 
@@ -173,6 +175,31 @@ async def test_a_stop_from_anywhere_ends_it_at_once_also_while_the_model_is_sile
     assert sent["message"]["content"] == "next"
     assert [call.messages[-1]["content"] for call in provider.requests] == ["and then?", "go on"]
     assert "some words " in str(provider.requests[1].messages), "what was said before the stop is history"
+
+
+@pytest.mark.parametrize("silent", [False, True], ids=["speaking", "silent"])
+async def test_nothing_is_said_or_paid_for_300_ms_after_a_stop(
+    servers: Servers, player: Player, provider: OpenAIStub, silent: bool
+) -> None:
+    ended_s, closed_s = [], []
+    for n in range(11):
+        provider.script(Reply(["some "], hang=True) if silent else Reply(CHUNKS * 20, delay_s=0.01))
+        async with player.stream(f"question {n}") as events:
+            reply_id = (await anext(events)).data["message_id"]
+            await anext(events)
+            stop = {"room_id": player.room_id, "message_id": reply_id}
+            asked_s = time.monotonic()
+            stopping = asyncio.create_task(player.at(servers.elsewhere).ok("/api/chat/message/stop", **stop))
+            _, seen = await take(events)
+            ended_s.append(time.monotonic() - asked_s)
+            assert seen[-1].name == "reply.stopped"
+            await provider.requests[n].ended.wait()
+            closed_s.append(time.monotonic() - asked_s)
+            assert provider.requests[n].closed_by_client
+            await stopping
+    for what, took_s in (("the last delta", ended_s), ("the provider's connection", closed_s)):
+        # The worst is for a machine that does other things too.
+        assert (median(took_s) < 0.3, max(took_s) < 5) == (True, True), (what, sorted(took_s))
 
 
 async def test_a_reply_that_waits_can_be_stopped_too(servers: Servers, player: Player, provider: OpenAIStub) -> None:
