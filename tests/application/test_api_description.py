@@ -74,7 +74,11 @@ def test_every_operation_lists_the_errors_that_it_may_answer() -> None:
     any_request, any_chat = {1002, 5000, 5003}, {1000, 1002, 5000, 5003, 10000}
     assert codes[1001] == any_request | {1010, 2001}
     assert codes[6001] == any_chat
-    assert codes[6013] == any_chat | {1004, 1005, 1008}
+    assert codes[6002] == any_chat | {1004, 1007, 1010}
+    assert codes[6003] == codes[6004] == codes[6015] == any_chat | {1004}
+    assert codes[6016] == any_chat | {1004, 1005}
+    assert codes[6013] == codes[6014] == any_chat | {1004, 1005, 1008}
+    assert codes[6012] == codes[6013] | {1001, 1006, 1007, 1010}
     assert codes[6011] - codes[6012] == {1020, 1021}, "in a stream the AI's failure is an event"
     for _, operation in OPERATIONS.values():
         told = " ".join(answer["description"] for status, answer in operation["responses"].items() if status != "200")
