@@ -68,4 +68,10 @@ class ChatSettings(Settings):
     load_timeout_s: float = Field(20, gt=0)
     """Longest wait for a room or list to be read from MySQL."""
     history_length: int = Field(40, ge=1)
-    """Messages of the window given to the AI service to trim."""
+    """Messages of the window given to the AI service to trim; at most llmConfig.max_conversation_length are read."""
+
+    @property
+    def ready_lease_ms(self) -> int:
+        """A turn that has come is for the process that accepted its question, which hears of it at once and looks every
+        second. After so long that one is dead or stands still, and any other may take the turn."""
+        return round(min(self.reply_lease_s, 2.0) * 1000)

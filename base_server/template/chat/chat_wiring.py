@@ -66,13 +66,16 @@ class ChatWiring:
         writer = BatchWriter(container.queue, container.database, bulk, states, settings)
         consumer = ChatPersistenceConsumer(container.queue, writer, container.scheduler, settings, container.tasks)
         lanes.on_flush(consumer.flush)
-        news, turns = ReplyNews(), TurnStore(hot, lanes, settings)
+        # What a model is not told need not be read for it.
+        told = min(settings.history_length, container.settings.llm.max_conversation_length)
+        asking = settings.model_copy(update={"history_length": told})
+        news, turns = ReplyNews(), TurnStore(hot, lanes, asking)
         loader = ChatLoader(bulk, container.database, lanes, turns.interrupt, settings, container.tasks)
         replies = ChatReplies(turns, container.ai, news, settings, container.tasks)
         reply_store = ReplyStore(hot, container.database, loader, lanes, settings)
         parts = ChatParts(
             rooms=RoomStore(hot, container.database, loader, lanes, settings),
-            messages=MessageStore(hot, container.database, loader, lanes, settings),
+            messages=MessageStore(hot, container.database, loader, lanes, asking),
             reader=ChatReader(hot, container.database, loader, lanes, settings),
             replies=replies,
             reply_store=reply_store,

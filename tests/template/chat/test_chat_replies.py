@@ -76,6 +76,31 @@ async def test_a_second_send_waits_its_turn_and_knows_the_first_reply(chat: Chat
     assert chat.provider.most_running == 1
 
 
+@pytest.mark.chat_settings(history_length=40)
+async def test_no_more_of_a_room_is_read_for_a_reply_than_its_model_is_told(chat: ChatWorld) -> None:
+    told = chat.container.settings.llm.max_conversation_length
+    assert told < 40
+    user = await chat.user()
+    room = await chat.room(user)
+    for n in range(told):
+        await chat.send(user, room.room_id, f"m{n}")
+    parts, owner = chat.template._parts, await chat.template._owner(user)
+    turns = []
+    for content in ("at once", "later"):
+        ids = [chat.keys.new_id(owner.partition) for _ in range(3)]
+        accepted = await parts.messages.accept(owner, room.room_id, NewMessage(*ids, content, None, None, "queue"))
+        assert accepted.turn is not None
+        turns.append(accepted.turn)
+        if accepted.granted:
+            assert len(accepted.history) == told
+    store = parts.replies._turns
+    await store.end(turns[0], "said", {})
+    claim = await store.claim(turns[1], "claim")
+    assert claim is not None
+    assert len(claim.history) == told
+    await store.end(turns[1], "said", {})
+
+
 async def _listed(chat: ChatWorld, user, room_id: str, count: int) -> bool:  # type: ignore[no-untyped-def]
     return len((await chat.messages(user, room_id)).messages) == count
 
