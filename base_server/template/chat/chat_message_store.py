@@ -115,6 +115,7 @@ class MessageStore(HybridStore):
             settings.stream_ttl_s * 1000,
             open_payload(owner, room_id),
             to_json(title) if (title := title_of(message.content)) else "",
+            settings.ready_lease_ms,
         ]
 
     async def _sent_before(self, owner: Owner, room_id: str, message: NewMessage) -> Accepted | None:
@@ -157,8 +158,7 @@ class MessageStore(HybridStore):
             keys.news(partition),
         ]
         event = payload(owner, room_id, message_id=message_id)
-        ready_ms = round(self._settings.reply_lease_s * 1000)
-        args = [owner.db_key, room_id, message_id, "", event, ready_ms]
+        args = [owner.db_key, room_id, message_id, "", event, self._settings.ready_lease_ms]
         answer = await self._run("delete_message", owner, room_id, script_keys, args)
         if answer[0] == Answer.UNSURE:
             rows = await self._database.call_shard_procedure(

@@ -135,7 +135,9 @@ class ChatReplies:
         self._start(turn, question, history, self._settings.reply_deadline_s, watched=watched)
 
     async def finished(self, reply_id: str) -> str:
-        """The final list entry ('' when it was deleted) of a reply that runs here."""
+        """The final list entry ('' when it was deleted) of a reply that runs here.
+
+        Raises TakenUp when another process has it by now: this one stood still for longer than its lease."""
         return await asyncio.shield(self._running[reply_id].task)
 
     def watch(self, reply_id: str) -> bool:
@@ -223,7 +225,8 @@ class ChatReplies:
         except TurnLost:
             reply.is_ending = True
             await draft.close()
-            await self._turns.forget(turn)
+            if await self._turns.leave(turn):
+                raise TakenUp("chat", "another process has taken up the reply") from None
             return await self._turns.final(turn)
         except _Leaving:
             raise
@@ -303,6 +306,10 @@ class ChatReplies:
     def _wake(self, token: str) -> None:
         if (reply := self._by_token.get(token)) is not None:
             reply.turn_came.set()
+
+
+class TakenUp(ServiceUnavailable):
+    """Another process runs the reply."""
 
 
 class _Leaving(ServiceUnavailable):

@@ -67,7 +67,7 @@ class ReplyStore(HybridStore):
                 room_id,
                 reply_id,
                 "stopped",
-                round(self._settings.reply_lease_s * 1000),
+                self._settings.ready_lease_ms,
                 self._settings.stream_ttl_s * 1000,
                 "0",
                 open_payload(owner, room_id),

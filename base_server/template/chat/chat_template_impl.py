@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 from service.core.errors import OutcomeUnknown, ServiceError, ServiceUnavailable
@@ -22,6 +23,7 @@ from template.chat.chat_message_store import Accepted, NewMessage
 from template.chat.chat_owner import Owner
 from template.chat.chat_persistence_consumer import ConsumerHealth
 from template.chat.chat_reader import MessagePage, read_message
+from template.chat.chat_reply import TakenUp
 from template.chat.chat_reply_events import RESUME_EVENTS, STREAM_EVENTS, told
 from template.chat.chat_reply_events import accepted as accepted_event
 from template.chat.chat_reply_facts import failure_of
@@ -334,8 +336,9 @@ class ChatTemplateImpl(BaseTemplate):
     async def _final_reply(self, owner: Owner, room_id: str, accepted: Accepted) -> str:
         reply = head_of(accepted.reply)
         if self._parts.replies.runs_here(reply.message_id):
-            return await self._parts.replies.finished(reply.message_id)
-        if not is_running(accepted.reply):
+            with suppress(TakenUp):
+                return await self._parts.replies.finished(reply.message_id)
+        elif not is_running(accepted.reply):
             return accepted.reply
         return await self._parts.readers.final(Place(owner, room_id, reply.message_id, reply.seq))
 

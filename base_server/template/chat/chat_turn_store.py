@@ -154,7 +154,7 @@ class TurnStore:
                 tail("AI", text, turn.question_id, to_json(full)),
                 event,
                 full.get("finish_reason", "stop"),
-                self._lease_ms,
+                self._settings.ready_lease_ms,
                 self._settings.stream_ttl_s * 1000,
                 start,
                 text if unsent is None else unsent,
@@ -176,7 +176,7 @@ class TurnStore:
                 turn.room_id,
                 turn.reply_id,
                 "interrupted",
-                self._lease_ms,
+                self._settings.ready_lease_ms,
                 self._settings.stream_ttl_s * 1000,
                 "1" if only_if_expired else "0",
                 open_payload(owner, turn.room_id),
@@ -189,19 +189,21 @@ class TurnStore:
             return Ended(answer[1], True, answer[4])
         return Ended("", False)
 
-    async def forget(self, turn: Turn) -> None:
-        """A reply that was deleted, or whose room's record was lost, is open no more; its stream, if any, ends."""
+    async def leave(self, turn: Turn) -> bool:
+        """Let go of a turn that was lost: deleted, its room's record lost, or taken up by another process meanwhile.
+
+        Returns whether another process has it: then its reply goes on, and is told of to those who read it here."""
         keys, partition = self._keys, turn.owner.partition
-        await self._cache.execute_many(
+        answer = await self._cache.run_script(
+            SCRIPTS["leave_reply"],
             [
-                ("ZREM", keys.open_replies(turn.owner.account_id, partition), turn.reply_id),
-                (
-                    "PEXPIRE",
-                    keys.reply_stream(turn.room_id, turn.reply_id, partition),
-                    self._settings.stream_ttl_s * 1000,
-                ),
-            ]
+                keys.room_record(turn.room_id, partition),
+                keys.open_replies(turn.owner.account_id, partition),
+                keys.reply_stream(turn.room_id, turn.reply_id, partition),
+            ],
+            [turn.token, turn.reply_id, self._settings.stream_ttl_s * 1000],
         )
+        return bool(answer)
 
     async def read(self, place: Place, offset: int) -> Progress | Final | None:
         """What a reader who has ``offset`` bytes lacks: text while the reply runs, its entry once it has ended, None

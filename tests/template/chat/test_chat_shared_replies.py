@@ -1,0 +1,195 @@
+"""Replies that two processes share: read at one, written at the other, taken up from one by the other."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any, Self
+
+import pytest
+
+from service.cache.cache_settings import CacheSettings
+from template.base.client_session import ClientSession
+from template.base.event_stream import StreamEvent
+from template.chat.chat_message_store import NewMessage
+from template.chat.chat_turn_store import TurnStore
+from template.chat.common.chat_serialize import (
+    ChatMessageResumeRequest,
+    ChatMessageStopRequest,
+    ChatRoomDeleteRequest,
+)
+from tests.backends_mariadb import DatabaseBackend
+from tests.chat_world import ChatWorld, running_world
+from tests.openai_stub import OpenAIStub, Reply
+from tests.waiting import until
+
+AT_ONCE_S = 8
+"""Generous, and well below the 15 s after which a reader looks again by itself."""
+HALF = Reply(tokens=["half "], hang=True)
+
+
+@pytest.fixture
+async def other(
+    backends: tuple[CacheSettings, DatabaseBackend], chat: ChatWorld, app_id: str, provider: OpenAIStub
+) -> AsyncIterator[ChatWorld]:
+    """A second set of services on the same servers, as another process would have it."""
+    async with running_world(*backends, app_id, provider) as world:
+        for each in (chat, world):  # the first reply would wait for the import of LangChain
+            await each.container.ai._models()
+        yield world
+
+
+async def reply_of(chat: ChatWorld, user: ClientSession, room_id: str, place: int = 1) -> str:
+    """The id of a reply, once it is in the list."""
+
+    async def listed() -> bool:
+        return len((await chat.messages(user, room_id)).messages) > place
+
+    await until(listed)
+    return (await chat.messages(user, room_id)).messages[place].message_id
+
+
+class Reader:
+    """Reads a reply along in a task of its own. ``names``: of the events so far."""
+
+    def __init__(self, chat: ChatWorld, events: AsyncIterator[StreamEvent]) -> None:
+        self._readings = chat.template._parts.readers._readings
+        self._events = events
+        self.text = ""
+        self.names: list[str] = []
+        self._task = asyncio.create_task(self._read())
+
+    @classmethod
+    async def of(cls, chat: ChatWorld, user: ClientSession, room_id: str, reply_id: str) -> Self:
+        request = ChatMessageResumeRequest(room_id=room_id, message_id=reply_id, last_event_id=0)
+        events: Any = await chat.template.on_chat_message_resume_req(user, request)
+        assert hasattr(events, "aclose"), events
+        return cls(chat, events)
+
+    async def waits_behind(self, text: str) -> None:
+        """Until it has this text and waits for news."""
+        await until(lambda: self.text == text and all(reading._waiting for reading in self._readings), AT_ONCE_S)
+
+    async def end(self) -> str:
+        """The name of the last event."""
+        async with asyncio.timeout(AT_ONCE_S):
+            await self._task
+        return self.names[-1]
+
+    async def _read(self) -> None:
+        async for event in self._events:
+            self.names.append(event.name)
+            self.text += event.data.get("text", "")
+
+
+async def test_readers_of_replies_that_run_elsewhere_are_let_go_at_once_when_their_process_stops(
+    chat: ChatWorld, other: ChatWorld
+) -> None:
+    user = await chat.user()
+    room, elsewhere = await chat.room(user), await chat.room(user)
+    chat.provider.script(HALF, HALF)
+    sends = [
+        asyncio.create_task(chat.try_send(user, room.room_id)),
+        asyncio.create_task(other.try_send(user, elsewhere.room_id)),
+    ]
+    own = await Reader.of(chat, user, room.room_id, await reply_of(chat, user, room.room_id))
+    guest = await Reader.of(chat, user, elsewhere.room_id, await reply_of(chat, user, elsewhere.room_id))
+    await own.waits_behind("half ")
+    await guest.waits_behind("half ")
+    await chat.template.quiet()
+    assert await guest.end() == "reply.delta", "it goes on there, and so can its reader"
+    assert len(chat.template._parts.readers) == 1, "who reads what runs here stays"
+    for world in (chat, other):
+        await world.template._parts.replies.stop(0.0)
+    assert await own.end() == "reply.stopped"
+    await asyncio.gather(*sends)
+
+
+@pytest.mark.parametrize("what", ["message", "room"])
+async def test_a_delete_ends_readers_elsewhere_at_once(chat: ChatWorld, other: ChatWorld, what: str) -> None:
+    user = await chat.user()
+    room = await chat.room(user)
+    chat.provider.script(HALF)
+    sending = asyncio.create_task(chat.try_send(user, room.room_id))
+    reply_id = await reply_of(chat, user, room.room_id)
+    guest = await Reader.of(other, user, room.room_id, reply_id)
+    await guest.waits_behind("half ")
+    if what == "message":
+        assert await chat.delete_message(user, room.room_id, reply_id) == 0
+    else:
+        await chat.template.on_chat_room_delete_req(user, ChatRoomDeleteRequest(room_id=room.room_id))
+    assert await guest.end() == "reply.error"
+    await sending
+
+
+async def test_a_turn_that_another_process_took_up_meanwhile_is_left_to_it(
+    chat: ChatWorld, other: ChatWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its first process stood still past the lease, between two looks at whether the turn has come."""
+    user = await chat.user()
+    room = await chat.room(user)
+    parts, goes_on = chat.template._parts, asyncio.Event()
+    claim = TurnStore.claim
+
+    async def stood_still(self: TurnStore, *args: Any) -> Any:
+        if self is parts.replies._turns:
+            await goes_on.wait()
+        return await claim(self, *args)
+
+    monkeypatch.setattr(TurnStore, "claim", stood_still)
+    chat.provider.script(HALF, Reply(tokens=["taken ", "up"], delay_s=0.3, hang=True))
+    first = asyncio.create_task(chat.try_send(user, room.room_id, "one"))
+    first_id = await reply_of(chat, user, room.room_id)
+    second = asyncio.create_task(chat.try_send(user, room.room_id, "two"))
+    second_id = await reply_of(chat, user, room.room_id, 3)
+    reader = await Reader.of(chat, user, room.room_id, second_id)
+    await until(lambda: chat.provider.calls == 1)
+    await chat.template.on_chat_message_stop_req(
+        user, ChatMessageStopRequest(room_id=room.room_id, message_id=first_id)
+    )
+    await other.template._parts.replies.sweep(all_open=True)
+    await until(lambda: chat.provider.calls == 2)
+    goes_on.set()
+    await until(lambda: not parts.replies.runs_here(second_id))
+    await reader.waits_behind("taken up")
+    open_replies = chat.keys.open_replies(user.session.account_id)
+    assert await chat.redis.execute("ZSCORE", open_replies, second_id) is not None, "it counts while it runs"
+    assert await chat.ttl_ms(chat.keys.reply_stream(room.room_id, second_id)) == -1, "its text stays while it runs"
+    await other.template._parts.replies.stop(0.0)
+    assert await reader.end() == "reply.stopped"
+    await first
+    answer = await second
+    assert answer.message is not None, answer.error
+    assert answer.message.content == "taken up"
+    assert chat.provider.calls == 2
+
+
+@pytest.mark.chat_settings(sweep_interval_s=3)
+@pytest.mark.parametrize("how", ["ended", "stopped", "silent", "deleted", "interrupted"])
+async def test_a_question_whose_process_is_gone_does_not_wait_for_a_whole_lease(chat: ChatWorld, how: str) -> None:
+    user = await chat.user()
+    room_id = (await chat.room(user)).room_id
+    parts, owner = chat.template._parts, await chat.template._owner(user)
+    turns = []
+    for content in ("one", "two"):
+        ids = [chat.keys.new_id(owner.partition) for _ in range(3)]
+        accepted = await parts.messages.accept(owner, room_id, NewMessage(*ids, content, None, None, "queue"))
+        assert accepted.turn is not None
+        turns.append(accepted.turn)
+    store = parts.replies._turns
+    if how == "ended":
+        await store.end(turns[0], "said", {})
+    elif how == "stopped":
+        await parts.reply_store.stop(owner, room_id, turns[0].reply_id)
+    elif how == "silent":
+        await store.interrupt(turns[0])
+    elif how == "deleted":
+        await chat.delete_message(user, room_id, turns[0].reply_id)
+    else:
+        ids = [chat.keys.new_id(owner.partition) for _ in range(3)]
+        await parts.messages.accept(owner, room_id, NewMessage(*ids, "three", None, None, "interrupt"))
+    ready_until = float(await chat.redis.execute("ZSCORE", chat.keys.leases(owner.partition), room_id))
+    seconds, micros = await chat.redis.execute("TIME")
+    assert ready_until - (int(seconds) * 1000 + int(micros) / 1000) <= 2000
+    assert chat.template._wiring.settings.reply_lease_s > 2
+    await until(lambda: chat.provider.calls, 10, "the sweep runs it")
