@@ -10,12 +10,16 @@ from collections.abc import Sequence
 from service.core.errors import StartError
 
 
+class PortInUse(StartError):
+    """Somebody else listens there."""
+
+
 class SharedPort:
     """One port for ``count`` workers: a socket for each, bound, not listening yet. Port 0 takes a free one for all.
 
     On Linux every worker has a socket of its own (SO_REUSEPORT), and the kernel spreads the connections over those
     that listen; measured with four workers and 32 connections: 3 to 11 each, on one shared socket 0 to 17. Elsewhere
-    they share one. ``key`` is the port's name in the configuration. Raises :class:`StartError`.
+    they share one. ``key`` is the port's name in the configuration. Raises :class:`StartError`, :class:`PortInUse`.
     """
 
     def __init__(self, host: str, port: int, count: int, *, key: str) -> None:
@@ -73,7 +77,7 @@ def explained(error: OSError, host: str, port: int, key: str) -> StartError:
     where = f"port {port} on {host}"
     mend = f"set netConfig.{key} (BASE_SERVER__NETCONFIG__{key.upper()})"
     if error.errno == errno.EADDRINUSE:
-        return StartError(f"Cannot listen: {where} is in use: stop the other server or {mend}.")
+        return PortInUse(f"Cannot listen: {where} is in use: stop the other server or {mend}.")
     if error.errno == errno.EACCES:
         return StartError(f"Cannot listen: no permission for {where}: take a port above 1023; {mend}.")
     if isinstance(error, socket.gaierror) or error.errno == errno.EADDRNOTAVAIL:

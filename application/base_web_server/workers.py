@@ -10,19 +10,25 @@ import os
 import signal
 import sys
 import tempfile
+import time
 from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 
 from prometheus_client.multiprocess import mark_process_dead
 
 from application.base_web_server.config import ServerSettings
-from application.base_web_server.ports import SharedPort
+from application.base_web_server.ports import PortInUse, SharedPort
 from application.base_web_server.supervisor import Supervisor
 from application.base_web_server.worker_board import WorkerBoard
 from application.base_web_server.worker_order import METRICS_FOLDER, WorkerOrder
 from service.core.errors import StartError
+from service.core.logger import Logger
+
+_SHM = "/dev/shm"  # noqa: S108 - a folder with a random name is made in it
+_PORT_WAIT_S, _PORT_LOOK_S = 3.0, 0.1
+"""The workers of a killed server let go of its port when they notice: within 0.4 s, measured on a busy machine."""
 
 
 async def run_workers(
@@ -48,12 +54,12 @@ async def run_workers(
     loop.add_signal_handler(signal.SIGHUP, lambda: None)
     net = settings.netConfig
     async with AsyncExitStack() as life:
-        ports = [SharedPort(net.host, net.port, count, key="port")]
+        ports = [await _shared_port(net.host, net.port, count, key="port")]
         life.callback(ports[0].close)
         if net.admin_port is not None:
-            ports.append(SharedPort(net.host, net.admin_port, count, key="admin_port"))
+            ports.append(await _shared_port(net.host, net.admin_port, count, key="admin_port"))
             life.callback(ports[1].close)
-        folder = Path(life.enter_context(tempfile.TemporaryDirectory(prefix="chat-workers-")))
+        folder = Path(life.enter_context(tempfile.TemporaryDirectory(prefix="chat-workers-", dir=_memory())))
         board, metrics = folder / "board", folder / "metrics"
         board.mkdir()
         metrics.mkdir()
@@ -106,6 +112,24 @@ async def run_workers(
             loop.add_signal_handler(number, supervisor.stop)
         loop.add_signal_handler(signal.SIGHUP, supervisor.roll)
         await supervisor.run(lambda: on_ready(ports[0].url))
+
+
+def _memory() -> str | None:
+    """Where files are memory, if there is such a place: a full disk ends a worker whose counts are mapped from it
+    (SIGBUS)."""
+    return _SHM if os.access(_SHM, os.W_OK) else None
+
+
+async def _shared_port(host: str, port: int, count: int, *, key: str) -> SharedPort:
+    with suppress(PortInUse):
+        return SharedPort(host, port, count, key=key)
+    Logger.warn("port in use, waiting for it", port=port, longest_s=_PORT_WAIT_S)
+    give_up_s = time.monotonic() + _PORT_WAIT_S
+    while time.monotonic() < give_up_s:
+        await asyncio.sleep(_PORT_LOOK_S)
+        with suppress(PortInUse):
+            return SharedPort(host, port, count, key=key)
+    return SharedPort(host, port, count, key=key)
 
 
 @asynccontextmanager

@@ -39,7 +39,9 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
         probe.bind(("127.0.0.1", 0))
         port = str(probe.getsockname()[1])
     data_dir = tmp_path_factory.mktemp("pair") / "data"
-    with running_server(data_dir, workers=2, BASE_SERVER__NETCONFIG__ADMIN_PORT=port) as server:
+    disk = data_dir.with_name("tmp")
+    disk.mkdir()
+    with running_server(data_dir, workers=2, BASE_SERVER__NETCONFIG__ADMIN_PORT=port, TMPDIR=str(disk)) as server:
         server.admin_url = f"http://127.0.0.1:{port}"  # type: ignore[attr-defined]
         yield server
 
@@ -90,6 +92,12 @@ async def test_one_scrape_and_one_readiness_tell_of_all(pair: ServerProcess, htt
         assert 'base_server_queue_waiting{queue="chat_persistence"}' in text
     async with http.get(pair.base_url + "/readyz") as answer:
         assert answer.status == 404
+
+
+@pytest.mark.skipif(not os.access("/dev/shm", os.W_OK), reason="no files in memory")
+async def test_what_workers_say_of_themselves_needs_no_disk(pair: ServerProcess, http: aiohttp.ClientSession) -> None:
+    assert len(await pids(http, pair.admin_url)) == 2  # type: ignore[attr-defined]
+    assert not list(pair.data_dir.with_name("tmp").glob("chat-workers-*")), "a full one would end all of them"
 
 
 async def test_both_workers_take_connections_and_know_the_same_chat(
@@ -225,6 +233,21 @@ async def test_no_worker_outlives_its_supervisor(tmp_path: Path, http: aiohttp.C
         server.start()
         client.base_url = server.base_url
         assert (await client.ok("/api/chat/rooms"))["rooms"][0]["room_id"] == room_id
+
+
+def test_a_start_waits_until_a_killed_servers_workers_have_let_go_of_the_port(tmp_path: Path) -> None:
+    with socket.socket() as held:
+        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        held.bind(("127.0.0.1", 0))
+        held.listen()
+        port = str(held.getsockname()[1])
+        server = ServerProcess(tmp_path / "data", workers=2, changes={"BASE_SERVER__NETCONFIG__PORT": port})
+        server.launch()
+        server.wait_for_log("port in use, waiting for it")
+    try:
+        server.wait_for_log("server ready")
+    finally:
+        assert server.stop() == 0
 
 
 def test_what_stops_the_start_is_said_once(tmp_path: Path) -> None:
