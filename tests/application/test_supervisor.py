@@ -13,11 +13,12 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
+import structlog
 
 from application.base_web_server import supervisor as supervisor_module
 from application.base_web_server.readiness import Phase, Readiness
 from application.base_web_server.supervisor import Supervisor
-from application.base_web_server.worker_board import WorkerBoard
+from application.base_web_server.worker_board import Posting, WorkerBoard
 from service.core.errors import StartError
 from tests.waiting import until
 
@@ -44,7 +45,7 @@ class Bench:
             forget=self.forgotten.append,
             close_doors=lambda: self.events.append("close"),
             drain_s=0.0,
-            longest_delay_s=0.02,
+            longest_delay_s=0.2,
         )
 
     async def _launch(self, number: int) -> Process:
@@ -104,6 +105,24 @@ async def test_a_dead_worker_gets_new_sockets_and_a_new_process(bench: Bench) ->
         assert not ended(bench.processes[3])()
 
 
+async def test_pauses_grow_for_a_worker_that_dies_young_and_not_for_one_that_lived(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def kill_worker_2() -> None:
+        worker, launched = bench.supervisor._workers[1], len(bench.processes)
+        await until(lambda: worker.process.is_ready)
+        os.kill(worker.process.pid, signal.SIGKILL)
+        await until(lambda: len(bench.processes) > launched)
+
+    async with bench.running():
+        with structlog.testing.capture_logs() as logs:
+            for _ in range(4):
+                await kill_worker_2()
+            monkeypatch.setattr(supervisor_module, "_STEADY_S", 0.0)
+            await kill_worker_2()
+    assert [entry["delay_s"] for entry in logs if "delay_s" in entry] == [0.0, 0.1, 0.2, 0.2, 0.0]
+
+
 async def test_it_goes_on_trying_while_another_serves_and_gives_up_when_none_does(bench: Bench) -> None:
     async with bench.running() as run:
         bench.script = BAD
@@ -114,6 +133,32 @@ async def test_it_goes_on_trying_while_another_serves_and_gives_up_when_none_doe
         bench.processes[2].kill()
         with pytest.raises(StartError, match="in a row, the last time with exit code 3, and no other serves"):
             await asyncio.wait_for(run, 10)
+
+
+async def test_a_worker_that_does_not_get_ready_is_killed_and_tried_again(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with bench.running():
+        with monkeypatch.context() as impatient:
+            impatient.setattr(supervisor_module, "_START_S", 0.1)
+            bench.script = "exec cat"
+            bench.processes[1].kill()
+            await until(lambda: len(bench.processes) > 4)
+        assert bench.processes[3].returncode == -signal.SIGKILL
+        bench.script = GOOD
+        await until(lambda: bench.supervisor._workers[1].process.is_ready)
+
+
+async def test_failed_starts_count_in_a_row(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, 1)
+    async with bench.running() as run:
+        starts = tmp_path / "starts"  # four that fail, one that serves, and so on
+        bench.script = f"echo >> {starts}; [ $(($(wc -l < {starts}) % 5)) = 0 ] || exit 3; {GOOD}"
+        bench.processes[0].kill()
+        await until(lambda: len(bench.processes) == 6 and bench.supervisor._any_serves())
+        bench.processes[5].kill()
+        await until(lambda: run.done() or (len(bench.processes) == 11 and bench.supervisor._any_serves()))
+        assert not run.done()
 
 
 async def test_a_system_that_gives_no_process_for_a_while_ends_nobody(bench: Bench) -> None:
@@ -140,6 +185,26 @@ async def test_a_rolling_restart_replaces_one_after_the_other_the_new_one_first(
         # The supervisor still looks after those that came.
         bench.processes[3].kill()
         await until(lambda: bench.events[6:] == ["renew 1", "launch 1"])
+
+
+async def test_a_rolling_restart_waits_for_the_end_of_each_that_it_replaced(bench: Bench) -> None:
+    bench.script = 'echo "Ready at http://it"; while read line; do :; done; sleep 0.2'
+    async with bench.running():
+        before = list(bench.processes)
+        bench.script = GOOD
+        bench.supervisor.roll()
+        await until(lambda: "launch 2" in bench.events[3:])
+        assert ended(before[0])()
+        await until(ended(*before))
+
+
+async def test_who_is_replaced_already_is_not_hurried_by_a_stop(bench: Bench) -> None:
+    bench.script = 'trap "exit 7" TERM; echo "Ready at http://it"; while read line; do :; done; sleep 0.1'
+    async with bench.running():
+        bench.script = GOOD
+        bench.supervisor.roll()
+        await until(lambda: any(process.is_retired for process in bench.supervisor._living))
+    assert [process.returncode == 7 for process in bench.processes[:3]] == [False, True, True]
 
 
 async def test_a_rolling_restart_stops_at_a_process_that_does_not_start(bench: Bench) -> None:
@@ -203,6 +268,21 @@ async def test_a_worker_whose_board_is_silent_is_killed(
         await until(lambda: bench.events[3:] == ["renew 1", "launch 1"])
         assert not silent.exists(), "who ended says nothing any more"
         assert not ended(*bench.processes[1:3])()
+
+
+async def test_a_silence_that_ends_kills_nobody(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(supervisor_module, "_LOOK_INTERVAL_S", 0.02)
+    looks = 0
+
+    def heard_at_every_fifth_look() -> list[Posting]:
+        nonlocal looks
+        looks += 1
+        return [Posting(1, bench.processes[0].pid, 100.0 if looks % 5 else 0.0, Readiness(Phase.READY, ()))]
+
+    async with bench.running():
+        monkeypatch.setattr(bench.board, "postings", heard_at_every_fifth_look)
+        await until(lambda: looks > 20)
+        assert not ended(bench.processes[0])()
 
 
 async def test_a_worker_that_printed_an_endless_line_is_started_again(bench: Bench) -> None:
