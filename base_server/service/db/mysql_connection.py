@@ -57,14 +57,13 @@ class MySqlConnection:
 
         ``statement_s`` bounds each statement on the server (MariaDB; MySQL has that for SELECT only).
         """
-        raw = aiomysql.Connection(
+        raw = await aiomysql.connect(
             host=target.host, port=target.port, user=target.user, password=target.password, db=target.database,
             charset="utf8mb4", autocommit=True, ssl=target.tls, conv=_DECODERS, cursorclass=_QuietCursor,
             init_command=f"{_SESSION}, innodb_lock_wait_timeout = {lock_wait_s}",
         )  # fmt: skip
         connection = cls(raw, 0)
         try:
-            await raw._connect()  # and not aiomysql.connect: cancelled, that leaves its socket open
             if statement_s is not None:
                 await connection.run(
                     f"SET max_statement_time = {statement_s}"
