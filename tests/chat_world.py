@@ -17,6 +17,7 @@ from template.base.client_session import ClientSession
 from template.base.session_info import SessionInfo
 from template.chat.chat_events import QUEUE_NAME
 from template.chat.chat_keys import ChatKeys
+from template.chat.chat_message_store import Accepted, NewMessage
 from template.chat.chat_settings import ChatSettings
 from template.chat.chat_template_impl import ChatTemplateImpl, create_chat_template
 from template.chat.common.chat_model import ChatMessage, ChatRoom
@@ -82,6 +83,13 @@ class ChatWorld:
     ) -> ChatMessageSendResponse:
         request = ChatMessageSendRequest(room_id=room_id, content=content, **fields)
         return await self.template.on_chat_message_send_req(user, request)
+
+    async def accepted(self, user: ClientSession, room_id: str, content: str) -> Accepted:
+        """A question as a process leaves it that is killed before it asks the AI."""
+        owner = await self.template._owner(user)
+        ids = [self.keys.new_id(owner.partition) for _ in range(3)]
+        message = NewMessage(*ids, content, None, None, "queue")
+        return await self.template._parts.messages.accept(owner, room_id, message)
 
     async def messages(self, user: ClientSession, room_id: str, **fields: Any) -> ChatMessageListResponse:
         response = await self.try_messages(user, room_id, **fields)

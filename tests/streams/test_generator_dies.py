@@ -6,8 +6,9 @@ import asyncio
 import os
 import random
 import signal
-from collections.abc import Iterator
+from collections.abc import Coroutine, Iterator
 from contextlib import AsyncExitStack, ExitStack
+from typing import Any
 
 import aiohttp
 import pytest
@@ -86,6 +87,48 @@ async def test_replies_of_a_killed_process_end_once_with_what_was_said_and_their
         assert provider.calls == 2 * REPLIES, "a reply that was begun is never asked for again"
         servers.all[0].start()
     assert killed > DEATHS * REPLIES / 3, "hardly any reply was in its middle"
+
+
+@pytest.fixture
+def lone(redis_server: RedisServer, shared_mariadb: DatabaseBackend) -> Iterator[Servers]:
+    """One process: nobody else can take up what it leaves."""
+    with ExitStack() as stack:
+        yield start_servers(stack, redis_server, shared_mariadb, 1, reply_lease_s=1, sweep_interval_s=0.2)
+
+
+async def test_a_question_that_waits_outlives_its_server_and_is_asked_once(
+    lone: Servers, http: aiohttp.ClientSession
+) -> None:
+    (server,) = lone.all
+    player = Player(http, lone.here)
+    await player.enter(lone)
+
+    def send(content: str) -> Coroutine[None, None, dict[str, Any]]:
+        fields = {"room_id": player.room_id, "content": content, "client_message_id": f"id-of-{content}"}
+        return player.at(lone.here).ok("/api/chat/message/send", on_busy="queue", **fields)
+
+    async def contents() -> list[str]:
+        return [message["content"] for message in await player.messages(lone.here)]
+
+    async def is_written_down(expected: list[str]) -> bool:
+        return await contents() == expected
+
+    async with OpenAIStub(lone.provider_port) as provider:
+        provider.script(Reply(["half "], hang=True), Reply(["whole"]))
+        first = asyncio.create_task(send("one"))
+        await until(lambda: is_written_down(["one", "half "]))
+        second = asyncio.create_task(send("two"))
+        await until(lambda: is_written_down(["one", "half ", "two", ""]))
+        server.kill()
+        cut = await asyncio.gather(first, second, return_exceptions=True)
+        assert all(isinstance(error, aiohttp.ClientError) for error in cut), cut
+
+        server.start()
+        await until(lambda: is_written_down(["one", "half ", "two", "whole"]), 20)
+        ends = [message["metadata"].get("finish_reason") for message in await player.messages(lone.here)]
+        assert ends == [None, "interrupted", None, "stop"]
+        assert (await send("two"))["message"] == (await player.messages(lone.here))[3]
+        assert [call.messages[-1]["content"] for call in provider.requests] == ["one", "two"]
 
 
 async def test_a_process_that_stood_still_past_its_lease_says_nothing_more(

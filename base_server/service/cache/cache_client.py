@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Sequence
-from typing import Any, Self
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from typing import Any, Self, TypeVar
 
 from redis.exceptions import NoScriptError, RedisError
 
@@ -18,7 +18,10 @@ from service.cache.premise import Premise, asking_first, is_refusal
 from service.cache.raw_client import RawClient
 from service.cache.script import Script
 from service.core.errors import OutcomeUnknown, PremiseFailed, ServiceUnavailable
+from service.core.logger import Logger
 from service.core.tracing import span
+
+T = TypeVar("T")
 
 
 class CacheClient:
@@ -113,6 +116,27 @@ class CacheClient:
                 raise
             self._evaluated.add(script.sha1)
             return answer
+
+    async def ask_partitions(self, partitions: Iterable[int], ask: Callable[[int], Awaitable[T]]) -> dict[int, T]:
+        """What ``ask`` answers for each partition. One whose master is away is left out, with a warning; raises
+        ServiceUnavailable when all of them are."""
+        asked = list(partitions)
+        answers = await asyncio.gather(*map(ask, asked), return_exceptions=True)
+        told: dict[int, T] = {}
+        away: dict[int, ServiceUnavailable] = {}
+        for partition, answer in zip(asked, answers, strict=True):
+            if isinstance(answer, ServiceUnavailable):
+                away[partition] = answer
+            elif isinstance(answer, BaseException):
+                raise answer
+            else:
+                told[partition] = answer
+        if away:
+            outage = next(iter(away.values()))
+            if not told:
+                raise outage
+            Logger.warn("cache partitions are left out", partitions=list(away), reason=outage.reason)
+        return told
 
     async def execute_on_each(self, *command: Any) -> dict[str, Any]:
         """One command on every server that has a part of the keys, and its answers by the server's name: the masters

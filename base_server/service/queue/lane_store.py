@@ -183,9 +183,19 @@ class LaneStore:
         return set().union(*[await self._works.scan(pattern) for pattern in patterns])
 
     async def backlog(self, lanes: Sequence[Lane]) -> dict[Lane, int]:
-        """Entries in each lane, those being worked on included."""
-        lengths = await self._works.execute_many([("XLEN", lane.stream_key) for lane in lanes])
-        return {lane: int(length) for lane, length in zip(lanes, lengths, strict=True)}
+        """Entries in each lane, those being worked on included; without the lanes of partitions that are away."""
+        by_partition: dict[int, list[Lane]] = {}
+        for lane in lanes:
+            by_partition.setdefault(lane.partition, []).append(lane)
+        client = self._cache.get_client()  # a short look, whose time-out is short too: others wait for its answer
+        lengths = await client.ask_partitions(
+            by_partition, lambda p: client.execute_many([("XLEN", lane.stream_key) for lane in by_partition[p]])
+        )
+        return {
+            lane: int(length)
+            for partition, of_partition in lengths.items()
+            for lane, length in zip(by_partition[partition], of_partition, strict=True)
+        }
 
     async def facts(self, lanes: Sequence[Lane]) -> tuple[int, dict[Lane, LaneFacts]]:
         """Redis time in ms and the facts of each lane; two round trips."""

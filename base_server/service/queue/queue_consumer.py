@@ -135,7 +135,7 @@ class QueueConsumer:
         rank = {name: index for index, name in enumerate(dict.fromkeys(lane.name for lane in lanes))}
         waiting = await self._store.backlog(lanes)
         now_s = time.monotonic()
-        ready = [lane for lane in lanes if waiting[lane] and self._rests.get(lane, _Rest()).until_s <= now_s]
+        ready = [lane for lane in lanes if waiting.get(lane) and self._rests.get(lane, _Rest()).until_s <= now_s]
         return sorted(ready, key=lambda lane: (rank[lane.name], self._turns.get(lane, 0)))
 
     async def _visit(self, lane: Lane) -> int:

@@ -245,7 +245,8 @@ class QueueService(Facade):
         return await self._store.drop(lane, dead_id)
 
     async def backlog(self, queue_name: str) -> dict[Lane, int]:
-        """Entries in every lane, those being worked on included; one round trip."""
+        """Entries in every lane, those being worked on included, without the lanes of partitions that are away; all
+        are asked at once."""
         return await self._store.backlog(self._lanes.lanes(queue_name))
 
     async def stats(self) -> dict[str, dict[str, Any]]:

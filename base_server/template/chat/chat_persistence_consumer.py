@@ -110,7 +110,7 @@ class ChatPersistenceConsumer:
     async def clean_buffers(self) -> None:
         """Forget the rests of lanes that are empty again."""
         backlog = await self._queue.backlog(QUEUE_NAME)
-        self._resting = {lane: rest for lane, rest in self._resting.items() if backlog.get(lane)}
+        self._resting = {lane: rest for lane, rest in self._resting.items() if backlog.get(lane) != 0}
 
     def flush(self, partition: int, shard_id: int) -> None:
         """Start writing one lane now; does not wait."""

@@ -239,27 +239,25 @@ class TurnStore:
         raise ServiceUnavailable("cache", "the reply has left the room's window, send the same again")
 
     async def expired(self, *, all_open: bool = False) -> list[OpenTurn]:
-        """Open turns whose lease has run out by Redis' clock (``all_open``: every one), of all partitions."""
+        """Open turns whose lease has run out by Redis' clock (``all_open``: every one), of all partitions but those
+        that are away."""
         partitions = range(self._cache.partitions.count)
-        seconds, micros = await self._cache.execute("TIME")
-        now_ms = int(seconds) * 1000 + int(micros) // 1000
-        until = "+inf" if all_open else now_ms
-        found = await self._cache.execute_many(
-            [("ZRANGEBYSCORE", self._keys.leases(p), "-inf", until, "LIMIT", 0, _SWEEP_AT_ONCE) for p in partitions]
-        )
-        rooms = [(p, room_id) for p, ids in zip(partitions, found, strict=True) for room_id in ids]
-        if not rooms:
-            return []
-        records = await asyncio.gather(*(self._open_fields(p, room_id) for p, room_id in rooms))
+        found = await self._cache.ask_partitions(partitions, lambda p: self._expired_in(p, all_open=all_open))
+        return [turn for turns in found.values() for turn in turns]
+
+    async def _expired_in(self, partition: int, *, all_open: bool) -> list[OpenTurn]:
+        leases = self._keys.leases(partition)
+        args = ["1" if all_open else "", _SWEEP_AT_ONCE]
+        now_ms, *room_ids = await self._cache.run_script(SCRIPTS["expired_turns"], [leases], args)
+        records = await asyncio.gather(*(self._open_fields(partition, room_id) for room_id in room_ids))
         turns = []
-        for (partition, room_id), (text, phase, account, db_key, shard) in zip(rooms, records, strict=True):
+        for room_id, (text, phase, account, db_key, shard) in zip(room_ids, records, strict=True):
             if text is None:
                 record = self._keys.room_record(room_id, partition)
-                await self._cache.run_script(SCRIPTS["drop_lease"], [record, self._keys.leases(partition)], [room_id])
+                await self._cache.run_script(SCRIPTS["drop_lease"], [record, leases], [room_id])
                 continue
-            owner = Owner(account, int(db_key), int(shard), partition)
-            turn = read_turn(text, owner, room_id)
-            turns.append(OpenTurn(turn, phase, (turn.deadline_ms - now_ms) / 1000))
+            turn = read_turn(text, Owner(account, int(db_key), int(shard), partition), room_id)
+            turns.append(OpenTurn(turn, phase, (turn.deadline_ms - int(now_ms)) / 1000))
         return turns
 
     async def _open_fields(self, partition: int, room_id: str) -> list[Any]:

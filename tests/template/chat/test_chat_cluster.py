@@ -91,3 +91,30 @@ async def test_nothing_is_lost_doubled_or_revived_while_slots_move_and_masters_c
             await player.check()
         assert all(is_of_this_run for _, is_of_this_run in await chat.container.cache.epochs())
         assert (await chat.container.cache.epochs())[partition][0] >= 3, "moved and failed over, then died"
+
+
+async def test_a_master_that_is_away_stops_neither_writes_nor_ends_of_the_other_partitions(
+    private_cluster: RedisCluster, tmp_path: Path, app_id: str, provider: OpenAIStub
+) -> None:
+    cluster = private_cluster
+    for node in cluster.nodes:
+        node.client.config_set("cluster-require-full-coverage", "no")
+    database = DatabaseBackend("sqlite", DatabaseSettings(), tmp_path, None)
+    often = {"batch_interval_s": 0.1, "sweep_interval_s": 0.1, "reply_lease_s": 1}
+    async with running_world(cluster.settings(timeout_s=1), database, app_id, provider, **often) as chat:
+        user = await chat.user()
+        room_id = (await chat.room(user)).room_id
+        living = cluster.owner(chat.redis.partitions.tag(chat.redis.partitions.of_text(user.session.account_id)))
+        lost = cluster.masters.index(next(node for node in cluster.masters if node is not living))
+        cluster.replicas[lost].kill()
+        cluster.masters[lost].kill()
+
+        await chat.accepted(user, room_id, "of a process that is gone")
+        async with asyncio.timeout(15):
+            await chat.send(user, room_id, "behind it")
+
+        async def all_written() -> bool:
+            rows = await chat.rows(user, "fp_chat_window_get", room_id, 10)
+            return [row["seq"] for row in rows] == [1, 2, 3, 4]
+
+        await until(all_written, 15)

@@ -12,7 +12,6 @@ from service.cache.cache_errors import CacheCommandError
 from service.core.errors import ServiceUnavailable
 from service.db.db_settings import DatabaseSettings
 from template.base.client_session import ClientSession
-from template.chat.chat_message_store import Accepted, NewMessage
 from template.chat.chat_turn_store import TurnStore
 from tests.backends_mariadb import DatabaseBackend
 from tests.backends_redis import RedisServer
@@ -21,14 +20,6 @@ from tests.openai_stub import OpenAIStub, Reply
 from tests.waiting import until
 
 HALF = Reply(tokens=["half "], hang=True)
-
-
-async def accepted(chat: ChatWorld, user: ClientSession, room_id: str, content: str) -> Accepted:
-    """A question as a process leaves it that is killed before it asks the AI."""
-    owner = await chat.template._owner(user)
-    ids = [chat.keys.new_id(owner.partition) for _ in range(3)]
-    message = NewMessage(*ids, content, None, None, "queue")
-    return await chat.template._parts.messages.accept(owner, room_id, message)
 
 
 async def listed(chat: ChatWorld, user: ClientSession, room_id: str, count: int) -> None:
@@ -93,7 +84,7 @@ async def test_a_room_with_broken_keys_does_not_keep_other_rooms_from_being_swep
     user = await chat.user()
     rooms = [(await chat.room(user)).room_id for _ in range(3)]
     for room_id in rooms:
-        await accepted(chat, user, room_id, "one")
+        await chat.accepted(user, room_id, "one")
     for key in (chat.keys.room_record(rooms[0]), chat.keys.messages(rooms[1])):
         await chat.redis.execute("SET", key, "not ours")
 
@@ -106,7 +97,7 @@ async def test_a_room_with_broken_keys_does_not_keep_other_rooms_from_being_swep
 async def test_waiting_turns_and_a_stream_of_another_type_do_not_keep_a_reply_from_its_end(chat: ChatWorld) -> None:
     user = await chat.user()
     room = await chat.room(user)
-    sent = await accepted(chat, user, room.room_id, "one")
+    sent = await chat.accepted(user, room.room_id, "one")
     assert sent.turn is not None
     stream = chat.keys.reply_stream(room.room_id, sent.turn.reply_id)
     for key in (chat.keys.turns(room.room_id), stream):

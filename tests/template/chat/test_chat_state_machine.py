@@ -16,8 +16,11 @@ from service.core.errors import ServiceNotRunning, ServiceUnavailable
 from template.chat.chat_settings import ChatSettings
 from template.chat.chat_state_machine import ChatStateMachine, MessageState, RoomState, get_chat_state_machine
 from template.chat.chat_states import ABSENT
+from template.chat.common.chat_serialize import ChatMessageStopRequest
 from tests.backends_redis import RedisServer, running_cache
 from tests.chat_world import ChatWorld
+from tests.openai_stub import Reply
+from tests.waiting import until
 
 # Written out by hand from the design, not from the table in the code: before -> after.
 ROOM = {
@@ -276,3 +279,23 @@ async def test_a_state_only_delete_through_the_documented_call_hides_nothing_fro
     await chat.persist()
     assert await chat.texts(user, room.room_id) == ["stub: hello"]
     assert await chat.state(question.message_id) == "DELETED"
+
+
+@pytest.mark.parametrize("stopped", [False, True], ids=["ends", "is stopped"])
+async def test_a_state_only_delete_of_a_running_reply_outlives_its_end(chat: ChatWorld, stopped: bool) -> None:
+    user = await chat.user()
+    room = await chat.room(user)
+    chat.provider.script(Reply(["half"], hang=stopped, delay_s=0.5))
+    sending = asyncio.create_task(chat.send(user, room.room_id))
+    await until(lambda: chat.provider.calls == 1)
+    reply_id = (await chat.messages(user, room.room_id)).messages[1].message_id
+    assert await get_chat_state_machine().smart_delete_message(reply_id) == (True, "DELETED")
+    if stopped:
+        request = ChatMessageStopRequest(room_id=room.room_id, message_id=reply_id)
+        answer = await chat.template.on_chat_message_stop_req(user, request)
+        assert answer.message is not None
+        assert answer.message.state == "DELETED"
+    await sending
+    assert await chat.state(reply_id) == "DELETED"
+    await chat.persist()
+    assert await chat.state(reply_id) == "DELETED"

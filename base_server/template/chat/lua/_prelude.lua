@@ -266,7 +266,9 @@ local function put_end(k, room_id, turn, tail, payload, reason, ready_ms, stream
   if not v[4] then redis.call('HSET', k.rec, 'epoch', '-1') end
   redis.call('HDEL', k.rec, 'w:' .. reply_id)
   redis.pcall('ZREM', k.open, reply_id)
-  set_state(k.state, 'PENDING', now)
+  -- Deleted meanwhile by its state alone (smart_delete_message): that stays.
+  local state = get_state(k.state)
+  if state ~= 'DELETING' and state ~= 'DELETED' then set_state(k.state, 'PENDING', now) end
   local ready = ''
   if v[1] == token then
     ready = next_turn(k.rec, k.turns, k.leases, room_id, now + tonumber(ready_ms))

@@ -23,4 +23,4 @@ if ARGV[7] == '1' then
   if lease and tonumber(lease) > now then return { WAIT } end
 end
 local final, ready = put_early_end(k, ARGV[2], turn, ARGV[4], ARGV[8], ARGV[5], ARGV[6], now)
-return { OK, final, 'PENDING', redis.call('XLEN', k.lane), ready }
+return { OK, final, get_state(k.state), redis.call('XLEN', k.lane), ready }
