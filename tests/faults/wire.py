@@ -12,13 +12,15 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from service.cache.premise import asking_first
 from service.cache.script import load_scripts
 
 _SOURCES = Path(__file__).parents[2] / "base_server"
 _SCRIPT_NAMES = {
-    script.sha1: script.name
+    variant.sha1: script.name
     for folder in sorted({file.parent for file in _SOURCES.rglob("*.lua")})
     for script in load_scripts(folder).values()
+    for variant in (script, asking_first(script))
 }
 _CALL = re.compile(rb"CALL `?(\w+)")
 _QUERY = 3
