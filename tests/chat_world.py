@@ -117,6 +117,10 @@ class ChatWorld:
         request = ChatMessageDeleteRequest(room_id=room_id, message_id=message_id)
         return (await self.template.on_chat_message_delete_req(user, request)).errorCode
 
+    async def hush(self) -> None:
+        """No sweep any more: calls that are counted from now on are the test's own."""
+        await self.container.scheduler.remove_job(self.template._wiring._sweep_job)
+
     async def backlog(self) -> int:
         return sum((await self.container.queue.backlog(QUEUE_NAME)).values())
 

@@ -268,6 +268,7 @@ async def test_a_malformed_id_is_named_before_anything_is_looked_at(door: Door) 
     me = await door.account()
     own = await make_target(door, me)
     await door.world.persist()
+    await door.world.hush()
     picture, round_trips = await door.redis_picture(), 0
     for protocol in door.protocols:
         for name in id_fields(protocol):

@@ -92,7 +92,7 @@ async def test_a_message_to_a_new_room_needs_no_wait_and_no_database(chat: ChatW
 
 @pytest.mark.chat_settings(delta_interval_s=60)  # a slow machine would send the reply in parts
 async def test_a_cached_list_costs_one_round_trip_and_a_send_two(chat: ChatWorld) -> None:
-    # The session's own round trip comes on top: at most two and three.
+    await chat.hush()
     user = await chat.user()
     rooms = [await chat.room(user) for _ in range(5)]
     await chat.send(user, rooms[0].room_id)
@@ -126,6 +126,7 @@ async def test_a_batch_costs_three_round_trips_and_its_lock(chat: ChatWorld) -> 
     for _ in range(20):
         await chat.send(user, room.room_id)
     consumer, bulk = chat.template._parts.consumer, chat.container.cache.get_bulk_client()
+    await chat.hush()
     before = (bulk.round_trips, chat.redis.round_trips, chat.container.database.calls)
     consumer.flush((await chat.template._owner(user)).partition, user.session.shard_id)
     await until(lambda: not consumer._draining)
