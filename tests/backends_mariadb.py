@@ -11,6 +11,7 @@ share: use ids of your own (:mod:`tests.database_rows`). ``database`` is a start
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import os
 import shutil
 import signal
@@ -55,7 +56,9 @@ class MariaDbServer:
             find_program("mariadb-install-db", "mysql_install_db"), *self._options(),
             "--auth-root-authentication-method=normal", "--skip-test-db", "--innodb-flush-log-at-trx-commit=0",
         ]  # fmt: skip
-        done = subprocess.run(command, check=False, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        with (Path(tempfile.gettempdir()) / "mariadb-install-db.lock").open("a") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # several at once fail now and then
+            done = subprocess.run(command, check=False, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         assert done.returncode == 0, done.stdout[:2000]  # what follows is advice
 
     @property
