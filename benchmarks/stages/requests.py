@@ -18,6 +18,7 @@ from tests.server_process import ROOT
 ROOMS = 64
 _PARSED = "aiohttp + pydantic"
 _AINVOKE = "ainvoke + two scripts"
+_SKETCHES = ("sketch of a send", "sketch of a list")
 _FASTAPI = "FastAPI + MySQL: send"
 _LANGGRAPH = "LangGraph + MySQL: send"
 
@@ -29,6 +30,9 @@ def run(bench: Bench) -> None:
     for name in ("aiohttp, empty", _PARSED, "aiohttp + pydantic + one script", _AINVOKE, _FASTAPI, _LANGGRAPH):
         if name in found:
             bench.add(Row(name, found[name].per_s, "req/s", found[name].cpu_ms))
+    for name in _SKETCHES:
+        ratios = found[name].per_s / found[_PARSED].per_s, found[_PARSED].cpu_ms / found[name].cpu_ms
+        bench.add(Row(name, found[name].per_s, "req/s", found[name].cpu_ms, _PARSED, *ratios))
 
     def judge(work: str, against: str, target: float, note: str = "") -> None:
         if against in found:
@@ -57,6 +61,8 @@ def _limits(bench: Bench, stack: ExitStack) -> list[Contender]:
         contender(_PARSED, "/parsed"),
         contender("aiohttp + pydantic + one script", "/script"),
         contender(_AINVOKE, "/ainvoke"),
+        contender(_SKETCHES[0], "/sketch/send"),
+        contender(_SKETCHES[1], "/sketch/list"),
     ]
 
 
