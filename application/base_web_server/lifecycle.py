@@ -54,7 +54,8 @@ class Server:
         self._seat = seat
         self._is_retired = False
         net = settings.netConfig
-        self._metrics = metrics = Metrics(self._container.queue, seat.board.processes if seat else None)
+        of_workers = (seat.board.processes, seat.number) if seat else ()
+        self._metrics = metrics = Metrics(self._container.queue, *of_workers)
         service = TemplateService(sessions, status_for_errors=net.http_status_for_errors, observe=metrics.observe)
         report = WorkersHealth(self._health, seat) if seat else self._health
         app = build_app(net, self._context, service, report, metrics, lambda: not self.is_starting)

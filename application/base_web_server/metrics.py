@@ -3,6 +3,7 @@ happens, the rest when somebody looks."""
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
@@ -30,12 +31,17 @@ class Metrics:
     """``observe`` is the TemplateService's observer; ``render`` is the body of ``/metrics``.
 
     ``processes`` gives the workers' process ids by number where there are several; counts are then those of all,
-    also of processes that have ended, and the figures of a process have a label ``worker``.
+    also of processes that have ended, and the figures of a process have a label ``worker``. ``worker`` is this one's.
     """
 
     content_type = "text/plain; version=0.0.4; charset=utf-8"
 
-    def __init__(self, queue: QueueService, processes: Callable[[], Mapping[int, int]] | None = None) -> None:
+    def __init__(
+        self,
+        queue: QueueService,
+        processes: Callable[[], Mapping[int, int]] | None = None,
+        worker: int | None = None,
+    ) -> None:
         self._queue = queue
         self._counted = CollectorRegistry()
         self._now = _Now()
@@ -61,6 +67,14 @@ class Metrics:
             buckets=SECONDS,
             registry=self._counted,
         )
+        tasks = Gauge(
+            "base_server_tasks",
+            "Asyncio tasks of the process.",
+            ("worker",) if worker else (),
+            registry=self._counted,
+            multiprocess_mode="livesum",
+        )
+        self._tasks = tasks.labels(str(worker)) if worker else tasks
 
     def observe(self, protocol: Protocol, error_code: int, elapsed_s: float) -> None:
         series = protocol.id, error_code
@@ -71,7 +85,8 @@ class Metrics:
         known[1](elapsed_s)
 
     def flush(self) -> None:
-        """Let other workers' scrapes see what was counted here."""
+        """Let other workers' scrapes see what was counted here, and how many tasks there are."""
+        self._tasks.set(len(asyncio.all_tasks()))
         for sums in _sums:
             sums.flush()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import uuid
 from pathlib import Path
@@ -116,6 +117,21 @@ async def test_a_stream_that_is_stopped_and_resumed(tmp_path: Path) -> None:
     assert stopped.sum("chat_replies_total", finish_reason="stopped") == 1
     assert (stopped.sum("chat_stops_total"), stopped.sum("chat_resumes_total")) == (1, 1)
     assert stopped.sum("ai_replies_total", persona="GPT4O", outcome="cut") == 1
+
+
+async def test_tasks_are_those_of_the_moment(tmp_path: Path) -> None:
+    metrics = Metrics(ServiceContainer(ServiceSettings("m", "LOCAL", tmp_path)).queue)
+
+    async def tasks() -> float:
+        return Numbers((await metrics.render(ready=False)).decode()).sum("tasks")
+
+    end = asyncio.Event()
+    before = await tasks()
+    waiters = [asyncio.create_task(end.wait()) for _ in range(100)]
+    assert await tasks() == before + 100
+    end.set()
+    await asyncio.gather(*waiters)
+    assert await tasks() == before
 
 
 async def test_every_instrument_is_exposed_with_its_text(tmp_path: Path) -> None:

@@ -88,7 +88,8 @@ async def test_one_scrape_and_one_readiness_tell_of_all(pair: ServerProcess, htt
         assert 'base_server_requests_total{error_code="0",protocol="6001"} 30.0' in text
         assert 'base_server_request_seconds_count{protocol="6001"} 30.0' in text
         assert "base_server_ready 1.0" in text
-        assert len(re.findall(r'^process_resident_memory_bytes\{worker="[12]"\}', text, re.MULTILINE)) == 2
+        for of_a_process in ("process_resident_memory_bytes", "base_server_tasks"):
+            assert len(re.findall(rf'^{of_a_process}\{{worker="[12]"\}} [1-9]', text, re.MULTILINE)) == 2
         assert 'base_server_queue_waiting{queue="chat_persistence"}' in text
     async with http.get(pair.base_url + "/readyz") as answer:
         assert answer.status == 404
