@@ -27,7 +27,7 @@ chaos: $(INSTALLED) ## break real servers, Redis and MySQL for MINUTES=20; what 
 bench: $(INSTALLED) ## our figures beside limits and peers, in one run: RESULTS.md (ARGS="--only requests --seconds 2")
 	@exec $(BIN)/python -m benchmarks $(ARGS)
 
-soak: $(INSTALLED) ## players, every fifth of whom misbehaves, for MINUTES=20; fails unless memory and descriptors stay flat
+soak: $(INSTALLED) ## players, every fifth of whom misbehaves, for MINUTES=20; fails unless memory, descriptors and tasks stay flat
 	@exec $(BIN)/python -m benchmarks.soak --minutes $(MINUTES) $(ARGS)
 
 fuzz: $(INSTALLED) ## bytes of all kinds at the strict parser, for FUZZ_S seconds (60); brings its own fuzzer
