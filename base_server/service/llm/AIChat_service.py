@@ -109,10 +109,9 @@ class AIChatService(Facade):
             stored = await self._histories.read(session_id)
             turns, own = stored.turns, stored.own
         pieces: list[str] = []
-        meter = CallMeter(persona)
-        with meter.watched():
+        with CallMeter(persona) as meter:
             models = await self._models()
-            async with self._gate.place(), aclosing(models.stream(persona, turns, message)) as items:
+            async with self._gate, aclosing(models.stream(persona, turns, message)) as items:
                 async for item in items:
                     meter.note(item)
                     if isinstance(item, ReplyChunk):
@@ -193,7 +192,7 @@ class AIChatService(Facade):
             raise AIUnavailable("the AI service is stopped", called=False)
         loading = self._load()
         try:
-            return await asyncio.shield(loading)
+            return loading.result() if loading.done() else await asyncio.shield(loading)
         except Exception as error:  # an import or a constructor of a third party: anything
             Logger.error("ai models could not be built", error=type(error).__name__)
             self._loading = None if self._loading is loading else self._loading  # the next call tries again

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 
 from service.llm.call_meter import RUNNING, WAITING
 from service.llm.llm_errors import AIUnavailable
@@ -13,7 +11,7 @@ _RETRY_AFTER_S = 5.0
 
 
 class CallGate:
-    """First come, first served. ``running`` and ``waiting`` are the present numbers."""
+    """``async with`` holds a place. First come, first served; ``running`` and ``waiting`` are the present numbers."""
 
     def __init__(self, places: int, max_waiting: int, wait_timeout_s: float) -> None:
         self._free = asyncio.Semaphore(places)
@@ -22,22 +20,21 @@ class CallGate:
         self.running = 0
         self.waiting = 0
 
-    @asynccontextmanager
-    async def place(self) -> AsyncIterator[None]:
-        """Hold a place; raises :class:`AIUnavailable` (not called) when none came free in time."""
-        await self._take()
+    async def __aenter__(self) -> None:
+        """Take a place; raises :class:`AIUnavailable` (not called) when none came free in time."""
+        if self._free.locked():
+            await self._wait()
+        else:
+            await self._free.acquire()  # at once
         self.running += 1
-        try:
-            with RUNNING.held():
-                yield
-        finally:
-            self.running -= 1
-            self._free.release()
+        RUNNING.up()
 
-    async def _take(self) -> None:
-        if not self._free.locked():
-            await self._free.acquire()
-            return
+    async def __aexit__(self, *exc_info: object) -> None:
+        self.running -= 1
+        RUNNING.down()
+        self._free.release()
+
+    async def _wait(self) -> None:
         if self.waiting >= self._max_waiting:
             raise AIUnavailable("too many replies are waiting", called=False, retry_after_s=_RETRY_AFTER_S)
         self.waiting += 1

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from typing import Self
 
 from service.core.instruments import Counter, Gauge, Histogram
 from service.llm.conversation import ReplyChunk, ReplyEnd, ReplyItem, ReplyStart
@@ -28,7 +27,7 @@ WAITING = Gauge("ai_waiting", "Replies that wait for such a place.")
 
 
 class CallMeter:
-    """Of one reply: show it every item, inside :meth:`watched`."""
+    """Of one reply: show it every item; counted when its block is left, however."""
 
     def __init__(self, persona: str) -> None:
         self._persona = persona
@@ -38,21 +37,17 @@ class CallMeter:
         self._spoke = False
         self._outcome = "cut"
 
-    @contextmanager
-    def watched(self) -> Iterator[None]:
-        """Counts the reply when the block is left, however."""
-        try:
-            yield
-        except AITimeout:
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        if isinstance(error, AITimeout):
             self._outcome = "timeout"
-            raise
-        except AIUnavailable as error:
+        elif isinstance(error, AIUnavailable):
             self._outcome = "unavailable" if error.called else "not_called"
-            raise
-        finally:
-            REPLIES.add(self._persona, self._outcome)
-            TOKENS.add(self._persona, "prompt", amount=self._prompt_tokens)
-            TOKENS.add(self._persona, "completion", amount=self._completion_tokens)
+        REPLIES.add(self._persona, self._outcome)
+        TOKENS.add(self._persona, "prompt", amount=self._prompt_tokens)
+        TOKENS.add(self._persona, "completion", amount=self._completion_tokens)
 
     def note(self, item: ReplyItem) -> None:
         """Take an item of the stream into account."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from template.base.errors import IdempotencyMismatch, MessageNotFound, NotAllowedInState
@@ -49,6 +50,24 @@ class Accepted:
 class MessageStore(HybridStore):
     """The messages of rooms."""
 
+    @cached_property
+    def _send_limits(self) -> Sequence[float]:
+        """How the ARGV of accept_send end."""
+        settings = self._settings
+        return (
+            settings.max_waiting_turns,
+            self._lanes.max_backlog,
+            round(settings.reply_lease_s * 1000),
+            round(settings.reply_deadline_s * 1000),
+            settings.history_length,
+            settings.max_dead_letters_per_room,
+            settings.sends_per_minute,
+            settings.sends_at_once,
+            settings.max_open_replies,
+            settings.stream_ttl_s * 1000,
+            settings.ready_lease_ms,
+        )
+
     async def accept(self, owner: Owner, room_id: str, message: NewMessage) -> Accepted:
         """Store a question and open its reply; G1: when this returns, both are in Redis with the event."""
         self.check_room_id(owner, room_id)
@@ -65,15 +84,7 @@ class MessageStore(HybridStore):
         return Accepted(answer[2], answer[3], read_turn(answer[6], owner, room_id), bool(answer[4]), answer[7:])
 
     def _accept_call(self, owner: Owner, room_id: str, message: NewMessage) -> tuple[list[str], list[Any]]:
-        keys, partition, settings = self._keys, owner.partition, self._settings
-        fingerprint = _fingerprint(message)
-        event = payload(
-            owner,
-            room_id,
-            message_data={"message_id": message.question_id, "sender_type": "USER", "content": message.content},
-            client_message_id=message.client_message_id,
-            body_hash=fingerprint if message.client_message_id else None,
-        )
+        keys, partition = self._keys, owner.partition
         script_keys = [
             *self._room_keys(owner, room_id),
             *self._account_keys(owner),
@@ -96,26 +107,15 @@ class MessageStore(HybridStore):
             message.token,
             open_tail("USER", message.content, None),
             open_tail("AI", "", message.question_id, streaming=True),
-            event,
+            open_payload(owner, room_id),
             message.client_message_id or "",
-            fingerprint,
+            _fingerprint(message) if message.client_message_id else "",
             "",
             self._id_time(message.client_message_id),
             message.on_busy,
-            settings.max_waiting_turns,
-            self._lanes.max_backlog,
-            round(settings.reply_lease_s * 1000),
-            round(settings.reply_deadline_s * 1000),
-            settings.history_length,
             to_json(message.persona) if message.persona else "",
-            settings.max_dead_letters_per_room,
-            settings.sends_per_minute,
-            settings.sends_at_once,
-            settings.max_open_replies,
-            settings.stream_ttl_s * 1000,
-            open_payload(owner, room_id),
             to_json(title) if (title := title_of(message.content)) else "",
-            settings.ready_lease_ms,
+            *self._send_limits,
         ]
 
     async def _sent_before(self, owner: Owner, room_id: str, message: NewMessage) -> Accepted | None:

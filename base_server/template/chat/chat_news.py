@@ -6,8 +6,8 @@ again by itself a little later.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractContextManager
 from enum import StrEnum
 from typing import Protocol
 
@@ -41,17 +41,9 @@ class ReplyNews:
         """Hear what the scripts tell from now on, or from when Redis is back."""
         await subscribe(NEWS, self._heard, self._missed)
 
-    @contextmanager
-    def heard_by(self, reply_id: str, listener: Listener) -> Iterator[None]:
-        """``listener`` hears of this reply."""
-        self._listeners.setdefault(reply_id, []).append(listener)
-        try:
-            yield
-        finally:
-            listeners = self._listeners[reply_id]
-            listeners.remove(listener)
-            if not listeners:
-                del self._listeners[reply_id]
+    def heard_by(self, reply_id: str, listener: Listener) -> AbstractContextManager[None]:
+        """``listener`` hears of this reply within the block."""
+        return _Hearing(self._listeners, reply_id, listener)
 
     def tell_here(self, reply_id: str, news: News) -> None:
         """Tell this process alone, at once."""
@@ -67,3 +59,23 @@ class ReplyNews:
         for listeners in tuple(self._listeners.values()):
             for listener in tuple(listeners):
                 listener(None)
+
+
+class _Hearing:
+    """A block that hears of a reply."""
+
+    __slots__ = ("_listener", "_listeners", "_reply_id")
+
+    def __init__(self, listeners: dict[str, list[Listener]], reply_id: str, listener: Listener) -> None:
+        self._listeners = listeners
+        self._reply_id = reply_id
+        self._listener = listener
+
+    def __enter__(self) -> None:
+        self._listeners.setdefault(self._reply_id, []).append(self._listener)
+
+    def __exit__(self, *exc_info: object) -> None:
+        others = self._listeners[self._reply_id]
+        others.remove(self._listener)
+        if not others:
+            del self._listeners[self._reply_id]

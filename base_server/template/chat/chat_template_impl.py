@@ -30,7 +30,7 @@ from template.chat.chat_reply_facts import failure_of
 from template.chat.chat_reply_reader import Reading
 from template.chat.chat_settings import ChatSettings
 from template.chat.chat_states import MessageState
-from template.chat.chat_text import finish_reason_of, from_json, head_of, is_running, spoken_of, wire_message
+from template.chat.chat_text import finish_reason_of, from_json, head_of, is_running, wire_message
 from template.chat.chat_turn import Place
 from template.chat.chat_wiring import ChatParts, ChatWiring
 from template.chat.common.chat_examples import EXAMPLES
@@ -190,7 +190,7 @@ class ChatTemplateImpl(BaseTemplate):
         """Store the question, have it answered, answer with both. Safe to repeat with a client_message_id."""
         owner = await self._owner(client_session)
         accepted = await self._accept(owner, request)
-        self._start(accepted, watched=False)
+        self._start(accepted, request.content, watched=False)
         response = ChatMessageSendResponse()
         _put_message(response, "user_message", accepted.question)
         final = await self._final_reply(owner, request.room_id, accepted)
@@ -211,7 +211,7 @@ class ChatTemplateImpl(BaseTemplate):
         """As a send, but told as it happens. The reply lives on without its reader."""
         owner = await self._owner(client_session)
         accepted = await self._accept(owner, request)
-        self._start(accepted, watched=True)
+        self._start(accepted, request.content, watched=True)
         question = read_message(accepted.question, "PENDING")
         if accepted.turn is not None:
             reading = Reading(accepted.turn.place, 0)
@@ -307,8 +307,6 @@ class ChatTemplateImpl(BaseTemplate):
             raise InvalidRequest.of("ai_persona", f"unknown persona; known are {known}", known=error.known) from None
 
     async def _accept(self, owner: Owner, request: ChatMessageSendRequest) -> Accepted:
-        store = self._parts.messages
-        store.check_room_id(owner, request.room_id)
         persona = request.ai_persona and self._persona(request.ai_persona)
         new_id = self._parts.keys.new_id
         message = NewMessage(
@@ -321,17 +319,17 @@ class ChatTemplateImpl(BaseTemplate):
             on_busy=request.on_busy,
         )
         try:
-            return await store.accept(owner, request.room_id, message)
+            return await self._parts.messages.accept(owner, request.room_id, message)
         except OutcomeUnknown:
             raise
         except ServiceUnavailable as outage:
             raise MessageNotSent("the message could not be stored, send it again") from outage
 
-    def _start(self, accepted: Accepted, *, watched: bool) -> None:
+    def _start(self, accepted: Accepted, question: str, *, watched: bool) -> None:
         """Run the reply of a question that was accepted just now."""
         if accepted.turn is not None:
-            question = spoken_of(accepted.question)[1] if accepted.granted else None
-            self._parts.replies.start(accepted.turn, question, accepted.history, watched=watched)
+            ready = question if accepted.granted else None
+            self._parts.replies.start(accepted.turn, ready, accepted.history, watched=watched)
 
     async def _final_reply(self, owner: Owner, room_id: str, accepted: Accepted) -> str:
         reply = head_of(accepted.reply)

@@ -10,7 +10,7 @@ from typing import Any
 from service.cache.cache_client import CacheClient
 from service.cache.cache_errors import CacheCommandError
 from service.core.errors import ServiceUnavailable
-from template.chat.chat_events import open_payload, payload
+from template.chat.chat_events import open_payload
 from template.chat.chat_keys import ChatKeys
 from template.chat.chat_lanes import ChatLanes
 from template.chat.chat_owner import Owner
@@ -132,17 +132,6 @@ class TurnStore:
         ``unsent`` begins at byte ``start``: what the stream lacks (None: all of it)."""
         owner = turn.owner
         full = {"ai_persona": turn.persona, **metadata}
-        event = payload(
-            owner,
-            turn.room_id,
-            message_data={
-                "message_id": turn.reply_id,
-                "sender_type": "AI",
-                "content": text,
-                "parent_message_id": turn.question_id,
-                "metadata": full,
-            },
-        )
         answer = await self._cache.run_script(
             SCRIPTS["end_reply"],
             reply_keys(self._keys, self._lanes, turn.place),
@@ -152,7 +141,7 @@ class TurnStore:
                 turn.reply_id,
                 turn.reply_seq,
                 tail("AI", text, turn.question_id, to_json(full)),
-                event,
+                open_payload(owner, turn.room_id),
                 full.get("finish_reason", "stop"),
                 self._settings.ready_lease_ms,
                 self._settings.stream_ttl_s * 1000,

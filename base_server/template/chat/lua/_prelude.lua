@@ -248,18 +248,23 @@ local function drop_other_types(k)
   if dropped > 0 and redis.call('HEXISTS', k.rec, 'len') == 1 then redis.call('HSET', k.rec, 'epoch', '0') end
 end
 
+-- The payload of a message's event: `open_payload` says whose room it is, `tail` is the entry's; `more` members or ''.
+local function payload_of(open_payload, message_id, tail, more)
+  return open_payload .. '"message_data":{"message_id":"' .. message_id .. '",' .. tail .. more .. '}'
+end
+
 -- Put an end to a reply, running or waiting: its text takes its place in the list, its event is queued, its turn goes on.
 -- `k`: rec, messages, lane, news, leases, turns, open (the account's open replies), state and stream of the reply.
 -- Returns the final entry, and the token that is ready now or ''.
-local function put_end(k, room_id, turn, tail, payload, reason, ready_ms, stream_ttl_ms, now)
+local function put_end(k, room_id, turn, tail, open_payload, reason, ready_ms, stream_ttl_ms, now)
   local token, reply_id, seq = parts_of(turn)
   local v = redis.call('HMGET', k.rec, 'turn_token', 'floor', 'w:' .. reply_id, 'epoch')
   local offset = v[2] and tonumber(seq) - tonumber(v[2]) or -1
   local current = offset >= 0 and redis.call('LINDEX', k.messages, offset) or ''
   if not current or entry_id(current) ~= reply_id or is_tombstone(current) then current = '' end
   local at = current ~= '' and entry_at(current) or iso(now)
-  local event = redis.call('XADD', k.lane, '*', 'id', reply_id, 'type', 'CHAT_MESSAGE_SAVE', 'payload', payload,
-    'priority', '2', 'key', room_id, 'at', int(now), 'seq', seq, 'time', at)
+  local event = redis.call('XADD', k.lane, '*', 'id', reply_id, 'type', 'CHAT_MESSAGE_SAVE',
+    'payload', payload_of(open_payload, reply_id, tail, ''), 'priority', '2', 'key', room_id, 'at', int(now), 'seq', seq, 'time', at)
   local final = entry(reply_id, room_id, tonumber(seq), at, tail)
   if current ~= '' then redis.call('LSET', k.messages, offset, final) end
   redis.call('HSET', k.rec, 'dirty', event)
@@ -285,7 +290,6 @@ local function put_end(k, room_id, turn, tail, payload, reason, ready_ms, stream
 end
 
 -- put_end for whoever does not know the text: with what the stream holds, and the usage that its process noted last.
--- `open_payload`: the beginning of the event's payload, which says whose room it is.
 local function put_early_end(k, room_id, turn, reason, open_payload, ready_ms, stream_ttl_ms, now)
   drop_other_types(k)
   local token, reply_id, _, question_id, persona = parts_of(turn)
@@ -298,8 +302,7 @@ local function put_early_end(k, room_id, turn, reason, open_payload, ready_ms, s
   if v[1] == token and v[2] then metadata = metadata .. ',"latency_ms":' .. int(now - tonumber(v[2])) end
   local parent = ',"parent_message_id":"' .. question_id .. '"'
   local body = '"sender_type":"AI","content":' .. content .. parent .. ',"metadata":' .. metadata .. '}}'
-  local payload = open_payload .. '"message_data":{"message_id":"' .. reply_id .. '",' .. body .. '}'
-  local final, ready = put_end(k, room_id, turn, body, payload, reason, ready_ms, stream_ttl_ms, now)
+  local final, ready = put_end(k, room_id, turn, body, open_payload, reason, ready_ms, stream_ttl_ms, now)
   tell(k.news, 'ended', reply_id)
   return final, ready
 end

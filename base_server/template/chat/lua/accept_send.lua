@@ -2,7 +2,7 @@
 --   event, the idempotency claim, and the room's turn or a place in its bounded queue; with on_busy 'interrupt' the
 --   running reply is ended first, with what it has said. A room that nobody named gets its title. All of it or nothing.
 -- KEYS: 1 room record; 2 messages; 3 room card; 4 epoch; 5 persistence lane; 6 room load token; 7 account record; 8 account's rooms; 9 account's order; 10 account load token; 11 question state; 12 reply state; 13 turns; 14 leases; 15 rooms with dead letters; 16 account's open replies; 17 news; 18 prefix of message states; 19 prefix of the room's reply streams
--- ARGV: 1 account_db_key; 2 room_id; 3 question id; 4 reply id; 5 turn token; 6 question tail up to its metadata; 7 reply tail up to its metadata; 8 event payload; 9 client_message_id or ''; 10 body hash; 11 the window's floor when MySQL did not know the client id, '' when it was not asked; 12 ISO time of a UUIDv7 client id or ''; 13 on_busy; 14 waiting turns limit; 15 backlog limit; 16 lease in ms; 17 reply deadline in ms; 18 history length; 19 persona as JSON, '' for the room's own; 20 dead letters limit; 21 sends a minute; 22 sends at once; 23 open replies limit; 24 stream TTL in ms; 25 beginning of an event's payload; 26 title for a room that nobody named, as JSON, or ''; 27 ready lease in ms
+-- ARGV: 1 account_db_key; 2 room_id; 3 question id; 4 reply id; 5 turn token; 6 question tail up to its metadata; 7 reply tail up to its metadata; 8 beginning of an event's payload; 9 client_message_id or ''; 10 body hash; 11 the window's floor when MySQL did not know the client id, '' when it was not asked; 12 ISO time of a UUIDv7 client id or ''; 13 on_busy; 14 persona as JSON, '' for the room's own; 15 title for a room that nobody named, as JSON, or ''; 16 waiting turns limit; 17 backlog limit; 18 lease in ms; 19 reply deadline in ms; 20 history length; 21 dead letters limit; 22 sends a minute; 23 sends at once; 24 open replies limit; 25 stream TTL in ms; 26 ready lease in ms
 -- returns: {0, seq, question, reply, granted 0|1, backlog, turn, history…} | {11, question, reply} sent before | {1, 'room'|'account'} cold | {2} not found | {3, running reply id} busy | {4} same client id, other body | {5, floor} ask MySQL | {6, 'backlog'|'dead'} full | {9} the message sent before was deleted | {6, 'sends'|'replies', ms to wait} the account's limits
 local rec, messages, room_id = KEYS[1], KEYS[2], ARGV[2]
 local refused = check_room(rec, messages, KEYS[4], ARGV[1])
@@ -23,7 +23,7 @@ local function sent_before(offset)
 end
 local function with_history(answer, last)
   if last >= 0 then
-    for _, item in ipairs(redis.call('LRANGE', messages, math.max(0, last - tonumber(ARGV[18]) + 1), last)) do
+    for _, item in ipairs(redis.call('LRANGE', messages, math.max(0, last - tonumber(ARGV[20]) + 1), last)) do
       answer[#answer + 1] = item
     end
   end
@@ -61,11 +61,11 @@ if client_id ~= '' then
   local known_below = tonumber(ARGV[11]) or 1
   if floor > known_below and not (ARGV[12] > v[3] and ARGV[12] <= iso(now)) then return { UNSURE, floor } end
 end
-if redis.call('XLEN', KEYS[5]) >= tonumber(ARGV[15]) then return { FULL, 'backlog' } end
-if tonumber(redis.call('HGET', KEYS[15], room_id) or 0) >= tonumber(ARGV[20]) then return { FULL, 'dead' } end
+if redis.call('XLEN', KEYS[5]) >= tonumber(ARGV[17]) then return { FULL, 'backlog' } end
+if tonumber(redis.call('HGET', KEYS[15], room_id) or 0) >= tonumber(ARGV[21]) then return { FULL, 'dead' } end
 -- The account's limits: a bucket of sends that fills with time, and the replies that are open now.
 local bucket = redis.call('HMGET', KEYS[7], 'sends', 'sends_at')
-local rate, burst = tonumber(ARGV[21]) / 60000, tonumber(ARGV[22])
+local rate, burst = tonumber(ARGV[22]) / 60000, tonumber(ARGV[23])
 local sends = math.min(burst, tonumber(bucket[1] or burst) + math.max(0, clock - tonumber(bucket[2] or clock)) * rate)
 if sends < 1 then return { FULL, 'sends', math.ceil((1 - sends) / rate) } end
 local running = v[10] and string.match(v[11], '^[^|]+|([^|]+)')
@@ -73,30 +73,32 @@ local leaving = running and ARGV[13] == 'interrupt' and 1 or 0
 local open = redis.pcall('ZCOUNT', KEYS[16], int(clock), '+inf')
 if type(open) == 'table' then
   redis.call('DEL', KEYS[16])
-elseif open - leaving >= tonumber(ARGV[23]) then
+elseif open - leaving >= tonumber(ARGV[24]) then
   return { FULL, 'replies', 1000 }
 end
 if running then
   local waiting = redis.call('LLEN', KEYS[13]) - leaving
-  if ARGV[13] == 'reject' or waiting >= tonumber(ARGV[14]) then return { BUSY, running } end
+  if ARGV[13] == 'reject' or waiting >= tonumber(ARGV[16]) then return { BUSY, running } end
 end
 
 if leaving == 1 then
   local k = { rec = rec, messages = messages, lane = KEYS[5], news = KEYS[17], leases = KEYS[14], turns = KEYS[13],
     open = KEYS[16], state = KEYS[18] .. running, stream = KEYS[19] .. running }
-  put_early_end(k, room_id, v[11], 'stopped', ARGV[25], ARGV[27], ARGV[24], clock)
+  put_early_end(k, room_id, v[11], 'stopped', ARGV[8], ARGV[26], ARGV[25], clock)
   running = redis.call('HGET', rec, 'turn')
 end
 local at, title = iso(now), v[7]
-if v[13] == NOT_NAMED and ARGV[26] ~= '' then
-  title = ARGV[26]
+if v[13] == NOT_NAMED and ARGV[15] ~= '' then
+  title = ARGV[15]
   redis.call('XADD', KEYS[5], '*', 'id', ARGV[5], 'type', 'CHAT_ROOM_UPDATE', 'payload',
-    ARGV[25] .. '"title":' .. title .. '}', 'priority', '2', 'key', room_id, 'at', int(now), 'version', '0')
+    ARGV[8] .. '"title":' .. title .. '}', 'priority', '2', 'key', room_id, 'at', int(now), 'version', '0')
   redis.call('HSET', rec, 'title', title, 'version', '0')
 end
-local persona = ARGV[19] ~= '' and ARGV[19] or v[8]
+local persona = ARGV[14] ~= '' and ARGV[14] or v[8]
 local metadata = '{"ai_persona":' .. persona .. '}}'
-local event = redis.call('XADD', KEYS[5], '*', 'id', ARGV[3], 'type', 'CHAT_MESSAGE_SAVE', 'payload', ARGV[8],
+local sent_as = client_id == '' and '' or ',"client_message_id":"' .. client_id .. '","body_hash":"' .. ARGV[10] .. '"'
+local event = redis.call('XADD', KEYS[5], '*', 'id', ARGV[3], 'type', 'CHAT_MESSAGE_SAVE',
+  'payload', payload_of(ARGV[8], ARGV[3], ARGV[6] .. metadata, sent_as),
   'priority', '2', 'key', room_id, 'at', int(now), 'seq', int(seq), 'time', at,
   'persona', persona)
 local question = entry(ARGV[3], room_id, seq, at, ARGV[6] .. metadata)
@@ -116,17 +118,17 @@ redis.call('ZADD', KEYS[9], int(now + 1), room_id)
 redis.call('HSET', KEYS[7], 'dirty', event, 'sends', string.format('%.3f', sends - 1), 'sends_at', int(clock))
 -- A reply that nobody ended is over at its deadline.
 redis.call('ZREMRANGEBYSCORE', KEYS[16], '-inf', int(clock))
-redis.call('ZADD', KEYS[16], int(clock + tonumber(ARGV[17])), ARGV[4])
-redis.call('PEXPIRE', KEYS[16], ARGV[17])
+redis.call('ZADD', KEYS[16], int(clock + tonumber(ARGV[19])), ARGV[4])
+redis.call('PEXPIRE', KEYS[16], ARGV[19])
 pin(rec, messages, KEYS[7], KEYS[8], KEYS[9])
 redis.call('DEL', KEYS[6], KEYS[10])
-local turn = table.concat({ ARGV[5], ARGV[4], int(seq + 1), ARGV[3], int(clock + tonumber(ARGV[17])), persona }, '|')
+local turn = table.concat({ ARGV[5], ARGV[4], int(seq + 1), ARGV[3], int(clock + tonumber(ARGV[19])), persona }, '|')
 local answer = { OK, seq, question, reply, 0, redis.call('XLEN', KEYS[5]), turn }
 if running then
   redis.call('RPUSH', KEYS[13], turn)
   return answer
 end
 redis.call('HSET', rec, 'turn_token', ARGV[5], 'turn', turn, 'turn_phase', 'calling', 'turn_at', int(clock))
-redis.call('ZADD', KEYS[14], int(clock + tonumber(ARGV[16])), room_id)
+redis.call('ZADD', KEYS[14], int(clock + tonumber(ARGV[18])), room_id)
 answer[5] = 1
 return with_history(answer, length - 3)
