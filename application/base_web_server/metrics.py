@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from bisect import bisect_left
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
 from platform import python_version
@@ -56,17 +57,17 @@ class Metrics:
             self._scraped[0].register(_Workers(processes))
         PlatformCollector(registry=self._scraped[0])
         self._scraped[0].register(self._now)
-        self._series: dict[tuple[int, int], tuple[Callable[[], None], Callable[[float], None]]] = {}
         self._requests = Counter(
             "base_server_requests_total", "Answered requests.", ("protocol", "error_code"), registry=self._counted
         )
-        self._seconds = Histogram(
+        self._seconds = _Histogram(
             "base_server_request_seconds",
             "Time from a request's body to its answer.",
             ("protocol",),
             buckets=SECONDS,
             registry=self._counted,
         )
+        self._answers = _Spreads(SECONDS, self._tell)
         tasks = Gauge(
             "base_server_tasks",
             "Asyncio tasks of the process.",
@@ -77,18 +78,17 @@ class Metrics:
         self._tasks = tasks.labels(str(worker)) if worker else tasks
 
     def observe(self, protocol: Protocol, error_code: int, elapsed_s: float) -> None:
-        series = protocol.id, error_code
-        if (known := self._series.get(series)) is None:
-            count = self._requests.labels(str(protocol.id), str(error_code))
-            known = self._series[series] = count.inc, self._seconds.labels(str(protocol.id)).observe
-        known[0]()
-        known[1](elapsed_s)
+        self._answers.add(elapsed_s, (protocol.id, error_code))
 
     def flush(self) -> None:
         """Let other workers' scrapes see what was counted here, and how many tasks there are."""
         self._tasks.set(len(asyncio.all_tasks()))
-        for sums in _sums:
-            sums.flush()
+        for pending in (self._answers, *_pending):
+            pending.flush()
+
+    def _tell(self, series: tuple[Any, ...], counts: Sequence[int], total_s: float) -> None:
+        self._requests.labels(*series).inc(sum(counts))
+        self._seconds.tell(series[:1], counts, total_s)
 
     async def render(self, *, ready: bool) -> bytes:
         """The text format; without Redis the gauges of the queues are left out."""
@@ -158,27 +158,17 @@ def _process_registry() -> CollectorRegistry:
 
 def _sink(instrument: Instrument, registry: CollectorRegistry) -> Sink:
     """A metric for ``instrument``, as the function that feeds it."""
-    metric: Counter | Gauge | Histogram
+    pending: _Sums | _Spreads
     name, text, labels = _PREFIX + instrument.name, instrument.text, instrument.labels
     match instrument:
         case instruments.Counter():
-            metric = Counter(name, text, labels, registry=registry)
+            pending = _Sums(Counter(name, text, labels, registry=registry))
         case instruments.Gauge():
-            metric = Gauge(name, text, labels, registry=registry, multiprocess_mode="livesum")
-        case instruments.Histogram():
-            metric = Histogram(name, text, labels, buckets=instrument.buckets, registry=registry)
-    if not isinstance(metric, Histogram):
-        _sums.append(sums := _Sums(metric))
-        return sums.add
-    noters: dict[tuple[str, ...], Callable[[float], None]] = {}
-
-    def observe(amount: float, values: tuple[str, ...]) -> None:
-        if (note := noters.get(values)) is None:
-            child: Any = metric.labels(*values) if labels else metric
-            note = noters[values] = child.observe
-        note(amount)
-
-    return observe
+            pending = _Sums(Gauge(name, text, labels, registry=registry, multiprocess_mode="livesum"))
+        case instruments.Histogram(buckets=bounds):
+            pending = _Spreads(bounds, _Histogram(name, text, labels, buckets=bounds, registry=registry).tell)
+    _pending.append(pending)
+    return pending.add
 
 
 class _Sums:
@@ -198,4 +188,35 @@ class _Sums:
             (self._metric.labels(*values) if values else self._metric).inc(amount)
 
 
-_sums: list[_Sums] = []
+class _Spreads:
+    """How many values fell into each bucket since the last scrape, and their sum; ``tell`` hears it of each series."""
+
+    def __init__(self, bounds: Sequence[float], tell: Callable[[tuple[Any, ...], Sequence[int], float], None]) -> None:
+        self._bounds = bounds
+        self._tell = tell
+        self._pending: dict[tuple[Any, ...], list[Any]] = {}
+
+    def add(self, value: float, series: tuple[Any, ...]) -> None:
+        if (spread := self._pending.get(series)) is None:
+            spread = self._pending[series] = [0] * (len(self._bounds) + 2)
+        spread[bisect_left(self._bounds, value)] += 1
+        spread[-1] += value
+
+    def flush(self) -> None:
+        pending, self._pending = self._pending, {}
+        for series, (*counts, total) in pending.items():
+            self._tell(series, counts, total)
+
+
+class _Histogram(Histogram):
+    """One that is told of many values at once."""
+
+    def tell(self, values: tuple[Any, ...], counts: Sequence[int], total: float) -> None:
+        """Of the series with these label ``values``: how many fell into each bucket, the last one without a bound."""
+        series = self.labels(*values) if values else self
+        series._sum.inc(total)
+        for bucket, count in zip(series._buckets, counts, strict=True):
+            bucket.inc(count)
+
+
+_pending: list[_Sums | _Spreads] = []

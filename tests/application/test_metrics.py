@@ -9,13 +9,18 @@ from pathlib import Path
 
 import aiohttp
 import pytest
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client import Histogram as PrometheusHistogram
 from prometheus_client.parser import text_string_to_metric_families
 
 import application.base_web_server.lifecycle  # noqa: F401 - all that counts is imported
+from application.base_web_server import metrics as metrics_module
 from application.base_web_server.metrics import Metrics
 from service.core import instruments
 from service.core.instruments import Counter, Gauge, Histogram, declared_instruments
 from service.service_container import ServiceContainer, ServiceSettings
+from template.base.protocol import Protocol
+from template.base.wire import Request, Response
 from tests.openai_stub import OpenAIStub, Reply
 from tests.server_process import Client, running_server
 from tests.waiting import until
@@ -142,6 +147,47 @@ async def test_every_instrument_is_exposed_with_its_text(tmp_path: Path) -> None
         family = exposed[f"base_server_{instrument.name}"]
         kind = {Counter: "counter", Gauge: "gauge", Histogram: "histogram"}[type(instrument)]
         assert (family.type, family.documentation) == (kind, instrument.text)
+
+
+def test_what_a_histogram_hears_at_a_scrape_is_what_prometheus_would_have_counted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(instruments, "_declared", {})
+    monkeypatch.setattr(metrics_module, "_pending", [])
+    ours, theirs = CollectorRegistry(), CollectorRegistry()
+    instrument = Histogram("of_a_test", "text", ("kind",), buckets=(0.1, 1, 2.5))
+    instrument.sink = metrics_module._sink(instrument, ours)
+    metric = PrometheusHistogram("base_server_of_a_test", "text", ("kind",), buckets=(0.1, 1, 2.5), registry=theirs)
+    for values in [(-1, 0, 0.1, 0.11), (), (1, 2.5, 2.6, 1e9), (0.5,)]:
+        for number, value in enumerate(values):
+            kind = "odd" if number % 2 else "even"
+            instrument.observe(value, kind)
+            metric.labels(kind).observe(value)
+        for pending in metrics_module._pending:
+            pending.flush()
+        assert _without_birth(ours) == _without_birth(theirs)
+
+
+def _without_birth(registry: CollectorRegistry) -> list[str]:
+    return [line for line in generate_latest(registry).decode().splitlines() if "_created" not in line]
+
+
+async def test_answers_are_counted_by_error_and_timed_by_protocol(tmp_path: Path) -> None:
+    async def handler(client_session: object, request: Request) -> Response:
+        raise AssertionError
+
+    metrics = Metrics(ServiceContainer(ServiceSettings("m", "LOCAL", tmp_path)).queue)
+    protocols = [Protocol(number, "/path", Request, Response, handler) for number in (7001, 7002)]
+    for which, error_code, elapsed_s in [(0, 0, 0.002), (0, 0, 0.5), (0, 1002, 4), (1, 0, 0.25)]:
+        metrics.observe(protocols[which], error_code, elapsed_s)
+        numbers = Numbers((await metrics.render(ready=False)).decode())
+    assert numbers.sum("requests_total", protocol="7001", error_code="0") == 2
+    assert numbers.sum("requests_total", protocol="7001", error_code="1002") == 1
+    assert numbers.sum("requests_total") == 4
+    assert numbers.sum("request_seconds_count", protocol="7001") == 3
+    assert numbers.sum("request_seconds_sum", protocol="7001") == 4.502
+    assert numbers.sum("request_seconds_bucket", protocol="7001", le="0.5") == 2
+    assert numbers.sum("request_seconds_count", protocol="7002") == 1
 
 
 def test_a_name_is_declared_once() -> None:

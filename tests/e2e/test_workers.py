@@ -67,6 +67,12 @@ async def all_up(http: aiohttp.ClientSession, url: str, count: int, *, without: 
     return False
 
 
+async def is_counted(http: aiohttp.ClientSession, admin_url: str, series: str) -> bool:
+    """Whether a scrape says so: what one worker has counted the others know within a second."""
+    async with http.get(f"{admin_url}/metrics") as answer:
+        return series in await answer.text()
+
+
 def is_alive(pid: int) -> bool:
     with suppress(OSError):
         return "State:\tZ" not in Path(f"/proc/{pid}/status").read_text()
@@ -79,6 +85,7 @@ async def test_one_scrape_and_one_readiness_tell_of_all(pair: ServerProcess, htt
     await client.sign_in("counter")
     for _ in range(30):
         await client.ok("/api/chat/rooms")
+    await until(lambda: is_counted(http, admin, 'base_server_requests_total{error_code="0",protocol="6001"} 30.0'))
     body = await readyz(http, admin)
     assert (body["http_status"], body["status"], body["failed"]) == (200, "ready", [])
     assert [worker["status"] for worker in body["workers"]] == ["ready", "ready"]
@@ -123,6 +130,8 @@ async def test_a_killed_worker_is_started_again_and_its_counts_stay(
 ) -> None:
     admin: str = pair.admin_url  # type: ignore[attr-defined]
     await Client(http, pair.base_url).post("/api/protocol/1003")
+    series = 'base_server_requests_total{error_code="10000",protocol="1003"} 1.0'
+    await until(lambda: is_counted(http, admin, series))
     before = await pids(http, admin)
     os.kill(before[2], signal.SIGKILL)
 
@@ -135,8 +144,7 @@ async def test_a_killed_worker_is_started_again_and_its_counts_stay(
     await until(lambda: all_up(http, admin, 2, without={before[2]}), 30)
     after = await pids(http, admin)
     assert (after[1], after[2] != before[2]) == (before[1], True)
-    async with http.get(f"{admin}/metrics") as answer:
-        assert 'base_server_requests_total{error_code="10000",protocol="1003"} 1.0' in await answer.text()
+    assert await is_counted(http, admin, series)
 
 
 async def test_the_embedded_server_outlives_its_workers_and_is_started_again(

@@ -6,8 +6,7 @@ label values must be few and never a user's text or id.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 Sink = Callable[[float, tuple[str, ...]], None]
 
@@ -51,14 +50,23 @@ class Gauge(Instrument):
     def down(self, *labels: str) -> None:
         self._note(-1, labels)
 
-    @contextmanager
-    def held(self, *labels: str) -> Iterator[None]:
-        """One more for as long as the block lasts."""
-        self.up(*labels)
-        try:
-            yield
-        finally:
-            self.down(*labels)
+    def held(self, *labels: str) -> _Held:
+        """``with``: one more for as long as the block lasts."""
+        return _Held(self, labels)
+
+
+class _Held:
+    __slots__ = ("_gauge", "_labels")
+
+    def __init__(self, gauge: Gauge, labels: tuple[str, ...]) -> None:
+        self._gauge = gauge
+        self._labels = labels
+
+    def __enter__(self) -> None:
+        self._gauge.up(*self._labels)
+
+    def __exit__(self, *_: object) -> None:
+        self._gauge.down(*self._labels)
 
 
 class Histogram(Instrument):
