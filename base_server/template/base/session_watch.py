@@ -50,23 +50,20 @@ class SessionWatch:
     def __init__(self, sessions: SessionFinder, period_s: float) -> None:
         self._sessions = sessions
         self._pause_s = period_s / 2
-        self._scopes: dict[str, set[_Scope]] = {}
+        self._scopes: set[_Scope] = set()
         self._looking: asyncio.Task[None] | None = None
 
     def lasting(self, token: str) -> _Scope:
         """``with``: cancels the body and raises :class:`SessionMissing` when the session of ``token`` has ended."""
         return _Scope(self, token)
 
-    def enter(self, token: str, scope: _Scope) -> None:
-        self._scopes.setdefault(token, set()).add(scope)
+    def enter(self, scope: _Scope) -> None:
+        self._scopes.add(scope)
         if self._looking is None:
             self._looking = asyncio.create_task(self._look(), name="session watch")
 
-    def leave(self, token: str, scope: _Scope) -> None:
-        if scopes := self._scopes.get(token):
-            scopes.discard(scope)
-            if not scopes:
-                del self._scopes[token]
+    def leave(self, scope: _Scope) -> None:
+        self._scopes.discard(scope)
 
     async def _look(self) -> None:
         known: set[str] = set()
@@ -74,10 +71,11 @@ class SessionWatch:
             while self._scopes:
                 await asyncio.sleep(self._pause_s)
                 # Those that have come since the last look were looked up at their own door.
-                for token in await self._ended(known & self._scopes.keys()):
-                    for scope in self._scopes.pop(token, ()):
-                        scope.end()
-                known = set(self._scopes)
+                ended = set(await self._ended(known & {scope.token for scope in self._scopes}))
+                for scope in [scope for scope in self._scopes if scope.token in ended]:
+                    self._scopes.remove(scope)
+                    scope.end()
+                known = {scope.token for scope in self._scopes}
         finally:
             self._looking = None
 
@@ -102,11 +100,11 @@ class SessionWatch:
 class _Scope:
     """What runs for a session. Cancels as ``asyncio.timeout`` does, at a third of its cost: every request has one."""
 
-    __slots__ = ("_cancelling", "_has_ended", "_task", "_token", "_watch")
+    __slots__ = ("_cancelling", "_has_ended", "_task", "_watch", "token")
 
     def __init__(self, watch: SessionWatch, token: str) -> None:
         self._watch = watch
-        self._token = token
+        self.token = token
         self._has_ended = False
 
     def __enter__(self) -> None:
@@ -115,12 +113,12 @@ class _Scope:
             raise RuntimeError("a request runs in a task")
         self._task = task
         self._cancelling = task.cancelling()
-        self._watch.enter(self._token, self)
+        self._watch.enter(self)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._watch.leave(self._token, self)
+        self._watch.leave(self)
         if self._has_ended and self._task.uncancel() <= self._cancelling and kind is asyncio.CancelledError:
             raise SessionMissing("the session ended while the request was answered") from None
 

@@ -118,7 +118,7 @@ class TemplateService:
         except Exception as error:
             response = protocol.response()
             response.fail(as_api_error(error))
-        response.sequence = sequence
+        response.echo(sequence)
         if delivery.is_open:
             answer = Answer(200, b"", {}, response.errorCode or delivery.error_code, sequence, is_streamed=True)
         else:
