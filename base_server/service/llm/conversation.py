@@ -86,7 +86,7 @@ class _Attributes:
 
 def estimate_tokens(text: str) -> int:
     """About four UTF-8 bytes a token: near for English, and unlike counting characters near for Korean too."""
-    return tokens_of_bytes(len(text.encode("utf-8", "replace")))
+    return tokens_of_bytes(len(text) if text.isascii() else len(text.encode("utf-8", "replace")))
 
 
 def tokens_of_bytes(length: int) -> int:

@@ -36,12 +36,12 @@ def build_prompt(
     asked = Turn("USER", question)
     earlier = history[:-1] if history and history[-1] == asked else history
     head = [Turn("SYSTEM", system_prompt)] if system_prompt else []
-    turns = [*head, *_newest(earlier, max_messages, max_tokens), asked]
-    return Prompt(as_messages(turns), sum(map(turn_tokens, turns)))
+    newest, tokens = _newest(earlier, max_messages, max_tokens)
+    return Prompt(as_messages([*head, *newest, asked]), tokens + sum(map(turn_tokens, [*head, asked])))
 
 
 def as_messages(turns: Iterable[Turn]) -> list[BaseMessage]:
-    return [_KINDS[turn.sender](turn.content) for turn in turns]
+    return [_KINDS[sender](content=content) for sender, content in turns]
 
 
 def turn_tokens(turn: Turn) -> int:
@@ -54,18 +54,20 @@ def count_tokens(messages: Iterable[BaseMessage]) -> int:
     return sum(estimate_tokens(message.text) + _OVERHEAD_TOKENS for message in messages)
 
 
-def _newest(history: Sequence[Turn], max_messages: int, max_tokens: int) -> list[Turn]:
+def _newest(history: Sequence[Turn], max_messages: int, max_tokens: int) -> tuple[list[Turn], int]:
+    """The part, and its estimated size."""
     # LangChain's trim_messages gives the same for the budget, by counting message objects made of all of the history.
     kept: list[Turn] = []
-    left = max_tokens
+    total = 0
     for turn in reversed(history):
         if not turn.content:
             continue
-        left -= turn_tokens(turn)
-        if left < 0 or len(kept) == max_messages:
+        tokens = turn_tokens(turn)
+        if total + tokens > max_tokens or len(kept) == max_messages:
             break
         kept.append(turn)
+        total += tokens
     while kept and kept[-1].sender != "USER":
-        kept.pop()
+        total -= turn_tokens(kept.pop())
     kept.reverse()
-    return kept
+    return kept, total

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Any
+
+import ujson
 
 
 class MessagePriority(IntEnum):
@@ -64,7 +65,7 @@ class QueueEntry:
     @property
     def payload(self) -> dict[str, Any]:
         """The payload decoded; raises ValueError when it is not a JSON object."""
-        value = json.loads(self.payload_text)
+        value = ujson.loads(self.payload_text)
         if not isinstance(value, dict):
             raise ValueError("the payload is not a JSON object")
         return value

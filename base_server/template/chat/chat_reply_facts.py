@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, cast, overload
 
 from service.core.logger import Logger
@@ -34,10 +34,15 @@ class Spoken(Sequence[SpokenTurn]):
     def __getitem__(self, place: slice) -> Spoken: ...
 
     def __getitem__(self, place: int | slice) -> SpokenTurn | Spoken:
-        if isinstance(place, slice):
-            return Spoken(self._entries[place])
-        sender, content = spoken_of(self._entries[place])
-        return SpokenTurn(cast(Sender, sender), content)
+        return Spoken(self._entries[place]) if isinstance(place, slice) else _said_in(self._entries[place])
+
+    def __reversed__(self) -> Iterator[SpokenTurn]:
+        return map(_said_in, reversed(self._entries))
+
+
+def _said_in(entry: str) -> SpokenTurn:
+    sender, content = spoken_of(entry)
+    return SpokenTurn(cast(Sender, sender), content)
 
 
 def end_of(entry: str) -> str:

@@ -79,10 +79,11 @@ def head_of(item: str) -> EntryHead:
 
 def spoken_of(item: str) -> tuple[str, str]:
     """Sender and content of a stored message, without parsing the rest. (In a text the quotes would be escaped.)"""
-    start = item.index('"sender_type":"') + len('"sender_type":"')
-    sender = item[start : item.index('"', start)]
-    start = item.index('"content":', start) + len('"content":')
-    return sender, from_json(item[start : item.index(',"parent_message_id":', start)])
+    sender, _, rest = item.partition('"sender_type":"')[2].partition('","content":')
+    content, found, _ = rest.partition(',"parent_message_id":')
+    if not found:
+        raise ValueError("not an entry of a message list")
+    return sender, from_json(content)
 
 
 def finish_reason_of(item: str) -> str:
