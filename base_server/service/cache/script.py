@@ -7,7 +7,7 @@ Header, at the top of each script::
     -- ARGV: 1 account_id; 2.. repeated (room_id, json)
     -- returns: {0, …} OK | {1} COLD
 
-``_prelude.lua`` of the folder (``local function``\\ s only) is put before every script.
+What a script uses of ``_prelude.lua`` of its folder (locals only) is put before it.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ PRELUDE_NAME = "_prelude.lua"
 _HEADER_FIELD = re.compile(r"--\s*(purpose|KEYS|ARGV|returns):\s*(.*)")
 _HEADER_MORE = re.compile(r"--\s*(.*)")
 _ITEM = re.compile(r"(\d+)(\.\.)?\s+\S")
+_LOCAL = re.compile(r"^local (?:function )?([\w, ]+)", re.MULTILINE)
 
 
 class ScriptError(Exception):
@@ -71,10 +72,22 @@ def load_scripts(folder: Path) -> dict[str, Script]:
             continue
         text = file.read_text(encoding="utf-8")
         check_header(file.name, text)
-        scripts[file.stem] = Script(file.stem, f"{prelude}\n{text}" if prelude else text)
+        scripts[file.stem] = Script(file.stem, used_of(prelude, text) + text)
     if not scripts:
         raise ScriptError(f"{folder}: there are no scripts here")
     return scripts
+
+
+def used_of(prelude: str, text: str) -> str:
+    """What ``text`` uses of ``prelude``, itself or by another local: each run of a script makes all its locals anew."""
+    used, code = "", _code(text)
+    # From the last to the first, for a local uses only what stands before it.
+    for local in reversed(re.split(r"^(?=local )", prelude, flags=re.MULTILINE)):
+        named = _LOCAL.match(local)
+        if named is not None and not set(re.findall(r"\w+", named[1])).isdisjoint(re.findall(r"\w+", code)):
+            used = local + used
+            code += _code(local)
+    return used
 
 
 def check_header(file_name: str, text: str) -> None:
@@ -114,7 +127,12 @@ def _split(text: str) -> tuple[dict[str, str], str]:
             header[name] = match[2].strip()
         elif name and (more := _HEADER_MORE.match(line)):
             header[name] = f"{header[name]} {more[1].strip()}".strip()
-    return header, "\n".join(line.partition("--")[0] for line in lines)
+    return header, _code(text)
+
+
+def _code(text: str) -> str:
+    """Lua without its comments."""
+    return "\n".join(line.partition("--")[0] for line in text.splitlines())
 
 
 def _described(file_name: str, array: str, text: str) -> tuple[set[int], int | None]:

@@ -47,13 +47,40 @@ def test_a_header_that_does_not_say_what_the_body_uses_is_refused(change: tuple[
         check_header("bad.lua", GOOD.replace(*change))
 
 
-def test_the_prelude_is_put_before_every_script(tmp_path: Path) -> None:
-    (tmp_path / "_prelude.lua").write_text("local function one() return 1 end\n")
-    (tmp_path / "count.lua").write_text("-- purpose: x\n-- KEYS: none\n-- ARGV: none\n-- returns: 1\nreturn one()\n")
+PRELUDE = """-- Shared. (three is mentioned here only)
+local ONE, TWO =
+  1, 2
+
+-- Not three.
+local function two() return TWO end
+
+local function four()
+  return two() + 2
+end
+local function three() return ONE + two() end
+"""
+HEADER = "-- purpose: x\n-- KEYS: none\n-- ARGV: none\n-- returns: 1\n"
+
+
+@pytest.mark.parametrize(
+    ("body", "names"),
+    [
+        ("return 1 -- like ONE", []),
+        ("return ONE", ["ONE, TWO"]),
+        ("return four()", ["ONE, TWO", "two", "four"]),
+        ("local three_more = two()", ["ONE, TWO", "two"]),
+        ("return three()", ["ONE, TWO", "two", "three"]),
+    ],
+)
+def test_what_a_script_uses_of_the_prelude_is_put_before_it(tmp_path: Path, body: str, names: list[str]) -> None:
+    (tmp_path / "_prelude.lua").write_text(PRELUDE)
+    (tmp_path / "count.lua").write_text(f"{HEADER}{body}\n")
     scripts = ScriptFolder(tmp_path)
     assert list(scripts) == ["count"]
-    assert scripts["count"].source.startswith("local function one()")
     assert scripts["count"].name == "count"
+    before = scripts["count"].source.removesuffix(f"{HEADER}{body}\n")
+    assert re.findall(r"^local (?:function )?([^(=]+?)(?: =|\()", before, re.MULTILINE) == names
+    assert ("1, 2" in before) == ("ONE, TWO" in names)
 
 
 def test_a_folder_without_scripts_is_an_error(tmp_path: Path) -> None:
