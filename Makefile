@@ -6,9 +6,12 @@ INSTALLED := $(VENV)/.installed
 ARGS ?=
 JOBS ?= 4
 MINUTES ?= 20
+# Of the tests over HTTP, what depends most on which process answers: one life, streams, clients, stories beside a model.
+ON_WORKERS ?= tests/e2e/test_walk.py tests/streams/test_streams.py tests/examples \
+  tests/story/test_story.py::test_stories_with_server_processes_that_are_killed
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test chaos soak bench format lint typecheck check docs lock fuzz
+.PHONY: help install run test workers chaos soak bench format lint typecheck check docs lock fuzz
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST)
@@ -20,6 +23,9 @@ run: $(INSTALLED) ## start the server with the embedded default; data in ./data
 
 test: $(INSTALLED) ## all tests that can run here; names what it skipped (REQUIRE_REAL=1: missing backends fail; JOBS=4 at a time)
 	@exec $(BIN)/python -m pytest -rs -n $(JOBS) --dist loadfile $(ARGS)
+
+workers: $(INSTALLED) ## some tests over HTTP on servers of four workers, a random one each request (ARGS="tests/e2e tests/story": more)
+	@exec env SERVER_WORKERS=4 $(BIN)/python -m pytest -rs -n $(JOBS) --dist loadfile $(ON_WORKERS) $(ARGS)
 
 chaos: $(INSTALLED) ## break real servers, Redis and MySQL for MINUTES=20; what failed is kept in ./chaos-failed (ARGS="--seed N")
 	@exec $(BIN)/python -m tests.faults.chaos --minutes $(MINUTES) $(ARGS)
@@ -46,7 +52,7 @@ lint: $(INSTALLED) ## format and rules, nothing rewritten
 typecheck: $(INSTALLED) ## mypy, strict
 	$(BIN)/python -m mypy
 
-check: lint typecheck test ## all that CI runs; the documents are checked by tests/test_documents.py
+check: lint typecheck workers test ## all that CI runs; the documents are checked by tests/test_documents.py
 
 docs: $(INSTALLED) ## rewrite the tables in the documents that are printed from code
 	$(BIN)/python docs/generate.py
