@@ -50,6 +50,7 @@ CLIENTS = {
     "openai": {"service.llm"},
     "apscheduler": {"service.scheduler"},
     "aiohttp": {"application.base_web_server", "service.net"},
+    "multidict": {"application.base_web_server"},
     "opentelemetry": {"application.base_web_server"},
     "prometheus_client": {"application.base_web_server"},
     "uvloop": {"application.base_web_server"},

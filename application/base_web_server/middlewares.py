@@ -5,8 +5,9 @@ from __future__ import annotations
 import random
 import re
 
-from aiohttp import web
+from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler, Middleware
+from multidict import istr
 
 from service.core.logger import Logger, bind_log_context
 from template.base.answers import as_api_error
@@ -14,24 +15,21 @@ from template.base.errors import ApiError, InvalidRequest, ServerError, UnknownP
 from template.base.template_service import Answer, TemplateService
 
 REQUEST_ID = web.RequestKey("request_id", str)
+_JSON = {hdrs.CONTENT_TYPE: "application/json; charset=utf-8"}
+_X_REQUEST_ID = istr("X-Request-ID")
+_X_CONTENT_TYPE_OPTIONS = istr("X-Content-Type-Options")
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
 def to_response(answer: Answer) -> web.Response:
     """A template's answer as aiohttp's."""
-    return web.Response(
-        status=answer.status,
-        body=answer.body,
-        headers=answer.headers,
-        content_type="application/json",
-        charset="utf-8",
-    )
+    return web.Response(status=answer.status, body=answer.body, headers=_JSON | answer.headers)
 
 
 @web.middleware
 async def request_id_middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Take the client's ``X-Request-ID`` if it is a sane one, else make one; it stands on every log line."""
-    given = request.headers.get("X-Request-ID")
+    given = request.headers.get(_X_REQUEST_ID)
     request_id = given if given and _REQUEST_ID.fullmatch(given) else f"{random.getrandbits(128):032x}"
     request[REQUEST_ID] = request_id
     bind_log_context(request_id=request_id)
@@ -40,10 +38,11 @@ async def request_id_middleware(request: web.Request, handler: Handler) -> web.S
 
 async def add_common_headers(request: web.Request, response: web.StreamResponse) -> None:
     """``on_response_prepare``: so that streams and errors carry them too."""
+    headers = response.headers
     if (request_id := request.get(REQUEST_ID)) is not None:
-        response.headers["X-Request-ID"] = request_id
-    response.headers["X-Content-Type-Options"] = "nosniff"
-    response.headers.setdefault("Cache-Control", "no-store")
+        headers[_X_REQUEST_ID] = request_id
+    headers[_X_CONTENT_TYPE_OPTIONS] = "nosniff"
+    headers.setdefault(hdrs.CACHE_CONTROL, "no-store")
 
 
 def make_error_middleware(service: TemplateService) -> Middleware:

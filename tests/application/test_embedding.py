@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Sequence
 import aiohttp
 import pytest
 from aiohttp import web
+from aiohttp.typedefs import Handler
 
 from application.base_web_server.listener import Listener
 from application.base_web_server.middlewares import make_error_middleware, request_id_middleware
@@ -50,6 +51,9 @@ class HostSessions:
         return SessionInfo("host-player", 9, 1) if token == "host-token" else None
 
 
+LOGGED_IN = b'{"accessToken": "host-token"}'
+
+
 @pytest.fixture
 def market() -> MarketTemplate:
     return MarketTemplate()
@@ -84,6 +88,65 @@ async def test_a_hosts_template_and_pages_live_in_its_own_app(host: Listener, ma
             assert await answer.text() == "the host's own"
     assert market.sold == ["host-player"] * 2
     assert market.peers == ["192.0.2.7"] * 2
+
+
+@pytest.fixture
+async def small(market: MarketTemplate) -> AsyncIterator[Listener]:
+    """A host that takes small bodies only, and looks at each before our routes do if it is asked to."""
+    market.go_on.set()
+    context = TemplateContext()
+    context.add_template("market", market)
+
+    @web.middleware
+    async def reader(request: web.Request, handler: Handler) -> web.StreamResponse:
+        if "Look" in request.headers:
+            await request.read()
+        return await handler(request)
+
+    app = web.Application(client_max_size=len(LOGGED_IN), middlewares=[reader])
+    add_protocol_routes(app, context, TemplateService(HostSessions()))
+    listener = Listener(app, "127.0.0.1", 0, key="port")
+    await listener.open()
+    yield listener
+    await listener.close()
+
+
+async def _pieces(body: bytes) -> AsyncIterator[bytes]:
+    for byte in body:
+        yield bytes([byte])
+        await asyncio.sleep(0)
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+async def test_a_body_counts_by_its_length_however_it_comes(small: Listener, at_once: bool) -> None:
+    async with aiohttp.ClientSession() as http:
+        for body, status in ((LOGGED_IN, 200), (LOGGED_IN + b" ", 413)):
+            data = body if at_once else _pieces(body)
+            async with http.post(small.url + "/market/buy", data=data) as answer:
+                told = await answer.json()
+                assert (answer.status, told["errorCode"]) == (status, 0 if status == 200 else 1002)
+
+
+async def test_a_body_that_the_host_has_read_is_there_for_our_routes(small: Listener) -> None:
+    headers = {"Look": "yes"}
+    async with aiohttp.request("POST", small.url + "/market/buy", data=LOGGED_IN, headers=headers) as answer:
+        assert (await answer.json())["errorCode"] == 0
+
+
+@pytest.mark.parametrize(
+    ("content_type", "status"),
+    [
+        ("application/json", 200),
+        ("application/json; charset=UTF_8", 200),
+        ('text/plain; charset="us-ascii"', 200),
+        ("application/json; charset=utf-16", 400),
+        ("application/json;Charset=latin-1", 400),
+    ],
+)
+async def test_a_body_says_in_which_encoding_it_is(small: Listener, content_type: str, status: int) -> None:
+    headers = {"Content-Type": content_type}
+    async with aiohttp.request("POST", small.url + "/market/buy", data=LOGGED_IN, headers=headers) as answer:
+        assert answer.status == status
 
 
 async def test_a_request_whose_client_leaves_is_finished(host: Listener, market: MarketTemplate) -> None:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import uuid
 from collections.abc import Callable
+from functools import partial
 
-from aiohttp import ClientPayloadError, web
+from aiohttp import ClientPayloadError, hdrs, web
+from multidict import istr
 
 from application.base_web_server.middlewares import REQUEST_ID, to_response
 from application.base_web_server.peer import PeerFinder
@@ -17,6 +19,7 @@ from template.base.template_context import TemplateContext
 from template.base.template_service import Call, TemplateService
 
 BODY_TIMEOUT_S = 30.0
+_LAST_EVENT_ID = istr("Last-Event-ID")
 
 
 def add_protocol_routes(
@@ -44,7 +47,7 @@ def add_protocol_routes(
             request_id=request.get(REQUEST_ID) or uuid.uuid4().hex,
             bearer=_bearer(request),
             peer=peer_finder.find(request),
-            last_event_id=request.headers.get("Last-Event-ID", ""),
+            last_event_id=request.headers.get(_LAST_EVENT_ID, ""),
         )
         if not protocol.events:
             return to_response(await service.handle(protocol, call))
@@ -61,24 +64,19 @@ def add_protocol_routes(
             return to_response(service.refuse(UnknownProtocol("no such protocol")))
         return await run(protocol, request)
 
-    def by_path(protocol: Protocol) -> None:
-        async def handler(request: web.Request) -> web.StreamResponse:
-            return await run(protocol, request)
-
-        app.router.add_post(protocol.path, handler)
-
     for protocol in context.protocols():
-        by_path(protocol)
+        app.router.add_post(protocol.path, partial(run, protocol))
     app.router.add_post("/api/protocol/{protocol_id}", by_id)
 
 
 async def _read_body(request: web.Request) -> bytes:
-    charset = (request.charset or "utf-8").lower().replace("_", "-")
-    if charset not in ("utf-8", "utf8", "us-ascii", "ascii"):
+    if "=" in request.headers.get(hdrs.CONTENT_TYPE, "") and not _is_utf8(request.charset):
         raise InvalidRequest("the body must be JSON in UTF-8")
     try:
-        if request.content.is_eof():  # it came with its head, as most do
-            return await request.read()
+        if request.content.is_eof() and (body := request.content.read_nowait()):  # it came with its head, as most do
+            if 0 < request.client_max_size < len(body):
+                raise web.HTTPRequestEntityTooLarge(request.client_max_size)
+            return body
         async with asyncio.timeout(BODY_TIMEOUT_S):
             return await request.read()
     except web.HTTPRequestEntityTooLarge:
@@ -89,6 +87,10 @@ async def _read_body(request: web.Request) -> bytes:
         raise InvalidRequest("the body did not arrive whole or is badly encoded") from None
 
 
+def _is_utf8(charset: str | None) -> bool:
+    return (charset or "utf-8").lower().replace("_", "-") in ("utf-8", "utf8", "us-ascii", "ascii")
+
+
 def _bearer(request: web.Request) -> str | None:
-    scheme, _, token = request.headers.get("Authorization", "").partition(" ")
+    scheme, _, token = request.headers.get(hdrs.AUTHORIZATION, "").partition(" ")
     return token.strip() if scheme.lower() == "bearer" else None
