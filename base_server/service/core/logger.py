@@ -52,6 +52,11 @@ class Logger:
     """The documented logger: ``Logger.info("room created", room_id=room_id)``."""
 
     @staticmethod
+    def hears_debug() -> bool:
+        """Whether a debug line goes anywhere: to ask before its fields are put together."""
+        return _lowest <= logging.DEBUG
+
+    @staticmethod
     def debug(message: str, **fields: Any) -> None:
         if _lowest <= logging.DEBUG:
             structlog.get_logger().debug(message, **fields)

@@ -99,7 +99,7 @@ class TemplateService:
         bind_log_context(request_id=call.request_id, protocol=protocol.id)
         sequence = 0
         caller = ClientSession(ANONYMOUS, call.request_id, call.peer, call.last_event_id)
-        delivery = _Delivery(outlet)
+        delivery: _Delivery | None = None
         try:
             data = wire.read_json(call.body)
             sequence = _readable_sequence(data)
@@ -109,9 +109,11 @@ class TemplateService:
             try:
                 request = wire.read_request(protocol.request, call.body)
                 with self._watch.lasting(token) if needs_session else nullcontext():
-                    given = await protocol.handler(caller, request)
+                    response = await protocol.handler(caller, request)
                     await _prove(caller)
-                    response = await delivery.run(given) if isinstance(given, AsyncGenerator) else given
+                    if isinstance(response, AsyncGenerator):
+                        delivery = _Delivery(outlet)
+                        response = await delivery.run(response)
             except Exception:
                 await _prove(caller)
                 raise
@@ -119,20 +121,21 @@ class TemplateService:
             response = protocol.response()
             response.fail(as_api_error(error))
         response.echo(sequence)
-        if delivery.is_open:
+        if delivery is not None and delivery.is_open:
             answer = Answer(200, b"", {}, response.errorCode or delivery.error_code, sequence, is_streamed=True)
         else:
             answer = self._encoded(response)
         elapsed_s = time.monotonic() - started
-        log = Logger.info if answer.error_code else Logger.debug
-        log(
-            "request",
-            path=protocol.path,
-            error_code=answer.error_code,
-            status=answer.status,
-            elapsed_ms=round(elapsed_s * 1000, 1),
-            account=caller.session.account_db_key,
-        )
+        if answer.error_code or Logger.hears_debug():
+            log = Logger.info if answer.error_code else Logger.debug
+            log(
+                "request",
+                path=protocol.path,
+                error_code=answer.error_code,
+                status=answer.status,
+                elapsed_ms=round(elapsed_s * 1000, 1),
+                account=caller.session.account_db_key,
+            )
         if self._observe is not None:
             self._observe(protocol, answer.error_code, elapsed_s)
         return answer

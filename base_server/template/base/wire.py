@@ -87,6 +87,9 @@ class RawJson:
         return self._text
 
 
+_OF_FAILURES = {"error"}
+
+
 class Response(BaseModel):
     """The response envelope. Makeable without arguments and mutable, as handlers in the document's style need."""
 
@@ -170,7 +173,7 @@ class Response(BaseModel):
 
     def to_wire(self) -> dict[str, Any]:
         """The JSON object to send; ujson writes the text that an object's ``__json__()`` returns as it is."""
-        fields = BaseModel.model_dump(self, mode="json", exclude={"error"})
+        fields: dict[str, Any] = self.__pydantic_serializer__.to_python(self, mode="json", exclude=_OF_FAILURES)
         for name, (text, _) in (self._stored or {}).items():
             if name not in self.__dict__:
                 fields[name] = RawJson(text)
@@ -224,9 +227,10 @@ def read_request(model: type[RequestT], body: bytes) -> RequestT:
     Raises :class:`InvalidRequest` that names the first bad field, and all of them in ``details.errors``.
     """
     try:
-        return model.model_validate_json(body or b"{}", strict=True)
+        request: RequestT = model.__pydantic_validator__.validate_json(body or b"{}", strict=True)
     except ValidationError as error:
         raise _named(error) from None
+    return request
 
 
 def encode(response: Response) -> bytes:

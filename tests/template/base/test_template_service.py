@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import pytest
+import structlog
 
+from service.core import logger
 from service.core.errors import OutcomeUnknown, ServiceUnavailable, StartError
 from template.base.answers import answers
 from template.base.base_template import BaseTemplate
@@ -194,6 +197,23 @@ async def test_every_call_is_observed_once(template: EchoTemplate) -> None:
     await ask(service, template.protocols()[0], bearer="bad")
     await ask(service, template.protocols()[1], text=5)
     assert seen == [(9001, 0), (9001, 10000), (9002, 1002)]
+
+
+@pytest.mark.parametrize(
+    ("lowest", "lines"), [(logging.DEBUG, [("debug", 0), ("info", 10000)]), (logging.INFO, [("info", 10000)])]
+)
+async def test_what_succeeds_is_logged_for_those_who_hear_it_and_what_fails_for_all(
+    service: TemplateService,
+    template: EchoTemplate,
+    monkeypatch: pytest.MonkeyPatch,
+    lowest: int,
+    lines: list[tuple[str, int]],
+) -> None:
+    monkeypatch.setattr(logger, "_lowest", lowest)
+    with structlog.testing.capture_logs() as logs:
+        await ask(service, template.protocols()[0])
+        await ask(service, template.protocols()[0], bearer="bad")
+    assert [(line["log_level"], line["error_code"]) for line in logs] == lines
 
 
 async def test_a_handler_called_directly_answers_with_its_response() -> None:
