@@ -16,6 +16,10 @@ SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 1
 _declared: dict[str, Instrument] = {}
 
 
+def _unheard(amount: float, labels: tuple[str, ...]) -> None:
+    """The sink of an instrument while nobody listens."""
+
+
 class Instrument:
     """``labels`` are names; each call gives their values in that order. Raises ValueError for a name in use."""
 
@@ -26,29 +30,25 @@ class Instrument:
         self.name = name
         self.text = text
         self.labels = labels
-        self.sink: Sink | None = None
+        self.sink: Sink = _unheard
         """Called with amount and label values; set by the application."""
-
-    def _note(self, amount: float, labels: tuple[str, ...]) -> None:
-        if self.sink is not None:
-            self.sink(amount, labels)
 
 
 class Counter(Instrument):
     """How often, or how much, since the process started."""
 
     def add(self, *labels: str, amount: float = 1) -> None:
-        self._note(amount, labels)
+        self.sink(amount, labels)
 
 
 class Gauge(Instrument):
     """How many there are now."""
 
     def up(self, *labels: str) -> None:
-        self._note(1, labels)
+        self.sink(1, labels)
 
     def down(self, *labels: str) -> None:
-        self._note(-1, labels)
+        self.sink(-1, labels)
 
     def held(self, *labels: str) -> _Held:
         """``with``: one more for as long as the block lasts."""
@@ -79,7 +79,7 @@ class Histogram(Instrument):
         self.buckets = buckets
 
     def observe(self, value: float, *labels: str) -> None:
-        self._note(value, labels)
+        self.sink(value, labels)
 
 
 def declared_instruments() -> list[Instrument]:
