@@ -6,14 +6,14 @@ import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any, Self, TypeVar
 
-from redis.exceptions import NoScriptError, RedisError
+from redis.exceptions import NoScriptError
 
 from service.cache.cache_errors import CacheCommandError, command_error
+from service.cache.call import REFUSED, Command, Effect
 from service.cache.cluster_exchange import ClusterExchange
 from service.cache.exchange import Exchange, effect_of
 from service.cache.keyspace import Keyspace
 from service.cache.partition import Partitions
-from service.cache.pipeline import Command, Effect
 from service.cache.premise import Premise, asking_first, is_refusal
 from service.cache.raw_client import RawClient
 from service.cache.script import Script
@@ -106,9 +106,9 @@ class CacheClient:
         with span("redis script", script=script.name):
             try:
                 if script.sha1 in self._evaluated:
-                    (answer,) = await self._exchange.run([("EVALSHA", script.sha1, *operands)], effect)
-                    if not isinstance(answer, NoScriptError):
-                        return _result([answer], effect)[0]
+                    answers = await self._exchange.run([("EVALSHA", script.sha1, *operands)], effect)
+                    if not isinstance(answers[0], NoScriptError):
+                        return _result(answers, effect)[0]
                 (answer,) = await self._run([("EVAL", script.source, *operands)], effect)
             except CacheCommandError as error:
                 if premise is not None and is_refusal(error.code):
@@ -225,7 +225,7 @@ class CacheClient:
 
 
 def _result(answers: list[Any], effect: Effect) -> list[Any]:
-    refused = [answer for answer in answers if isinstance(answer, RedisError | UnicodeDecodeError)]
+    refused = [answer for answer in answers if isinstance(answer, REFUSED)]
     if not refused:
         return answers
     error = command_error(refused[0])

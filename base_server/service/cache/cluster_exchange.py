@@ -15,9 +15,10 @@ from typing import Any
 from redis.exceptions import AskError, ClusterDownError, MovedError, TryAgainError
 
 from service.cache.cache_errors import CacheCommandError
+from service.cache.call import Call, Command, Effect, Lost, Unanswered
 from service.cache.cluster import Address, Cluster
 from service.cache.exchange import fail, finish
-from service.cache.pipeline import Call, Command, Effect, Lost, Pipeline, Unanswered
+from service.cache.pipeline import Pipeline
 from service.cache.pool import Pool
 from service.cache.run_epoch import ADOPT_RUN, parse_info
 from service.cache.slots import slot_of
@@ -200,7 +201,7 @@ class ClusterExchange:
         except ServiceUnavailable:
             return  # the callers go on with the map they have, until their time is over
         for gone in self._pipelines.keys() - set(self._cluster.masters()):
-            await self._pipelines[gone].pool.drop_idle()
+            self._pipelines[gone].pool.drop_idle()
 
     def _aim(self, call: Call, answers: list[Any], missing: list[int]) -> list[tuple[Address, bool, list[int]]]:
         """(node, whether with ASKING, numbers of the commands), what no node serves left out."""

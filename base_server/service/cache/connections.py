@@ -6,25 +6,38 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from redis.asyncio.connection import AbstractConnection, Connection, SSLConnection, UnixDomainSocketConnection
+from redis.asyncio.connection import Connection, SSLConnection, UnixDomainSocketConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.maint_notifications import MaintNotificationsConfig
 
 from service.cache.cache_settings import CacheSettings
 from service.cache.pool import Pool
+from service.cache.wire import WiredConnection
 from service.core.errors import StartError
 
 OnConnect = Callable[[Any], Awaitable[None]]
 """Runs on every new connection before it serves anything; the connection is closed when it fails."""
 
 
-class UnixConnection(UnixDomainSocketConnection):
+class TcpConnection(WiredConnection, Connection):
+    pass
+
+
+class TlsConnection(WiredConnection, SSLConnection):
+    pass
+
+
+class _UnixConnection(UnixDomainSocketConnection):
     """redis-py 8.1 greets the server twice on a socket file, and a failed greeting leaves the socket open."""
 
     async def _connect(self) -> None:
         async with asyncio.timeout(self.socket_connect_timeout):
             self._reader, self._writer = await asyncio.open_unix_connection(path=self.path)
+
+
+class UnixConnection(WiredConnection, _UnixConnection):
+    pass
 
 
 def make_pool(
@@ -45,12 +58,12 @@ def make_pool(
         "username": settings.username,
         "password": settings.password.get_secret_value() if settings.password else None,
     }
-    kind: type[AbstractConnection]
+    kind: type[WiredConnection]
     if settings.unix_socket_path is not None:
         kind = UnixConnection
         options["path"] = settings.unix_socket_path
     else:
-        kind = SSLConnection if settings.tls else Connection
+        kind = TlsConnection if settings.tls else TcpConnection
         options |= {"host": settings.host, "port": settings.port, "socket_keepalive": True}
         if settings.tls:
             options["ssl_ca_certs"] = settings.tls_ca_file
@@ -68,13 +81,13 @@ def make_fake_server() -> Any:
 
 def make_fake_pool(server: Any, *, max_connections: int, timeout_s: float) -> Pool:
     """A pool of connections to a :func:`make_fake_server`."""
-    from fakeredis.aioredis import FakeAsyncRedisConnection  # noqa: PLC0415 - a development dependency
+    from service.cache.fake_connection import FakeConnection  # noqa: PLC0415 - needs a development dependency
 
-    return _pool(FakeAsyncRedisConnection, {"server": server}, None, max_connections, timeout_s)
+    return _pool(FakeConnection, {"server": server}, None, max_connections, timeout_s)
 
 
 def _pool(
-    kind: type[AbstractConnection],
+    kind: type[WiredConnection],
     options: dict[str, Any],
     greeting: OnConnect | None,
     max_connections: int,
@@ -95,7 +108,7 @@ def _pool(
 
 
 def _greeting(on_connect: OnConnect | None) -> OnConnect:
-    async def greet(connection: AbstractConnection) -> None:
+    async def greet(connection: WiredConnection) -> None:
         try:
             await connection.on_connect()
             if on_connect is not None:

@@ -10,7 +10,8 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from service.cache.pipeline import Call, Command, Effect, Lost, Pipeline, Unanswered
+from service.cache.call import Call, Command, Effect, Lost, Unanswered
+from service.cache.pipeline import Pipeline
 from service.cache.pool import Pool
 from service.core.errors import AnswerLost, OutcomeUnknown, ServiceUnavailable
 from service.core.instruments import Counter, Histogram
@@ -34,7 +35,10 @@ _READS = frozenset([
 
 def effect_of(commands: Sequence[Command]) -> Effect:
     """READ when all of them only read, else ONCE."""
-    return Effect.READ if all(str(command[0]).upper() in _READS for command in commands) else Effect.ONCE
+    for command in commands:
+        if str(command[0]).upper() not in _READS:
+            return Effect.ONCE
+    return Effect.READ
 
 
 class Exchange:
@@ -83,13 +87,13 @@ class Exchange:
         return await self.run(commands, effect)
 
     def _settle(self, call: Call, outcome: list[Any] | ServiceUnavailable) -> None:
-        if isinstance(outcome, Lost) and call.effect is not Effect.ONCE and not call.repeated:
+        if isinstance(outcome, list):
+            finish(call, outcome)
+        elif isinstance(outcome, Lost) and call.effect is not Effect.ONCE and not call.repeated:
             call.repeated = True
             self._pipeline.send(call)
-        elif isinstance(outcome, ServiceUnavailable):
-            fail(call, outcome)
         else:
-            finish(call, outcome)
+            fail(call, outcome)
 
 
 def finish(call: Call, answers: list[Any]) -> None:

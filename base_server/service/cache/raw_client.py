@@ -16,9 +16,9 @@ from redis.asyncio.client import Pipeline
 from redis.exceptions import ExecAbortError, RedisError
 
 from service.cache.cache_errors import CacheCommandError
+from service.cache.call import REFUSED, Command
 from service.cache.cluster_exchange import ClusterExchange
 from service.cache.exchange import Exchange, effect_of
-from service.cache.pipeline import Command
 from service.core.errors import ServiceUnavailable
 
 
@@ -31,7 +31,7 @@ class RawClient(Redis):
 
     async def execute_command(self, *args: Any, **options: Any) -> Any:
         (answer,) = await _run(self._exchange, [_words(args)])
-        if isinstance(answer, _REFUSED):
+        if isinstance(answer, REFUSED):
             raise answer
         return _shaped(self, answer, args[0], options)
 
@@ -67,7 +67,7 @@ class _SeamPipeline(Pipeline):
         if raise_on_error:
             self.raise_first_error(stack, answers)
         return [
-            answer if isinstance(answer, _REFUSED) else _shaped(self, answer, args[0], options)
+            answer if isinstance(answer, REFUSED) else _shaped(self, answer, args[0], options)
             for answer, (args, options) in zip(answers, stack, strict=True)
         ]
 
@@ -80,9 +80,6 @@ class _SeamPipeline(Pipeline):
             # Leaving `async with` gives the connection back: not before its answers were read.
             await asyncio.wait([work])
             raise
-
-
-_REFUSED = (RedisError, UnicodeDecodeError)
 
 
 async def _run(exchange: Exchange | ClusterExchange, commands: list[Command]) -> list[Any]:
@@ -106,7 +103,7 @@ def _executed(answers: list[Any]) -> list[Any]:
     """What EXEC answered; raises the reason when it executed nothing."""
     *queued, executed = answers
     if isinstance(executed, ExecAbortError):
-        raise next((answer for answer in queued if isinstance(answer, _REFUSED)), executed)
-    if isinstance(executed, _REFUSED):
+        raise next((answer for answer in queued if isinstance(answer, REFUSED)), executed)
+    if isinstance(executed, REFUSED):
         raise executed
     return list(executed)

@@ -9,7 +9,7 @@ from typing import Any
 from redis.crc import key_slot
 
 from service.cache.cache_errors import CacheCommandError
-from service.cache.pipeline import Command
+from service.cache.call import Command
 
 # fmt: off
 _KEYLESS = (

@@ -15,7 +15,7 @@ class TaskRegistry:
     """Holds tasks until they end; a task that fails unobserved is logged."""
 
     def __init__(self) -> None:
-        self._tasks: set[asyncio.Task[Any]] = set()
+        self._tasks: set[asyncio.Future[Any]] = set()
 
     def __len__(self) -> int:
         return len(self._tasks)
@@ -26,6 +26,11 @@ class TaskRegistry:
         self._tasks.add(task)
         task.add_done_callback(self._ended)
         return task
+
+    def hold(self, end: asyncio.Future[None]) -> None:
+        """Keep what has no task of its own as if it had one, until ``end`` is done."""
+        self._tasks.add(end)
+        end.add_done_callback(self._tasks.discard)
 
     async def finish(self, work: Coroutine[Any, Any, T], name: str) -> T:
         """Run ``work`` to its end even when the caller is cancelled meanwhile."""

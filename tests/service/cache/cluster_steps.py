@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 
 import pytest
-from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import ConnectionError as RedisConnectionError
 
-from service.cache import pipeline
 from service.cache.cache_client import CacheClient
 from service.cache.cache_service import CacheService
+from service.cache.call import Batch
 from service.cache.script import Script
 
 APPEND = Script(
@@ -40,14 +39,13 @@ async def epochs(service: CacheService) -> list[int]:
 
 def lose_answers(monkeypatch: pytest.MonkeyPatch, *losses: bool, on_loss: Callable[[], None] | None = None) -> None:
     """The connection breaks, for each coming answer, when it was executed, read and counts as lost."""
-    read, left = pipeline._answer, list(losses)
+    hear, left = Batch.hear, list(losses)
 
-    async def lossy(connection: AbstractConnection) -> object:
-        answer = await read(connection)
+    def lossy(batch: Batch, answer: object) -> None:
         if left and left.pop(0):
             if on_loss is not None:
                 on_loss()
             raise RedisConnectionError("lost on its way")
-        return answer
+        hear(batch, answer)
 
-    monkeypatch.setattr(pipeline, "_answer", lossy)
+    monkeypatch.setattr(Batch, "hear", lossy)

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import asyncio
+from collections.abc import AsyncIterator, Callable
 
 import pytest
+import uvloop
 
 from service.cache.cache_client import CacheClient
 from tests.backends_redis import CacheBackend, make_cache
 from tests.flaky_proxy import FlakyProxy
+
+
+def pytest_asyncio_loop_factories(item: pytest.Item) -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
+    """What reads from transports itself is tested on both loops that a server may run on."""
+    loops = {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
+    return loops if item.path.stem == "test_cache_wire" else {"asyncio": asyncio.new_event_loop}
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from service.cache import pipeline
+from service.cache import call
 from service.cache.cache_client import CacheClient
 from service.cache.cache_errors import CacheCommandError
 from service.cache.cache_service import CacheService
@@ -56,11 +56,11 @@ async def test_a_call_that_waits_in_the_server_holds_up_nobody(real_cache: Cache
 
 @ON_ONE_SERVER
 async def test_a_batch_is_bounded_in_commands_and_in_bytes(redis: CacheClient, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pipeline, "_MOST_COMMANDS", 10)
+    monkeypatch.setattr(call, "_MOST_COMMANDS", 10)
     writes = redis.writes
     assert await asyncio.gather(*(redis.execute("ECHO", n) for n in range(25))) == [str(n) for n in range(25)]
     assert redis.writes - writes == 3
-    monkeypatch.setattr(pipeline, "_MOST_BYTES", 1000)
+    monkeypatch.setattr(call, "_MOST_BYTES", 1000)
     writes = redis.writes
     sizes = [400, 400, 400, 5000, 1]
     assert await asyncio.gather(*(redis.execute("ECHO", "x" * n) for n in sizes)) == ["x" * n for n in sizes]
@@ -71,7 +71,7 @@ async def test_what_was_called_while_no_connection_was_there_goes_out_together(
     proxied: tuple[FlakyProxy, CacheClient],
 ) -> None:
     _, redis = proxied
-    await redis._exchange.pool.drop_idle()
+    redis._exchange.pool.drop_idle()
     writes, calls = redis.writes, []
     for n in range(3):
         calls.append(asyncio.create_task(redis.execute("ECHO", n)))
@@ -168,7 +168,7 @@ async def test_a_batch_without_an_answer_in_time_leaves_the_others_alone(
     late = asyncio.gather(redis.execute("INCR", redis.key("n:1")), redis.get_string("a:1"), return_exceptions=True)
     writes = redis.writes
     await until(lambda: redis.writes > writes)
-    await redis._exchange.pool.drop_idle()
+    redis._exchange.pool.drop_idle()
     proxy.silent = False
     proxy_answers_again = [await redis.execute("ECHO", n) for n in range(5)]
     assert proxy_answers_again == list("01234")

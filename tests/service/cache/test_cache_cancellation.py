@@ -6,7 +6,6 @@ import asyncio
 import math
 import random
 from collections.abc import Awaitable, Callable
-from typing import Any
 
 import pytest
 
@@ -102,15 +101,7 @@ async def test_positive_control_a_naive_shared_connection_does_mix_answers_up(re
     assert wrong > 10
 
 
-async def test_a_connection_with_an_unread_answer_is_never_used_again(
-    real_cache: CacheService, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Also when the client library leaves it open, as redis-py 8.1 does in some configurations."""
-
-    async def careless(connection: Any) -> object:
-        return await connection.read_response(timeout=math.inf, disconnect_on_error=False)
-
-    monkeypatch.setattr("service.cache.pipeline._answer", careless)
+async def test_a_connection_with_an_unread_answer_is_never_used_again(real_cache: CacheService) -> None:
     redis = real_cache.get_client()
     await redis.execute("PING")
     redis._exchange._pipeline._timeout_s = 0.02

@@ -273,7 +273,7 @@ async def test_a_stop_ends_calls_that_wait_for_a_dead_master(private_cluster: Re
         node.kill()
     bulk = service.get_bulk_client()
     waiting = asyncio.create_task(bulk.execute("GET", bulk.key("a", 0)))
-    await until(lambda: any(task.get_name() == "cache cluster call" for task in service._tasks._tasks))
+    await until(lambda: any(task.get_name() == "cache cluster call" for task in asyncio.all_tasks()))
     await service.stop()
     with pytest.raises(ServiceUnavailable):
         await asyncio.wait_for(waiting, 5)

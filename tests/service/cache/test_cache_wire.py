@@ -1,0 +1,400 @@
+"""Connections that are read without a task or a stream, against a server that says what a test tells it to."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import struct
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, suppress
+from typing import Any
+
+import pytest
+from redis.exceptions import (
+    AskError,
+    AuthenticationError,
+    BusyLoadingError,
+    ClusterDownError,
+    MovedError,
+    NoScriptError,
+    ReadOnlyError,
+    RedisError,
+    ResponseError,
+    TryAgainError,
+)
+from redis.exceptions import ConnectionError as RedisConnectionError
+
+from service.cache.cache_settings import CacheSettings
+from service.cache.call import Effect
+from service.cache.connections import OnConnect, make_pool
+from service.cache.exchange import Exchange
+from service.cache.wire import WiredConnection
+from service.core.errors import OutcomeUnknown, ServiceUnavailable
+from service.core.tasks import TaskRegistry
+from tests.backends_redis import RedisServer, find_server, free_port, missing_backend, running_cache
+from tests.certificates import make_certificate
+from tests.open_files import open_files
+from tests.waiting import until
+
+
+class ToldServer:
+    """Each connection is a :class:`Visit`; it answers nothing by itself."""
+
+    def __init__(self) -> None:
+        self.visits: list[Visit] = []
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[int]:
+        """Its port."""
+        server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        yield server.sockets[0].getsockname()[1]
+        server.close()
+        for visit in self.visits:
+            visit.writer.transport.abort()
+        await server.wait_closed()
+
+    async def visit(self, number: int = 0) -> Visit:
+        await until(lambda: len(self.visits) > number, what=f"connection {number}")
+        return self.visits[number]
+
+    def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.visits.append(Visit(reader, writer))
+
+
+class Visit:
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader = reader
+        self.writer = writer
+
+    async def asked(self, word: str) -> None:
+        """Read until something with ``word`` in it came."""
+        await asyncio.wait_for(self._reader.readuntil(word.encode()), 5)
+
+    def say(self, data: bytes) -> None:
+        self.writer.write(data)
+
+    def close(self, *, reset: bool = False) -> None:
+        if reset:
+            options = struct.pack("ii", 1, 0)
+            self.writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, options)
+        self.writer.transport.abort()
+
+    async def is_closed(self) -> bool:
+        """By the other end."""
+        with suppress(ConnectionError):
+            await asyncio.wait_for(self._reader.read(), 5)
+        return True
+
+
+class Seam:
+    """An exchange with a :class:`ToldServer`."""
+
+    def __init__(self, port: int, on_connect: OnConnect | None, max_connections: int = 4) -> None:
+        settings = CacheSettings(type="redis", port=port)
+        self.tasks = TaskRegistry()
+        self.pool = make_pool(settings, on_connect, max_connections=max_connections, timeout_s=5.0)
+        self.exchange = Exchange(self.pool, self.tasks, TaskRegistry(), 0.3)
+
+    def ask(self, *words: str, effect: Effect = Effect.ONCE) -> asyncio.Task[list[Any]]:
+        """One command for each word."""
+        return asyncio.create_task(self.exchange.run([("ECHO", word) for word in words], effect))
+
+
+@pytest.fixture
+async def server() -> ToldServer:
+    return ToldServer()
+
+
+@pytest.fixture
+async def seam(server: ToldServer) -> AsyncIterator[Seam]:
+    async with server.running() as port:
+        seam = Seam(port, None)
+        yield seam
+        assert not len(seam.tasks)
+        assert not seam.pool._in_use_connections
+        await seam.pool.disconnect()
+
+
+async def test_answers_come_in_any_pieces(seam: Seam, server: ToldServer) -> None:
+    calls = [seam.ask("a"), seam.ask("b", "c"), seam.ask("d")]
+    visit = await server.visit()
+    await visit.asked("d")
+    for byte in "$3\r\n€\r\n:7\r\n*2\r\n+x\r\n$-1\r\n+é\r\n".encode():
+        visit.say(bytes([byte]))
+        await asyncio.sleep(0.001)
+    assert await asyncio.gather(*calls) == [["€"], [7, ["x", None]], ["é"]]
+    assert (seam.exchange.writes, seam.exchange.round_trips) == (1, 3)
+
+
+async def test_the_place_of_a_caller_that_left_stays_its_own(seam: Seam, server: ToldServer) -> None:
+    calls = [seam.ask("a"), seam.ask("b", "c"), seam.ask("d")]
+    visit = await server.visit()
+    await visit.asked("d")
+    calls[1].cancel()
+    await asyncio.sleep(0)
+    visit.say(b"+a\r\n+b\r\n+c\r\n+d\r\n")
+    assert (await calls[0], await calls[2]) == (["a"], ["d"])
+    assert calls[1].cancelled()
+
+
+@pytest.mark.parametrize("reset", [False, True], ids=["closed", "reset"])
+async def test_a_connection_that_the_server_closed_while_it_idled_is_not_used_again(
+    seam: Seam, server: ToldServer, reset: bool
+) -> None:
+    await _idle(seam, server)
+    server.visits[0].close(reset=reset)
+    await until(lambda: not seam.pool._available_connections[-1].wire.clean)
+    call = seam.ask("b")
+    visit = await server.visit(1)
+    await visit.asked("b")
+    visit.say(b"+b\r\n")
+    assert await call == ["b"], "a write: on a dead connection its outcome would be unknown"
+    assert seam.exchange.round_trips == 2
+
+
+async def test_a_connection_that_says_something_unasked_while_it_idles_is_not_used_again(
+    seam: Seam, server: ToldServer
+) -> None:
+    await _idle(seam, server)
+    server.visits[0].say(b"+of another\r\n")
+    await until(lambda: not seam.pool._available_connections[-1].wire.clean)
+    call = seam.ask("b")
+    visit = await server.visit(1)
+    await visit.asked("b")
+    visit.say(b"+b\r\n")
+    assert await call == ["b"]
+    assert await server.visits[0].is_closed()
+
+
+@pytest.mark.parametrize("more", [b"+of another\r\n", b"$20\r\nhalf"], ids=["an answer", "half an answer"])
+async def test_a_connection_that_says_more_than_was_asked_is_not_used_again(
+    seam: Seam, server: ToldServer, more: bytes
+) -> None:
+    call = seam.ask("a")
+    visit = await server.visit()
+    await visit.asked("a")
+    visit.say(b"+a\r\n" + more)
+    assert await call == ["a"]
+    assert await visit.is_closed()
+
+
+async def test_nothing_is_sent_on_a_connection_that_says_more_than_its_greeting(server: ToldServer) -> None:
+    async def greet(connection: WiredConnection) -> None:
+        await connection.send_command("PING")
+        assert await connection.read_response() == "PONG"
+
+    async with server.running() as port:
+        seam = Seam(port, greet)
+        call = seam.ask("a")
+        visit = await server.visit()
+        await visit.asked("PING")
+        visit.say(b"+PONG\r\n+of another\r\n")
+        with pytest.raises(ServiceUnavailable, match="nobody asked for") as refused:
+            await call
+        assert not isinstance(refused.value, OutcomeUnknown)
+        assert seam.exchange.round_trips == 0
+        assert await visit.is_closed()
+
+
+async def test_a_batch_that_is_late_keeps_the_answers_it_has_and_closes_its_connection(
+    seam: Seam, server: ToldServer
+) -> None:
+    calls = [seam.ask("a"), seam.ask("b", "c"), seam.ask("d", effect=Effect.READ)]
+    visit = await server.visit()
+    await visit.asked("d")
+    visit.say(b"+a\r\n+b\r\n$5\r\nhal")
+    first, half, read = await asyncio.gather(*calls, return_exceptions=True)
+    assert first == ["a"]
+    assert isinstance(half, OutcomeUnknown)
+    assert "within 0.3 s" in str(half)
+    assert isinstance(read, ServiceUnavailable)
+    assert not isinstance(read, OutcomeUnknown)
+    visit.say(b"of another\r\n")
+    assert await visit.is_closed()
+    assert seam.exchange.round_trips == 3, "a slow server is not asked again"
+
+
+async def test_a_read_that_was_half_answered_is_repeated_whole(seam: Seam, server: ToldServer) -> None:
+    call = seam.ask("a", "b", effect=Effect.READ)
+    first = await server.visit()
+    await first.asked("b")
+    first.say(b"+old\r\n")
+    first.writer.close()
+    second = await server.visit(1)
+    await second.asked("b")
+    second.say(b"+a\r\n+b\r\n")
+    assert await call == ["a", "b"]
+
+
+async def test_what_is_no_answer_at_all_is_a_lost_connection(
+    seam: Seam, server: ToldServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    calls = [seam.ask("a"), seam.ask("b")]
+    visit = await server.visit()
+    await visit.asked("b")
+    visit.say(b"+a\r\nHTTP/1.1 400 Bad Request\r\n")
+    assert await calls[0] == ["a"]
+    with pytest.raises(OutcomeUnknown, match="connection lost"):
+        await calls[1]
+    assert await visit.is_closed()
+    assert not caplog.records, "the loop complains of nothing"
+
+
+async def test_a_server_that_does_not_even_read_holds_no_descriptor(seam: Seam, server: ToldServer) -> None:
+    call = seam.ask("x" * 20_000_000)
+    visit = await server.visit()
+    visit.writer.transport.pause_reading()  # type: ignore[attr-defined]
+    files = open_files()
+    with pytest.raises(OutcomeUnknown, match="within"):
+        await call
+    await until(lambda: open_files() < files, what="its end here is closed")
+
+
+@pytest.mark.parametrize(
+    ("text", "kind", "fields"),
+    [
+        ("ERR unknown command", ResponseError, {}),
+        ("WRONGTYPE Operation", ResponseError, {}),
+        ("NOSCRIPT No matching script", NoScriptError, {}),
+        ("READONLY You can't", ReadOnlyError, {}),
+        ("MOVED 3999 127.0.0.1:6381", MovedError, {"slot_id": 3999, "host": "127.0.0.1", "port": 6381}),
+        ("ASK 3999 127.0.0.1:6381", AskError, {"slot_id": 3999, "host": "127.0.0.1", "port": 6381}),
+        ("TRYAGAIN Multiple keys", TryAgainError, {}),
+        ("CLUSTERDOWN Hash slot not served", ClusterDownError, {}),
+    ],
+)
+async def test_a_refusal_is_redis_pys_error_and_the_connection_goes_on(
+    seam: Seam, server: ToldServer, text: str, kind: type[RedisError], fields: dict[str, object]
+) -> None:
+    calls = [seam.ask("a"), seam.ask("b")]
+    visit = await server.visit()
+    await visit.asked("b")
+    visit.say(f"-{text}\r\n+b\r\n".encode())
+    (refusal,) = await calls[0]
+    assert type(refusal) is kind
+    assert {name: getattr(refusal, name) for name in fields} == fields
+    assert await calls[1] == ["b"]
+    assert seam.pool._available_connections[-1].wire.clean
+
+
+@pytest.mark.parametrize(
+    ("text", "kind"), [("LOADING Redis is loading", BusyLoadingError), ("NOAUTH required", AuthenticationError)]
+)
+async def test_a_refusal_of_the_whole_connection_is_an_answer_after_which_it_is_closed(
+    seam: Seam, server: ToldServer, text: str, kind: type[RedisError]
+) -> None:
+    calls = [seam.ask("a"), seam.ask("b")]
+    visit = await server.visit()
+    await visit.asked("b")
+    visit.say(f"-{text}\r\n+b\r\n".encode())
+    (refusal,) = await calls[0]
+    assert type(refusal) is kind
+    assert await calls[1] == ["b"]
+    assert await visit.is_closed()
+
+
+async def test_a_stop_tells_the_callers_of_a_server_that_does_not_answer(seam: Seam, server: ToldServer) -> None:
+    files, tasks = open_files(), len(asyncio.all_tasks())
+    call = seam.ask("a")
+    visit = await server.visit()
+    await visit.asked("a")
+    assert await seam.tasks.drain(0.01) == 1
+    with pytest.raises(OutcomeUnknown, match="stopped"):
+        await call
+    assert await visit.is_closed()
+    visit.close()
+    await until(lambda: open_files() <= files)
+    assert len(asyncio.all_tasks()) <= tasks
+
+
+async def test_a_connection_goes_from_batches_to_redis_pys_users_and_back(seam: Seam, server: ToldServer) -> None:
+    visit = await _idle(seam, server)
+    connection = await seam.pool.take()
+    await connection.send_command("WATCH", "x")
+    await visit.asked("WATCH")
+    visit.say(b"+OK\r\n")
+    assert await connection.read_response() == "OK"
+    seam.pool.give(connection)
+    await _idle(seam, server)
+    assert len(server.visits) == 1
+
+
+async def test_what_redis_pys_users_leave_unread_reaches_nobody(seam: Seam, server: ToldServer) -> None:
+    visit = await _idle(seam, server)
+    connection = await seam.pool.take()
+    await connection.send_command("GET", "x")
+    await visit.asked("GET")
+    visit.say(b"+of another\r\n")
+    seam.pool.give(connection)
+    call = seam.ask("b")
+    second = await server.visit(1)
+    await second.asked("b")
+    second.say(b"+b\r\n")
+    assert await call == ["b"]
+
+
+async def test_a_turn_that_comes_just_as_its_waiting_ends_goes_to_the_next(server: ToldServer) -> None:
+    async with server.running() as port:
+        pool = Seam(port, None, max_connections=1).pool
+        connection = await pool.take()
+        leaving, staying = asyncio.create_task(pool.take()), asyncio.create_task(pool.take())
+        await asyncio.sleep(0)
+        pool.give(connection)
+        leaving.cancel()
+        assert await asyncio.wait_for(staying, 1) is connection
+        assert leaving.cancelled()
+        waiting = asyncio.create_task(pool.take())
+        await asyncio.sleep(0)
+        waiting.cancel()
+        await asyncio.gather(waiting, return_exceptions=True)
+        pool.give(connection)
+        assert await pool.take() is connection
+        pool.timeout_s = 0.01
+        with pytest.raises(RedisConnectionError, match="in use"):
+            await pool.take()
+        pool.give(connection)
+        await pool.disconnect()
+
+
+@pytest.fixture(scope="module")
+def tls_settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CacheSettings]:
+    certificate = make_certificate(tmp_path_factory.mktemp("tls"), "127.0.0.1")
+    port = free_port()
+    files = ("--tls-cert-file", str(certificate), "--tls-key-file", str(certificate.with_suffix(".key")))
+    server = RedisServer(find_server("redis"), "--tls-port", str(port), *files, "--tls-auth-clients", "no")
+    try:
+        try:
+            server.start()
+        except AssertionError:
+            missing_backend("this redis-server speaks no TLS")
+        yield server.settings(unix_socket_path=None, port=port, tls=True, tls_ca_file=str(certificate))
+    finally:
+        server.remove()
+
+
+async def test_over_tls_too(tls_settings: CacheSettings, app_id: str) -> None:
+    heard: list[str] = []
+    async with running_cache(tls_settings, app_id) as service:
+        redis = service.get_client()
+        texts = [f"{n}é" * (n * 40_000) for n in range(1, 6)]
+        await asyncio.gather(*(redis.set_string(f"a:{n}", text) for n, text in enumerate(texts)))
+        assert await asyncio.gather(*(redis.get_string(f"a:{n}") for n in range(5))) == texts
+        async with redis._client.pipeline() as pipe:
+            await pipe.watch(redis.key("a:1"))
+            pipe.multi()
+            pipe.set(redis.key("a:1"), "watched")
+            assert await pipe.execute() == [True]
+        assert await redis.get_string("a:1") == "watched"
+        assert await service.subscribe("stop:*", lambda channel, text: heard.append(text))
+        await redis.publish("stop:1", "now")
+        await until(lambda: heard == ["now"])
+
+
+async def _idle(seam: Seam, server: ToldServer) -> Visit:
+    """The first connection, after a batch that was answered on it."""
+    call = seam.ask("a")
+    visit = await server.visit()
+    await visit.asked("a")
+    visit.say(b"+a\r\n")
+    assert await call == ["a"]
+    return visit
