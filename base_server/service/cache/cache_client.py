@@ -36,7 +36,7 @@ class CacheClient:
     def __init__(self, exchange: Exchange | ClusterExchange, keyspace: Keyspace, script_guard: str = "") -> None:
         """``script_guard`` is put before every script."""
         self._exchange = exchange
-        self._keyspace = keyspace
+        self.keyspace = keyspace
         self._guard = script_guard
         self._variants: dict[tuple[str, bool], Script] = {}
         self._evaluated: set[str] = set()
@@ -51,7 +51,7 @@ class CacheClient:
 
     @property
     def partitions(self) -> Partitions:
-        return self._keyspace.partitions
+        return self.keyspace.partitions
 
     @property
     def round_trips(self) -> int:
@@ -66,11 +66,11 @@ class CacheClient:
 
     def key(self, logical: str, partition: int | None = None) -> str:
         """The full name of ``kind:id[:rest]``, in the partition of ``id`` or in the given one."""
-        return self._keyspace.key(logical, partition)
+        return self.keyspace.key(logical, partition)
 
     def _get_key(self, logical: str) -> str:
         """The documented name of :meth:`key`."""
-        return self._keyspace.key(logical)
+        return self.keyspace.key(logical)
 
     # Internal calls, on full key names. Answers have the shapes of RESP2, text decoded: HGETALL is
     # [field, value, …], SMEMBERS a list, XRANGE [[entry id, [field, value, …]], …], a missing value None.

@@ -15,7 +15,7 @@ class ChatKeys:
     """Full key names. ``partition`` None: taken from the id (callers without a session)."""
 
     def __init__(self, cache: CacheClient) -> None:
-        self._key = cache.key
+        self._key = cache.keyspace.key
         self._partitions = cache.partitions
 
     def account_partition(self, account_id: str) -> int:

@@ -79,6 +79,8 @@ class HybridStore:
                     raise
                 await self._loader.drop_wrong_types(owner, room_id)
                 continue
+            if answer[0] == Answer.OK:
+                return answer
             if answer[0] != Answer.COLD:
                 if (refusal := _refusal(answer)) is not None:
                     raise refusal
@@ -152,7 +154,7 @@ def state_name(text: str | None) -> str | None:
 
 
 def _refusal(answer: Sequence[Any]) -> ApiError | None:
-    """The one translator of a script's refusal into the error that the client sees; None for other answers."""
+    """The one translator of a script's refusal into the error that the client sees; None for what is none."""
     refusal: ApiError | None = None
     match answer[0]:
         case Answer.NOT_FOUND:
@@ -176,6 +178,6 @@ def _refusal(answer: Sequence[Any]) -> ApiError | None:
             )
         case Answer.FULL:
             refusal = ServiceDown("too much is waiting to be written, try again", retry_after_s=5.0)
-        case code if code not in (Answer.OK, Answer.UNSURE, Answer.LOST, Answer.PARTIAL, Answer.REPEAT, Answer.DAMAGED):
+        case code if code not in (Answer.UNSURE, Answer.LOST, Answer.PARTIAL, Answer.REPEAT, Answer.DAMAGED):
             refusal = ServerError(f"unexpected answer {code} of a script")
     return refusal

@@ -332,13 +332,17 @@ class ChatTemplateImpl(BaseTemplate):
             self._parts.replies.start(accepted.turn, ready, accepted.history, watched=watched)
 
     async def _final_reply(self, owner: Owner, room_id: str, accepted: Accepted) -> str:
-        reply = head_of(accepted.reply)
-        if self._parts.replies.runs_here(reply.message_id):
+        if accepted.turn is not None:
+            place = accepted.turn.place
+        else:
+            reply = head_of(accepted.reply)
+            place = Place(owner, room_id, reply.message_id, reply.seq)
+        if self._parts.replies.runs_here(place.reply_id):
             with suppress(TakenUp):
-                return await self._parts.replies.finished(reply.message_id)
+                return await self._parts.replies.finished(place.reply_id)
         elif not is_running(accepted.reply):
             return accepted.reply
-        return await self._parts.readers.final(Place(owner, room_id, reply.message_id, reply.seq))
+        return await self._parts.readers.final(place)
 
     def _told(self, reading: Reading, *first: StreamEvent) -> Events:
         return told(self._parts.readers.pieces(reading), reading.offset, *first)

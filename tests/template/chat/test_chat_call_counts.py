@@ -23,7 +23,7 @@ from template.base.template_service import Answer, Call, TemplateService
 from template.chat.common.chat_protocol import ChatProtocol
 from tests.chat_world import ChatWorld
 
-LIMITS = {ChatProtocol.MESSAGE_LIST: 445, ChatProtocol.ROOM_LIST: 500, ChatProtocol.MESSAGE_SEND: 1330}
+LIMITS = {ChatProtocol.MESSAGE_LIST: 345, ChatProtocol.ROOM_LIST: 400, ChatProtocol.MESSAGE_SEND: 1090}
 
 
 class OneSession:
