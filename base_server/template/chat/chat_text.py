@@ -33,7 +33,7 @@ def from_json(text: str) -> Any:
 def open_tail(sender_type: str, content: str, parent_message_id: str | None, *, streaming: bool = False) -> str:
     """The part of a stored message behind its id, room, seq and timestamp, up to its metadata (the last member)."""
     running = '"is_streaming":true,' if streaming else ""
-    parent = "null" if parent_message_id is None else f'"{parent_message_id}"'
+    parent = "null" if parent_message_id is None else to_json(parent_message_id)
     return (
         f'"sender_type":"{sender_type}","content":{to_json(content)},"parent_message_id":{parent},{running}"metadata":'
     )

@@ -51,6 +51,10 @@ def test_a_finished_reply(content: str, reason: str, model: str) -> None:
     assert sent == {**from_json(text), "state": "SENT", "is_streaming": False}
 
 
+def test_a_row_of_a_hosts_own_may_name_its_parent_as_it_likes() -> None:
+    assert from_json(stored("yes", parent='a "question"'))["parent_message_id"] == 'a "question"'
+
+
 @given(TEXTS)
 def test_a_question_and_a_running_reply(content: str) -> None:
     question, reply = stored(content, ai_persona="P"), stored(content, running=True, parent="q1", ai_persona="P")
