@@ -59,7 +59,7 @@ class Exchange:
 
     @property
     def round_trips(self) -> int:
-        """Calls sent so far: what each caller waited for. Those of one tick shared a write (:attr:`writes`)."""
+        """Calls sent so far: what each caller waited for. Some of one tick share a write (:attr:`writes`)."""
         return self._pipeline.sent
 
     @property
