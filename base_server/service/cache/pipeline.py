@@ -116,7 +116,10 @@ class _Trip:
         self._pipeline.count(len(self.batch.calls))
         self._connection = connection
         self._timer = asyncio.get_running_loop().call_later(self._limit_s, self._late)
-        connection.wire.ask(self.batch, self._ended)
+        try:
+            connection.wire.ask(self.batch, self._ended)
+        except Exception as error:  # of a transport: nobody knows how much of it went out
+            self._ended(error)
 
     def _ended(self, error: Exception | None) -> None:
         self._finish(None if error is None else _because(Lost, f"connection lost: {error}", error))

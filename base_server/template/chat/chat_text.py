@@ -58,6 +58,7 @@ def is_tombstone(item: str) -> bool:
     return item.startswith(TOMBSTONE)
 
 
+_SENDER, _CONTENT, _PARENT = '"sender_type":"', '","content":', ',"parent_message_id":'
 _HEAD = re.compile(r'\{"message_id":"([^"]+)","room_id":"[^"]*","seq":(\d+),"timestamp":"([^"]*)",')
 
 
@@ -79,11 +80,13 @@ def head_of(item: str) -> EntryHead:
 
 def spoken_of(item: str) -> tuple[str, str]:
     """Sender and content of a stored message, without parsing the rest. (In a text the quotes would be escaped.)"""
-    sender, _, rest = item.partition('"sender_type":"')[2].partition('","content":')
-    content, found, _ = rest.partition(',"parent_message_id":')
-    if not found:
+    begin = item.find(_SENDER)
+    middle = item.find(_CONTENT, begin)
+    end = item.find(_PARENT, middle)
+    if begin < 0 or middle < 0 or end < 0:
         raise ValueError("not an entry of a message list")
-    return sender, from_json(content)
+    sender, content = item[begin + len(_SENDER) : middle], item[middle + len(_CONTENT) : end]
+    return sender, from_json(content) if "\\" in content else content[1:-1]
 
 
 def finish_reason_of(item: str) -> str:

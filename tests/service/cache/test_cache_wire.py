@@ -7,6 +7,7 @@ import socket
 import struct
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, suppress
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -28,7 +29,7 @@ from service.cache.cache_settings import CacheSettings
 from service.cache.call import Effect
 from service.cache.connections import OnConnect, make_pool
 from service.cache.exchange import Exchange
-from service.cache.wire import WiredConnection
+from service.cache.wire import SocketWire, WiredConnection
 from service.core.errors import OutcomeUnknown, ServiceUnavailable
 from service.core.tasks import TaskRegistry
 from tests.backends_redis import RedisServer, find_server, free_port, missing_backend, running_cache
@@ -238,6 +239,26 @@ async def test_what_is_no_answer_at_all_is_a_lost_connection(
         await calls[1]
     assert await visit.is_closed()
     assert not caplog.records, "the loop complains of nothing"
+
+
+async def test_a_transport_that_takes_nothing_is_a_lost_connection(
+    seam: Seam, server: ToldServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await _idle(seam, server)
+    wire = seam.pool._available_connections[-1].wire
+    assert isinstance(wire, SocketWire)
+
+    def refuse(pieces: object) -> None:
+        raise RuntimeError("unable to perform operation on a closed transport")
+
+    monkeypatch.setattr(wire, "_transport", SimpleNamespace(writelines=refuse, abort=wire._transport.abort))
+    read, write = seam.ask("read", effect=Effect.READ), seam.ask("write")
+    with pytest.raises(OutcomeUnknown):
+        await asyncio.wait_for(write, 0.2)  # at once, not when the time for an answer is over
+    visit = await server.visit(1)
+    await visit.asked("read")
+    visit.say(b"+a\r\n")
+    assert await read == ["a"]
 
 
 async def test_a_server_that_does_not_even_read_holds_no_descriptor(seam: Seam, server: ToldServer) -> None:
