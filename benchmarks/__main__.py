@@ -24,8 +24,8 @@ _PEERS = ROOT / ".venv-bench"
 def main() -> None:
     parser = argparse.ArgumentParser(prog="make bench", description="Our figures beside limits and peers, in one run.")
     parser.add_argument("--only", action="append", choices=STAGES, help="this stage (may be given several times)")
-    parser.add_argument("--seconds", type=int, default=3, help="of one contender in one round (default 3)")
-    parser.add_argument("--rounds", type=int, default=3, help="of which the median counts (default 3)")
+    parser.add_argument("--seconds", type=int, default=1, help="of one contender in one round (default 1)")
+    parser.add_argument("--rounds", type=int, default=9, help="of which the median counts (default 9)")
     parser.add_argument("--no-peers", action="store_true", help="leave out the peers, which are installed on demand")
     options = parser.parse_args()
     wrk()

@@ -40,7 +40,7 @@ class Grown:
 
 
 def run(bench: Bench) -> None:
-    large_room = int(333_400 * bench.seconds)  # a million with the seconds that it has if nobody says otherwise
+    large_room = int(1_000_200 * bench.seconds)  # a million with the seconds that it has if nobody says otherwise
     with our_server(bench, "growth", "stub") as server:
         small = asyncio.run(_grow(bench, server, "small", SMALL_ACCOUNT, SMALL_ROOM))
         large = asyncio.run(_grow(bench, server, "large", LARGE_ACCOUNT, large_room))
@@ -58,7 +58,7 @@ def run(bench: Bench) -> None:
             for size, ask in zip(("small", "large"), pair, strict=True)
         }
         found = bench.contest(list(asked.values()))
-        few_s, many_s = asyncio.run(_sends(server, small, large, int(100 * bench.seconds)))
+        few_s, many_s = asyncio.run(_sends(server, small, large, int(300 * bench.seconds)))
     sizes = f"{SMALL_ROOM:,} and {large.messages:,} messages, {SMALL_ACCOUNT} and {LARGE_ACCOUNT:,} rooms"
     for work in sides:
         few, many = found[f"{work}, small"], found[f"{work}, large"]

@@ -23,7 +23,7 @@ def run(bench: Bench) -> None:
             asyncio.run(quiet(server.url))
             return int(redis.info("memory")["used_memory_dataset"])
 
-        asyncio.run(populate(server.url, accounts=1, rooms=1, messages=2))  # scripts and lanes are there
+        asyncio.run(populate(server.url, accounts=64, rooms=1, messages=2))  # scripts and all lanes are there
         before = used()
         asyncio.run(populate(server.url, accounts=_ACCOUNTS, rooms=_ROOMS))
         empty = used()

@@ -13,7 +13,7 @@ _LIMIT = f"executemany of {PEER_ROWS}"
 
 
 def run(bench: Bench) -> None:
-    found = uvloop.run(measure(messages=int(3000 * bench.seconds), rounds=bench.rounds))
+    found = uvloop.run(measure(messages=int(6000 * bench.seconds), rounds=bench.rounds))
     limit, per_s = (median(getattr(each, side) for each in found) for side in ("peer", "ours"))
     cpu_ms = median(each.cpu_us[0] for each in found) / 1e3
     bench.add(Row(_LIMIT, limit, "rows/s", note="one connection, a commit after each"))

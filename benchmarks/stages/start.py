@@ -16,7 +16,7 @@ _IDLE_S = 6.0
 def run(bench: Bench) -> None:
     command = [sys.executable, "-m", "application.base_web_server", "--env", "LOCAL"]
     starts, own, whole = [], [], []
-    for number in range(max(3, bench.rounds)):
+    for number in range(max(3, bench.rounds // 3)):
         data_dir = bench.folder / f"start{number}"
         with running("start", command, server_environment(data_dir), bench.folder / "start.log") as server:
             starts.append(server.start_s)

@@ -48,7 +48,7 @@ async def _first_token(bench: Bench, server: Child, owners: Sequence[Owner]) -> 
 
 
 async def _deltas(bench: Bench, server: Child, owners: Sequence[Owner]) -> None:
-    chunks = int(700 * bench.seconds)
+    chunks = int(2100 * bench.seconds)
     plan = {"chunks": chunks, "bytes": _DELTA_BYTES, "pause_s": 0}
     asks = [_ask(owner.token, room_id, plan) for owner in owners for room_id in owner.room_ids[:4]]
 
