@@ -11,13 +11,19 @@ from service.cache.script import Script
 _CODE = "PREMISE"
 
 # KEYS and ARGV of the premise stand behind those of the script and are gone before it begins.
-_ASK = f"""do
-  local text, life, epoch = table.remove(ARGV), table.remove(ARGV), table.remove(ARGV)
-  local key, run = table.remove(KEYS), table.remove(KEYS)
-  if redis.call('GET', run) ~= epoch or redis.pcall('GETEX', key, 'EX', life) ~= text then
-    return redis.error_reply('{_CODE} does not hold')
-  end
+_ASK = f"""local text, life, epoch = table.remove(ARGV), table.remove(ARGV), table.remove(ARGV)
+local key, run = table.remove(KEYS), table.remove(KEYS)
+if redis.call('GET', run) ~= epoch or redis.pcall('GET', key) ~= text then
+  return redis.error_reply('{_CODE} does not hold')
 end
+local function script()
+"""
+# Last, for a full Redis refuses only a script's first write: before the script it would let every write through.
+_LIVE_ON = """
+end
+local answer = script()
+redis.pcall('EXPIRE', key, life)
+return answer
 """
 
 
@@ -41,7 +47,7 @@ class Premise:
 
 def asking_first(script: Script) -> Script:
     """``script`` for :meth:`Premise.operands`."""
-    return Script(script.name, _ASK + script.source)
+    return Script(script.name, _ASK + script.source + _LIVE_ON)
 
 
 def is_refusal(code: str) -> bool:

@@ -71,9 +71,9 @@ class Signals:
         while True:
             try:
                 await self._listen()
-            except (RedisError, OSError) as error:
+            except Exception as error:  # whatever was said: who stops listening hears nothing ever after
                 if self._pause_s == _PAUSE_S:  # the first failure since it last listened
-                    Logger.warn("cache signals interrupted", reason=str(error))
+                    Logger.warn("cache signals interrupted", reason=f"{type(error).__name__}: {error}")
             await asyncio.sleep(self._pause_s)
             self._pause_s = min(2 * self._pause_s, _LONGEST_PAUSE_S)
 

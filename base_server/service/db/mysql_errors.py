@@ -26,7 +26,7 @@ _REFUSED = frozenset(
         # SIGNAL without a number of its own
         1644,
         # JSON: MySQL, then MariaDB
-        3140, 3141, 3143, 3144, 3147, 3156, 3157, 3665, 3666, 3669, 4037, 4038, 4174, 4177,
+        3140, 3141, 3143, 3144, 3147, 3156, 3157, 3665, 3666, 3669, 4037, 4038, 4174, 4177, 4178,
     }
 )  # fmt: skip
 _BUSY = frozenset({1205, 1213})

@@ -17,7 +17,7 @@ def encode_time(time: datetime) -> str:
     """An aware time as ``YYYY-MM-DD HH:MM:SS.ffffff`` in UTC; a naive one is a mistake of the caller."""
     if time.tzinfo is None:
         raise ValueError("a time for the database needs a time zone")
-    return time.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S.%f")
+    return time.astimezone(UTC).replace(tzinfo=None).isoformat(sep=" ", timespec="microseconds")
 
 
 def decode_time(text: str) -> datetime:

@@ -105,6 +105,10 @@ class QueueConsumer:
                 _prolong(outage, self._settings)
                 Logger.warn("a queue consumer cannot work", queue=self._queue_name, reason=str(error))
                 await self._pause(outage.wait_s)
+            except Exception as error:  # something in a lane that cannot be read: a worker never ends of it
+                _prolong(outage, self._settings)
+                Logger.error("a queue consumer failed", queue=self._queue_name, exc_info=error)
+                await self._pause(outage.wait_s)
 
     async def _pause(self, wait_s: float) -> None:
         try:

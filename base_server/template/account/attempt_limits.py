@@ -34,9 +34,10 @@ class LoginLimit:
             await self._cache.get_client().run_script(_SCRIPTS["forgive_attempt"], [key], [], repeatable=False)
 
     def _counters(self, account_id: str, peer: str) -> list[tuple[str, int]]:
+        """The address first: one that is over its own limit cannot use up the attempts of accounts."""
         counters = [(self._cache.get_client().key(f"login_attempts:{account_id}"), self._per_account)]
         if peer:
-            counters.append((_address_key(self._cache, "login_attempts_from", peer), self._per_address))
+            counters.insert(0, (_address_key(self._cache, "login_attempts_from", peer), self._per_address))
         return counters
 
 

@@ -114,7 +114,9 @@ def read_event(entry: QueueEntry) -> Event:
 
 def _room_create(entry: QueueEntry, data: dict[str, Any]) -> Event:
     row = _key(data)
-    row |= {name: data.get(name) for name in ("title", "ai_persona", "client_request_id", "request_hash")}
+    row |= {
+        name: _text_or_none(data.get(name)) for name in ("title", "ai_persona", "client_request_id", "request_hash")
+    }
     row |= {"created_at": _time(entry, data.get("created_at")), "title_version": int(data.get("title_version", 0))}
     return Event(entry.entry_id, ROOM_CREATE, row["room_id"], data.get("account_id", ""), row)
 
@@ -138,7 +140,7 @@ def _message_save(entry: QueueEntry, data: dict[str, Any]) -> Event:
         "metadata": _metadata(entry, message.get("metadata")),
         "created_at": _time(entry, message.get("timestamp")),
         "client_message_id": None if client_id is None else _identifier(client_id),
-        "body_hash": data.get("body_hash"),
+        "body_hash": _text_or_none(data.get("body_hash")),
     }
     return Event(
         entry.entry_id,
@@ -195,9 +197,13 @@ def _identifier(value: Any) -> str:
 def _text(value: Any) -> str:
     """Text that Redis and the databases give back as it is."""
     if not isinstance(value, str) or "\0" in value:
-        raise ValueError("content is no text, or has U+0000 in it")
+        raise ValueError(f"{value!r:.80} is no text, or has U+0000 in it")
     value.encode()  # a lone surrogate raises ValueError
     return value
+
+
+def _text_or_none(value: Any) -> str | None:
+    return None if value is None else _text(value)
 
 
 def _metadata(entry: QueueEntry, given: Any) -> str:

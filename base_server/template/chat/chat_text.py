@@ -135,7 +135,7 @@ def ms_of(moment: datetime) -> int:
 def sql_time(at: str) -> str:
     """A time of the wire as the procedures' JSON takes it: 'YYYY-MM-DD HH:MM:SS.mmm' in UTC."""
     moment = datetime.fromisoformat(at)
-    return moment.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S.%f")[:-3]
+    return moment.astimezone(UTC).replace(tzinfo=None).isoformat(sep=" ", timespec="milliseconds")
 
 
 def title_of(content: str) -> str:

@@ -10,7 +10,8 @@ from service.cache.cache_client import CacheClient
 from service.cache.cache_service import CacheService
 from service.cache.premise import Premise
 from service.cache.script import Script
-from service.core.errors import PremiseFailed
+from service.core.errors import PremiseFailed, ServiceUnavailable
+from tests.backends_redis import RedisServer, running_cache
 
 # Answers what it was given, so that a premise that stays among KEYS or ARGV shows.
 NOTE = Script("note", "redis.call('SET', KEYS[1], ARGV[1]) return { #KEYS, #ARGV, ARGV[#ARGV] }")
@@ -61,3 +62,17 @@ async def test_a_script_whose_premise_does_not_hold_does_nothing(
         with pytest.raises(PremiseFailed):
             await redis.run_script(NOTE, [key], ["x"], premise=premise)
     assert await redis.execute("EXISTS", key) == 0
+
+
+async def test_a_full_server_refuses_a_script_whose_premise_holds_too(private_server: RedisServer, app_id: str) -> None:
+    """Redis looks at its memory before a script's first write only: the premise's must not be that one."""
+    async with running_cache(private_server.settings(), app_id) as cache:
+        redis = cache.get_client()
+        held = Premise(redis.key("session:a", 0), "alice", 100, redis.key("run:a", 0), "7")
+        await redis.execute("SET", held.key, held.text, "EX", 5)
+        await redis.execute("SET", held.epoch_key, held.epoch)
+        await redis.execute("CONFIG", "SET", "maxmemory", "1")
+        with pytest.raises(ServiceUnavailable):
+            await redis.run_script(NOTE, [redis.key("note:a", 0)], ["x"], premise=held)
+        await redis.execute("CONFIG", "SET", "maxmemory", "0")
+        assert await redis.execute("GET", redis.key("note:a", 0)) is None

@@ -171,7 +171,12 @@ async def test_failed_logins_are_limited_and_successful_ones_are_not(tmp_path: P
         assert response.error is not None
         assert response.error.retry_after_s is not None
         assert 0 < response.error.retry_after_s <= 60
-        assert [(await world.login(f"other{n}"))[0] for n in range(3)] == [2002, 2002, 1010]
+        # Each attempt counts for its address, and one that is over its limit uses up nobody's attempts.
+        assert [(await world.login(name))[0] for name in ("other", *["bob"] * 4)] == [2002, *[1010] * 4]
+        elsewhere = ClientSession(SessionInfo(""), "req", "2001:db8::1")
+        for _ in range(3):
+            asked = await world.template.on_login_req(elsewhere, LoginRequest(account_id="bob", password=PASSWORD))
+            assert asked.errorCode == 2002
 
 
 async def test_signups_of_an_address_are_limited_whatever_becomes_of_them(tmp_path: Path) -> None:

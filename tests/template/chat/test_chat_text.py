@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from service.db.values import encode_time
 from service.llm.conversation import Turn
 from template.chat.chat_reply_facts import Spoken, end_of
 from template.chat.chat_text import (
@@ -18,6 +20,7 @@ from template.chat.chat_text import (
     is_running,
     open_tail,
     spoken_of,
+    sql_time,
     tail,
     to_json,
     tombstone,
@@ -85,3 +88,8 @@ def test_what_is_no_message_is_refused(damaged: str) -> None:
         wire_message(damaged, "SENT")
     with pytest.raises(ValueError, match="not an entry"):
         head_of(damaged)
+
+
+def test_a_time_of_the_first_millennium_has_four_digits_of_year_too() -> None:
+    assert sql_time("0069-01-02T03:04:05.678+00:00") == "0069-01-02 03:04:05.678"
+    assert encode_time(datetime(69, 1, 2, 3, 4, 5, 678_000, UTC)) == "0069-01-02 03:04:05.678000"

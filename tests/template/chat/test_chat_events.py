@@ -1,0 +1,36 @@
+"""Events that hosts queue: what their rows cannot take is refused when it is read, alone."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from service.queue.message_queue import QueueEntry
+from template.chat.chat_events import MESSAGE_SAVE, ROOM_CREATE, BadEvent, read_event
+
+_MESSAGE = {"message_id": "m-1", "sender_type": "USER", "content": "x"}
+_SAVE = {"room_id": "r-1", "account_db_key": 7, "message_data": _MESSAGE}
+_CREATE = {"room_id": "r-1", "account_db_key": 7, "title": "t", "ai_persona": "P", "created_at": "2026-11-25T10:00:00Z"}
+
+
+def _entry(kind: str, payload: dict[str, Any]) -> QueueEntry:
+    return QueueEntry("1-0", {"type": kind, "payload": json.dumps(payload), "at": "1764064800000"})
+
+
+@pytest.mark.parametrize("value", [{"a": 1}, ["a"], 7, "with \0"], ids=["an object", "a list", "a number", "U+0000"])
+@pytest.mark.parametrize(
+    ("kind", "payload", "field"),
+    [
+        (MESSAGE_SAVE, _SAVE, "body_hash"),
+        *((ROOM_CREATE, _CREATE, name) for name in ("title", "ai_persona", "client_request_id", "request_hash")),
+    ],
+)
+def test_what_must_be_text_and_is_not_is_a_bad_event(
+    kind: str, payload: dict[str, Any], field: str, value: object
+) -> None:
+    assert read_event(_entry(kind, payload)).room_id == "r-1"
+    assert read_event(_entry(kind, payload | {field: "text"})).row[field] == "text"
+    with pytest.raises(BadEvent, match="is no text"):
+        read_event(_entry(kind, payload | {field: value}))
