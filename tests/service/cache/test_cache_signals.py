@@ -43,6 +43,19 @@ async def test_a_script_can_signal_in_its_own_step(cache: CacheService) -> None:
     await until(lambda: heard == ["now"])
 
 
+async def test_a_signal_that_is_no_text_does_not_end_the_listening(real_cache: CacheService) -> None:
+    heard: list[str] = []
+    await real_cache.subscribe("stop:*", lambda channel, text: heard.append(text))
+    redis = real_cache.get_client()
+    await redis.execute("PUBLISH", redis.key("stop:a"), b"\xff\xfe")
+
+    async def hears_again() -> bool:
+        await redis.publish("stop:a", "text")
+        return bool(heard)
+
+    await until(hears_again)
+
+
 async def test_another_process_hears_it_and_another_application_does_not(
     real_cache: CacheService, real_cache_backend: CacheBackend, app_id: str
 ) -> None:

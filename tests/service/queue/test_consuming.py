@@ -358,6 +358,20 @@ async def _never(message: QueueMessage) -> bool:
     return False
 
 
+async def test_a_note_of_a_retry_that_cannot_be_read_ends_no_worker(bench: QueueBench) -> None:
+    queue, reader = await bench.queue(), Reader()
+    await send(queue, 1)
+    (lane,) = [lane for lane, waiting in (await queue._store.backlog(queue.lanes("mail"))).items() if waiting]
+    redis = bench.cache.get_client()
+    ((entry_id, _),) = await redis.execute("XRANGE", lane.stream_key, "-", "+")
+    await redis.execute("HSET", lane.retry_key, entry_id, "damaged")
+    await queue.register_message_consumer("mail", "a", reader)
+    await asyncio.sleep(0.3)
+    assert not reader.done
+    await redis.execute("DEL", lane.retry_key)
+    await until(lambda: reader.done == [1])
+
+
 async def _is_empty(bench: QueueBench) -> bool:
     return await bench.waiting("mail") == 0
 
