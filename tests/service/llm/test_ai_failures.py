@@ -22,7 +22,7 @@ from tests.openai_stub import OpenAIStub, Reply
 from tests.service.llm.ai_fixtures import collected, next_text, running_service, stub_settings
 from tests.silent_port import silent_port
 
-SHORT = {"first_token_timeout_s": 0.2, "idle_timeout_s": 0.2, "timeout_s": 0.6}
+SHORT = {"first_token_timeout_s": 1.5, "idle_timeout_s": 1.5, "timeout_s": 3.0}
 CHUNK = '{"id":"x","object":"chat.completion.chunk","created":1,"model":"m","choices":[%s]}'
 
 BROKEN = {

@@ -19,7 +19,7 @@ from service.llm.llm_settings import LlmSettings
 from tests.openai_stub import OpenAIStub, Reply
 from tests.service.llm.ai_fixtures import next_text, running_service
 
-SHORT = {"first_token_timeout_s": 0.3, "idle_timeout_s": 0.3}
+SHORT = {"first_token_timeout_s": 1.5, "idle_timeout_s": 1.5}
 
 
 @pytest.fixture

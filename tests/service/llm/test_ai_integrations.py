@@ -94,7 +94,7 @@ async def test_slowness_is_ai_timeout_and_closes_the_connection(
     claude: AnthropicStub, cache: CacheService, reply: Reply, phase: str
 ) -> None:
     claude.script(reply)
-    limits = {"first_token_timeout_s": 0.3, "idle_timeout_s": 0.3}
+    limits = {"first_token_timeout_s": 1.5, "idle_timeout_s": 1.5}
     async with running_service(settings(claude.base_url, limits), cache) as service:
         with pytest.raises(AITimeout) as failed:
             await service.chat("hi", "s1", history=[])
