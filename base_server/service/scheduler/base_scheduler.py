@@ -12,7 +12,7 @@ class ScheduleType(StrEnum):
     """When a job runs; the comment says what its ``schedule_value`` is."""
 
     INTERVAL = "interval"  # seconds (int, float) or a timedelta, at least 10 ms
-    CRON = "cron"  # five fields "minute hour day month weekday", UTC
+    CRON = "cron"  # five fields "minute hour day month weekday" as in crontab(5), UTC
     ONCE = "once"  # an aware datetime, or ISO 8601 text with an offset; a time gone by means at once
     DAILY = "daily"  # "HH:MM" or "HH:MM:SS", UTC
 
@@ -24,7 +24,8 @@ Callback = Callable[[], Awaitable[object] | object]
 class ScheduleJob:
     """One job. ``callback`` is called without arguments: a coroutine function on the event loop, any other
     callable in a thread. Runs of one job never overlap in a process; an occurrence that falls into a run
-    under way is skipped.
+    under way is skipped. When the machine's clock is set, an interval of one process goes on as it was, and the
+    others are planned anew by the new time.
 
     With ``use_distributed_lock`` one process at a time runs it, and each occurrence is run by one process
     only: intervals then start at multiples of the interval since 1970 everywhere, and after a run by the

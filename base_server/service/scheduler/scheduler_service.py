@@ -1,8 +1,10 @@
-"""SchedulerService: jobs by the clock on APScheduler, with a drain that really waits."""
+"""SchedulerService: jobs by the clock on APScheduler, intervals of one process by the loop's clock; its drain really
+waits."""
 
 from __future__ import annotations
 
 import asyncio
+import time
 from datetime import UTC, datetime
 
 from apscheduler.executors.base import BaseExecutor
@@ -14,10 +16,15 @@ from service.core.logger import Logger
 from service.core.tasks import TaskRegistry
 from service.lock.lock_holder import LockHolder
 from service.lock.lock_service import LockService
-from service.scheduler.base_scheduler import JobStatus, ScheduleJob
+from service.scheduler.base_scheduler import JobStatus, ScheduleJob, ScheduleType
+from service.scheduler.interval_timer import IntervalTimer
 from service.scheduler.job_runner import JobRunner
 from service.scheduler.scheduler_settings import SchedulerSettings
-from service.scheduler.triggers import make_trigger
+from service.scheduler.triggers import interval_s, make_trigger
+
+_LOOK_AT_CLOCK_S = 1.0
+_SET_S = 0.5
+"""The machine's clock was set when it moved by so much against the loop's; NTP slews it by less."""
 
 
 class SchedulerService(Facade):
@@ -33,6 +40,9 @@ class SchedulerService(Facade):
         self._tasks = tasks
         self._locks = LockHolder(locks, tasks)
         self._clock: AsyncIOScheduler | None = None
+        self._watch: IntervalTimer | None = None
+        self._wall_ahead_s = 0.0
+        self._timers: dict[str, IntervalTimer] = {}
         self._runners: dict[str, JobRunner] = {}
 
     async def start(self) -> None:
@@ -42,6 +52,8 @@ class SchedulerService(Facade):
             job_defaults={"coalesce": True, "max_instances": 1, "misfire_grace_time": None},
         )
         self._clock.start()
+        self._wall_ahead_s = time.time() - time.monotonic()
+        self._watch = IntervalTimer(_LOOK_AT_CLOCK_S, self._look_at_clock)
         for runner in self._runners.values():
             self._schedule(runner.job)
 
@@ -51,6 +63,10 @@ class SchedulerService(Facade):
         if self._clock is None:
             return 0
         self._clock.pause()
+        for timer in (self._watch, *self._timers.values()):
+            if timer is not None:
+                timer.stop()
+        self._timers.clear()
         runners, self._runners = list(self._runners.values()), {}
         limit_s = self._settings.drain_timeout_s if timeout_s is None else timeout_s
         ends = [asyncio.ensure_future(runner.quiet()) for runner in runners]
@@ -87,7 +103,9 @@ class SchedulerService(Facade):
         runner = self._runners.pop(job_id, None)
         if runner is None:
             return False
-        if self._clock is not None and self._clock.get_job(job_id) is not None:
+        if (timer := self._timers.pop(job_id, None)) is not None:
+            timer.stop()
+        elif self._clock is not None and self._clock.get_job(job_id) is not None:
             self._clock.remove_job(job_id)
         await runner.quiet()
         return True
@@ -114,13 +132,31 @@ class SchedulerService(Facade):
     def _schedule(self, job: ScheduleJob) -> None:
         if self._clock is None or not job.enabled:
             return
-        self._clock.add_job(self._runners[job.job_id].fire, make_trigger(job), id=job.job_id, name=job.name)
+        runner = self._runners[job.job_id]
+        if job.schedule_type == ScheduleType.INTERVAL and not job.use_distributed_lock:
+            self._timers[job.job_id] = IntervalTimer(interval_s(job), runner.fire)
+        else:
+            self._clock.add_job(runner.fire, make_trigger(job), id=job.job_id, name=job.name)
         if job.run_at_start:
-            self._runners[job.job_id].trigger()
+            runner.trigger()
 
     def _next_run(self, job_id: str) -> datetime | None:
+        if (timer := self._timers.get(job_id)) is not None:
+            return timer.next_run
         job = self._clock.get_job(job_id) if self._clock else None
         return job.next_run_time if job else None
+
+    def _look_at_clock(self) -> None:
+        """APScheduler plans by the machine's clock and sleeps by the loop's: it is told when the two part."""
+        moved_s = time.time() - time.monotonic() - self._wall_ahead_s
+        if self._clock is None or abs(moved_s) < _SET_S:
+            return
+        self._wall_ahead_s += moved_s
+        Logger.warn("the machine's clock was set; jobs by the clock are planned anew", moved_s=round(moved_s, 1))
+        if moved_s < 0:
+            for job in self._clock.get_jobs():
+                job.reschedule(job.trigger)
+        self._clock.wakeup()
 
 
 class _LoopExecutor(BaseExecutor):  # type: ignore[misc]
