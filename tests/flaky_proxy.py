@@ -14,11 +14,12 @@ class FlakyProxy:
     ``lose_next_answer()``: the next bytes of the server are dropped and the connection is cut, after the
     server has executed what was asked; ``lose_answers(True, False, True)``: the first and the third.
     ``silent``: answers are dropped. ``doom_connections()``: those that are open now are cut when the next
-    request comes, before the server sees it, as by a router that forgot them.
+    request comes, before the server sees it, as by a router that forgot them. ``target`` may be set anew: for the
+    connections to come, as when an address moves.
     """
 
     def __init__(self, target: Path) -> None:
-        self._target = target
+        self.target = target
         self._folder = tempfile.TemporaryDirectory(prefix="p-")
         self.socket = Path(self._folder.name) / "s"
         self._losses: deque[bool] = deque()
@@ -54,7 +55,7 @@ class FlakyProxy:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         self._open.add(reader)
-        server_reader, server_writer = await asyncio.open_unix_connection(str(self._target))
+        server_reader, server_writer = await asyncio.open_unix_connection(str(self.target))
         up = asyncio.create_task(self._requests(reader, server_writer))
         try:
             await self._answers(server_reader, writer)

@@ -10,7 +10,7 @@ from enum import Enum
 from typing import Any
 
 from hiredis import pack_command
-from redis.exceptions import AuthenticationError, BusyLoadingError, RedisError
+from redis.exceptions import AuthenticationError, BusyLoadingError, MasterDownError, ReadOnlyError, RedisError
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from service.cache.cache_errors import CacheCommandError
@@ -26,8 +26,9 @@ _MOST_BYTES = 256 * 1024
 REFUSED = (RedisError, UnicodeDecodeError)
 """What stands in place of an answer."""
 
-OF_THE_CONNECTION = (BusyLoadingError, AuthenticationError)
-"""Refusals after which only a new connection, greeted anew, can be right."""
+OF_THE_CONNECTION = (BusyLoadingError, AuthenticationError, ReadOnlyError, MasterDownError)
+"""Refusals after which only a new connection, greeted anew, can be right: after a failover behind one address the old
+ones stay with the server that is a replica now."""
 
 
 class Effect(Enum):
@@ -108,10 +109,11 @@ class Batch:
 
     def hear(self, answer: Any) -> None:
         """The next answer on the connection. Raises redis-py's ConnectionError if that is what it says."""
-        if isinstance(answer, RedisConnectionError):
-            if not isinstance(answer, OF_THE_CONNECTION):
+        if isinstance(answer, RedisError):
+            if isinstance(answer, OF_THE_CONNECTION):
+                self.sound = False
+            elif isinstance(answer, RedisConnectionError):
                 raise answer
-            self.sound = False
         heard = self._heard
         heard.append(answer)
         if len(heard) == len(self.calls[0].commands):

@@ -142,8 +142,8 @@ class _Trip:
                 connection.drop()
             pool = self._pipeline.pool
             pool.give(connection)
-            if isinstance(failure, Lost):
-                # Those that idle beside it are most likely dead too; a write on one would be an unknown outcome.
+            if failure is not None or not self.batch.sound:
+                # Those that idle beside it are most likely no better, and a write on a dead one is an unknown outcome.
                 pool.drop_idle()
         if failure is not None:
             while self.batch.calls:

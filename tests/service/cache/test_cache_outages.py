@@ -271,6 +271,23 @@ async def test_a_replica_refuses_writes_as_an_outage(private_server: RedisServer
             await redis.set_string("a:1", "x")
 
 
+async def test_a_failover_behind_one_address_is_followed(
+    private_server: RedisServer, valkey_server: RedisServer, app_id: str
+) -> None:
+    async with (
+        FlakyProxy(private_server.socket) as address,
+        running_cache(private_server.settings(unix_socket_path=str(address.socket)), app_id) as service,
+    ):
+        redis = service.get_client()
+        await asyncio.gather(*(redis.set_string(f"a:{number}", "x") for number in range(100)))
+        assert len(redis._exchange.pool._available_connections) > 1
+        await redis.execute("REPLICAOF", "127.0.0.1", free_port())
+        address.target = valkey_server.socket
+        with pytest.raises(ServiceUnavailable, match="READONLY"):
+            await redis.set_string("a:1", "x")
+        await asyncio.gather(*(redis.set_string(f"a:{number}", "y") for number in range(100)))
+
+
 async def test_prod_refuses_a_redis_that_loses_acknowledged_writes(private_server: RedisServer, app_id: str) -> None:
     async with running_cache(private_server.settings(), app_id) as plain:
         assert plain.server_facts()["appendonly"] == "yes"

@@ -16,6 +16,7 @@ from redis.exceptions import (
     AuthenticationError,
     BusyLoadingError,
     ClusterDownError,
+    MasterDownError,
     MovedError,
     NoScriptError,
     ReadOnlyError,
@@ -277,7 +278,6 @@ async def test_a_server_that_does_not_even_read_holds_no_descriptor(seam: Seam, 
         ("ERR unknown command", ResponseError, {}),
         ("WRONGTYPE Operation", ResponseError, {}),
         ("NOSCRIPT No matching script", NoScriptError, {}),
-        ("READONLY You can't", ReadOnlyError, {}),
         ("MOVED 3999 127.0.0.1:6381", MovedError, {"slot_id": 3999, "host": "127.0.0.1", "port": 6381}),
         ("ASK 3999 127.0.0.1:6381", AskError, {"slot_id": 3999, "host": "127.0.0.1", "port": 6381}),
         ("TRYAGAIN Multiple keys", TryAgainError, {}),
@@ -299,7 +299,13 @@ async def test_a_refusal_is_redis_pys_error_and_the_connection_goes_on(
 
 
 @pytest.mark.parametrize(
-    ("text", "kind"), [("LOADING Redis is loading", BusyLoadingError), ("NOAUTH required", AuthenticationError)]
+    ("text", "kind"),
+    [
+        ("LOADING Redis is loading", BusyLoadingError),
+        ("NOAUTH required", AuthenticationError),
+        ("READONLY You can't write against a read only replica.", ReadOnlyError),
+        ("MASTERDOWN Link with MASTER is down", MasterDownError),
+    ],
 )
 async def test_a_refusal_of_the_whole_connection_is_an_answer_after_which_it_is_closed(
     seam: Seam, server: ToldServer, text: str, kind: type[RedisError]
