@@ -27,7 +27,12 @@ class Listener:
         self._is_open = self._is_retiring = False
         app.on_response_prepare.append(self._say_goodbye)
         self._runner = web.AppRunner(
-            app, access_log=None, handler_cancellation=False, handle_signals=False, shutdown_timeout=_CLOSE_S
+            app,
+            access_log=None,
+            handler_cancellation=False,
+            handle_signals=False,
+            shutdown_timeout=_CLOSE_S,
+            auto_decompress=False,  # a small body may become a large one, and would do so on the event loop
         )
         self._sites: list[web.BaseSite] = []
         self._host = host

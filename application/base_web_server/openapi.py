@@ -157,6 +157,7 @@ def _error_responses(codes: Collection[ErrorCode], envelope: Any) -> dict[str, A
     at_the_door = {
         408: "1002 INVALID_REQUEST: the body did not arrive in time",
         413: "1002 INVALID_REQUEST: the body is larger than netConfig.max_body_bytes",
+        415: "1002 INVALID_REQUEST: the body is compressed",
     }
     described = at_the_door | {
         http_status: " · ".join(f"{int(code)} {code.name}: {code.meaning}" for code in same)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import tempfile
 import uuid
@@ -66,6 +67,15 @@ async def test_a_body_that_is_not_strict_json_is_refused(player: Client, body: b
     assert (status, answer["errorCode"], answer["error"]["code"]) == (400, 1002, "INVALID_REQUEST")
     assert (await player.ok(LIST, room_id=room_id))["messages"] == []
     await player.ok(SEND, room_id=room_id, content="still works")
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "deflate", "br", "no-such"])
+async def test_a_compressed_body_is_refused_before_it_grows(player: Client, encoding: str) -> None:
+    body = gzip.compress(b"[" * 100_000_000 if encoding == "gzip" else b"[]", 1)
+    headers = {"Content-Encoding": encoding}
+    async with player._http.post(player.base_url + CREATE, data=body, headers=headers) as answer:
+        assert answer.status == 415
+        assert "uncompressed" in (await answer.json())["error"]["message"]
 
 
 ROOM: Any = object()

@@ -20,6 +20,7 @@ from template.base.template_service import Call, TemplateService
 
 BODY_TIMEOUT_S = 30.0
 _LAST_EVENT_ID = istr("Last-Event-ID")
+_CONTENT_ENCODING = istr("Content-Encoding")
 
 
 def add_protocol_routes(
@@ -70,6 +71,8 @@ def add_protocol_routes(
 
 
 async def _read_body(request: web.Request) -> bytes:
+    if request.headers.get(_CONTENT_ENCODING, "identity") != "identity":
+        raise InvalidRequest("send the body uncompressed, without Content-Encoding", http_status=415)
     if "=" in request.headers.get(hdrs.CONTENT_TYPE, "") and not _is_utf8(request.charset):
         raise InvalidRequest("the body must be JSON in UTF-8")
     try:
