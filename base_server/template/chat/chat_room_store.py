@@ -204,6 +204,7 @@ class RoomStore(HybridStore):
             operation_id := self._keys.new_id(owner.partition),
             self._settings.max_dead_letters_per_room,
             _OPERATION_NOTE_MS,
+            self._lanes.max_backlog,
         ]
         note = self._keys.operation(operation_id, owner.partition)
         keys = [*self._room_keys(owner, room_id), self._held(owner), note]
