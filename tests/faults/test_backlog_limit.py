@@ -1,4 +1,4 @@
-"""At the backlog limit a send, a new room or a new title is refused with 503 and nothing of it is written; all else goes on."""
+"""At the backlog limit sends, new rooms and new titles are refused with 503, nothing is half written, all else goes on."""
 
 from __future__ import annotations
 

@@ -20,6 +20,8 @@ Chunks = AsyncGenerator[ChatGeneration, None]
 # What integrations call the same thing, in the chunk's own metadata or in its message's.
 _REASONS = ("finish_reason", "stop_reason", "done_reason", "stopReason")
 _MODELS = ("model_name", "model")
+_LONGEST_NAME = 200
+_MOST_TOKENS = 1_000_000_000
 _LENGTH = frozenset({"length", "max_tokens", "model_length", "max_output_tokens"})
 _WITHHELD = frozenset(
     {"content_filter", "refusal", "safety", "recitation", "blocklist", "prohibited_content", "spii"}
@@ -69,7 +71,9 @@ class ChunkReader:
         content = message.content
         return content if isinstance(content, str) else str(message.text)
 
-    def _note_usage(self, prompt: int, completion: int) -> None:
+    def _note_usage(self, prompt: Any, completion: Any) -> None:
+        if not (_is_count(prompt) and _is_count(completion)):
+            return
         before = self.usage if self._adds_up and self.usage else (0, 0)
         self.usage = (before[0] + prompt, before[1] + completion)
 
@@ -78,11 +82,17 @@ class ChunkReader:
             folded = reason.casefold()
             self.reason = "length" if folded in _LENGTH else "withheld" if folded in _WITHHELD else "stop"
         if name := _first(metadata, _MODELS):
-            self.model_name = name
+            # It goes into the message's metadata: text that can be stored, of a name's length.
+            self.model_name = name[:_LONGEST_NAME].encode("utf-8", "replace").decode().replace("\0", "?")
 
 
 async def _whole(model: BaseChatModel, messages: list[BaseMessage]) -> Chunks:
     yield ChatGeneration(message=await model.ainvoke(messages))
+
+
+def _is_count(value: Any) -> bool:
+    """What a provider says of tokens may be anything: LangChain passes it on as it came."""
+    return isinstance(value, int) and 0 <= value <= _MOST_TOKENS
 
 
 def _first(metadata: Mapping[str, Any], names: tuple[str, ...]) -> str | None:

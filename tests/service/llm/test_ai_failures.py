@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import structlog
+import ujson
 from langchain_core.language_models.fake_chat_models import GenericFakeChatModel
 from langchain_core.messages import AIMessageChunk
 from langchain_core.outputs import ChatGenerationChunk
@@ -169,6 +170,28 @@ async def test_a_whole_reply_counts_although_the_provider_then_stalls(stub: Open
     async with running_service(stub_settings(stub.base_url, SHORT), cache) as service:
         answer = await service.chat("hi", "s1", history=[])
     assert (answer["reply"], answer["finish_reason"]) == ("done", "stop")
+
+
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        ({"model": "m\ud800\0"}, {"model": "m??"}),
+        ({"model": "m" * 100_000}, {"model": "m" * 200}),
+        ({"usage": {"prompt_tokens": 10**400, "completion_tokens": 1, "total_tokens": 1}}, {}),
+        ({"usage": {"prompt_tokens": -1, "completion_tokens": -5, "total_tokens": 1}}, {}),
+    ],
+)
+async def test_what_else_a_provider_says_of_a_whole_reply_cannot_spoil_it(
+    stub: OpenAIStub, cache: CacheService, said: dict[str, Any], told: dict[str, Any]
+) -> None:
+    end = json.loads(CHUNK % '{"index":0,"delta":{"content":"done"},"finish_reason":"stop"}') | said
+    stub.script(Reply(raw=f"data: {json.dumps(end)}\n\ndata: [DONE]\n\n"))
+    async with running_service(stub_settings(stub.base_url), cache) as service:
+        answer = await service.chat("hi", "s1", history=[])
+    assert (answer["reply"], answer["finish_reason"]) == ("done", "stop")
+    assert {name: answer[name] for name in told} == told
+    ujson.dumps(answer, ensure_ascii=False).encode()
+    assert all(0 <= count < 1000 for count in answer["tokens"].values())
 
 
 @pytest.mark.parametrize("status", [429, 500, 503])
