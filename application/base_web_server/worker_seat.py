@@ -12,6 +12,7 @@ from typing import Any
 from application.base_web_server.health import HealthMonitor
 from application.base_web_server.readiness import Readiness
 from application.base_web_server.worker_board import POST_INTERVAL_S, WorkerBoard
+from service.core.logger import Logger
 from service.core.tasks import TaskRegistry
 
 
@@ -22,6 +23,7 @@ class WorkerSeat:
         self.number = number
         self.sockets = sockets
         self.board = board
+        self._counts = True
 
     def post(self, readiness: Readiness) -> None:
         """Say at once how this process is."""
@@ -29,14 +31,14 @@ class WorkerSeat:
 
     @asynccontextmanager
     async def posting(
-        self, health: HealthMonitor, tasks: TaskRegistry, also: Callable[[], None]
+        self, health: HealthMonitor, tasks: TaskRegistry, write_counts: Callable[[], None]
     ) -> AsyncIterator[None]:
-        """Post this process's readiness every second, and do ``also``, until the block ends."""
+        """Post this process's readiness every second, and write its counts for all, until the block ends."""
 
         async def post() -> None:
             while True:
                 self.post(await health.readiness())
-                also()
+                self._try(write_counts)
                 await asyncio.sleep(POST_INTERVAL_S)
 
         self.post(await health.readiness())
@@ -46,8 +48,18 @@ class WorkerSeat:
         finally:
             task.cancel()
             await asyncio.wait([task])
-            also()
+            self._try(write_counts)
             self.board.remove(self.number, os.getpid())
+
+    def _try(self, write_counts: Callable[[], None]) -> None:
+        """A disk that is full costs figures, not the worker."""
+        try:
+            write_counts()
+            self._counts = True
+        except OSError as error:
+            if self._counts:
+                Logger.error("metrics are not written", reason=str(error))
+            self._counts = False
 
 
 class WorkersHealth:

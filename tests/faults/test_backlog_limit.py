@@ -1,4 +1,4 @@
-"""At the backlog limit sends, new rooms and new titles are refused with 503, nothing is half written, all else goes on."""
+"""At the backlog limit sends, new rooms and new titles are refused with 503, nothing is half written, the rest goes on."""
 
 from __future__ import annotations
 

@@ -1,0 +1,45 @@
+"""A worker goes on saying that it is there, whatever else it cannot write."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import cast
+
+import pytest
+import structlog
+
+from application.base_web_server import worker_seat
+from application.base_web_server.health import HealthMonitor
+from application.base_web_server.readiness import Phase, Readiness
+from application.base_web_server.worker_board import WorkerBoard
+from application.base_web_server.worker_seat import WorkerSeat
+from service.core.tasks import TaskRegistry
+from tests.waiting import until
+
+
+class CountedHealth:
+    def __init__(self) -> None:
+        self.asked = 0
+
+    async def readiness(self) -> Readiness:
+        self.asked += 1
+        return Readiness(Phase.READY, [])
+
+
+async def test_counts_that_cannot_be_written_do_not_silence_the_worker(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker_seat, "POST_INTERVAL_S", 0.01)
+    health, tasks = CountedHealth(), TaskRegistry()
+
+    def on_a_full_disk() -> None:
+        raise OSError(28, "No space left on device")
+
+    seat = WorkerSeat(1, {}, WorkerBoard(tmp_path, 1))
+    with structlog.testing.capture_logs() as logs:
+        async with asyncio.timeout(10), seat.posting(cast(HealthMonitor, health), tasks, on_a_full_disk):
+            await until(lambda: health.asked > 5)
+            assert seat.board.report(verbose=False)[0]
+    assert [entry["event"] for entry in logs] == ["metrics are not written"]
+    assert not list(tmp_path.iterdir()), "it says nothing when it has ended"
