@@ -1,4 +1,4 @@
-"""At the backlog limit sends, new rooms and new titles are refused with 503, nothing is half written, the rest goes on."""
+"""At the backlog limit sends, new rooms and new titles are 503 and nothing of them is written; all else goes on."""
 
 from __future__ import annotations
 

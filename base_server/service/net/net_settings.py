@@ -45,11 +45,11 @@ class NetSettings(Settings):
     login_attempts_per_account: int = Field(default=10, ge=1)
     """Failed logins of one account within `login_window_s`; then 1010."""
     login_attempts_per_address: int = Field(default=100, ge=1)
-    """The same for one client address."""
+    """The same for one client address (IPv6: its first 64 bits)."""
     login_window_s: int = Field(default=60, ge=1)
     """Seconds over which failed logins are counted."""
     signups_per_address: int = Field(default=100, ge=1)
-    """Signups that one client address may try within `signup_window_s`; then 1010."""
+    """Signups that one client address (IPv6: its first 64 bits) may try within `signup_window_s`; then 1010."""
     signup_window_s: int = Field(default=3600, ge=1)
     """Seconds over which signups are counted. Behind a proxy, name it in ``trusted_proxies``, or all
     clients are one address."""

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from ipaddress import IPv4Address, ip_address, ip_network
 from pathlib import Path
 
 from service.cache.cache_service import CacheService
 from service.cache.script import load_scripts
 from template.base.errors import TooManyRequests
+
+_IPV6_PREFIX = 64
+"""RFC 6177: a site gets at least so much, and its hosts choose the other 64 bits as they like."""
 
 _SCRIPTS = load_scripts(Path(__file__).parent / "lua")
 
@@ -63,5 +67,19 @@ async def _count(cache: CacheService, key: str, limit: int, window_s: int, refus
 
 
 def _address_key(cache: CacheService, kind: str, peer: str) -> str:
+    block = _block_of(peer)
     # The whole text is hashed, as an IPv6 address has colons of its own.
-    return cache.get_client().key(f"{kind}:{peer}", partition=cache.partitions.of_text(peer))
+    return cache.get_client().key(f"{kind}:{block}", partition=cache.partitions.of_text(block))
+
+
+def _block_of(peer: str) -> str:
+    """What one customer of a provider has: an IPv4 address, or the first 64 bits of an IPv6 one."""
+    try:
+        address = ip_address(peer)
+    except ValueError:
+        return peer
+    if isinstance(address, IPv4Address):
+        return peer
+    if address.ipv4_mapped is not None:
+        return str(address.ipv4_mapped)
+    return str(ip_network((int(address), _IPV6_PREFIX), strict=False))

@@ -42,7 +42,7 @@ class SessionStore:
 
     async def create(self, account: SessionInfo) -> str:
         """Store a session of ``account`` (its ``session_key`` is ignored) and return its new token."""
-        partition = self._cache.partitions.of_text(account.account_id)
+        partition = self._cache.partitions.of_id(account.account_id)
         token = f"{partition:02d}.{secrets.token_urlsafe(32)}"
         session_key = _session_key(token)
         epoch = await self._cache.get_client().execute("GET", self._epoch_key(session_key))

@@ -29,6 +29,7 @@ from template.base.client_session import ClientSession
 from template.base.errors import InvalidRequest, TooManyRequests
 from template.base.session_info import SessionInfo
 from template.base.wire import read_request
+from template.chat.chat_keys import ChatKeys
 from tests.backends_redis import RedisServer, running_cache
 
 
@@ -191,6 +192,24 @@ async def test_signups_of_an_address_are_limited_whatever_becomes_of_them(tmp_pa
         assert (await world.template.on_signup_req(elsewhere, request)).errorCode == 0
 
 
+@pytest.mark.parametrize(
+    ("peers", "refused"),
+    [
+        (["2001:db8:0:1::1", "2001:db8:0:1:ffff::2", "2001:db8:0:1::3"], True),
+        (["2001:db8:0:1::1", "2001:db8:0:2::1", "2001:db8:0:3::1"], False),
+        (["192.0.2.1", "::ffff:192.0.2.1", "192.0.2.1"], True),
+        (["192.0.2.1", "192.0.2.2", "192.0.2.3"], False),
+        (["a socket", "a socket", "a socket"], True),
+    ],
+)
+async def test_who_has_a_network_of_addresses_counts_once(tmp_path: Path, peers: list[str], refused: bool) -> None:
+    async with running_world(tmp_path, signups_per_address=2) as world:
+        for number, peer in enumerate(peers):
+            request = SignupRequest(account_id=f"user{number}", password=PASSWORD)
+            answer = await world.template.on_signup_req(ClientSession(SessionInfo(""), "req", peer), request)
+        assert answer.errorCode == (1010 if refused else 0)
+
+
 async def test_unknown_accounts_wrong_passwords_and_damaged_hashes_take_the_same_time(world: World) -> None:
     """Medians of a few logins, with bounds for a busy machine; without the stand-in hash it is a hundredth."""
     await world.signup("alice")
@@ -236,18 +255,22 @@ async def test_the_vault_refuses_more_than_it_has_room_for() -> None:
     vault.close()
 
 
-async def test_a_session_is_stored_under_a_hash_in_its_accounts_partition(real_cache: CacheService) -> None:
+@pytest.mark.parametrize("account_id", ["alice", "01a20937-1188-8008-acb1-b5ac80cf451d"], ids=["name", "like our ids"])
+async def test_a_session_is_stored_under_a_hash_in_its_accounts_partition(
+    real_cache: CacheService, account_id: str
+) -> None:
     store = SessionStore(real_cache, NeverEnded(), 100)
-    token = await store.create(SessionInfo("alice", 7, 2, "Alice"))
+    token = await store.create(SessionInfo(account_id, 7, 2, "Alice"))
     partition, secret = token.split(".")
-    assert int(partition) == real_cache.partitions.of_text("alice")
+    assert int(partition) == ChatKeys(real_cache.get_client()).account_partition(account_id)
     client = real_cache.get_client()
     key = client.key(f"session:{hashlib.sha256(token.encode()).hexdigest()}", partition=int(partition))
     stored = await client.execute("GET", key)
     assert secret not in stored
     session = await store.find(token)
     assert session is not None
-    assert (session.account_id, session.account_db_key, session.shard_id, session.nickname) == ("alice", 7, 2, "Alice")
+    assert (session.account_id, session.account_db_key, session.shard_id) == (account_id, 7, 2)
+    assert session.nickname == "Alice"
 
 
 async def test_finding_is_one_round_trip_and_gives_the_session_its_life_anew(real_cache: CacheService) -> None:
