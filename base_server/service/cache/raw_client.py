@@ -1,4 +1,6 @@
-"""The documented ``_client``: redis-py's own client, whose calls pass the same seam as ours.
+"""The documented ``_client``: redis-py's own client, whose calls pass the same seam as ours. What makes the server wait
+(BLPOP, XREAD with BLOCK, …) has a connection for itself meanwhile, and needs a time-out; what changes a connection
+(SELECT, MULTI by hand, …) is refused.
 
 On a cluster too: commands and pipelines go to the nodes of their keys, a transaction's keys must be of one
 partition. Refused there: WATCH, and what concerns each node by itself (SCAN, KEYS, FLUSHDB, …). Its own pub/sub stays
@@ -19,6 +21,7 @@ from service.cache.cache_errors import CacheCommandError
 from service.cache.call import REFUSED, Command
 from service.cache.cluster_exchange import ClusterExchange
 from service.cache.exchange import Exchange, effect_of
+from service.cache.raw_commands import wait_s_of
 from service.core.errors import ServiceUnavailable
 
 
@@ -61,7 +64,7 @@ class _SeamPipeline(Pipeline):
             return []
         commands = [_words(args) for args, _ in stack]
         if self.is_transaction:
-            answers = _executed(await _run(self._exchange, [("MULTI",), *commands, ("EXEC",)]))
+            answers = _executed(await _run(self._exchange, commands, atomic=True))
         else:
             answers = await _run(self._exchange, commands)
         if raise_on_error:
@@ -82,9 +85,12 @@ class _SeamPipeline(Pipeline):
             raise
 
 
-async def _run(exchange: Exchange | ClusterExchange, commands: list[Command]) -> list[Any]:
+async def _run(exchange: Exchange | ClusterExchange, commands: list[Command], *, atomic: bool = False) -> list[Any]:
+    wait_s = sum(map(wait_s_of, commands))
+    if atomic:  # nothing waits
+        commands, wait_s = [("MULTI",), *commands, ("EXEC",)], 0.0
     try:
-        return await exchange.run(commands, effect_of(commands))
+        return await exchange.run(commands, effect_of(commands), wait_s)
     except ServiceUnavailable as error:
         # Users of redis-py expect its errors.
         raise error.__cause__ if isinstance(error.__cause__, RedisError) else error from None

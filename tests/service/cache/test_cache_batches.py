@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
 
 import pytest
 
@@ -66,6 +68,56 @@ async def test_a_call_that_waits_in_the_server_holds_up_nobody(real_cache: Cache
     assert await redis.execute("ECHO", "1") == "1"
     await redis.list_push_right("l:1", "a")
     assert (await waiting)[1] == "a"
+
+
+async def test_so_does_one_of_the_raw_client_that_waits(real_cache: CacheService) -> None:
+    redis = real_cache.get_client()
+    raw, key = redis._client, redis.key("l:1")
+    waits: list[Callable[[], Awaitable[Any]]] = [
+        lambda: raw.blpop([key], timeout=60),
+        lambda: raw.blmpop(60, 1, key, direction="LEFT"),
+        lambda: raw.xread({redis.key("x:1"): "$"}, block=60_000),
+        lambda: raw.bzpopmin([redis.key("z:1")], timeout=60),
+        lambda: raw.execute_command("BLMOVE", key, key, "LEFT", "LEFT", 60),
+    ]
+    for wait in waits:
+        waiting = asyncio.ensure_future(wait())
+        await asyncio.sleep(0)
+        assert await redis.execute("ECHO", "1") == "1", "it would time out"
+        await redis.execute_many(
+            [
+                ("RPUSH", key, "a"),
+                ("XADD", redis.key("x:1"), "*", "f", "v"),
+                ("ZADD", redis.key("z:1"), 1, "m"),
+            ]
+        )
+        assert await waiting
+        await redis.delete("l:1", "x:1", "z:1")
+    assert await raw.blpop([key], timeout=0.05) is None
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("BLPOP", "l", 0),
+        ("BZMPOP", "0", 1, "z", "MIN"),
+        ("XREAD", "BLOCK", 0, "STREAMS", "x", "$"),
+        ("WAIT", 1, 0),
+        ("SELECT", 1),
+        ("SUBSCRIBE", "c"),
+        ("CLIENT", "REPLY", "OFF"),
+        ("multi",),
+    ],
+)
+async def test_what_would_hold_or_change_a_shared_connection_is_refused(
+    redis: CacheClient, command: tuple[Any, ...]
+) -> None:
+    writes = redis.writes
+    with pytest.raises(CacheCommandError, match=r"would wait for ever|they are shared"):
+        await redis._client.execute_command(*command)
+    with pytest.raises(CacheCommandError):
+        await redis._client.pipeline().execute_command(*command).execute()
+    assert redis.writes == writes
 
 
 @ON_ONE_SERVER
