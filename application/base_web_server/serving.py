@@ -21,8 +21,9 @@ _SETTLED_S = 10.0
 
 
 async def serve(settings: ServerSettings, on_ready: Callable[[str], None], seat: WorkerSeat | None = None) -> None:
-    """Serve until SIGTERM or SIGINT; a second one does not wait for what runs. During the start one is enough.
+    """Serve until SIGTERM, SIGINT or SIGHUP; a second one does not wait for what runs. During the start one is enough.
 
+    SIGHUP is what a closed terminal sends; under ``nohup`` it stays ignored.
     A worker retires when its standard input ends: its supervisor has put another in its place, or is gone.
     Raises :class:`StartError`.
     """
@@ -54,6 +55,8 @@ async def serve(settings: ServerSettings, on_ready: Callable[[str], None], seat:
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, on_signal)
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        loop.add_signal_handler(signal.SIGHUP, on_signal)
     if seat is not None:
         loop.add_reader(_STDIN, on_input)
     await server.run(stop, ready)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import re
@@ -18,7 +19,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from tests.server_process import Client, ServerProcess, run_to_its_end, running_server, server_environment
+from tests.server_process import ROOT, Client, ServerProcess, run_to_its_end, running_server, server_environment
 
 
 @pytest.fixture(scope="module")
@@ -139,6 +140,14 @@ async def test_only_listed_origins_may_call(server: ServerProcess, http: aiohttp
 
 
 PASSWORD = "비밀번호 열두 글자"
+_ON_A_TERMINAL = """
+import os, runpy, sys
+terminal = os.open(sys.argv.pop(1), os.O_RDWR)  # the first one that a session's leader opens is its own
+for stream in (0, 1, 2):
+    os.dup2(terminal, stream)
+os.close(terminal)
+runpy.run_module("application.base_web_server", run_name="__main__", alter_sys=True)
+"""
 
 
 async def test_accounts_over_http(server: ServerProcess, http: aiohttp.ClientSession) -> None:
@@ -174,6 +183,43 @@ async def test_what_was_acknowledged_outlives_a_kill(tmp_path: Path, http: aioht
         assert contents == ["첫 메시지 👋", sent["message"]["content"]]
         rooms = await client.ok("/api/chat/rooms")
         assert [item["title"] for item in rooms["rooms"]] == ["한글 방 🎮"]
+
+
+async def test_a_terminal_that_closes_ends_the_server_in_order(tmp_path: Path, http: aiohttp.ClientSession) -> None:
+    """It sends SIGHUP, and takes no line of the log any more."""
+    data_dir, (screen, terminal) = tmp_path / "data", os.openpty()
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", _ON_A_TERMINAL, os.ttyname(terminal),
+        cwd=ROOT, env=server_environment(data_dir), start_new_session=True,
+    )  # fmt: skip
+    said = b""
+    while b"Ready at " not in said or b"server ready" not in said:
+        said += await asyncio.to_thread(os.read, screen, 65536)
+    os.close(terminal)
+    client = Client(http, re.findall(r"Ready at (\S+)", said.decode())[0])
+    await client.sign_in("alice")
+    room = (await client.ok("/api/chat/room/create", ai_persona="DEMO"))["room"]
+    await client.ok("/api/chat/message/send", room_id=room["room_id"], content="before")
+    os.close(screen)
+    assert await asyncio.wait_for(process.wait(), 30) == 0
+    assert not _children_in(data_dir)
+    with running_server(data_dir, workers=1) as server:
+        client.base_url = server.base_url
+        listed = await client.ok("/api/chat/messages", room_id=room["room_id"])
+        assert listed["messages"][0]["content"] == "before"
+        assert "ending an orphaned" not in server.log
+
+
+def test_under_nohup_a_terminal_that_closes_changes_nothing(tmp_path: Path) -> None:
+    ignored = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with running_server(tmp_path / "data", workers=1) as server:
+            server.signal(signal.SIGHUP)
+            with pytest.raises(subprocess.TimeoutExpired):
+                server.wait(timeout_s=1)
+            assert "server drains" not in server.log
+    finally:
+        signal.signal(signal.SIGHUP, ignored)
 
 
 def test_sigterm_stops_cleanly_and_a_second_one_does_not_wait(tmp_path: Path) -> None:
