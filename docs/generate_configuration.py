@@ -79,7 +79,7 @@ def _type(field: dict[str, Any]) -> str:
         ("exclusiveMinimum", ">"),
         ("maximum", "≤"),
     )
-    limits = [f"{sign} {field[bound]:g}" for bound, sign in bounds if bound in field]
+    limits = [f"{sign} {field[bound]:.12g}" for bound, sign in bounds if bound in field]
     return f"{name} {', '.join(limits)}".strip()
 
 

@@ -89,6 +89,7 @@ def load_settings(
             f" --env {env}: start it with --env {settings.templateConfig.env} or name another file."
         )
     _check_secrets(settings, path)
+    _check_default_shard(settings, path, overrides)
     return settings
 
 
@@ -116,7 +117,7 @@ def _explained(error: ValidationError, path: Path, data: Any, overrides: list[Ov
     """The first problem as one line."""
     problem = error.errors(include_url=False)[0]
     loc = tuple(part for part in problem["loc"] if part != "[key]")
-    source = next((f"environment variable {o.variable}" for o in overrides if o.path == loc[: len(o.path)]), str(path))
+    source = _source_of(loc, path, overrides)
     key = ".".join(str(part) for part in loc)
     if problem["type"] == "extra_forbidden":
         mend = suggestion(str(loc[-1]), known_keys(ServerSettings, loc[:-1]))
@@ -130,6 +131,10 @@ def _explained(error: ValidationError, path: Path, data: Any, overrides: list[Ov
         )
     reason = problem["msg"].removeprefix("Value error, ")
     return StartError(f"Configuration error in {source}: '{key}'{shown}: {reason}.")
+
+
+def _source_of(loc: tuple[str | int, ...], path: Path, overrides: list[Override]) -> str:
+    return next((f"environment variable {o.variable}" for o in overrides if o.path == loc[: len(o.path)]), str(path))
 
 
 def _value_at(data: Any, loc: tuple[str | int, ...]) -> Any:
@@ -149,4 +154,16 @@ def _check_secrets(settings: ServerSettings, path: Path) -> None:
         raise StartError(
             f"Configuration error in {path}: 'databaseConfig.password' is missing;"
             f" set it with the environment variable {PREFIX}DATABASECONFIG__PASSWORD."
+        )
+
+
+def _check_default_shard(settings: ServerSettings, path: Path, overrides: list[Override]) -> None:
+    """Accounts would be sent to a shard that nobody makes."""
+    chosen = settings.chatConfig.default_shard_id
+    if settings.databaseConfig.shard(chosen) is None:
+        known = ", ".join(str(shard.shard_id) for shard in settings.databaseConfig.shards)
+        raise StartError(
+            f"Configuration error in {_source_of(('chatConfig', 'default_shard_id'), path, overrides)}:"
+            f" 'chatConfig.default_shard_id' = {chosen}: databaseConfig.shards has no such shard, it has {known};"
+            " name one of them."
         )

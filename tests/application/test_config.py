@@ -43,6 +43,7 @@ def test_the_environment_overrides_whatever_the_case_and_the_depth() -> None:
             "BASE_SERVER__LLMCONFIG__PERSONAS__gpt4o__MODEL": "other",
             "BASE_SERVER__LLMCONFIG__DEMO_WITHOUT_KEY": "false",
             "BASE_SERVER__DATABASECONFIG__SHARDS": '[{"shard_id": 7, "database": "x"}]',
+            "BASE_SERVER__CHATCONFIG__DEFAULT_SHARD_ID": "7",
             "BASE_SERVER__NETCONFIG__TRUSTED_PROXIES": '["10.0.0.0/8"]',
             "BASE_SERVERS": "not ours",
         },
@@ -69,6 +70,36 @@ MISTAKES: dict[str, tuple[dict[str, Any], dict[str, str], list[str]]] = {
     "variable out of range": ({}, {"BASE_SERVER__NETCONFIG__PORT": "0x"}, ["BASE_SERVER__NETCONFIG__PORT"]),
     "variable too deep": ({}, {"BASE_SERVER__NETCONFIG__PORT__A": "1"}, ["netConfig.port.A"]),
     "variable that is no list": ({}, {"BASE_SERVER__NETCONFIG__CORS_ORIGINS": "x"}, ["not JSON"]),
+    "no host": ({}, {"BASE_SERVER__NETCONFIG__HOST": ""}, ["BASE_SERVER__NETCONFIG__HOST", "host name or an address"]),
+    "no host in the file": ({"netConfig": {"host": ""}}, {}, ["config.json", "'netConfig.host'", "an address"]),
+    "no Redis host": ({"cacheConfig": {"host": " "}}, {}, ["'cacheConfig.host'", "host name or an address"]),
+    "no database host": ({"databaseConfig": {"host": ""}}, {}, ["'databaseConfig.host'", "host name or an address"]),
+    "two services on one port": (
+        {"netConfig": {"admin_port": 8080}},
+        {},
+        ["'netConfig'", "admin_port: 8080 is port too", "null"],
+    ),
+    "kept beyond Redis' numbers": (
+        {"netConfig": {"session_ttl_s": 10**16}},
+        {},
+        ["'netConfig.session_ttl_s'", "less than or equal to 315360000"],
+    ),
+    "no end of time": ({}, {"BASE_SERVER__CHATCONFIG__LOAD_TIMEOUT_S": "inf"}, ["LOAD_TIMEOUT_S", "finite"]),
+    "a default shard that is none": (
+        {"chatConfig": {"default_shard_id": 9}},
+        {},
+        ["config.json", "'chatConfig.default_shard_id' = 9", "it has 1, 2"],
+    ),
+    "two shards in one database": (
+        {"databaseConfig": {"shards": [{"shard_id": 1, "database": "a"}, {"shard_id": 2, "database": "a"}]}},
+        {},
+        ["'databaseConfig'", "shards 1 and 2 are one database, a;", "of its own"],
+    ),
+    "a shard in the global database": (
+        {"databaseConfig": {"database": "g", "shards": [{"shard_id": 1, "database": "g"}]}},
+        {},
+        ["'databaseConfig'", "shard 1 and the global database are one, g", "of its own"],
+    ),
     "another environment": ({"templateConfig": {"env": "PROD"}}, {}, ["templateConfig.env", "--env LOCAL"]),
 }
 
@@ -82,6 +113,29 @@ def test_a_mistake_is_named_with_its_mend(
     for part in named:
         assert part in str(mistake.value)
     assert "\n" not in str(mistake.value)
+
+
+TIMES_IN_REDIS = [
+    ("netConfig", "session_ttl_s"), ("netConfig", "login_window_s"), ("netConfig", "signup_window_s"),
+    ("queueConfig", "dedup_s"), ("queueConfig", "lock_ttl_s"), ("queueConfig", "retry_cap_s"),
+    ("chatConfig", "room_list_ttl_s"), ("chatConfig", "message_list_ttl_s"), ("chatConfig", "stream_ttl_s"),
+    ("chatConfig", "state_ttl_s"), ("chatConfig", "transition_log_ttl_s"), ("chatConfig", "lock_ttl_s"),
+    ("chatConfig", "reply_deadline_s"), ("llmConfig", "conversation_ttl_s"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("section", "key"), TIMES_IN_REDIS)
+def test_no_time_is_longer_than_redis_takes(section: str, key: str, tmp_path: Path) -> None:
+    with pytest.raises(StartError, match=f"'{section}.{key}' = 9000000000000: .*less than"):
+        load({section: {key: 9_000_000_000_000}}, tmp_path)
+
+
+def test_shards_of_one_name_on_two_servers_are_two(tmp_path: Path) -> None:
+    shards = [{"shard_id": n, "database": "a", "host": f"mysql-{n}"} for n in (1, 2)]
+    settings = load({"databaseConfig": {"type": "mysql", "shards": shards}}, tmp_path)
+    assert len(settings.databaseConfig.shards) == 2
+    with pytest.raises(StartError, match="shards 1 and 2 are one database, a"):
+        load({"databaseConfig": {"type": "sqlite", "shards": shards}}, tmp_path)
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"netConfig": {}, "netConfig": {}}'])

@@ -7,7 +7,7 @@ from typing import Literal, Self
 
 from pydantic import Field, SecretStr, model_validator
 
-from service.core.settings import Settings
+from service.core.settings import Host, Settings
 
 
 class CacheSettings(Settings):
@@ -15,7 +15,7 @@ class CacheSettings(Settings):
 
     type: Literal["embedded", "redis", "redis_cluster", "fake"] = "embedded"
     """`embedded` is a Valkey of our own in `data_dir`; `fake` forgets everything with its process (tests)."""
-    host: str = "127.0.0.1"
+    host: Host = "127.0.0.1"
     """Where `redis` is; of `redis_cluster` one node, from which the others are learned."""
     port: int = Field(default=6379, ge=1, le=65535)
     """Its port."""

@@ -7,7 +7,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, SecretStr, model_validator
 
-from service.core.settings import Settings
+from service.core.settings import Host, Settings
 
 DatabaseName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_]{1,64}$")]
 Port = Annotated[int, Field(ge=1, le=65535)]
@@ -20,7 +20,7 @@ class ShardSettings(Settings):
     """Number of the shard; accounts are assigned to it for good."""
     database: DatabaseName
     """Name of its database (`sqlite`: of its file)."""
-    host: str | None = None
+    host: Host | None = None
     """Its host, if not the section's. `db apply` registers it for all servers: the name by which they reach it."""
     port: Port | None = None
     """Its port, if not the section's."""
@@ -39,7 +39,7 @@ class DatabaseSettings(Settings):
 
     type: Literal["sqlite", "mysql"] = "sqlite"
     """`sqlite` keeps files in `data_dir`; `mysql` is MySQL 8 or MariaDB 10.11 and newer."""
-    host: str = "127.0.0.1"
+    host: Host = "127.0.0.1"
     """Where the global database is, and every shard that names no host of its own."""
     port: Port = 3306
     """Its port."""
@@ -71,7 +71,23 @@ class DatabaseSettings(Settings):
             raise ValueError("shards: at least one is needed")
         if len({shard.shard_id for shard in self.shards}) < len(self.shards):
             raise ValueError("shards: every shard_id must stand there once")
+        taken: dict[str, int] = {}
+        for shard in self.shards:
+            place = self._place(shard.database, shard)
+            if place == self._place(self.database):
+                both = f"shard {shard.shard_id} and the global database are one, {place}"
+                raise ValueError(f"shards: {both}; give each a database of its own")
+            if (other := taken.setdefault(place, shard.shard_id)) != shard.shard_id:
+                both = f"shards {other} and {shard.shard_id} are one database, {place}"
+                raise ValueError(f"shards: {both}; give each one of its own")
         return self
+
+    def _place(self, database: str, shard: ShardSettings | None = None) -> str:
+        """Which database that is, for people."""
+        if self.type == "sqlite":
+            return database
+        host, port = (shard.host, shard.port) if shard else (None, None)
+        return f"{database} on {host or self.host}:{port or self.port}"
 
     def shard(self, shard_id: int) -> ShardSettings | None:
         """The configured details of a shard, if there are any."""

@@ -50,7 +50,9 @@ class SchemaStatus:
             )
         if unknown := self.names(ScriptState.UNKNOWN):
             raise StartError(
-                f"{self.label}: {', '.join(unknown)} was applied by a newer version of this server; run that version"
+                f"{self.label}: {', '.join(unknown)} was applied by a newer version of this server, or this database"
+                " is another one's: run that version, or give the global database and each shard one of its own"
+                " (databaseConfig.database, databaseConfig.shards)"
             )
 
 

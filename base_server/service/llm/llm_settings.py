@@ -8,7 +8,7 @@ from typing import Annotated, Self
 
 from pydantic import AfterValidator, Field, JsonValue, SecretStr, StringConstraints, model_validator
 
-from service.core.settings import Settings
+from service.core.settings import Settings, TtlSeconds
 
 DEMO_PROVIDER = "demo"
 OPENAI_URL = "https://api.openai.com/v1"
@@ -135,7 +135,7 @@ class LlmSettings(Settings):
     """Earlier messages given to the model, and kept for a session of its own."""
     history_max_tokens: int = Field(default=8000, ge=0)
     """Budget of those messages (estimated); system prompt and question come on top."""
-    conversation_ttl_s: int = Field(default=3600, ge=1)
+    conversation_ttl_s: TtlSeconds = 3600
     """Seconds that a session's own history is kept (rooms keep theirs by themselves)."""
     max_reply_chars: int = Field(default=100_000, ge=1)
     """A longer reply is cut there with finish_reason ``length``."""

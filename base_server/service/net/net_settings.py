@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from ipaddress import ip_network
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, model_validator
 
-from service.core.settings import Settings
+from service.core.settings import LONGEST_TTL_S, Host, Settings, TtlSeconds
 
 
 def _is_network(value: str) -> str:
@@ -24,7 +24,7 @@ def _is_http_url(value: str) -> str:
 class NetSettings(Settings):
     """Shipped values. Times in seconds."""
 
-    host: str = "127.0.0.1"
+    host: Host = "127.0.0.1"
     """Address to listen on; `0.0.0.0` for all of IPv4, `::` for IPv6 too."""
     port: int = Field(default=8080, ge=0, le=65535)
     """0 takes a free port; the address is printed when the server is ready."""
@@ -40,17 +40,17 @@ class NetSettings(Settings):
     """Addresses or networks whose ``X-Forwarded-For`` is believed."""
     cors_origins: tuple[str, ...] = ()
     """Origins of pages that may call this server, e.g. ``https://game.example``; ``*`` allows every page."""
-    session_ttl_s: int = Field(default=86_400, ge=60)
+    session_ttl_s: int = Field(default=86_400, ge=60, le=LONGEST_TTL_S)
     """A session ends when it was not used for so long."""
     login_attempts_per_account: int = Field(default=10, ge=1)
     """Failed logins of one account within `login_window_s`; then 1010."""
     login_attempts_per_address: int = Field(default=100, ge=1)
     """The same for one client address (IPv6: its first 64 bits)."""
-    login_window_s: int = Field(default=60, ge=1)
+    login_window_s: TtlSeconds = 60
     """Seconds over which failed logins are counted."""
     signups_per_address: int = Field(default=100, ge=1)
     """Signups that one client address (IPv6: its first 64 bits) may try within `signup_window_s`; then 1010."""
-    signup_window_s: int = Field(default=3600, ge=1)
+    signup_window_s: TtlSeconds = 3600
     """Seconds over which signups are counted. Behind a proxy, name it in ``trusted_proxies``, or all
     clients are one address."""
     quiet_s: float = Field(default=0.0, ge=0)
@@ -62,3 +62,9 @@ class NetSettings(Settings):
     packages of the extra `otel`."""
     log_level: Literal["debug", "info", "warn", "error"] = "info"
     """Events of at least this level go to stderr, one JSON line each."""
+
+    @model_validator(mode="after")
+    def _ports_are_distinct(self) -> Self:
+        if self.admin_port == self.port != 0:
+            raise ValueError(f"admin_port: {self.admin_port} is port too; set another, or null to serve both on one")
+        return self

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from service.core.settings import Settings
+from service.core.settings import LONGEST_TTL_S, Settings
 
 
 class QueueSettings(Settings):
@@ -19,16 +19,16 @@ class QueueSettings(Settings):
     max_payload_bytes: int = Field(default=1_048_576, ge=1)
     """Longest payload as JSON in UTF-8."""
 
-    dedup_s: float = Field(default=60.0, gt=0)
+    dedup_s: float = Field(default=60.0, ge=0.001, le=LONGEST_TTL_S)
     """How long a message id is remembered, so that sending it again stores it only once."""
 
     max_attempts: int = Field(default=5, ge=1)
     """Deliveries of one message, those that died with their process included, before it goes to the dead letters."""
 
-    retry_base_s: float = Field(default=1.0, gt=0)
+    retry_base_s: float = Field(default=1.0, gt=0, le=86_400)
     """Wait after the first failed delivery; it doubles with each."""
 
-    retry_cap_s: float = Field(default=60.0, gt=0)
+    retry_cap_s: float = Field(default=60.0, gt=0, le=86_400)
     """Longest wait between two deliveries."""
 
     dead_letter_limit: int = Field(default=10_000, ge=1)
@@ -49,7 +49,7 @@ class QueueSettings(Settings):
     handler_timeout_s: float = Field(default=60.0, gt=0)
     """One delivery may take this long; then it counts as failed."""
 
-    lock_ttl_s: float = Field(default=30.0, gt=0)
+    lock_ttl_s: float = Field(default=30.0, ge=0.001, le=LONGEST_TTL_S)
     """A lane whose consumer died is taken over after this; extended while it works."""
 
     drain_timeout_s: float = Field(default=10.0, gt=0)

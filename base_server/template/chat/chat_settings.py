@@ -4,21 +4,21 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from service.core.settings import Settings
+from service.core.settings import LONGEST_TTL_S, Settings, TtlSeconds
 
 
 class ChatSettings(Settings):
     """Times in seconds, sizes in entries unless the name says otherwise."""
 
-    room_list_ttl_s: int = Field(3600, ge=1)
+    room_list_ttl_s: TtlSeconds = 3600
     """An account's rooms leave Redis after this, once all is in MySQL."""
-    message_list_ttl_s: int = Field(3600, ge=1)
+    message_list_ttl_s: TtlSeconds = 3600
     """The same for a room and its messages."""
-    stream_ttl_s: int = Field(300, ge=1)
+    stream_ttl_s: TtlSeconds = 300
     """The stream of a reply that has ended can be read this long; then it is read from the message."""
-    state_ttl_s: int = Field(86400, ge=1)
+    state_ttl_s: TtlSeconds = 86400
     """States of rooms and messages are kept this long after their last event is in MySQL."""
-    transition_log_ttl_s: int = Field(86400, ge=1)
+    transition_log_ttl_s: TtlSeconds = 86400
     """Transitions older than this are no longer shown."""
     batch_size: int = Field(50, ge=1, le=1000)
     """With so many events waiting, a batch is saved at once."""
@@ -28,7 +28,7 @@ class ChatSettings(Settings):
     """How often each process forgets what it remembers of lanes that are empty again."""
     lock_timeout_s: float = Field(10, gt=0)
     """How long a batch, or `dlq`, waits for a lane that another process holds."""
-    lock_ttl_s: float = Field(30, gt=0)
+    lock_ttl_s: float = Field(30, ge=0.001, le=LONGEST_TTL_S)
     """A lane whose process died is taken over after this; extended while it works."""
     default_shard_id: int = Field(1, ge=1)
     """Shard of an account that the mapping does not know."""
@@ -53,7 +53,7 @@ class ChatSettings(Settings):
     """Messages an account may send at once after a pause."""
     max_open_replies: int = Field(16, ge=1)
     """Replies of an account that run or wait, over all its rooms."""
-    reply_deadline_s: float = Field(120, gt=0)
+    reply_deadline_s: float = Field(120, gt=0, le=86_400)
     """A reply, with its wait for the turn, ends within this."""
     reply_lease_s: float = Field(10, gt=0, le=12)
     """A running reply whose process is silent this long is ended."""
