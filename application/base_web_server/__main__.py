@@ -29,7 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         settings = load_settings(options.env, options.config)
         configure_logging(settings.netConfig.log_level)
         for warning in find_warnings(settings):
-            Logger.warn("doubtful configuration", warning=warning)
+            Logger.warn("doubtful configuration", warning=str(warning))
         workers = options.workers or settings.netConfig.workers
         if workers == 1:
             run_loop(serve(settings, _announce))

@@ -21,7 +21,7 @@ def check_settings(settings: ServerSettings) -> list[Finding]:
     warnings = find_warnings(settings)
     if not warnings:
         return [Finding("configuration", Level.GOOD, "nothing in it is doubtful")]
-    return [Finding("configuration", Level.DOUBTFUL, warning, "as it says") for warning in warnings]
+    return [Finding("configuration", Level.DOUBTFUL, warning.text, warning.mend) for warning in warnings]
 
 
 async def check_ai(settings: ServerSettings) -> list[Finding]:
