@@ -79,6 +79,11 @@ class Server:
         """Call it before ``stop`` is set: others serve on the same port, so let the connections go first."""
         self._is_retired = True
 
+    async def check(self) -> None:
+        """Raise :class:`StartError` for what a start refuses before it reaches for anything outside this process; what
+        making this object refuses belongs to it."""
+        await self._container.ai.check()
+
     async def run(self, stop: asyncio.Event, on_ready: Callable[[str], None]) -> None:
         """Start, call ``on_ready`` with the address, serve until ``stop`` is set, drain, close.
 

@@ -31,6 +31,14 @@ _PORT_WAIT_S, _PORT_LOOK_S = 3.0, 0.1
 """The workers of a killed server let go of its port when they notice: within 0.4 s, measured on a busy machine."""
 
 
+def refuse_workers(settings: ServerSettings) -> None:
+    """Raise :class:`StartError` where several processes cannot be."""
+    if sys.platform == "win32":
+        raise StartError("There are no workers on Windows: leave out --workers, and set netConfig.workers to 1.")
+    if settings.cacheConfig.type == "fake":
+        raise StartError('cacheConfig.type "fake" lives in one process: use "embedded" or "redis", or --workers 1.')
+
+
 async def run_workers(
     settings: ServerSettings, config: Path | None, count: int, on_ready: Callable[[str], None]
 ) -> None:
@@ -38,10 +46,7 @@ async def run_workers(
 
     Calls ``on_ready`` with the address when all serve. Raises :class:`StartError`; a signal during the start cancels.
     """
-    if sys.platform == "win32":
-        raise StartError("There are no workers on Windows: leave out --workers, and set netConfig.workers to 1.")
-    if settings.cacheConfig.type == "fake":
-        raise StartError('cacheConfig.type "fake" lives in one process: use "embedded" or "redis", or --workers 1.')
+    refuse_workers(settings)
     loop = asyncio.get_running_loop()
     running = asyncio.current_task()
 

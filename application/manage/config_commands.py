@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import asyncio
 import json
 import sys
 from typing import Any
 
 from application.base_web_server.config import ServerSettings, config_file, describe
 from application.base_web_server.config_warnings import find_warnings
+from template.base.template_context import TemplateContext
 
 
 def add_to(groups: Any) -> None:
@@ -23,9 +25,17 @@ def add_to(groups: Any) -> None:
 
 
 def _check(settings: ServerSettings, options: argparse.Namespace) -> int:
+    if settings.netConfig.workers > 1:
+        from application.base_web_server.workers import refuse_workers  # noqa: PLC0415 - needs POSIX
+
+        refuse_workers(settings)
+    # The server's own making refuses what is left; `print` does without these imports.
+    from application.base_web_server.lifecycle import Server  # noqa: PLC0415
+
+    asyncio.run(Server(settings, TemplateContext()).check())
     for warning in find_warnings(settings):
         sys.stdout.write(f"warning: {warning}.\n")
-    sys.stdout.write(f"The configuration {options.config or config_file(options.env)} is good.\n")
+    sys.stdout.write(f"The configuration of {options.env}, {options.config or config_file(options.env)}, is good.\n")
     return 0
 
 

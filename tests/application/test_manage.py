@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 
 from application.manage.__main__ import main
 from tests.backends_mariadb import DatabaseBackend
+from tests.server_process import run_to_its_end, server_environment
 
 
 @pytest.fixture
@@ -52,6 +54,56 @@ def test_a_server_that_is_away_is_one_line(
         assert error.startswith("error: database: ")
         assert "127.0.0.1:1" in error
         assert error.count("\n") == 1
+
+
+PASSWORD = {"DATABASECONFIG__PASSWORD": "of the test"}
+KEY = {"LLMCONFIG__PROVIDERS__OPENAI__API_KEY": "of the test", **PASSWORD}
+REFUSED: dict[str, tuple[str, dict[str, str], str]] = {
+    "no key of a provider": ("PROD", PASSWORD, "llmConfig.providers.openai.api_key is missing"),
+    "no certificates of the database": (
+        "PROD",
+        KEY | {"DATABASECONFIG__TLS": "true", "DATABASECONFIG__TLS_CA_FILE": "/not/there.pem"},
+        "databaseConfig.tls_ca_file /not/there.pem",
+    ),
+    "no certificates of Redis": (
+        "PROD",
+        KEY | {"CACHECONFIG__TLS": "true", "CACHECONFIG__TLS_CA_FILE": "/not/there.pem"},
+        "cacheConfig.tls_ca_file /not/there.pem",
+    ),
+    "workers of a fake Redis": ("LOCAL", {"CACHECONFIG__TYPE": "fake", "NETCONFIG__WORKERS": "2"}, "in one process"),
+    "a shard that is none": ("LOCAL", {"CHATCONFIG__DEFAULT_SHARD_ID": "9"}, "no such shard, it has 1, 2"),
+    "a package that is not there": (
+        "LOCAL",
+        KEY | {"LLMCONFIG__PROVIDERS__OPENAI__INTEGRATION": "deepseek"},
+        "pip install langchain-deepseek",
+    ),
+    "an option that no model knows": (
+        "LOCAL",
+        KEY | {"LLMCONFIG__PERSONAS__GPT4O__OPTIONS": '{"tempo": 1}'},
+        "does not know tempo",
+    ),
+}
+
+
+@pytest.mark.parametrize(("env", "changes", "named"), REFUSED.values(), ids=REFUSED)
+def test_what_a_start_refuses_is_refused_by_check_in_the_same_words(
+    env: str,
+    changes: dict[str, str],
+    named: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    environ = server_environment(tmp_path / "data", {f"BASE_SERVER__{name}": text for name, text in changes.items()})
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    for name in set(environ) - set(os.environ):
+        monkeypatch.setenv(name, environ[name])
+    assert main(["--env", env, "config", "check"]) == 1
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert said.startswith("error: ")
+    assert named in said
+    ended = run_to_its_end(["application.base_web_server", "--env", env], environ)
+    assert (ended.returncode, ended.stderr.splitlines()[-1]) == (1, said)
 
 
 @pytest.mark.parametrize("env", ["LOCAL", "DEBUG"])

@@ -12,7 +12,7 @@ from service.cache.cache_client import CacheClient
 from service.cache.cache_settings import CacheSettings
 from service.cache.cluster import Address, Cluster
 from service.cache.cluster_exchange import SCRIPT_GUARD, ClusterExchange
-from service.cache.connections import OnConnect, make_fake_pool, make_fake_server, make_pool
+from service.cache.connections import OnConnect, make_fake_pool, make_fake_server, make_pool, refuse_certificates
 from service.cache.exchange import Exchange
 from service.cache.keyspace import Keyspace
 from service.cache.partition import Partitions
@@ -41,6 +41,7 @@ class CacheService(Facade):
     """
 
     def __init__(self, settings: CacheSettings, *, app_id: str, env: str, partitions: int, data_dir: Path) -> None:
+        refuse_certificates(settings)
         self._settings = settings
         self._env = env
         self._data_dir = data_dir

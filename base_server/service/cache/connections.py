@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -38,6 +39,19 @@ class _UnixConnection(UnixDomainSocketConnection):
 
 class UnixConnection(WiredConnection, _UnixConnection):
     pass
+
+
+def refuse_certificates(settings: CacheSettings) -> None:
+    """Raise StartError for certificates that cannot be read: a connection would only say that there is no such file."""
+    if not settings.tls or settings.tls_ca_file is None:
+        return
+    try:
+        ssl.create_default_context(cafile=settings.tls_ca_file)
+    except OSError as error:
+        raise StartError(
+            f"cacheConfig.tls_ca_file {settings.tls_ca_file}: {error}; name a PEM file of certificates, or leave it out"
+            " for the system's."
+        ) from error
 
 
 def make_pool(

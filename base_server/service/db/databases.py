@@ -84,7 +84,10 @@ def _tls_context(settings: DatabaseSettings) -> ssl.SSLContext:
     try:
         return ssl.create_default_context(cafile=settings.tls_ca_file)
     except OSError as error:
-        raise StartError(f"databaseConfig.tls_ca_file {settings.tls_ca_file}: {error}") from error
+        raise StartError(
+            f"databaseConfig.tls_ca_file {settings.tls_ca_file}: {error}; name a PEM file of certificates, or"
+            " leave it out for the system's."
+        ) from error
 
 
 async def apply_all(databases: Databases, settings: DatabaseSettings) -> list[AppliedScripts]:

@@ -77,6 +77,14 @@ class AIChatService(Facade):
         if self._personas.need_a_look():
             await asyncio.shield(loading)
 
+    async def check(self) -> None:
+        """Raise StartError where :meth:`start` would; nothing is started."""
+        if self._personas.need_a_look():
+            try:
+                await self._load()
+            finally:
+                await self.stop()
+
     async def stop(self) -> None:
         """Replies that still run fail with AIUnavailable, and the providers' connections are closed."""
         self._stopped = True
