@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from application.base_web_server.config import ENVIRONMENTS, load_settings
+from application.base_web_server.config import ENVIRONMENTS, config_file, load_settings
+from application.base_web_server.environment import PREFIX
 from application.manage import config_commands, db_commands, dlq_commands, doctor_commands, queue_commands
 from service.core.errors import ServiceError, StartError
 from service.core.logger import configure_logging
@@ -17,11 +19,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; the exit code (0 good, 1 not good or failed, by argparse 2 for wrong arguments)."""
     options = _parser().parse_args(arguments)
     try:
-        code: int = options.run(load_settings(options.env, options.config), options)
+        settings = load_settings(options.env, options.config)
+        sys.stderr.write(f"{options.env}, by {_sources(options.config or config_file(options.env))}.\n")
+        code: int = options.run(settings, options)
     except (StartError, ServiceError) as error:
         sys.stderr.write(f"error: {' '.join(str(error).split())}\n")
         return 1
     return code
+
+
+def _sources(file: Path) -> str:
+    """Where the configuration comes from: whoever forgets ``--env`` should see it before anything is done."""
+    sources = [str(file)]
+    if os.environ.get("OPENAI_API_KEY"):
+        sources.append("OPENAI_API_KEY")
+    if count := sum(name.upper().startswith(PREFIX) for name in os.environ):
+        sources.append(f"{count} {PREFIX} variable{'s' if count > 1 else ''}")
+    return " and ".join(filter(None, (", ".join(sources[:-1]), sources[-1])))
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 from application.base_web_server.config import ServerSettings
 from application.manage.finding import Finding, Level
+from application.manage.mends import MEND_REDIS, mend_database, split_mend
 from application.manage.operating import Operating, operating
 from service.cache.cache_client import CacheClient
 from service.cache.cache_errors import CacheCommandError
@@ -36,7 +37,7 @@ async def check_database(settings: ServerSettings) -> list[Finding]:
 
 def _database(report: DatabaseReport, env: str, asked_s: float, kind: str, partitions: int) -> Iterator[Finding]:
     if report.status is None:
-        mend = "start it, or set databaseConfig host, port, user, password (BASE_SERVER__DATABASECONFIG__HOST, …)"
+        mend = mend_database(report.outage, kind, env)
         yield Finding(report.name, Level.BAD, f"cannot be used: {report.outage}", mend)
         return
     if not report.status.is_current:
@@ -77,10 +78,12 @@ async def check_redis(settings: ServerSettings) -> list[Finding]:
             findings.extend(await _memory(client))
             findings.append(await _epochs(tools))
             findings.append(await _signals(tools, settings.cacheConfig.username or "default"))
-            findings += await _queues(tools)
+            findings += await _queues(tools, settings.templateConfig.env)
             return findings
-    except (StartError, ServiceError) as error:
-        return [Finding("redis", Level.BAD, " ".join(str(error).split()), "as it says")]
+    except StartError as error:
+        return [Finding("redis", Level.BAD, *split_mend(error))]
+    except ServiceError as error:
+        return [Finding("redis", Level.BAD, " ".join(str(error).split()), MEND_REDIS)]
 
 
 async def _worth(tools: Operating, settings: ServerSettings) -> list[Finding]:
@@ -135,14 +138,14 @@ async def _signals(tools: Operating, user: str) -> Finding:
     return Finding("signals", Level.GOOD, "one sent to itself arrives")
 
 
-async def _queues(tools: Operating) -> list[Finding]:
+async def _queues(tools: Operating, env: str) -> list[Finding]:
     findings = []
     await tools.queue.discover()
     for name, numbers in (await tools.queue.stats()).items():
         text = f"{numbers['waiting']} waiting, the oldest for {numbers['oldest_age_s']:.0f} s"
         findings.append(Finding(f"queue {name}", Level.GOOD, text))
         if numbers["dead"]:
-            mend = f"python -m application.manage dlq list --queue {name}; then dlq replay or dlq drop"
+            mend = f"python -m application.manage --env {env} dlq list --queue {name}; then dlq replay or dlq drop"
             findings.append(Finding(f"queue {name}", Level.DOUBTFUL, f"{numbers['dead']} dead letters", mend))
     return findings
 

@@ -5,12 +5,17 @@ from __future__ import annotations
 import argparse
 import asyncio
 import sys
-from typing import Any
+from collections.abc import Coroutine
+from typing import Any, TypeVar
 
 from application.base_web_server.config import ServerSettings
+from application.manage.mends import mend_database
+from service.core.errors import ServiceUnavailable, StartError
 from service.db.databases import Databases, apply_all, read_all_status, set_fence
 from service.db.schema import ScriptState
 from service.service_container import SCRIPTS_FOLDER
+
+T = TypeVar("T")
 
 
 def add_to(groups: Any) -> None:
@@ -33,15 +38,24 @@ def add_to(groups: Any) -> None:
         command.set_defaults(run=run)
 
 
+def _run(settings: ServerSettings, work: Coroutine[Any, Any, T]) -> T:
+    """What ``work`` returns. Raises StartError, for a database that cannot be used with the mend."""
+    try:
+        return asyncio.run(work)
+    except ServiceUnavailable as outage:
+        mend = mend_database(outage.reason, settings.databaseConfig.type, settings.templateConfig.env)
+        raise StartError(f"{outage}: {mend}") from outage
+
+
 def _apply(settings: ServerSettings, _: argparse.Namespace) -> int:
-    for done in asyncio.run(apply_all(_databases(settings), settings.databaseConfig)):
+    for done in _run(settings, apply_all(_databases(settings), settings.databaseConfig)):
         sys.stdout.write(f"{done.label}: {f'applied {len(done.names)} scripts' if done.names else 'was current'}\n")
         sys.stdout.writelines(f"  {name}\n" for name in done.names)
     return 0
 
 
 def _status(settings: ServerSettings, _: argparse.Namespace) -> int:
-    statuses = asyncio.run(read_all_status(_databases(settings), settings.databaseConfig))
+    statuses = _run(settings, read_all_status(_databases(settings), settings.databaseConfig))
     for status in statuses:
         sys.stdout.write(f"{status.label}: {'current' if status.is_current else 'NOT current'}\n")
         sys.stdout.writelines(
@@ -51,13 +65,13 @@ def _status(settings: ServerSettings, _: argparse.Namespace) -> int:
 
 
 def _fence(settings: ServerSettings, options: argparse.Namespace) -> int:
-    label = asyncio.run(set_fence(_databases(settings), settings.databaseConfig, options.shard, fenced=True))
+    label = _run(settings, set_fence(_databases(settings), settings.databaseConfig, options.shard, fenced=True))
     sys.stdout.write(f"{label}: fenced, nothing reads or writes there\n")
     return 0
 
 
 def _unfence(settings: ServerSettings, options: argparse.Namespace) -> int:
-    label = asyncio.run(set_fence(_databases(settings), settings.databaseConfig, options.shard, fenced=False))
+    label = _run(settings, set_fence(_databases(settings), settings.databaseConfig, options.shard, fenced=False))
     sys.stdout.write(f"{label}: open\n")
     return 0
 

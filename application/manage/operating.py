@@ -54,7 +54,8 @@ async def _reach(settings: ServerSettings) -> tuple[CacheSettings, str]:
     cache = settings.cacheConfig
     if cache.type == "fake":
         raise StartError(
-            'cacheConfig.type is "fake": its data lives and ends with its server, there is nothing to manage.'
+            'cacheConfig.type is "fake", whose data lives and ends with its server:'
+            ' nothing is to be managed; set it to "embedded" or "redis" to keep data.'
         )
     if cache.type != "embedded":
         return cache, f"Redis at {cache.address}"

@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 from application.base_web_server.config import ServerSettings
 from application.base_web_server.config_warnings import find_warnings
 from application.manage.finding import Finding, Level
+from application.manage.mends import split_mend
 from service.core.errors import StartError
 from service.llm.personas import Personas
 
@@ -29,8 +30,7 @@ async def check_ai(settings: ServerSettings) -> list[Finding]:
     try:
         personas = Personas(settings.llmConfig, settings.templateConfig.env, os.environ)
     except StartError as error:
-        what, _, mend = str(error).partition(": ")
-        return [Finding("ai keys", Level.BAD, what, mend)]
+        return [Finding("ai keys", Level.BAD, *split_mend(error))]
     findings = []
     if names := personas.demo_only():
         mend = "set OPENAI_API_KEY, or BASE_SERVER__LLMCONFIG__PROVIDERS__…__API_KEY of another provider"

@@ -66,6 +66,7 @@ async def test_a_provider_is_reached_or_not() -> None:
 def test_what_config_check_warns_of_is_found() -> None:
     (finding,) = check_settings(local(BASE_SERVER__CACHECONFIG__MAXMEMORY_MB="0"))
     assert (finding.level, finding.text[:24]) == (Level.DOUBTFUL, "cacheConfig.maxmemory_mb")
+    assert finding.mend == "set a limit"
 
 
 @pytest.mark.parametrize(("free", "level"), [(10 << 20, Level.BAD), (500 << 20, Level.DOUBTFUL), (5 << 30, Level.GOOD)])
@@ -102,5 +103,7 @@ def test_for_programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: p
     told = json.loads(capsys.readouterr().out)
     (bad,) = (finding for finding in told["findings"] if finding["level"] == "bad")
     assert told["bad"] == 1
-    assert (bad["what"], bad["mend"]) == ("redis", "as it says")
+    assert bad["what"] == "redis"
+    assert bad["mend"].startswith("start it, or set cacheConfig host, port, username, password")
+    assert bad["text"].startswith("Redis at 127.0.0.1:1 cannot be used (cache: no connection")
     assert {finding["level"] for finding in told["findings"]} == {"good", "doubtful", "bad"}

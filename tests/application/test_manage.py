@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from application.base_web_server.config import config_file
 from application.manage.__main__ import main
 from tests.backends_mariadb import DatabaseBackend
 from tests.server_process import run_to_its_end, server_environment
@@ -51,9 +52,39 @@ def test_a_server_that_is_away_is_one_line(
     for command in ("apply", "status"):
         assert run(config, "db", command) == 1
         error = capsys.readouterr().err
-        assert error.startswith("error: database: ")
-        assert "127.0.0.1:1" in error
-        assert error.count("\n") == 1
+        where, said = error.splitlines()
+        assert where == f"DEBUG, by {config} and 1 BASE_SERVER__ variable."
+        assert said.startswith("error: database: ")
+        assert "127.0.0.1:1" in said
+        assert "set databaseConfig host and port (BASE_SERVER__DATABASECONFIG__HOST" in said
+
+
+def test_a_wrong_password_is_one_line_that_names_where_to_set_it(
+    config: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if json.loads(config.read_text())["databaseConfig"]["type"] == "sqlite":
+        pytest.skip("SQLite has no passwords")
+    monkeypatch.setenv("BASE_SERVER__DATABASECONFIG__USER", "nobody")
+    monkeypatch.setenv("BASE_SERVER__DATABASECONFIG__PASSWORD", "geheim")
+    for command in (("db", "apply"), ("db", "status"), ("doctor",)):
+        assert run(config, *command) == 1
+        said = "".join(capsys.readouterr())
+        assert "Access denied" in said
+        assert "set databaseConfig user and password (BASE_SERVER__DATABASECONFIG__USER, " in said
+        assert "geheim" not in said
+
+
+def test_a_command_says_what_it_is_about_to_act_on(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("BASE_SERVER__TEMPLATECONFIG__DATA_DIR", str(tmp_path))
+    monkeypatch.setenv("BASE_SERVER__NETCONFIG__PORT", "0")
+    monkeypatch.setenv("OPENAI_API_KEY", "geheim")
+    for command in ("db status", "queue stats", "dlq list", "doctor --json", "config print"):
+        main(command.split())
+        output = capsys.readouterr()
+        assert output.err == f"LOCAL, by {config_file('LOCAL')}, OPENAI_API_KEY and 2 BASE_SERVER__ variables.\n"
+        assert "BASE_SERVER__ variables" not in output.out
 
 
 PASSWORD = {"DATABASECONFIG__PASSWORD": "of the test"}

@@ -160,7 +160,9 @@ class EmbeddedServer:
         deadline_s = time.monotonic() + self._settings.start_timeout_s
         while not await _answers(self._socket):
             if process.returncode is not None:
-                raise StartError(f"The embedded cache server ended at start: {self._last_words()} (see {self._log}).")
+                raise StartError(
+                    f"The embedded cache server ended at start ({self._last_words()}): mend it, its log is {self._log}."
+                )
             if time.monotonic() > deadline_s:
                 raise StartError(
                     f"The embedded cache server did not load {self._folder} within {self._settings.start_timeout_s:g} s"
