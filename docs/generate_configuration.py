@@ -17,13 +17,14 @@ written as in the second column (in any case), wins over the file. Lists and obj
 key, a wrong type or a missing secret stops the start with one line that names the mend.
 
 ```sh
-.venv/bin/python -m application.manage config check    # is it right, is anything in it doubtful
-.venv/bin/python -m application.manage config print    # what counts in the end, secrets hidden
+.venv/bin/python -m application.manage --env PROD config check    # is it right, is anything in it doubtful
+.venv/bin/python -m application.manage --env PROD config print    # what counts in the end, secrets hidden
 ```
 
 For completion and checks in an editor a file may begin with `"$schema": "schema.json"`
 ([config/schema.json](../config/schema.json)).
-Secrets belong into the environment; they appear in no log, error or `config print`.
+Secrets belong into the environment; they appear in no log, error or `config print`. What Redis keeps for a time it keeps
+for ten years (315360000 s) at most.
 """
 # Names that the user chooses, in the place of a persona's or a provider's.
 _CHOSEN = {"personas": "NAME", "providers": "NAME"}

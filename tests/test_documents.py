@@ -237,14 +237,26 @@ def test_every_failure_drill_and_every_alert_is_told() -> None:
     assert re.findall(r"^\| `(\w+)` \| [^|]+ \| [^|]+ \|$", page, re.M) == alerts
 
 
+def test_what_an_operator_pastes_acts_on_prod() -> None:
+    for page in (README, README_KO, ROOT / "docs/operations.md", ROOT / "docs/upgrading.md", CONFIGURATION):
+        commands = [
+            line for block in _blocks(page, "sh") for line in block.splitlines() if "application.manage" in line
+        ]
+        assert commands, page
+        for command in commands:
+            assert re.search(r"application\.manage --env (PROD|DEBUG) ", command), (page, command)
+
+
 def test_the_operators_commands_run_as_they_stand(
     server: ServerProcess, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Beside a running server: those that need no name of a room or a letter, each page's in its order."""
+    """Beside a running server of LOCAL: those that need no name of a room or a letter, each page's in its order."""
     monkeypatch.setenv("BASE_SERVER__TEMPLATECONFIG__DATA_DIR", str(server.data_dir))
     monkeypatch.setenv("BASE_SERVER__NETCONFIG__PORT", server.base_url.rpartition(":")[2])
     for page in (README, ROOT / "docs/operations.md", ROOT / "docs/upgrading.md", CONFIGURATION):
-        commands = re.findall(r"^\.venv/bin/python -m application\.manage ([^#\n]+)", _text(page), flags=re.M)
+        commands = re.findall(
+            r"^\.venv/bin/python -m application\.manage --env PROD ([^#\n]+)", _text(page), flags=re.M
+        )
         assert commands, page
         for command in commands:
             if not re.search(r"\b[A-Z]{2,}", command):
