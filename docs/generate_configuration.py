@@ -23,8 +23,8 @@ key, a wrong type or a missing secret stops the start with one line that names t
 
 For completion and checks in an editor a file may begin with `"$schema": "schema.json"`
 ([config/schema.json](../config/schema.json)).
-Secrets belong into the environment; they appear in no log, error or `config print`. What Redis keeps for a time it keeps
-for ten years (315360000 s) at most.
+Secrets belong into the environment; they appear in no log, error or `config print`. What Redis keeps for a time, it
+keeps for ten years (315360000 s) at most.
 """
 # Names that the user chooses, in the place of a persona's or a provider's.
 _CHOSEN = {"personas": "NAME", "providers": "NAME"}

@@ -237,6 +237,15 @@ def test_every_failure_drill_and_every_alert_is_told() -> None:
     assert re.findall(r"^\| `(\w+)` \| [^|]+ \| [^|]+ \|$", page, re.M) == alerts
 
 
+def test_log_lines_that_operators_are_told_of_are_logged() -> None:
+    code = "".join(_text(file) for folder in ("application", "base_server") for file in (ROOT / folder).rglob("*.py"))
+    told = re.findall(r"log's '([^']+)'", _text(ROOT / "deploy/prometheus/alerts.yml"))
+    told += re.findall(r"[Ll]og(?:'s| says| line) `([^`]+)`", _text(ROOT / "docs/operations.md"))
+    assert len(told) > 2
+    for message in told:
+        assert f'"{message}"' in code, message
+
+
 def test_what_an_operator_pastes_acts_on_prod() -> None:
     for page in (README, README_KO, ROOT / "docs/operations.md", ROOT / "docs/upgrading.md", CONFIGURATION):
         commands = [

@@ -70,6 +70,16 @@ MISTAKES: dict[str, tuple[dict[str, Any], dict[str, str], list[str]]] = {
     "variable out of range": ({}, {"BASE_SERVER__NETCONFIG__PORT": "0x"}, ["BASE_SERVER__NETCONFIG__PORT"]),
     "variable too deep": ({}, {"BASE_SERVER__NETCONFIG__PORT__A": "1"}, ["netConfig.port.A"]),
     "variable that is no list": ({}, {"BASE_SERVER__NETCONFIG__CORS_ORIGINS": "x"}, ["not JSON"]),
+    "no host of a provider": (
+        {"llmConfig": {"providers": {"openai": {"base_url": "http:///v1"}}}},
+        {},
+        ["'llmConfig.providers.openai.base_url'", "must name a host"],
+    ),
+    "no port of a provider": (
+        {"llmConfig": {"providers": {"openai": {"base_url": "http://a:99999/v1"}}}},
+        {},
+        ["'llmConfig.providers.openai.base_url'", "65535"],
+    ),
     "no host": ({}, {"BASE_SERVER__NETCONFIG__HOST": ""}, ["BASE_SERVER__NETCONFIG__HOST", "host name or an address"]),
     "no host in the file": ({"netConfig": {"host": ""}}, {}, ["config.json", "'netConfig.host'", "an address"]),
     "no Redis host": ({"cacheConfig": {"host": " "}}, {}, ["'cacheConfig.host'", "host name or an address"]),

@@ -1,7 +1,7 @@
 """Whatever a provider, its SDK or LangChain raises becomes one of two errors of ours.
 
 Works on LangChain's provider-neutral exceptions. The provider's prose (which may repeat user text
-or a key) is dropped; its class, HTTP status and error code are kept for the log.
+or a key) is dropped; its class, HTTP status and error code are kept for the log, and why no connection was made.
 """
 
 from __future__ import annotations
@@ -34,6 +34,8 @@ def translate(error: Exception, connect_s: float, total_s: float) -> AIUnavailab
         parts.append(f"HTTP {status}")
     if (code := getattr(error, "code", None)) is not None and _CODE.fullmatch(str(code)):
         parts.append(str(code))
+    if (refused := _cause_named(error, frozenset({"ConnectError"}))) is not None:
+        parts.append(f"ConnectError: {_last_words(refused)}")
     return AIUnavailable(", ".join(parts), retry_after_s=_retry_after_s(error))
 
 
@@ -55,12 +57,21 @@ def _status(error: Exception) -> int | None:
 
 
 def _among_causes(error: BaseException | None, names: frozenset[str]) -> bool:
+    return _cause_named(error, names) is not None
+
+
+def _cause_named(error: BaseException | None, names: frozenset[str]) -> BaseException | None:
     # The HTTP library is the SDK's choice (httpx, httpx2), so its exceptions are known by name.
-    while error is not None:
-        if type(error).__name__ in names:
-            return True
+    while error is not None and type(error).__name__ not in names:
         error = error.__cause__
-    return False
+    return error
+
+
+def _last_words(error: BaseException) -> str:
+    """What the operating system or TLS said: nothing was sent yet, so nobody's text is in it."""
+    while (cause := error.__cause__ or error.__context__) is not None:
+        error = cause
+    return " ".join(str(error).split())[:200]
 
 
 def _retry_after_s(error: Exception) -> float | None:

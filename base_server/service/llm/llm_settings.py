@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Annotated, Self
+from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, JsonValue, SecretStr, StringConstraints, model_validator
 
@@ -26,6 +27,9 @@ _OWN_OPTIONS = frozenset(
 def _is_http_url(value: str) -> str:
     if not value.startswith(("http://", "https://")):
         raise ValueError("must begin with http:// or https://")
+    url = urlsplit(value)
+    if not url.hostname or url.port == 0:  # asking for a port that is none raises ValueError too
+        raise ValueError("must name a host, and a port if it is not the usual one")
     return value.rstrip("/")
 
 

@@ -86,4 +86,4 @@ class ModelSet:
             self._clients = self._clients or HttpClients(self._settings.max_reply_chars)
             model, traits = build_model(choice, choice.provider, persona.settings, self._clients)
         limits = CallLimits.of(choice.provider or ProviderSettings(), self._settings.max_reply_chars)
-        return Callee(model, traits, limits, persona.name, choice.provider_name, choice.model)
+        return Callee(model, traits, limits, persona.name, choice.provider_name, choice.model, choice.address)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from urllib.parse import urlsplit
 
 from pydantic import JsonValue, SecretStr
 
@@ -47,6 +48,14 @@ class Choice:
         if self.provider is None:
             return None
         return self.provider.base_url or (OPENAI_URL if self.provider.integration == "openai" else None)
+
+    @property
+    def address(self) -> str | None:
+        """:attr:`base_url` for the log: without user, password and query."""
+        if self.base_url is None:
+            return None
+        url = urlsplit(self.base_url)
+        return f"{url.scheme}://{url.netloc.rpartition('@')[2]}{url.path}"
 
 
 @dataclass(frozen=True, slots=True)

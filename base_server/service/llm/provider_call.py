@@ -49,7 +49,8 @@ class CallLimits:
 
 @dataclass(frozen=True, slots=True)
 class Callee:
-    """Whom a call asks, and as whom. ``model_name`` is the configured one; a reply may name it more exactly."""
+    """Whom a call asks, and as whom. ``model_name`` is the configured one; a reply may name it more exactly.
+    ``address``: where the provider is, for the log, if that is known."""
 
     model: BaseChatModel
     traits: ModelTraits
@@ -57,6 +58,7 @@ class Callee:
     persona: str
     provider: str
     model_name: str
+    address: str | None
 
 
 class ProviderCall:
@@ -224,7 +226,7 @@ class ProviderCall:
         if failure is None:
             Logger.info("ai call", **fields)
         else:
-            Logger.warn("ai call", **fields, reason=str(failure))
+            Logger.warn("ai call", **fields, base_url=self._callee.address, reason=str(failure))
 
     def _elapsed_s(self) -> float:
         return self._clock() - self._started

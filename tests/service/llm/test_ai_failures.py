@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import socket
+import ssl
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,6 +22,7 @@ from service.llm.llm_errors import AITimeout, AIUnavailable
 from service.llm.model_stream import ModelTraits
 from service.llm.prompt import Prompt
 from service.llm.provider_call import Callee, CallLimits, ProviderCall
+from tests.certificates import make_certificate
 from tests.openai_stub import OpenAIStub, Reply
 from tests.service.llm.ai_fixtures import collected, next_text, running_service, stub_settings
 from tests.silent_port import silent_port
@@ -32,10 +36,12 @@ BROKEN = {
     "401": Reply(status=401),
     "403": Reply(status=403),
     "404": Reply(status=404),
+    "408": Reply(status=408),
     "409": Reply(status=409),
     "418": Reply(status=418),
     "500": Reply(status=500, headers={"Retry-After": "0"}),
     "502": Reply(status=502),
+    "504": Reply(status=504),
     "context too long": Reply(status=400, error={"message": "too long", "code": "context_length_exceeded"}),
     "no JSON": Reply(raw="data: <html>busy</html>\n\n"),
     "not an event stream": Reply(raw="Service temporarily strange"),
@@ -83,9 +89,33 @@ async def test_every_failure_of_a_provider_is_ai_unavailable_and_only_refusals_a
 async def test_a_provider_that_is_not_there_is_ai_unavailable(cache: CacheService) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))  # bound, not listening: connections are refused
-        settings = stub_settings(f"http://127.0.0.1:{taken.getsockname()[1]}/v1", {"max_retries": 1})
+        port = taken.getsockname()[1]
+        settings = stub_settings(f"http://user:geheim@127.0.0.1:{port}/v1?key=geheim", {"max_retries": 1})
         async with running_service(settings, cache) as service:
-            with pytest.raises(AIUnavailable):
+            with structlog.testing.capture_logs() as logs, pytest.raises(AIUnavailable):
+                await service.chat("hi", "s1", history=[])
+    (call,) = [entry for entry in logs if entry["event"] == "ai call"]
+    assert (call["outcome"], call["attempts"]) == ("failed", 2)
+    assert call["base_url"] == f"http://127.0.0.1:{port}/v1"
+    assert "ConnectError: " in call["reason"]
+    assert "refused" in call["reason"] or "Connect call failed" in call["reason"]
+    assert "geheim" not in json.dumps(logs)
+
+
+async def test_a_name_that_nobody_knows_is_said(cache: CacheService) -> None:
+    async with running_service(stub_settings("http://nobody.invalid/v1"), cache) as service:
+        with pytest.raises(AIUnavailable, match=r"ConnectError: .*([Nn]ame|resol|address)"):
+            await service.chat("hi", "s1", history=[])
+
+
+async def test_a_certificate_that_nobody_vouches_for_is_said(tmp_path: Path, cache: CacheService) -> None:
+    certificate = make_certificate(tmp_path, "127.0.0.1")
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(certificate, certificate.with_suffix(".key"))
+    async with await asyncio.start_server(lambda _, writer: writer.close(), "127.0.0.1", 0, ssl=context) as server:
+        port = server.sockets[0].getsockname()[1]
+        async with running_service(stub_settings(f"https://127.0.0.1:{port}/v1"), cache) as service:
+            with pytest.raises(AIUnavailable, match=r"ConnectError: .*certificate"):
                 await service.chat("hi", "s1", history=[])
 
 
@@ -251,7 +281,7 @@ class _RaisingModel(GenericFakeChatModel):
 async def test_any_exception_of_langchain_is_mapped(error: type[Exception], after: int) -> None:
     model = _RaisingModel(messages=iter([]), error=error("SECRET"), after=after)
     limits = CallLimits(1, 1, 1, 1, 2, 1000)
-    callee = Callee(model, ModelTraits(says_why=True, usage_adds_up=False), limits, "P", "p", "m")
+    callee = Callee(model, ModelTraits(says_why=True, usage_adds_up=False), limits, "P", "p", "m", None)
     with pytest.raises(AIUnavailable) as failed:
         await collected(ProviderCall(callee, Prompt([], 0)).stream())
     assert "SECRET" not in str(failed.value)
