@@ -215,5 +215,9 @@ if (typeof process !== "undefined" && process.argv?.[1]?.endsWith("chat_client.m
     console.error("usage: chat_client.mjs BASE_URL ACCOUNT_ID PASSWORD [AI_PERSONA]");
     process.exit(1);
   }
-  await main(process.argv.slice(2));
+  await main(process.argv.slice(2)).catch((error) => {
+    const wrong = error.code === "WRONG_CREDENTIALS" ? ` (${process.argv[3]}, or the name is somebody else's)` : "";
+    console.error(`chat_client.mjs: ${error.message}${wrong}`);
+    process.exitCode = 1;
+  });
 }

@@ -81,6 +81,7 @@ class ChatClient:
         path = "/api/chat/message/stream"
         # One id for all attempts: the server stores the message, and asks the AI, once.
         fields: dict[str, Any] = {"room_id": room_id, "content": content, "client_message_id": uuid7()}
+        failure: Exception | None = None
         for attempt in range(ATTEMPTS):
             least_s = 0.0
             try:
@@ -99,14 +100,16 @@ class ChatClient:
             except ChatError as error:
                 if not error.retryable or "message" in error.body:
                     raise
+                failure = error
                 least_s = error.retry_after_s or 0.0
-            except (OSError, http.client.HTTPException):
-                pass  # the connection broke, or was not made: the reply goes on without us
+            except (OSError, http.client.HTTPException) as error:
+                failure = error  # the connection broke, or was not made: the reply goes on without us
             _pause(attempt, least_s)
-        raise TimeoutError(f"no whole reply in {ATTEMPTS} attempts")
+        raise TimeoutError(f"no whole reply in {ATTEMPTS} attempts ({failure or 'the stream ended early'})")
 
     def call(self, path: str, **fields: Any) -> dict[str, Any]:
         """POST, and POST the same again while that may help. The answer's envelope; raises :class:`ChatError`."""
+        failure: Exception | None = None
         for attempt in range(ATTEMPTS):
             least_s = 0.0
             try:
@@ -115,11 +118,12 @@ class ChatClient:
             except ChatError as error:
                 if not error.retryable:
                     raise
+                failure = error
                 least_s = error.retry_after_s or 0.0
-            except (OSError, http.client.HTTPException):
-                pass
+            except (OSError, http.client.HTTPException) as error:
+                failure = error
             _pause(attempt, least_s)
-        raise TimeoutError(f"no answer to {path} in {ATTEMPTS} attempts")
+        raise TimeoutError(f"no answer to {path} in {ATTEMPTS} attempts ({failure})")
 
     def _stream(self, path: str, fields: dict[str, Any]) -> Iterator[Event]:
         """The events of one connection, until it ends."""
@@ -175,7 +179,23 @@ def main(base_url: str, account_id: str, password: str, ai_persona: str = "GPT4O
             print(flush=True)
 
 
+def explained(error: Exception, base_url: str, account_id: str) -> str:
+    """One line for the person before the terminal: what happened, and what to do about it."""
+    if isinstance(error, ChatError):
+        if error.code == "WRONG_CREDENTIALS":
+            return f"{account_id}: the password is wrong, or the name is somebody else's; try another"
+        return str(error)
+    if isinstance(error, OSError):
+        return f"{error}: is a server running at {base_url}?"
+    return f"{base_url} does not answer as a chat server does: is the address right?"
+
+
 if __name__ == "__main__":
-    if len(sys.argv) not in (4, 5):
-        sys.exit("usage: chat_client.py BASE_URL ACCOUNT_ID PASSWORD [AI_PERSONA]")
-    main(*sys.argv[1:])
+    if len(sys.argv) not in (4, 5) or not urlsplit(sys.argv[1]).netloc:
+        sys.exit("usage: chat_client.py http://HOST:PORT ACCOUNT_ID PASSWORD [AI_PERSONA]")
+    try:
+        main(*sys.argv[1:])
+    except (ChatError, OSError, ValueError, LookupError) as error:
+        sys.exit(f"chat_client.py: {explained(error, *sys.argv[1:3])}")
+    except KeyboardInterrupt:
+        sys.exit(130)

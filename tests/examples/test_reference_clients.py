@@ -65,7 +65,17 @@ async def test_a_client_gets_every_reply_whole_sends_every_message_once_and_tell
             )  # fmt: skip
             _, complained = await refused.communicate()
             assert refused.returncode == 1
-            assert b"ChatError: 1002 INVALID_REQUEST: ai_persona" in complained
+            assert complained.startswith(f"{Path(words[-1]).name}: 1002 INVALID_REQUEST: ai_persona".encode())
+            assert complained.count(b"\n") == 1
+            refused = await asyncio.create_subprocess_exec(
+                *words, server.base_url, "alice", "another password",
+                stdin=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.PIPE,
+            )  # fmt: skip
+            _, complained = await refused.communicate()
+            assert refused.returncode == 1
+            assert b"alice" in complained
+            assert b"the name is somebody else's" in complained
+            assert complained.count(b"\n") == 1
             async with aiohttp.ClientSession() as http:
                 alice = Client(http, server.base_url)
                 await alice.sign_in("alice")
@@ -73,3 +83,32 @@ async def test_a_client_gets_every_reply_whole_sends_every_message_once_and_tell
                 messages = (await alice.ok("/api/chat/messages", room_id=room["room_id"]))["messages"]
     assert [m["content"] for m in messages if m["sender_type"] == "USER"] == ["first", "second", "third"]
     assert [m["content"] for m in messages if m["sender_type"] == "AI"] == REPLIES
+
+
+WRONG_PLACES = {
+    "no server": ("http://127.0.0.1:1", "is a server running at http://127.0.0.1:1?"),
+    "no address": ("127.0.0.1:8080", "usage: chat_client.py http://HOST:PORT ACCOUNT_ID PASSWORD"),
+    "another server": ("http://127.0.0.1:{port}", "does not answer as a chat server does"),
+}
+
+
+@pytest.mark.parametrize(("base_url", "said"), WRONG_PLACES.values(), ids=WRONG_PLACES)
+async def test_a_wrong_address_is_one_line(base_url: str, said: str) -> None:
+    async def strange(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi")
+        await writer.drain()
+        writer.close()
+
+    hurried = "import sys, time, runpy; time.sleep = lambda _: None; sys.argv.pop(0); "
+    hurried += "runpy.run_path(sys.argv[0], run_name='__main__')"
+    async with await asyncio.start_server(strange, "127.0.0.1", 0) as server:
+        url = base_url.format(port=server.sockets[0].getsockname()[1])
+        client = await asyncio.create_subprocess_exec(
+            sys.executable, "-c", hurried, command("python")[-1], url, "alice", "correct horse",
+            stdin=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.PIPE,
+        )  # fmt: skip
+        _, complained = await client.communicate()
+    assert client.returncode == 1
+    assert said in complained.decode()
+    assert complained.count(b"\n") == 1
