@@ -20,7 +20,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         settings = load_settings(options.env, options.config)
-        sys.stderr.write(f"{options.env}, by {_sources(options.config or config_file(options.env))}.\n")
+        sys.stderr.write(f"Environment {options.env}: {_sources(options.config or config_file(options.env))}.\n")
         code: int = options.run(settings, options)
     except (StartError, ServiceError) as error:
         sys.stderr.write(f"error: {' '.join(str(error).split())}\n")

@@ -15,7 +15,7 @@ const LONGEST_WAIT_MS = 5000;
 /** The server's answer to a request that failed: `code` is "ROOM_NOT_FOUND", …; `body` the whole envelope. */
 export class ChatError extends Error {
   constructor(body) {
-    super(`${body.errorCode} ${body.error?.code}: ${body.error?.message}`);
+    super(`${[body.errorCode, body.error?.code].filter(Boolean).join(" ")}: ${body.error?.message}`);
     this.code = body.error?.code ?? "";
     this.retryable = body.error?.retryable ?? false;
     this.retryAfterMs = 1000 * (body.error?.retry_after_s ?? 0);
@@ -70,7 +70,7 @@ export class ChatClient {
           } else if (event.name === "reply.delta") {
             onText(event.data.text);
           } else if (event.name === "reply.error") {
-            throw new ChatError({ errorCode: event.data.error.code, ...event.data });
+            throw new ChatError(event.data);
           } else {
             return event.data.message; // reply.done, reply.stopped
           }

@@ -28,7 +28,8 @@ class ChatError(Exception):
 
     def __init__(self, body: dict[str, Any]) -> None:
         error = body.get("error") or {}
-        super().__init__(f"{body.get('errorCode')} {error.get('code')}: {error.get('message')}")
+        numbers = [str(part) for part in (body.get("errorCode"), error.get("code")) if part]
+        super().__init__(f"{' '.join(numbers)}: {error.get('message')}")
         self.code: str = error.get("code", "")
         self.retryable: bool = error.get("retryable", False)
         self.retry_after_s: float | None = error.get("retry_after_s")
@@ -92,7 +93,7 @@ class ChatClient:
                     elif event.name == "reply.delta":
                         on_text(event.data["text"])
                     elif event.name == "reply.error":
-                        raise ChatError({"errorCode": event.data["error"]["code"], **event.data})
+                        raise ChatError(event.data)
                     else:  # reply.done, reply.stopped
                         message: dict[str, Any] = event.data["message"]
                         return message

@@ -53,7 +53,7 @@ def test_a_server_that_is_away_is_one_line(
         assert run(config, "db", command) == 1
         error = capsys.readouterr().err
         where, said = error.splitlines()
-        assert where == f"DEBUG, by {config} and 1 BASE_SERVER__ variable."
+        assert where == f"Environment DEBUG: {config} and 1 BASE_SERVER__ variable."
         assert said.startswith("error: database: ")
         assert "127.0.0.1:1" in said
         assert "set databaseConfig host and port (BASE_SERVER__DATABASECONFIG__HOST" in said
@@ -83,7 +83,9 @@ def test_a_command_says_what_it_is_about_to_act_on(
     for command in ("db status", "queue stats", "dlq list", "doctor --json", "config print"):
         main(command.split())
         output = capsys.readouterr()
-        assert output.err == f"LOCAL, by {config_file('LOCAL')}, OPENAI_API_KEY and 2 BASE_SERVER__ variables.\n"
+        assert (
+            output.err == f"Environment LOCAL: {config_file('LOCAL')}, OPENAI_API_KEY and 2 BASE_SERVER__ variables.\n"
+        )
         assert "BASE_SERVER__ variables" not in output.out
 
 
