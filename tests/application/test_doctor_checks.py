@@ -90,6 +90,7 @@ def test_too_few_descriptors(monkeypatch: pytest.MonkeyPatch) -> None:
 def _log() -> Iterator[None]:
     configure_logging("error", io.StringIO())
     yield
+    configure_logging("debug")
     structlog.reset_defaults()
 
 

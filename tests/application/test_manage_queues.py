@@ -67,6 +67,7 @@ class Terminal:
 def terminal(capsys: pytest.CaptureFixture[str]) -> Iterator[Terminal]:
     configure_logging("error", io.StringIO())
     yield Terminal(capsys)
+    configure_logging("debug")
     structlog.reset_defaults()
 
 
