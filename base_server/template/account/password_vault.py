@@ -57,9 +57,9 @@ class PasswordVault:
             raise TooManyRequests("too many logins at once, try again", retry_after_s=1)
         self._places -= 1
         future = asyncio.get_running_loop().run_in_executor(self._pool, work)
-        # The place is given back when the thread is free, also when nobody waits for it any more.
+        # The place is given back when the work is done, also when nobody waits for it any more.
         future.add_done_callback(self._give_back)
-        return await future
+        return await asyncio.shield(future)
 
     def _give_back(self, _: object) -> None:
         self._places += 1

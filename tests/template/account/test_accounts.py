@@ -31,6 +31,7 @@ from template.base.session_info import SessionInfo
 from template.base.wire import read_request
 from template.chat.chat_keys import ChatKeys
 from tests.backends_redis import RedisServer, running_cache
+from tests.waiting import until
 
 
 class NeverEnded(EndedSessions):
@@ -252,6 +253,19 @@ async def test_the_vault_refuses_more_than_it_has_room_for() -> None:
     assert await vault.verify(stored, "password")
     assert not await vault.verify(stored, "passworD")
     assert not await vault.verify("no hash", "password")
+    vault.close()
+
+
+async def test_a_caller_that_leaves_keeps_its_place_until_its_hash_is_done() -> None:
+    vault = PasswordVault(threads=1, waiting=0)
+    gone = asyncio.create_task(vault.hash("x" * 8))
+    await asyncio.sleep(0)
+    gone.cancel()
+    await asyncio.wait([gone])
+    with pytest.raises(TooManyRequests):
+        await vault.hash("y" * 8)
+    await until(lambda: vault._places == 1)
+    assert await vault.hash("y" * 8)
     vault.close()
 
 
