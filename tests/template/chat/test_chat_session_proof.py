@@ -156,3 +156,20 @@ async def test_a_lost_answer_is_asked_for_again_only_while_the_session_goes_on(
     assert answer["errorCode"] == (5003 if logged_out else 0)
     monkeypatch.undo()
     assert await door.questions() == ["before", "once"]
+
+
+@pytest.mark.parametrize("remembered", [True, False])
+async def test_a_full_redis_refuses_writes_as_an_outage_however_the_session_was_found(
+    door: Door, remembered: bool
+) -> None:
+    if remembered:
+        assert (await door.ask(LIST))["errorCode"] == 0
+    redis = door.chat.redis
+    await redis.execute("CONFIG", "SET", "maxmemory", "1")
+    try:
+        codes = {(await door.ask(SEND, content="refused"))["errorCode"] for _ in range(2)}
+    finally:
+        await redis.execute("CONFIG", "SET", "maxmemory", "0")
+    # 1001 when it is the send that was refused, 5003 when it is the script that proves the session.
+    assert codes == ({5003} if remembered else {1001, 5003})
+    assert await door.questions() == ["before"]
