@@ -10,6 +10,7 @@ from typing import Any
 from service.cache.cache_client import CacheClient
 from service.cache.cache_errors import CacheCommandError
 from service.core.errors import ServiceUnavailable
+from service.core.logger import Logger
 from template.chat.chat_events import open_payload
 from template.chat.chat_keys import ChatKeys
 from template.chat.chat_lanes import ChatLanes
@@ -245,7 +246,11 @@ class TurnStore:
                 record = self._keys.room_record(room_id, partition)
                 await self._cache.run_script(SCRIPTS["drop_lease"], [record, leases], [room_id])
                 continue
-            turn = read_turn(text, Owner(account, int(db_key), int(shard), partition), room_id)
+            try:
+                turn = read_turn(text, Owner(account, int(db_key), int(shard), partition), room_id)
+            except (TypeError, ValueError):
+                Logger.error("an open turn cannot be read; the room's record is damaged", room_id=room_id)
+                continue
             turns.append(OpenTurn(turn, phase, (turn.deadline_ms - int(now_ms)) / 1000))
         return turns
 

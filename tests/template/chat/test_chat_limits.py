@@ -38,6 +38,18 @@ async def test_sends_over_the_limit_are_1010_with_the_time_to_wait_and_store_not
     await chat.send(user, rooms[0], "later")
 
 
+@pytest.mark.chat_settings(sends_per_minute=60, sends_at_once=1)
+async def test_a_clock_that_was_set_back_does_not_keep_the_bucket_empty(chat: ChatWorld) -> None:
+    user = await chat.user()
+    room_id = (await chat.room(user)).room_id
+    await chat.send(user, room_id)
+    assert (await chat.try_send(user, room_id)).errorCode == 1010
+    account = chat.keys.account_record(user.session.account_id)
+    await chat.redis.execute("HINCRBY", account, "sends_at", 3_600_000)
+    await chat.send(user, room_id)
+    assert (await chat.try_send(user, room_id)).errorCode == 1010
+
+
 @pytest.mark.chat_settings(max_open_replies=2)
 async def test_open_replies_are_limited_over_all_rooms_and_free_again_when_they_end(chat: ChatWorld) -> None:
     user = await chat.user()

@@ -132,6 +132,25 @@ async def test_replies_end_when_what_redis_knew_of_their_room_is_lost(chat: Chat
 
 
 @pytest.mark.chat_settings(**NEVER)
+@pytest.mark.parametrize(
+    ("field", "value"), [("shard", None), ("owner", "nobody"), ("turn", "nonsense"), ("turn", "|||||")]
+)
+async def test_a_turn_that_cannot_be_read_does_not_keep_others_open(
+    chat: ChatWorld, field: str, value: str | None
+) -> None:
+    user = await chat.user()
+    rooms = [await chat.room(user) for _ in range(2)]
+    for room in rooms:
+        chat.provider.script(Reply(tokens=["said"]))
+        await chat.send(user, room.room_id, "first")
+        await half_said(chat, user, room.room_id)
+    record = chat.keys.room_record(rooms[0].room_id)
+    await chat.redis.execute(*(("HDEL", record, field) if value is None else ("HSET", record, field, value)))
+    turns = TurnStore(chat.redis, chat.template._parts.messages._lanes, chat.template._wiring.settings)
+    assert [found.turn.room_id for found in await turns.expired(all_open=True)] == [rooms[1].room_id]
+
+
+@pytest.mark.chat_settings(**NEVER)
 async def test_somebody_elses_request_does_not_end_a_reply(chat: ChatWorld) -> None:
     user = await chat.user()
     room = await chat.room(user)

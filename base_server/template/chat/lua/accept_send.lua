@@ -66,7 +66,8 @@ if tonumber(redis.call('HGET', KEYS[15], room_id) or 0) >= tonumber(ARGV[21]) th
 -- The account's limits: a bucket of sends that fills with time, and the replies that are open now.
 local bucket = redis.call('HMGET', KEYS[7], 'sends', 'sends_at')
 local rate, burst = tonumber(ARGV[22]) / 60000, tonumber(ARGV[23])
-local sends = math.min(burst, tonumber(bucket[1] or burst) + math.max(0, clock - tonumber(bucket[2] or clock)) * rate)
+local passed = clock - tonumber(bucket[2] or clock) -- less than 0: the clock was set back, and nobody knows how much passed
+local sends = passed < 0 and burst or math.min(burst, tonumber(bucket[1] or burst) + passed * rate)
 if sends < 1 then return { FULL, 'sends', math.ceil((1 - sends) / rate) } end
 local running = v[10] and string.match(v[11], '^[^|]+|([^|]+)')
 local leaving = running and ARGV[13] == 'interrupt' and 1 or 0
