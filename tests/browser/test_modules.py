@@ -87,7 +87,7 @@ def test_every_line_end_of_the_standard_is_one(page: Page, end: str) -> None:
 
 
 # What happens to a room while a page looks at it: messages come and go, and are read in pages that overtake each other.
-STEPS = ["come", "come", "come here", "delete", "read", "older", "late"]
+STEPS = ["come", "come", "come here", "delete", "delete newest", "read", "read short", "older", "late"]
 STORIES = 3_000
 
 THREAD = """async stories => {
@@ -103,6 +103,12 @@ THREAD = """async stories => {
             const has_more = all.length > LIMIT;
             return { messages, has_more, next_cursor: has_more ? messages[0].seq : null, askedMs: clock };
         };
+        // Of a server whose pages are not filled: without a message when the newest ones were deleted.
+        const shortPage = () => {
+            const messages = room.filter(message => message.seq > seq - LIMIT).map(message => ({ ...message }));
+            const has_more = room.length > messages.length;
+            return { messages, has_more, next_cursor: has_more ? seq - LIMIT + 1 : null, askedMs: clock };
+        };
         const isGone = id => gone.has(id);
         const come = () => {
             room.push({ message_id: `m${++seq}`, seq, content: `c${seq}`, is_streaming: false });
@@ -113,12 +119,13 @@ THREAD = """async stories => {
             const newest = shown.messages.at(-1);
             if (step === "come") come();
             if (step === "come here") thread.putMessage(shown, come(), clock);
-            if (step === "delete" && room.length) {
-                const [{ message_id }] = room.splice(room.length >> 1, 1);
+            if (step.startsWith("delete") && room.length) {
+                const [{ message_id }] = room.splice(step === "delete" ? room.length >> 1 : -1, 1);
                 gone.add(message_id);
                 thread.removeMessage(shown, message_id);
             }
             if (step === "read") thread.mergeNewest(shown, pageBefore(Infinity), isGone);
+            if (step === "read short") thread.mergeNewest(shown, shortPage(), isGone);
             // A page that was read now and arrives later.
             if (step === "late") {
                 if (late) thread.mergeNewest(shown, late, isGone);
@@ -126,7 +133,8 @@ THREAD = """async stories => {
             }
             if (step === "older" && shown.hasMore) thread.prependOlder(shown, pageBefore(shown.cursor), isGone);
             // What can be read is not taken back by an answer that was overtaken.
-            const isLost = newest && !gone.has(newest.message_id) && !(shown.messages.at(-1)?.seq >= newest.seq);
+            const isKept = step === "read short" || !newest || gone.has(newest.message_id);
+            const isLost = !isKept && !(shown.messages.at(-1)?.seq >= newest.seq);
             if (isLost) return [`${newest.message_id} is gone`, "all"];
         }
         clock += 1;

@@ -66,6 +66,25 @@ async def test_a_whole_life_and_what_it_leaves_behind(deployment: Deployment) ->
     assert other == []
 
 
+@pytest.mark.parametrize("deployment", ["LOCAL", "DEBUG", "CLUSTER"], indirect=True)
+async def test_a_first_page_is_full_whatever_was_deleted(deployment: Deployment) -> None:
+    deployment.server.start()
+    async with aiohttp.ClientSession() as http:
+        player = Client(http, deployment.server.base_url)
+        await player.sign_in(f"walker{uuid.uuid4().hex[:8]}")
+        room_id = (await player.ok("/api/chat/room/create", ai_persona="DEMO"))["room"]["room_id"]
+        sent = []
+        for n in range(4):
+            answer = await player.ok("/api/chat/message/send", room_id=room_id, content=f"{n}")
+            sent += [answer["user_message"]["message_id"], answer["message"]["message_id"]]
+        for message_id in sent[-3:]:
+            await player.ok("/api/chat/message/delete", room_id=room_id, message_id=message_id)
+        for page, expected in ((1, sent[2:5]), (2, sent[:2])):
+            answer = await player.ok("/api/chat/messages", room_id=room_id, limit=3, page=page)
+            assert [message["message_id"] for message in answer["messages"]] == expected
+            assert answer["has_more"] == (page == 1)
+
+
 async def test_everything_is_there_after_a_restart_and_after_a_kill(deployment: Deployment) -> None:
     deployment.server.start()
     account_id = f"stayer{uuid.uuid4().hex[:8]}"

@@ -30,7 +30,8 @@ export function mergeNewest(thread, page, isGone) {
   // Its answer was overtaken by a later one.
   if (page.askedMs < thread.askedMs) return;
   const known = new Map(thread.messages.map((message) => [message.message_id, message]));
-  const first = page.has_more ? page.messages[0].seq : 0;
+  // A page without a message tells of nothing but that there are older ones.
+  const first = page.has_more ? (page.messages[0]?.seq ?? Infinity) : 0;
   const last = page.messages.at(-1)?.seq ?? 0;
   const joins = thread.from < first && thread.to >= first - 1;
   const older = joins ? thread.messages.filter((message) => message.seq < first) : [];
@@ -49,7 +50,7 @@ export function prependOlder(thread, page, isGone) {
   const known = new Set(thread.messages.map((message) => message.message_id));
   const older = page.messages.filter((message) => !known.has(message.message_id) && !isGone(message.message_id));
   thread.messages = [...older, ...thread.messages];
-  const from = page.has_more ? page.messages[0].seq : 0;
+  const from = page.has_more ? (page.messages[0]?.seq ?? thread.from) : 0;
   Object.assign(thread, { from, cursor: page.next_cursor, hasMore: page.has_more });
 }
 

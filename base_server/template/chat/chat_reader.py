@@ -1,7 +1,8 @@
 """Pages of a room's messages: the window in Redis first, what is older from MySQL by key.
 
-A page of number k is a range of seq, without what was deleted; a cursor's page is filled across
-window and MySQL. ``has_more`` is exact: it asks whether a visible message exists below.
+Page 1 and a cursor's page are filled across window and MySQL. The numbers of further pages count what can be seen as far
+as the window reaches; below it a page is a range of seq, without what was deleted. ``has_more`` is exact: it asks whether
+a visible message exists below.
 """
 
 from __future__ import annotations
@@ -44,11 +45,14 @@ class MessagePage:
 
 @dataclass(frozen=True)
 class _Slice:
-    """A slice of the window: messages oldest first; ``below``: is a visible message under ``low`` ('1', '0', '?')."""
+    """A slice of the window: messages oldest first; ``below``: is a visible message under ``low`` ('1', '0', '?').
+
+    ``missing``: of the newer messages that were to be left out, those that the window does not have.
+    """
 
     floor: int
     low: int
-    high: int
+    missing: int
     below: str
     texts: list[str]
 
@@ -57,30 +61,32 @@ class ChatReader(HybridStore):
     """Reads for the room's owner. Raises RoomNotFound, and ServiceUnavailable when MySQL is needed and away."""
 
     async def page(self, owner: Owner, room_id: str, page: int, limit: int) -> MessagePage:
-        """Page ``page`` (1 is the newest) of ``limit`` seqs; from MySQL, marked stale, when Redis is away."""
+        """Page ``page`` (1 is the newest); from MySQL, marked stale, when Redis is away.
+
+        Where messages older than the window were deleted, a page behind the first may be short, or begin with what the
+        first was filled with; none is left out.
+        """
         try:
-            part = await self._slice(owner, room_id, "page", "", limit, page)
+            part = await self._slice(owner, room_id, "", limit, (page - 1) * limit)
         except ServiceUnavailable as outage:
             if outage.service != "cache":
                 raise
             return await self._stale_page(owner, room_id, page, limit)
-        if part.high < 1:
-            return MessagePage([], None)
-        if part.low >= part.floor:
-            more = await self._is_more(owner, room_id, part)
-            return MessagePage(part.texts, more)
-        return await self._page_below(owner, room_id, part.low, min(part.high, part.floor - 1), part.texts)
+        if page == 1 or len(part.texts) == limit or part.below == "0":
+            return await self._filled(owner, room_id, part, part.floor, limit)
+        high = part.floor - 1 - part.missing
+        return await self._page_below(owner, room_id, high - limit + len(part.texts) + 1, high, part.texts)
 
     async def before(self, owner: Owner, room_id: str, cursor: str, limit: int) -> MessagePage:
         """The ``limit`` visible messages before ``cursor``; a cursor of another room is an invalid request."""
         seq = read_cursor(room_id, cursor)
-        part = await self._slice(owner, room_id, "fill", str(seq - 1), limit)
+        part = await self._slice(owner, room_id, str(seq - 1), limit)
         return await self._filled(owner, room_id, part, min(seq, part.floor), limit)
 
     async def before_time(self, owner: Owner, room_id: str, before: datetime, limit: int) -> MessagePage:
         """The ``limit`` visible messages strictly earlier than ``before`` (naive: this server's local time)."""
         before = _whole_ms(before)
-        part = await self._slice(owner, room_id, "fill", "", _WHOLE_WINDOW)
+        part = await self._slice(owner, room_id, "", _WHOLE_WINDOW)
         text = iso(before)
         earlier = [item for item in part.texts if head_of(item).timestamp < text]
         if len(earlier) > limit:
@@ -92,9 +98,7 @@ class ChatReader(HybridStore):
             if not rows:
                 return MessagePage([], None)
             below = min(part.floor, int(rows[0]["seq"]) + 1)
-        return await self._filled(
-            owner, room_id, _Slice(part.floor, part.floor, part.high, part.below, earlier), below, limit
-        )
+        return await self._filled(owner, room_id, _Slice(part.floor, part.floor, 0, part.below, earlier), below, limit)
 
     async def _filled(self, owner: Owner, room_id: str, part: _Slice, below: int, limit: int) -> MessagePage:
         """``part`` completed with older rows up to ``limit``; ``below``: the seq under which MySQL is asked."""
@@ -113,9 +117,7 @@ class ChatReader(HybridStore):
             cursor = await self._is_more(owner, room_id, part)
         return MessagePage(texts, cursor)
 
-    async def _page_below(
-        self, owner: Owner, room_id: str, low: int, high: int, newer: Sequence[str] = ()
-    ) -> MessagePage:
+    async def _page_below(self, owner: Owner, room_id: str, low: int, high: int, newer: list[str]) -> MessagePage:
         """Seqs ``low``..``high`` from MySQL, before ``newer``."""
         rows: list[str] = []
         more = False
@@ -124,7 +126,7 @@ class ChatReader(HybridStore):
                 more = True
                 break
             rows.append(text)
-        return MessagePage(rows[::-1] + list(newer), make_cursor(room_id, low) if more else None)
+        return MessagePage(rows[::-1] + newer, make_cursor(room_id, low) if more else None)
 
     async def _stale_page(self, owner: Owner, room_id: str, page: int, limit: int) -> MessagePage:
         """Without Redis: what MySQL has, for a room that MySQL knows as the owner's."""
@@ -138,12 +140,14 @@ class ChatReader(HybridStore):
         rows = await self._database.call_shard_procedure(
             owner.shard_id, "fp_chat_messages_get", (room_id, high + 1, limit + 1)
         )
+        if page == 1 and rows:
+            low = min(low, int(rows[:limit][-1]["seq"]))
         page_rows = [row for row in rows if int(row["seq"]) >= low]
         texts = [wire_message(row_entry(room_id, row), "SENT") for row in reversed(page_rows)]
         more = make_cursor(room_id, low) if len(page_rows) < len(rows) else None
         return MessagePage(texts, more, stale=True)
 
-    async def _slice(self, owner: Owner, room_id: str, mode: str, high: str, count: int, page: int = 1) -> _Slice:
+    async def _slice(self, owner: Owner, room_id: str, high: str, count: int, skip: int = 0) -> _Slice:
         self.check_room_id(owner, room_id)
         keys, partition = self._keys, owner.partition
         messages_key = keys.messages(room_id, partition)
@@ -154,17 +158,15 @@ class ChatReader(HybridStore):
             keys.message_state("", partition),
         ]
         for _ in range(_MAX_REPAIRS):
-            answer = await self._run(
-                "read_messages", owner, room_id, script_keys, [owner.db_key, mode, high, count, page]
-            )
+            answer = await self._run("read_messages", owner, room_id, script_keys, [owner.db_key, high, count, skip])
             if answer[0] == Answer.DAMAGED:
                 await self._discard(messages_key)
                 continue
-            _, floor, low, top, below, letters, *items = answer
+            _, floor, low, missing, below, letters, *items = answer
             texts = wire_messages(items, letters)
             if letters.strip("S"):
                 await self._put_running_text(owner, room_id, texts)
-            return _Slice(floor, low, top, below, texts)
+            return _Slice(floor, low, missing, below, texts)
         raise ServiceUnavailable("cache", "messages of the room could not be decoded after every load")
 
     async def _is_more(self, owner: Owner, room_id: str, part: _Slice) -> str | None:

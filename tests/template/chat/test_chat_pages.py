@@ -41,24 +41,31 @@ async def by_cursor(chat: ChatWorld, user: ClientSession, room_id: str, limit: i
     return pages
 
 
+async def by_number(chat: ChatWorld, user: ClientSession, room_id: str, limit: int) -> list[list[str]]:
+    """Pages 1, 2, … up to the last one."""
+    pages = []
+    while not pages or page.has_more:
+        page = await chat.messages(user, room_id, limit=limit, page=len(pages) + 1)
+        pages.append([message.message_id for message in page.messages])
+        assert len(pages) < 100
+    return pages
+
+
+def oldest_first(pages: list[list[str]]) -> list[str]:
+    return [message_id for page in reversed(pages) for message_id in page]
+
+
 @pytest.mark.chat_settings(window=5)
 @pytest.mark.parametrize("limit", [1, 3, 4, 5, 6, 14, 100])
 async def test_pages_and_cursors_give_every_message_once_in_order(chat: ChatWorld, limit: int) -> None:
     user, room_id, everything = await filled_room(chat)
     ids = [message.message_id for message in everything]
     pages = await by_cursor(chat, user, room_id, limit)
-    assert [message_id for page in reversed(pages) for message_id in page] == ids
+    assert oldest_first(pages) == ids
     assert all(len(page) == limit for page in pages[:-1])
-    numbered = []
-    number = 1
-    while True:
-        page = await chat.messages(user, room_id, limit=limit, page=number)
-        numbered.append([message.message_id for message in page.messages])
-        number += 1
-        if not page.has_more:
-            break
-    assert [message_id for page in reversed(numbered) for message_id in page] == ids
-    beyond = await chat.messages(user, room_id, limit=limit, page=number)
+    numbered = await by_number(chat, user, room_id, limit)
+    assert oldest_first(numbered) == ids
+    beyond = await chat.messages(user, room_id, limit=limit, page=len(numbered) + 1)
     assert (beyond.messages, beyond.has_more) == ([], False)
 
 
@@ -80,9 +87,31 @@ async def test_deleted_messages_leave_no_hole_and_has_more_stays_exact(
     ids = [message.message_id for n, message in enumerate(everything) if n not in deleted]
     for limit in (1, 3, 5):
         pages = await by_cursor(chat, user, room_id, limit)
-        assert [message_id for page in reversed(pages) for message_id in page] == ids
+        assert oldest_first(pages) == ids
+        assert all(len(page) == limit for page in pages[:-1])
+        numbered = await by_number(chat, user, room_id, limit)
+        assert numbered[0] == pages[0]
+        # Below the window numbers count deleted messages too: nothing is left out, some of page 1 may come again.
+        newest_first = [message_id for page in numbered for message_id in reversed(page)]
+        assert list(dict.fromkeys(newest_first)) == ids[::-1]
     (listed,) = (await chat.rooms(user)).rooms
     assert listed.message_count == len(ids)
+
+
+@pytest.mark.parametrize("deleted", [(13,), (8, 9, 10, 11, 12, 13), (0, 5, 6, 12)], ids=["one", "a page", "scattered"])
+async def test_numbered_pages_of_a_window_count_what_can_be_seen(chat: ChatWorld, deleted: tuple[int, ...]) -> None:
+    user = await chat.user()
+    room_id = (await chat.room(user)).room_id
+    for n in range(SENDS):
+        await chat.send(user, room_id, f"q{n}")
+    everything = (await chat.messages(user, room_id)).messages
+    for index in deleted:
+        assert await chat.delete_message(user, room_id, everything[index].message_id) == 0
+    ids = [message.message_id for n, message in enumerate(everything) if n not in deleted]
+    for limit in (1, 3, 4, 20):
+        pages = await by_number(chat, user, room_id, limit)
+        assert oldest_first(pages) == ids
+        assert all(len(page) == limit for page in pages[:-1])
 
 
 @pytest.mark.chat_settings(window=5)

@@ -50,6 +50,26 @@ async def test_a_killed_redis_comes_back_whole_and_nothing_is_missing(
     assert [message.seq for message in page.messages] == [1, 2, 3, 4, 5, 6]
 
 
+async def test_a_stale_first_page_is_full_whatever_was_deleted(
+    crashable: ChatWorld, private_server: RedisServer
+) -> None:
+    chat, user = crashable, await crashable.user()
+    room = await chat.room(user)
+    for n in range(4):
+        await chat.send(user, room.room_id, f"{n}")
+    everything = (await chat.messages(user, room.room_id)).messages
+    for message in everything[-3:]:
+        assert await chat.delete_message(user, room.room_id, message.message_id) == 0
+    await chat.persist()
+    private_server.kill()
+    page = await chat.messages(user, room.room_id, limit=3)
+    assert [message.message_id for message in page.messages] == [message.message_id for message in everything[2:5]]
+    assert (page.stale, page.has_more) == (True, True)
+    private_server.start()
+    older = await chat.messages(user, room.room_id, limit=3, cursor=page.next_cursor)
+    assert [message.message_id for message in older.messages] == [message.message_id for message in everything[:2]]
+
+
 async def test_an_empty_redis_is_not_taken_for_the_truth(crashable: ChatWorld, private_server: RedisServer) -> None:
     chat, user = crashable, await crashable.user()
     rooms = [await chat.room(user) for _ in range(3)]

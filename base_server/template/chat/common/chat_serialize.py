@@ -155,7 +155,8 @@ class ChatMessageStopResponse(Response):
 class ChatMessageListRequest(Request):
     room_id: Identifier
     page: PageNumber = 1
-    """1 is the newest page."""
+    """1 is the newest page, full unless there are no older messages. A later one may be short where old messages were
+    deleted: go on while `has_more`, or better by `cursor`."""
     limit: PageLimit = 50
     before_timestamp: datetime | None = None
     """Only messages strictly earlier."""
@@ -164,7 +165,7 @@ class ChatMessageListRequest(Request):
 
 
 class ChatMessageListResponse(Response):
-    """Oldest first. ``next_cursor`` asks for the messages before these; None when there are none."""
+    """Oldest first. ``has_more`` is exact; ``next_cursor`` asks for the messages before these, None when there are none."""
 
     messages: list[ChatMessage] = Field(default_factory=list)
     has_more: bool = False
