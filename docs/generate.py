@@ -24,7 +24,11 @@ _ERRORS_HEAD = """# Error codes
 
 Printed from the one registry, `base_server/template/base/errors.py`, by `make docs`. A failed answer is
 `{"errorCode": 1004, "sequence": 7, "error": {"code": "ROOM_NOT_FOUND", "message": "…", "retryable": false}}`, with
-`retry_after_s` and `details` where they help. Retryable: the same request may succeed later.
+`retry_after_s` and `details` where they help. Retryable: the same request may succeed later, with the same ids, not before
+`retry_after_s`. 1020 and 1021 are about a reply that has ended: the question is stored, and the same `client_message_id` is
+answered with the same two messages and the same error for good; only a new message (a new `client_message_id`, or none) asks
+the AI again. 1020 comes with HTTP 503 when the provider was not called (no place was free in time, the room's persona is
+gone), with 502 when it was.
 With `netConfig.http_status_for_errors` set to `ok` every HTTP status is 200.
 
 """

@@ -12,12 +12,13 @@ const ATTEMPTS = 8;
 const FIRST_WAIT_MS = 250;
 const LONGEST_WAIT_MS = 5000;
 
-/** The server's answer to a request that failed: `code` is "ROOM_NOT_FOUND", …; `body` the whole envelope. */
+/** The server's answer to a request that failed: `code` is "ROOM_NOT_FOUND", …; `retryable`: the same may succeed later. */
 export class ChatError extends Error {
   constructor(body) {
     super(`${[body.errorCode, body.error?.code].filter(Boolean).join(" ")}: ${body.error?.message}`);
     this.code = body.error?.code ?? "";
-    this.retryable = body.error?.retryable ?? false;
+    // With a message it is a reply that has failed: the same request gets it again, a new message may be answered.
+    this.retryable = (body.error?.retryable ?? false) && !("message" in body);
     this.retryAfterMs = 1000 * (body.error?.retry_after_s ?? 0);
     this.body = body;
   }
@@ -78,7 +79,7 @@ export class ChatClient {
         }
       } catch (error) {
         if (error instanceof ChatError) {
-          if (!error.retryable || "message" in error.body) throw error;
+          if (!error.retryable) throw error;
           waitMs = Math.max(waitMs, error.retryAfterMs);
         }
         // Otherwise the connection broke, or was not made: the reply goes on without us.

@@ -24,14 +24,18 @@ FIRST_WAIT_S, LONGEST_WAIT_S = 0.25, 5.0
 
 
 class ChatError(Exception):
-    """The server's answer to a request that failed: ``code`` is ``ROOM_NOT_FOUND``, …; ``body`` the whole envelope."""
+    """The server's answer to a request that failed: ``code`` is ``ROOM_NOT_FOUND``, …; ``body`` the whole envelope.
+
+    ``retryable``: the same request may succeed later.
+    """
 
     def __init__(self, body: dict[str, Any]) -> None:
         error = body.get("error") or {}
         numbers = [str(part) for part in (body.get("errorCode"), error.get("code")) if part]
         super().__init__(f"{' '.join(numbers)}: {error.get('message')}")
         self.code: str = error.get("code", "")
-        self.retryable: bool = error.get("retryable", False)
+        # With a message it is a reply that has failed: the same request gets it again, a new message may be answered.
+        self.retryable: bool = error.get("retryable", False) and "message" not in body
         self.retry_after_s: float | None = error.get("retry_after_s")
         self.body = body
 
@@ -99,7 +103,7 @@ class ChatClient:
                         return message
                     fields["last_event_id"] = event.id
             except ChatError as error:
-                if not error.retryable or "message" in error.body:
+                if not error.retryable:
                     raise
                 failure = error
                 least_s = error.retry_after_s or 0.0

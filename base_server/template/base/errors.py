@@ -9,11 +9,15 @@ from enum import IntEnum
 from typing import Any, ClassVar
 
 
+_ASK_ANEW = "; your message is stored: ask again as a new message, with a new client_message_id"
+
+
 class ErrorCode(IntEnum):
     """A code of the wire. Its name is the symbolic ``error.code``.
 
     ``http_status`` is the usual status (an :class:`ApiError` may carry another one),
-    ``retryable`` says that the same request may succeed later, ``meaning`` is the text of the table.
+    ``retryable`` says that asking again later may succeed (after 1020 and 1021 as a new message, for this one's reply has
+    ended), ``meaning`` is the text of the table.
     """
 
     http_status: int
@@ -39,8 +43,8 @@ class ErrorCode(IntEnum):
     IDEMPOTENCY_MISMATCH = 1007, 422, False, "this client id was used before with another body"
     NOT_ALLOWED_IN_STATE = 1008, 409, False, "not allowed in the state that the room or message is in"
     TOO_MANY_REQUESTS = 1010, 429, True, "too many requests"
-    AI_UNAVAILABLE = 1020, 502, True, "the AI provider failed (503: it was not called)"
-    AI_TIMED_OUT = 1021, 504, True, "the AI provider did not answer in time"
+    AI_UNAVAILABLE = 1020, 502, True, "the AI provider failed" + _ASK_ANEW
+    AI_TIMED_OUT = 1021, 504, True, "the AI provider did not answer in time" + _ASK_ANEW
     ACCOUNT_EXISTS = 2001, 409, False, "this account_id is taken"
     WRONG_CREDENTIALS = 2002, 401, False, "wrong account_id or password"
     SERVER_ERROR = 5000, 500, False, "the server failed unexpectedly"
@@ -136,9 +140,14 @@ class TooManyRequests(_KnownError):
 
 
 class AIUnavailableError(_KnownError):
-    """502; pass ``http_status=503`` when the provider was not even called."""
-
     error_code = ErrorCode.AI_UNAVAILABLE
+
+
+class AINotCalledError(AIUnavailableError):
+    """The same code, for a reply that ended before the provider was asked: 503."""
+
+    def __init__(self, *, retry_after_s: float | None = None) -> None:
+        super().__init__("the AI provider was not called" + _ASK_ANEW, retry_after_s=retry_after_s, http_status=503)
 
 
 class AITimeoutError(_KnownError):

@@ -9,7 +9,7 @@ from service.core.logger import Logger
 from service.llm.conversation import ReplyEnd, Sender
 from service.llm.conversation import Turn as SpokenTurn
 from service.llm.llm_errors import AIUnavailable
-from template.base.errors import ApiError, ErrorCode
+from template.base.errors import AINotCalledError, ApiError, ErrorCode
 from template.chat.chat_text import RUNNING, TOMBSTONE, finish_reason_of, spoken_of
 from template.chat.chat_turn import Turn
 
@@ -54,9 +54,10 @@ def failure_of(metadata: dict[str, Any]) -> ApiError | None:
     """The error that a reply's metadata tells of, as the waiting caller gets it."""
     if metadata.get("finish_reason") != "error":
         return None
-    code = ErrorCode[metadata.get("error", ErrorCode.AI_UNAVAILABLE.name)]
-    not_called = code is ErrorCode.AI_UNAVAILABLE and metadata.get("called") is False
-    return ApiError(code, http_status=503 if not_called else None, retry_after_s=metadata.get("retry_after_s"))
+    code, retry_after_s = ErrorCode[metadata.get("error", ErrorCode.AI_UNAVAILABLE.name)], metadata.get("retry_after_s")
+    if code is ErrorCode.AI_UNAVAILABLE and metadata.get("called") is False:
+        return AINotCalledError(retry_after_s=retry_after_s)
+    return ApiError(code, retry_after_s=retry_after_s)
 
 
 def end_facts(end: ReplyEnd) -> dict[str, Any]:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 
 from service.core.errors import ServiceUnavailable
-from service.llm.conversation import estimate_tokens
+from service.llm.conversation import ReplyItem, estimate_tokens
+from service.llm.llm_errors import AIUnavailable
 from template.chat.chat_message_store import NewMessage
 from template.chat.chat_turn import Turn
 from template.chat.chat_turn_store import TurnLost, TurnStore
@@ -161,10 +164,34 @@ async def test_a_failing_provider_keeps_the_question_and_the_room(
     calls = chat.provider.calls
     again = await chat.try_send(user, room.room_id, "question", client_message_id="c")
     assert (again.errorCode, chat.provider.calls) == (code, calls)
+    for answer in (response, again):
+        assert answer.error is not None
+        assert (answer.http_status, answer.error.retryable) == (502, True)
+        assert "failed" in answer.error.message
+        assert "new client_message_id" in answer.error.message
     await chat.persist()
     assert [message.state for message in (await chat.messages(user, room.room_id)).messages] == ["SENT", "SENT"]
     await chat.send(user, room.room_id, "next")
     assert not any(message["content"] == "" for message in chat.provider.requests[-1].messages)
+
+
+async def test_a_provider_that_was_not_called_is_said_so(chat: ChatWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def no_place(*_: Any, **__: Any) -> AsyncIterator[ReplyItem]:
+        raise AIUnavailable("no free place", called=False, retry_after_s=2.0)
+        yield
+
+    user = await chat.user()
+    room = await chat.room(user)
+    with monkeypatch.context() as patch:
+        patch.setattr(chat.container.ai, "stream", no_place)
+        first = await chat.try_send(user, room.room_id, "question", client_message_id="c1")
+    again = await chat.try_send(user, room.room_id, "question", client_message_id="c1")
+    for answer in (first, again):
+        assert answer.error is not None
+        assert (answer.errorCode, answer.http_status, answer.error.retry_after_s) == (1020, 503, 2.0)
+        assert "was not called" in answer.error.message
+    anew = await chat.try_send(user, room.room_id, "question", client_message_id="c2")
+    assert anew.errorCode == 0
 
 
 @pytest.mark.chat_settings(reply_deadline_s=1.5)
