@@ -17,6 +17,7 @@ from tests.server_process import Client, ServerProcess, running_server
 
 SEND, CREATE, LIST = "/api/chat/message/send", "/api/chat/room/create", "/api/chat/messages"
 RENAME, CLIENT_ID = "/api/chat/room/update", "client_message_id"
+RESUME, LAST_ID = "/api/chat/message/resume", "last_event_id"
 OWN_FORM = "01a20937-1188-8008-acb1-b5ac80cf451d"
 
 
@@ -97,6 +98,13 @@ FIELDS: dict[str, tuple[str, dict[str, Any], int, str]] = {
     "an unknown room": (SEND, {"room_id": "room_123", "content": "x"}, 1004, ""),
     "an unknown room of our form": (SEND, {"room_id": OWN_FORM, "content": "x"}, 1004, ""),
     "messages of an unknown room": (LIST, {"room_id": "room_123"}, 1004, ""),
+    "content of white space": (SEND, {"room_id": ROOM, "content": " \n\u3000\t"}, 1002, "content"),
+    "content that nobody sees": (SEND, {"room_id": ROOM, "content": "\u200b\u202e\x01"}, 1002, "content"),
+    "a blank title": (CREATE, {"ai_persona": "DEMO", "title": "\u00a0 "}, 1002, "title"),
+    "a blank title to rename": (RENAME, {"room_id": ROOM, "new_title": " "}, 1002, "new_title"),
+    "an event id that is none": (RESUME, {"room_id": ROOM, "message_id": "m", LAST_ID: "x"}, 1002, LAST_ID),
+    "an event id below zero": (RESUME, {"room_id": ROOM, "message_id": "m", LAST_ID: -1}, 1002, LAST_ID),
+    "an event id that is true": (RESUME, {"room_id": ROOM, "message_id": "m", LAST_ID: True}, 1002, LAST_ID),
     "a title too long": (CREATE, {"ai_persona": "DEMO", "title": "x" * 201}, 1002, "title"),
     "an empty title": (CREATE, {"ai_persona": "DEMO", "title": ""}, 1002, "title"),
     "a title that is null to rename": (RENAME, {"room_id": ROOM, "new_title": None}, 1002, "new_title"),
@@ -129,6 +137,22 @@ async def test_a_field_that_does_not_fit_is_named_and_nothing_changes(
     assert [message["content"] for message in page["messages"] if message["sender_type"] == "USER"] == ["kept"]
     rooms = (await player.ok("/api/chat/rooms"))["rooms"]
     assert [(listed["room_id"], listed["title"]) for listed in rooms] == [(room["room_id"], "kept")]
+
+
+@pytest.mark.parametrize("fields", [{}, {"persona": "NOBODY"}, {"ai_persona": ""}], ids=["none", "unknown", "empty"])
+async def test_a_room_without_a_known_persona_is_told_the_known_ones(player: Client, fields: dict[str, Any]) -> None:
+    known = [persona["ai_persona"] for persona in (await player.ok("/api/chat/personas"))["personas"]]
+    error = (await player.post(CREATE, **fields))["error"]
+    assert sorted(error["details"]["known"]) == sorted(known)
+    assert all(name in error["message"] for name in known)
+
+
+async def test_no_message_shows_a_pattern(player: Client) -> None:
+    fields = {"room_id": "a b", "content": "x", LAST_ID: "x", "message_id": "a b", "client_request_id": "a b"}
+    for path in (SEND, RESUME, CREATE, "/api/account/signup"):
+        answer = await player.post(path, **fields, email="x", platform_type="a b", ai_persona="DEMO")
+        assert answer["errorCode"] == 1002
+        assert not set("^$[]\\") & set("".join(answer["error"]["details"]["errors"].values())), answer
 
 
 async def test_the_longest_and_strangest_text_comes_back_as_it_was(player: Client) -> None:

@@ -40,6 +40,6 @@ class UnknownPersona(ServiceError):
     """``known`` lists the names that exist."""
 
     def __init__(self, name: str, known: Sequence[str]) -> None:
-        super().__init__("unknown ai_persona")
+        super().__init__(f"unknown ai_persona: known are {', '.join(known)}")
         self.name = name
         self.known = list(known)

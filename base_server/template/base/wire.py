@@ -8,15 +8,38 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import jiter
 import ujson
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    GetCoreSchemaHandler,
+    StringConstraints,
+    ValidationError,
+    WithJsonSchema,
+)
+from pydantic_core import CoreSchema, core_schema
 
 from template.base.errors import ApiError, ErrorCode, InvalidRequest
 
 INT64_MAX = 2**63 - 1
+
+
+@dataclass(frozen=True)
+class InWords:
+    """Put last into ``Annotated``: whatever is wrong with the value, the refusal says this of it."""
+
+    text: str
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.custom_error_schema(
+            handler(source), custom_error_type="in_words", custom_error_message=self.text
+        )
 
 
 def canonical_account_id(text: str) -> str:
@@ -30,9 +53,25 @@ def canonical_account_id(text: str) -> str:
     return canonical
 
 
-AccountId = Annotated[str, StringConstraints(max_length=512), AfterValidator(canonical_account_id)]
+AccountId = Annotated[
+    str,
+    StringConstraints(max_length=512),
+    AfterValidator(canonical_account_id),
+    WithJsonSchema(
+        {
+            "type": "string",
+            "pattern": "^[A-Za-z0-9._-]{3,64}$",
+            "description": "Kept as NFKC in lower case: 3..64 of `a-z 0-9 . _ -`.",
+        },
+        mode="validation",
+    ),
+]
 # Ids of rooms, messages and client ids: ours and foreign ones.
-Identifier = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._-]{1,64}$")]
+Identifier = Annotated[
+    str,
+    StringConstraints(pattern=r"^[A-Za-z0-9._-]{1,64}$"),
+    InWords("must be 1..64 characters of A-Z a-z 0-9 . _ -"),
+]
 PageNumber = Annotated[int, Field(ge=1, le=1_000_000)]
 PageLimit = Annotated[int, Field(ge=1, le=100)]
 

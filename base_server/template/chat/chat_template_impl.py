@@ -304,7 +304,7 @@ class ChatTemplateImpl(BaseTemplate):
             return self.ai_service.resolve_persona(name)
         except UnknownPersona as error:
             known = ", ".join(error.known)
-            raise InvalidRequest.of("ai_persona", f"unknown persona; known are {known}", known=error.known) from None
+            raise InvalidRequest.of("ai_persona", f"must name one of {known}", known=error.known) from None
 
     async def _accept(self, owner: Owner, request: ChatMessageSendRequest) -> Accepted:
         persona = request.ai_persona and self._persona(request.ai_persona)
@@ -390,7 +390,7 @@ def _offset(request: ChatMessageResumeRequest, header: str) -> int:
     given = request.last_event_id
     if given is None:
         if header and not (header.isascii() and header.isdigit() and len(header) <= 18):
-            raise InvalidRequest.of("last_event_id", "is not the id of an event of this reply")
+            raise InvalidRequest.of("last_event_id", "must be the id of an event of this reply, as the stream gave it")
         given = header or 0
     return int(given)
 

@@ -245,6 +245,7 @@ async def test_an_unknown_persona_is_refused_with_the_known_names(stub: OpenAISt
         with pytest.raises(UnknownPersona) as refused:
             await service.chat("hi", "s1", "NOBODY")
         assert refused.value.known == ["DEMO", "GPT4O"]
+        assert str(refused.value) == "unknown ai_persona: known are DEMO, GPT4O"
         assert service.resolve_persona(None) == "GPT4O"
         assert service.resolve_persona("gpt4o") == "GPT4O"
     assert stub.calls == 0

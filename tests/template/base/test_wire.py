@@ -79,6 +79,12 @@ def test_a_bad_field_is_named(body: bytes, field: str) -> None:
     assert refused.value.details["field"] == field
 
 
+def test_what_a_pattern_allows_is_said_in_words() -> None:
+    with pytest.raises(InvalidRequest) as refused:
+        wire.read_request(Note, b'{"text": "a", "room_id": "a/b"}')
+    assert refused.value.message == "room_id: must be 1..64 characters of A-Z a-z 0-9 . _ -"
+
+
 def test_a_refusal_does_not_repeat_the_value() -> None:
     with pytest.raises(InvalidRequest) as refused:
         wire.read_request(Note, b'{"text": "a", "accessToken": ["s3cret"]}')

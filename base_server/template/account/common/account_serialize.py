@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, StringConstraints
 
-from template.base.wire import AccountId, Request, Response
+from template.base.wire import AccountId, InWords, Request, Response
 
 
 def _platform_text(value: Any) -> Any:
@@ -23,9 +23,19 @@ def _one_line(value: str) -> str:
 # Optional texts may be empty, which is as good as absent: many game clients send every field.
 Password = Annotated[str, StringConstraints(min_length=8, max_length=128)]
 Nickname = Annotated[str, StringConstraints(max_length=64), AfterValidator(_one_line)]
-Email = Annotated[str, StringConstraints(max_length=254, pattern=r"^$|^[^@\s\p{C}]{1,64}@[^@\s\p{C}]+$")]
+Email = Annotated[
+    str,
+    StringConstraints(max_length=254, pattern=r"^$|^[^@\s\p{C}]{1,64}@[^@\s\p{C}]+$"),
+    InWords("must be an address, name@host, of at most 254 characters, or empty"),
+]
+_PLATFORM = r"^[A-Za-z0-9._-]{0,32}$"
+_PlatformName = Annotated[str, StringConstraints(pattern=_PLATFORM)]
 PlatformType = Annotated[
-    str, BeforeValidator(_platform_text), StringConstraints(pattern=r"^[A-Za-z0-9._-]{0,32}$", strict=True)
+    str,
+    BeforeValidator(_platform_text, json_schema_input_type=_PlatformName | int),
+    StringConstraints(pattern=_PLATFORM, strict=True),
+    InWords("must be a number, or at most 32 characters of A-Z a-z 0-9 . _ -"),
+    Field(description="Where the player is (`ios`, `steam`, `3`, …): a name or a number of your own, kept as text."),
 ]
 
 

@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
+import unicodedata
 from datetime import datetime
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, AliasChoices, BaseModel, Field, StringConstraints
+from pydantic import AfterValidator, AliasChoices, BaseModel, ConfigDict, Field, StringConstraints
 
-from template.base.wire import INT64_MAX, ErrorBody, Identifier, PageLimit, PageNumber, Request, Response
+from template.base.wire import INT64_MAX, ErrorBody, Identifier, InWords, PageLimit, PageNumber, Request, Response
 from template.chat.common.chat_model import ChatMessage, ChatRoom
 
 MAX_CONTENT_BYTES = 64 * 1024
+# White space; control and format characters.
+_UNSEEN = frozenset(["Zs", "Zl", "Zp", "Cc", "Cf"])
 
 
 def _fits(content: str) -> str:
     if len(content.encode()) > MAX_CONTENT_BYTES:
         raise ValueError(f"must be at most {MAX_CONTENT_BYTES} bytes of UTF-8")
     return content
+
+
+def _visible(text: str) -> str:
+    if all(unicodedata.category(letter) in _UNSEEN for letter in text):
+        raise ValueError("must not be blank: it has only white space and characters that nobody sees")
+    return text
 
 
 def _storable(text: str) -> str:
@@ -26,9 +35,15 @@ def _storable(text: str) -> str:
     return text
 
 
-Title = Annotated[str, StringConstraints(min_length=1, max_length=200), AfterValidator(_storable)]
+Title = Annotated[
+    str, StringConstraints(min_length=1, max_length=200), AfterValidator(_storable), AfterValidator(_visible)
+]
 Content = Annotated[
-    str, StringConstraints(min_length=1, max_length=16_000), AfterValidator(_fits), AfterValidator(_storable)
+    str,
+    StringConstraints(min_length=1, max_length=16_000),
+    AfterValidator(_fits),
+    AfterValidator(_storable),
+    AfterValidator(_visible),
 ]
 # `persona` is accepted wherever `ai_persona` is.
 _PERSONA_NAMES = AliasChoices("ai_persona", "persona")
@@ -36,7 +51,15 @@ PersonaName = Annotated[str, StringConstraints(min_length=1, max_length=64)]
 
 
 # The ids of a stream's events are numbers; clients that pass on what they got send them as text.
-EventId = Annotated[int, Field(ge=0, le=INT64_MAX)] | Annotated[str, StringConstraints(pattern=r"^[0-9]{1,18}$")]
+EventId = Annotated[
+    Annotated[int, Field(ge=0, le=INT64_MAX)] | Annotated[str, StringConstraints(pattern=r"^[0-9]{1,18}$")],
+    InWords("must be the id of an event of this reply, as the stream gave it"),
+]
+
+
+def _with_persona(schema: dict[str, Any]) -> None:
+    schema["required"] = ["ai_persona"]
+    del schema["properties"]["ai_persona"]["default"]
 
 
 class ChatRoomListRequest(Request):
@@ -57,9 +80,13 @@ class ChatRoomListResponse(Response):
 
 
 class ChatRoomCreateRequest(Request):
-    ai_persona: PersonaName = Field(validation_alias=_PERSONA_NAMES)
+    model_config = ConfigDict(json_schema_extra=_with_persona)
+
+    # Required; that it is missing is said by who knows which there are.
+    ai_persona: Annotated[str, StringConstraints(max_length=64)] = Field(default="", validation_alias=_PERSONA_NAMES)
     """Who answers; `persona` is accepted too. See 6021."""
     title: Title | None = None
+    """Not blank; without one the first message gives it."""
     client_request_id: Identifier | None = None
     """Repeated with the same id, the request makes one room. A UUIDv7 is best."""
 
@@ -72,6 +99,7 @@ class ChatRoomCreateResponse(Response):
 class ChatRoomUpdateRequest(Request):
     room_id: Identifier
     new_title: Title
+    """Not blank."""
 
 
 class ChatRoomUpdateResponse(Response):
@@ -90,9 +118,9 @@ class ChatRoomDeleteResponse(Response):
 class ChatMessageSendRequest(Request):
     room_id: Identifier
     content: Content
-    """At most 16,000 characters and 64 KiB."""
+    """At most 16,000 characters and 64 KiB; not blank."""
     ai_persona: PersonaName | None = Field(default=None, validation_alias=_PERSONA_NAMES)
-    """Another persona than the room's, for this message."""
+    """Another persona than the room's, for this message; `persona` is accepted too."""
     client_message_id: Identifier | None = None
     """Repeated with the same id and body, the message is stored and answered once. A UUIDv7 is best."""
     on_busy: Literal["queue", "reject", "interrupt"] = "queue"
