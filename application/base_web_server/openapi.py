@@ -18,7 +18,8 @@ from template.base.wire import Response
 _REF = "#/components/schemas/{model}"
 _ABOUT = """Every request is a POST of a JSON object; every answer carries `errorCode`, 0 for success, and the
 `sequence` of its request. A failed one has `error` with `code`, `message`, `retryable` and, where they help,
-`retry_after_s` and `details`.
+`retry_after_s` and `details`. Fields of a request that are not described are ignored; those that are described are taken
+strictly: `"5"` is no number.
 
 **Token**: `accessToken` of a login, as `Authorization: Bearer …` or as `accessToken` in the body.
 **Repeating**: a request that was not answered may be sent again with the same `client_message_id` or

@@ -88,6 +88,21 @@ def test_every_operation_lists_the_errors_that_it_may_answer() -> None:
     assert set(by_number["x-error-codes"]) == {int(code) for code in ErrorCode if code}
 
 
+def test_what_a_field_takes_is_described() -> None:
+    schemas = DOCUMENT["components"]["schemas"]
+    signup, create = schemas["SignupRequest"]["properties"], schemas["ChatRoomCreateRequest"]
+    assert signup["account_id"]["pattern"] == "^[A-Za-z0-9._-]{3,64}$"
+    for platform in ("ios", 3, None):
+        assert not complaints(signup["platform_type"], platform)
+    assert complaints(signup["platform_type"], "i o s")
+    assert "kept as text" in json.dumps(signup["platform_type"])
+    assert create["required"] == ["ai_persona"]
+    assert "default" not in create["properties"]["ai_persona"]
+    for request in ("ChatRoomCreateRequest", "ChatMessageSendRequest"):
+        assert "`persona`" in schemas[request]["properties"]["ai_persona"]["description"]
+    assert "ignored" in DOCUMENT["info"]["description"]
+
+
 @pytest.mark.parametrize("protocol", LIFE)
 def test_examples_are_what_the_schemas_allow(protocol: int) -> None:
     request = content(protocol, "request")
