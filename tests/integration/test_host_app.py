@@ -140,9 +140,15 @@ def test_two_hosts_on_one_data_folder_are_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("taken", ["6001", "6000"], ids=["first", "second"])
 def test_a_protocol_id_that_the_chat_has_is_refused_at_start(tmp_path: Path, taken: str) -> None:
     line = refused(tmp_path / "data", "--market-protocol", taken)
-    assert line.startswith("error: Template 'market' wants protocol 6001 ")
-    assert "/api/chat/rooms" in line
+    assert line.startswith("error: Template 'market' wants the id 6001 ")
+    assert "template 'chat' has for protocol 6001 at /api/chat/rooms" in line
     assert not (tmp_path / "data").exists()
+
+
+def test_a_protocol_id_that_the_chat_keeps_is_refused_at_start(tmp_path: Path) -> None:
+    line = refused(tmp_path / "data", "--market-protocol", "6022")
+    assert line.startswith("error: Template 'market' wants the id 6022 ")
+    assert "template 'chat' keeps" in line
 
 
 async def test_the_market_can_be_a_guest_of_the_shipped_server(http: aiohttp.ClientSession, tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from template.base.protocol import Protocol
 from template.base.readiness import ReadinessCheck
@@ -14,6 +14,9 @@ class BaseTemplate:
     The lifecycle is called in the order start, quiet, drain, stop; each at most once. When the server is
     told to hurry, what is left of quiet and drain is cancelled.
     """
+
+    kept_ids: Collection[int] = ()
+    """Protocol ids that it will have later: no other template may take them."""
 
     def protocols(self) -> Sequence[Protocol]:
         """The protocol table; the same rows every time."""

@@ -39,7 +39,7 @@ class ErrorCode(IntEnum):
     UNKNOWN_PROTOCOL = 1003, 404, False, "no such protocol or path (405: not with this method)"
     ROOM_NOT_FOUND = 1004, 404, False, "the room does not exist or is not yours"
     MESSAGE_NOT_FOUND = 1005, 404, False, "the message does not exist"
-    ROOM_BUSY = 1006, 409, True, "a reply is running in this room"
+    ROOM_BUSY = 1006, 409, True, "a reply is running in this room, or too many messages wait for theirs"
     IDEMPOTENCY_MISMATCH = 1007, 422, False, "this client id was used before with another body"
     NOT_ALLOWED_IN_STATE = 1008, 409, False, "not allowed in the state that the room or message is in"
     TOO_MANY_REQUESTS = 1010, 429, True, "too many requests"

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import re
+
 from service.core.errors import StartError
 from service.core.facade import Facade, facade
 from template.base.base_template import BaseTemplate
 from template.base.protocol import Protocol
+
+
+_PATH = re.compile(r"/[^\s{}?#]*")
 
 
 class TemplateContext(Facade):
@@ -19,27 +24,44 @@ class TemplateContext(Facade):
         self._templates: dict[str, BaseTemplate] = {}
         self._by_id: dict[int, Protocol] = {}
         self._by_path: dict[str, Protocol] = {}
+        self._owners: dict[int, str] = {}
 
     @facade
     def add_template(self, template_type: str, template: BaseTemplate) -> None:
         """Register a template with its protocols, all or nothing.
 
-        Raises :class:`StartError` when the type, a protocol id or a path is taken.
+        Raises :class:`StartError` when the type, a protocol id or a path is taken, an id is kept by another template,
+        or a path is none.
         """
         name = str(template_type)
         if name in self._templates:
             raise StartError(f"Template type '{name}' is registered twice: register one of them under another name.")
-        by_id, by_path = dict(self._by_id), dict(self._by_path)
+        templates = self._templates | {name: template}
+        by_id, by_path, owners = dict(self._by_id), dict(self._by_path), dict(self._owners)
         for protocol in template.protocols():
-            for taken in (by_id.get(protocol.id), by_path.get(protocol.path)):
+            if not _PATH.fullmatch(protocol.path):
+                raise StartError(
+                    f"Template '{name}' gives protocol {protocol.id} the path '{protocol.path}': a path must begin with"
+                    " '/' and have no white space and none of { } ? #."
+                )
+            for taken, wanted in (
+                (by_id.get(protocol.id), f"id {protocol.id} (for {protocol.path})"),
+                (by_path.get(protocol.path), f"path {protocol.path} (for protocol {protocol.id})"),
+            ):
                 if taken is not None:
                     raise StartError(
-                        f"Template '{name}' wants protocol {protocol.id} at {protocol.path}, but {taken.id} at"
-                        f" {taken.path} is registered already: give it another id and path."
+                        f"Template '{name}' wants the {wanted}, which template '{owners[taken.id]}' has for protocol"
+                        f" {taken.id} at {taken.path}: give one of them another."
                     )
             by_id[protocol.id] = by_path[protocol.path] = protocol
-        self._templates[name] = template
-        self._by_id, self._by_path = by_id, by_path
+            owners[protocol.id] = name
+        for keeper, kept in ((keeper, kept) for keeper, other in templates.items() for kept in other.kept_ids):
+            if owners.get(kept, keeper) != keeper:
+                raise StartError(
+                    f"Template '{owners[kept]}' wants the id {kept} (for {by_id[kept].path}), which template '{keeper}'"
+                    " keeps for a later protocol: take another."
+                )
+        self._templates, self._by_id, self._by_path, self._owners = templates, by_id, by_path, owners
 
     @facade
     def get_template(self, template_type: str) -> BaseTemplate | None:
@@ -66,7 +88,7 @@ class TemplateContext(Facade):
     @facade
     def clear(self) -> None:
         """Forget every template (they are not stopped)."""
-        self._templates, self._by_id, self._by_path = {}, {}, {}
+        self._templates, self._by_id, self._by_path, self._owners = {}, {}, {}, {}
 
 
 # Unlike the services, which only the container installs: registering needs nothing that runs.

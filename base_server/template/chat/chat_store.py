@@ -75,7 +75,7 @@ class HybridStore:
                 answer = await self._run_once(SCRIPTS[script], owner, keys, args)
             except CacheCommandError as error:
                 # A key of another type counts as missing.
-                if "WRONGTYPE" not in str(error):
+                if error.code != "WRONGTYPE":
                     raise
                 await self._loader.drop_wrong_types(owner, room_id)
                 continue
@@ -160,7 +160,13 @@ def _refusal(answer: Sequence[Any]) -> ApiError | None:
         case Answer.NOT_FOUND:
             refusal = RoomNotFound()
         case Answer.BUSY:
-            refusal = RoomBusy(retry_after_s=1.0, details={"message_id": answer[1]})
+            refusal = RoomBusy(
+                "a reply is running in this room: wait for it, stop it, or send with on_busy queue"
+                if answer[2] == "reject"
+                else "as many messages of this room wait for their reply as may wait: send it again later",
+                retry_after_s=1.0,
+                details={"message_id": answer[1]},
+            )
         case Answer.MISMATCH:
             refusal = IdempotencyMismatch()
         case Answer.REFUSED:

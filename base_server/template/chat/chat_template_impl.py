@@ -35,7 +35,7 @@ from template.chat.chat_turn import Place
 from template.chat.chat_wiring import ChatParts, ChatWiring
 from template.chat.common.chat_examples import EXAMPLES
 from template.chat.common.chat_model import ChatMessage
-from template.chat.common.chat_protocol import ChatProtocol
+from template.chat.common.chat_protocol import KEPT_IDS, ChatProtocol
 from template.chat.common.chat_serialize import (
     ChatMessageDeleteRequest,
     ChatMessageDeleteResponse,
@@ -66,6 +66,8 @@ _STUCK_S = 60.0
 
 class ChatTemplateImpl(BaseTemplate):
     """``ai_service`` is the AIChatService. Handlers work between :meth:`start` and :meth:`stop`."""
+
+    kept_ids = KEPT_IDS
 
     def __init__(self, wiring: ChatWiring) -> None:
         self._wiring = wiring

@@ -33,6 +33,8 @@ class EchoResponse(Response):
 
 
 class EchoTemplate(BaseTemplate):
+    kept_ids = (9003,)
+
     def __init__(self, first_id: int = 9001, prefix: str = "/api/echo") -> None:
         self.first_id, self.prefix = first_id, prefix
         self.raises: BaseException | None = None
@@ -236,13 +238,20 @@ def test_a_context_finds_protocols_and_refuses_duplicates() -> None:
     assert context.get_template("other") is None
     assert context.find_by_protocol(9002) == context.find_by_path("/api/echo/any")
     assert context.find_by_protocol(1) is context.find_by_path("/nowhere") is None
-    for name, other in {
-        "echo": EchoTemplate(1, "/other"),
-        "same id": EchoTemplate(9000, "/other"),
-        "same path": EchoTemplate(1),
-    }.items():
-        with pytest.raises(StartError):
+    for name, other, said in (
+        ("echo", EchoTemplate(1, "/other"), "'echo' is registered twice"),
+        ("same id", EchoTemplate(9000, "/other"), r"'same id' wants the id 9001 .*/other/any.* template 'echo' has"),
+        ("same path", EchoTemplate(1), r"'same path' wants the path /api/echo/user .*template 'echo' has"),
+        ("kept id", EchoTemplate(9003, "/other"), r"'kept id' wants the id 9003 .*template 'echo' keeps"),
+        ("no slash", EchoTemplate(1, "other"), r"'no slash' .*'other/user'.* begin with '/'"),
+        ("braces", EchoTemplate(1, "/other/{id"), r"'braces' .*'/other/{id/user'"),
+    ):
+        with pytest.raises(StartError, match=said):
             context.add_template(name, other)
+    early = TemplateContext()
+    early.add_template("guest", EchoTemplate(9003, "/other"))
+    with pytest.raises(StartError, match=r"'guest' wants the id 9003 .*template 'echo' keeps"):
+        early.add_template("echo", echo)
     assert list(context.templates()) == ["echo"]
     assert [protocol.id for protocol in context.protocols()] == [9001, 9002]
 

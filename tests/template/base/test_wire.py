@@ -137,7 +137,7 @@ def test_a_failed_response_carries_error_and_status() -> None:
         "raw": None,
         "error": {
             "code": "ROOM_BUSY",
-            "message": "a reply is running in this room",
+            "message": ErrorCode.ROOM_BUSY.meaning,
             "retryable": True,
             "retry_after_s": 1.5,
             "details": {"message_id": "m"},

@@ -122,7 +122,12 @@ async def test_a_busy_room_refuses_when_asked_to_or_when_too_many_wait(chat: Cha
     assert rejected.error.details == {"message_id": page.messages[1].message_id}
     waiting = asyncio.create_task(chat.try_send(user, room.room_id, "three"))
     await until(lambda: _listed(chat, user, room.room_id, 4))
-    assert (await chat.try_send(user, room.room_id, "four")).errorCode == 1006
+    full = await chat.try_send(user, room.room_id, "four")
+    assert full.errorCode == 1006
+    assert full.error is not None
+    assert full.error.details == rejected.error.details
+    assert "a reply is running" in rejected.error.message
+    assert "wait for their reply" in full.error.message
     assert [(await first).errorCode, (await waiting).errorCode] == [0, 0]
     assert await chat.questions(user, room.room_id) == ["one", "three"]
 

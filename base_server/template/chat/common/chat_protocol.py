@@ -13,8 +13,12 @@ _ACCEPT = (*_REPLY, E.MESSAGE_NOT_SENT, E.ROOM_BUSY, E.IDEMPOTENCY_MISMATCH, E.T
 _CREATE = (*_ROOM, E.IDEMPOTENCY_MISMATCH, E.TOO_MANY_REQUESTS)
 
 
+KEPT_IDS = (*range(6017, 6020), *range(6022, 6030))
+"""For regenerate, edit, branches, usage, search and export."""
+
+
 class ChatProtocol(Enum):
-    """6017 to 6019 and 6022 to 6029 are kept for later features."""
+    """What the chat answers."""
 
     ROOM_LIST = (6001, "/api/chat/rooms", "Rooms of the account, newest activity first", ())
     ROOM_CREATE = (6002, "/api/chat/room/create", "Create a room", _CREATE)
