@@ -20,6 +20,11 @@ class ServiceUnavailable(ServiceError):
         self.reason = reason
 
 
+class NotDeployed(ServiceUnavailable):
+    """What was called is not there: a procedure, a shard. Asking again helps nobody until somebody has mended it; what
+    must not be lost waits for that as it waits for an outage."""
+
+
 class OutcomeUnknown(ServiceUnavailable):
     """The request was sent and its answer did not arrive: it may or may not have been executed."""
 

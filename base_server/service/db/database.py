@@ -16,7 +16,8 @@ class Database(Protocol):
     """One database on one server.
 
     Calls raise ``DataRefused`` when the data itself cannot be stored, ``ServiceUnavailable`` when the database
-    cannot serve now and executed nothing, ``OutcomeUnknown`` when the call was sent and not answered.
+    cannot serve now and executed nothing (``NotDeployed``: it has no such procedure), ``OutcomeUnknown`` when the call
+    was sent and not answered.
     """
 
     @property

@@ -10,7 +10,7 @@ from time import monotonic
 from typing import Any
 
 from service.core.durability import Durability
-from service.core.errors import DataRefused, OutcomeUnknown, ServiceError, ServiceUnavailable, StartError
+from service.core.errors import DataRefused, NotDeployed, OutcomeUnknown, ServiceError, ServiceUnavailable, StartError
 from service.core.facade import Facade, facade
 from service.core.instruments import Counter, Histogram
 from service.core.logger import Logger
@@ -26,7 +26,7 @@ from service.db.values import Row
 CALL_SECONDS = Histogram("db_call_seconds", "Time of a procedure call, failed ones included.", ("procedure",))
 FAILED_CALLS = Counter(
     "db_failed_calls",
-    "Procedure calls that failed; reason: refused (the data), unavailable (not executed), unknown, or other.",
+    "Procedure calls that failed; reason: refused (the data), unavailable (not executed), missing, unknown, or other.",
     ("procedure", "reason"),
 )
 
@@ -38,7 +38,8 @@ class DatabaseService(Facade):
     """All access to the databases. Every call runs to its end in a task that the caller's cancellation does not reach.
 
     Calls raise ``DataRefused`` (the data itself cannot be stored), ``OutcomeUnknown`` (sent and not answered),
-    ``ServiceUnavailable`` (nothing was executed, there may be no such shard; later it may work).
+    ``NotDeployed`` (there is no such procedure or shard; the error log has the mend too), ``ServiceUnavailable``
+    (nothing was executed; later it may work).
     ``env`` is only for the command that a start error names.
     """
 
@@ -120,14 +121,16 @@ class DatabaseService(Facade):
         await self._tasks.finish((await self._shard(shard_id)).ping(), "db:ping")
 
     async def require_shard(self, shard_id: int) -> None:
-        """Raises ``ServiceUnavailable`` unless the shard is known; looks for it once a second at most."""
+        """Raises ``NotDeployed`` unless the shard is known; looks for it once a second at most."""
         if shard_id in self._shards:
             return
         if monotonic() - self._looked_s > _LOOK_AGAIN_S:
             self._looked_s = monotonic()
             await self.refresh_shards()
         if shard_id not in self._shards:
-            raise ServiceUnavailable(SERVICE, f"there is no shard {shard_id}; known are {self.shard_ids}")
+            reason = f"there is no shard {shard_id}; known are {self.shard_ids}"
+            Logger.error("unknown shard", shard_id=shard_id, known=self.shard_ids, mend=self._mend)
+            raise NotDeployed(SERVICE, f"{reason}: list it in databaseConfig.shards and run: {self._mend}")
 
     async def follow_shards(self) -> None:
         """Job of every process: :meth:`refresh_shards`; an outage is left to the next time."""
@@ -182,6 +185,12 @@ class DatabaseService(Facade):
         try:
             with span("database procedure", procedure=name, database=database.label):
                 return await database.call(name, params)
+        except NotDeployed as error:
+            FAILED_CALLS.add(name, "missing")
+            Logger.error("procedure is missing", procedure=name, database=database.label, mend=self._mend)
+            raise NotDeployed(
+                error.service, f"{error.reason}; run: {self._mend} (one of your own you create yourself)"
+            ) from error
         except ServiceError as error:
             FAILED_CALLS.add(name, _reason_of(error))
             raise

@@ -6,7 +6,7 @@ from enum import Enum
 
 import pymysql.err
 
-from service.core.errors import DataRefused, OutcomeUnknown, ServiceUnavailable
+from service.core.errors import DataRefused, NotDeployed, OutcomeUnknown, ServiceUnavailable
 from service.db.database import SERVICE
 
 
@@ -41,6 +41,7 @@ _LOST = frozenset(
 _OWN_SIGNALS = 20_000
 """From here on numbers are those that procedures give with SIGNAL ... SET MYSQL_ERRNO."""
 UNKNOWN_DATABASE = 1049
+UNKNOWN_PROCEDURE = 1305
 NO_SUCH_TABLE = 1146
 
 
@@ -70,6 +71,8 @@ def judge(error: pymysql.err.Error) -> Verdict:
 
 def translate(error: pymysql.err.Error, label: str) -> DataRefused | ServiceUnavailable:
     """The error of the database port that stands for ``error``."""
+    if error_number(error) == UNKNOWN_PROCEDURE:
+        return NotDeployed(SERVICE, f"{label}: {describe(error)}")
     match judge(error):
         case Verdict.REFUSED:
             return DataRefused(error_number(error), str(error.args[-1]))

@@ -10,7 +10,7 @@ from pathlib import Path
 from time import monotonic, sleep
 from typing import Any, TypeVar
 
-from service.core.errors import DataRefused, OutcomeUnknown, ServiceError, ServiceUnavailable
+from service.core.errors import DataRefused, NotDeployed, OutcomeUnknown, ServiceError, ServiceUnavailable
 from service.db.database import SERVICE
 from service.db.scripts import Script, ScriptSet
 from service.db.sqlite_procedure import SqliteProcedure, split_statements
@@ -45,7 +45,7 @@ class SqliteDatabase:
     async def call(self, procedure: str, params: Sequence[Any]) -> list[Row]:
         values = encode_params(params)
         if (found := self._procedures.get(procedure)) is None:
-            raise ServiceUnavailable(SERVICE, f"{self.label} has no procedure {procedure}")
+            raise NotDeployed(SERVICE, f"{self.label} has no procedure {procedure}")
         return await self._run(lambda: found.run(self._open(), values))
 
     async def ping(self) -> None:

@@ -6,8 +6,9 @@ import asyncio
 from datetime import datetime
 
 import pytest
+import structlog
 
-from service.core.errors import ServiceError, ServiceNotRunning, ServiceUnavailable
+from service.core.errors import NotDeployed, ServiceError, ServiceNotRunning
 from service.db.database_service import DatabaseService
 from tests.backends_mariadb import DatabaseBackend
 from tests.database_rows import Room, new_key
@@ -27,14 +28,20 @@ async def test_the_class_speaks_to_the_installed_instance(database: DatabaseServ
         database.uninstall()
 
 
-async def test_an_unknown_shard_is_an_error(database: DatabaseService) -> None:
-    with pytest.raises(ServiceError, match=r"no shard 99; known are \[1, 2\]"):
+async def test_an_unknown_shard_is_said_with_the_mend(database: DatabaseService) -> None:
+    with pytest.raises(NotDeployed, match=r"no shard 99; known are \[1, 2\].*databaseConfig\.shards.* db apply"):
         await database.call_shard_procedure(99, "fp_chat_rooms_get", (1,))
 
 
-async def test_an_unknown_procedure_is_an_outage_and_not_the_datas_fault(database: DatabaseService) -> None:
-    with pytest.raises(ServiceUnavailable):
-        await database.call_shard_procedure(1, "fp_none")
+async def test_an_unknown_procedure_is_said_with_the_mend_and_is_not_the_datas_fault(
+    database: DatabaseService,
+) -> None:
+    with structlog.testing.capture_logs() as logs:
+        with pytest.raises(NotDeployed, match=r"fp_none.* db apply"):
+            await database.call_global_procedure("fp_none")
+        with pytest.raises(NotDeployed, match=r"fp_none.* db apply"):
+            await database.call_shard_procedure(1, "fp_none")
+    assert [line["procedure"] for line in logs if line["log_level"] == "error"] == ["fp_none"] * 2
 
 
 @pytest.mark.parametrize("params", [(), (1, 2)])

@@ -46,6 +46,18 @@ class Refusing:
         return await self._database.call_shard_procedure(shard_id, name, params)
 
 
+class Behind:
+    """The shard of a server that is newer than its scripts: it does not have the procedures in ``lacks``."""
+
+    def __init__(self, chat: ChatWorld, *lacks: str) -> None:
+        self.lacks = set(lacks)
+        self._database = chat.container.database
+        chat.template._parts.consumer._writer._database = self
+
+    async def call_shard_procedure(self, shard_id: int, name: str, params: Any = ()) -> list[dict[str, Any]]:
+        return await self._database.call_shard_procedure(shard_id, f"{name}_2" if name in self.lacks else name, params)
+
+
 async def letters(chat: ChatWorld) -> list[DeadLetter]:
     return await chat.container.queue.dead_letters(QUEUE_NAME)
 
@@ -347,3 +359,24 @@ async def test_what_is_no_event_holds_up_no_room(chat: ChatWorld) -> None:
     (letter,) = await letters(chat)
     assert letter.group == ""
     assert await saved(chat, user, room.room_id) == [1, 2]
+
+
+async def test_events_wait_while_a_procedure_is_missing(chat: ChatWorld) -> None:
+    user = await chat.user()
+    room = await chat.room(user)
+    await chat.persist()
+    database = Behind(chat, "fp_chat_message_batch_save", "fp_chat_message_save")
+    await chat.send(user, room.room_id, "kept")
+    consumer = chat.template._parts.consumer
+
+    async def told() -> bool:
+        await consumer.write_waiting()
+        return "fp_chat_message_batch_save_2" in (await consumer.health()).last_error
+
+    await until(told)
+    assert "db apply" in (await consumer.health()).last_error
+    assert (await chat.backlog(), await letters(chat)) == (2, [])
+    database.lacks.clear()
+    await chat.persist()
+    assert await saved(chat, user, room.room_id) == [1, 2]
+    assert await letters(chat) == []
