@@ -16,6 +16,8 @@ from template.base.template_service import Answer, TemplateService
 
 REQUEST_ID = web.RequestKey("request_id", str)
 _JSON = {hdrs.CONTENT_TYPE: "application/json; charset=utf-8"}
+WHERE_ROUTES_ARE = "GET /openapi.json lists them all"
+_PROBING = (hdrs.METH_GET, hdrs.METH_HEAD)
 _X_REQUEST_ID = istr("X-Request-ID")
 _X_CONTENT_TYPE_OPTIONS = istr("X-Content-Type-Options")
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
@@ -46,7 +48,10 @@ async def add_common_headers(request: web.Request, response: web.StreamResponse)
 
 
 def make_error_middleware(service: TemplateService) -> Middleware:
-    """Whatever goes wrong outside a protocol becomes an envelope, never a page or a stack trace."""
+    """Whatever goes wrong outside a protocol becomes an envelope, never a page or a stack trace.
+
+    Those that GET, probes among them, look at the status alone: they get that of the error.
+    """
 
     @web.middleware
     async def error_middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -57,13 +62,15 @@ def make_error_middleware(service: TemplateService) -> Middleware:
             if answer.status < 400:
                 raise
             allow = answer.headers.get("Allow", "")
-            error = _envelope_error(answer)
+            error = _envelope_error(answer, request.client_max_size)
         except ConnectionError:  # the client has left: nobody reads an answer
             raise
         except Exception as unexpected:
             error = as_api_error(unexpected)
         Logger.info("request refused", method=request.method, status=error.http_status, error_code=int(error.code))
         response = to_response(service.refuse(error))
+        if request.method in _PROBING:  # whatever http_status_for_errors says
+            response.set_status(error.http_status)
         if allow:
             response.headers["Allow"] = allow
         return response
@@ -71,13 +78,19 @@ def make_error_middleware(service: TemplateService) -> Middleware:
     return error_middleware
 
 
-def _envelope_error(answer: web.HTTPException) -> ApiError:
+def too_large(limit: int) -> InvalidRequest:
+    """The refusal of a body of more than ``limit`` bytes."""
+    return InvalidRequest(f"the body is too large: send at most {limit} bytes", http_status=413)
+
+
+def _envelope_error(answer: web.HTTPException, max_body_bytes: int) -> ApiError:
     if answer.status == 404:
-        return UnknownProtocol("no such path")
-    if answer.status == 405:
-        return UnknownProtocol("this path does not know this method", http_status=405)
+        return UnknownProtocol(f"no such path: {WHERE_ROUTES_ARE}")
+    if isinstance(answer, web.HTTPMethodNotAllowed):
+        methods = ", ".join(sorted(answer.allowed_methods))
+        return UnknownProtocol(f"{answer.method} is not for this path: it takes {methods}", http_status=405)
     if answer.status == 413:
-        return InvalidRequest("the body is too large", http_status=413)
+        return too_large(max_body_bytes)
     if answer.status < 500:
         return InvalidRequest(answer.reason, http_status=answer.status)
     return ServerError()

@@ -70,6 +70,7 @@ async def test_openapi_describes_every_protocol_and_error_code(
         assert ref in document["components"]["schemas"]
 
 
+NONSENSE = {"data": b"{}", "headers": {"Expect": "nonsense"}}
 UTF_7 = "application/json; charset=utf-7"
 REFUSED: dict[str, tuple[str, str, dict[str, Any], int, int]] = {
     "unknown path": ("POST", "/api/nowhere", {}, 404, 1003),
@@ -80,6 +81,7 @@ REFUSED: dict[str, tuple[str, str, dict[str, Any], int, int]] = {
     "other digits": ("POST", "/api/protocol/١٠٠٢", {}, 404, 1003),
     "too large": ("POST", "/api/account/login", {"data": b"a" * 100_001}, 413, 1002),
     "too large in chunks": ("POST", "/api/account/login", {"data": "chunks"}, 413, 1002),
+    "an unknown Expect": ("POST", "/api/account/login", NONSENSE, 417, 1002),
     "not JSON": ("POST", "/api/account/login", {"data": b"account_id=alice"}, 400, 1002),
     "UTF-7": ("POST", "/api/account/login", {"data": b"{}", "headers": {"Content-Type": UTF_7}}, 400, 1002),
     "no session": ("POST", "/api/account/logout", {"data": b"{}"}, 401, 10000),
@@ -106,6 +108,35 @@ async def test_what_is_refused_is_an_envelope(
         assert (answer.status, body["errorCode"]) == (status, code)
         assert set(body["error"]) >= {"code", "message", "retryable"}
         assert ("Allow" in answer.headers) == (status == 405)
+
+
+MENDS = {
+    "unknown path": ("POST", "/api/nowhere", b"{}", "/openapi.json"),
+    "unknown protocol": ("POST", "/api/protocol/4711", b"{}", "/openapi.json"),
+    "wrong method": ("GET", "/api/account/login", None, "takes POST"),
+    "wrong method of a page": ("POST", "/livez", b"{}", "takes GET, HEAD"),
+    "too large": ("POST", "/api/account/login", b"a" * 100_001, "at most 100000 bytes"),
+}
+
+
+@pytest.mark.parametrize(("method", "path", "body", "mend"), MENDS.values(), ids=MENDS.keys())
+async def test_what_is_refused_says_how_to_mend_it(
+    server: ServerProcess, http: aiohttp.ClientSession, method: str, path: str, body: bytes | None, mend: str
+) -> None:
+    async with http.request(method, server.base_url + path, data=body) as answer:
+        assert mend in (await answer.json())["error"]["message"]
+
+
+def test_a_body_is_asked_for_when_its_client_waits_to_be_asked(server: ServerProcess) -> None:
+    host, _, port = server.base_url.removeprefix("http://").partition(":")
+    with socket.create_connection((host, int(port)), timeout=10) as raw, raw.makefile("rb") as answers:
+        raw.sendall(
+            b"POST /api/account/logout HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\nExpect: 100-continue\r\n\r\n"
+        )
+        assert answers.readline() == b"HTTP/1.1 100 Continue\r\n"
+        raw.sendall(b"{}")
+        assert answers.readline() == b"\r\n"
+        assert answers.readline() == b"HTTP/1.1 401 Unauthorized\r\n"
 
 
 def test_a_body_that_is_not_in_its_encoding_is_an_envelope(server: ServerProcess) -> None:
@@ -242,15 +273,28 @@ async def test_while_it_drains_it_answers_but_is_not_ready(tmp_path: Path, http:
         server.signal(signal.SIGTERM)
 
 
-async def test_the_admin_port_has_the_operators_routes_to_itself(tmp_path: Path, http: aiohttp.ClientSession) -> None:
+@pytest.mark.parametrize(("status_for_errors", "status"), [("error", 404), ("ok", 200)])
+async def test_the_admin_port_has_the_operators_routes_to_itself(
+    tmp_path: Path, http: aiohttp.ClientSession, status_for_errors: str, status: int
+) -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    with running_server(tmp_path / "data", BASE_SERVER__NETCONFIG__ADMIN_PORT=str(port)) as server:
+    changes = {
+        "BASE_SERVER__NETCONFIG__ADMIN_PORT": str(port),
+        "BASE_SERVER__NETCONFIG__HTTP_STATUS_FOR_ERRORS": status_for_errors,
+    }
+    with running_server(tmp_path / "data", **changes) as server:
         async with http.get(f"http://127.0.0.1:{port}/readyz") as answer:
             assert answer.status == 200
+        for path in ("/livez", "/readyz?verbose", "/metrics"):
+            for ask in (http.get, http.head):
+                async with ask(server.base_url + path) as answer:
+                    assert answer.status == 404, "a probe of the wrong port must not take it for well"
         async with http.get(server.base_url + "/metrics") as answer:
-            assert (answer.status, (await answer.json())["errorCode"]) == (404, 1003)
+            assert (await answer.json())["errorCode"] == 1003
+        async with http.post(server.base_url + "/api/nowhere") as answer:
+            assert (answer.status, (await answer.json())["errorCode"]) == (status, 1003)
 
 
 def _children_in(data_dir: Path) -> list[str]:

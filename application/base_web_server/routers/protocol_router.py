@@ -7,10 +7,10 @@ import uuid
 from collections.abc import Callable
 from functools import partial
 
-from aiohttp import ClientPayloadError, hdrs, web
+from aiohttp import ClientPayloadError, HttpVersion11, hdrs, web
 from multidict import istr
 
-from application.base_web_server.middlewares import REQUEST_ID, to_response
+from application.base_web_server.middlewares import REQUEST_ID, WHERE_ROUTES_ARE, to_response, too_large
 from application.base_web_server.peer import PeerFinder
 from application.base_web_server.stream_outlet import StreamOutlet
 from template.base.errors import InvalidRequest, ServiceDown, UnknownProtocol
@@ -62,12 +62,21 @@ def add_protocol_routes(
         known = text.isascii() and text.isdigit() and len(text) < 10
         protocol = context.find_by_protocol(int(text)) if known else None
         if protocol is None:
-            return to_response(service.refuse(UnknownProtocol("no such protocol")))
+            return to_response(service.refuse(UnknownProtocol(f"no such protocol: {WHERE_ROUTES_ARE}")))
         return await run(protocol, request)
 
+    async def expect(request: web.Request) -> web.Response | None:
+        if request.headers[hdrs.EXPECT].lower() != "100-continue":
+            unknown = InvalidRequest("Expect knows 100-continue alone: leave the header out", http_status=417)
+            return to_response(service.refuse(unknown))
+        if request.version >= HttpVersion11:
+            await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            request.writer.output_size = 0  # as aiohttp's own handler: the answer has not begun
+        return None
+
     for protocol in context.protocols():
-        app.router.add_post(protocol.path, partial(run, protocol))
-    app.router.add_post("/api/protocol/{protocol_id}", by_id)
+        app.router.add_post(protocol.path, partial(run, protocol), expect_handler=expect)
+    app.router.add_post("/api/protocol/{protocol_id}", by_id, expect_handler=expect)
 
 
 async def _read_body(request: web.Request) -> bytes:
@@ -83,7 +92,7 @@ async def _read_body(request: web.Request) -> bytes:
         async with asyncio.timeout(BODY_TIMEOUT_S):
             return await request.read()
     except web.HTTPRequestEntityTooLarge:
-        raise InvalidRequest("the body is too large", http_status=413) from None
+        raise too_large(request.client_max_size) from None
     except TimeoutError:
         raise InvalidRequest("the body did not arrive in time", http_status=408) from None
     except (web.RequestPayloadError, ClientPayloadError):
