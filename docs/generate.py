@@ -24,13 +24,14 @@ _ERRORS_HEAD = """# Error codes
 
 Printed from the one registry, `base_server/template/base/errors.py`, by `make docs`. A failed answer is
 `{"errorCode": 1004, "sequence": 7, "error": {"code": "ROOM_NOT_FOUND", "message": "…", "retryable": false}}`, with
-`retry_after_s` and `details` where they help. Retryable: the same request may succeed later, with the same ids, not before
-`retry_after_s`. 1020 and 1021 are about a reply that has ended: the question is stored, and the same `client_message_id` is
-answered with the same two messages and the same error for good; only a new message (a new `client_message_id`, or none) asks
-the AI again. 1020 comes with HTTP 503 when the provider was not called (no place was free in time, the room's persona is
-gone), with 502 when it was.
-With `netConfig.http_status_for_errors` set to `ok` the HTTP status of every POST is 200; a GET (a probe, a file) has its own.
-What is no HTTP at all (400), and an unknown `Expect` where no protocol is (417), is answered by aiohttp, in plain text.
+`retry_after_s` and `details` where they help. Retryable: the same request, with the same ids, may succeed later, not
+before `retry_after_s`. 1020 and 1021 are about a reply that has ended: the question is stored, and the same
+`client_message_id` is answered with the same two messages and the same error for good; only a new message (a new
+`client_message_id`, or none) asks the AI again. 1020 comes with HTTP 503 when the provider was not called (no place was
+free in time, the room's persona is gone), with 502 when it was.
+With `netConfig.http_status_for_errors` set to `ok` the HTTP status of every POST is 200; a GET (a probe, a file) has
+its own. What is no HTTP at all (400), and an unknown `Expect` where no protocol is (417), is answered by aiohttp, in
+plain text.
 
 """
 
@@ -38,7 +39,7 @@ What is no HTTP at all (400), and an unknown `Expect` where no protocol is (417)
 def errors_page() -> str:
     """The whole of docs/errors.md."""
     rows = [
-        (str(int(code)), f"`{code.name}`", str(code.http_status), "yes" if code.retryable else "no", code.meaning)
+        (str(int(code)), f"`{code.name}`", str(code.http_status), "yes" if code.retryable else "no", code.described)
         for code in ErrorCode
     ]
     return _ERRORS_HEAD + _table(("errorCode", "error.code", "HTTP", "retryable", "meaning"), rows)

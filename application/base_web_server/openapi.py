@@ -18,8 +18,8 @@ from template.base.wire import Response
 _REF = "#/components/schemas/{model}"
 _ABOUT = """Every request is a POST of a JSON object; every answer carries `errorCode`, 0 for success, and the
 `sequence` of its request. A failed one has `error` with `code`, `message`, `retryable` and, where they help,
-`retry_after_s` and `details`. Fields of a request that are not described are ignored; those that are described are taken
-strictly: `"5"` is no number.
+`retry_after_s` and `details`. Fields of a request that are not described are ignored; those that are described are
+taken strictly: `"5"` is no number.
 
 **Token**: `accessToken` of a login, as `Authorization: Bearer …` or as `accessToken` in the body.
 **Repeating**: a request that was not answered may be sent again with the same `client_message_id` or
@@ -161,7 +161,7 @@ def _error_responses(codes: Collection[ErrorCode], envelope: Any) -> dict[str, A
         415: "1002 INVALID_REQUEST: the body is compressed",
     }
     described = at_the_door | {
-        http_status: " · ".join(f"{int(code)} {code.name}: {code.meaning}" for code in same)
+        http_status: " · ".join(f"{int(code)} {code.name}: {code.described}" for code in same)
         for http_status, same in groupby(sorted(sorted(codes), key=status), key=status)
     }
     return {
@@ -177,7 +177,7 @@ def _error_code_schema() -> dict[str, Any]:
             {
                 "const": int(code),
                 "title": code.name,
-                "description": f"{code.meaning} (HTTP {code.http_status}{', retryable' if code.retryable else ''})",
+                "description": f"{code.described} (HTTP {code.http_status}{', retryable' if code.retryable else ''})",
             }
             for code in ErrorCode
         ],

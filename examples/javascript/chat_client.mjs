@@ -17,8 +17,7 @@ export class ChatError extends Error {
   constructor(body) {
     super(`${[body.errorCode, body.error?.code].filter(Boolean).join(" ")}: ${body.error?.message}`);
     this.code = body.error?.code ?? "";
-    // With a message it is a reply that has failed: the same request gets it again, a new message may be answered.
-    this.retryable = (body.error?.retryable ?? false) && !("message" in body);
+    this.retryable = body.error?.retryable ?? false;
     this.retryAfterMs = 1000 * (body.error?.retry_after_s ?? 0);
     this.body = body;
   }

@@ -34,8 +34,7 @@ class ChatError(Exception):
         numbers = [str(part) for part in (body.get("errorCode"), error.get("code")) if part]
         super().__init__(f"{' '.join(numbers)}: {error.get('message')}")
         self.code: str = error.get("code", "")
-        # With a message it is a reply that has failed: the same request gets it again, a new message may be answered.
-        self.retryable: bool = error.get("retryable", False) and "message" not in body
+        self.retryable: bool = error.get("retryable", False)
         self.retry_after_s: float | None = error.get("retry_after_s")
         self.body = body
 

@@ -8,43 +8,57 @@ from __future__ import annotations
 from enum import IntEnum
 from typing import Any, ClassVar
 
-
-_ASK_ANEW = "; your message is stored: ask again as a new message, with a new client_message_id"
+_ASK_ANEW = "; the message is stored: ask again as a new one, with a new client_message_id"
 
 
 class ErrorCode(IntEnum):
     """A code of the wire. Its name is the symbolic ``error.code``.
 
     ``http_status`` is the usual status (an :class:`ApiError` may carry another one),
-    ``retryable`` says that asking again later may succeed (after 1020 and 1021 as a new message, for this one's reply has
-    ended), ``meaning`` is the text of the table.
+    ``retryable`` says that the same request may succeed later, ``meaning`` is what the client is told unless the
+    error says it better, ``note`` is for the documents.
     """
 
     http_status: int
     retryable: bool
     meaning: str
+    note: str
 
-    def __new__(cls, value: int, http_status: int = 200, retryable: bool = False, meaning: str = "") -> ErrorCode:
+    def __new__(
+        cls, value: int, http_status: int = 200, retryable: bool = False, meaning: str = "", note: str = ""
+    ) -> ErrorCode:
         member = int.__new__(cls, value)
         member._value_ = value
         member.http_status = http_status
         member.retryable = retryable
         member.meaning = meaning
+        member.note = note
         return member
+
+    @property
+    def described(self) -> str:
+        """Meaning and note, for the documents."""
+        return f"{self.meaning} ({self.note})" if self.note else self.meaning
 
     OK = 0, 200, False, "success"
     CHAT_FAILED = 1000, 500, False, "the chat operation failed unexpectedly"
     MESSAGE_NOT_SENT = 1001, 503, True, "the message could not be sent, nothing was stored"
-    INVALID_REQUEST = 1002, 400, False, "the request is not valid (413: it is too large)"
-    UNKNOWN_PROTOCOL = 1003, 404, False, "no such protocol or path (405: not with this method)"
+    INVALID_REQUEST = (
+        1002,
+        400,
+        False,
+        "the request is not valid",
+        "413: its body is too large, 415: compressed, 408: too slow",
+    )
+    UNKNOWN_PROTOCOL = 1003, 404, False, "no such protocol or path", "405: not with this method"
     ROOM_NOT_FOUND = 1004, 404, False, "the room does not exist or is not yours"
     MESSAGE_NOT_FOUND = 1005, 404, False, "the message does not exist"
     ROOM_BUSY = 1006, 409, True, "a reply is running in this room, or too many messages wait for theirs"
     IDEMPOTENCY_MISMATCH = 1007, 422, False, "this client id was used before with another body"
     NOT_ALLOWED_IN_STATE = 1008, 409, False, "not allowed in the state that the room or message is in"
     TOO_MANY_REQUESTS = 1010, 429, True, "too many requests"
-    AI_UNAVAILABLE = 1020, 502, True, "the AI provider failed" + _ASK_ANEW
-    AI_TIMED_OUT = 1021, 504, True, "the AI provider did not answer in time" + _ASK_ANEW
+    AI_UNAVAILABLE = 1020, 502, False, "the AI provider failed" + _ASK_ANEW, "503: it was not called"
+    AI_TIMED_OUT = 1021, 504, False, "the AI provider did not answer in time" + _ASK_ANEW
     ACCOUNT_EXISTS = 2001, 409, False, "this account_id is taken"
     WRONG_CREDENTIALS = 2002, 401, False, "wrong account_id or password"
     SERVER_ERROR = 5000, 500, False, "the server failed unexpectedly"

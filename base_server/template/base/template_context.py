@@ -9,7 +9,6 @@ from service.core.facade import Facade, facade
 from template.base.base_template import BaseTemplate
 from template.base.protocol import Protocol
 
-
 _PATH = re.compile(r"/[^\s{}?#]*")
 
 

@@ -107,7 +107,7 @@ class ErrorBody(BaseModel):
     message: str
     """For developers, in English; not to be parsed."""
     retryable: bool
-    """Asking again later may succeed: the same request, but after 1020 and 1021 a new message."""
+    """The same request may succeed later."""
     retry_after_s: float | None = None
     """Not before so many seconds."""
     details: dict[str, Any] | None = None

@@ -1,8 +1,8 @@
 """Pages of a room's messages: the window in Redis first, what is older from MySQL by key.
 
-Page 1 and a cursor's page are filled across window and MySQL. The numbers of further pages count what can be seen as far
-as the window reaches; below it a page is a range of seq, without what was deleted. ``has_more`` is exact: it asks whether
-a visible message exists below.
+Page 1 and a cursor's page are filled across window and MySQL. The numbers of further pages count what can be seen as
+far as the window reaches; below it a page is a range of seq, without what was deleted. ``has_more`` is exact: it asks
+whether a visible message exists below.
 """
 
 from __future__ import annotations

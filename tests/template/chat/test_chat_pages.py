@@ -43,10 +43,12 @@ async def by_cursor(chat: ChatWorld, user: ClientSession, room_id: str, limit: i
 
 async def by_number(chat: ChatWorld, user: ClientSession, room_id: str, limit: int) -> list[list[str]]:
     """Pages 1, 2, … up to the last one."""
-    pages = []
-    while not pages or page.has_more:
+    pages: list[list[str]] = []
+    has_more = True
+    while has_more:
         page = await chat.messages(user, room_id, limit=limit, page=len(pages) + 1)
         pages.append([message.message_id for message in page.messages])
+        has_more = page.has_more
         assert len(pages) < 100
     return pages
 

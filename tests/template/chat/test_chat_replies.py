@@ -171,7 +171,7 @@ async def test_a_failing_provider_keeps_the_question_and_the_room(
     assert (again.errorCode, chat.provider.calls) == (code, calls)
     for answer in (response, again):
         assert answer.error is not None
-        assert (answer.http_status, answer.error.retryable) == (502, True)
+        assert (answer.http_status, answer.error.retryable) == (502, False)
         assert "failed" in answer.error.message
         assert "new client_message_id" in answer.error.message
     await chat.persist()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import unicodedata
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
@@ -12,20 +11,12 @@ from template.base.wire import INT64_MAX, ErrorBody, Identifier, InWords, PageLi
 from template.chat.common.chat_model import ChatMessage, ChatRoom
 
 MAX_CONTENT_BYTES = 64 * 1024
-# White space; control and format characters.
-_UNSEEN = frozenset(["Zs", "Zl", "Zp", "Cc", "Cf"])
 
 
 def _fits(content: str) -> str:
     if len(content.encode()) > MAX_CONTENT_BYTES:
         raise ValueError(f"must be at most {MAX_CONTENT_BYTES} bytes of UTF-8")
     return content
-
-
-def _visible(text: str) -> str:
-    if all(unicodedata.category(letter) in _UNSEEN for letter in text):
-        raise ValueError("must not be blank: it has only white space and characters that nobody sees")
-    return text
 
 
 def _storable(text: str) -> str:
@@ -35,15 +26,9 @@ def _storable(text: str) -> str:
     return text
 
 
-Title = Annotated[
-    str, StringConstraints(min_length=1, max_length=200), AfterValidator(_storable), AfterValidator(_visible)
-]
+Title = Annotated[str, StringConstraints(min_length=1, max_length=200), AfterValidator(_storable)]
 Content = Annotated[
-    str,
-    StringConstraints(min_length=1, max_length=16_000),
-    AfterValidator(_fits),
-    AfterValidator(_storable),
-    AfterValidator(_visible),
+    str, StringConstraints(min_length=1, max_length=16_000), AfterValidator(_fits), AfterValidator(_storable)
 ]
 # `persona` is accepted wherever `ai_persona` is.
 _PERSONA_NAMES = AliasChoices("ai_persona", "persona")
@@ -86,7 +71,7 @@ class ChatRoomCreateRequest(Request):
     ai_persona: Annotated[str, StringConstraints(max_length=64)] = Field(default="", validation_alias=_PERSONA_NAMES)
     """Who answers; `persona` is accepted too. See 6021."""
     title: Title | None = None
-    """Not blank; without one the first message gives it."""
+    """Without one the first message gives it."""
     client_request_id: Identifier | None = None
     """Repeated with the same id, the request makes one room. A UUIDv7 is best."""
 
@@ -99,7 +84,6 @@ class ChatRoomCreateResponse(Response):
 class ChatRoomUpdateRequest(Request):
     room_id: Identifier
     new_title: Title
-    """Not blank."""
 
 
 class ChatRoomUpdateResponse(Response):
@@ -118,7 +102,7 @@ class ChatRoomDeleteResponse(Response):
 class ChatMessageSendRequest(Request):
     room_id: Identifier
     content: Content
-    """At most 16,000 characters and 64 KiB; not blank."""
+    """At most 16,000 characters and 64 KiB."""
     ai_persona: PersonaName | None = Field(default=None, validation_alias=_PERSONA_NAMES)
     """Another persona than the room's, for this message; `persona` is accepted too."""
     client_message_id: Identifier | None = None
@@ -193,7 +177,7 @@ class ChatMessageListRequest(Request):
 
 
 class ChatMessageListResponse(Response):
-    """Oldest first. ``has_more`` is exact; ``next_cursor`` asks for the messages before these, None when there are none."""
+    """Oldest first. ``has_more`` is exact; ``next_cursor`` asks for the messages before these, None if none are."""
 
     messages: list[ChatMessage] = Field(default_factory=list)
     has_more: bool = False
