@@ -21,8 +21,8 @@ class ServiceUnavailable(ServiceError):
 
 
 class NotDeployed(ServiceUnavailable):
-    """What was called is not there: a procedure, a shard. Asking again helps nobody until somebody has mended it; what
-    must not be lost waits for that as it waits for an outage."""
+    """What was called is not there: a procedure, a shard. The log has the mend. To a client it is an outage like
+    others, for procedures are replaced while servers run; what must not be lost waits."""
 
 
 class OutcomeUnknown(ServiceUnavailable):

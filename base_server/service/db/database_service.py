@@ -121,12 +121,14 @@ class DatabaseService(Facade):
         await self._tasks.finish((await self._shard(shard_id)).ping(), "db:ping")
 
     async def require_shard(self, shard_id: int) -> None:
-        """Raises ``NotDeployed`` unless the shard is known; looks for it once a second at most."""
+        """Raises ``ServiceUnavailable`` unless the shard is known, ``NotDeployed`` when it was just looked for: that is
+        done once a second at most."""
         if shard_id in self._shards:
             return
-        if monotonic() - self._looked_s > _LOOK_AGAIN_S:
-            self._looked_s = monotonic()
-            await self.refresh_shards()
+        if monotonic() - self._looked_s <= _LOOK_AGAIN_S:
+            raise ServiceUnavailable(SERVICE, f"there is no shard {shard_id}; known are {self.shard_ids}")
+        self._looked_s = monotonic()
+        await self.refresh_shards()
         if shard_id not in self._shards:
             reason = f"there is no shard {shard_id}; known are {self.shard_ids}"
             Logger.error("unknown shard", shard_id=shard_id, known=self.shard_ids, mend=self._mend)

@@ -35,7 +35,7 @@ class NetSettings(Settings):
     max_body_bytes: int = Field(default=1_048_576, ge=1024)
     """A longer request body is refused with 413."""
     http_status_for_errors: Literal["error", "ok"] = "error"
-    """``ok`` answers HTTP 200 to everything, for clients that read only ``errorCode``."""
+    """``ok`` answers HTTP 200 to every POST, for clients that read only ``errorCode``."""
     trusted_proxies: tuple[Annotated[str, AfterValidator(_is_network)], ...] = ()
     """Addresses or networks whose ``X-Forwarded-For`` is believed."""
     cors_origins: tuple[str, ...] = ()

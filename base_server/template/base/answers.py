@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 from functools import wraps
 from typing import Any, TypeVar, cast
 
-from service.core.errors import NotDeployed, ServiceUnavailable
+from service.core.errors import ServiceUnavailable
 from service.core.logger import Logger
 from template.base.errors import ApiError, ErrorCode, ServiceDown
 from template.base.event_stream import Events
@@ -19,9 +19,6 @@ def as_api_error(error: Exception, unexpected: ErrorCode = ErrorCode.SERVER_ERRO
     """``error`` as the client may see it. Outages and surprises are logged here, with what only the log may see."""
     if isinstance(error, ApiError):
         return error
-    if isinstance(error, NotDeployed):
-        Logger.error("something needed is not deployed", service=error.service, reason=error.reason)
-        return ApiError(unexpected)
     if isinstance(error, ServiceUnavailable):
         Logger.warn("needed service is down", service=error.service, reason=error.reason)
         return ServiceDown(f"the {error.service} is down, try again", details={"service": error.service})

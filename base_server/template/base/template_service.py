@@ -56,7 +56,7 @@ Observer = Callable[[Protocol, int, float], None]
 class TemplateService:
     """Runs protocols for callers.
 
-    ``status_for_errors="ok"`` answers HTTP 200 to everything, for clients that read only ``errorCode``.
+    ``status_for_errors="ok"`` answers HTTP 200 to every call, for clients that read only ``errorCode``.
     ``recheck_s``: how often the session of a request that takes longer is looked up again; a logout on any process
     ends it with 10000. Every failure becomes an envelope; only cancellation is raised. The events of a stream go to the
     call's ``outlet``; once it is open, a failure (also the session's end) ends the stream without a last event.

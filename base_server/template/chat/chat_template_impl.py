@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
-from service.core.errors import NotDeployed, OutcomeUnknown, ServiceError, ServiceUnavailable
+from service.core.errors import OutcomeUnknown, ServiceError, ServiceUnavailable
 from service.llm.llm_errors import UnknownPersona
 from service.service_container import ServiceContainer
 from template.base.answers import answers
@@ -322,7 +322,7 @@ class ChatTemplateImpl(BaseTemplate):
         )
         try:
             return await self._parts.messages.accept(owner, request.room_id, message)
-        except (OutcomeUnknown, NotDeployed):
+        except OutcomeUnknown:
             raise
         except ServiceUnavailable as outage:
             raise MessageNotSent("the message could not be stored, send it again") from outage

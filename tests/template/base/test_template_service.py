@@ -12,8 +12,8 @@ import pytest
 import structlog
 
 from service.core import logger
-from service.core.errors import NotDeployed, OutcomeUnknown, ServiceUnavailable, StartError
-from template.base.answers import answers, as_api_error
+from service.core.errors import OutcomeUnknown, ServiceUnavailable, StartError
+from template.base.answers import answers
 from template.base.base_template import BaseTemplate
 from template.base.client_session import ClientSession
 from template.base.errors import AIUnavailableError, ErrorCode, InvalidRequest, RoomNotFound, TooManyRequests
@@ -149,11 +149,6 @@ async def test_what_a_handler_raises_becomes_an_envelope(
     assert (answer.status, answer.error_code, body["sequence"]) == (status, code, 3)
     assert (body["error"]["code"], body["error"]["retryable"]) == (code.name, code.retryable)
     assert b"secret detail" not in answer.body
-
-
-def test_a_missing_procedure_is_no_outage_to_the_client() -> None:
-    error = as_api_error(NotDeployed("database", "no procedure fp_none: db apply"), ErrorCode.CHAT_FAILED)
-    assert (error.code, error.code.retryable, "fp_none" in error.message) == (ErrorCode.CHAT_FAILED, False, False)
 
 
 async def test_a_session_is_watched_on_after_its_service_broke_once(template: EchoTemplate) -> None:
