@@ -5,81 +5,18 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import AsyncIterator
-from datetime import UTC, datetime, timedelta, tzinfo
-from pathlib import Path
-from types import SimpleNamespace
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from service.cache.cache_service import CacheService
-from service.cache.cache_settings import CacheSettings
 from service.core.errors import ServiceError, ServiceNotRunning
-from service.core.tasks import TaskRegistry
 from service.lock.lock_holder import LockHolder
-from service.lock.lock_service import LockService
 from service.scheduler.base_scheduler import ScheduleJob, ScheduleType
 from service.scheduler.job_runner import JobRunner
 from service.scheduler.scheduler_service import SchedulerService
 from service.scheduler.scheduler_settings import SchedulerSettings
+from tests.service.scheduler.scheduler_bench import Bench, Work, interval
 from tests.waiting import until
-
-
-class Bench:
-    """Schedulers as separate processes would have them, on one fake Redis."""
-
-    def __init__(self, cache: CacheService) -> None:
-        self.cache = cache
-        self.locks = LockService(cache)
-        self.tasks = TaskRegistry()
-        self.started: list[SchedulerService] = []
-
-    async def scheduler(self, **settings: object) -> SchedulerService:
-        service = SchedulerService(SchedulerSettings(**settings), self.locks, self.tasks)
-        await service.start()
-        self.started.append(service)
-        return service
-
-
-@pytest.fixture
-async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
-    cache = CacheService(CacheSettings(type="fake"), app_id="app", env="TEST", partitions=4, data_dir=tmp_path)
-    await cache.start()
-    bench = Bench(cache)
-    yield bench
-    for service in bench.started:
-        await service.stop(0)
-    assert await bench.tasks.drain(1) == 0
-    await cache.stop()
-
-
-class Work:
-    """A callback that counts its calls and can be held up or made to fail."""
-
-    def __init__(self) -> None:
-        self.begun = 0
-        self.ended = 0
-        self.at_once = 0
-        self.most_at_once = 0
-        self.error: Exception | None = None
-        self.gate = asyncio.Event()
-        self.gate.set()
-
-    async def __call__(self) -> None:
-        self.begun += 1
-        self.at_once += 1
-        self.most_at_once = max(self.most_at_once, self.at_once)
-        try:
-            await self.gate.wait()
-            if self.error is not None:
-                raise self.error
-            self.ended += 1
-        finally:
-            self.at_once -= 1
-
-
-def interval(work: object, job_id: str = "job", seconds: float = 0.02, **fields: object) -> ScheduleJob:
-    return ScheduleJob(job_id, job_id, ScheduleType.INTERVAL, seconds, work, **fields)  # type: ignore[arg-type]
 
 
 async def test_an_interval_job_runs_again_and_again(bench: Bench) -> None:
@@ -212,54 +149,6 @@ async def test_a_schedule_that_is_not_valid_is_refused(bench: Bench, kind: Sched
     with pytest.raises(ValueError, match="job x: schedule_value"):
         await service.add_job(ScheduleJob("x", "x", kind, value, Work()))  # type: ignore[arg-type]
     assert service.job_ids() == []
-
-
-class Clock:
-    """The machine's clock as APScheduler and the service read it; ``set_by`` moves it."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.moved = timedelta(0)
-        clock = self
-
-        class Moved(datetime):
-            @classmethod
-            def now(cls, tz: tzinfo | None = None) -> datetime:
-                return datetime.now(tz) + clock.moved
-
-        for module in ("apscheduler.schedulers.base", "service.scheduler.job_runner"):
-            monkeypatch.setattr(f"{module}.datetime", Moved)
-        moved_time = SimpleNamespace(
-            time=lambda: time.time() + clock.moved.total_seconds(), monotonic=time.monotonic
-        )  # the fake Redis keeps the real one, as another machine would
-        monkeypatch.setattr("service.scheduler.scheduler_service.time", moved_time)
-
-    def set_by(self, seconds: float) -> None:
-        self.moved += timedelta(seconds=seconds)
-
-
-@pytest.mark.parametrize("moved_s", [-3600, 3600])
-async def test_intervals_go_on_when_the_clock_is_set(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch, moved_s: float
-) -> None:
-    clock = Clock(monkeypatch)
-    service, own, shared = await bench.scheduler(), Work(), Work()
-    await service.add_job(interval(own, "own", seconds=0.05))
-    await service.add_job(interval(shared, "shared", seconds=0.05, use_distributed_lock=True, lock_ttl_s=0.5))
-    await until(lambda: own.ended and shared.ended)
-    clock.set_by(moved_s)
-    own_before, shared_before = own.ended, shared.ended
-    await until(lambda: own.ended >= own_before + 5, timeout_s=2)
-    await until(lambda: shared.ended >= shared_before + 5)
-    assert own.begun < own_before + 60, "missed times are not made up for one by one"
-
-
-async def test_a_moment_that_the_set_clock_has_passed_comes_at_once(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    clock, service, work = Clock(monkeypatch), await bench.scheduler(), Work()
-    await service.add_job(ScheduleJob("job", "job", ScheduleType.ONCE, datetime.now(UTC) + timedelta(hours=1), work))
-    clock.set_by(3601)
-    await until(lambda: work.ended == 1)
 
 
 async def test_an_interval_makes_up_once_for_a_blocked_loop(bench: Bench) -> None:
