@@ -63,10 +63,10 @@ class FlakyProxy:
             pass
         finally:
             self._open.discard(reader)
-            up.cancel()
-            await asyncio.gather(up, return_exceptions=True)
             for each in (writer, server_writer):
                 each.close()
+            up.cancel()
+            await asyncio.gather(up, return_exceptions=True)
 
     async def _requests(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while data := await reader.read(65536):

@@ -21,10 +21,10 @@ def pytest_asyncio_loop_factories(item: pytest.Item) -> dict[str, Callable[[], a
 
 @pytest.fixture
 async def proxied(real_cache_backend: CacheBackend, app_id: str) -> AsyncIterator[tuple[FlakyProxy, CacheClient]]:
-    """A client behind a wire that a test can cut, with a time-out of 0.5 s."""
+    """A client behind a wire that a test can cut, with a time-out of 2 s."""
     assert real_cache_backend.server is not None
     async with FlakyProxy(real_cache_backend.server.socket) as proxy:
-        settings = real_cache_backend.server.settings(unix_socket_path=str(proxy.socket), timeout_s=0.5)
+        settings = real_cache_backend.server.settings(unix_socket_path=str(proxy.socket), timeout_s=2)
         service = make_cache(settings, app_id)
         await service.start()
         yield proxy, service.get_client()
