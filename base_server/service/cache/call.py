@@ -31,6 +31,11 @@ OF_THE_CONNECTION = (BusyLoadingError, AuthenticationError, ReadOnlyError, Maste
 ones stay with the server that is a replica now."""
 
 
+def word_of(value: object) -> str:
+    """A word of a command in capitals; redis-py gives some as bytes."""
+    return (value.decode(errors="replace") if isinstance(value, bytes) else str(value)).upper()
+
+
 class Effect(Enum):
     """What it means that a call was sent and its answer was lost."""
 

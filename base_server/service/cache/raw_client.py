@@ -21,7 +21,7 @@ from service.cache.cache_errors import CacheCommandError
 from service.cache.call import REFUSED, Command
 from service.cache.cluster_exchange import ClusterExchange
 from service.cache.exchange import Exchange, effect_of
-from service.cache.raw_commands import wait_s_of
+from service.cache.raw_commands import refuse_changes, wait_s_of
 from service.core.errors import ServiceUnavailable
 
 
@@ -86,9 +86,11 @@ class _SeamPipeline(Pipeline):
 
 
 async def _run(exchange: Exchange | ClusterExchange, commands: list[Command], *, atomic: bool = False) -> list[Any]:
-    wait_s = sum(map(wait_s_of, commands))
-    if atomic:  # nothing waits
-        commands, wait_s = [("MULTI",), *commands, ("EXEC",)], 0.0
+    for command in commands:
+        refuse_changes(command)
+    wait_s = 0.0 if atomic else sum(map(wait_s_of, commands))  # in a transaction nothing waits
+    if atomic:
+        commands = [("MULTI",), *commands, ("EXEC",)]
     try:
         return await exchange.run(commands, effect_of(commands), wait_s)
     except ServiceUnavailable as error:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from service.cache.cache_errors import CacheCommandError
-from service.cache.call import Command
+from service.cache.call import Command, word_of
 
 _LAST_IN_SECONDS = frozenset({"BLPOP", "BRPOP", "BRPOPLPUSH", "BLMOVE", "BZPOPMIN", "BZPOPMAX"})
 _FIRST_IN_SECONDS = frozenset({"BLMPOP", "BZMPOP"})
@@ -16,31 +16,35 @@ _OF_A_CONNECTION = frozenset(
 )
 
 
-def wait_s_of(command: Command) -> float:
-    """Seconds that the server may wait before it answers ``command``; 0 if it answers at once.
-
-    Raises :class:`CacheCommandError` for a wait without an end, which would hold a connection for good, and for what
-    would change the connection for those who use it next.
-    """
-    name = _word(command[0])
-    if name in _OF_A_CONNECTION or (name == "CLIENT" and _word(command[1]) in {"REPLY", "TRACKING"}):
+def refuse_changes(command: Command) -> None:
+    """Raise :class:`CacheCommandError` for what would change the connection for those who use it next."""
+    name, first = word_of(command[0]), word_of(_argument(command, 1))
+    if name in _OF_A_CONNECTION or (name == "CLIENT" and first in {"REPLY", "TRACKING"}):
         raise CacheCommandError(
             "CONNECTION",
             f"{name} is about a connection, and they are shared: use a pipeline for transactions, "
             "CacheService.subscribe for signals, a client of your own for the rest",
         )
+
+
+def wait_s_of(command: Command) -> float:
+    """Seconds that the server may wait before it answers ``command``; 0 if it answers at once.
+
+    Raises :class:`CacheCommandError` for a wait without an end, which would hold a connection for good.
+    """
+    name = word_of(command[0])
     if name in _LAST_IN_SECONDS:
         wait_s = _number(command[-1])
     elif name in _FIRST_IN_SECONDS:
-        wait_s = _number(command[1])
+        wait_s = _number(_argument(command, 1))
     elif name in _LAST_IN_MS:
         wait_s = _number(command[-1]) / 1000
     elif name in _BLOCK_IN_MS:
-        options = [_word(word) for word in command[:-1]]
+        options = [word_of(word) for word in command]
         options = options[: options.index("STREAMS")] if "STREAMS" in options else options
         if "BLOCK" not in options:
             return 0.0
-        wait_s = _number(command[options.index("BLOCK") + 1]) / 1000
+        wait_s = _number(_argument(command, options.index("BLOCK") + 1)) / 1000
     else:
         return 0.0
     if not 0 < wait_s < float("inf"):
@@ -48,8 +52,8 @@ def wait_s_of(command: Command) -> float:
     return wait_s
 
 
-def _word(word: object) -> str:
-    return (word.decode(errors="replace") if isinstance(word, bytes) else str(word)).upper()
+def _argument(command: Command, place: int) -> object:
+    return command[place] if place < len(command) else ""
 
 
 def _number(word: object) -> float:

@@ -9,7 +9,7 @@ from typing import Any
 from redis.crc import key_slot
 
 from service.cache.cache_errors import CacheCommandError
-from service.cache.call import Command
+from service.cache.call import Command, word_of
 
 # fmt: off
 _KEYLESS = (
@@ -39,8 +39,9 @@ def _after_a_count(command: Command) -> int | None:
     return _slot(command[3]) if int(command[2]) else None
 
 
-def _after_streams(command: Command) -> int:
-    return _slot(command[[str(word).upper() for word in command].index("STREAMS") + 1])
+def _after_streams(command: Command) -> int | None:
+    words = [word_of(word) for word in command[:-1]]
+    return _slot(command[words.index("STREAMS") + 1]) if "STREAMS" in words else None  # any node refuses it
 
 
 def _refused(command: Command) -> int | None:

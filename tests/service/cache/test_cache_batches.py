@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
+from redis.exceptions import ResponseError
 
 from service.cache import call
 from service.cache.cache_client import CacheClient
@@ -116,8 +117,22 @@ async def test_what_would_hold_or_change_a_shared_connection_is_refused(
     with pytest.raises(CacheCommandError, match=r"would wait for ever|they are shared"):
         await redis._client.execute_command(*command)
     with pytest.raises(CacheCommandError):
-        await redis._client.pipeline().execute_command(*command).execute()
+        await redis._client.pipeline(transaction=False).execute_command(*command).execute()
     assert redis.writes == writes
+
+
+async def test_in_a_transaction_nothing_waits(real_cache: CacheService) -> None:
+    redis = real_cache.get_client()
+    async with redis._client.pipeline() as pipe:
+        assert await pipe.blpop([redis.key("l:1")], timeout=0).set(redis.key("a:1"), "x").execute() == [None, True]
+    with pytest.raises(CacheCommandError, match="they are shared"):
+        await redis._client.pipeline().execute_command("SELECT", 1).execute()
+
+
+@pytest.mark.parametrize("command", ["CLIENT", "BLPOP", "BLMPOP", "XREAD", "WAIT"])
+async def test_a_command_without_its_arguments_is_refused_as_any_other(redis: CacheClient, command: str) -> None:
+    with pytest.raises((CacheCommandError, ResponseError)):
+        await redis._client.execute_command(command)
 
 
 @ON_ONE_SERVER

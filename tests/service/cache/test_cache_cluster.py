@@ -119,6 +119,9 @@ async def test_the_raw_client_works_within_a_partition(cache: CacheService) -> N
         with pytest.raises(CacheCommandError, match="one partition"):
             await pipe.set(a, 1).set(elsewhere, 3).execute()
     assert await redis._client.get(elsewhere) == "2"
+    stream = redis.key("x", 9)
+    entry = await redis._client.xadd(stream, {"f": "v"})
+    assert await redis._client.xread({stream: "0"}) == [[stream, [(entry, {"f": "v"})]]]
     with pytest.raises(CacheCommandError, match="each node"):
         await redis._client.flushdb()
     async with redis._client.pipeline() as pipe:

@@ -113,7 +113,14 @@ async def test_no_free_connection_is_unavailable(database: DatabaseService, serv
     assert all(isinstance(error, ServiceUnavailable) for error in errors)
     assert any("all connections are busy" in str(error) for error in errors)
     assert pool(database).in_use == 0
-    assert await Room(database).window() == []
+
+    async def serves() -> bool:
+        try:
+            return await Room(database).window() == []
+        except ServiceUnavailable:  # on a busy machine a new connection may need longer than the time-out
+            return False
+
+    await until(serves)
 
 
 async def test_a_paused_server_costs_the_deadline_and_nothing_else(
