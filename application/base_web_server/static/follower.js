@@ -4,10 +4,11 @@
 import { Code, stream, Unreachable } from "./api.js";
 import { pauseAfter, reportFailure } from "./connection.js";
 import { t } from "./i18n.js";
+import { byteLength, extended } from "./reply_text.js";
 import { endedBy } from "./session.js";
 import { announce, changed, openRoomId, openThread, state } from "./state.js";
 import { tellTabs } from "./tabs.js";
-import { findMessage, putMessage, removeMessage, runningReply } from "./thread.js";
+import { emptyThread, findMessage, putMessage, removeMessage, runningReply } from "./thread.js";
 
 const ENDS = ["reply.done", "reply.stopped", "reply.error"];
 
@@ -35,7 +36,7 @@ export function followFrom(roomId, messageId, abort, events) {
 }
 
 function begin(roomId, messageId, abort, events) {
-  const reading = { roomId, messageId, abort, thread: openThread(), lastEventId: null };
+  const reading = { roomId, messageId, abort };
   current = reading;
   void follow(reading, events).finally(() => {
     if (current !== reading) return;
@@ -48,8 +49,9 @@ async function follow(reading, events) {
   const { roomId, messageId, abort } = reading;
   for (let attempt = 0; !abort.signal.aborted; attempt++) {
     try {
-      const fields = { room_id: roomId, message_id: messageId };
-      if (reading.lastEventId !== null) fields.last_event_id = reading.lastEventId;
+      // Whatever told of the text so far: the rest begins where it ends.
+      const known = findMessage(threadOf(reading), messageId)?.content ?? "";
+      const fields = { room_id: roomId, message_id: messageId, last_event_id: String(byteLength(known)) };
       for await (const event of events ?? stream("api/chat/message/resume", fields, abort.signal)) {
         attempt = 0;
         if (take(reading, event)) return;
@@ -58,7 +60,7 @@ async function follow(reading, events) {
     } catch (error) {
       if (abort.signal.aborted || endedBy(error)) return;
       if (error.code === Code.MESSAGE_NOT_FOUND || error.code === Code.ROOM_NOT_FOUND) {
-        removeMessage(reading.thread, messageId);
+        removeMessage(threadOf(reading), messageId);
         changed();
         return;
       }
@@ -71,14 +73,16 @@ async function follow(reading, events) {
 
 // True when the reply has ended.
 function take(reading, event) {
-  const { thread, messageId } = reading;
+  const { roomId, messageId } = reading;
+  const thread = threadOf(reading);
   const message = findMessage(thread, messageId);
   if (event.type === "reply.delta" && message?.is_streaming) {
-    // What the list said of the text may be anywhere; the first event of a stream is at its beginning.
-    message.content = reading.lastEventId === null ? event.data.text : message.content + event.data.text;
+    const content = extended(message.content, event.data.text, Number(event.id));
+    // The rest is asked for once more, from where the known text ends.
+    if (content === null) throw new Error("text is missing before this event");
+    message.content = content;
     changed();
   }
-  if (event.type !== "message.accepted") reading.lastEventId = event.id;
   if (!ENDS.includes(event.type)) return false;
   if (event.data.message) {
     const { content } = putMessage(thread, { ...event.data.message, error: event.data.error });
@@ -88,6 +92,11 @@ function take(reading, event) {
     removeMessage(thread, messageId);
   }
   changed();
-  tellTabs(reading.roomId);
+  tellTabs(roomId);
   return true;
+}
+
+// A room that was forgotten and is open again has another thread.
+function threadOf({ roomId }) {
+  return state.threads.get(roomId) ?? emptyThread();
 }

@@ -1,5 +1,7 @@
 // The messages of one room as this page knows them: pure functions that keep them in order, whole and free of repeats.
 
+import { byteLength, extended } from "./reply_text.js";
+
 /**
  * `messages` oldest first; those with a `seq` from `from` to `to` are all that the room has there. `cursor` asks for what
  * is before. `status`: "new" | "loading" | "ready" | "failed". `seen` is the state of the room's card that was read.
@@ -89,6 +91,8 @@ function reach(thread, message) {
 // Answers overtake each other: a finished reply never runs again, a running one never gets shorter.
 function newerOf(known, message) {
   if (!known) return message;
-  if (message.is_streaming && (!known.is_streaming || known.content.length > message.content.length)) return known;
-  return { ...known, ...message };
+  if (!message.is_streaming) return { ...known, ...message };
+  if (!known.is_streaming) return known;
+  const content = extended(known.content, message.content, byteLength(message.content));
+  return { ...known, ...message, content };
 }
