@@ -104,7 +104,7 @@ class Player:
         self.room_id = (await self.client.ok("/api/chat/room/create", ai_persona="GPT4O"))["room"]["room_id"]
 
     async def _stream(self, patience_s: float | None = None) -> None:
-        body = {"room_id": self.room_id, "content": "tell me a story"}
+        body = {"room_id": self.room_id, "content": "tell me something"}
         path = self.client.base_url + "/api/chat/message/stream"
         async with asyncio.timeout(patience_s), self.http.post(path, json=body, headers=self.headers) as answer:
             async for _ in answer.content:

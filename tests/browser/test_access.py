@@ -117,7 +117,7 @@ def test_the_keyboard_alone_is_enough(visit: Visit, provider: Provider) -> None:
     assert all_texts(page)[0] == "first line\nsecond line"
     # The composer keeps the focus; what was answered is read aloud once, as a whole.
     expect(page.locator("#composer")).to_be_focused()
-    expect(page.locator("[aria-live='polite']")).to_contain_text("Reply: 데모 응답입니다.")
+    expect(page.locator("[aria-live='polite']")).to_contain_text("Reply: This is a **demo**")
 
     tab_to("Rename chat")
     press("Enter")

@@ -1,4 +1,4 @@
-"""The offline demo model: streams word by word, says that it is a demo, repeats the question."""
+"""The offline demo model: streams prepared replies word by word, and says that it is a demo."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from langchain_core.messages.ai import UsageMetadata
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
 
 from service.llm.conversation import estimate_tokens
+from service.llm.demo_replies import demo_reply
 from service.llm.llm_settings import DEMO_PROVIDER
 from service.llm.prompt import count_tokens
 
@@ -21,11 +22,6 @@ _WORDS = re.compile(r"\s*\S+|\s+$")
 _LONGEST_REPLY_S = 3.0
 _WORDS_AT_ONCE = 32
 _METADATA = {"finish_reason": "stop", "model_name": DEMO_PROVIDER}
-
-
-def demo_reply(question: str) -> str:
-    """What the demo answers: the same for the same question, whose text comes back character for character."""
-    return f"데모 응답입니다. This is a demo: no AI provider was called. 보내신 메시지: {question}"
 
 
 class DemoChatModel(BaseChatModel):
@@ -44,7 +40,7 @@ class DemoChatModel(BaseChatModel):
         run_manager: CallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> ChatResult:
-        reply = demo_reply(_question(messages))
+        reply = demo_reply(_questions(messages))
         message = AIMessage(reply, response_metadata=_METADATA, usage_metadata=_usage(messages, reply))
         return ChatResult(generations=[ChatGeneration(message=message)])
 
@@ -55,7 +51,7 @@ class DemoChatModel(BaseChatModel):
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> AsyncIterator[ChatGenerationChunk]:
-        reply = demo_reply(_question(messages))
+        reply = demo_reply(_questions(messages))
         words = _WORDS.findall(reply)
         delay_s = min(self.word_delay_s, _LONGEST_REPLY_S / len(words))
         for number, word in enumerate(words):
@@ -66,8 +62,8 @@ class DemoChatModel(BaseChatModel):
         yield ChatGenerationChunk(message=end, generation_info=_METADATA)
 
 
-def _question(messages: list[BaseMessage]) -> str:
-    return next((message.text for message in reversed(messages) if isinstance(message, HumanMessage)), "")
+def _questions(messages: list[BaseMessage]) -> list[str]:
+    return [message.text for message in messages if isinstance(message, HumanMessage)]
 
 
 def _usage(messages: list[BaseMessage], reply: str) -> UsageMetadata:

@@ -107,7 +107,7 @@ _SHIPPED_PERSONAS = {
     "DEMO": PersonaSettings(
         provider=DEMO_PROVIDER,
         title="Demo",
-        description="Answers offline by repeating the question; needs no key.",
+        description="Answers offline with a few prepared replies; needs no key.",
     ),
 }
 

@@ -52,12 +52,9 @@ export default {
   "new.suggest": "Try one of these",
   "new.suggest.1": "Hello! Who are you, and what can you do?",
   "new.suggest.2": "Tell me a short story about a message that was almost lost.",
-  "new.suggest.3":
-    'Show this as it is meant:\n\n| wall | holds |\n|---|---|\n| Redis | at once |\n| MySQL | for good |\n\n```python\nprint("stored, once, in order")\n```',
-  "new.suggest.3.label": "Show me a table and a block of code",
+  "new.suggest.3": "Show me a table and a block of code.",
   "demo.title": "You are talking to the demo",
-  "demo.text":
-    "It works offline and answers by repeating what you wrote. For real answers, start the server with a key:",
+  "demo.text": "It works offline and knows a few prepared answers. For real ones, start the server with a key:",
   "demo.tag": "demo",
 
   "message.you": "You",

@@ -28,7 +28,7 @@ export function newChatView() {
             ${SUGGESTIONS.map(
               (key) => html`
                 <button type="button" ?disabled=${newChat.isBusy} @click=${() => say(t(key))}>
-                  ${key === "new.suggest.3" ? t("new.suggest.3.label") : t(key)}
+                  ${t(key)}
                 </button>
               `,
             )}

@@ -1,0 +1,88 @@
+"""The demo answers in the question's language, the page's suggestions with replies of their own (cases/page.md G12)."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from application.base_web_server.routers.page_router import STATIC
+from service.llm.demo_replies import demo_reply, language_of
+
+
+def suggestions(language: str) -> list[str]:
+    """What the new chat's buttons send."""
+    texts = (STATIC / f"i18n/{language}.js").read_text(encoding="utf-8")
+    return re.findall(r'"new\.suggest\.\d":\s*"([^"]+)"', texts)
+
+
+@pytest.mark.parametrize("language", ["en", "ko"])
+def test_suggestions_of_the_page_get_replies_of_their_own(language: str) -> None:
+    """G12. A greeting, a story, a table with a block of code; each says that it is a demo."""
+    replies = [demo_reply([text]) for text in suggestions(language)]
+    greeting, story, show = replies
+    assert "\n- **" in greeting
+    assert story.startswith("### ")
+    assert "\n|---|" in show
+    assert "\n```python\n" in show
+    for reply in replies:
+        assert len(reply) > 300
+        assert {"en": "demo", "ko": "데모"}[language] in reply
+        assert bool(re.search("[가-힣]", reply)) == (language == "ko")
+
+
+@pytest.mark.parametrize(
+    ("text", "language"),
+    [
+        ("Hello", "en"),
+        ("안녕", "ko"),
+        ("ㅋㅋ", "ko"),
+        ("\u110b\u1161\u11ab\u1102\u1167\u11bc", "ko"),
+        ("What does 안녕 mean?", "en"),
+        ("Please translate: 안녕하세요", "en"),
+        ("Kubernetes rolling update 설명해줘", "ko"),
+        ("The Lord of the Rings 줄거리 알려줘", "ko"),
+        ("이 코드 설명해줘: for i in range(10): print(i)", "ko"),
+        ("Explain this: `print('안녕하세요 여러분')`", "en"),
+        ("설명해줘\n```python\nfor number in range(10): print(number)\n```", "ko"),
+        ("日本語で答えてください", "en"),
+        ("Réponds en français, s'il te plaît", "en"),
+        ("👋 12", None),
+        ("", None),
+    ],
+)
+def test_language_is_that_of_the_question(text: str, language: str | None) -> None:
+    assert language_of(text) == language
+
+
+def test_question_without_words_is_answered_in_the_language_of_the_conversation() -> None:
+    assert "데모" in demo_reply(["안녕하세요, 반가워요", "👍"])
+    assert "demo" in demo_reply(["안녕하세요", "Nice to meet you", "👍"])
+    assert "demo" in demo_reply([])
+
+
+@pytest.mark.parametrize(
+    ("question", "begin"),
+    [
+        ("tell me a story please", "### "),
+        ("동화 하나 들려줘", "### "),
+        ("Write some Python", "The client sends"),
+        ("파이썬 코드 보여줘", "클라이언트는"),
+        ("표로 정리해 줘", "두 가지를"),
+        ("Hi!", "Hello!"),
+        ("안녕하세요 👋", "안녕하세요!"),
+    ],
+)
+def test_other_words_for_a_suggestion_get_its_reply(question: str, begin: str) -> None:
+    assert demo_reply([question]).startswith(begin)
+
+
+@pytest.mark.parametrize(
+    "question", ["표현의 자유가 뭐야?", "올해 목표를 세워 줘", "the history of the world", "이야기꾼이 뭐야?"]
+)
+def test_any_other_question_is_not_repeated(question: str) -> None:
+    """G12. The reply says that it is a demo and what to try."""
+    reply = demo_reply([question])
+    assert question not in reply
+    assert len(reply.split()) <= 20
+    assert re.search("demo|데모", reply)
