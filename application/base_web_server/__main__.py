@@ -1,4 +1,4 @@
-"""``python -m application.base_web_server --env LOCAL|DEBUG|PROD [--config FILE] [--workers N]``."""
+"""``python -m application.base_web_server --env LOCAL|DEBUG|PROD [--config FILE] [--workers N] [--app M:F]``."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from application.base_web_server.config_warnings import find_warnings
 from application.base_web_server.serving import run_loop, serve
 from service.core.errors import StartError
 from service.core.logger import Logger, configure_logging
+from service.net.net_settings import check_app_name
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -22,11 +23,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--env", choices=ENVIRONMENTS, default="LOCAL", help="which configuration (default: LOCAL)")
     parser.add_argument("--config", type=Path, metavar="FILE", help="another configuration file")
     parser.add_argument("--workers", type=int, metavar="N", help="processes on the port (default: netConfig.workers)")
+    parser.add_argument(
+        "--app",
+        type=_app_name,
+        metavar="MODULE:FUNCTION",
+        help="registers a host's own templates in each process (default: netConfig.app)",
+    )
     options = parser.parse_args(arguments)
     if options.workers is not None and options.workers < 1:
         parser.error("--workers must be at least 1")
     try:
-        settings = load_settings(options.env, options.config)
+        settings = load_settings(options.env, options.config, app=options.app)
         configure_logging(settings.netConfig.log_level)
         for warning in find_warnings(settings):
             Logger.warn("doubtful configuration", warning=str(warning))
@@ -36,13 +43,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         else:
             from application.base_web_server.workers import run_workers  # noqa: PLC0415 - needs POSIX
 
-            asyncio.run(run_workers(settings, options.config, workers, _announce))
+            asyncio.run(run_workers(settings, options.config, options.app, workers, _announce))
     except StartError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)  # noqa: T201 - the one line for the operator
         return 1
     except asyncio.CancelledError:
         Logger.info("start was interrupted")
     return 0
+
+
+def _app_name(text: str) -> str:
+    try:
+        return check_app_name(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def _announce(url: str) -> None:

@@ -71,14 +71,19 @@ def config_file(env: Environment) -> Path:
 
 
 def load_settings(
-    env: Environment, file: Path | None = None, environ: Mapping[str, str] | None = None
+    env: Environment, file: Path | None = None, environ: Mapping[str, str] | None = None, *, app: str | None = None
 ) -> ServerSettings:
-    """Read, override, check. Raises :class:`StartError` with the file, the key, the value seen and the mend."""
+    """Read, override, check; ``app`` (the flag --app) wins over ``netConfig.app``.
+
+    Raises :class:`StartError` with the file, the key, the value seen and the mend.
+    """
     path = file or config_file(env)
     data = _read(path)
     overrides = list(find_overrides(ServerSettings, data, os.environ if environ is None else environ))
     for override in overrides:
         put(data, override)
+    if app is not None:
+        put(data, Override("--app", ("netConfig", "app"), app))
     try:
         settings = ServerSettings.model_validate_json(json.dumps(data), strict=True)
     except ValidationError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from application.base_web_server.config import ServerSettings
+from application.base_web_server.host_app import register_host_templates
 from service.net.net_settings import NetSettings
 from service.service_container import ServiceContainer
 from template.account.account_store import AccountStore
@@ -39,6 +40,7 @@ def create_account_template(
 def add_templates(
     context: TemplateContext, container: ServiceContainer, settings: ServerSettings, sessions: SessionStore
 ) -> None:
-    """Register the shipped templates beside those that a host has registered before."""
+    """Register the host's templates (``netConfig.app``) and the shipped ones, beside those registered before."""
+    register_host_templates(context, settings.netConfig.app)
     context.add_template(TemplateType.ACCOUNT, create_account_template(container, settings.netConfig, sessions))
     context.add_template(TemplateType.CHAT, create_chat_template(container, settings.chatConfig))

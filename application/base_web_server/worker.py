@@ -21,7 +21,7 @@ def main(argument: str) -> int:
     """Serve as ordered; the exit code (0 stopped, 1 could not start)."""
     order = WorkerOrder.read(argument)
     try:
-        settings = load_settings(order.env, Path(order.config) if order.config else None)
+        settings = load_settings(order.env, Path(order.config) if order.config else None, app=order.app)
         configure_logging(settings.netConfig.log_level)
         sockets = {key: [socket.socket(fileno=number) for number in order.sockets[key]] for key in order.sockets}
         seat = WorkerSeat(order.number, sockets, WorkerBoard(Path(order.board), order.count))

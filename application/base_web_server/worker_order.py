@@ -20,11 +20,13 @@ METRICS_FOLDER = "PROMETHEUS_MULTIPROC_DIR"
 class WorkerOrder:
     """Worker ``number`` of ``count`` serves on inherited descriptors, ``sockets`` by the key of their port.
 
+    ``app``: what the flag --app named; ``netConfig.app`` the worker reads itself.
     ``board``: the folder of the WorkerBoard. ``cache_socket``: where the supervisor's embedded Valkey listens.
     """
 
     env: Environment
     config: str | None
+    app: str | None
     number: int
     count: int
     board: str
@@ -32,7 +34,8 @@ class WorkerOrder:
     cache_socket: str | None
 
     def command(self) -> list[str]:
-        return [sys.executable, "-m", "application.base_web_server.worker", json.dumps(asdict(self))]
+        # -P: its modules are those of the supervisor's path (see workers._import_path), not of the working directory.
+        return [sys.executable, "-P", "-m", "application.base_web_server.worker", json.dumps(asdict(self))]
 
     @classmethod
     def read(cls, argument: str) -> Self:

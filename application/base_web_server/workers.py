@@ -1,6 +1,7 @@
 """A server of several processes on one port: the ports, the shared folder and the embedded Valkey, and a supervisor.
 
-This process serves nothing itself and loads neither services nor templates, so it outlives what may happen to them.
+This process serves nothing itself and loads neither services nor templates, the host's included, so it outlives what
+may happen to them.
 """
 
 from __future__ import annotations
@@ -19,12 +20,14 @@ from pathlib import Path
 from prometheus_client.multiprocess import mark_process_dead
 
 from application.base_web_server.config import ServerSettings
+from application.base_web_server.host_app import refuse_templates_of_one_process
 from application.base_web_server.ports import PortInUse, SharedPort
 from application.base_web_server.supervisor import Supervisor
 from application.base_web_server.worker_board import WorkerBoard
 from application.base_web_server.worker_order import METRICS_FOLDER, WorkerOrder
 from service.core.errors import StartError
 from service.core.logger import Logger
+from template.base.template_context import TemplateContext
 
 _SHM = "/dev/shm"  # noqa: S108 - a folder with a random name is made in it
 _PORT_WAIT_S, _PORT_LOOK_S = 3.0, 0.1
@@ -40,13 +43,15 @@ def refuse_workers(settings: ServerSettings) -> None:
 
 
 async def run_workers(
-    settings: ServerSettings, config: Path | None, count: int, on_ready: Callable[[str], None]
+    settings: ServerSettings, config: Path | None, app: str | None, count: int, on_ready: Callable[[str], None]
 ) -> None:
     """Run ``count`` workers until SIGTERM or SIGINT (a second one does not wait); SIGHUP replaces them one by one.
 
+    ``config`` and ``app`` are what the flags named; each worker reads the rest of its configuration when it starts.
     Calls ``on_ready`` with the address when all serve. Raises :class:`StartError`; a signal during the start cancels.
     """
     refuse_workers(settings)
+    refuse_templates_of_one_process(TemplateContext.get_instance())
     loop = asyncio.get_running_loop()
     running = asyncio.current_task()
 
@@ -75,6 +80,7 @@ async def run_workers(
             order = WorkerOrder(
                 env=settings.templateConfig.env,
                 config=str(config) if config else None,
+                app=app,
                 number=number,
                 count=count,
                 board=str(board),
@@ -83,7 +89,7 @@ async def run_workers(
             )
             return await asyncio.create_subprocess_exec(
                 *order.command(),
-                env={**os.environ, METRICS_FOLDER: str(metrics)},
+                env={**os.environ, METRICS_FOLDER: str(metrics), "PYTHONPATH": _import_path()},
                 # Its end tells the worker that it is needed no more, also when this process is killed.
                 stdin=PIPE,
                 stdout=PIPE,
@@ -117,6 +123,11 @@ async def run_workers(
             loop.add_signal_handler(number, supervisor.stop)
         loop.add_signal_handler(signal.SIGHUP, supervisor.roll)
         await supervisor.run(lambda: on_ready(ports[0].url))
+
+
+def _import_path() -> str:
+    """What this process can import its workers can: a host may have been started as a script, or extended the path."""
+    return os.pathsep.join(folder or str(Path.cwd()) for folder in sys.path)
 
 
 def _memory() -> str | None:

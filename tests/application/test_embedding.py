@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections.abc import AsyncIterator, Sequence
 
 import aiohttp
@@ -11,6 +12,9 @@ import pytest
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
+from application.base_web_server.__main__ import main
+from application.base_web_server.config import load_settings
+from application.base_web_server.host_app import register_host_templates
 from application.base_web_server.listener import Listener
 from application.base_web_server.middlewares import make_error_middleware, request_id_middleware
 from application.base_web_server.peer import PeerFinder
@@ -214,3 +218,54 @@ def _request(remote: str, headers: dict[str, str]) -> web.Request:
     from aiohttp.test_utils import make_mocked_request  # noqa: PLC0415
 
     return make_mocked_request("POST", "/", headers=headers).clone(remote=remote)
+
+
+def register_market(context: TemplateContext) -> None:
+    context.add_template("market", MarketTemplate())
+
+
+async def register_later(context: TemplateContext) -> None:
+    """Would never be awaited."""
+
+
+def test_an_app_registers_the_hosts_templates_with_the_context_that_it_is_given() -> None:
+    context = TemplateContext()
+    register_host_templates(context, f"{__name__}:register_market")
+    assert context.find_by_path("/market/buy") is not None
+    assert not TemplateContext.templates(), "not with the one of the process"
+
+
+@pytest.mark.parametrize(
+    ("app", "why"),
+    [
+        ("no_such_game.chat:register", "no_such_game.chat cannot be imported: No module named 'no_such_game'"),
+        (f"{__name__}:registrieren", "has no ordinary function 'registrieren'"),
+        (f"{__name__}:LOGGED_IN", "has no ordinary function 'LOGGED_IN'"),
+        (f"{__name__}:register_later", "has no ordinary function 'register_later'"),
+    ],
+    ids=["no module", "no function", "not callable", "async"],
+)
+def test_an_app_that_cannot_be_found_is_refused_with_its_key(app: str, why: str) -> None:
+    with pytest.raises(StartError, match=re.escape(why)) as refused:
+        register_host_templates(TemplateContext(), app)
+    assert f"netConfig.app (or --app) '{app}'" in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("app", "why"),
+    [
+        ("game.chat", "must be module:function"),
+        ("game.chat:", "must be module:function"),
+        (".chat:register", "must be module:function"),
+        ("game chat:register", "must be module:function"),
+        ("__main__:register", "__main__ is another module in each process"),
+    ],
+)
+def test_an_app_that_names_no_function_is_refused_when_the_configuration_is_read(
+    app: str, why: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(StartError, match=why):
+        load_settings("LOCAL", environ={"BASE_SERVER__NETCONFIG__APP": app})
+    with pytest.raises(SystemExit):
+        main(["--app", app])
+    assert why in capsys.readouterr().err

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ import aiohttp
 import pytest
 
 from tests.server_process import ROOT, Client, server_environment
+from tests.waiting import until
 
 HOST_APP = Path(__file__).parent / "host_app"
 MINSU, JIWOO, GUEST = ("game-token-of-minsu", "game-token-of-jiwoo", "game-token-of-guest")
@@ -27,12 +28,12 @@ def environment(data_dir: Path) -> dict[str, str]:
 
 
 @contextmanager
-def running(data_dir: Path, *arguments: str) -> Iterator[tuple[str, subprocess.Popen[str]]]:
+def running(data_dir: Path, *arguments: str, **variables: str) -> Iterator[tuple[str, subprocess.Popen[str]]]:
     """The host as a process: its address and the process; SIGTERM and exit code 0 at the end."""
     with (data_dir.parent / "host.log").open("w+") as log:
         process = subprocess.Popen(
             [sys.executable, "-m", *arguments],
-            cwd=data_dir.parent, env=environment(data_dir), stdout=subprocess.PIPE, stderr=log, text=True,
+            cwd=data_dir.parent, env=environment(data_dir) | variables, stdout=subprocess.PIPE, stderr=log, text=True,
         )  # fmt: skip
         assert process.stdout is not None
         try:
@@ -120,10 +121,15 @@ async def test_everything_is_there_after_a_stop_and_after_a_kill(http: aiohttp.C
 
 
 def refused(data_dir: Path, *more: str) -> str:
-    """The line with which a host that cannot start ends."""
+    """The line with which the game ends when it cannot start."""
+    return refused_start(data_dir, "game_server", "--data-dir", str(data_dir), *more)
+
+
+def refused_start(data_dir: Path, *arguments: str, **variables: str) -> str:
+    """The line with which ``python -m …`` ends when it cannot start."""
     ended = subprocess.run(
-        [sys.executable, "-m", "game_server", "--data-dir", str(data_dir), *more],
-        cwd=data_dir.parent, env=environment(data_dir), capture_output=True, text=True, timeout=60, check=False,
+        [sys.executable, "-m", *arguments],
+        cwd=data_dir.parent, env=environment(data_dir) | variables, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert ended.returncode == 1
     line = ended.stderr.strip().splitlines()[-1]
@@ -151,13 +157,80 @@ def test_a_protocol_id_that_the_chat_keeps_is_refused_at_start(tmp_path: Path) -
     assert "template 'chat' keeps" in line
 
 
-async def test_the_market_can_be_a_guest_of_the_shipped_server(http: aiohttp.ClientSession, tmp_path: Path) -> None:
-    with running(tmp_path / "data", "game_server.guest", "--env", "LOCAL") as (address, _):
-        client = Client(http, address)
-        await client.sign_in("minsu")
-        assert (await client.ok("/api/market/buy", item="sword"))["left"] == 2
-        room_id = (await client.ok("/api/market/ask", item="sword"))["room_id"]
-        assert (await client.ok("/api/chat/rooms"))["rooms"][0]["room_id"] == room_id
-        async with http.get(f"{address}/openapi.json") as answer:
-            paths = (await answer.json())["paths"]
-        assert {"/api/market/buy", "/api/chat/rooms", "/api/account/login"} <= set(paths)
+SHIPPED = ("application.base_web_server", "--env", "LOCAL")
+REGISTER = "game_server.guest:register"
+
+
+async def buys_and_asks(http: aiohttp.ClientSession, address: str) -> None:
+    """The market and the chat are served side by side."""
+    client = Client(http, address)
+    await client.sign_in("minsu")
+    assert (await client.ok("/api/market/buy", item="sword"))["left"] in range(3)
+    room_id = (await client.ok("/api/market/ask", item="sword"))["room_id"]
+    assert (await client.ok("/api/chat/rooms"))["rooms"][0]["room_id"] == room_id
+    async with http.get(f"{address}/openapi.json") as answer:
+        paths = (await answer.json())["paths"]
+    assert {"/api/market/buy", "/api/chat/rooms", "/api/account/login"} <= set(paths)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("game_server.guest", "--env", "LOCAL"),
+        (*SHIPPED, "--app", REGISTER),
+        (*SHIPPED, "--app", REGISTER, "--workers", "2"),
+    ],
+    ids=["registered before main", "--app, one process", "--app, two workers"],
+)
+async def test_the_market_can_be_a_guest_of_the_shipped_server(
+    http: aiohttp.ClientSession, tmp_path: Path, arguments: tuple[str, ...]
+) -> None:
+    """cases/promises.md P5."""
+    with running(tmp_path / "data", *arguments) as (address, _):
+        await buys_and_asks(http, address)
+
+
+async def worker_pids(http: aiohttp.ClientSession, address: str) -> set[int]:
+    """Of the workers that are ready."""
+    with suppress(aiohttp.ClientError):
+        async with http.get(f"{address}/readyz?verbose") as answer:
+            workers = (await answer.json())["workers"]
+        return {worker["pid"] for worker in workers if worker["status"] == "ready"}
+    return set()
+
+
+async def test_workers_that_are_started_again_serve_the_guest(tmp_path: Path) -> None:
+    """cases/promises.md P5, after SIGHUP and after the death of a worker; named by the configuration."""
+    variables = {"BASE_SERVER__NETCONFIG__APP": REGISTER, "BASE_SERVER__NETCONFIG__WORKERS": "2"}
+    # A connection of its own for each request, and so any of the workers.
+    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(force_close=True)) as http:
+        with running(tmp_path / "data", *SHIPPED, **variables) as (address, process):
+            client = Client(http, address)
+            await client.sign_in("minsu")
+
+            async def all_serve_the_market(without: set[int]) -> set[int]:
+                found: set[int] = set()
+
+                async def two_others() -> bool:
+                    found.clear()
+                    found.update(await worker_pids(http, address))
+                    return len(found) == 2 and not found & without
+
+                await until(two_others)
+                for _ in range(12):
+                    assert (await client.post("/api/market/buy", item="shield"))["errorCode"] == 1008, "sold out"
+                return found
+
+            first = await all_serve_the_market(without=set())
+            process.send_signal(signal.SIGHUP)
+            second = await all_serve_the_market(without=first)
+            os.kill(min(second), signal.SIGKILL)
+            await all_serve_the_market(without={min(second)})
+
+
+def test_templates_that_only_one_process_would_have_are_refused_with_workers(tmp_path: Path) -> None:
+    """cases/promises.md P5: not served by the workers, and said before anything has started."""
+    line = refused_start(tmp_path / "data", "game_server.guest", "--env", "LOCAL", "--workers", "2")
+    assert "in this process only: market" in line
+    assert "--app module:function" in line
+    assert not (tmp_path / "data").exists()

@@ -15,6 +15,16 @@ def _is_network(value: str) -> str:
     return value
 
 
+def check_app_name(value: str) -> str:
+    """``value`` if it names a function as ``module:function``; raises ``ValueError`` that says what is wrong."""
+    module, _, function = value.partition(":")
+    if not function.isidentifier() or not all(part.isidentifier() for part in module.split(".")):
+        raise ValueError("must be module:function, e.g. game_server.chat_host:register")
+    if module == "__main__":
+        raise ValueError("must name the module as it is imported: __main__ is another module in each process")
+    return value
+
+
 def _is_http_url(value: str) -> str:
     if not value.startswith(("http://", "https://")):
         raise ValueError("must begin with http:// or https://")
@@ -32,6 +42,9 @@ class NetSettings(Settings):
     """Where /livez, /readyz and /metrics are served, on the same host; null serves them on ``port``."""
     workers: int = Field(default=1, ge=1, le=256)
     """Server processes on the port; with more than one a supervisor keeps them alive. The flag --workers wins."""
+    app: Annotated[str, AfterValidator(check_app_name)] | None = None
+    """``module:function``: a host's function that every server process imports and calls with its ``TemplateContext``
+    before it starts, to register the host's templates. The flag --app wins."""
     max_body_bytes: int = Field(default=1_048_576, ge=1024)
     """A longer request body is refused with 413."""
     http_status_for_errors: Literal["error", "ok"] = "error"

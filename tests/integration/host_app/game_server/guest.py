@@ -1,4 +1,7 @@
-"""``python -m game_server.guest``: the other way round, the market as a guest of the shipped server."""
+"""The other way round, the market as a guest of the shipped server:
+``python -m application.base_web_server --app game_server.guest:register`` with any number of workers, or
+``python -m game_server.guest`` with one.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,13 @@ from application.base_web_server.__main__ import main
 from game_server.template_types import GameTemplateType
 from template.base.template_context import TemplateContext
 
+
+def register(context: TemplateContext) -> None:
+    """Called in every server process, before services and templates start."""
+    context.add_template(GameTemplateType.MARKET, MarketTemplate(context))
+
+
 if __name__ == "__main__":
     # The process's one context is there before the server: what is registered now is served with the rest.
-    TemplateContext.add_template(GameTemplateType.MARKET, MarketTemplate(TemplateContext.get_instance()))
+    register(TemplateContext.get_instance())
     sys.exit(main())
