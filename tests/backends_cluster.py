@@ -22,6 +22,7 @@ import redis
 from service.cache.cache_settings import CacheSettings
 from service.cache.slots import tag_slot
 from tests.backends_redis import find_server, free_port
+from tests.waiting import PATIENCE_S
 
 SLOTS = 16384
 
@@ -42,7 +43,7 @@ class ClusterNode:
 
     def _choose_ports(self) -> None:
         self.port, self._bus_port = free_port(), free_port()
-        self.client = redis.Redis(port=self.port, decode_responses=True, protocol=2, socket_timeout=10)
+        self.client = redis.Redis(port=self.port, decode_responses=True, protocol=2, socket_timeout=PATIENCE_S)
 
     def start_first(self) -> None:
         """:meth:`start`, on other ports if somebody took these meanwhile."""
@@ -183,7 +184,7 @@ def on_a_cluster(cluster: RedisCluster, app_id: str) -> dict[str, str]:
     }
 
 
-def wait(condition: Callable[[], bool], what: str, timeout_s: float = 30.0) -> None:
+def wait(condition: Callable[[], bool], what: str, timeout_s: float = PATIENCE_S) -> None:
     deadline_s = time.monotonic() + timeout_s
     while not condition():
         assert time.monotonic() < deadline_s, f"not within {timeout_s:g} s: {what}"

@@ -11,7 +11,6 @@ share: use ids of your own (:mod:`tests.database_rows`). ``database`` is a start
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import os
 import shutil
 import signal
@@ -32,6 +31,7 @@ from service.db.database_service import DatabaseService
 from service.db.databases import Databases, apply_all
 from service.db.db_settings import DatabaseSettings
 from tests.backends_redis import free_port, missing_backend
+from tests.waiting import PATIENCE_S
 
 SCRIPTS_DIR = Path(__file__).parent.parent / "db_scripts"
 _SERVER_FOLDERS = ("/usr/sbin", "/usr/local/sbin", "/usr/libexec")  # not on everybody's PATH
@@ -56,9 +56,7 @@ class MariaDbServer:
             find_program("mariadb-install-db", "mysql_install_db"), *self._options(),
             "--auth-root-authentication-method=normal", "--skip-test-db", "--innodb-flush-log-at-trx-commit=0",
         ]  # fmt: skip
-        with (Path(tempfile.gettempdir()) / "mariadb-install-db.lock").open("a") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)  # several at once fail now and then
-            done = subprocess.run(command, check=False, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        done = subprocess.run(command, check=False, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         assert done.returncode == 0, done.stdout[:2000]  # what follows is advice
 
     @property
@@ -76,7 +74,7 @@ class MariaDbServer:
         ]  # fmt: skip
         with (self.folder / "log").open("ab") as log:
             self._process = subprocess.Popen(command, stdout=log, stderr=log)
-        deadline_s = time.monotonic() + 30
+        deadline_s = time.monotonic() + PATIENCE_S
         while True:
             try:
                 self.sql("SELECT 1")
@@ -126,8 +124,11 @@ class MariaDbServer:
 
     def _options(self) -> list[str]:
         user = ["--user=root"] if os.getuid() == 0 else []
-        return ["--no-defaults", f"--datadir={self.folder}/data", f"--innodb-buffer-pool-size={self._memory_mb}M",
-                f"--innodb-log-file-size={self._memory_mb // 4}M", *user]  # fmt: skip
+        # A tmpdir of its own: a server that starts removes the temporary tables of all others that share it.
+        return [
+            "--no-defaults", f"--datadir={self.folder}/data", f"--tmpdir={self.folder}",
+            f"--innodb-buffer-pool-size={self._memory_mb}M", f"--innodb-log-file-size={self._memory_mb // 4}M", *user,
+        ]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -159,11 +160,14 @@ def find_program(*names: str) -> str:
 
 
 def mariadb_settings(server: MariaDbServer, **changes: Any) -> DatabaseSettings:
-    """Databases with names of their own on ``server``; nothing is applied yet."""
+    """Databases with names of their own on ``server``; nothing is applied yet.
+
+    A call may take as long as a test waits: one that is about the time-out gives its own.
+    """
     prefix = f"t{uuid.uuid4().hex[:10]}"
     shards = [{"shard_id": n, "database": f"{prefix}_shard_{n}"} for n in (1, 2)]
-    options = {"type": "mysql", "port": server.port, "database": f"{prefix}_global", "shards": shards} | changes
-    return DatabaseSettings.model_validate(options)
+    options = {"type": "mysql", "port": server.port, "database": f"{prefix}_global", "shards": shards}
+    return DatabaseSettings.model_validate(options | {"timeout_s": PATIENCE_S} | changes)
 
 
 @asynccontextmanager
@@ -229,7 +233,7 @@ def mariadb_server(shared_mariadb: DatabaseBackend) -> MariaDbServer:
 
 @pytest.fixture(scope="session")
 def shared_sqlite(tmp_path_factory: pytest.TempPathFactory) -> DatabaseBackend:
-    return DatabaseBackend("sqlite", DatabaseSettings(), tmp_path_factory.mktemp("sqlite"), None)
+    return DatabaseBackend("sqlite", DatabaseSettings(timeout_s=PATIENCE_S), tmp_path_factory.mktemp("sqlite"), None)
 
 
 @pytest.fixture(params=["sqlite", "mariadb"])
@@ -254,6 +258,6 @@ def mariadb_backend(mariadb_server: MariaDbServer) -> DatabaseBackend:
 def fresh_database_backend(request: pytest.FixtureRequest, tmp_path: Path) -> DatabaseBackend:
     """Empty databases of this test's own."""
     if request.param == "sqlite":
-        return DatabaseBackend("sqlite", DatabaseSettings(), tmp_path, None)
+        return DatabaseBackend("sqlite", DatabaseSettings(timeout_s=PATIENCE_S), tmp_path, None)
     backend: DatabaseBackend = request.getfixturevalue("mariadb_backend")
     return backend

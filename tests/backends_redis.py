@@ -28,6 +28,7 @@ from service.cache.cache_service import CacheService
 from service.cache.cache_settings import CacheSettings
 from service.cache.embedded import find_binary
 from service.core.errors import StartError
+from tests.waiting import PATIENCE_S
 
 LOSES_NOTHING = ("--appendfsync", "always")
 """With everysec a write may wait in its memory for 2 s while the disk is slow, and a kill loses it."""
@@ -50,10 +51,12 @@ class RedisServer:
         return self._process.pid
 
     def settings(self, **changes: Any) -> CacheSettings:
-        """How to reach it, by its socket file unless ``changes`` say otherwise."""
-        return CacheSettings.model_validate(
-            {"type": "redis", "port": self.port, "unix_socket_path": str(self.socket)} | changes
-        )
+        """How to reach it, by its socket file unless ``changes`` say otherwise.
+
+        A call may take as long as a test waits: one that is about the time-out gives its own.
+        """
+        options = {"port": self.port, "unix_socket_path": str(self.socket), "timeout_s": PATIENCE_S}
+        return CacheSettings.model_validate({"type": "redis", **options} | changes)
 
     def start(self) -> None:
         options = {"port": self.port, "unixsocket": self.socket, "dir": self.folder, "save": "", "appendonly": "yes"}
@@ -61,7 +64,7 @@ class RedisServer:
         self._process = subprocess.Popen(
             [self._command[0], *arguments, "--loglevel", "warning", *self._command[1:]], stdout=subprocess.DEVNULL
         )
-        deadline_s = time.monotonic() + 20
+        deadline_s = time.monotonic() + PATIENCE_S
         while not self._answers():
             assert self._process.poll() is None, f"{self._command[0]} ended at once"
             assert time.monotonic() < deadline_s, f"{self._command[0]} does not answer"
@@ -79,7 +82,7 @@ class RedisServer:
 
     def _answers(self) -> bool:
         with socket.socket(socket.AF_UNIX) as client:
-            client.settimeout(5)
+            client.settimeout(PATIENCE_S)
             try:
                 client.connect(str(self.socket))
                 client.sendall(b"PING\r\n")
@@ -193,6 +196,6 @@ def _backend(request: pytest.FixtureRequest) -> CacheBackend:
     if name == "fake":
         return CacheBackend(name, CacheSettings(type="fake"), None)
     if name == "cluster":
-        return CacheBackend(name, request.getfixturevalue("redis_cluster").settings(), None)
+        return CacheBackend(name, request.getfixturevalue("redis_cluster").settings(timeout_s=PATIENCE_S), None)
     server: RedisServer = request.getfixturevalue(f"{name}_server")
     return CacheBackend(name, server.settings(), server)

@@ -137,9 +137,9 @@ class ChatWorld:
             await self.template._parts.consumer.write_waiting()
             return await self.backlog() == 0
 
-        await until(empty, 20, "the backlog is written")
+        await until(empty, what="the backlog is written")
         # Who drains looks once more, and would take what the test sends next.
-        await until(lambda: not self.template._parts.consumer._draining, 20, "the drains end")
+        await until(lambda: not self.template._parts.consumer._draining, what="the drains end")
 
     async def rows(self, user: ClientSession, procedure: str, *params: Any) -> list[dict[str, Any]]:
         """What a procedure of the user's shard answers."""

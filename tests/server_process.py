@@ -15,9 +15,9 @@ from typing import Any
 import aiohttp
 
 from docs.generate_postman import described_api
+from tests.waiting import PATIENCE_S
 
 ROOT = Path(__file__).resolve().parents[1]
-_START_S = 60.0
 DESCRIBED = described_api()["paths"]
 WORKERS = int(os.environ.get("SERVER_WORKERS", "1"))
 """How many processes the servers of the tests have, unless a test says it itself: SERVER_WORKERS=4 runs the whole suite
@@ -48,7 +48,7 @@ def run_to_its_end(arguments: list[str], environment: Mapping[str, str]) -> subp
     """Run ``python -m …`` until it ends by itself."""
     return subprocess.run(
         [sys.executable, "-m", *arguments],
-        cwd=ROOT, env=dict(environment), capture_output=True, text=True, timeout=60, check=False,
+        cwd=ROOT, env=dict(environment), capture_output=True, text=True, check=False,
     )  # fmt: skip
 
 
@@ -102,7 +102,7 @@ class ServerProcess:
         assert self._process is not None
         self._process.send_signal(number)
 
-    def wait(self, timeout_s: float = 30.0) -> int:
+    def wait(self, timeout_s: float = PATIENCE_S) -> int:
         """The exit code."""
         assert self._process is not None
         assert self._process.stdout is not None
@@ -123,8 +123,8 @@ class ServerProcess:
         self.signal(signal.SIGKILL)
         self.wait()
 
-    def wait_for_log(self, text: str, timeout_s: float = 30.0) -> None:
-        deadline_s = time.monotonic() + timeout_s
+    def wait_for_log(self, text: str, timeout_s: float = PATIENCE_S) -> None:
+        deadline_s = time.monotonic() + max(timeout_s, PATIENCE_S)
         while text not in self.log:
             assert time.monotonic() < deadline_s, f"{text!r} is not in the log: {self.log[-2000:]}"
             time.sleep(0.01)

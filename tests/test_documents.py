@@ -34,6 +34,7 @@ from tests.faults.embedded_world import EMBEDDED_FAULTS
 from tests.faults.faults import BETWEEN_GAMES, FAULTS
 from tests.openai_stub import OpenAIStub
 from tests.server_process import ServerProcess, running_server
+from tests.waiting import PATIENCE_S
 
 ROOT = Path(__file__).resolve().parents[1]
 README = ROOT / "README.md"
@@ -336,7 +337,7 @@ async def test_the_chat_readmes_examples_do_what_they_say(tmp_path: Path, app_id
     names: dict[str, Any] = {}
     for code in _blocks(CHAT_README, "python"):
         exec(code, names)
-    database = DatabaseBackend("sqlite", DatabaseSettings(), tmp_path, None)
+    database = DatabaseBackend("sqlite", DatabaseSettings(timeout_s=PATIENCE_S), tmp_path, None)
     async with (
         OpenAIStub() as provider,
         running_world(CacheSettings(type="embedded"), database, app_id, provider) as chat,

@@ -73,7 +73,7 @@ async def test_from_an_old_schema_to_outages(
         await until(lambda: _says(http, server, 200, "degraded", "database:shard1"), what="degraded")
         await client.ok("/api/chat/message/send", room_id=room, content="the database is away")
         private_mariadb.server.start()
-        await until(lambda: _says(http, server, 200, "degraded", None), timeout_s=20, what="whole again")
+        await until(lambda: _says(http, server, 200, "degraded", None), what="whole again")
 
         redis_on_a_port.kill()
         await until(lambda: _says(http, server, 503, "failed", "redis"), what="failed")

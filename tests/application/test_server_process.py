@@ -20,6 +20,7 @@ import aiohttp
 import pytest
 
 from tests.server_process import ROOT, Client, ServerProcess, run_to_its_end, running_server, server_environment
+from tests.waiting import PATIENCE_S
 
 
 @pytest.fixture(scope="module")
@@ -232,7 +233,7 @@ async def test_a_terminal_that_closes_ends_the_server_in_order(tmp_path: Path, h
     room = (await client.ok("/api/chat/room/create", ai_persona="DEMO"))["room"]
     await client.ok("/api/chat/message/send", room_id=room["room_id"], content="before")
     os.close(screen)
-    assert await asyncio.wait_for(process.wait(), 30) == 0
+    assert await asyncio.wait_for(process.wait(), PATIENCE_S) == 0
     assert not _children_in(data_dir)
     with running_server(data_dir, workers=1) as server:
         client.base_url = server.base_url
@@ -254,11 +255,11 @@ def test_under_nohup_a_terminal_that_closes_changes_nothing(tmp_path: Path) -> N
 
 
 def test_sigterm_stops_cleanly_and_a_second_one_does_not_wait(tmp_path: Path) -> None:
-    with running_server(tmp_path / "data", BASE_SERVER__NETCONFIG__QUIET_S="60") as server:
+    with running_server(tmp_path / "data", BASE_SERVER__NETCONFIG__QUIET_S="3600") as server:
         server.signal(signal.SIGTERM)
         server.wait_for_log("server drains")
         server.signal(signal.SIGTERM)
-        assert server.wait(timeout_s=15) == 0
+        assert server.wait() == 0
         assert "server stopped" in server.log
         assert not _children_in(server.data_dir)
 

@@ -88,7 +88,7 @@ async def test_a_reader_who_takes_nothing_for_too_long_has_left(monkeypatch: pyt
     monkeypatch.setattr(stream_outlet, "STALLED_S", 0.3)
     source = Source(EVENTS)
     async with reading(source):
-        await until(lambda: source.left, 30)
+        await until(lambda: source.left)
         assert source.sent < EVENTS / 2
 
 
@@ -101,9 +101,10 @@ async def test_a_quiet_stream_has_pings_and_a_reader_who_goes_is_noticed(
     source = Source(1, goes_on=True)
     async with reading(source, cancels=cancels) as response:
         await response.content.readexactly(len(EVENT))
-        said = await response.content.readuntil(b"later\n\n")
-        assert said.count(b": ping\n\n") > 1
+        said = b""
+        while said.count(b": ping\n\n") < 2:
+            said += await response.content.readuntil(b"\n\n")
         response.close()
-        await until(lambda: source.ended, 30)
+        await until(lambda: source.ended)
     assert source.left is not cancels
     await until(lambda: len(asyncio.all_tasks()) == tasks)

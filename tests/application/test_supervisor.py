@@ -20,7 +20,7 @@ from application.base_web_server.readiness import Phase, Readiness
 from application.base_web_server.supervisor import Supervisor
 from application.base_web_server.worker_board import Posting, WorkerBoard
 from service.core.errors import StartError
-from tests.waiting import until
+from tests.waiting import PATIENCE_S, until
 
 GOOD = 'echo "Ready at http://it"; exec cat'  # cat ends with its input, as a retired worker does
 BAD = "exit 3"
@@ -63,7 +63,7 @@ class Bench:
         up = asyncio.Event()
         run = asyncio.create_task(self.supervisor.run(up.set))
         try:
-            await asyncio.wait_for(up.wait(), 10)
+            await asyncio.wait_for(up.wait(), PATIENCE_S)
             yield run
         finally:
             self.supervisor.stop()
@@ -74,7 +74,7 @@ class Bench:
 
 @pytest.fixture
 async def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
-    monkeypatch.setattr(supervisor_module, "_CLOSE_S", 0.3)
+    monkeypatch.setattr(supervisor_module, "_CLOSE_S", PATIENCE_S)
     return Bench(tmp_path, 3)
 
 
@@ -108,6 +108,8 @@ async def test_a_dead_worker_gets_new_sockets_and_a_new_process(bench: Bench) ->
 async def test_pauses_grow_for_a_worker_that_dies_young_and_not_for_one_that_lived(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(supervisor_module, "_STEADY_S", PATIENCE_S)
+
     async def kill_worker_2() -> None:
         worker, launched = bench.supervisor._workers[1], len(bench.processes)
         await until(lambda: worker.process.is_ready)
@@ -132,7 +134,7 @@ async def test_it_goes_on_trying_while_another_serves_and_gives_up_when_none_doe
         assert not run.done()
         bench.processes[2].kill()
         with pytest.raises(StartError, match="in a row, the last time with exit code 3, and no other serves"):
-            await asyncio.wait_for(run, 10)
+            await asyncio.wait_for(run, PATIENCE_S)
 
 
 async def test_a_worker_that_does_not_get_ready_is_killed_and_tried_again(
@@ -198,12 +200,20 @@ async def test_a_rolling_restart_waits_for_the_end_of_each_that_it_replaced(benc
         await until(ended(*before))
 
 
-async def test_who_is_replaced_already_is_not_hurried_by_a_stop(bench: Bench) -> None:
-    bench.script = 'trap "exit 7" TERM; echo "Ready at http://it"; while read line; do :; done; sleep 0.1'
+async def test_who_is_replaced_already_is_not_hurried_by_a_stop(bench: Bench, tmp_path: Path) -> None:
+    may_end = tmp_path / "may end"
+    bench.script = (
+        'trap "exit 7" TERM; echo "Ready at http://it"; while read line; do :; done; '
+        f'while [ ! -e "{may_end}" ]; do sleep 0.01; done'
+    )
     async with bench.running():
         bench.script = GOOD
         bench.supervisor.roll()
         await until(lambda: any(process.is_retired for process in bench.supervisor._living))
+        bench.supervisor.stop()
+        await until(lambda: "close" in bench.events)
+        may_end.touch()
+        await until(ended(bench.processes[0]))
     assert [process.returncode == 7 for process in bench.processes[:3]] == [False, True, True]
 
 
@@ -229,19 +239,22 @@ async def test_a_worker_that_dies_while_it_is_replaced_is_replaced_once(bench: B
         assert bench.events[3:] == ["launch 1", "launch 2", "launch 3"]
 
 
-async def test_who_does_not_end_is_killed_and_a_second_stop_is_passed_on(bench: Bench) -> None:
+async def test_who_does_not_end_is_killed_and_a_second_stop_is_passed_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(supervisor_module, "_CLOSE_S", 0.3)
+    bench = Bench(tmp_path, 3)
     bench.script = STUBBORN
     async with bench.running() as run:
         bench.supervisor.stop()
         bench.supervisor.stop()
-        await asyncio.wait_for(run, 10)
+        await asyncio.wait_for(run, PATIENCE_S)
     assert [process.returncode for process in bench.processes] == [-signal.SIGKILL] * 3
 
 
 async def test_a_second_stop_arrives_even_when_it_comes_with_the_first(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(supervisor_module, "_CLOSE_S", 10.0)
     monkeypatch.setattr(supervisor_module, "_AGAIN_S", 0.02)
     # The first SIGTERM is heard late, so that the second falls together with it.
     bench.script = (
@@ -251,7 +264,7 @@ async def test_a_second_stop_arrives_even_when_it_comes_with_the_first(
     async with bench.running() as run:
         bench.supervisor.stop()
         bench.supervisor.stop()
-        await asyncio.wait_for(run, 10)
+        await asyncio.wait_for(run, PATIENCE_S)
     assert [process.returncode for process in bench.processes] == [0] * 3
 
 

@@ -22,7 +22,7 @@ from tests.backends_mariadb import DatabaseBackend
 from tests.backends_redis import RedisServer
 from tests.chat_world import ChatWorld, running_world
 from tests.openai_stub import OpenAIStub
-from tests.waiting import until
+from tests.waiting import PATIENCE_S, until
 
 _STUCK_S = 0.3
 
@@ -32,7 +32,7 @@ async def test_a_consumer_that_is_wedged_while_the_database_answers_is_503(
     valkey_server: RedisServer, tmp_path: Path, app_id: str, monkeypatch: pytest.MonkeyPatch, others_go_on: bool
 ) -> None:
     monkeypatch.setattr(chat_template_impl, "_STUCK_S", _STUCK_S)
-    database = DatabaseBackend("sqlite", DatabaseSettings(), tmp_path, None)
+    database = DatabaseBackend("sqlite", DatabaseSettings(timeout_s=PATIENCE_S), tmp_path, None)
     async with (
         OpenAIStub() as provider,
         running_world(valkey_server.settings(), database, app_id, provider, batch_interval_s=0.05) as chat,
@@ -65,7 +65,7 @@ async def test_a_consumer_that_waits_for_its_database_is_degraded_only(
     valkey_server: RedisServer, tmp_path: Path, app_id: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(chat_template_impl, "_STUCK_S", 0.0)
-    database = DatabaseBackend("sqlite", DatabaseSettings(), tmp_path, None)
+    database = DatabaseBackend("sqlite", DatabaseSettings(timeout_s=PATIENCE_S), tmp_path, None)
     async with OpenAIStub() as provider, running_world(valkey_server.settings(), database, app_id, provider) as chat:
 
         async def away(*_: object) -> None:

@@ -15,7 +15,7 @@ from application.base_web_server.readiness import Phase, Readiness
 from application.base_web_server.worker_board import WorkerBoard
 from application.base_web_server.worker_seat import WorkerSeat
 from service.core.tasks import TaskRegistry
-from tests.waiting import until
+from tests.waiting import PATIENCE_S, until
 
 
 class CountedHealth:
@@ -38,7 +38,7 @@ async def test_counts_that_cannot_be_written_do_not_silence_the_worker(
 
     seat = WorkerSeat(1, {}, WorkerBoard(tmp_path, 1))
     with structlog.testing.capture_logs() as logs:
-        async with asyncio.timeout(10), seat.posting(cast(HealthMonitor, health), tasks, on_a_full_disk):
+        async with asyncio.timeout(PATIENCE_S), seat.posting(cast(HealthMonitor, health), tasks, on_a_full_disk):
             await until(lambda: health.asked > 5)
             assert seat.board.report(verbose=False)[0]
     assert [entry["event"] for entry in logs] == ["metrics are not written"]

@@ -23,6 +23,7 @@ from benchmarks.seed import ROWS
 from benchmarks.seed import run as seed
 from service.db.db_settings import DatabaseSettings
 from tests.server_process import Client, ServerProcess, running_server
+from tests.waiting import PATIENCE_S
 
 
 @pytest.fixture
@@ -60,7 +61,9 @@ async def test_a_seeded_room_is_read_as_if_it_had_been_written(tmp_path: Path) -
         with running_server(data) as server:
             client = Client(http, server.base_url)
             await client.sign_in("seeded")
-        room_id = await seed(DatabaseSettings(), data, 16, "seeded", rooms=ROWS + 1, messages=messages)
+        room_id = await seed(
+            DatabaseSettings(timeout_s=PATIENCE_S), data, 16, "seeded", rooms=ROWS + 1, messages=messages
+        )
         with running_server(data) as server:
             client = _client(http, server.base_url, client.token)
             rooms = await client.ok("/api/chat/rooms", limit=1)
@@ -92,7 +95,7 @@ async def test_quiet_waits_until_a_scrape_says_that_nothing_waits() -> None:
 
     app = web.Application()
     app.router.add_get("/metrics", metrics)
-    async with TestServer(app) as server, asyncio.timeout(10):
+    async with TestServer(app) as server, asyncio.timeout(PATIENCE_S):
         await quiet(str(server.make_url("")))
     assert len(scrapes) == 1
 

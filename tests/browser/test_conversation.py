@@ -45,7 +45,6 @@ def wait_until_answered(page: Page, count: int) -> None:
     expect(page.locator(".unsent")).to_have_count(0)
 
 
-@pytest.mark.timeout(240)
 def test_a_visit_that_convinces(own_server: ServerProcess, provider: Provider, visit: Visit) -> None:
     visitor = visit(server=own_server)
     # While the server is dead, and starting; and a tab that asks for a room which another tab has deleted.

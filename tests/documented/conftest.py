@@ -13,6 +13,7 @@ from tests.backends_mariadb import DatabaseBackend
 from tests.chat_world import ChatWorld, running_world
 from tests.documented.host_world import HostWorld, hosted
 from tests.openai_stub import OpenAIStub
+from tests.waiting import PATIENCE_S
 
 
 @pytest.fixture
@@ -26,7 +27,9 @@ async def provider() -> AsyncIterator[OpenAIStub]:
 def backends(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[CacheSettings, DatabaseBackend]:
     """LOCAL's own (embedded Valkey + SQLite, both of this test alone), and real servers."""
     if request.param == "embedded":
-        return CacheSettings(type="embedded"), DatabaseBackend("sqlite", DatabaseSettings(), tmp_path, None)
+        return CacheSettings(type="embedded"), DatabaseBackend(
+            "sqlite", DatabaseSettings(timeout_s=PATIENCE_S), tmp_path, None
+        )
     cache: CacheSettings = request.getfixturevalue("redis_server").settings()
     return cache, request.getfixturevalue("shared_mariadb")
 

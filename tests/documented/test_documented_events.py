@@ -15,6 +15,7 @@ from tests.backends_redis import RedisServer
 from tests.chat_world import PERSONA, ChatWorld, running_world
 from tests.documented.host_world import HostWorld, hosted
 from tests.openai_stub import OpenAIStub
+from tests.waiting import PATIENCE_S
 
 BAD_MESSAGES: dict[str, dict[str, Any]] = {
     "quote in the id": {"message_id": 'a"b'},
@@ -128,7 +129,7 @@ async def test_a_message_pushed_without_its_event_does_not_make_a_room_unusable(
     chat = host.chat
     user, room_id = await loaded_room(chat)
     await chat.redis.list_push_right(f"messages:{room_id}", "pushed", '{"message_id": "m1", "content": "pushed"}')
-    page = await asyncio.wait_for(chat.messages(user, room_id), 5)
+    page = await asyncio.wait_for(chat.messages(user, room_id), PATIENCE_S)
     assert [message.content for message in page.messages] == ["hello", "stub: hello"]
     await chat.send(user, room_id, "next")
     await chat.persist()
@@ -173,12 +174,11 @@ async def test_while_the_database_is_away_a_room_with_pushed_messages_stays_usab
             assert private_mariadb.server is not None
             private_mariadb.server.kill()
             assert (await host.send(user, room_id, "theirs", PERSONA))["errorCode"] == 0
-            await asyncio.wait_for(
-                chat.template._parts.consumer.write_waiting(), 10
-            )  # fails: the lane rests from now on
-            page = await asyncio.wait_for(chat.messages(user, room_id), 5)
+            # Fails: the lane rests from now on.
+            await asyncio.wait_for(chat.template._parts.consumer.write_waiting(), PATIENCE_S)
+            page = await asyncio.wait_for(chat.messages(user, room_id), PATIENCE_S)
             assert [message.content for message in page.messages] == ["hello", "stub: hello"]
-            await asyncio.wait_for(chat.send(user, room_id, "ours"), 5)
+            await asyncio.wait_for(chat.send(user, room_id, "ours"), PATIENCE_S)
             private_mariadb.server.start()
             await chat.persist()
             assert await chat.texts(user, room_id) == ["hello", "stub: hello", "ours", "stub: ours", "theirs"]

@@ -21,7 +21,7 @@ from tests.backends_mariadb import DatabaseBackend
 from tests.backends_redis import RedisServer
 from tests.chat_world import PERSONA, ChatWorld, running_world
 from tests.openai_stub import OpenAIStub, Reply
-from tests.waiting import until
+from tests.waiting import PATIENCE_S, until
 
 HANDLERS = {
     "on_chat_room_list_req": wire.ChatRoomListResponse,
@@ -51,7 +51,7 @@ def requests_for(room: ChatRoom, message: ChatMessage) -> dict[str, wire.Request
 
 async def call(chat: ChatWorld, handler: str, *arguments: Any) -> Any:
     """The handler's answer, of its own type and fit for the wire."""
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(PATIENCE_S):
         response = await getattr(chat.template, handler)(*arguments)
     assert type(response) is HANDLERS[handler]
     assert encode(response)
@@ -149,7 +149,7 @@ async def test_a_session_without_a_shard_is_found_by_the_mapping_table_or_gets_t
 @asynccontextmanager
 async def mortal_world(server: RedisServer, folder: Path, app_id: str) -> AsyncIterator[ChatWorld]:
     async with OpenAIStub() as provider:
-        database = DatabaseBackend("sqlite", DatabaseSettings(), folder, None)
+        database = DatabaseBackend("sqlite", DatabaseSettings(timeout_s=PATIENCE_S), folder, None)
         async with running_world(server.settings(timeout_s=1), database, app_id, provider) as chat:
             yield chat
 

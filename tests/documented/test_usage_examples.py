@@ -18,7 +18,7 @@ from tests.chat_world import PERSONA, ChatWorld, running_world
 from tests.documented.host_template import manage_chat_state
 from tests.documented.host_world import HostWorld, hosted
 from tests.openai_stub import OpenAIStub, Reply
-from tests.waiting import until
+from tests.waiting import PATIENCE_S, until
 
 TEXT = '안녕하세요 👩‍👩‍👧‍👦 "quoted" \\ \r\n\t{x}'
 
@@ -201,7 +201,7 @@ async def test_the_send_example_while_a_reply_of_ours_runs_disturbs_neither(host
     await until(lambda: chat.provider.calls == 1)
     assert (await host.send(user, room.room_id, "theirs", PERSONA))["errorCode"] == 0
     # Reading does not wait for the reply's end.
-    during = await asyncio.wait_for(chat.messages(user, room.room_id), 5)
+    during = await asyncio.wait_for(chat.messages(user, room.room_id), PATIENCE_S)
     assert [message.content for message in during.messages][:1] == ["ours"]
     assert not running.done()
     await chat.persist()
@@ -283,7 +283,7 @@ async def test_the_state_example_runs_and_says_where_everything_ended(host: Host
 async def test_without_redis_the_list_example_reads_the_database_and_the_send_example_says_1001(
     private_server: RedisServer, tmp_path: Path, app_id: str, provider: OpenAIStub
 ) -> None:
-    database = DatabaseBackend("sqlite", DatabaseSettings(), tmp_path, None)
+    database = DatabaseBackend("sqlite", DatabaseSettings(timeout_s=PATIENCE_S), tmp_path, None)
     async with running_world(private_server.settings(timeout_s=1), database, app_id, provider) as chat:
         with hosted(chat) as host:
             user = await chat.user()

@@ -136,7 +136,7 @@ async def written(server: MariaDbServer, questions: int) -> None:
         counts = [(await asyncio.to_thread(server.sql, query.format(who)))[0]["n"] for who in ("USER", "AI")]
         return counts == [questions, questions]
 
-    await until(all_there, 20, f"{questions} questions with their replies in shard 3")
+    await until(all_there, what=f"{questions} questions with their replies in shard 3")
 
 
 def forget(redis_server: RedisServer, room_id: str) -> None:

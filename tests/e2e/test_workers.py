@@ -21,14 +21,14 @@ from tests.e2e.conftest import Deployment
 from tests.event_client import streaming
 from tests.players import Findings, Player
 from tests.server_process import Client, ServerProcess, run_to_its_end, running_server, server_environment
-from tests.waiting import until
+from tests.waiting import PATIENCE_S, until
 
 
 @pytest.fixture
 async def http() -> AsyncIterator[aiohttp.ClientSession]:
     """Each request on a connection of its own, and so at a worker of chance."""
     connector = aiohttp.TCPConnector(force_close=True)
-    async with aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(total=30)) as session:
+    async with aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(total=PATIENCE_S)) as session:
         yield session
 
 
@@ -141,7 +141,7 @@ async def test_a_killed_worker_is_started_again_and_its_counts_stay(
         return found == (200, ["workers"], {"worker": 2, "status": "not up"})
 
     await until(serves_without_it)
-    await until(lambda: all_up(http, admin, 2, without={before[2]}), 30)
+    await until(lambda: all_up(http, admin, 2, without={before[2]}))
     after = await pids(http, admin)
     assert (after[1], after[2] != before[2]) == (before[1], True)
     assert await is_counted(http, admin, series)
@@ -159,14 +159,13 @@ async def test_the_embedded_server_outlives_its_workers_and_is_started_again(
     assert (await client.ok("/api/chat/rooms"))["rooms"] == []
 
 
-@pytest.mark.timeout(300)
 @pytest.mark.parametrize("deployment", ["DEBUG 4"], indirect=True)
 async def test_nothing_is_lost_while_workers_are_killed_and_replaced(
     deployment: Deployment, http: aiohttp.ClientSession
 ) -> None:
     server, findings, stop = deployment.server, Findings(), asyncio.Event()
     server.start()
-    kept = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=30))  # its connections are used again
+    kept = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=PATIENCE_S))  # its connections are used again
     players = [
         Player(session, lambda: server.base_url, number=n, seed=time.time_ns() + n, findings=findings)
         for n, session in enumerate([http, kept] * 3)
@@ -185,7 +184,7 @@ async def test_nothing_is_lost_while_workers_are_killed_and_replaced(
         killed = {second[number] for number in (1, 3)}
         for pid in killed:
             os.kill(pid, signal.SIGKILL)
-        await until(lambda: all_up(http, server.base_url, 4, without=killed), 60)
+        await until(lambda: all_up(http, server.base_url, 4, without=killed))
         assert sum(player.acknowledged for player in players) > 100
     finally:
         stop.set()

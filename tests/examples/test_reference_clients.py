@@ -14,6 +14,7 @@ from tests.backends_redis import missing_backend
 from tests.examples.cutting_proxy import CuttingProxy
 from tests.openai_stub import OpenAIStub, Reply
 from tests.server_process import Client, running_server
+from tests.waiting import PATIENCE_S
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 REPLIES = ["Guten Tag! 안녕하세요 👋 ", "Ünïcödé, line\nbreak and </script>", "x" * 3000]
@@ -52,7 +53,7 @@ async def test_a_client_gets_every_reply_whole_sends_every_message_once_and_tell
                     *words, network.base_url, "alice", "correct horse",
                     stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
                 )  # fmt: skip
-                async with asyncio.timeout(60):
+                async with asyncio.timeout(PATIENCE_S):
                     said, complained = await client.communicate(b"first\n\nsecond\nthird\n")
                 assert (client.returncode, complained) == (0, b"")
                 assert said.decode() == "".join(f"{text}\n" for text in REPLIES)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import Any
 
 from tests.faults.world import FaultServer, World
 from tests.players import NONCE, Player, RoomRecord, Unanswered, check_messages
+from tests.waiting import PATIENCE_S
 
 
 async def check_everything(world: World, players: list[Player]) -> None:
@@ -31,17 +33,19 @@ async def check_everything(world: World, players: list[Player]) -> None:
 async def _read_through(server: FaultServer, player: Player, world: World) -> None:
     player.pin(server.process.base_url)
     try:
-        for attempt in range(5):
+        give_up_s = time.monotonic() + PATIENCE_S
+        while True:
             try:
                 await player.check(ended=True)
                 return
             except Unanswered:
                 # A connection of before the fault; a new session after a Redis that came back empty.
                 await asyncio.sleep(0.2)
-                if attempt == 4:
+                if time.monotonic() > give_up_s:
                     world.findings.add(
                         "unexpected", f"{player.name}: no answer when all is mended: {player.history[-1]}"
                     )
+                    return
     finally:
         player.pin(None)
 

@@ -17,7 +17,7 @@ from tests.faults.shared_world import CACHE_TIMEOUT_S, SharedWorld
 from tests.faults.wire import Command
 from tests.faults.world import FaultServer, play_during
 from tests.players import Player
-from tests.waiting import until
+from tests.waiting import PATIENCE_S, until
 
 Fault = Callable[[SharedWorld, random.Random], Awaitable[None]]
 
@@ -203,13 +203,13 @@ async def mysql_refuses_messages(world: SharedWorld, chance: random.Random) -> N
     some = f"MOD(CRC32(NEW.content), 9) = {chance.randrange(9)}"
     with world.refusing(f"{some} OR NEW.content = '{thrown}'"):
         await outcast.client.ok("/api/chat/message/send", room_id=room_id, content=thrown)
-        await until(lambda: any(fields["dead_group"] == room_id for _, fields in world.dead_letters()), 30)
+        await until(lambda: any(fields["dead_group"] == room_id for _, fields in world.dead_letters()))
         await asyncio.sleep(chance.uniform(0.5, 3))
         await world.manage("dlq", "drop", "--room", room_id, "--yes")
         await world.manage("dlq", "list")
     page = await outcast.client.ok("/api/chat/messages", room_id=room_id)
     world.findings.expect(thrown not in str(page), "revived", f"{outcast.name}: {thrown} was thrown away")
-    deadline_s = time.monotonic() + 60
+    deadline_s = time.monotonic() + PATIENCE_S
     while world.dead_letters() and time.monotonic() < deadline_s:
         await world.manage("dlq", "replay", "--all")
         await asyncio.sleep(0.5)
@@ -246,7 +246,7 @@ async def run_fault(name: str, world: SharedWorld, players: list[Player], chance
 
 
 async def _kill_at(victim: FaultServer, traps: list[Trap]) -> None:
-    if await _first_reached(traps, 10) is not None:
+    if await _first_reached(traps, PATIENCE_S) is not None:
         await victim.kill()
         for proxy in victim.proxies:
             proxy.drop_all()

@@ -24,6 +24,7 @@ from tests.faults.provider import CountingProvider
 from tests.faults.wire import mysql_commands, redis_commands
 from tests.faults.world import FaultServer, World
 from tests.server_process import ServerProcess, run_to_its_end
+from tests.waiting import PATIENCE_S
 
 DB_USER = "chat"
 """Unlike root it may not write while the server is read-only."""
@@ -95,7 +96,7 @@ class SharedWorld(World):
         """What an operator's command prints; it must succeed, in the end where a lane is at work just now."""
         environment = self.servers[0].process.environment
         arguments = ["application.manage", "--env", "DEBUG", *command]
-        deadline_s = time.monotonic() + 60
+        deadline_s = time.monotonic() + PATIENCE_S
         while True:
             ended = await asyncio.to_thread(run_to_its_end, arguments, environment)
             if "try again" not in ended.stderr or time.monotonic() > deadline_s:

@@ -25,7 +25,6 @@ async def small_world(prepared_mariadb: PreparedMariaDb) -> AsyncIterator[Shared
             yield world
 
 
-@pytest.mark.timeout(120)
 async def test_a_full_backlog_answers_503_and_leaves_nothing_half_written(small_world: SharedWorld) -> None:
     world = small_world
     player = world.player(1)

@@ -11,7 +11,7 @@ from tests.faults.shared_world import SharedWorld
 from tests.players import Player
 from tests.waiting import until
 
-pytestmark = [pytest.mark.asyncio(loop_scope="package"), pytest.mark.timeout(120)]
+pytestmark = pytest.mark.asyncio(loop_scope="package")
 BEHIND = "waits behind the dead letters of its room"
 
 
@@ -22,7 +22,7 @@ async def letters_of(world: SharedWorld, room_id: str, count: int) -> list[str]:
         found = [fields for _, fields in world.dead_letters() if fields["dead_group"] == room_id]
         return len(found) == count and world.waiting_events() == 0
 
-    await until(there, 60, f"{count} dead letters of the room")
+    await until(there, what=f"{count} dead letters of the room")
     *lines, total = (await world.manage("dlq", "list", "--room", room_id)).splitlines()
     assert total == f"{count} dead letters."
     return lines

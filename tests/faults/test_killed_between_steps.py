@@ -21,7 +21,6 @@ from tests.players import Player
 pytestmark = pytest.mark.asyncio(loop_scope="package")
 
 
-@pytest.mark.timeout(120)
 @pytest.mark.parametrize("is_known", [False, True], ids=["session unknown", "session known"])
 async def test_a_send_a_create_and_a_delete_killed_after_every_command(
     world: SharedWorld, players: list[Player], is_known: bool
@@ -68,7 +67,6 @@ async def _killed_during(world: SharedWorld, k: int, player: Player, deed: Calla
     return hit
 
 
-@pytest.mark.timeout(120)
 @pytest.mark.parametrize("step", ["fp_chat_message_batch_save", "settle"])
 async def test_a_consumer_killed_after_a_step_leaves_its_batch_to_the_other(
     world: SharedWorld, players: list[Player], step: str

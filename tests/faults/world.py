@@ -19,7 +19,7 @@ from tests.faults.fault_proxy import FaultProxy
 from tests.faults.provider import CountingProvider
 from tests.players import Findings, Player
 from tests.server_process import ServerProcess
-from tests.waiting import until
+from tests.waiting import PATIENCE_S, until
 
 _SETTLE_S = 60.0
 
@@ -142,7 +142,7 @@ class World:
 
 
 async def play_during(
-    players: list[Player], deed: Callable[[], Awaitable[object]], findings: Findings, *, within_s: float = 60.0
+    players: list[Player], deed: Callable[[], Awaitable[object]], findings: Findings, *, within_s: float = PATIENCE_S
 ) -> float:
     """Have all play while ``deed`` breaks and mends; returns how long after it the last of them had a success."""
     stop = asyncio.Event()

@@ -10,7 +10,6 @@ import os
 from typing import Any
 
 import aiohttp
-import pytest
 from hypothesis import HealthCheck, Phase, find, settings
 from hypothesis import strategies as st
 
@@ -54,7 +53,6 @@ def make_texts() -> list[str]:
     return found
 
 
-@pytest.mark.timeout(180)
 async def test_every_accepted_text_is_the_same_from_redis_the_database_and_after_a_restart(
     deployment: Deployment,
 ) -> None:
@@ -79,7 +77,7 @@ async def test_every_accepted_text_is_the_same_from_redis_the_database_and_after
         def stored() -> bool:
             return len(_rows(deployment)) == len(texts)
 
-        await until(stored, 30, "all questions are in the database")
+        await until(stored, what="all questions are in the database")
         assert sorted(row["content"] for row in _rows(deployment)) == sorted(texts), "in the rows"
         deployment.server.stop()
         deployment.kill_cache()

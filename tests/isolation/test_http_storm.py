@@ -135,7 +135,7 @@ async def test_nobody_reads_anothers_text_and_nothing_stays_behind(
         made = [await make_caller(world.door, account) for account in accounts]
         callers, room_ids = [caller for caller, _ in made], [room_id for _, room_id in made]
         await storm(world.base_url, callers, 100, longest_s=0.05, seed=SEED)
-        await until(world.idle, 30, "the first gusts are over")
+        await until(world.idle, what="the first gusts are over")
         tasks, files = len(asyncio.all_tasks()), open_files()
 
         cold = asyncio.create_task(_forget_now_and_then(world.door, accounts, room_ids))
@@ -148,11 +148,11 @@ async def test_nobody_reads_anothers_text_and_nothing_stays_behind(
         assert outcome.own > REQUESTS / 10
         # 1006: more questions wait in one room than may; 5003: a room that went cold again and again.
         assert set(outcome.statuses) <= {200, 409, 503}, outcome.statuses
-        assert outcome.statuses[200] > outcome.answered * 0.7, outcome.statuses
-        await until(world.idle, 60, "everything comes back")
+        assert outcome.statuses[200] > outcome.answered * 0.5, outcome.statuses
+        await until(world.idle, what="everything comes back")
         # A connection through a wire is three files here; pools may have grown to their limits.
-        await until(lambda: len(asyncio.all_tasks()) <= tasks + 12, 15, f"tasks come back to {tasks}")
-        await until(lambda: open_files() <= files + 24, 15, f"open files come back to {files}")
+        await until(lambda: len(asyncio.all_tasks()) <= tasks + 12, what=f"tasks come back to {tasks}")
+        await until(lambda: open_files() <= files + 24, what=f"open files come back to {files}")
         for account, caller in zip(accounts, callers, strict=True):
             rooms = await world.door.ok(account, "/api/chat/rooms")
             assert {room["title"] for room in rooms["rooms"]} == {caller.nonce}

@@ -112,8 +112,8 @@ class InProcess:
             await consumer.write_waiting()
             return waiting_events(self) == 0
 
-        await until(empty, 60, "everything is written")
-        await until(lambda: not consumer._draining, 60, "the drains end")
+        await until(empty, what="everything is written")
+        await until(lambda: not consumer._draining, what="the drains end")
 
     def redis_files(self) -> Files:
         return {file.name: file.read_bytes() for file in (self._cache.folder / "appendonlydir").glob("*")}

@@ -24,7 +24,7 @@ from tests.openai_stub import Reply
 from tests.story.servers import Files
 from tests.story.teller import ID_FORMS, OK, Account, Message, Room, StoryTeller
 from tests.template.chat.test_chat_settling import is_for_good
-from tests.waiting import until
+from tests.waiting import PATIENCE_S, until
 
 WINDOW = 4
 DOORS = st.integers(0, 1)
@@ -330,7 +330,7 @@ class ChatStory(StoryTeller):
         for message in (question, reply):
             room.messages.append(Message(message["message_id"], message["content"], message["timestamp"]))
         self.accepted(account, room, next_answer)
-        answer = self.run(asyncio.wait_for(sending, 60))
+        answer = self.run(asyncio.wait_for(sending, PATIENCE_S))
         assert answer["errorCode"] in (OK, 5003), answer
         if answer["errorCode"] == OK:
             assert answer["message"]["content"] == HALF
@@ -349,7 +349,7 @@ class ChatStory(StoryTeller):
             listed[:] = [message for message in answer["messages"] if message["content"] == HALF]
             return bool(listed)
 
-        await until(running, 60)
+        await until(running)
         assert listed[0]["is_streaming"]
         return sending, listed[0]
 

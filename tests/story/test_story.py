@@ -19,7 +19,7 @@ from tests.faults.shared_world import shared_world
 from tests.story.servers import Processes, StoryServers, in_process
 from tests.story.story import WINDOW, ChatStory
 
-pytestmark = pytest.mark.timeout(300 if "STORIES" not in os.environ else 0)
+pytestmark = pytest.mark.timeout(900 if "STORIES" not in os.environ else 0)
 LONGER = float(os.environ.get("STORIES", "1"))
 """So many times more stories than in an ordinary run; then there is time to shorten one that fails, too."""
 

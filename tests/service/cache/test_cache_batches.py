@@ -17,7 +17,7 @@ from service.cache.script import Script
 from service.core.errors import OutcomeUnknown, ServiceUnavailable
 from tests.backends_redis import CacheBackend, make_cache
 from tests.flaky_proxy import FlakyProxy
-from tests.waiting import until
+from tests.waiting import PATIENCE_S, until
 
 COUNT = Script("count", "return redis.call('INCR', KEYS[1])")
 
@@ -64,7 +64,7 @@ async def test_calls_of_the_bulk_client_share_nothing(cache: CacheService) -> No
 
 async def test_a_call_that_waits_in_the_server_holds_up_nobody(real_cache: CacheService) -> None:
     redis = real_cache.get_client()
-    waiting = asyncio.create_task(redis.execute("BLPOP", redis.key("l:1"), 0, wait_s=60))
+    waiting = asyncio.create_task(redis.execute("BLPOP", redis.key("l:1"), 0, wait_s=3600))
     await asyncio.sleep(0)  # what is asked now could still join it
     assert await redis.execute("ECHO", "1") == "1"
     await redis.list_push_right("l:1", "a")
@@ -265,8 +265,8 @@ async def test_callers_learn_of_a_stop_also_when_their_batch_had_not_begun(real_
     service = make_cache(real_cache_backend.settings, "stopped")
     await service.start()
     bulk = service.get_bulk_client()
-    waiting = asyncio.create_task(bulk.execute("BLPOP", bulk.key("l:1"), 0, wait_s=60))
+    waiting = asyncio.create_task(bulk.execute("BLPOP", bulk.key("l:1"), 0, wait_s=3600))
     await asyncio.sleep(0)  # its batch has a task, which has not taken its first step
-    await asyncio.wait_for(service.stop(), 5)
+    await asyncio.wait_for(service.stop(), PATIENCE_S)
     with pytest.raises(OutcomeUnknown, match="stopped"):
-        await asyncio.wait_for(waiting, 5)
+        await asyncio.wait_for(waiting, PATIENCE_S)

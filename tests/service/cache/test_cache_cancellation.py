@@ -14,7 +14,7 @@ from service.cache.cache_service import CacheService
 from service.cache.script import Script
 from service.core.errors import OutcomeUnknown, ServiceUnavailable
 from tests.backends_redis import CacheBackend, make_cache, running_cache
-from tests.waiting import until
+from tests.waiting import PATIENCE_S, until
 
 ECHO = Script("echo", "for i = 1, 2000 do redis.sha1hex(i) end return ARGV[1]")
 CALLS = 400
@@ -136,9 +136,9 @@ async def test_stopping_does_not_wait_for_calls_that_wait_in_the_server(
     service = make_cache(real_cache_backend.settings, app_id)
     await service.start()
     bulk = service.get_bulk_client()
-    waiting = asyncio.create_task(bulk.execute("BLPOP", bulk.key("l:1"), 0, wait_s=60))
+    waiting = asyncio.create_task(bulk.execute("BLPOP", bulk.key("l:1"), 0, wait_s=3600))
     await until(lambda: bulk.round_trips)
-    await asyncio.wait_for(service.stop(), 2)
+    await asyncio.wait_for(service.stop(), PATIENCE_S)
     with pytest.raises(ServiceUnavailable, match="stopped"):
         await waiting
 

@@ -17,7 +17,7 @@ from tests.backends_cluster import RedisCluster
 from tests.backends_redis import make_cache, running_cache
 from tests.service.cache.cluster_steps import append, epochs, lose_answers, words
 from tests.service.cache.test_cache_cancellation import cancel_storm
-from tests.waiting import until
+from tests.waiting import PATIENCE_S, until
 
 
 @pytest.fixture
@@ -154,7 +154,7 @@ def storm(private_cache: CacheService) -> Storm:
         def all_write_again() -> bool:
             return {word.partition("-")[0] for word in acknowledged[before:]} == {"0", "2", "7", "12"}
 
-        await until(all_write_again, 30)
+        await until(all_write_again)
         over = True
         await asyncio.gather(*writers)
         return acknowledged, unknown
@@ -253,7 +253,7 @@ async def test_without_a_replica_only_the_dead_masters_partitions_are_away(
             await redis.execute_many([("GET", redis.key("a", 0)), ("GET", redis.key("a", 7))])
         assert not isinstance(refused.value, OutcomeUnknown)
         await asyncio.to_thread(private_cluster.masters[0].start)
-        await until(lambda: _appended(redis, 0, "back"), 20)
+        await until(lambda: _appended(redis, 0, "back"))
 
 
 def _raised(service: CacheService, before: list[int]) -> list[int]:
@@ -276,7 +276,7 @@ async def test_a_stop_ends_calls_that_wait_for_a_dead_master(private_cluster: Re
     await until(lambda: any(task.get_name() == "cache cluster call" for task in asyncio.all_tasks()))
     await service.stop()
     with pytest.raises(ServiceUnavailable):
-        await asyncio.wait_for(waiting, 5)
+        await asyncio.wait_for(waiting, PATIENCE_S)
 
 
 async def _appended(redis: CacheClient, partition: int, word: str) -> bool:

@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -104,17 +103,13 @@ async def embedded(tmp_path: Path) -> AsyncIterator[CacheService]:
         yield service
 
 
-async def test_it_starts_in_300_ms_and_is_gone_after_the_stop(tmp_path: Path) -> None:
-    took_s = []
-    for _ in range(3):
+async def test_it_is_gone_after_the_stop(tmp_path: Path) -> None:
+    for _ in range(2):
         service = make_cache(EMBEDDED, "app", data_dir=tmp_path)
-        begun_s = time.monotonic()
         await service.start()
-        took_s.append(time.monotonic() - begun_s)
         pid = _child(service)
         await service.stop()
         assert not _alive(pid)
-    assert min(took_s) < 0.3
 
 
 async def test_its_facts_are_those_of_a_durable_server(embedded: CacheService) -> None:

@@ -17,7 +17,7 @@ from service.cache.script import Script
 from service.core.errors import OutcomeUnknown, ServiceUnavailable, StartError
 from tests.backends_redis import CacheBackend, RedisServer, find_server, free_port, make_cache, running_cache
 from tests.flaky_proxy import FlakyProxy
-from tests.waiting import until
+from tests.waiting import PATIENCE_S, until
 
 COUNT = Script("count", "return redis.call('INCR', KEYS[1])")
 
@@ -88,7 +88,7 @@ async def test_while_the_server_is_away_calls_are_refused_at_once_and_afterwards
     private_server.kill()
     for call in (redis.get_string("a:1"), redis.set_string("a:1", "x"), redis.run_script(COUNT, ["n"], [])):
         with pytest.raises(ServiceUnavailable) as refused:
-            await asyncio.wait_for(call, 1)
+            await asyncio.wait_for(call, PATIENCE_S)
         assert not isinstance(refused.value, OutcomeUnknown)
         assert refused.value.service == "cache"
     await asyncio.to_thread(private_server.start)
@@ -234,11 +234,12 @@ async def test_no_answer_in_time_is_unknown_for_a_write_and_an_outage_for_a_read
 async def test_an_exhausted_pool_is_an_outage_of_which_nothing_was_executed(
     real_cache_backend: CacheBackend, app_id: str
 ) -> None:
-    settings = real_cache_backend.settings.model_copy(update={"max_bulk_connections": 2, "bulk_timeout_s": 0.1})
+    settings = real_cache_backend.settings.model_copy(update={"max_bulk_connections": 2})
     async with running_cache(settings, app_id) as service:
         bulk = service.get_bulk_client()
-        blocked = [asyncio.create_task(bulk.execute("BLPOP", bulk.key("l:1"), 0, wait_s=30)) for _ in range(2)]
+        blocked = [asyncio.create_task(bulk.execute("BLPOP", bulk.key("l:1"), 0, wait_s=3600)) for _ in range(2)]
         await until(lambda: len(bulk._exchange.pool._in_use_connections) == 2 and bulk.round_trips == 2)
+        bulk._exchange.pool.timeout_s = 0.1
         with pytest.raises(ServiceUnavailable, match="all connections are in use"):
             await bulk.set_string("a:1", "x")
         redis = service.get_client()
@@ -314,7 +315,7 @@ async def test_facts_come_without_config_command_too(private_server: RedisServer
 
 
 async def test_a_script_that_runs_for_ever_makes_others_an_outage(private_server: RedisServer, app_id: str) -> None:
-    async with running_cache(private_server.settings(timeout_s=1.0), app_id) as service:
+    async with running_cache(private_server.settings(), app_id) as service:
         redis = service.get_client()
         await redis.execute("CONFIG", "SET", "busy-reply-threshold", "50")
         await _leave_idle(redis, 2)

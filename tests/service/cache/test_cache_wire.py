@@ -36,7 +36,7 @@ from service.core.tasks import TaskRegistry
 from tests.backends_redis import RedisServer, find_server, free_port, missing_backend, running_cache
 from tests.certificates import make_certificate
 from tests.open_files import open_files
-from tests.waiting import until
+from tests.waiting import PATIENCE_S, until
 
 
 class ToldServer:
@@ -70,7 +70,7 @@ class Visit:
 
     async def asked(self, word: str) -> None:
         """Read until something with ``word`` in it came."""
-        await asyncio.wait_for(self._reader.readuntil(word.encode()), 5)
+        await asyncio.wait_for(self._reader.readuntil(word.encode()), PATIENCE_S)
 
     def say(self, data: bytes) -> None:
         self.writer.write(data)
@@ -84,7 +84,7 @@ class Visit:
     async def is_closed(self) -> bool:
         """By the other end."""
         with suppress(ConnectionError):
-            await asyncio.wait_for(self._reader.read(), 5)
+            await asyncio.wait_for(self._reader.read(), PATIENCE_S)
         return True
 
 
@@ -94,7 +94,7 @@ class Seam:
     def __init__(self, port: int, on_connect: OnConnect | None, max_connections: int = 4) -> None:
         settings = CacheSettings(type="redis", port=port)
         self.tasks = TaskRegistry()
-        self.pool = make_pool(settings, on_connect, max_connections=max_connections, timeout_s=5.0)
+        self.pool = make_pool(settings, on_connect, max_connections=max_connections, timeout_s=10 * PATIENCE_S)
         self.exchange = Exchange(self.pool, self.tasks, TaskRegistry(), 0.3)
 
     def ask(self, *words: str, effect: Effect = Effect.ONCE) -> asyncio.Task[list[Any]]:
@@ -255,7 +255,7 @@ async def test_a_transport_that_takes_nothing_is_a_lost_connection(
     monkeypatch.setattr(wire, "_transport", SimpleNamespace(writelines=refuse, abort=wire._transport.abort))
     read, write = seam.ask("read", effect=Effect.READ), seam.ask("write")
     with pytest.raises(OutcomeUnknown):
-        await asyncio.wait_for(write, 0.2)  # at once, not when the time for an answer is over
+        await asyncio.wait_for(write, PATIENCE_S)  # at once, not when the time for an answer is over
     visit = await server.visit(1)
     await visit.asked("read")
     visit.say(b"+a\r\n")
@@ -368,7 +368,7 @@ async def test_a_turn_that_comes_just_as_its_waiting_ends_goes_to_the_next(serve
         await asyncio.sleep(0)
         pool.give(connection)
         leaving.cancel()
-        assert await asyncio.wait_for(staying, 1) is connection
+        assert await asyncio.wait_for(staying, PATIENCE_S) is connection
         assert leaving.cancelled()
         waiting = asyncio.create_task(pool.take())
         await asyncio.sleep(0)

@@ -27,7 +27,12 @@ from tests.openai_stub import OpenAIStub, Reply
 from tests.service.llm.ai_fixtures import collected, next_text, running_service, stub_settings
 from tests.silent_port import silent_port
 
-SHORT = {"first_token_timeout_s": 1.5, "idle_timeout_s": 1.5, "timeout_s": 3.0}
+# One limit alone: the others would be over first on a slow machine.
+SHORT = {
+    "first token": {"first_token_timeout_s": 1.0},
+    "next token": {"idle_timeout_s": 0.5},
+    "reply": {"timeout_s": 3.0},
+}
 CHUNK = '{"id":"x","object":"chat.completion.chunk","created":1,"model":"m","choices":[%s]}'
 
 BROKEN = {
@@ -165,7 +170,7 @@ async def test_every_kind_of_slowness_is_ai_timeout_and_closes_the_connection(
     stub: OpenAIStub, cache: CacheService, reply: Reply, phase: str
 ) -> None:
     stub.script(reply)
-    async with running_service(stub_settings(stub.base_url, {**SHORT, "max_retries": 3}), cache) as service:
+    async with running_service(stub_settings(stub.base_url, {**SHORT[phase], "max_retries": 3}), cache) as service:
         with pytest.raises(AITimeout) as failed:
             await service.chat("hi", "s1", history=[])
         assert failed.value.phase == phase
@@ -188,7 +193,7 @@ async def test_a_provider_that_accepts_and_never_answers_is_ai_timeout(cache: Ca
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
         silent.listen()
-        settings = stub_settings(f"http://127.0.0.1:{silent.getsockname()[1]}/v1", SHORT)
+        settings = stub_settings(f"http://127.0.0.1:{silent.getsockname()[1]}/v1", SHORT["first token"])
         async with running_service(settings, cache) as service:
             with pytest.raises(AITimeout, match="first token"):
                 await service.chat("hi", "s1", history=[])
@@ -197,7 +202,7 @@ async def test_a_provider_that_accepts_and_never_answers_is_ai_timeout(cache: Ca
 async def test_a_whole_reply_counts_although_the_provider_then_stalls(stub: OpenAIStub, cache: CacheService) -> None:
     end = "data: " + CHUNK % '{"index":0,"delta":{"content":"done"},"finish_reason":"stop"}' + "\n\n"
     stub.script(Reply(raw=end, hang=True))
-    async with running_service(stub_settings(stub.base_url, SHORT), cache) as service:
+    async with running_service(stub_settings(stub.base_url, SHORT["next token"]), cache) as service:
         answer = await service.chat("hi", "s1", history=[])
     assert (answer["reply"], answer["finish_reason"]) == ("done", "stop")
 

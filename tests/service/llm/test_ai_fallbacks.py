@@ -19,8 +19,6 @@ from service.llm.llm_settings import LlmSettings
 from tests.openai_stub import OpenAIStub, Reply
 from tests.service.llm.ai_fixtures import next_text, running_service
 
-SHORT = {"first_token_timeout_s": 1.5, "idle_timeout_s": 1.5}
-
 
 @pytest.fixture
 async def spare() -> AsyncIterator[OpenAIStub]:
@@ -60,7 +58,7 @@ async def test_a_model_that_fails_before_its_first_word_is_followed_by_the_fallb
     stub: OpenAIStub, spare: OpenAIStub, cache: CacheService, failure: str
 ) -> None:
     stub.script(FAILS[failure])
-    async with running_service(settings(stub, spare, **SHORT), cache, "PROD") as service:
+    async with running_service(settings(stub, spare, first_token_timeout_s=1.5), cache, "PROD") as service:
         items = [item async for item in service.stream("hi", "s1", history=[])]
     assert [item.model for item in items if isinstance(item, ReplyStart)] == ["m1", "m2"]
     assert "".join(item.text for item in items if isinstance(item, ReplyChunk)) == "stub: hi"
@@ -81,7 +79,7 @@ async def test_after_the_first_word_nobody_else_is_asked(
 ) -> None:
     stub.script(cut)
     async with (
-        running_service(settings(stub, spare, **SHORT), cache) as service,
+        running_service(settings(stub, spare, idle_timeout_s=0.5), cache) as service,
         aclosing(service.stream("hi", "s1", history=[])) as items,
     ):
         assert await next_text(items) == "some"

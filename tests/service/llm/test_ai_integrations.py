@@ -18,6 +18,7 @@ from service.llm.llm_settings import LlmSettings
 from tests.anthropic_stub import AnthropicStub
 from tests.openai_stub import OpenAIStub, Reply
 from tests.service.llm.ai_fixtures import collected, next_text, running_service
+from tests.waiting import PATIENCE_S
 
 
 @pytest.fixture
@@ -94,12 +95,12 @@ async def test_slowness_is_ai_timeout_and_closes_the_connection(
     claude: AnthropicStub, cache: CacheService, reply: Reply, phase: str
 ) -> None:
     claude.script(reply)
-    limits = {"first_token_timeout_s": 1.5, "idle_timeout_s": 1.5}
+    limits = {"first_token_timeout_s": 1.0} if phase == "first token" else {"idle_timeout_s": 0.5}
     async with running_service(settings(claude.base_url, limits), cache) as service:
         with pytest.raises(AITimeout) as failed:
             await service.chat("hi", "s1", history=[])
         assert failed.value.phase == phase
-        await asyncio.wait_for(claude.requests[0].ended.wait(), 5)
+        await asyncio.wait_for(claude.requests[0].ended.wait(), PATIENCE_S)
         assert claude.requests[0].closed_by_client
 
 
@@ -116,8 +117,8 @@ async def test_leaving_and_stopping_close_the_connection(claude: AnthropicStub, 
             await asyncio.sleep(0)
             await service.stop()
             with pytest.raises(AIUnavailable, match="stopped"):
-                await asyncio.wait_for(waiting, 5)
-        await asyncio.wait_for(claude.requests[0].ended.wait(), 5)
+                await asyncio.wait_for(waiting, PATIENCE_S)
+        await asyncio.wait_for(claude.requests[0].ended.wait(), PATIENCE_S)
         assert claude.requests[0].closed_by_client
 
 

@@ -19,7 +19,7 @@ from service.llm.conversation import ReplyChunk, ReplyEnd, ReplyStart, Turn, est
 from service.llm.llm_errors import AIUnavailable, UnknownPersona
 from tests.openai_stub import OpenAIStub, Reply
 from tests.service.llm.ai_fixtures import collected, next_text, running_cache, running_service, stub_settings
-from tests.waiting import until
+from tests.waiting import PATIENCE_S, until
 
 ROOT = Path(__file__).parents[3]
 AWKWARD = [
@@ -184,7 +184,7 @@ async def test_leaving_the_stream_closes_the_providers_connection(
                 await waiting
             if how == "closed while waiting":
                 await items.aclose()
-        await asyncio.wait_for(stub.requests[0].ended.wait(), 2)
+        await asyncio.wait_for(stub.requests[0].ended.wait(), PATIENCE_S)
         assert stub.requests[0].closed_by_client
         assert service.status()["running"] == 0
 
@@ -205,7 +205,7 @@ async def test_the_connection_is_closed_even_while_something_still_refers_to_lan
         items = service.stream("hi", "s1", history=[])
         await next_text(items)
         await items.aclose()
-        await asyncio.wait_for(stub.requests[0].ended.wait(), 2)
+        await asyncio.wait_for(stub.requests[0].ended.wait(), PATIENCE_S)
         assert stub.requests[0].closed_by_client
         assert len(kept) == 1
         await kept.pop().aclose()
@@ -280,7 +280,10 @@ async def main():
             watcher.cancel()
             assert answer["model"] == "demo" and heavy() and service.status()["warm"]
             assert gc.get_freeze_count() and gc.get_threshold() == thresholds, "later collections walk through it"
-        print(longest)
+        gc.unfreeze()
+        before = time.process_time()
+        gc.collect()
+        print(longest, time.process_time() - before)
 asyncio.run(main())
 """
     done = await asyncio.to_thread(
@@ -292,8 +295,8 @@ asyncio.run(main())
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    # A full garbage collection would hold it for 0.1 s.
-    assert float(done.stdout.splitlines()[-1]) < 0.07, "the import held the event loop"
+    longest_s, full_collection_s = map(float, done.stdout.splitlines()[-1].split())
+    assert longest_s < full_collection_s, "the import, or a garbage collection, held the event loop"
 
 
 async def test_a_service_that_was_not_started_loads_at_the_first_call_and_a_stopped_one_refuses(
@@ -318,7 +321,7 @@ async def test_stop_ends_running_replies_with_an_error_of_ours(stub: OpenAIStub,
         await asyncio.sleep(0)
         await service.stop()
         with pytest.raises(AIUnavailable):
-            await asyncio.wait_for(waiting, 5)
+            await asyncio.wait_for(waiting, PATIENCE_S)
 
 
 async def test_a_second_event_loop_of_the_same_process_gets_its_replies_too(tmp_path: Path) -> None:
@@ -342,7 +345,7 @@ async def test_the_stub_runs_as_a_process_of_its_own(cache: CacheService) -> Non
     )
     try:
         assert process.stdout is not None
-        base_url = (await asyncio.wait_for(process.stdout.readline(), 20)).decode().strip()
+        base_url = (await asyncio.wait_for(process.stdout.readline(), PATIENCE_S)).decode().strip()
         async with running_service(stub_settings(base_url), cache) as service:
             assert (await service.chat("far away", "s1", history=[]))["reply"] == "stub: far away"
     finally:

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from service.llm.watch import Overdue, Watch
+from tests.waiting import PATIENCE_S
 
 
 async def paced(*delays_s: float) -> AsyncIterator[int]:
@@ -60,7 +61,7 @@ async def test_a_timer_that_goes_off_too_early_is_set_again() -> None:
     watch, items = Watch(), paced(0, 30)
     await watch.next_of(items, soon())
     with pytest.raises(Overdue):
-        await asyncio.wait_for(watch.next_of(items, soon(0.1)), 10)
+        await asyncio.wait_for(watch.next_of(items, soon(0.1)), PATIENCE_S)
 
 
 async def test_once_overdue_it_stays_so() -> None:

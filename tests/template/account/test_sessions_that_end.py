@@ -21,6 +21,7 @@ from template.base.template_service import Call, TemplateService
 from template.base.wire import Request, Response
 from tests.backends_mariadb import DatabaseBackend, running_database
 from tests.backends_redis import RedisServer, running_cache
+from tests.waiting import PATIENCE_S
 
 ALICE = SessionInfo("alice", 7, 2, "Alice")
 
@@ -136,7 +137,7 @@ async def test_a_request_that_waits_ends_when_its_session_is_logged_out_by_anoth
         waiting = asyncio.create_task(service.handle(protocol, Call(b"{}", bearer=token)))
         await template.begun.wait()
         await there.delete((await _found(there, token)).session_key)
-        answer = await asyncio.wait_for(waiting, 5)
+        answer = await asyncio.wait_for(waiting, PATIENCE_S)
         assert (answer.status, answer.error_code, template.cancelled) == (401, 10000, True)
 
         template.begun.clear()

@@ -18,7 +18,7 @@ from template.base.protocol import Protocol
 from template.base.session_info import SessionInfo
 from template.base.template_service import Answer, Call, TemplateService
 from template.base.wire import Request, Response
-from tests.waiting import until
+from tests.waiting import PATIENCE_S, until
 
 
 class Count(BaseModel):
@@ -143,7 +143,7 @@ async def test_a_reader_who_leaves_while_nothing_is_said_ends_the_handler(templa
     stream = asyncio.create_task(count(template, outlet))
     await until(lambda: outlet.sent)
     outlet.leave()
-    answer = await asyncio.wait_for(stream, 5)
+    answer = await asyncio.wait_for(stream, PATIENCE_S)
     assert (answer.is_streamed, answer.error_code, template.closed) == (True, 0, True)
 
 
@@ -164,7 +164,7 @@ async def test_a_stream_ends_with_its_session_and_leaves_no_task(
     await asyncio.sleep(0.06)  # several looks at a session that goes on
     assert not any(stream.done() for stream in streams)
     sessions.ended = True
-    done = await asyncio.wait_for(asyncio.gather(*streams), 5)
+    done = await asyncio.wait_for(asyncio.gather(*streams), PATIENCE_S)
     assert [(answer.is_streamed, answer.error_code) for answer in done] == [(True, 10000)] * 2
     assert [len(outlet.sent) for outlet in outlets] == [1, 1]
     await until(lambda: len(asyncio.all_tasks()) == tasks)

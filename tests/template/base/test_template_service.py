@@ -22,6 +22,7 @@ from template.base.session_info import SessionInfo
 from template.base.template_context import TemplateContext
 from template.base.template_service import Answer, Call, TemplateService
 from template.base.wire import Request, Response
+from tests.waiting import PATIENCE_S
 
 
 class EchoRequest(Request):
@@ -167,7 +168,7 @@ async def test_a_session_is_watched_on_after_its_service_broke_once(template: Ec
             raise AssertionError
 
     service = TemplateService(Breaking(), recheck_s=0.02)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE_S):
         answer = await ask(service, Endless().protocols()[0])
     assert answer.error_code == ErrorCode.SESSION_MISSING
 

@@ -13,9 +13,7 @@ from tests.backends_cluster import RedisCluster
 from tests.backends_mariadb import DatabaseBackend
 from tests.chat_world import ChatWorld, running_world
 from tests.openai_stub import OpenAIStub
-from tests.waiting import until
-
-PATIENCE_S = 60.0
+from tests.waiting import PATIENCE_S, until
 
 
 class Player:
@@ -56,7 +54,7 @@ class Player:
 async def test_nothing_is_lost_doubled_or_revived_while_slots_move_and_masters_change(
     private_cluster: RedisCluster, tmp_path: Path, app_id: str, provider: OpenAIStub
 ) -> None:
-    database = DatabaseBackend("sqlite", DatabaseSettings(), tmp_path, None)
+    database = DatabaseBackend("sqlite", DatabaseSettings(timeout_s=PATIENCE_S), tmp_path, None)
     async with running_world(private_cluster.settings(), database, app_id, provider, batch_interval_s=0.1) as chat:
         players = []
         for _ in range(6):
@@ -79,11 +77,11 @@ async def test_nothing_is_lost_doubled_or_revived_while_slots_move_and_masters_c
         await asyncio.to_thread(private_cluster.move_slot, tag_slot(tag), source, target)
         replica = private_cluster.replicas[private_cluster.masters.index(target)]
         replica.client.execute_command("CLUSTER", "FAILOVER")
-        await until(lambda: replica.client.info("replication")["role"] == "master", 30)
+        await until(lambda: replica.client.info("replication")["role"] == "master")
         await playing
 
         # A master that dies when its replica has everything: all that was acknowledged is there.
-        await until(lambda: replica.client.wait(1, 1000) == 1, 30)
+        await until(lambda: replica.client.wait(1, 1000) == 1)
         replica.kill()
         await all_play(2)
         await chat.persist()
@@ -99,9 +97,9 @@ async def test_a_master_that_is_away_stops_neither_writes_nor_ends_of_the_other_
     cluster = private_cluster
     for node in cluster.nodes:
         node.client.config_set("cluster-require-full-coverage", "no")
-    database = DatabaseBackend("sqlite", DatabaseSettings(), tmp_path, None)
-    often = {"batch_interval_s": 0.1, "sweep_interval_s": 0.1, "reply_lease_s": 1}
-    async with running_world(cluster.settings(timeout_s=1), database, app_id, provider, **often) as chat:
+    database = DatabaseBackend("sqlite", DatabaseSettings(timeout_s=PATIENCE_S), tmp_path, None)
+    often = {"batch_interval_s": 0.1, "sweep_interval_s": 0.1, "reply_lease_s": 3}
+    async with running_world(cluster.settings(), database, app_id, provider, **often) as chat:
         user = await chat.user()
         room_id = (await chat.room(user)).room_id
         living = cluster.owner(chat.redis.partitions.tag(chat.redis.partitions.of_text(user.session.account_id)))
@@ -110,11 +108,11 @@ async def test_a_master_that_is_away_stops_neither_writes_nor_ends_of_the_other_
         cluster.masters[lost].kill()
 
         await chat.accepted(user, room_id, "of a process that is gone")
-        async with asyncio.timeout(15):
+        async with asyncio.timeout(PATIENCE_S):
             await chat.send(user, room_id, "behind it")
 
         async def all_written() -> bool:
             rows = await chat.rows(user, "fp_chat_window_get", room_id, 10)
             return [row["seq"] for row in rows] == [1, 2, 3, 4]
 
-        await until(all_written, 15)
+        await until(all_written)

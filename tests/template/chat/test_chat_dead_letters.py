@@ -20,7 +20,7 @@ from tests.backends_mariadb import DatabaseBackend
 from tests.backends_redis import RedisServer
 from tests.chat_world import ChatWorld, running_world
 from tests.openai_stub import OpenAIStub, Reply
-from tests.waiting import until
+from tests.waiting import PATIENCE_S, until
 
 POISON = "☠"
 
@@ -303,7 +303,7 @@ async def test_past_its_limit_the_room_takes_no_more(chat: ChatWorld) -> None:
 async def crashable(
     private_server: RedisServer, tmp_path: Path, app_id: str, provider: OpenAIStub
 ) -> AsyncIterator[ChatWorld]:
-    database = DatabaseBackend("sqlite", DatabaseSettings(), tmp_path, None)
+    database = DatabaseBackend("sqlite", DatabaseSettings(timeout_s=PATIENCE_S), tmp_path, None)
     async with running_world(private_server.settings(), database, app_id, provider) as world:
         yield world
 

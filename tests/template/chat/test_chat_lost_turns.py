@@ -18,11 +18,11 @@ from tests.backends_redis import RedisServer
 from tests.chat_world import ChatWorld, running_world
 from tests.openai_stub import OpenAIStub, Reply
 from tests.template.chat.test_chat_settling import keys_for_good
-from tests.waiting import until
+from tests.waiting import PATIENCE_S, until
 
 # Nobody in these tests waits so long for a load or for the reply; its process lives, so its lease does not run out.
 NEVER = {"load_timeout_s": 300, "reply_deadline_s": 300, "reply_lease_s": 6}
-SOON_S = 60.0
+SOON_S = PATIENCE_S
 
 
 async def half_said(chat: ChatWorld, user: ClientSession, room_id: str) -> list[asyncio.Task[ChatMessageSendResponse]]:
@@ -78,7 +78,7 @@ async def ended(sends: list[asyncio.Task[ChatMessageSendResponse]]) -> None:
 async def crashable(
     private_server: RedisServer, tmp_path: Path, app_id: str, provider: OpenAIStub
 ) -> AsyncIterator[ChatWorld]:
-    database = DatabaseBackend("sqlite", DatabaseSettings(), tmp_path, None)
+    database = DatabaseBackend("sqlite", DatabaseSettings(timeout_s=PATIENCE_S), tmp_path, None)
     async with running_world(private_server.settings(), database, app_id, provider, **NEVER) as world:
         yield world
 

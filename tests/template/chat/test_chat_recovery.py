@@ -15,7 +15,7 @@ from tests.backends_mariadb import DatabaseBackend
 from tests.backends_redis import RedisServer
 from tests.chat_world import ChatWorld, running_world
 from tests.openai_stub import OpenAIStub
-from tests.waiting import until
+from tests.waiting import PATIENCE_S, until
 
 
 @pytest.fixture
@@ -23,7 +23,7 @@ async def crashable(
     private_server: RedisServer, tmp_path: Path, app_id: str, provider: OpenAIStub
 ) -> AsyncIterator[ChatWorld]:
     """A chat whose Redis the test may kill, over SQLite files of its own."""
-    database = DatabaseBackend("sqlite", DatabaseSettings(), tmp_path, None)
+    database = DatabaseBackend("sqlite", DatabaseSettings(timeout_s=PATIENCE_S), tmp_path, None)
     async with running_world(private_server.settings(), database, app_id, provider) as world:
         yield world
 
@@ -147,7 +147,7 @@ async def test_chat_goes_on_while_the_database_is_away_and_is_written_when_it_is
         async def written() -> bool:
             return await chat.backlog() == 0
 
-        await until(written, 30)
+        await until(written)
         rows = await chat.rows(user, "fp_chat_messages_get", room.room_id, None, 100)
         assert [row["seq"] for row in reversed(rows)] == list(range(1, 11))
 

@@ -199,9 +199,10 @@ async def test_a_provider_that_was_not_called_is_said_so(chat: ChatWorld, monkey
     assert anew.errorCode == 0
 
 
-@pytest.mark.chat_settings(reply_deadline_s=1.5)
+@pytest.mark.chat_settings(reply_deadline_s=3)
 async def test_a_hanging_provider_ends_at_the_deadline_with_what_it_said(chat: ChatWorld) -> None:
     user = await chat.user()
+    await chat.container.ai._models()  # the first reply would wait for the import of LangChain
     room = await chat.room(user)
     chat.provider.script(Reply(tokens=["some"], hang=True))
     response = await chat.try_send(user, room.room_id)
@@ -256,7 +257,7 @@ async def test_a_waiting_question_deleted_before_its_turn_is_not_asked(chat: Cha
     assert chat.provider.calls == 1
 
 
-@pytest.mark.chat_settings(reply_lease_s=0.5, sweep_interval_s=0.1)
+@pytest.mark.chat_settings(reply_lease_s=3, sweep_interval_s=0.1)
 async def test_a_reply_whose_process_died_is_interrupted_and_the_next_question_is_answered(chat: ChatWorld) -> None:
     user = await chat.user()
     room = await chat.room(user)
@@ -278,7 +279,7 @@ async def test_a_reply_whose_process_died_is_interrupted_and_the_next_question_i
         messages = (await chat.messages(user, room.room_id)).messages
         return not any(message.is_streaming for message in messages)
 
-    await until(ended, 10)
+    await until(ended)
     messages = (await chat.messages(user, room.room_id)).messages
     assert [message.content for message in messages] == ["one", "some words 🎉", "two", "second"]
     assert (messages[1].metadata["finish_reason"], messages[1].metadata["model"]) == ("interrupted", "stub")

@@ -17,7 +17,7 @@ from tests.backends_mariadb import DatabaseBackend
 from tests.backends_redis import RedisServer
 from tests.chat_world import ChatWorld, running_world
 from tests.openai_stub import OpenAIStub, Reply
-from tests.waiting import until
+from tests.waiting import PATIENCE_S, until
 
 HALF = Reply(tokens=["half "], hang=True)
 
@@ -91,7 +91,7 @@ async def test_a_room_with_broken_keys_does_not_keep_other_rooms_from_being_swep
     async def ended() -> bool:
         return not any(message.is_streaming for message in (await chat.messages(user, rooms[2])).messages)
 
-    await until(ended, 10)
+    await until(ended)
 
 
 async def test_waiting_turns_and_a_stream_of_another_type_do_not_keep_a_reply_from_its_end(chat: ChatWorld) -> None:
@@ -142,7 +142,7 @@ async def test_a_redis_user_who_may_not_publish_gets_whole_writes(
 ) -> None:
     """Redis gives a new ACL user no channels; a script that fails after its first write leaves half of it."""
     limited = ("ACL", "SETUSER", "chat", "on", ">pw", "~*", "+@all", "resetchannels")
-    database = DatabaseBackend("sqlite", DatabaseSettings(), tmp_path, None)
+    database = DatabaseBackend("sqlite", DatabaseSettings(timeout_s=PATIENCE_S), tmp_path, None)
     async with running_world(private_server.settings(timeout_s=2), database, app_id, provider) as chat:
         await chat.redis.execute(*limited)
     settings = private_server.settings(timeout_s=2, username="chat", password="pw")

@@ -11,6 +11,7 @@ import pytest
 from service.cache.cache_settings import CacheSettings
 from template.base.client_session import ClientSession
 from template.base.event_stream import StreamEvent
+from template.chat import chat_reply_reader
 from template.chat.chat_message_store import NewMessage
 from template.chat.chat_turn_store import TurnStore
 from template.chat.common.chat_serialize import (
@@ -21,11 +22,15 @@ from template.chat.common.chat_serialize import (
 from tests.backends_mariadb import DatabaseBackend
 from tests.chat_world import ChatWorld, running_world
 from tests.openai_stub import OpenAIStub, Reply
-from tests.waiting import until
+from tests.waiting import PATIENCE_S, until
 
-AT_ONCE_S = 8
-"""Generous, and well below the 15 s after which a reader looks again by itself."""
 HALF = Reply(tokens=["half "], hang=True)
+
+
+@pytest.fixture(autouse=True)
+def nobody_looks_again_by_himself(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A reader learns of what happens elsewhere by a signal, or not in these tests."""
+    monkeypatch.setattr(chat_reply_reader, "_LOOK_AGAIN_S", 3600.0)
 
 
 @pytest.fixture
@@ -68,11 +73,11 @@ class Reader:
 
     async def waits_behind(self, text: str) -> None:
         """Until it has this text and waits for news."""
-        await until(lambda: self.text == text and all(reading._waiting for reading in self._readings), AT_ONCE_S)
+        await until(lambda: self.text == text and all(reading._waiting for reading in self._readings))
 
     async def end(self) -> str:
         """The name of the last event."""
-        async with asyncio.timeout(AT_ONCE_S):
+        async with asyncio.timeout(PATIENCE_S):
             await self._task
         return self.names[-1]
 
@@ -192,4 +197,4 @@ async def test_a_question_whose_process_is_gone_does_not_wait_for_a_whole_lease(
     seconds, micros = await chat.redis.execute("TIME")
     assert ready_until - (int(seconds) * 1000 + int(micros) / 1000) <= 2000
     assert chat.template._wiring.settings.reply_lease_s > 2
-    await until(lambda: chat.provider.calls, 10, "the sweep runs it")
+    await until(lambda: chat.provider.calls, what="the sweep runs it")
