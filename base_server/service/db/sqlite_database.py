@@ -59,7 +59,8 @@ class SqliteDatabase:
         return await self._run(self._read_ledger) if self._path.exists() else {}
 
     async def apply(self, scripts: Sequence[Script]) -> None:
-        await self._run(lambda: self._apply(scripts))
+        # Without the calls' time-out: on a slow disk it would stop the start, each time.
+        await asyncio.wrap_future(self._thread.submit(_translated, lambda: self._apply(scripts), self.label))
 
     async def fence(self) -> None:
         raise ServiceError(_NO_FENCE)
