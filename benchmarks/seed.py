@@ -28,6 +28,8 @@ from template.chat.chat_text import to_json
 
 ROWS = 1000
 """Rows of one call."""
+_CALL_TIMEOUT_S = 120.0
+"""No player waits for these calls, and a thousand rows may take a slow machine longer than one should wait."""
 _QUESTION = "What would you take along on a walk of three days through the mountains in autumn?"
 _ANSWER = "Warm layers, a light rain jacket, two pairs of socks, a map, a lamp, and more water than you think you need."
 _USER_METADATA = to_json({"ai_persona": "GPT4O"})
@@ -117,7 +119,8 @@ async def run(
     settings: DatabaseSettings, data_dir: Path, partitions: int, account_id: str, *, rooms: int, messages: int
 ) -> str:
     """:func:`seed` on the databases of ``settings``, with a progress bar; the room's id."""
-    database = DatabaseService(settings, data_dir, SCRIPTS_FOLDER)
+    patient = settings.model_copy(update={"timeout_s": max(settings.timeout_s, _CALL_TIMEOUT_S)})
+    database = DatabaseService(patient, data_dir, SCRIPTS_FOLDER)
     await database.start()
     try:
         known = Partitions(partitions)
