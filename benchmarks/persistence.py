@@ -177,7 +177,7 @@ class Chat:
             message = NewMessage(question_id, reply_id, token, QUESTION, None, str(uuid.uuid4()), "reject")
             accepted = await self.messages.accept(owner, room_id, message)
             assert accepted.turn is not None
-            await self.turns.end(accepted.turn, ANSWER, METADATA)
+            await self.turns.end(accepted.turn, "", ANSWER, METADATA)
         return reply_id
 
     async def write_all(self) -> None:

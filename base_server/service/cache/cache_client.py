@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+from dataclasses import replace
 from typing import Any, Self, TypeVar
 
 from redis.exceptions import NoScriptError
@@ -33,11 +34,14 @@ class CacheClient:
     A caller's cancellation does not reach a call that was begun: it runs to its end.
     """
 
-    def __init__(self, exchange: Exchange | ClusterExchange, keyspace: Keyspace, script_guard: str = "") -> None:
-        """``script_guard`` is put before every script."""
+    def __init__(
+        self, exchange: Exchange | ClusterExchange, keyspace: Keyspace, script_guard: str = "", *, flags: bool = True
+    ) -> None:
+        """``script_guard`` is put before every script. ``flags``: whether the server knows a script's flags."""
         self._exchange = exchange
         self.keyspace = keyspace
         self._guard = script_guard
+        self._flags = flags
         self._variants: dict[tuple[str, bool], Script] = {}
         self._evaluated: set[str] = set()
         self._client = RawClient(exchange)
@@ -101,7 +105,7 @@ class CacheClient:
         """
         effect = Effect.REPEATABLE if repeatable and premise is None else Effect.ONCE
         operands = [len(keys), *keys, *args] if premise is None else premise.operands(keys, args)
-        if self._guard or premise is not None:
+        if self._guard or premise is not None or not self._flags:
             script = self._variant(script, asks=premise is not None)
         with span("redis script", script=script.name):
             try:
@@ -217,7 +221,8 @@ class CacheClient:
         """``script`` with the guard before it and, if it ``asks``, the question for its premise."""
         if (known := self._variants.get((script.sha1, asks))) is None:
             asked = asking_first(script) if asks else script
-            known = self._variants[script.sha1, asks] = Script(script.name, self._guard + asked.source)
+            known = replace(asked, body=self._guard + asked.body, allow_oom=asked.allow_oom and self._flags)
+            self._variants[script.sha1, asks] = known
         return known
 
     async def _run(self, commands: Sequence[Command], effect: Effect, wait_s: float = 0.0) -> list[Any]:

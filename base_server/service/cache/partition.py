@@ -7,6 +7,7 @@ nothing of what is stored under them.
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import os
 import random
@@ -70,6 +71,12 @@ class Partitions:
         ms = f"{time.time_ns() // 1_000_000:012x}"
         tail = f"{0x8 << 60 | _random.getrandbits(62):016x}"
         return f"{ms[:8]}-{ms[8:]}-8{partition:03x}-{tail[:4]}-{tail[4:]}"
+
+    def derived_id(self, identifier: str, purpose: str) -> str:
+        """An id with the time and partition of one of ours, always the same for the same arguments."""
+        digest = hashlib.sha256(f"{purpose}:{identifier}".encode()).digest()
+        tail = f"{0x8 << 60 | int.from_bytes(digest[:8]) >> 2:016x}"
+        return f"{identifier[:19]}{tail[:4]}-{tail[4:]}"
 
     def id_time_ms(self, identifier: str) -> int | None:
         """Unix milliseconds in a UUIDv7 or in one of our ids, ``None`` for any other text."""

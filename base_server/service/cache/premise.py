@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from service.cache.script import Script
@@ -47,7 +47,7 @@ class Premise:
 
 def asking_first(script: Script) -> Script:
     """``script`` for :meth:`Premise.operands`."""
-    return Script(script.name, _ASK + script.source + _LIVE_ON)
+    return replace(script, body=_ASK + script.body + _LIVE_ON)
 
 
 def is_refusal(code: str) -> bool:

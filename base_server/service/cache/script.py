@@ -6,6 +6,7 @@ Header, at the top of each script::
     -- KEYS: 1 room record; 2 messages list; 3.. further keys
     -- ARGV: 1 account_id; 2.. repeated (room_id, json)
     -- returns: {0, …} OK | {1} COLD
+    -- allow-oom: what it may add; only for a script that must work when Redis is full
 
 What a script uses of ``_prelude.lua`` of its folder (locals only) is put before it.
 """
@@ -20,7 +21,9 @@ from pathlib import Path
 
 PRELUDE_NAME = "_prelude.lua"
 
-_HEADER_FIELD = re.compile(r"--\s*(purpose|KEYS|ARGV|returns):\s*(.*)")
+_HEADER_FIELD = re.compile(r"--\s*(purpose|KEYS|ARGV|returns|allow-oom):\s*(.*)")
+# Redis 7 and Valkey: without it a full server refuses a script at the first command that may need memory.
+_ALLOW_OOM = "#!lua flags=allow-oom\n"
 _HEADER_MORE = re.compile(r"--\s*(.*)")
 _ITEM = re.compile(r"(\d+)(\.\.)?\s+\S")
 _LOCAL = re.compile(r"^local (?:function )?([\w, ]+)", re.MULTILINE)
@@ -32,14 +35,20 @@ class ScriptError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Script:
-    """A Lua script ready to run: ``source`` contains the prelude, ``sha1`` is what EVALSHA names."""
+    """A Lua script ready to run: ``body`` contains the prelude, EVAL takes ``source``, EVALSHA ``sha1``.
+
+    ``allow_oom``: a Redis that has reached ``maxmemory`` runs it all the same."""
 
     name: str
-    source: str
+    body: str
+    allow_oom: bool = False
+    source: str = field(init=False)
     sha1: str = field(init=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "sha1", hashlib.sha1(self.source.encode(), usedforsecurity=False).hexdigest())
+        source = _ALLOW_OOM + self.body if self.allow_oom else self.body
+        object.__setattr__(self, "source", source)
+        object.__setattr__(self, "sha1", hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest())
 
 
 class ScriptFolder(Mapping[str, Script]):
@@ -71,8 +80,8 @@ def load_scripts(folder: Path) -> dict[str, Script]:
         if file.name == PRELUDE_NAME:
             continue
         text = file.read_text(encoding="utf-8")
-        check_header(file.name, text)
-        scripts[file.stem] = Script(file.stem, used_of(prelude, text) + text)
+        header = check_header(file.name, text)
+        scripts[file.stem] = Script(file.stem, used_of(prelude, text) + text, allow_oom="allow-oom" in header)
     if not scripts:
         raise ScriptError(f"{folder}: there are no scripts here")
     return scripts
@@ -90,14 +99,15 @@ def used_of(prelude: str, text: str) -> str:
     return used
 
 
-def check_header(file_name: str, text: str) -> None:
-    """Raise :class:`ScriptError` unless the header of ``text`` describes exactly the KEYS and ARGV of its body."""
+def check_header(file_name: str, text: str) -> dict[str, str]:
+    """The header's fields. Raises :class:`ScriptError` unless it describes exactly the KEYS and ARGV of the body."""
     header, body = _split(text)
     for name in ("purpose", "KEYS", "ARGV", "returns"):
         if not header.get(name):
             raise ScriptError(f'{file_name}: the header has no "-- {name}: …" (write "none" when there is nothing)')
     for array in ("KEYS", "ARGV"):
         _check_array(file_name, array, header[array], body)
+    return header
 
 
 def _check_array(file_name: str, array: str, line: str, body: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
-from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import aclosing, nullcontext
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +17,7 @@ from service.core.logger import Logger
 from service.core.tasks import TaskRegistry
 from service.llm.call_gate import CallGate
 from service.llm.call_meter import CallMeter
-from service.llm.conversation import ReplyChunk, ReplyEnd, ReplyItem, Turn, as_turn
+from service.llm.conversation import Question, ReplyChunk, ReplyEnd, ReplyItem, Turn, as_turn
 from service.llm.histories import Histories, HistoryReader
 from service.llm.llm_errors import AIUnavailable
 from service.llm.llm_settings import LlmSettings
@@ -111,22 +111,46 @@ class AIChatService(Facade):
         AITimeout, and ServiceUnavailable when the session's history cannot be read. Closing the
         iterator closes the provider's connection.
         """
-        persona = self._personas.resolve(ai_persona)
         turns, own = history, False
         if turns is None:
+            self._personas.resolve(ai_persona)
             stored = await self._histories.read(session_id)
             turns, own = stored.turns, stored.own
+        question = Question(message, turns)
+
+        async def ask() -> Question:
+            return question
+
         pieces: list[str] = []
+        async with aclosing(self.stream_claimed(ask, ai_persona=ai_persona)) as items:
+            async for item in items:
+                if isinstance(item, ReplyChunk):
+                    pieces.append(item.text)
+                elif own and isinstance(item, ReplyEnd):
+                    await self._remember(session_id, message, "".join(pieces))
+                yield item
+
+    @facade
+    async def stream_claimed(
+        self, claim: Callable[[], Awaitable[Question]], *, ai_persona: str | None = None
+    ) -> AsyncGenerator[ReplyItem, None]:
+        """As :meth:`stream`, for a caller who learns only at the last moment whether to ask, and what.
+
+        ``claim`` is awaited once there is a place for the call, right before the provider is asked; what it raises
+        ends the stream, and nobody was asked."""
+        persona = self._personas.resolve(ai_persona)
         with CallMeter(persona) as meter:
             models = await self._models()
-            async with self._gate, aclosing(models.stream(persona, turns, message)) as items:
-                async for item in items:
-                    meter.note(item)
-                    if isinstance(item, ReplyChunk):
-                        pieces.append(item.text)
-                    elif own and isinstance(item, ReplyEnd):
-                        await self._remember(session_id, message, "".join(pieces))
-                    yield item
+            async with self._gate:
+                try:
+                    question = await claim()
+                except BaseException:
+                    meter.forget()
+                    raise
+                async with aclosing(models.stream(persona, question.history, question.message)) as items:
+                    async for item in items:
+                        meter.note(item)
+                        yield item
 
     @facade
     async def chat(

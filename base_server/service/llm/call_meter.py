@@ -36,6 +36,7 @@ class CallMeter:
         self._completion_tokens = 0
         self._spoke = False
         self._outcome = "cut"
+        self._is_counted = True
 
     def __enter__(self) -> Self:
         return self
@@ -45,9 +46,15 @@ class CallMeter:
             self._outcome = "timeout"
         elif isinstance(error, AIUnavailable):
             self._outcome = "unavailable" if error.called else "not_called"
+        if not self._is_counted:
+            return
         REPLIES.add(self._persona, self._outcome)
         TOKENS.add(self._persona, "prompt", amount=self._prompt_tokens)
         TOKENS.add(self._persona, "completion", amount=self._completion_tokens)
+
+    def forget(self) -> None:
+        """It is no reply of this process: another one asks, or nobody."""
+        self._is_counted = False
 
     def note(self, item: ReplyItem) -> None:
         """Take an item of the stream into account."""

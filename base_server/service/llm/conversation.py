@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, cast
 
@@ -23,6 +23,13 @@ class Turn(NamedTuple):
 
     sender: Sender
     content: str
+
+
+class Question(NamedTuple):
+    """What is asked, and the conversation before it, oldest first."""
+
+    message: str
+    history: Sequence[Turn]
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,6 +32,7 @@ class Draft:
     def __init__(
         self,
         turn: Turn,
+        claim_id: str,
         turns: TurnStore,
         settings: ChatSettings,
         tasks: TaskRegistry,
@@ -41,6 +42,7 @@ class Draft:
         on_lost: Callable[[], None],
     ) -> None:
         self._turn = turn
+        self._claim_id = claim_id
         self._turns = turns
         self._settings = settings
         self._tasks = tasks
@@ -76,11 +78,16 @@ class Draft:
         return facts | self._usage()
 
     def open(self) -> None:
-        """The turn is ours: renew its lease from now on."""
+        """The turn has come: renew its lease from now on, the first one, a short one, before it is over."""
         self._is_open = True
+        settings = self._settings
+        self._renewed_at = self._loop.time() - settings.reply_lease_s / 3 + settings.ready_lease_ms / 2000
+        self._schedule()
+
+    def begin(self) -> None:
+        """The turn was claimed just now, with a whole lease: the provider is called."""
         self._started_s = time.monotonic()
         self._renewed_at = self._loop.time()
-        self._schedule()
 
     def watch(self) -> None:
         """Somebody reads along."""
@@ -136,7 +143,7 @@ class Draft:
         now = self._loop.time()
         retry = False
         try:
-            watched = await self._turns.append(self._turn, self.stored_bytes, text, self._usage_json())
+            watched = await self._turns.append(self._turn, self._claim_id, self.stored_bytes, text, self._usage_json())
         except TurnLost:
             self._is_open = False
             self._on_lost()

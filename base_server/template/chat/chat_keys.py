@@ -28,6 +28,10 @@ class ChatKeys:
     def epoch(self, partition: int) -> str:
         return self._key("epoch", partition)
 
+    def epoch_run(self, partition: int) -> str:
+        """The server run that the epoch was made in."""
+        return self._key("epoch_run", partition)
+
     # the account's list: SET and order index, with their record
     def account_record(self, account_id: str, partition: int | None = None) -> str:
         return self._key(f"rooms_rec:{account_id}", partition)

@@ -10,19 +10,31 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Protocol
 
 from service.cache.cache_client import CacheClient
 from service.core.errors import ServiceUnavailable
+from service.core.logger import Logger
 from service.core.tasks import TaskRegistry
 from template.base.wire import INT64_MAX
 from template.chat.chat_keys import ChatKeys
 from template.chat.chat_owner import Owner
 from template.chat.chat_scripts import SCRIPTS, Answer
 from template.chat.chat_settings import ChatSettings
-from template.chat.chat_text import entry, iso, iso_of_ms, ms_of, tail, to_json, tombstone
+from template.chat.chat_text import (
+    entry,
+    from_json,
+    iso,
+    iso_of_ms,
+    ms_of,
+    open_tail,
+    tail,
+    to_json,
+    tombstone,
+)
 from template.chat.chat_turn import Turn, read_turn
 
 Row = dict[str, Any]
@@ -111,30 +123,52 @@ class ChatLoader:
         record, messages = keys.room_record(room_id, partition), keys.messages(room_id, partition)
         card, token_key = keys.room(room_id, partition), keys.room_load(room_id, partition)
 
-        async def attempt(token: str, epoch: str) -> Loaded | None:
+        async def attempt(token: str, epoch: str, last_event: str, *open_turns: str) -> Loaded | None:
             rows = await self._database.call_shard_procedure(owner.shard_id, "fp_chat_room_get", (room_id,))
             if not rows or int(rows[0]["account_db_key"]) != owner.db_key:
                 return Loaded.UNKNOWN
             if rows[0]["deleted"]:
                 return Loaded.DELETED
-            fields, entries = await self._read_window(owner, room_id, rows[0])
+            window = await self._read_window(owner, room_id, rows[0], open_turns)
+            if window.unanswered:
+                # MySQL has the questions, Redis has lost their replies: these end first, and are loaded with the rest.
+                for turn in window.unanswered:
+                    await self._end_lost_reply(turn)
+                return None
+            turns = [turn.text for turn in window.open]
             answer = await self._cache.run_script(
                 SCRIPTS["fill_room"],
-                [record, messages, card, keys.epoch(partition), token_key, keys.room_state(room_id, partition)],
+                [
+                    record,
+                    messages,
+                    card,
+                    keys.epoch(partition),
+                    token_key,
+                    keys.room_state(room_id, partition),
+                    keys.turns(room_id, partition),
+                    keys.leases(partition),
+                    keys.message_state("", partition),
+                    keys.news(partition),
+                ],
                 [
                     token,
                     epoch,
                     self._settings.message_list_ttl_s * 1000,
                     room_id,
-                    ms_of(rows[0]["last_message_at"]),
-                    rows[0]["message_count"],
+                    max(ms_of(rows[0]["last_message_at"]), window.last_ms),
+                    int(rows[0]["message_count"]) + len(turns),
                     to_json(rows[0]["title"]),
                     to_json(rows[0]["ai_persona"]),
                     iso(rows[0]["created_at"]),
                     self._settings.room_list_ttl_s * 1000,
-                    len(fields),
-                    *fields,
-                    *entries,
+                    last_event,
+                    round(self._settings.reply_lease_s * 1000),
+                    self._settings.ready_lease_ms,
+                    len(turns),
+                    len(window.fields),
+                    *turns,
+                    *window.fields,
+                    *window.entries,
                 ],
             )
             if answer[0] == Answer.NOT_FOUND:
@@ -150,7 +184,13 @@ class ChatLoader:
             return 0
         return INT64_MAX if rows[0]["deleted"] else int(rows[0]["last_seq"])
 
-    async def _end_open_reply(self, owner: Owner, room_id: str, turn: str) -> bool:
+    async def _end_lost_reply(self, turn: Turn) -> None:
+        """End a reply of which Redis knows nothing any more as interrupted: it may have been asked."""
+        waiting = self._keys.turns(turn.room_id, turn.owner.partition)
+        await self._cache.execute_many([("LREM", waiting, 0, turn.text), ("RPUSH", waiting, turn.text)])
+        await self._interrupt(turn)
+
+    async def _end_lost_turn(self, owner: Owner, room_id: str, turn: str) -> bool:
         """False: the room is not this owner's. (All of its events are in MySQL.)"""
         rows = await self._database.call_shard_procedure(owner.shard_id, "fp_chat_room_get", (room_id,))
         if not rows or int(rows[0]["account_db_key"]) != owner.db_key:
@@ -164,7 +204,7 @@ class ChatLoader:
         rooms, order = keys.account_rooms(owner.account_id, partition), keys.account_order(owner.account_id, partition)
         token_key = keys.account_load(owner.account_id, partition)
 
-        async def attempt(token: str, epoch: str) -> Loaded | None:
+        async def attempt(token: str, epoch: str, *_: str) -> Loaded | None:
             rows = await self._database.call_shard_procedure(owner.shard_id, "fp_chat_rooms_get", (owner.db_key,))
             latest = await self._database.call_shard_procedure(
                 owner.shard_id, "fp_chat_request_id_latest", (owner.db_key,)
@@ -207,7 +247,7 @@ class ChatLoader:
         owner: Owner,
         room_id: str,
         unit: list[str],
-        attempt: Callable[[str, str], Coroutine[Any, Any, Loaded | None]],
+        attempt: Callable[..., Coroutine[Any, Any, Loaded | None]],
     ) -> Loaded:
         record, token_key, first_list, second_list = unit
         stream = self._lanes.stream_key(owner.partition, owner.shard_id)
@@ -222,6 +262,7 @@ class ChatLoader:
             self._lanes.held_key(owner.partition, owner.shard_id),
             self._keys.turns(room_id, owner.partition),
             self._keys.message_state("", owner.partition),
+            self._keys.epoch_run(owner.partition),
         ]
         last_seq: int | str = ""
         deadline = time.monotonic() + self._settings.load_timeout_s
@@ -233,7 +274,7 @@ class ChatLoader:
             if answer[0] == Answer.REPEAT:
                 return Loaded.WARM
             if answer[0] == Answer.OK:
-                if (loaded := await attempt(answer[2], answer[1])) is not None:
+                if (loaded := await attempt(answer[2], answer[1], *answer[3:])) is not None:
                     return loaded
                 continue
             if answer[0] == Answer.UNSURE:
@@ -243,15 +284,15 @@ class ChatLoader:
                 raise ServiceUnavailable(
                     "database", "it refused events of this room, and the room is not whole in Redis"
                 )
-            if len(answer) > 1 and not await self._end_open_reply(owner, room_id, answer[1]):
+            if len(answer) > 1 and not await self._end_lost_turn(owner, room_id, answer[1]):
                 return Loaded.UNKNOWN
             self._lanes.flush(owner.partition, owner.shard_id)
             await asyncio.sleep(pause_s)
             pause_s = min(pause_s * 2, 0.25)
         raise ServiceUnavailable("database", f"the {kind}'s backlog was not written within the load timeout")
 
-    async def _read_window(self, owner: Owner, room_id: str, room: Row) -> tuple[list[Any], list[str]]:
-        """Record fields (name, value, …) and list entries, one for each seq from the floor on."""
+    async def _read_window(self, owner: Owner, room_id: str, room: Row, open_turns: Sequence[str]) -> _Window:
+        """The room's newest messages as Redis keeps them; of ``open_turns`` those that MySQL does not contradict."""
         window, last_seq = self._settings.window, int(room["last_seq"])
         floor = max(1, last_seq - window + 1)
         rows = await self._database.call_shard_procedure(owner.shard_id, "fp_chat_window_get", (room_id, window))
@@ -267,11 +308,17 @@ class ChatLoader:
         since_ms = ms_of(next(times, room["created_at"]))
         if floor > 1:
             since_ms = max(since_ms, await self._latest_client_ms(owner, room_id, since_ms))
+        running = {turn.reply_seq: turn for turn in _still_open(owner, room_id, open_turns, by_seq)}
+        last_ms = 0
         entries: list[str] = []
         claims: list[Any] = []
-        for seq in range(floor, last_seq + 1):
+        for seq in range(floor, max([last_seq, *running]) + 1):
             row = by_seq.get(seq)
-            entries.append(tombstone("") if row is None else row_entry(room_id, row))
+            if (turn := running.get(seq)) is not None:
+                last_ms = ms_of(by_seq[seq - 1]["created_at"]) + 1
+                entries.append(_running_entry(turn, last_ms))
+            else:
+                entries.append(tombstone("") if row is None else row_entry(room_id, row))
             if row is not None and row["client_message_id"]:
                 claims += [f"c:{row['client_message_id']}", f"{seq}|{row['body_hash']}"]
                 claims += [f"s:{seq}", row["client_message_id"]]
@@ -279,18 +326,28 @@ class ChatLoader:
                 if claimed_ms is not None and claimed_ms > ms_of(row["created_at"]):
                     since_ms = min(max(since_ms, claimed_ms), LAST_WIRE_MS)
         fields = ["owner", owner.db_key, "account", owner.account_id, "shard", owner.shard_id]
-        fields += [
-            "version",
-            room["title_version"],
-            "floor",
-            floor,
-            "floor_at",
-            iso_of_ms(since_ms),
-            "next_seq",
-            last_seq + 1,
+        fields += ["version", room["title_version"], "floor", floor, "floor_at", iso_of_ms(since_ms)]
+        # What is saved behind an open reply is noted apart, as if the reply had never left Redis.
+        saved_seq = min([last_seq, *(seq - 1 for seq in running)])
+        ahead = ",".join(str(seq) for seq in range(saved_seq + 1, last_seq + 1) if seq not in running)
+        fields += ["next_seq", floor + len(entries), "saved_seq", saved_seq, "ahead", ahead, "older", older, *claims]
+        unanswered = [
+            self._lost_turn(owner, room_id, row)
+            for seq, row in by_seq.items()
+            if seq + 1 not in by_seq and seq + 1 not in running and self._is_question(owner, row)
         ]
-        fields += ["saved_seq", last_seq, "ahead", "", "older", older, *claims]
-        return fields, entries
+        return _Window(fields, entries, [running[seq] for seq in sorted(running)], unanswered, last_ms)
+
+    def _is_question(self, owner: Owner, row: Row) -> bool:
+        """Whether the row was sent by a player, and so has a reply behind it: a host's messages need none."""
+        is_ours = self._cache.partitions.is_own_id(row["message_id"]) == owner.partition
+        return bool(is_ours and row["sender_type"] == "USER" and not row["deleted"])
+
+    def _lost_turn(self, owner: Owner, room_id: str, question: Row) -> Turn:
+        """Of the reply to a question that Redis has lost. Every process that finds it gives the reply the same id."""
+        reply_id = self._cache.partitions.derived_id(question["message_id"], "reply")
+        persona = str(from_json(question["metadata"] or "{}").get("ai_persona", ""))
+        return Turn(reply_id, owner, room_id, reply_id, int(question["seq"]) + 1, question["message_id"], 0, persona)
 
     async def _latest_client_ms(self, owner: Owner, room_id: str, after_ms: int) -> int:
         """Time of the latest client_message_id above ``after_ms``, ``after_ms`` itself when there is none.
@@ -309,6 +366,42 @@ def _time_bound_ms(client_id: str) -> int:
         return min(int(client_id[:8] + client_id[9:13], 16), LAST_WIRE_MS)
     except ValueError:
         return LAST_WIRE_MS
+
+
+@dataclass(frozen=True)
+class _Window:
+    """A room as it goes into Redis: record fields (name, value, …), one list entry for each seq from the floor on.
+
+    ``open``: turns of the replies among them that go on. ``unanswered``: turns of replies that are nowhere.
+    ``last_ms``: time of the latest open reply, 0 without one."""
+
+    fields: list[Any]
+    entries: list[str]
+    open: list[Turn]
+    unanswered: list[Turn]
+    last_ms: int
+
+
+def _still_open(owner: Owner, room_id: str, turns: Iterable[str], by_seq: Mapping[int, Row]) -> Iterable[Turn]:
+    """Those of ``turns`` whose question MySQL has and whose reply it has not: the others are over, or of a Redis that
+    is older than MySQL."""
+    for text in turns:
+        try:
+            turn = read_turn(text, owner, room_id)
+        except ValueError:
+            Logger.error("an open turn cannot be read, it is dropped", room_id=room_id)
+            continue
+        question = by_seq.get(turn.reply_seq - 1)
+        is_asked = question is not None and question["message_id"] == turn.question_id and question["created_at"]
+        if is_asked and turn.reply_seq not in by_seq:
+            yield turn
+
+
+def _running_entry(turn: Turn, at_ms: int) -> str:
+    """The list entry of a reply that runs or waits, as lua/accept_send.lua makes it."""
+    begun = open_tail("AI", "", turn.question_id, streaming=True)
+    metadata = to_json({"ai_persona": turn.persona})
+    return entry(turn.reply_id, turn.room_id, turn.reply_seq, iso_of_ms(at_ms), f"{begun}{metadata}}}")
 
 
 def row_entry(room_id: str, row: Row) -> str:

@@ -35,16 +35,17 @@ class NewMessage:
 
 @dataclass(frozen=True)
 class Accepted:
-    """A stored question and its reply, as list entries. ``turn`` None: they were sent before (nothing new runs).
+    """A stored question and its reply, as list entries. ``turn``: of a reply that nobody has asked for yet; None: it
+    runs, has ended, or waits in another process.
 
-    ``granted``: the turn is ours now and ``history`` is the entries before the question; else it waits.
+    ``has_come``: whoever claims the turn may ask now; else it waits. ``repeated``: the question was sent before.
     """
 
     question: str
     reply: str
     turn: Turn | None = None
-    granted: bool = False
-    history: Sequence[str] = ()
+    has_come: bool = False
+    repeated: bool = True
 
 
 class MessageStore(HybridStore):
@@ -57,9 +58,7 @@ class MessageStore(HybridStore):
         return (
             settings.max_waiting_turns,
             self._lanes.max_backlog,
-            round(settings.reply_lease_s * 1000),
             round(settings.reply_deadline_s * 1000),
-            settings.history_length,
             settings.max_dead_letters_per_room,
             settings.sends_per_minute,
             settings.sends_at_once,
@@ -79,9 +78,11 @@ class MessageStore(HybridStore):
             args[10] = answer[1]
         if answer[0] == Answer.REPEAT:
             REPEATED_SENDS.add()
-            return Accepted(answer[1], answer[2])
+            turn = read_turn(answer[3], owner, room_id) if answer[3] else None
+            return Accepted(answer[1], answer[2], turn, has_come=True)
         self._noticed(owner, answer[5])
-        return Accepted(answer[2], answer[3], read_turn(answer[6], owner, room_id), bool(answer[4]), answer[7:])
+        turn = read_turn(answer[6], owner, room_id)
+        return Accepted(answer[2], answer[3], turn, has_come=bool(answer[4]), repeated=False)
 
     def _accept_call(self, owner: Owner, room_id: str, message: NewMessage) -> tuple[list[str], list[Any]]:
         keys, partition = self._keys, owner.partition

@@ -9,25 +9,26 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing, suppress
+from functools import partial
 from typing import Any, Protocol
 
 from service.core.errors import ServiceUnavailable
 from service.core.logger import Logger
 from service.core.tasks import TaskRegistry
 from service.core.tracing import span
-from service.llm.conversation import ReplyChunk, ReplyItem, ReplyStart
-from service.llm.conversation import Turn as SpokenTurn
+from service.llm.conversation import Question, ReplyChunk, ReplyItem, ReplyStart
 from service.llm.llm_errors import AITimeout, AIUnavailable, UnknownPersona
 from template.base.errors import ErrorCode
 from template.chat.chat_draft import Draft
 from template.chat.chat_instruments import OPEN_REPLIES, REPLIES
 from template.chat.chat_news import News, ReplyNews
+from template.chat.chat_owner import Owner
 from template.chat.chat_reply_facts import Spoken, call_facts, end_facts, end_of, failed
 from template.chat.chat_settings import ChatSettings
 from template.chat.chat_turn import Turn
-from template.chat.chat_turn_store import Ended, TurnLost, TurnStore
+from template.chat.chat_turn_store import Ended, RoomNotLoaded, TurnLost, TurnStore
 
 _POLL_S = 1.0
 _RETRY_S = 0.2
@@ -36,27 +37,26 @@ _RETRY_S = 0.2
 class ReplySource(Protocol):
     """The one call of AIChatService that a reply needs."""
 
-    def stream(
-        self,
-        message: str,
-        session_id: str,
-        *,
-        ai_persona: str | None = None,
-        history: Sequence[SpokenTurn] | None = None,
+    def stream_claimed(
+        self, claim: Callable[[], Awaitable[Question]], *, ai_persona: str | None = None
     ) -> AsyncGenerator[ReplyItem, None]: ...
 
 
 class RunningReply:
-    """A reply of this process: it waits for its turn, then collects what the AI says. It hears the news of itself."""
+    """A reply of this process: it waits for its turn, then collects what the AI says. It hears the news of itself.
 
-    def __init__(self, turn: Turn, remaining_s: float) -> None:
+    ``claim_id`` names this process's wish to ask. ``has_come``: its turn was there when it was made."""
+
+    def __init__(self, turn: Turn, remaining_s: float, *, has_come: bool) -> None:
         self.turn = turn
+        self.claim_id = secrets.token_hex(8)
         self.deadline_s = time.monotonic() + remaining_s
         self.draft: Draft
         self.task: asyncio.Task[str]
+        self.has_come = has_come
         self.turn_came = asyncio.Event()
         self.is_lost = False
-        self.is_waiting = self.is_leaving = self.is_ending = False
+        self.is_claiming = self.is_called = self.is_leaving = self.is_ending = False
         self._asking: asyncio.Timeout | None = None
 
     def __call__(self, news: News | None) -> None:
@@ -72,26 +72,32 @@ class RunningReply:
         """Somebody else ended it: close the provider's connection, say nothing more."""
         self.is_lost = True
         self.turn_came.set()
-        if self._asking is not None and not self._asking.expired():
-            self._asking.reschedule(asyncio.get_running_loop().time())
+        self._wake()
 
     def leave(self) -> None:
-        """This process stops: what runs ends as it is, what waits keeps its place for another process."""
+        """This process stops: what was called ends as it is, what was not keeps its place for another process."""
         self.is_leaving = True
-        if self.is_waiting:
-            self.turn_came.set()
-        elif not self.is_ending:
+        self.turn_came.set()
+        if self.is_called and not self.is_ending:
             self.task.cancel()
+        elif not self.is_claiming:
+            # A claim under way is awaited: its answer says whether there is something to give back.
+            self._wake()
+
+    def _wake(self) -> None:
+        """End the wait of :meth:`collect`."""
+        if self._asking is not None and not self._asking.expired():
+            self._asking.reschedule(asyncio.get_running_loop().time())
 
     async def collect(self, items: AsyncGenerator[ReplyItem, None]) -> dict[str, Any]:
         """Everything that the AI says goes into the draft; the reply's metadata.
 
-        Raises TurnLost as soon as somebody else ended it, TimeoutError at the reply's deadline."""
+        Raises TurnLost as soon as somebody else ended it, Leaving when this process stops before anybody was called,
+        TimeoutError at the reply's deadline."""
         try:
             async with asyncio.timeout(max(0.0, self.deadline_s - time.monotonic())) as asking, aclosing(items):
                 self._asking = asking
-                if self.is_lost:
-                    raise TurnLost
+                self.check()
                 async for item in items:
                     if isinstance(item, ReplyChunk):
                         self.draft.add(item)
@@ -103,20 +109,34 @@ class RunningReply:
                         return end_facts(item)
             raise AIUnavailable("the reply has no end")
         except TimeoutError:
-            if self.is_lost:
-                raise TurnLost from None
+            if not self.is_called or self.is_lost:
+                self.check()
             raise
         finally:
             self._asking = None
+
+    def check(self) -> None:
+        """Raise TurnLost or Leaving when it is not to be asked here any more."""
+        if self.is_lost:
+            raise TurnLost
+        if self.is_leaving:
+            raise Leaving("chat", "this process stops, the question waits for another")
 
 
 class ChatReplies:
     """Runs, ends and sweeps replies of this process."""
 
     def __init__(
-        self, turns: TurnStore, ai: ReplySource, news: ReplyNews, settings: ChatSettings, tasks: TaskRegistry
+        self,
+        turns: TurnStore,
+        load_room: Callable[[Owner, str], Awaitable[object]],
+        ai: ReplySource,
+        news: ReplyNews,
+        settings: ChatSettings,
+        tasks: TaskRegistry,
     ) -> None:
         self._turns = turns
+        self._load_room = load_room
         self._ai = ai
         self._news = news
         self._settings = settings
@@ -128,11 +148,15 @@ class ChatReplies:
     def __len__(self) -> int:
         return len(self._running)
 
-    def start(self, turn: Turn, question: str | None, history: Sequence[str], *, watched: bool) -> None:
-        """Run a reply that was accepted here. ``question`` None: the turn waits and brings its own when it comes.
+    def start(self, turn: Turn, *, has_come: bool, watched: bool) -> None:
+        """Run a reply that nobody runs, unless it runs here already. ``has_come``: else it waits for its turn first.
 
         ``watched``: somebody reads along from the start."""
-        self._start(turn, question, history, self._settings.reply_deadline_s, watched=watched)
+        if turn.reply_id in self._running:
+            if watched:
+                self.watch(turn.reply_id)
+            return
+        self._start(turn, self._settings.reply_deadline_s, has_come=has_come, watched=watched)
 
     async def finished(self, reply_id: str) -> str:
         """The final list entry ('' when it was deleted) of a reply that runs here.
@@ -166,7 +190,8 @@ class ChatReplies:
             if found.phase == "ready":
                 # Who stops leaves it to the others, or to whoever starts next.
                 if not self._quiet:
-                    self._start(turn, None, (), found.remaining_s, watched=True)
+                    # Nobody has waited for it in the meantime: the whole time begins now.
+                    self._start(turn, self._settings.reply_deadline_s, has_come=True, watched=True)
                 continue
             ended = await self._turns.interrupt(turn, only_if_expired=not all_open)
             if ended is not None and ended.ours:
@@ -188,12 +213,11 @@ class ChatReplies:
             reply.leave()
         await asyncio.gather(*(reply.task for reply in late), return_exceptions=True)
 
-    def _start(
-        self, turn: Turn, question: str | None, history: Sequence[str], remaining_s: float, *, watched: bool
-    ) -> None:
-        reply = RunningReply(turn, remaining_s)
+    def _start(self, turn: Turn, remaining_s: float, *, has_come: bool, watched: bool) -> None:
+        reply = RunningReply(turn, remaining_s, has_come=has_come)
         reply.draft = Draft(
             turn,
+            reply.claim_id,
             self._turns,
             self._settings,
             self._tasks,
@@ -202,87 +226,136 @@ class ChatReplies:
             on_lost=reply.lose,
         )
         self._running[turn.reply_id] = self._by_token[turn.token] = reply
-        reply.task = self._tasks.spawn(self._run(reply, question, history), f"reply {turn.reply_id}")
+        reply.task = self._tasks.spawn(self._run(reply), f"reply {turn.reply_id}")
 
-    async def _run(self, reply: RunningReply, question: str | None, history: Sequence[str]) -> str:
+    async def _run(self, reply: RunningReply) -> str:
         try:
             with self._news.heard_by(reply.turn.reply_id, reply), OPEN_REPLIES.held():
-                entry = await self._answer(reply, question, history)
+                entry = await self._answer(reply)
             REPLIES.add(end_of(entry))
             return entry
         finally:
             del self._running[reply.turn.reply_id], self._by_token[reply.turn.token]
             self._news.tell_here(reply.turn.reply_id, News.ENDED)
 
-    async def _answer(self, reply: RunningReply, question: str | None, history: Sequence[str]) -> str:
+    async def _answer(self, reply: RunningReply) -> str:
+        """Ask, and end the reply with what was said. Raises Leaving, and TakenUp when another process has the reply."""
         turn, draft = reply.turn, reply.draft
-        metadata: dict[str, Any]
         try:
-            if question is None:
-                question, history = await self._take_turn(reply)
-            draft.open()
-            metadata = await self._ask(reply, question, history) if question else {"finish_reason": "stopped"}
+            try:
+                metadata = await self._ask(reply)
+            except asyncio.CancelledError:
+                # Only stop() cancels a reply, and not one that is ending.
+                end = self._end(reply, {"finish_reason": "interrupted"})
+                return (await self._tasks.finish(end, "interrupt reply")).entry
+            ended = await self._end(reply, metadata)
+            return ended.entry or await self._turns.final(turn)
         except TurnLost:
             reply.is_ending = True
             await draft.close()
             if await self._turns.leave(turn):
                 raise TakenUp("chat", "another process has taken up the reply") from None
             return await self._turns.final(turn)
-        except _Leaving:
+        except Leaving:
+            await draft.close()
             raise
-        except asyncio.CancelledError:
-            # Only stop() cancels a reply, and not one that is ending.
-            ended = await self._tasks.finish(self._end(reply, {"finish_reason": "interrupted"}), "interrupt reply")
-            return ended.entry
+
+    async def _ask(self, reply: RunningReply) -> dict[str, Any]:
+        """What the AI says goes into the draft; the reply's metadata, however it failed. Raises TurnLost, Leaving."""
+        turn = reply.turn
+        try:
+            while True:
+                if not reply.has_come:
+                    await self._wait(reply)
+                reply.draft.open()
+                try:
+                    with span("ai reply", persona=turn.persona):
+                        claim = partial(self._claim, reply)
+                        return await reply.collect(self._ai.stream_claimed(claim, ai_persona=turn.persona))
+                except _NotYet:
+                    reply.has_come = False
+        except _QuestionDeleted:
+            return {"finish_reason": "stopped"}
         except (AITimeout, TimeoutError):
-            metadata = failed(turn, ErrorCode.AI_TIMED_OUT)
+            if reply.is_called:
+                return failed(turn, ErrorCode.AI_TIMED_OUT)
         except AIUnavailable as error:
-            metadata = failed(turn, ErrorCode.AI_UNAVAILABLE) | call_facts(error)
+            return failed(turn, ErrorCode.AI_UNAVAILABLE) | call_facts(error)
         except UnknownPersona:
             # The room's persona has left the configuration.
-            metadata = failed(turn, ErrorCode.AI_UNAVAILABLE) | {"called": False}
+            pass
+        except (TurnLost, Leaving):
+            raise
         except Exception as error:
             # Whatever it was, the reply ends (G7); the error is in the log.
             Logger.error("reply failed unexpectedly", message_id=turn.reply_id, exc_info=error)
-            metadata = failed(turn, ErrorCode.AI_UNAVAILABLE)
-        ended = await self._end(reply, metadata)
-        return ended.entry or await self._turns.final(turn)
+            return failed(turn, ErrorCode.AI_UNAVAILABLE)
+        return failed(turn, ErrorCode.AI_UNAVAILABLE) | {"called": False}
 
-    async def _take_turn(self, reply: RunningReply) -> tuple[str, Sequence[str]]:
-        """Wait until the turn is ready. Raises TimeoutError when the reply's deadline comes first, _Leaving when the
-        process's stop does."""
-        claim_id = secrets.token_hex(8)
-        reply.is_waiting = True
+    async def _wait(self, reply: RunningReply) -> None:
+        """Until the turn has come. Raises TimeoutError when the reply's deadline is first, TurnLost, Leaving."""
+        while time.monotonic() < reply.deadline_s:
+            reply.turn_came.clear()
+            reply.check()
+            wait_s = _POLL_S
+            try:
+                if await self._turns.may_claim(reply.turn, reply.claim_id):
+                    return
+            except RoomNotLoaded:
+                wait_s = await self._load(reply)
+            except ServiceUnavailable:
+                Logger.warn("turn not awaited: Redis is away", room_id=reply.turn.room_id)
+                wait_s = _RETRY_S
+            with suppress(TimeoutError):
+                async with asyncio.timeout(wait_s):
+                    await reply.turn_came.wait()
+        raise TimeoutError
+
+    async def _claim(self, reply: RunningReply) -> Question:
+        """Take the turn, however often Redis does not answer: only an answer says whether it is ours.
+
+        Awaited by the AI service right before it calls. Raises what ends :meth:`_ask`."""
+        while True:
+            reply.check()
+            reply.is_claiming = True
+            try:
+                claim = await self._turns.claim(reply.turn, reply.claim_id)
+            except RoomNotLoaded:
+                await asyncio.sleep(await self._load(reply))
+                continue
+            except ServiceUnavailable:
+                await asyncio.sleep(_RETRY_S)
+                continue
+            finally:
+                reply.is_claiming = False
+            if claim is None:
+                raise _NotYet
+            if reply.is_leaving:
+                await self._hand_over(reply)
+                reply.check()
+            reply.is_called = True
+            reply.draft.begin()
+            if not claim.question:
+                raise _QuestionDeleted
+            return Question(claim.question, Spoken(claim.history))
+
+    async def _hand_over(self, reply: RunningReply) -> None:
+        """This process stops between its claim and its call."""
         try:
-            while time.monotonic() < reply.deadline_s:
-                reply.turn_came.clear()
-                if reply.is_leaving:
-                    raise _Leaving("chat", "this process stops, the question waits for another")
-                wait_s = _POLL_S
-                try:
-                    if (claim := await self._turns.claim(reply.turn, claim_id)) is not None:
-                        break
-                except ServiceUnavailable:
-                    Logger.warn("turn not claimed: Redis is away", room_id=reply.turn.room_id)
-                    wait_s = _RETRY_S
-                with suppress(TimeoutError):
-                    async with asyncio.timeout(wait_s):
-                        await reply.turn_came.wait()
-            else:
-                raise TimeoutError
-        finally:
-            reply.is_waiting = False
-        if reply.is_leaving:
-            # It is ours after all: nobody else may call it.
-            reply.leave()
-        return claim.question, claim.history
+            await self._turns.hand_over(reply.turn, reply.claim_id)
+        except ServiceUnavailable as outage:
+            # Nobody may ask now: the sweeper ends it.
+            Logger.warn("turn not handed over", room_id=reply.turn.room_id, reason=outage.reason)
 
-    async def _ask(self, reply: RunningReply, question: str, history: Sequence[str]) -> dict[str, Any]:
-        turn = reply.turn
-        with span("ai reply", persona=turn.persona):
-            return await reply.collect(
-                self._ai.stream(question, session_id=turn.room_id, ai_persona=turn.persona, history=Spoken(history))
-            )
+    async def _load(self, reply: RunningReply) -> float:
+        """Load the reply's room; for how long to wait before the next look at it, in seconds."""
+        try:
+            await self._turns.restore(reply.turn)
+            await self._load_room(reply.turn.owner, reply.turn.room_id)
+        except ServiceUnavailable as outage:
+            Logger.warn("room of a reply not loaded", room_id=reply.turn.room_id, reason=outage.reason)
+            return _POLL_S
+        return 0.0
 
     async def _end(self, reply: RunningReply, metadata: dict[str, Any]) -> Ended:
         """End the reply, however long Redis is away within the lease; after that the sweeper does."""
@@ -293,7 +366,9 @@ class ChatReplies:
         give_up = time.monotonic() + self._settings.reply_lease_s
         while True:
             try:
-                ended = await self._turns.end(turn, draft.text, facts, start=draft.stored_bytes, unsent=draft.unsent)
+                ended = await self._turns.end(
+                    turn, reply.claim_id, draft.text, facts, start=draft.stored_bytes, unsent=draft.unsent
+                )
             except ServiceUnavailable as outage:
                 if time.monotonic() >= give_up:
                     Logger.error("reply not ended: Redis is away", room_id=turn.room_id, reason=outage.reason)
@@ -312,5 +387,13 @@ class TakenUp(ServiceUnavailable):
     """Another process runs the reply."""
 
 
-class _Leaving(ServiceUnavailable):
-    """The process stops before the reply's turn has come: the turn stays where it is."""
+class Leaving(ServiceUnavailable):
+    """The process stops before it has called the AI: the turn stays where it is."""
+
+
+class _NotYet(Exception):
+    """The turn went back among those that wait: an older Redis came back."""
+
+
+class _QuestionDeleted(Exception):
+    """There is nothing to ask any more."""

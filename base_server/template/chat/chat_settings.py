@@ -55,7 +55,7 @@ class ChatSettings(Settings):
     """Replies of an account that run or wait, over all its rooms."""
     reply_deadline_s: float = Field(120, gt=0, le=86_400)
     """A reply, with its wait for the turn, ends within this."""
-    reply_lease_s: float = Field(10, gt=0, le=12)
+    reply_lease_s: float = Field(8, gt=0, le=12)
     """A running reply whose process is silent this long is ended."""
     sweep_interval_s: float = Field(2, gt=0, le=3)
     """How often each process looks for replies whose process is gone."""

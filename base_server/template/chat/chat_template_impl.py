@@ -192,7 +192,7 @@ class ChatTemplateImpl(BaseTemplate):
         """Store the question, have it answered, answer with both. Safe to repeat with a client_message_id."""
         owner = await self._owner(client_session)
         accepted = await self._accept(owner, request)
-        self._start(accepted, request.content, watched=False)
+        self._start(accepted, watched=False)
         response = ChatMessageSendResponse()
         _put_message(response, "user_message", accepted.question)
         final = await self._final_reply(owner, request.room_id, accepted)
@@ -200,7 +200,7 @@ class ChatTemplateImpl(BaseTemplate):
             response.fail(MessageNotFound("the reply was deleted while it was being written"))
             return response
         _put_message(response, "message", final)
-        if accepted.turn is None:
+        if accepted.repeated:
             await self._refresh_states(owner, response.user_message, response.message)
         if finish_reason_of(final) == "error" and (failure := failure_of(from_json(final)["metadata"])) is not None:
             response.fail(failure)
@@ -213,7 +213,7 @@ class ChatTemplateImpl(BaseTemplate):
         """As a send, but told as it happens. The reply lives on without its reader."""
         owner = await self._owner(client_session)
         accepted = await self._accept(owner, request)
-        self._start(accepted, request.content, watched=True)
+        self._start(accepted, watched=True)
         question = read_message(accepted.question, "PENDING")
         if accepted.turn is not None:
             reading = Reading(accepted.turn.place, 0)
@@ -327,11 +327,10 @@ class ChatTemplateImpl(BaseTemplate):
         except ServiceUnavailable as outage:
             raise MessageNotSent("the message could not be stored, send it again") from outage
 
-    def _start(self, accepted: Accepted, question: str, *, watched: bool) -> None:
-        """Run the reply of a question that was accepted just now."""
+    def _start(self, accepted: Accepted, *, watched: bool) -> None:
+        """Run the reply of a question that nobody has asked yet."""
         if accepted.turn is not None:
-            ready = question if accepted.granted else None
-            self._parts.replies.start(accepted.turn, ready, accepted.history, watched=watched)
+            self._parts.replies.start(accepted.turn, has_come=accepted.has_come, watched=watched)
 
     async def _final_reply(self, owner: Owner, room_id: str, accepted: Accepted) -> str:
         if accepted.turn is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from template.chat.chat_owner import Owner
-from template.chat.chat_text import from_json
+from template.chat.chat_text import from_json, to_json
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +34,12 @@ class Turn:
     @property
     def place(self) -> Place:
         return Place(self.owner, self.room_id, self.reply_id, self.reply_seq)
+
+    @property
+    def text(self) -> str:
+        """As :func:`read_turn` takes it."""
+        fields = (self.token, self.reply_id, self.reply_seq, self.question_id, self.deadline_ms, to_json(self.persona))
+        return "|".join(map(str, fields))
 
 
 def read_turn(text: str, owner: Owner, room_id: str) -> Turn:

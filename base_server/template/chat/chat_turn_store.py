@@ -18,7 +18,7 @@ from template.chat.chat_owner import Owner
 from template.chat.chat_scripts import SCRIPTS, Answer
 from template.chat.chat_settings import ChatSettings
 from template.chat.chat_states import MessageState
-from template.chat.chat_text import from_json, tail, to_json
+from template.chat.chat_text import spoken_of, tail, to_json
 from template.chat.chat_turn import Place, Turn, read_turn
 
 _SWEEP_AT_ONCE = 50
@@ -63,7 +63,7 @@ class Progress:
 
 @dataclass(frozen=True)
 class OpenTurn:
-    """A turn that the sweeper found: ``phase`` is ready (nobody called the AI yet), calling, or claimed and by whom.
+    """A turn that the sweeper found: ``phase`` is ready (nobody called the AI yet), or calling and by which claim.
 
     ``remaining_s``: until its deadline, by Redis' clock; negative when that is over."""
 
@@ -82,28 +82,84 @@ class TurnStore:
         self._keys = ChatKeys(cache)
         self._lease_ms = round(settings.reply_lease_s * 1000)
 
-    async def claim(self, turn: Turn, claim_id: str) -> Claim | None:
-        """Take a turn that is ready. None: it still waits. Raises TurnLost when it is not this token's any more.
+    async def may_claim(self, turn: Turn, claim_id: str) -> bool:
+        """Whether the turn has come; false while it waits. Raises as :meth:`claim`."""
+        return await self._claim(turn, claim_id, only_look=True) is not None
 
-        ``claim_id`` names the task that asks: only it gets the same answer again, when the first was lost."""
+    async def claim(self, turn: Turn, claim_id: str) -> Claim | None:
+        """Take a turn that is ready: from now on it is called by the caller or by nobody. None: it still waits.
+
+        ``claim_id`` names the task that asks: only it gets the same answer again, when the first was lost. Raises
+        TurnLost when the turn is over or another process has it, RoomNotLoaded when the room must be loaded first."""
+        answer = await self._claim(turn, claim_id, only_look=False)
+        return None if answer is None else Claim(spoken_of(answer[1])[1] if answer[1] else "", answer[2:])
+
+    async def _claim(self, turn: Turn, claim_id: str, *, only_look: bool) -> list[Any] | None:
         keys, partition, room_id = self._keys, turn.owner.partition, turn.room_id
-        answer = await self._cache.run_script(
+        answer: list[Any] = await self._cache.run_script(
             SCRIPTS["claim_turn"],
             [
                 keys.room_record(room_id, partition),
                 keys.messages(room_id, partition),
                 keys.turns(room_id, partition),
                 keys.leases(partition),
+                keys.epoch(partition),
             ],
-            [turn.token, room_id, self._lease_ms, self._settings.history_length, claim_id],
+            [
+                turn.token,
+                room_id,
+                turn.owner.db_key,
+                self._lease_ms,
+                self._settings.history_length,
+                claim_id,
+                "1" if only_look else "",
+            ],
         )
-        if answer[0] == Answer.WAIT:
-            return None
-        if answer[0] == Answer.LOST:
-            raise TurnLost
-        return Claim(str(from_json(answer[1])["content"]) if answer[1] else "", answer[2:])
+        match answer[0]:
+            case Answer.WAIT:
+                return None
+            case Answer.LOST:
+                raise TurnLost
+            case Answer.COLD:
+                raise RoomNotLoaded
+        return answer
 
-    async def append(self, turn: Turn, start: int, text: str, usage: str) -> bool:
+    async def restore(self, turn: Turn, claim_id: str = "") -> bool:
+        """Open a turn again that Redis lost with its room's record; ``claim_id`` when it was claimed already.
+
+        False: it is over."""
+        keys, owner = self._keys, turn.owner
+        return bool(
+            await self._cache.run_script(
+                SCRIPTS["restore_turn"],
+                [
+                    keys.room_record(turn.room_id, owner.partition),
+                    keys.turns(turn.room_id, owner.partition),
+                    keys.leases(owner.partition),
+                ],
+                [
+                    turn.text,
+                    turn.token,
+                    turn.room_id,
+                    claim_id,
+                    self._lease_ms,
+                    owner.account_id,
+                    owner.db_key,
+                    owner.shard_id,
+                ],
+            )
+        )
+
+    async def hand_over(self, turn: Turn, claim_id: str) -> None:
+        """Give back a turn that was claimed and not used: another process may claim it."""
+        keys, partition = self._keys, turn.owner.partition
+        await self._cache.run_script(
+            SCRIPTS["hand_over"],
+            [keys.room_record(turn.room_id, partition), keys.leases(partition), keys.news(partition)],
+            [turn.token, turn.room_id, claim_id, self._settings.ready_lease_ms],
+        )
+
+    async def append(self, turn: Turn, claim_id: str, start: int, text: str, usage: str) -> bool:
         """Append ``text``, which begins at byte ``start`` of the reply, note its usage, renew the lease.
 
         Returns whether somebody reads along in another process. Raises TurnLost when the reply was ended by somebody
@@ -117,39 +173,52 @@ class TurnStore:
                 keys.leases(partition),
                 keys.news(partition),
             ],
-            [turn.token, turn.room_id, turn.reply_id, start, text, self._lease_ms, usage],
+            [turn.token, turn.room_id, turn.reply_id, start, text, self._lease_ms, usage, claim_id],
         )
         if answer[0] == Answer.LOST:
+            if await self.restore(turn, claim_id):
+                raise StreamBehind(0)
             raise TurnLost
         if answer[0] == Answer.PARTIAL:
             raise StreamBehind(answer[1])
         return bool(answer[1])
 
     async def end(
-        self, turn: Turn, text: str, metadata: Mapping[str, Any], *, start: int = 0, unsent: str | None = None
+        self,
+        turn: Turn,
+        claim_id: str,
+        text: str,
+        metadata: Mapping[str, Any],
+        *,
+        start: int = 0,
+        unsent: str | None = None,
     ) -> Ended:
         """End a reply with its final text; ``metadata["finish_reason"]`` says why.
 
-        ``unsent`` begins at byte ``start``: what the stream lacks (None: all of it)."""
+        ``unsent`` begins at byte ``start``: what the stream lacks (None: all of it). Raises TurnLost when another
+        process has it."""
         owner = turn.owner
         full = {"ai_persona": turn.persona, **metadata}
-        answer = await self._cache.run_script(
-            SCRIPTS["end_reply"],
-            reply_keys(self._keys, self._lanes, turn.place),
-            [
-                turn.token,
-                turn.room_id,
-                turn.reply_id,
-                turn.reply_seq,
-                tail("AI", text, turn.question_id, to_json(full)),
-                open_payload(owner, turn.room_id),
-                full.get("finish_reason", "stop"),
-                self._settings.ready_lease_ms,
-                self._settings.stream_ttl_s * 1000,
-                start,
-                text if unsent is None else unsent,
-            ],
-        )
+        keys = reply_keys(self._keys, self._lanes, turn.place)
+        args = [
+            turn.token,
+            turn.room_id,
+            turn.reply_id,
+            turn.reply_seq,
+            tail("AI", text, turn.question_id, to_json(full)),
+            open_payload(owner, turn.room_id),
+            full.get("finish_reason", "stop"),
+            self._settings.ready_lease_ms,
+            self._settings.stream_ttl_s * 1000,
+            start,
+            text if unsent is None else unsent,
+            claim_id,
+        ]
+        answer = await self._cache.run_script(SCRIPTS["end_reply"], keys, args)
+        if answer[0] == Answer.LOST and not answer[1] and await self.restore(turn, claim_id):
+            answer = await self._cache.run_script(SCRIPTS["end_reply"], keys, args)
+        if answer[0] == Answer.WAIT:
+            raise TurnLost
         if answer[0] == Answer.OK:
             self._lanes.noticed(owner.partition, owner.shard_id, answer[2])
             return Ended(answer[1], True, answer[3])
@@ -237,7 +306,7 @@ class TurnStore:
 
     async def _expired_in(self, partition: int, *, all_open: bool) -> list[OpenTurn]:
         leases = self._keys.leases(partition)
-        args = ["1" if all_open else "", _SWEEP_AT_ONCE]
+        args = ["1" if all_open else "", _SWEEP_AT_ONCE, self._lease_ms]
         now_ms, *room_ids = await self._cache.run_script(SCRIPTS["expired_turns"], [leases], args)
         records = await asyncio.gather(*(self._open_fields(partition, room_id) for room_id in room_ids))
         turns = []
@@ -264,7 +333,11 @@ class TurnStore:
 
 
 class TurnLost(Exception):
-    """The turn is not this token's any more: stopped, deleted, or ended by the sweeper."""
+    """The turn is not this token's any more: stopped, deleted, ended by the sweeper, or another process has it."""
+
+
+class RoomNotLoaded(Exception):
+    """Whether the question was asked before is known only once the room is loaded from MySQL."""
 
 
 class StreamBehind(Exception):

@@ -71,7 +71,7 @@ class ChatWiring:
         asking = settings.model_copy(update={"history_length": told})
         news, turns = ReplyNews(), TurnStore(hot, lanes, asking)
         loader = ChatLoader(bulk, container.database, lanes, turns.interrupt, settings, container.tasks)
-        replies = ChatReplies(turns, container.ai, news, settings, container.tasks)
+        replies = ChatReplies(turns, loader.load_room, container.ai, news, settings, container.tasks)
         reply_store = ReplyStore(hot, container.database, loader, lanes, settings)
         parts = ChatParts(
             rooms=RoomStore(hot, container.database, loader, lanes, settings),
@@ -105,6 +105,8 @@ class ChatWiring:
         """A Redis that serves this process alone: whoever held turns before is dead, nobody is waited for."""
         if not self._container.settings.cache.owns_server:
             return
+        # First end those that were being asked; then those that waited behind them have their turn.
+        await parts.replies.sweep(all_open=True)
         await parts.replies.sweep(all_open=True)
         await parts.consumer.write_waiting()
 

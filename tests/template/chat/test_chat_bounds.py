@@ -58,7 +58,7 @@ async def test_bytes_of_a_reply_while_it_runs(chat: ChatWorld) -> None:
     assert accepted.turn is not None
     store = TurnStore(chat.redis, parts.messages._lanes, chat.template._wiring.settings)
     for n in range(200):
-        await store.append(accepted.turn, 20 * n, "twenty bytes of text", "")
+        await store.append(accepted.turn, "claim", 20 * n, "twenty bytes of text", "")
     (size,) = (await sizes(chat))["reply"]
     assert size / 200 <= 20 + DELTA
-    await store.end(accepted.turn, "twenty bytes of text" * 200, {"finish_reason": "stop"})
+    await store.end(accepted.turn, "claim", "twenty bytes of text" * 200, {"finish_reason": "stop"})

@@ -17,13 +17,13 @@ from typing import Any
 import pytest
 
 from service.core import logger
-from service.llm.conversation import ReplyChunk, ReplyEnd, ReplyItem, ReplyStart
+from service.llm.conversation import Question, ReplyChunk, ReplyEnd, ReplyItem, ReplyStart
 from template.base.session_info import SessionInfo
 from template.base.template_service import Answer, Call, TemplateService
 from template.chat.common.chat_protocol import ChatProtocol
 from tests.chat_world import ChatWorld
 
-LIMITS = {ChatProtocol.MESSAGE_LIST: 345, ChatProtocol.ROOM_LIST: 400, ChatProtocol.MESSAGE_SEND: 1090}
+LIMITS = {ChatProtocol.MESSAGE_LIST: 345, ChatProtocol.ROOM_LIST: 400, ChatProtocol.MESSAGE_SEND: 1350}
 
 
 class OneSession:
@@ -34,7 +34,8 @@ class OneSession:
         return self._session
 
 
-async def _say_something(*_: Any, **__: Any) -> AsyncGenerator[ReplyItem, None]:
+async def _say_something(claim: Callable[[], Awaitable[Question]], **_: Any) -> AsyncGenerator[ReplyItem, None]:
+    await claim()
     yield ReplyStart("stub", 1)
     yield ReplyChunk("An answer of forty characters, no more...", 10)
     yield ReplyEnd("stub", 1, 10, "stop", 0)
@@ -65,7 +66,7 @@ async def _calls_of(work: Callable[[], Awaitable[Answer]]) -> int:
 async def test_a_request_takes_no_more_calls_than_it_did(
     chat: ChatWorld, protocol: ChatProtocol, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(chat.container.ai, "stream", _say_something)
+    monkeypatch.setattr(chat.container.ai, "stream_claimed", _say_something)
     monkeypatch.setattr(logger, "_lowest", logging.WARNING)
     user = await chat.user()
     rooms = [await chat.room(user) for _ in range(20)]

@@ -1,4 +1,4 @@
-"""Replies whose room has to be read from the database: they end with what was streamed, and nobody waits for them."""
+"""Replies whose room has to be read from the database: they go on, nobody waits for them, nobody is asked twice."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from service.db.db_settings import DatabaseSettings
 from template.base.client_session import ClientSession
 from template.chat.chat_message_store import NewMessage
 from template.chat.chat_turn_store import TurnStore
-from template.chat.common.chat_serialize import ChatMessageSendResponse
+from template.chat.common.chat_serialize import ChatMessageSendResponse, ChatMessageStopRequest
 from tests.backends_mariadb import DatabaseBackend
 from tests.backends_redis import RedisServer
 from tests.chat_world import ChatWorld, running_world
@@ -40,18 +40,28 @@ async def half_said(chat: ChatWorld, user: ClientSession, room_id: str) -> list[
     return sends
 
 
-async def interrupted(chat: ChatWorld, user: ClientSession, room_id: str, *, send_first: bool = False) -> None:
-    """The room is served at once; its replies have ended, and it goes on."""
+async def goes_on(chat: ChatWorld, user: ClientSession, room_id: str, *, first: str = "") -> None:
+    """The room is served at once; the reply that hangs is stopped (or has ended), the one behind it is asked.
+
+    ``first``: how the hanging reply has ended, if it did."""
     async with asyncio.timeout(SOON_S):
-        if send_first:
-            await chat.send(user, room_id, "next")
         messages = (await chat.messages(user, room_id)).messages
-        assert [message.content for message in messages][:6] == ["first", "said", "q0", "half ", "q1", ""]
-        assert [message.seq for message in messages][:6] == [1, 2, 3, 4, 5, 6]
-        assert not any(message.is_streaming for message in messages)
-        assert [messages[n].metadata["finish_reason"] for n in (3, 5)] == ["interrupted"] * 2
-        if not send_first:
-            await chat.send(user, room_id, "next")
+        assert [message.content for message in messages][:4] == ["first", "said", "q0", "half "]
+        assert [message.seq for message in messages] == [1, 2, 3, 4, 5, 6]
+        if messages[3].is_streaming:
+            assert first != "interrupted"
+            stop = ChatMessageStopRequest(room_id=room_id, message_id=messages[3].message_id)
+            assert (await chat.template.on_chat_message_stop_req(user, stop)).errorCode == 0
+
+        async def answered() -> bool:
+            found = (await chat.messages(user, room_id)).messages
+            return not any(message.is_streaming for message in found)
+
+        await until(answered, SOON_S)
+        messages = (await chat.messages(user, room_id)).messages
+        assert messages[3].metadata["finish_reason"] in ({first} if first else {"stopped", "interrupted"})
+        assert [message.content for message in messages][4:] == ["q1", "stub: q1"]
+        await chat.send(user, room_id, "next")
     assert (await chat.rooms(user)).rooms[0].message_count == 8
 
 
@@ -59,19 +69,13 @@ async def all_written(chat: ChatWorld, user: ClientSession, room_id: str) -> Non
     await chat.persist()
     rows = await chat.rows(user, "fp_chat_window_get", room_id, 100)
     assert [row["seq"] for row in rows] == [1, 2, 3, 4, 5, 6, 7, 8]
-    assert [row["content"] for row in rows][3:] == ["half ", "q1", "", "next", "stub: next"]
+    assert [row["content"] for row in rows][3:] == ["half ", "q1", "stub: q1", "next", "stub: next"]
     assert await keys_for_good(chat) == []
 
 
-async def ended(sends: list[asyncio.Task[ChatMessageSendResponse]]) -> None:
-    """Whoever asked has the interrupted reply, or is told to ask again."""
-    async with asyncio.timeout(SOON_S):
-        for response in await asyncio.gather(*sends):
-            if response.errorCode == 0:
-                assert response.message is not None
-                assert response.message.metadata["finish_reason"] == "interrupted"
-            else:
-                assert response.errorCode == 5003
+async def asked_once(chat: ChatWorld) -> None:
+    asked = [request.messages[-1]["content"] for request in chat.provider.requests]
+    assert sorted(asked) == ["first", "next", "q0", "q1"]
 
 
 @pytest.fixture
@@ -96,9 +100,11 @@ async def test_a_room_is_served_at_once_when_redis_restarted_while_its_reply_ran
         await chat.persist()
     await asyncio.to_thread(private_server.kill)
     await asyncio.to_thread(private_server.start)
-    await interrupted(chat, user, room.room_id)
-    await ended(sends)
+    await goes_on(chat, user, room.room_id, first="stopped")
+    async with asyncio.timeout(SOON_S):
+        assert [response.errorCode for response in await asyncio.gather(*sends)] == [0, 0]
     await all_written(chat, user, room.room_id)
+    await asked_once(chat)
 
 
 DAMAGES = {
@@ -113,7 +119,7 @@ DAMAGES = {
 
 @pytest.mark.chat_settings(**NEVER)
 @pytest.mark.parametrize("damage", DAMAGES)
-async def test_replies_end_when_what_redis_knew_of_their_room_is_lost(chat: ChatWorld, damage: str) -> None:
+async def test_replies_outlive_what_redis_knew_of_their_room(chat: ChatWorld, damage: str) -> None:
     user = await chat.user()
     room = await chat.room(user)
     chat.provider.script(Reply(tokens=["said"]))
@@ -126,9 +132,9 @@ async def test_replies_end_when_what_redis_knew_of_their_room_is_lost(chat: Chat
             await chat.redis.execute("ZADD", key, 1, "x")
     if damage == "new run":
         await chat.redis.execute("INCR", chat.keys.epoch(chat.keys.account_partition(user.session.account_id)))
-    # Who reads does not look at who waits.
-    await interrupted(chat, user, room.room_id, send_first=damage == "waiting turns of another type")
+    await goes_on(chat, user, room.room_id, first="" if "record" in damage else "stopped")
     await all_written(chat, user, room.room_id)
+    await asked_once(chat)
 
 
 @pytest.mark.chat_settings(**NEVER)
@@ -168,7 +174,7 @@ async def test_somebody_elses_request_does_not_end_a_reply(chat: ChatWorld) -> N
         assert (await chat.try_messages(stranger, room.room_id)).errorCode == 1004
     waiting = await chat.redis.execute("LRANGE", chat.keys.messages(room.room_id), 2, -1)
     assert [text.count('"is_streaming":true') for text in waiting] == [0, 1, 0, 1]
-    await interrupted(chat, user, room.room_id)
+    await goes_on(chat, user, room.room_id)
 
 
 async def test_everything_that_was_streamed_of_an_interrupted_reply_is_kept(chat: ChatWorld) -> None:
@@ -179,8 +185,8 @@ async def test_everything_that_was_streamed_of_an_interrupted_reply_is_kept(chat
     accepted = await parts.messages.accept(owner, room.room_id, NewMessage(*ids, "q", None, None, "queue"))
     assert accepted.turn is not None
     turns = TurnStore(chat.redis, parts.messages._lanes, chat.template._wiring.settings)
-    await turns.append(accepted.turn, 0, "said ", "")
-    await turns.append(accepted.turn, 5, "meanwhile", "")
+    await turns.append(accepted.turn, "claim", 0, "said ", "")
+    await turns.append(accepted.turn, "claim", 5, "meanwhile", "")
     assert await turns.interrupt(accepted.turn) is not None
     reply = (await chat.messages(user, room.room_id)).messages[1]
     assert (reply.content, reply.is_streaming) == ("said meanwhile", False)

@@ -94,14 +94,12 @@ async def test_no_more_of_a_room_is_read_for_a_reply_than_its_model_is_told(chat
         accepted = await parts.messages.accept(owner, room.room_id, NewMessage(*ids, content, None, None, "queue"))
         assert accepted.turn is not None
         turns.append(accepted.turn)
-        if accepted.granted:
-            assert len(accepted.history) == told
     store = parts.replies._turns
-    await store.end(turns[0], "said", {})
-    claim = await store.claim(turns[1], "claim")
-    assert claim is not None
-    assert len(claim.history) == told
-    await store.end(turns[1], "said", {})
+    for turn in turns:
+        claim = await store.claim(turn, "claim")
+        assert claim is not None
+        assert len(claim.history) == told
+        await store.end(turn, "claim", "said", {})
 
 
 async def _listed(chat: ChatWorld, user, room_id: str, count: int) -> bool:  # type: ignore[no-untyped-def]
@@ -188,7 +186,7 @@ async def test_a_provider_that_was_not_called_is_said_so(chat: ChatWorld, monkey
     user = await chat.user()
     room = await chat.room(user)
     with monkeypatch.context() as patch:
-        patch.setattr(chat.container.ai, "stream", no_place)
+        patch.setattr(chat.container.ai, "stream_claimed", no_place)
         first = await chat.try_send(user, room.room_id, "question", client_message_id="c1")
     again = await chat.try_send(user, room.room_id, "question", client_message_id="c1")
     for answer in (first, again):
@@ -267,9 +265,9 @@ async def test_a_reply_whose_process_died_is_interrupted_and_the_next_question_i
     # As SIGKILL leaves it: accepted and streaming, but nobody runs it.
     accepted = await parts.messages.accept(owner, room.room_id, NewMessage(*ids, "one", None, None, "queue"))
     assert accepted.turn is not None
-    assert accepted.granted
     turns = TurnStore(chat.redis, parts.messages._lanes, chat.template._wiring.settings)
-    await turns.append(accepted.turn, 0, "some words 🎉", '"model":"stub"')
+    assert await turns.claim(accepted.turn, "claim") is not None
+    await turns.append(accepted.turn, "claim", 0, "some words 🎉", '"model":"stub"')
     # The one behind it was accepted by the dead process too, so somebody else must run it.
     ids = [chat.keys.new_id(owner.partition) for _ in range(3)]
     await parts.messages.accept(owner, room.room_id, NewMessage(*ids, "two", None, None, "queue"))
@@ -285,8 +283,8 @@ async def test_a_reply_whose_process_died_is_interrupted_and_the_next_question_i
     assert (messages[1].metadata["finish_reason"], messages[1].metadata["model"]) == ("interrupted", "stub")
     assert messages[3].metadata["finish_reason"] == "stop"
     with pytest.raises(TurnLost):
-        await turns.append(accepted.turn, 15, "too late", "")
-    late = await turns.end(accepted.turn, "too late", {"finish_reason": "stop"})
+        await turns.append(accepted.turn, "claim", 15, "too late", "")
+    late = await turns.end(accepted.turn, "claim", "too late", {"finish_reason": "stop"})
     assert not late.ours
     assert (await chat.messages(user, room.room_id)).messages[1].content == "some words 🎉"
     assert chat.provider.calls == 1

@@ -103,7 +103,7 @@ async def test_waiting_turns_and_a_stream_of_another_type_do_not_keep_a_reply_fr
     for key in (chat.keys.turns(room.room_id), stream):
         await chat.redis.execute("SET", key, "not ours")
     events = await chat.backlog()
-    assert (await chat.template._parts.replies._turns.end(sent.turn, "said", {"finish_reason": "stop"})).ours
+    assert (await chat.template._parts.replies._turns.end(sent.turn, "claim", "said", {"finish_reason": "stop"})).ours
     assert await chat.backlog() == events + 1
     await chat.persist()
     await chat.send(user, room.room_id, "two")
@@ -116,11 +116,11 @@ async def test_a_refused_piece_of_text_is_not_left_out(chat: ChatWorld, monkeypa
     room = await chat.room(user)
     append, refused = TurnStore.append, asyncio.Event()
 
-    async def refused_once(self: TurnStore, turn: Any, start: int, text: str, usage: str) -> bool:
+    async def refused_once(self: TurnStore, turn: Any, claim_id: str, start: int, text: str, usage: str) -> bool:
         if text and not refused.is_set():
             refused.set()
             raise CacheCommandError("NOPERM", "for a moment")
-        return await append(self, turn, start, text, usage)
+        return await append(self, turn, claim_id, start, text, usage)
 
     monkeypatch.setattr(TurnStore, "append", refused_once)
     chat.provider.script(Reply(tokens=["one ", "two "], delay_s=0.1, hang=True))

@@ -135,13 +135,13 @@ async def test_text_that_is_appended_again_is_not_there_twice(chat: ChatWorld) -
     assert turn is not None
     turns = TurnStore(chat.redis, parts.messages._lanes, chat.template._wiring.settings)
     for start, text in ((0, "é"), (0, "é"), (0, "é한 and"), (2, "한 and more"), (0, "")):
-        await turns.append(turn, start, text, "")
+        await turns.append(turn, "claim", start, text, "")
     with pytest.raises(StreamBehind) as behind:
-        await turns.append(turn, 100, "gap", "")
+        await turns.append(turn, "claim", 100, "gap", "")
     assert behind.value.length == len("é한 and more".encode())
     reply = (await chat.messages(user, room.room_id)).messages[1]
     assert reply.content == "é한 and more"
-    await turns.end(turn, "é한 and more!", {"finish_reason": "stop"}, start=5, unsent=" and more!")
+    await turns.end(turn, "claim", "é한 and more!", {"finish_reason": "stop"}, start=5, unsent=" and more!")
     key = chat.keys.reply_stream(room.room_id, turn.reply_id)
     entries = await chat.redis.execute("XRANGE", key, "-", "+")
     assert [entry_id for entry_id, _ in entries] == ["2-0", "9-0", "14-0", "15-0", "16-0"]

@@ -132,7 +132,7 @@ async def test_a_room_with_an_open_turn_does_not_expire(chat: ChatWorld) -> None
     accepted = await parts.messages.accept(owner, room.room_id, NewMessage(*ids, "q", None, None, "queue"))
     assert accepted.turn is not None
     store = TurnStore(chat.redis, parts.messages._lanes, chat.template._wiring.settings)
-    await store.append(accepted.turn, 0, "some ", "")
+    await store.append(accepted.turn, "claim", 0, "some ", "")
     # A sweeper that found it before the lease was renewed.
     assert await store.interrupt(accepted.turn, only_if_expired=True) is None
     await chat.persist()
@@ -140,7 +140,7 @@ async def test_a_room_with_an_open_turn_does_not_expire(chat: ChatWorld) -> None
     pinned = [keys.room_record(room.room_id), keys.messages(room.room_id), keys.room(room.room_id)]
     pinned += [keys.message_state(reply_id), keys.reply_stream(room.room_id, reply_id, owner.partition)]
     assert [await chat.ttl_ms(key) for key in pinned] == [-1] * len(pinned)
-    await store.end(accepted.turn, "some text", {"finish_reason": "stop"})
+    await store.end(accepted.turn, "claim", "some text", {"finish_reason": "stop"})
     await chat.persist()
     assert await keys_for_good(chat) == []
     assert await chat.texts(user, room.room_id) == ["q", "some text"]
@@ -167,10 +167,10 @@ async def test_a_question_that_waits_is_not_trimmed_however_small_the_window_is(
             assert claim.question == f"q{n}"
             with pytest.raises(TurnLost):  # another process that found it ready too
                 await store.claim(turn, "another")
-            late = await store.end(turns[n - 1], "late", {"finish_reason": "stop"})
+            late = await store.end(turns[n - 1], "the test", "late", {"finish_reason": "stop"})
             assert late is not None
             assert not late.ours
-        await store.end(turn, f"a{n}", {"finish_reason": "stop"})
+        await store.end(turn, "the test", f"a{n}", {"finish_reason": "stop"})
     await chat.persist()
     assert await chat.redis.execute("LLEN", chat.keys.messages(room.room_id)) == 2
     assert await chat.texts(user, room.room_id) == [f"{who}{n}" for n in range(4) for who in "qa"]

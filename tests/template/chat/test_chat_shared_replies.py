@@ -134,14 +134,14 @@ async def test_a_turn_that_another_process_took_up_meanwhile_is_left_to_it(
     user = await chat.user()
     room = await chat.room(user)
     parts, goes_on = chat.template._parts, asyncio.Event()
-    claim = TurnStore.claim
+    may_claim = TurnStore.may_claim
 
     async def stood_still(self: TurnStore, *args: Any) -> Any:
         if self is parts.replies._turns:
             await goes_on.wait()
-        return await claim(self, *args)
+        return await may_claim(self, *args)
 
-    monkeypatch.setattr(TurnStore, "claim", stood_still)
+    monkeypatch.setattr(TurnStore, "may_claim", stood_still)
     chat.provider.script(HALF, Reply(tokens=["taken ", "up"], delay_s=0.3, hang=True))
     first = asyncio.create_task(chat.try_send(user, room.room_id, "one"))
     first_id = await reply_of(chat, user, room.room_id)
@@ -183,7 +183,7 @@ async def test_a_question_whose_process_is_gone_does_not_wait_for_a_whole_lease(
         turns.append(accepted.turn)
     store = parts.replies._turns
     if how == "ended":
-        await store.end(turns[0], "said", {})
+        await store.end(turns[0], "claim", "said", {})
     elif how == "stopped":
         await parts.reply_store.stop(owner, room_id, turns[0].reply_id)
     elif how == "silent":

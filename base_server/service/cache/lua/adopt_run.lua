@@ -4,6 +4,7 @@
 -- KEYS: 1 epoch of the partition; 2 run id that it was made in
 -- ARGV: 1 run id of this server
 -- returns: the partition's epoch, at least 1
+-- allow-oom: two short keys of a partition
 local epoch = redis.call('GET', KEYS[1])
 if epoch and redis.call('GET', KEYS[2]) == ARGV[1] then
   return tonumber(epoch)

@@ -4,13 +4,11 @@
 -- KEYS: 1 lock (string: the holder's token @ the run's epoch); 2 epoch
 -- ARGV: 1 token; 2 ttl in ms
 -- returns: 0 taken | ms until the holder's TTL ends, at least 1
+-- allow-oom: one lock
 local run = '@' .. (redis.call('GET', KEYS[2]) or '')
 local holder = redis.call('GET', KEYS[1])
 if holder and holder ~= ARGV[1] .. run and string.sub(holder, -#run) == run then
   return math.max(1, redis.call('PTTL', KEYS[1]))
 end
--- A full Redis refuses a script's first write if it may need memory: DEL comes first, so that those who
--- make room again (the queue's consumers) still get their locks.
-redis.call('DEL', KEYS[1])
 redis.call('SET', KEYS[1], ARGV[1] .. run, 'PX', ARGV[2])
 return 0

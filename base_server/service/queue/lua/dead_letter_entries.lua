@@ -1,10 +1,10 @@
 -- purpose: Move entries with all their fields to the dead letters of their lane, and count them for the groups that
 --   they hold up. Entries that are gone are left out, so run twice, nothing changes.
 --   One that its owner had put back before keeps its first id (field `was`), and so its place among its group.
---   HDEL comes first, for a full Redis refuses only a script's first write.
 -- KEYS: 1 lane stream; 2 dead letters; 3 retries; 4 held groups
 -- ARGV: 1 limit of the dead letters; 2.. repeated (entry id, reason, group or '')
 -- returns: how many were moved | -1 the dead letters are full, nothing written
+-- allow-oom: the reason of each entry that moves
 local found = {}
 for index = 2, #ARGV, 3 do
   local entry = redis.call('XRANGE', KEYS[1], ARGV[index], ARGV[index])[1]

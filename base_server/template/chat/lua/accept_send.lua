@@ -2,8 +2,8 @@
 --   event, the idempotency claim, and the room's turn or a place in its bounded queue; with on_busy 'interrupt' the
 --   running reply is ended first, with what it has said. A room that nobody named gets its title. All of it or nothing.
 -- KEYS: 1 room record; 2 messages; 3 room card; 4 epoch; 5 persistence lane; 6 room load token; 7 account record; 8 account's rooms; 9 account's order; 10 account load token; 11 question state; 12 reply state; 13 turns; 14 leases; 15 rooms with dead letters; 16 account's open replies; 17 news; 18 prefix of message states; 19 prefix of the room's reply streams
--- ARGV: 1 account_db_key; 2 room_id; 3 question id; 4 reply id; 5 turn token; 6 question tail up to its metadata; 7 reply tail up to its metadata; 8 beginning of an event's payload; 9 client_message_id or ''; 10 body hash; 11 the window's floor when MySQL did not know the client id, '' when it was not asked; 12 ISO time of a UUIDv7 client id or ''; 13 on_busy; 14 persona as JSON, '' for the room's own; 15 title for a room that nobody named, as JSON, or ''; 16 waiting turns limit; 17 backlog limit; 18 lease in ms; 19 reply deadline in ms; 20 history length; 21 dead letters limit; 22 sends a minute; 23 sends at once; 24 open replies limit; 25 stream TTL in ms; 26 ready lease in ms
--- returns: {0, seq, question, reply, granted 0|1, backlog, turn, history…} | {11, question, reply} sent before | {1, 'room'|'account'} cold | {2} not found | {3, running reply id, on_busy} busy | {4} same client id, other body | {5, floor} ask MySQL | {6, 'backlog'|'dead'} full | {9} the message sent before was deleted | {6, 'sends'|'replies', ms to wait} the account's limits
+-- ARGV: 1 account_db_key; 2 room_id; 3 question id; 4 reply id; 5 turn token; 6 question tail up to its metadata; 7 reply tail up to its metadata; 8 beginning of an event's payload; 9 client_message_id or ''; 10 body hash; 11 the window's floor when MySQL did not know the client id, '' when it was not asked; 12 ISO time of a UUIDv7 client id or ''; 13 on_busy; 14 persona as JSON, '' for the room's own; 15 title for a room that nobody named, as JSON, or ''; 16 waiting turns limit; 17 backlog limit; 18 reply deadline in ms; 19 dead letters limit; 20 sends a minute; 21 sends at once; 22 open replies limit; 23 stream TTL in ms; 24 ready lease in ms
+-- returns: {0, seq, question, reply, granted 0|1, backlog, turn} | {11, question, reply, turn or ''} sent before (a turn: nobody has asked yet) | {1, 'room'|'account'} cold | {2} not found | {3, running reply id, on_busy} busy | {4} same client id, other body | {5, floor} ask MySQL | {6, 'backlog'|'dead'} full | {9} the message sent before was deleted | {6, 'sends'|'replies', ms to wait} the account's limits
 local rec, messages, room_id = KEYS[1], KEYS[2], ARGV[2]
 local refused = check_room(rec, messages, KEYS[4], ARGV[1])
 if refused then return { refused, 'room' } end
@@ -19,15 +19,9 @@ local function sent_before(offset)
     or not string.find(pair[2], '"parent_message_id":"' .. entry_id(pair[1]) .. '"', 1, true) then
     return { REFUSED }
   end
-  return { REPEAT, pair[1], pair[2] }
-end
-local function with_history(answer, last)
-  if last >= 0 then
-    for _, item in ipairs(redis.call('LRANGE', messages, math.max(0, last - tonumber(ARGV[20]) + 1), last)) do
-      answer[#answer + 1] = item
-    end
-  end
-  return answer
+  -- Stored by a process that does not know it, or has died since: who repeats the send takes the slot.
+  local is_free = v[12] == 'ready' and string.match(v[11], '^[^|]+|([^|]+)') == entry_id(pair[2])
+  return { REPEAT, pair[1], pair[2], is_free and v[11] or '' }
 end
 -- This very call was made before and its answer was lost: who asks again still has to run the turn.
 if redis.call('EXISTS', KEYS[12]) == 1 then
@@ -35,9 +29,9 @@ if redis.call('EXISTS', KEYS[12]) == 1 then
   local sent = offset and sent_before(offset) or { REFUSED }
   if sent[1] ~= REPEAT then return sent end
   local answer = { OK, floor + offset, sent[2], sent[3], 0, redis.call('XLEN', KEYS[5]), v[11] }
-  if v[10] == ARGV[5] and v[12] == 'calling' then
+  if v[10] == ARGV[5] and v[12] == 'ready' then
     answer[5] = 1
-    return with_history(answer, offset - 1)
+    return answer
   end
   for _, turn in ipairs(redis.call('LRANGE', KEYS[13], 0, -1)) do
     if string.match(turn, '^([^|]+)|') == ARGV[5] then
@@ -62,10 +56,10 @@ if client_id ~= '' then
   if floor > known_below and not (ARGV[12] > v[3] and ARGV[12] <= iso(now)) then return { UNSURE, floor } end
 end
 if redis.call('XLEN', KEYS[5]) >= tonumber(ARGV[17]) then return { FULL, 'backlog' } end
-if tonumber(redis.call('HGET', KEYS[15], room_id) or 0) >= tonumber(ARGV[21]) then return { FULL, 'dead' } end
+if tonumber(redis.call('HGET', KEYS[15], room_id) or 0) >= tonumber(ARGV[19]) then return { FULL, 'dead' } end
 -- The account's limits: a bucket of sends that fills with time, and the replies that are open now.
 local bucket = redis.call('HMGET', KEYS[7], 'sends', 'sends_at')
-local rate, burst = tonumber(ARGV[22]) / 60000, tonumber(ARGV[23])
+local rate, burst = tonumber(ARGV[20]) / 60000, tonumber(ARGV[21])
 local passed = clock - tonumber(bucket[2] or clock) -- less than 0: the clock was set back, and nobody knows how much passed
 local sends = passed < 0 and burst or math.min(burst, tonumber(bucket[1] or burst) + passed * rate)
 if sends < 1 then return { FULL, 'sends', math.ceil((1 - sends) / rate) } end
@@ -74,7 +68,7 @@ local leaving = running and ARGV[13] == 'interrupt' and 1 or 0
 local open = redis.pcall('ZCOUNT', KEYS[16], int(clock), '+inf')
 if type(open) == 'table' then
   redis.call('DEL', KEYS[16])
-elseif open - leaving >= tonumber(ARGV[24]) then
+elseif open - leaving >= tonumber(ARGV[22]) then
   return { FULL, 'replies', 1000 }
 end
 if running then
@@ -85,7 +79,7 @@ end
 if leaving == 1 then
   local k = { rec = rec, messages = messages, lane = KEYS[5], news = KEYS[17], leases = KEYS[14], turns = KEYS[13],
     open = KEYS[16], state = KEYS[18] .. running, stream = KEYS[19] .. running }
-  put_early_end(k, room_id, v[11], 'stopped', ARGV[8], ARGV[26], ARGV[25], clock)
+  put_early_end(k, room_id, v[11], 'stopped', ARGV[8], ARGV[24], ARGV[23], clock)
   running = redis.call('HGET', rec, 'turn')
 end
 local at, title = iso(now), v[7]
@@ -119,17 +113,17 @@ redis.call('ZADD', KEYS[9], int(now + 1), room_id)
 redis.call('HSET', KEYS[7], 'dirty', event, 'sends', string.format('%.3f', sends - 1), 'sends_at', int(clock))
 -- A reply that nobody ended is over at its deadline.
 redis.call('ZREMRANGEBYSCORE', KEYS[16], '-inf', int(clock))
-redis.call('ZADD', KEYS[16], int(clock + tonumber(ARGV[19])), ARGV[4])
-redis.call('PEXPIRE', KEYS[16], ARGV[19])
+redis.call('ZADD', KEYS[16], int(clock + tonumber(ARGV[18])), ARGV[4])
+redis.call('PEXPIRE', KEYS[16], ARGV[18])
 pin(rec, messages, KEYS[7], KEYS[8], KEYS[9])
 redis.call('DEL', KEYS[6], KEYS[10])
-local turn = table.concat({ ARGV[5], ARGV[4], int(seq + 1), ARGV[3], int(clock + tonumber(ARGV[19])), persona }, '|')
+local turn = table.concat({ ARGV[5], ARGV[4], int(seq + 1), ARGV[3], int(clock + tonumber(ARGV[18])), persona }, '|')
 local answer = { OK, seq, question, reply, 0, redis.call('XLEN', KEYS[5]), turn }
 if running then
   redis.call('RPUSH', KEYS[13], turn)
   return answer
 end
-redis.call('HSET', rec, 'turn_token', ARGV[5], 'turn', turn, 'turn_phase', 'calling', 'turn_at', int(clock))
-redis.call('ZADD', KEYS[14], int(clock + tonumber(ARGV[18])), room_id)
+redis.call('HSET', rec, 'turn_token', ARGV[5], 'turn', turn, 'turn_phase', 'ready')
+redis.call('ZADD', KEYS[14], int(clock + tonumber(ARGV[24])), room_id)
 answer[5] = 1
-return with_history(answer, length - 3)
+return answer

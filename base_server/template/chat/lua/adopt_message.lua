@@ -3,6 +3,7 @@
 -- KEYS: 1 room record; 2 messages; 3 room card; 4 epoch; 5 room load token
 -- ARGV: 1 room_id; 2 message_id; 3 event id; 4 timestamp, ISO; 5 tail; 6 account_db_key; 7 shard id
 -- returns: {0, seq} its place | {1} not loaded: the database assigns | {2} the room is deleted | {9} it is another account's or another shard's
+-- allow-oom: the list entry of one message whose event is in Redis already
 local v = redis.call('HMGET', KEYS[1], 'epoch', 'len', 'next_seq', 'floor', 'count', 'title', 'persona', 'created',
   'last_ms', 'gone', 'owner', 'shard')
 if v[11] and v[11] ~= ARGV[6] or v[12] and v[12] ~= ARGV[7] then return { REFUSED } end

@@ -3,6 +3,7 @@
 -- KEYS: 1 room record; 2 messages; 3 epoch; 4 message state; 5 news
 -- ARGV: 1 account_db_key; 2 message_id; 3 'text'|'end' what to be told of, '' nothing
 -- returns: {0, entry, state} | {1, 'room'} cold | {2} not found | {5} not in the window, ask MySQL | {7} no such message, or deleted
+-- allow-oom: one field of a record
 local refused = check_room(KEYS[1], KEYS[2], KEYS[3], ARGV[1])
 if refused then return { refused, 'room' } end
 local offset, item = find_entry(KEYS[2], ARGV[2])

@@ -1,19 +1,21 @@
 -- purpose: Start loading a room or an account's list from MySQL: only when nothing of it is still on its way there.
 --   The token is deleted by any write, and a fill without it is refused. Loaders of several processes share it.
 --   A room with dead letters is nowhere but here: its record is taken over into this run, if MySQL is not ahead of it.
---   A reply does not outlive the record of its room: whoever loads the room first ends it, with what was streamed.
--- KEYS: 1 record; 2 epoch; 3 persistence lane; 4 mark of the lane's backlog; 5 load token; 6 list (messages, or the rooms set); 7 room card, or the account's order; 8 rooms with dead letters; 9 turns; 10 prefix of message states
+--   Open replies outlive their room's load: the record with its turn stays until the fill, and they go on meanwhile. Only
+--   one whose turn was lost with the record ends first: whether it was asked nobody knows any more.
+-- KEYS: 1 record; 2 epoch; 3 persistence lane; 4 mark of the lane's backlog; 5 load token; 6 list (messages, or the rooms set); 7 room card, or the account's order; 8 rooms with dead letters; 9 turns; 10 prefix of message states; 11 server run of the epoch
 -- ARGV: 1 'room'|'account'; 2 token; 3 token TTL in ms; 4 room_id, '' for an account; 5 the room's last seq in MySQL, '' when not known yet
--- returns: {0, epoch, token} go on with this token | {11} loaded meanwhile, or deleted | {8} events of an older record or an older Redis run are not in MySQL yet | {8, turn} they are, but a reply of the room is open: end it first | {5} say the room's last seq in MySQL | {6, 'dead'} a room with dead letters is not whole here
+-- returns: {0, epoch, token, last event of the record or '', open turn…} go on with this token | {11} loaded meanwhile, or deleted | {8} events of an older record or an older Redis run are not in MySQL yet | {8, turn} they are, but this turn was lost: end it first | {5} say the room's last seq in MySQL | {6, 'dead'} a room with dead letters is not whole here
 -- Entries that somebody else's handler pushed go at once when the lane is empty, else when their event was read or
 -- this time is over (the database may be away): the room stays usable, a later event still gets its place.
 local FOREIGN_WAIT_MS = 1000
 local v = redis.call('HMGET', KEYS[1], 'epoch', 'gone', 'dirty', 'turn', 'len')
 local epoch = redis.call('GET', KEYS[2])
 if not epoch then
-  -- Somebody flushed Redis while it ran: a run of its own, that no record of before belongs to.
+  -- Somebody flushed Redis while it ran: a run of its own, that no record of before belongs to. It is noted as this
+  -- server's: else the next process that connects would take it for an older one, and all that was loaded since.
   epoch = int(now_ms())
-  redis.call('SET', KEYS[2], epoch)
+  redis.call('MSET', KEYS[2], epoch, KEYS[11], string.match(redis.call('INFO', 'server'), 'run_id:(%w+)'))
 end
 
 -- The card from the room's record, with the TTL that the record has.
@@ -24,20 +26,28 @@ local function write_card()
   if ttl > 0 then redis.call('PEXPIRE', KEYS[7], ttl) end
 end
 
--- The first reply that nobody ended. The turn of one that is only in the list was lost: it is made here again.
-local function open_turn()
+-- A reply that nobody ended and whose turn was lost. It gets one again, with the reply's id as its token, to be ended by.
+-- Where the record is there, and it is not the reply that runs, it was never asked: it waits again.
+local function lost_turn(open)
+  local known, running_seq = {}, v[4] and tonumber(string.match(v[4], '^[^|]+|[^|]+|(%d+)|'))
+  for _, turn in ipairs(open) do
+    local token, reply_id = string.match(turn, '^([^|]+)|([^|]+)|')
+    if token == reply_id then return turn end
+    known[reply_id or ''] = true
+  end
   for _, item in ipairs(redis.call('LRANGE', KEYS[6], 0, -1)) do
     local seq, question_id, persona = string.match(item,
       '"seq":(%d+),.-"parent_message_id":"([^"]+)","is_streaming":true,"metadata":{"ai_persona":(.+)}}$')
     local reply_id = entry_id(item)
-    if seq and get_state(KEYS[10] .. reply_id) == 'COMPOSING' then
-      for _, turn in ipairs(redis.call('LRANGE', KEYS[9], 0, -1)) do
-        if string.match(turn, '^[^|]+|([^|]+)') == reply_id then return turn end
-      end
-      redis.call('RPUSH', KEYS[9], table.concat({ reply_id, reply_id, seq, question_id, '0', persona }, '|'))
+    if seq and not known[reply_id] and get_state(KEYS[10] .. reply_id) == 'COMPOSING' then
+      local waits = v[5] and (not running_seq or tonumber(seq) > running_seq)
+      local turn = table.concat({ (waits and 'again-' or '') .. reply_id, reply_id, seq, question_id, '0', persona }, '|')
+      redis.call('RPUSH', KEYS[9], turn)
+      if not waits then return turn end
+      open[#open + 1] = turn
     end
   end
-  return redis.call('LINDEX', KEYS[9], 0)
+  return nil
 end
 
 if v[2] then return { REPEAT } end
@@ -83,11 +93,20 @@ if mark[1] ~= epoch then
   redis.call('HSET', KEYS[4], 'epoch', epoch, 'id', mark[2])
 end
 if first and id_at_most(first[1], mark[2]) then return { WAIT } end
--- Those that wait behind a running one end before it: none of them is to be asked now.
-local turn = ARGV[1] == 'room' and (v[4] and (redis.call('LINDEX', KEYS[9], -1) or v[4]) or open_turn())
-if turn then return { WAIT, turn } end
-redis.call('DEL', KEYS[1], KEYS[6])
-if ARGV[1] == 'account' then redis.call('DEL', KEYS[7]) end
-local token = get_text(KEYS[5]) or ARGV[2]
-redis.call('SET', KEYS[5], token, 'PX', ARGV[3])
-return { OK, epoch, token }
+local answer = { OK, epoch, '', '' }
+if ARGV[1] == 'room' then
+  local open = redis.call('LRANGE', KEYS[9], 0, -1)
+  if v[4] then table.insert(open, 1, v[4]) end
+  local lost = lost_turn(open)
+  if lost then return { WAIT, lost } end
+  for _, turn in ipairs(open) do answer[#answer + 1] = turn end
+end
+if #answer > 4 then
+  answer[4] = v[3] or ''
+else
+  redis.call('DEL', KEYS[1], KEYS[6])
+  if ARGV[1] == 'account' then redis.call('DEL', KEYS[7]) end
+end
+answer[3] = get_text(KEYS[5]) or ARGV[2]
+redis.call('SET', KEYS[5], answer[3], 'PX', ARGV[3])
+return answer

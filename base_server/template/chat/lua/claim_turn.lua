@@ -1,21 +1,27 @@
--- purpose: Take a turn that is ready and mark it claimed; a turn once claimed (or calling: granted when its question
---   was accepted) is never called again. Who claimed it may ask again: the first answer may have been lost.
--- KEYS: 1 room record; 2 messages; 3 turns; 4 leases
--- ARGV: 1 turn token; 2 room_id; 3 lease in ms; 4 history length; 5 claim id, of the one task that asks
--- returns: {0, question, history…} taken (question '' when it was deleted) | {8} still waiting | {7} no longer this turn's
+-- purpose: Take the slot of a reply just before the provider is called, by the process that calls: once marked so, it is
+--   never called again. Nobody owns a slot by having stored its question: a process whose call timed out, or that died,
+--   does not know of it. Who took it may ask again: the first answer may have been lost.
+--   Only a record of this Redis run says whether the question was asked: an older one may have forgotten it.
+-- KEYS: 1 room record; 2 messages; 3 turns; 4 leases; 5 epoch
+-- ARGV: 1 turn token; 2 room_id; 3 account_db_key; 4 lease in ms; 5 history length; 6 claim id, of the one task that asks; 7 '1' only looks whether the slot may be taken
+-- returns: {0} it may be taken | {0, question, history…} taken (question '' when it was deleted) | {8} still waiting | {7} no longer this turn's, or another process asks | {1, 'room'} cold
+-- allow-oom: one field of a record
+local refused = check_room(KEYS[1], KEYS[2], KEYS[5], ARGV[3])
+if refused then return { refused == COLD and COLD or LOST, 'room' } end
 local v = redis.call('HMGET', KEYS[1], 'turn_token', 'turn', 'turn_phase', 'floor')
 if v[1] ~= ARGV[1] then return { find_waiting(KEYS[3], 'token', ARGV[1]) and WAIT or LOST } end
-local claimed = 'claimed ' .. ARGV[5]
-if v[3] ~= 'ready' and v[3] ~= claimed then return { LOST } end
+local calling = 'calling ' .. ARGV[6]
+if v[3] ~= 'ready' and v[3] ~= calling then return { LOST } end
+if ARGV[7] == '1' then return { OK } end
 local now = now_ms()
-redis.call('HSET', KEYS[1], 'turn_phase', claimed, 'turn_at', int(now))
-redis.call('ZADD', KEYS[4], int(now + tonumber(ARGV[3])), ARGV[2])
+redis.call('HSET', KEYS[1], 'turn_phase', calling, 'turn_at', int(now))
+redis.call('ZADD', KEYS[4], int(now + tonumber(ARGV[4])), ARGV[2])
 local offset = tonumber(string.match(v[2], '^[^|]+|[^|]+|(%d+)')) - 1 - tonumber(v[4])
 local question = offset >= 0 and redis.call('LINDEX', KEYS[2], offset) or ''
 if not question or question == '' or is_tombstone(question) then return { OK, '' } end
 local answer = { OK, question }
 if offset > 0 then
-  for _, item in ipairs(redis.call('LRANGE', KEYS[2], math.max(0, offset - tonumber(ARGV[4])), offset - 1)) do
+  for _, item in ipairs(redis.call('LRANGE', KEYS[2], math.max(0, offset - tonumber(ARGV[5])), offset - 1)) do
     answer[#answer + 1] = item
   end
 end

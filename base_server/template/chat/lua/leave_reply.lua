@@ -3,6 +3,7 @@
 -- KEYS: 1 room record; 2 account's open replies; 3 reply stream
 -- ARGV: 1 turn token; 2 reply id; 3 stream TTL in ms
 -- returns: 0 it is over | 1 it goes on in another process
+-- allow-oom: one field of a record
 if redis.pcall('HGET', KEYS[1], 'turn_token') == ARGV[1] then
   redis.call('HSET', KEYS[1], 'w:' .. ARGV[2], 'text')
   return 1

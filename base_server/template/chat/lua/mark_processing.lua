@@ -3,6 +3,7 @@
 -- KEYS: 1 rooms with dead letters; 2.. message and room states
 -- ARGV: 1.. ids of the batch's rooms; none: dead letters are not looked for
 -- returns: ids of the rooms that have dead letters
+-- allow-oom: the log of a state grows by one transition, at most 250 bytes for each message of the batch
 local held = {}
 if #ARGV > 0 then
   for i, letters in ipairs(redis.call('HMGET', KEYS[1], unpack(ARGV))) do

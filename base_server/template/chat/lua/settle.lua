@@ -1,10 +1,11 @@
 -- purpose: A batch is in MySQL: remove exactly its events, set SENT/ACTIVE/DELETED, note how far each room is saved,
 --   trim windows (never above saved_seq), and let records expire whose last event this was. Run twice, nothing changes.
---   XDEL comes first, so that the script works on a full Redis too. A record expires when its own last event is not
+--   A record expires when its own last event is not
 --   behind the last one written: then all of its events are in MySQL, but for those of a room with dead letters.
 -- KEYS: 1 persistence lane; 2 rooms with dead letters; 3.. states of saved messages, then of deleted ones, then for each item of ARGV in order: r: room record, messages, card, room state. a: account record, rooms, order
 -- ARGV: 1 event ids (csv); 2 number of saved messages; 3 number of deleted messages; 4 window; 5 TTL of windows in ms; 6 TTL of cards and room lists in ms; 7 state TTL in ms; 8.. items: r room_id change(''|created|deleted) last_event saved_seqs(csv) refused('1'|''); a last_event
 -- returns: how many events are left in the lane
+-- allow-oom: nothing: it removes more than it writes
 local saved, deleted, window, now = tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4]), now_ms()
 local window_ttl, list_ttl, state_ttl = ARGV[5], ARGV[6], ARGV[7]
 local events = {}
@@ -83,7 +84,8 @@ local function settle_room(rec, messages, room_card, last_event, csv, held)
   local v = redis.call('HMGET', rec, 'owner', 'gone', 'epoch', 'dirty', 'saved_seq', 'ahead', 'floor', 'floor_at',
     'older', 'turn', 'len', 'last_ms')
   if v[3] == '-1' then
-    if all_written(v[4], last_event) then redis.call('DEL', rec) end
+    -- With a turn it is of a reply whose room Redis lost: the load takes it over.
+    if all_written(v[4], last_event) and not v[10] then redis.call('DEL', rec) end
     return
   end
   if not v[1] then return end

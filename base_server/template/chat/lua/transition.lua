@@ -2,6 +2,7 @@
 -- KEYS: 1 state
 -- ARGV: 1 new state; 2 allowed present states, comma separated; 3 TTL in ms
 -- returns: {0, state before} moved | {9, state now} refused
+-- allow-oom: one state with its log, at most 250 bytes
 local state = get_state(KEYS[1]) or 'ABSENT'
 if not string.find(',' .. ARGV[2] .. ',', ',' .. state .. ',', 1, true) then return { REFUSED, state } end
 set_state(KEYS[1], ARGV[1], now_ms(), ARGV[3])

@@ -1,0 +1,75 @@
+"""Which scripts run although Redis has reached maxmemory, and that they are all that do."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from service.cache.cache_client import CacheClient
+from service.cache.premise import Premise
+from service.cache.script import Script, load_scripts
+from service.cache.server_facts import require_version
+from service.core.errors import ServiceUnavailable, StartError
+from tests.backends_redis import RedisServer, running_cache
+
+PROJECT = Path(__file__).parents[3]
+FOLDERS = sorted({file.parent for file in (PROJECT / "base_server").rglob("*.lua")})
+EXEMPT = {
+    "acquire_lock",
+    "adopt_message",
+    "adopt_run",
+    "append_delta",
+    "attach_reply",
+    "claim_turn",
+    "dead_letter_entries",
+    "end_reply",
+    "expired_turns",
+    "hand_over",
+    "hold_entry",
+    "leave_reply",
+    "mark_processing",
+    "restore_turn",
+    "settle",
+    "stop_reply",
+    "transition",
+}
+"""What lies between the queue and the database, and what ends a reply (cases/faults.md U2)."""
+ADD = Script("add", "return redis.call('SET', KEYS[1], string.rep('x', 100))")
+ADD_ALLOWED = Script("add", ADD.body, allow_oom=True)
+
+
+def test_the_scripts_exempt_from_maxmemory_are_these() -> None:
+    """cases/faults.md U2: a named list, and nothing else is exempt."""
+    scripts = [script for folder in FOLDERS for script in load_scripts(folder).values()]
+    assert {script.name for script in scripts if script.allow_oom} == EXEMPT
+    assert all(script.source.startswith("#!lua flags=allow-oom\n") == script.allow_oom for script in scripts)
+
+
+@pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: str(folder.relative_to(PROJECT)))
+def test_an_exempt_script_names_what_it_may_add(folder: Path) -> None:
+    for file in folder.glob("*.lua"):
+        said = re.search(r"^-- allow-oom: (.+)$", file.read_text(encoding="utf-8"), re.MULTILINE)
+        assert (said is not None) == (file.stem in EXEMPT), file.name
+
+
+async def test_a_full_redis_runs_the_exempt_scripts_alone(private_server: RedisServer, app_id: str) -> None:
+    async with running_cache(private_server.settings(), app_id) as service:
+        cache: CacheClient = service.get_client()
+        epoch_key, key = cache.key("epoch", 0), cache.key("some:1", 0)
+        await cache.execute("SET", key, "text")
+        premise = Premise(key, "text", 60, epoch_key, await cache.execute("GET", epoch_key))
+        await cache.execute("CONFIG", "SET", "maxmemory", "1")
+        for asked in (None, premise):
+            with pytest.raises(ServiceUnavailable, match="OOM"):
+                await cache.run_script(ADD, [cache.key("new:1", 0)], [], premise=asked)
+            assert await cache.run_script(ADD_ALLOWED, [cache.key("new:2", 0)], [], premise=asked) is not None
+        assert await cache.execute("EXISTS", cache.key("new:1", 0)) == 0
+
+
+def test_a_server_without_script_flags_is_refused() -> None:
+    for version in ("redis 7.0.15", "redis 8.0.0", "valkey 9.1.2", "valkey 7.2.4"):
+        require_version({"version": version})
+    with pytest.raises(StartError, match=r"7\.0 or newer"):
+        require_version({"version": "redis 6.2.14"})
