@@ -56,7 +56,7 @@ async def test_players_have_the_rooms_and_messages_that_are_asked_for(server: Se
 
 
 async def test_a_seeded_room_is_read_as_if_it_had_been_written(tmp_path: Path) -> None:
-    data, messages = tmp_path / "data", 2 * ROWS + 51
+    data, messages = tmp_path / "data", 2 * ROWS + 52
     async with aiohttp.ClientSession() as http:
         with running_server(data) as server:
             client = Client(http, server.base_url)

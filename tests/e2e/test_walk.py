@@ -28,7 +28,7 @@ async def test_a_whole_life_and_what_it_leaves_behind(deployment: Deployment) ->
         sent = await player.ok("/api/chat/message/send", room_id=room_id, content=TEXT, sequence=8)
         assert sent["sequence"] == 8
         assert sent["user_message"]["content"] == TEXT
-        assert TEXT in sent["message"]["content"]
+        assert "데모" in sent["message"]["content"]
         by_protocol = await player.ok("/api/protocol/6015", room_id=room_id)
         assert [m["content"] for m in by_protocol["messages"]] == [TEXT, sent["message"]["content"]]
         listed = await player.ok("/api/chat/rooms")
