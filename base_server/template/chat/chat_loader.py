@@ -125,6 +125,9 @@ class ChatLoader:
 
         async def attempt(token: str, epoch: str, last_event: str, *open_turns: str) -> Loaded | None:
             rows = await self._database.call_shard_procedure(owner.shard_id, "fp_chat_room_get", (room_id,))
+            if not rows and await self._wait_for_backlog(owner):
+                # Its keys may be gone while its create still waits.
+                rows = await self._database.call_shard_procedure(owner.shard_id, "fp_chat_room_get", (room_id,))
             if not rows or int(rows[0]["account_db_key"]) != owner.db_key:
                 return Loaded.UNKNOWN
             if rows[0]["deleted"]:
@@ -176,6 +179,23 @@ class ChatLoader:
             return Loaded.WARM if answer[0] == Answer.OK else None
 
         return await self._load("room", owner, room_id, [record, token_key, messages, card], attempt)
+
+    async def _wait_for_backlog(self, owner: Owner) -> bool:
+        """Have the events written that wait in the account's stream now; False when none does.
+
+        Raises ServiceUnavailable when they are not written within the load timeout."""
+        stream = self._lanes.stream_key(owner.partition, owner.shard_id)
+        last = await self._cache.execute("XREVRANGE", stream, "+", "-", "COUNT", 1)
+        if not last:
+            return False
+        deadline, pause_s = time.monotonic() + self._settings.load_timeout_s, 0.01
+        while await self._cache.execute("XRANGE", stream, "-", last[0][0], "COUNT", 1):
+            if time.monotonic() >= deadline:
+                raise ServiceUnavailable("database", "the backlog was not written within the load timeout")
+            self._lanes.flush(owner.partition, owner.shard_id)
+            await asyncio.sleep(pause_s)
+            pause_s = min(pause_s * 2, 0.25)
+        return True
 
     async def _last_seq(self, owner: Owner, room_id: str) -> int:
         """How far MySQL knows the room; further than any record for one that is deleted."""

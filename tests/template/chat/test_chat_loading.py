@@ -159,3 +159,17 @@ async def test_what_is_being_deleted_is_not_loaded_though_the_database_still_has
     assert [room.room_id for room in (await chat.rooms(user)).rooms] == [kept.room_id]
     assert (await chat.try_messages(user, gone.room_id)).errorCode == 1004
     assert (await chat.try_send(user, gone.room_id)).errorCode == 1004
+
+
+async def test_a_new_room_without_its_keys_is_found_while_its_create_waits(chat: ChatWorld) -> None:
+    """cases/faults.md U9: it was 1004 until the next batch."""
+    user = await chat.user()
+    await chat.rooms(user)
+    room_id = (await chat.room(user)).room_id
+    keys = chat.keys
+    await chat.redis.execute(
+        "DEL", keys.room_record(room_id), keys.messages(room_id), keys.room(room_id), keys.room_state(room_id)
+    )
+    assert await chat.backlog() > 0
+    assert (await chat.messages(user, room_id)).messages == []
+    await chat.send(user, room_id, "still there")
