@@ -22,7 +22,7 @@ class AnthropicStub(OpenAIStub):
         yield _event("message_start", message={**message, "model": f"{call.body['model']}-stub", "usage": usage})
         yield _event("content_block_start", index=0, content_block={"type": "text", "text": ""})
         async for token in spoken(call, reply):
-            yield _delta(token)
+            yield reply.keep_alive.encode() + _delta(token)
         if reply.cut == "mid_json":
             yield _delta("never seen")[:-30]
         if reply.cut is not None or reply.hang:

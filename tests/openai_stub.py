@@ -32,7 +32,7 @@ Cut = Literal["mid_json", "clean", "reset"]
 
 @dataclass(frozen=True)
 class Reply:
-    """One scripted answer. Without a script the stub echoes the last user message, word by word."""
+    """One scripted answer. Without a script the stub echoes the question, word by word."""
 
     tokens: list[str] = field(default_factory=lambda: ["Hello", " ", "world"])
     delay_s: float = 0.0
@@ -40,6 +40,13 @@ class Reply:
     usage: tuple[int, int] | None = (11, 7)
     """(prompt, completion) in a chunk of its own; None sends none, as servers without stream_options do."""
     finish_reason: str | None = "stop"
+    """None: the last chunk has none, as some servers send it."""
+    done: bool = True
+    """Whether ``[DONE]`` ends the stream."""
+    keep_alive: str = ""
+    """Sent as it is before each token and before the end: comments, ``id:`` and ``retry:`` lines, empty events."""
+    line_end: str = "\n"
+    """Of every line: the standard knows LF, CR and CRLF."""
     status: int = 200
     headers: dict[str, str] = field(default_factory=dict)
     error: dict[str, Any] | None = None
@@ -87,6 +94,8 @@ class OpenAIStub:
         self._stopping = False
         self.responder: Callable[[dict[str, Any]], Reply] = self._echo
         """Makes the reply when the script is empty."""
+        self.refuse: Callable[[dict[str, Any]], Reply | None] = lambda _: None
+        """Looks at each request before its reply: :func:`refuse_unlike_roles`, :func:`context_of`."""
         self.requests: list[Call] = []
         self.running = 0
         self.most_running = 0
@@ -121,15 +130,17 @@ class OpenAIStub:
             await self._runner.cleanup()
 
     def _echo(self, body: dict[str, Any]) -> Reply:
-        users = [message["content"] for message in body["messages"] if message["role"] == "user"]
-        words = f"stub: {users[-1] if users else ''}".split(" ")
+        words = f"stub: {texts_of(body)[-1]}".split(" ")
         return Reply([word if i == 0 else f" {word}" for i, word in enumerate(words)], delay_s=self._delay_s)
 
     async def _completions(self, request: web.Request) -> web.StreamResponse:
         body = await request.json()
         call = Call(body, dict(request.headers))
         self.requests.append(call)
-        reply = self._scripted.popleft() if self._scripted else self.responder(body)
+        if (refusal := self.refuse(body)) is not None:
+            reply = refusal
+        else:
+            reply = self._scripted.popleft() if self._scripted else self.responder(body)
         self.running += 1
         self.most_running = max(self.most_running, self.running)
         try:
@@ -146,7 +157,8 @@ class OpenAIStub:
             await asyncio.Event().wait()
         if reply.status != 200:
             error = reply.error or {"message": "scripted failure", "type": "stub", "code": "scripted"}
-            return web.json_response({"error": error}, status=reply.status, headers=reply.headers)
+            text = json.dumps({"error": error}) if reply.raw is None else reply.raw
+            return web.Response(text=text, status=reply.status, headers=reply.headers, content_type="application/json")
         if not call.body.get("stream"):
             return web.json_response(_whole(call, reply))
         response = web.StreamResponse(headers={"Content-Type": reply.content_type, **reply.headers})
@@ -167,23 +179,25 @@ class OpenAIStub:
         if reply.raw is not None:
             yield reply.raw.encode("utf-8", "surrogateescape")
             return
+        line_end = reply.line_end.encode()
         async for piece in self._events(call, reply):
-            yield piece
+            yield piece.replace(b"\n", line_end)
 
     async def _events(self, call: Call, reply: Reply) -> AsyncIterator[bytes]:
         """The protocol's own: a reply's tokens and its end as server-sent events."""
         model = call.body["model"]
         yield _event(_chunk(model, {"role": "assistant", "content": ""}))
         async for token in spoken(call, reply):
-            yield _event(_chunk(model, {"content": token}))
+            yield reply.keep_alive.encode() + _event(_chunk(model, {"content": token}))
         if reply.cut == "mid_json":
             yield _event(_chunk(model, {"content": "never seen"}))[:-30]
         if reply.cut is not None or reply.hang or reply.endless:
             return
-        yield _event(_chunk(model, {}, reply.finish_reason))
+        yield reply.keep_alive.encode() + _event(_chunk(model, {}, reply.finish_reason))
         if reply.usage is not None:
             yield _event({**_chunk(model, {}), "choices": [], "usage": _usage(reply.usage)})
-        yield b"data: [DONE]\n\n"
+        if reply.done:
+            yield b"data: [DONE]\n\n"
 
     async def _script_over_http(self, request: web.Request) -> web.Response:
         self.script(*(Reply(**fields) for fields in await request.json()))
@@ -193,6 +207,39 @@ class OpenAIStub:
         shown = ("body", "tokens_sent", "finished", "closed_by_client")
         calls = [{name: getattr(call, name) for name in shown} for call in self.requests]
         return web.json_response({"calls": calls, "most_running": self.most_running})
+
+
+def texts_of(body: dict[str, Any]) -> list[str]:
+    """The texts of a prompt, the question last: what the server has joined is taken apart."""
+    return [text for message in body["messages"] for text in str(message["content"]).split("\n\n")]
+
+
+def refuse_unlike_roles(body: dict[str, Any]) -> Reply | None:
+    """As the chat templates of Mistral and Gemma do: 400 unless user and assistant alternate, a user first and last."""
+    roles = [message["role"] for message in body["messages"]]
+    spoken_roles = roles[1:] if roles[0] == "system" else roles
+    expected = ["user" if place % 2 == 0 else "assistant" for place in range(len(spoken_roles))]
+    texts = [message["content"] for message in body["messages"]]
+    if spoken_roles == expected and len(expected) % 2 == 1 and all(isinstance(t, str) and t.strip() for t in texts):
+        return None
+    problem = "Conversation roles must alternate user/assistant/user/assistant/..."
+    return Reply(status=400, error={"message": problem, "type": "BadRequestError", "code": 400})
+
+
+def context_of(tokens: int, chars_a_token: float = 4.0) -> Callable[[dict[str, Any]], Reply | None]:
+    """Refuses prompts of more than ``tokens`` as vLLM does, with both counts."""
+
+    def refuse(body: dict[str, Any]) -> Reply | None:
+        count = round(sum(len(message["content"]) for message in body["messages"]) / chars_a_token)
+        if count <= tokens:
+            return None
+        problem = (
+            f"This model's maximum context length is {tokens} tokens. However, your request has {count} input tokens."
+            " Please reduce the length of the input messages."
+        )
+        return Reply(status=400, error={"message": problem, "type": "BadRequestError", "code": 400})
+
+    return refuse
 
 
 async def spoken(call: Call, reply: Reply) -> AsyncIterator[str]:

@@ -14,7 +14,7 @@ import aiohttp
 import pytest
 import pytest_asyncio
 
-from tests.openai_stub import OpenAIStub, Reply
+from tests.openai_stub import OpenAIStub, Reply, context_of, refuse_unlike_roles, texts_of
 from tests.server_process import Client, running_server
 from tests.silent_port import silent_port
 from tests.waiting import PATIENCE_S
@@ -28,7 +28,7 @@ LONG = 100_000
 @dataclass
 class Place:
     """A server whose personas are ODD, LATE and SILENT (the same provider, with less patience for its first word or for
-    the next), SAFE (LATE with a fallback) and LOST (a provider that cannot be connected to)."""
+    the next), SMALL (the same), SAFE (LATE with a fallback) and LOST (a provider that cannot be connected to)."""
 
     provider: OpenAIStub
     spare: OpenAIStub
@@ -54,6 +54,7 @@ async def place() -> AsyncIterator[Place]:
                 "LATE": {"provider": "late", "model": "m"},
                 "SILENT": {"provider": "silent", "model": "m"},
                 "SAFE": {"provider": "late", "model": "m", "fallbacks": [{"provider": "spare", "model": "n"}]},
+                "SMALL": {"provider": "odd", "model": "m"},
                 "LOST": {"provider": "lost", "model": "m"},
             }
             common = {"api_key": "k", "max_retries": 0}
@@ -106,6 +107,21 @@ MISBEHAVIOUR: dict[str, tuple[Reply, Outcome]] = {
     "no usage": (Reply(["some ", "text"], usage=None), Outcome(0, "some text", "stop")),
     "wrong content type": (Reply(["some"], content_type="text/html"), Outcome(0, "some", "stop")),
     "10 MB in one chunk": (Reply(["x" * 10_000_000]), Outcome(0, "x" * LONG, "length")),
+    "keep-alives (cases/providers.md V2)": (
+        Reply(["some ", "text"], keep_alive="id: 1\n\n: ping\n\nretry: 3000\n\nevent: ping\n\n"),
+        Outcome(0, "some text", "stop"),
+    ),
+    "an unknown finish reason (cases/providers.md V3)": (Reply(["some "], finish_reason="error"), CUT),
+    "another unknown finish reason (cases/providers.md V3)": (Reply(["some "], finish_reason="abort"), CUT),
+    "a whole reply by another word (cases/providers.md V3)": (
+        Reply(["some "], finish_reason="EOS"),
+        Outcome(0, "some ", "stop"),
+    ),
+    "[DONE] without a reason (cases/providers.md V17)": (
+        Reply(["some ", "text"], finish_reason=None),
+        Outcome(0, "some text", "stop"),
+    ),
+    "no reason and no [DONE] (cases/providers.md V17)": (Reply(["some "], finish_reason=None, done=False), CUT),
     "thousands of chunks": (Reply(list("가x\r\n") * 1000), Outcome(0, "가x\r\n" * 1000, "stop")),
 }
 
@@ -149,6 +165,99 @@ async def test_a_fallback_answers_and_the_message_says_which_model_it_was(place:
     sent = await place.player.ok("/api/chat/message/send", room_id=room_id, content="question")
     assert (sent["message"]["content"], sent["message"]["metadata"]["model"]) == ("stub: question", "n-stub")
     assert place.spare.calls == 1
+
+
+async def test_model_of_alternating_roles_answers_after_every_kind_of_failure(place: Place) -> None:
+    """cases/providers.md V1: failed, cut, withheld, stopped, deleted and interrupted replies, deleted questions, and
+    questions that waited, in one room; the provider refuses (400) roles that do not alternate."""
+    place.provider.refuse = refuse_unlike_roles
+    try:
+        room_id = await _new_room(place, "ODD")
+        deleted = []
+        for number, kind in enumerate(
+            [
+                "500",
+                "cut",
+                "stopped",
+                "withheld",
+                "delete reply",
+                "delete question",
+                "delete both",
+                "interrupted",
+                "queued",
+            ]
+            * 2
+        ):
+            deleted += await _leave_behind(place, room_id, kind, f"{kind} {number}")
+            sent = await place.player.ok("/api/chat/message/send", room_id=room_id, content=f"after {number}")
+            assert sent["message"]["content"] == f"stub: after {number}", kind
+            texts = texts_of(place.provider.requests[-1].body)
+            assert not set(texts) & set(deleted)
+    finally:
+        place.provider.refuse = lambda _: None
+
+
+async def _leave_behind(place: Place, room_id: str, kind: str, content: str) -> list[str]:
+    """Ask ``content`` and let it end as ``kind``; the texts that the AI must not see again."""
+    player, fields = place.player, {"room_id": room_id, "content": content}
+    send = "/api/chat/message/send"
+    match kind:
+        case "500":
+            place.provider.script(Reply(status=500))
+            assert (await player.post(send, **fields))["errorCode"] == 1020
+        case "cut":
+            place.provider.script(Reply(["half of it"], cut="clean"))
+            assert (await player.post(send, **fields))["errorCode"] == 1020
+        case "withheld":
+            place.provider.script(Reply([], finish_reason="content_filter"))
+            assert (await player.post(send, **fields))["errorCode"] == 1020
+        case "stopped" | "interrupted":
+            calls = place.provider.calls
+            place.provider.script(Reply([], hang=True))
+            sending = asyncio.create_task(player.post(send, **fields))
+            while place.provider.calls == calls:
+                await asyncio.sleep(0.01)
+            if kind == "interrupted":
+                await player.ok(send, room_id=room_id, content=f"instead of {content}", on_busy="interrupt")
+            else:
+                page = await player.ok("/api/chat/messages", room_id=room_id)
+                message_id = page["messages"][-1]["message_id"]
+                await player.ok("/api/chat/message/stop", room_id=room_id, message_id=message_id)
+            await sending
+        case "queued":
+            await asyncio.gather(*(player.ok(send, room_id=room_id, content=f"{content}, {n}") for n in range(3)))
+        case _:
+            sent = await player.ok(send, **fields)
+            asked, answered = sent["user_message"], sent["message"]
+            gone = {"delete reply": [answered], "delete question": [asked], "delete both": [asked, answered]}[kind]
+            for message in gone:
+                await player.ok("/api/chat/message/delete", room_id=room_id, message_id=message["message_id"])
+            return [message["content"] for message in gone]
+    return []
+
+
+async def test_conversation_longer_than_the_context_goes_on_with_half_of_it(place: Place) -> None:
+    """cases/providers.md V4: six messages of 3,000 characters and a context of 4,096 tokens, then anything."""
+    room_id = await _new_room(place, "SMALL")
+    for _ in range(3):
+        place.provider.script(Reply(["a" * 3000]))
+        await place.player.ok("/api/chat/message/send", room_id=room_id, content="q" * 3000)
+    place.provider.refuse = context_of(4096)
+    try:
+        for text in ("next", "and next"):
+            sent = await place.player.ok("/api/chat/message/send", room_id=room_id, content=text)
+            assert sent["message"]["content"] == f"stub: {text}"
+        place.provider.refuse = context_of(10)
+        calls = place.provider.calls
+        fields = {"room_id": room_id, "content": "still too long", "client_message_id": "c1"}
+        for answer in [await place.player.post("/api/chat/message/send", **fields) for _ in range(2)]:
+            _assert_ended(answer, UNAVAILABLE)
+            assert "shorter" in answer["error"]["message"]
+            assert "new room" in answer["error"]["message"]
+            assert answer["error"]["details"] == {"reason": "conversation_too_long"}
+        assert place.provider.calls == calls + 2
+    finally:
+        place.provider.refuse = lambda _: None
 
 
 async def _new_room(place: Place, persona: str) -> str:

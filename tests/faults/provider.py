@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from tests.openai_stub import OpenAIStub, Reply
+from tests.openai_stub import OpenAIStub, Reply, texts_of
 from tests.players import NONCE, Findings
 
 _QUICK_S = 0.002
@@ -28,7 +28,7 @@ class CountingProvider(OpenAIStub):
 
     def _reply(self, body: dict[str, Any]) -> Reply:
         self.requests.clear()
-        texts = [str(message["content"]) for message in body["messages"]]
+        texts = texts_of(body)
         if len({name for text in texts for name in NONCE.findall(text)}) > 1:
             self.foreign.append(" | ".join(texts))
         if self._random.random() < self.misbehave:

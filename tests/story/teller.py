@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from hypothesis.stateful import RuleBasedStateMachine
 
-from tests.openai_stub import Reply
+from tests.openai_stub import Reply, texts_of
 from tests.server_process import Client
 from tests.story.servers import StoryServers, ask_redis
 
@@ -87,7 +87,7 @@ class StoryTeller(RuleBasedStateMachine):
 
     def answer(self, body: dict[str, Any]) -> Reply:
         """The AI: says what it was asked. Keeps what it was given as history."""
-        texts = [str(message["content"]) for message in body["messages"] if message["role"] != "system"]
+        texts = texts_of({"messages": [message for message in body["messages"] if message["role"] != "system"]})
         self.asked, self.heard = self.asked + 1, texts[:-1]
         return Reply([f"re: {texts[-1]}"])
 

@@ -18,6 +18,10 @@ _SENDERS: Mapping[str, Sender] = {
 }
 
 
+_LETTERS = b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ \n"
+_NOT_ASCII = bytes(range(0x80, 0x100))
+
+
 class Turn(NamedTuple):
     """One message of a conversation. SYSTEM is written by servers only, never by a client."""
 
@@ -34,7 +38,8 @@ class Question(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class ReplyStart:
-    """A provider is asked now; again when a fallback takes over, which it does before the first piece only.
+    """A provider is asked now; again when a fallback takes over, or when half of the history is left out, which
+    happens before the first piece only.
 
     ``model`` is the configured name, ``prompt_tokens`` an estimate: what a reply without an end is accounted with.
     """
@@ -99,3 +104,17 @@ def estimate_tokens(text: str) -> int:
 def tokens_of_bytes(length: int) -> int:
     """:func:`estimate_tokens` of a text of ``length`` UTF-8 bytes."""
     return (length + 3) // 4
+
+
+def cautious_tokens(text: str) -> int:
+    """More tokens than a usual tokenizer makes of ``text``, where too few would overflow a model's context.
+
+    Measured on prose in nine languages, program code and JSON, with tokenizers of 32,000 to 131,000 words
+    (Mistral's v1, v3 and Tekken, OpenAI's cl100k): a letter is at most a third of a token in English and Latin
+    text, digits and signs a whole one, a byte of any other script 0.6. Long hexadecimal, Base64 and rows of emoji
+    can be more.
+    """
+    data = text.encode("utf-8", "replace")
+    rest = data.translate(None, _LETTERS)
+    signs = len(rest.translate(None, _NOT_ASCII))
+    return (len(data) - len(rest)) // 3 + signs + (len(rest) - signs) * 2 // 3 + 1

@@ -10,11 +10,27 @@ import re
 
 from langchain_core.exceptions import ContextOverflowError, ModelTimeoutError
 
-from service.llm.llm_errors import AITimeout, AIUnavailable
+from service.llm.llm_errors import AITimeout, AIUnavailable, ConversationTooLong
 
 _CODE = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 _REFUSED_UNSERVED = frozenset({429, 500, 503, 529})
 _NOT_CONNECTED = frozenset({"ConnectError", "ConnectTimeout"})
+_LONGEST_PROSE = 4096
+_REFUSED_PROMPT = frozenset({400, 413, 422, 500})
+_CONTEXT_CODES = frozenset(
+    {"context_length_exceeded", "exceed_context_size_error", "model_max_prompt_tokens_exceeded"}
+    | {"context_window_exceeded", "contextwindowexceedederror", "request_too_large", "3051"}
+)
+_CONTEXT_TEXT = re.compile(
+    # What OpenAI, vLLM, SGLang, llama.cpp, Ollama, Mistral, xAI, TGI, Google, Bedrock, Cohere and others say.
+    r"context[ _-]?(length|window|size|limit)|maximum (model|prompt|input) length|model token limit"
+    r"|(prompt|input|conversation|messages?) (is|are) too (long|large)|too (long|large) for (the |requested )?model"
+    r"|too many (input |prompt )?tokens|exceeds? (the )?max(imum)? (prompt |input |context )?length"
+    r"|tokens? (count )?(\([^)]*\) )?exceeds? (the )?(maximum|limit|configured)"
+    r"|reduce the length of the (messages|prompt)"
+    r"|must have less than \d+ tokens|max_new_tokens` must be <=|range of input length",
+    re.IGNORECASE,
+)
 _BACKOFF_S = (0.25, 0.5, 1.0, 2.0, 4.0)
 _LONGEST_WAIT_S = 10.0
 
@@ -27,8 +43,8 @@ def translate(error: Exception, connect_s: float, total_s: float) -> AIUnavailab
         return AITimeout("connect", connect_s)
     if isinstance(error, ModelTimeoutError | TimeoutError):  # an SDK's own clock
         return AITimeout("reply", total_s)
-    if isinstance(error, ContextOverflowError):
-        return AIUnavailable("the conversation is too long for the model")
+    if is_context_overflow(error):
+        return ConversationTooLong()
     parts = [type(error).__name__]
     if (status := _status(error)) is not None:
         parts.append(f"HTTP {status}")
@@ -44,6 +60,24 @@ def may_retry(error: Exception) -> bool:
     return _status(error) in _REFUSED_UNSERVED or _among_causes(error, _NOT_CONNECTED)
 
 
+def is_context_overflow(error: Exception) -> bool:
+    """Whether the provider refused the prompt as longer than the model's context: before a reply's first chunk it
+    did no work then.
+
+    LangChain knows it of few providers. A wrong guess costs one more call that is refused.
+    """
+    if isinstance(error, ContextOverflowError):
+        return True
+    status = _status(error)
+    body = getattr(error, "body", None)
+    # A body without a status: an error event in a stream.
+    if status not in _REFUSED_PROMPT and (status is not None or body is None):
+        return False
+    known = {str(code).casefold() for code in (getattr(error, "code", None), getattr(error, "type", None)) if code}
+    prose = f"{str(error)[:_LONGEST_PROSE]} {str(body)[:_LONGEST_PROSE]}"
+    return bool(known & _CONTEXT_CODES) or _CONTEXT_TEXT.search(prose) is not None
+
+
 def retry_delay_s(error: Exception, attempt: int) -> float | None:
     """How long to wait before attempt ``attempt`` (1 = the first repetition); None = longer than worth it."""
     asked = _retry_after_s(error)
@@ -52,8 +86,11 @@ def retry_delay_s(error: Exception, attempt: int) -> float | None:
 
 
 def _status(error: Exception) -> int | None:
-    status = getattr(error, "status_code", None)
-    return status if isinstance(status, int) else None
+    # An SDK's error has it; a plain error of the HTTP library has the response.
+    for holder in (error, getattr(error, "response", None)):
+        if isinstance(status := getattr(holder, "status_code", None), int):
+            return status
+    return None
 
 
 def _among_causes(error: BaseException | None, names: frozenset[str]) -> bool:

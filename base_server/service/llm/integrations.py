@@ -16,10 +16,9 @@ from pydantic import SecretStr, ValidationError
 
 from service.core.errors import StartError
 from service.llm.llm_settings import PersonaSettings, ProviderSettings
-from service.llm.model_stream import ModelTraits
-from service.llm.open_responses import note_response
+from service.llm.model_stream import ModelTraits, fold_reason
 from service.llm.personas import Choice
-from service.llm.response_bounds import ResponseBounds
+from service.llm.response_events import ResponseEvents
 
 _KEYLESS = SecretStr("none")  # the OpenAI SDK wants some key
 _SAY_WHY = frozenset({"anthropic", "ollama"})  # of the others it is not known
@@ -32,7 +31,7 @@ class HttpClients:
     """
 
     def __init__(self, max_reply_chars: int) -> None:
-        self._hooks: list[Callable[..., Any]] = [note_response, ResponseBounds(max_reply_chars)]
+        self._hooks: list[Callable[..., Any]] = [ResponseEvents(max_reply_chars)]
         self._clients: dict[str, openai.DefaultAsyncHttpxClient] = {}
 
     def of(self, name: str, provider: ProviderSettings) -> openai.DefaultAsyncHttpxClient:
@@ -59,7 +58,12 @@ def build_model(
         model = build(choice, provider, persona, clients)
     speaks_openai = isinstance(model, BaseChatOpenAI)
     says_why = speaks_openai or provider.integration in _SAY_WHY
-    return model, ModelTraits(says_why=says_why, usage_adds_up=not speaks_openai)
+    return model, ModelTraits(
+        says_why=says_why,
+        usage_adds_up=not speaks_openai,
+        whole_reasons=frozenset(map(fold_reason, provider.whole_reasons)),
+        done_is_whole=not provider.require_finish_reason,
+    )
 
 
 def _openai(

@@ -27,6 +27,16 @@ class ReplyWithheld(AIUnavailable):
         super().__init__("the provider withheld the reply")
 
 
+class ConversationTooLong(AIUnavailable):
+    """The provider refused the prompt as longer than the model's context, with half of the history too."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "the conversation is too long for the model, with half of its history too: set context_tokens of the"
+            " model to its context size, or lower llmConfig.history_max_tokens"
+        )
+
+
 class AITimeout(ServiceError):
     """The provider was too slow: ``phase`` is ``connect``, ``first token``, ``next token`` or ``reply``."""
 

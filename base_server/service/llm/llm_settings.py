@@ -15,6 +15,7 @@ DEMO_PROVIDER = "demo"
 OPENAI_URL = "https://api.openai.com/v1"
 
 Name = Annotated[str, StringConstraints(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9._-]+$")]
+FinishReasonName = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=64)]
 Seconds = Annotated[float, Field(gt=0, le=3600)]
 
 # Options that have a setting of their own, or that the rules of a call decide.
@@ -39,6 +40,7 @@ def _has_no_setting_of_its_own(options: Mapping[str, JsonValue]) -> Mapping[str,
     return options
 
 
+ContextTokens = Annotated[int, Field(ge=256, le=100_000_000)]
 Options = Annotated[Mapping[str, JsonValue], AfterValidator(_has_no_setting_of_its_own)]
 
 
@@ -66,6 +68,14 @@ class ProviderSettings(Settings):
     """A whole reply, retries included."""
     max_retries: int = Field(default=2, ge=0, le=5)
     """Only for calls that the provider certainly did not serve (``failures.may_retry``)."""
+    context_tokens: ContextTokens | None = None
+    """Context size of its models in tokens, prompt and reply together; null is unknown. A model may have its own."""
+    whole_reasons: tuple[FinishReasonName, ...] = ()
+    """More finish reasons, in any case, that mean a whole reply. Known are `stop`, `eos`, `eos_token`, `end_turn`,
+    `stop_sequence`, `complete`, `completed`, `finished`, `done`; an unknown one ends the reply with 1020."""
+    require_finish_reason: bool = False
+    """Whether a stream that ends with `[DONE]` but without a finish reason is a failed reply (1020), not a whole
+    one."""
 
 
 class ModelSettings(Settings):
@@ -77,6 +87,9 @@ class ModelSettings(Settings):
     """Name of the model, as its provider knows it."""
     options: Options = Field(default_factory=dict)
     """More arguments for this model, beside and above those of its provider."""
+    context_tokens: ContextTokens | None = None
+    """Its context size in tokens, prompt and reply together: history is left out until both fit; null is that of its
+    provider. Counted cautiously, so that Korean, Chinese, Japanese and program code fit too."""
 
 
 class PersonaSettings(ModelSettings):
@@ -138,11 +151,17 @@ class LlmSettings(Settings):
     max_conversation_length: int = Field(default=20, ge=0, le=1000)
     """Earlier messages given to the model, and kept for a session of its own."""
     history_max_tokens: int = Field(default=8000, ge=0)
-    """Budget of those messages (estimated); system prompt and question come on top."""
+    """Budget of those messages (estimated); system prompt and question come on top. See `context_tokens` too."""
     conversation_ttl_s: TtlSeconds = 3600
     """Seconds that a session's own history is kept (rooms keep theirs by themselves)."""
     max_reply_chars: int = Field(default=100_000, ge=1)
     """A longer reply is cut there with finish_reason ``length``."""
+
+    def context_tokens_of(self, model: ModelSettings) -> int | None:
+        """The model's context size: its own, else its provider's, None when it is unknown."""
+        if model.context_tokens is not None or model.provider == DEMO_PROVIDER:
+            return model.context_tokens
+        return self.providers[model.provider].context_tokens
 
     @model_validator(mode="after")
     def _names_fit_together(self) -> Self:
@@ -155,4 +174,10 @@ class LlmSettings(Settings):
                 if chosen.provider != DEMO_PROVIDER and chosen.provider not in self.providers:
                     known = ", ".join([*sorted(self.providers), DEMO_PROVIDER])
                     raise ValueError(f"personas.{name}{place}.provider: not one of providers ({known})")
+                context_tokens = self.context_tokens_of(chosen)
+                if persona.max_tokens is not None and context_tokens and persona.max_tokens >= context_tokens:
+                    raise ValueError(
+                        f"personas.{name}.max_tokens: leaves nothing of the context_tokens of {chosen.model}"
+                        f" ({context_tokens}) for the question"
+                    )
         return self

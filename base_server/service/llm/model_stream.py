@@ -7,9 +7,10 @@ environment it would send conversations to a third party.
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 from langchain_core.language_models.chat_models import BaseChatModel
 from langchain_core.messages import AIMessage, BaseMessage
@@ -22,11 +23,24 @@ _REASONS = ("finish_reason", "stop_reason", "done_reason", "stopReason")
 _MODELS = ("model_name", "model")
 _LONGEST_NAME = 200
 _MOST_TOKENS = 1_000_000_000
-_LENGTH = frozenset({"length", "max_tokens", "model_length", "max_output_tokens"})
+_WHOLE = frozenset(
+    {"stop", "eos", "eos_token", "end_turn", "stop_sequence", "complete", "completed", "finished", "done"}
+)
+_LENGTH = frozenset(
+    {"length", "max_tokens", "max_length", "max_output_tokens", "max_completion_tokens", "max_new_tokens"}
+    | {"model_length", "token_limit", "context_length", "model_context_window_exceeded"}
+)
 _WITHHELD = frozenset(
     {"content_filter", "refusal", "safety", "recitation", "blocklist", "prohibited_content", "spii"}
     | {"guardrail_intervened", "content_filtered"}
 )
+_NO_REASON = frozenset({"", "null", "none"})
+"""Some servers write these into every chunk but the last."""
+_LOGGED_REASON = re.compile(r"[^A-Za-z0-9_.:/-]")
+_LONGEST_LOGGED_REASON = 64
+
+EndKind = Literal["stop", "length", "unknown", "withheld"]
+_SEVERITY: dict[EndKind | None, int] = {None: 0, "stop": 1, "length": 2, "unknown": 3, "withheld": 4}
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,11 +49,19 @@ class ModelTraits:
 
     ``says_why``: an end without a reason is a reply that was cut off. ``usage_adds_up``: LangChain's rule,
     a chunk's usage is what came on top; with the OpenAI protocol the last one says it all, and some servers
-    repeat it with every chunk.
+    repeat it with every chunk. ``whole_reasons``: folded finish reasons that mean a whole reply, beside those that
+    are known anyway. ``done_is_whole``: OpenAI's ``[DONE]`` ends a whole reply where no reason was given.
     """
 
     says_why: bool
     usage_adds_up: bool
+    whole_reasons: frozenset[str] = frozenset()
+    done_is_whole: bool = True
+
+
+def fold_reason(reason: str) -> str:
+    """A finish reason as it is compared: providers differ in case and in what stands between words."""
+    return reason.strip().casefold().replace("-", "_").replace(" ", "_")
 
 
 def open_chunks(model: BaseChatModel, messages: list[BaseMessage]) -> Chunks:
@@ -50,11 +72,15 @@ def open_chunks(model: BaseChatModel, messages: list[BaseMessage]) -> Chunks:
 
 
 class ChunkReader:
-    """Reads a reply's chunks. ``reason`` is None until the model has said why it ends: stop, length or withheld."""
+    """Reads a reply's chunks."""
 
     def __init__(self, traits: ModelTraits) -> None:
         self._adds_up = traits.usage_adds_up
-        self.reason: str | None = None
+        self._whole = _WHOLE | traits.whole_reasons
+        self.reason: EndKind | None = None
+        """None until the model has said why it ends."""
+        self.unknown_reason = ""
+        """The finish reason that is not known, for the log: bounded, and without anything that could be text."""
         self.model_name: str | None = None
         self.usage: tuple[int, int] | None = None
         """(prompt, completion) tokens."""
@@ -71,6 +97,16 @@ class ChunkReader:
         content = message.content
         return content if isinstance(content, str) else str(message.text)
 
+    def note_reason(self, kind: EndKind) -> None:
+        """Why the reply ends; a later reason never makes it look better."""
+        if _SEVERITY[kind] > _SEVERITY[self.reason]:
+            self.reason = kind
+
+    def _kind_of(self, folded: str) -> EndKind:
+        if folded in self._whole:
+            return "stop"
+        return "length" if folded in _LENGTH else "withheld" if folded in _WITHHELD else "unknown"
+
     def _note_usage(self, prompt: Any, completion: Any) -> None:
         if not (_is_count(prompt) and _is_count(completion)):
             return
@@ -78,9 +114,10 @@ class ChunkReader:
         self.usage = (before[0] + prompt, before[1] + completion)
 
     def _note_end(self, metadata: Mapping[str, Any]) -> None:
-        if reason := _first(metadata, _REASONS):
-            folded = reason.casefold()
-            self.reason = "length" if folded in _LENGTH else "withheld" if folded in _WITHHELD else "stop"
+        if (reason := _first(metadata, _REASONS)) and (folded := fold_reason(reason)) not in _NO_REASON:
+            self.note_reason(self._kind_of(folded))
+            if self.reason == "unknown":
+                self.unknown_reason = _LOGGED_REASON.sub("?", reason[:_LONGEST_LOGGED_REASON])
         if name := _first(metadata, _MODELS):
             # It goes into the message's metadata: text that can be stored, of a name's length.
             self.model_name = name[:_LONGEST_NAME].encode("utf-8", "replace").decode().replace("\0", "?")

@@ -44,15 +44,16 @@ class ModelSet:
         A fallback has the time of its own provider. Raises what the last one raised.
         """
         persona, callees = self._personas[persona_name]
-        prompt = build_prompt(
-            persona.settings.system_prompt,
-            history,
-            question,
-            max_messages=self._settings.max_conversation_length,
-            max_tokens=self._settings.history_max_tokens,
-        )
         for number, callee in enumerate(callees, start=1):
             spoke = False
+            prompt = build_prompt(
+                persona.settings.system_prompt,
+                history,
+                question,
+                max_messages=self._settings.max_conversation_length,
+                max_tokens=self._settings.history_max_tokens,
+                context_tokens=callee.prompt_tokens,
+            )
             call = ProviderCall(callee, prompt)
             self._running.add(call)
             try:
@@ -86,4 +87,14 @@ class ModelSet:
             self._clients = self._clients or HttpClients(self._settings.max_reply_chars)
             model, traits = build_model(choice, choice.provider, persona.settings, self._clients)
         limits = CallLimits.of(choice.provider or ProviderSettings(), self._settings.max_reply_chars)
-        return Callee(model, traits, limits, persona.name, choice.provider_name, choice.model, choice.address)
+        prompt_tokens = _room_for_prompt(choice.context_tokens, persona.settings.max_tokens)
+        return Callee(
+            model, traits, limits, persona.name, choice.provider_name, choice.model, choice.address, prompt_tokens
+        )
+
+
+def _room_for_prompt(context_tokens: int | None, reply_tokens: int | None) -> int | None:
+    """What a model's context leaves for the prompt; a reply without a bound of its own gets a quarter."""
+    if context_tokens is None:
+        return None
+    return context_tokens - (reply_tokens or context_tokens // 4)

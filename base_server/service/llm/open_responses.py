@@ -7,16 +7,35 @@ provider generating, and billing.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import dataclass
 from typing import Protocol
 
+Body = Callable[..., AsyncGenerator[bytes, None]]
 
-class OpenResponse(Protocol):
-    """What is needed of the HTTP library's response; closing it twice is harmless."""
+
+class HttpResponse(Protocol):
+    """What is needed of the HTTP library's response; everything that reads it calls ``aiter_bytes``, and closing it
+    twice is harmless."""
+
+    status_code: int
+    aiter_bytes: Body
 
     async def aclose(self) -> None: ...
+
+
+@dataclass(slots=True)
+class OpenResponse:
+    """A response of this call, and what its body has shown so far."""
+
+    http: HttpResponse
+    is_done: bool = False
+    """``[DONE]`` came, after nothing but chunks of a reply."""
+
+    async def aclose(self) -> None:
+        await self.http.aclose()
 
 
 _of_this_call: ContextVar[list[OpenResponse] | None] = ContextVar("open_responses", default=None)
@@ -32,7 +51,9 @@ def collect_responses(into: list[OpenResponse]) -> Iterator[None]:
         _of_this_call.reset(token)
 
 
-async def note_response(response: OpenResponse) -> None:
-    """The HTTP client's hook for a response whose headers have come."""
+def note_response(response: HttpResponse) -> OpenResponse:
+    """Add ``response``, whose headers have come, to its call."""
+    opened = OpenResponse(response)
     if (responses := _of_this_call.get()) is not None:
-        responses.append(response)
+        responses.append(opened)
+    return opened

@@ -41,6 +41,7 @@ class Choice:
     api_key: SecretStr | None
     model: str
     options: Mapping[str, JsonValue]
+    context_tokens: int | None = None
 
     @property
     def base_url(self) -> str | None:
@@ -152,7 +153,9 @@ class Personas:
         key = _api_key(chosen.provider, provider, self._environ)
         if key is not None or not provider.key_required:
             options = {**provider.options, **chosen.options}
-            return Choice(chosen.provider, provider, key, chosen.model, options)
+            return Choice(
+                chosen.provider, provider, key, chosen.model, options, self._settings.context_tokens_of(chosen)
+            )
         if self._demo_allowed:
             return None
         variable = f"BASE_SERVER__LLMCONFIG__PROVIDERS__{chosen.provider.upper()}__API_KEY"

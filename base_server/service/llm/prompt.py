@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from itertools import groupby
 
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, SystemMessage
 
-from service.llm.conversation import Sender, Turn, estimate_tokens
+from service.llm.conversation import Sender, Turn, cautious_tokens, estimate_tokens
 
 _OVERHEAD_TOKENS = 4  # role and separators of a message
+_BETWEEN = "\n\n"
 
 _KINDS: dict[Sender, type[HumanMessage | AIMessage | SystemMessage]] = {
     "USER": HumanMessage,
@@ -18,26 +19,55 @@ _KINDS: dict[Sender, type[HumanMessage | AIMessage | SystemMessage]] = {
 }
 
 
-class Prompt(NamedTuple):
-    """``tokens`` is the estimated size of all ``messages``."""
+class Prompt:
+    """What every provider takes: at most one system message, first; then user and AI in turns, beginning and ending
+    with a user's; no message without text.
 
-    messages: list[BaseMessage]
-    tokens: int
+    ``messages`` are joined from ``history``, because replies that failed, were deleted or were trimmed away leave
+    neighbours of one role, which the templates of many models refuse. ``tokens`` is their estimated size.
+    """
+
+    __slots__ = ("_history", "_question", "_system_prompt", "messages", "tokens")
+
+    def __init__(self, system_prompt: str, history: Sequence[Turn], question: str) -> None:
+        self._system_prompt = system_prompt
+        self._history = _from_first_question(history)
+        self._question = question
+        turns = [*self._history, Turn("USER", question)]
+        if system_prompt:
+            turns.insert(0, Turn("SYSTEM", system_prompt))
+        self.messages = as_messages(_joined(turns))
+        self.tokens = count_tokens(self.messages)
+
+    def with_half_the_history(self) -> Prompt | None:
+        """The same question behind the newer half of the history; None when there is no history."""
+        if not self._history:
+            return None
+        newer = _newest(self._history, len(self._history) // 2, sum(map(turn_tokens, self._history)) // 2)
+        return Prompt(self._system_prompt, newer, self._question)
 
 
 def build_prompt(
-    system_prompt: str, history: Sequence[Turn], question: str, *, max_messages: int, max_tokens: int
+    system_prompt: str,
+    history: Sequence[Turn],
+    question: str,
+    *,
+    max_messages: int,
+    max_tokens: int,
+    context_tokens: int | None = None,
 ) -> Prompt:
-    """System prompt, the newest part of ``history`` that fits both limits and begins with a user's turn, question.
+    """System prompt, the newest part of ``history`` that fits the limits and begins with a user's turn, question.
 
-    A last entry of ``history`` that is the question itself is left out, so are empty turns (a reply
-    that failed at once).
+    ``context_tokens`` is what all of it may take together, counted by :func:`cautious_tokens`; system prompt and
+    question are there even if they are more. A last entry of ``history`` that is the question itself is left out,
+    so are turns without text (a reply that failed at once).
     """
     asked = Turn("USER", question)
     earlier = history[:-1] if history and history[-1] == asked else history
-    head = [Turn("SYSTEM", system_prompt)] if system_prompt else []
-    newest, tokens = _newest(earlier, max_messages, max_tokens)
-    return Prompt(as_messages([*head, *newest, asked]), tokens + sum(map(turn_tokens, [*head, asked])))
+    room = None
+    if context_tokens is not None:
+        room = context_tokens - _cautious(Turn("SYSTEM", system_prompt)) - _cautious(asked)
+    return Prompt(system_prompt, _newest(earlier, max_messages, max_tokens, room), question)
 
 
 def as_messages(turns: Iterable[Turn]) -> list[BaseMessage]:
@@ -54,20 +84,37 @@ def count_tokens(messages: Iterable[BaseMessage]) -> int:
     return sum(estimate_tokens(message.text) + _OVERHEAD_TOKENS for message in messages)
 
 
-def _newest(history: Sequence[Turn], max_messages: int, max_tokens: int) -> tuple[list[Turn], int]:
-    """The part, and its estimated size."""
+def _cautious(turn: Turn) -> int:
+    return cautious_tokens(turn.content) + _OVERHEAD_TOKENS
+
+
+def _newest(history: Sequence[Turn], max_messages: int, max_tokens: int, room: int | None = None) -> list[Turn]:
+    """The newest turns that are at most ``max_messages`` of ``max_tokens``, and fit the context's ``room``."""
     # LangChain's trim_messages gives the same for the budget, by counting message objects made of all of the history.
     kept: list[Turn] = []
-    total = 0
     for turn in reversed(history):
-        if not turn.content:
+        if not turn.content or turn.content.isspace():
             continue
-        tokens = turn_tokens(turn)
-        if total + tokens > max_tokens or len(kept) == max_messages:
+        max_tokens -= turn_tokens(turn)
+        if room is not None:
+            room -= _cautious(turn)
+        if max_tokens < 0 or len(kept) == max_messages or (room is not None and room < 0):
             break
         kept.append(turn)
-        total += tokens
-    while kept and kept[-1].sender != "USER":
-        total -= turn_tokens(kept.pop())
     kept.reverse()
-    return kept, total
+    return kept
+
+
+def _from_first_question(history: Sequence[Turn]) -> list[Turn]:
+    """``history`` without the AI's turns that come before the first of a user's."""
+    first = next((place for place, turn in enumerate(history) if turn.sender == "USER"), len(history))
+    return [turn for place, turn in enumerate(history) if place >= first or turn.sender == "SYSTEM"]
+
+
+def _joined(turns: Sequence[Turn]) -> list[Turn]:
+    """System turns in one at the beginning, then neighbours of one sender in one."""
+    ordered = sorted(turns, key=lambda turn: turn.sender != "SYSTEM")
+    return [
+        Turn(sender, _BETWEEN.join(turn.content for turn in group))
+        for sender, group in groupby(ordered, key=lambda turn: turn.sender)
+    ]

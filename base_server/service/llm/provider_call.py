@@ -12,7 +12,7 @@ from langchain_core.outputs import ChatGeneration
 
 from service.core.logger import Logger
 from service.llm.conversation import FinishReason, ReplyChunk, ReplyEnd, ReplyItem, ReplyStart, tokens_of_bytes
-from service.llm.failures import may_retry, retry_delay_s, translate
+from service.llm.failures import is_context_overflow, may_retry, retry_delay_s, translate
 from service.llm.llm_errors import AITimeout, AIUnavailable, ReplyWithheld
 from service.llm.llm_settings import ProviderSettings
 from service.llm.model_stream import ChunkReader, Chunks, ModelTraits, open_chunks
@@ -50,7 +50,8 @@ class CallLimits:
 @dataclass(frozen=True, slots=True)
 class Callee:
     """Whom a call asks, and as whom. ``model_name`` is the configured one; a reply may name it more exactly.
-    ``address``: where the provider is, for the log, if that is known."""
+    ``address``: where the provider is, for the log, if that is known. ``prompt_tokens``: what a prompt may take of
+    the model's context, None when its size is unknown."""
 
     model: BaseChatModel
     traits: ModelTraits
@@ -59,6 +60,7 @@ class Callee:
     provider: str
     model_name: str
     address: str | None
+    prompt_tokens: int | None = None
 
 
 class ProviderCall:
@@ -74,6 +76,7 @@ class ProviderCall:
         self._started = self._clock()
         self._first_token_s: float | None = None
         self._attempts = 0
+        self._is_shortened = False
         self._bytes = 0
         self._chars = 0
         self._responses: list[OpenResponse] = []
@@ -90,6 +93,8 @@ class ProviderCall:
         try:
             yield ReplyStart(self._callee.model_name, self._prompt.tokens)
             chunks, chunk = await self._open()
+            if self._is_shortened:
+                yield ReplyStart(self._callee.model_name, self._prompt.tokens)
             text = ReplyText()
             while chunk is not None:
                 if piece := self._take(text.push(self._delta(chunk))):
@@ -113,7 +118,10 @@ class ProviderCall:
         self._watch.ring(AIUnavailable("the AI service was stopped"))
 
     async def _open(self) -> tuple[Chunks, ChatGeneration]:
-        """Send the request, again if the provider refused it unserved, up to the first chunk."""
+        """Send the request, again if the provider refused it unserved, up to the first chunk.
+
+        A prompt that is too long for the model is sent once more with half of its history.
+        """
         while True:
             self._attempts += 1
             chunks = open_chunks(self._callee.model, self._prompt.messages)
@@ -126,11 +134,31 @@ class ProviderCall:
             except AITimeout:
                 raise
             except Exception as error:  # anything at all: what comes out here is ours by contract
-                delay_s = retry_delay_s(error, self._attempts) if may_retry(error) else None
+                if is_context_overflow(error) and self._shorten():
+                    continue
+                retries = self._attempts - (2 if self._is_shortened else 1)
+                delay_s = retry_delay_s(error, retries + 1) if may_retry(error) else None
                 out_of_time = delay_s is None or self._elapsed_s() + delay_s >= self._limits.first_token_s
-                if self._attempts > self._limits.max_retries or delay_s is None or out_of_time:
+                if retries >= self._limits.max_retries or delay_s is None or out_of_time:
                     raise translate(error, self._limits.connect_s, self._limits.total_s) from None
             await asyncio.sleep(delay_s)
+
+    def _shorten(self) -> bool:
+        """Leave out half of the history, once; false when that was done or there is none."""
+        shorter = None if self._is_shortened else self._prompt.with_half_the_history()
+        if shorter is None:
+            return False
+        Logger.warn(
+            "ai prompt too long: sent again with half of the history",
+            persona=self._callee.persona,
+            provider=self._callee.provider,
+            model=self._callee.model_name,
+            prompt_tokens=self._prompt.tokens,
+            next_prompt_tokens=shorter.tokens,
+            fix="set context_tokens of the model to its context size",
+        )
+        self._is_shortened, self._prompt = True, shorter
+        return True
 
     async def _after(self, chunks: Chunks) -> ChatGeneration | None:
         """The next chunk, None at the end of a reply that is whole."""
@@ -140,9 +168,13 @@ class ProviderCall:
             if self._reader.reason is None:
                 raise translate(error, self._limits.connect_s, self._limits.total_s) from None
             return None  # the reply itself is whole; only usage is missing
-        if chunk is None and self._reader.reason is None and self._callee.traits.says_why:
+        if chunk is None and self._reader.reason is None and self._callee.traits.says_why and not self._came_to_done():
             raise AIUnavailable("the reply was cut off")
         return chunk
+
+    def _came_to_done(self) -> bool:
+        """Whether the stream ended with ``[DONE]``: some servers give no other sign that a reply is whole."""
+        return self._callee.traits.done_is_whole and bool(self._responses) and self._responses[-1].is_done
 
     async def _next(self, chunks: Chunks) -> ChatGeneration | None:
         try:
@@ -188,7 +220,7 @@ class ProviderCall:
         kept = text[: self._limits.max_chars - self._chars]
         self._chars += len(kept)
         if self._chars >= self._limits.max_chars:
-            self._reader.reason = "length"
+            self._reader.note_reason("length")
         before = tokens_of_bytes(self._bytes)
         self._bytes += len(kept.encode())
         return ReplyChunk(kept, tokens_of_bytes(self._bytes) - before) if kept else None
@@ -196,6 +228,8 @@ class ProviderCall:
     def _end(self) -> ReplyEnd:
         if self._reader.reason == "withheld":
             raise ReplyWithheld
+        if self._reader.reason == "unknown":
+            raise AIUnavailable(f"the reply ended with an unknown finish reason: {self._reader.unknown_reason}")
         if not self._chars:
             raise AIUnavailable("empty reply")
         prompt, completion = self._usage()

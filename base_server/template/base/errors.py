@@ -164,6 +164,17 @@ class AINotCalledError(AIUnavailableError):
         super().__init__("the AI provider was not called" + _ASK_ANEW, retry_after_s=retry_after_s, http_status=503)
 
 
+class ConversationTooLongError(AIUnavailableError):
+    """The same code, where asking the same again cannot help; ``details.reason`` is for programs."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "the conversation is too long for the AI model; the message is stored: send a shorter one, or start a new"
+            " room",
+            details={"reason": "conversation_too_long"},
+        )
+
+
 class AITimeoutError(_KnownError):
     error_code = ErrorCode.AI_TIMED_OUT
 

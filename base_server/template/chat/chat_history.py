@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from service.cache.cache_client import CacheClient
 from service.cache.cache_errors import CacheCommandError
-from service.llm.conversation import Turn
+from service.llm.conversation import Turn, as_turn
 from template.chat.chat_keys import ChatKeys
 from template.chat.chat_loader import ShardDatabase
 from template.chat.chat_text import from_json, is_tombstone
@@ -90,6 +90,7 @@ def _read_entry(item: str) -> _Entry:
         is_foreign = "seq" not in message
         if message.get("is_streaming") or not message.get("content"):
             return _Entry(None, is_foreign)
-        return _Entry(Turn(message.get("sender_type", "USER"), str(message["content"])), is_foreign)
-    except (ValueError, TypeError, AttributeError):  # no JSON object
+        sender = message.get("sender_type", "USER")
+        return _Entry(as_turn({"sender_type": sender, "content": str(message["content"])}), is_foreign)
+    except (ValueError, TypeError, AttributeError):  # no JSON object, or of a sender that no model knows
         return _Entry(None, True)

@@ -8,8 +8,8 @@ from typing import Any, cast, overload
 from service.core.logger import Logger
 from service.llm.conversation import ReplyEnd, Sender
 from service.llm.conversation import Turn as SpokenTurn
-from service.llm.llm_errors import AIUnavailable
-from template.base.errors import AINotCalledError, ApiError, ErrorCode
+from service.llm.llm_errors import AIUnavailable, ConversationTooLong
+from template.base.errors import AINotCalledError, ApiError, ConversationTooLongError, ErrorCode
 from template.chat.chat_text import RUNNING, TOMBSTONE, finish_reason_of, spoken_of
 from template.chat.chat_turn import Turn
 
@@ -57,6 +57,8 @@ def failure_of(metadata: dict[str, Any]) -> ApiError | None:
     code, retry_after_s = ErrorCode[metadata.get("error", ErrorCode.AI_UNAVAILABLE.name)], metadata.get("retry_after_s")
     if code is ErrorCode.AI_UNAVAILABLE and metadata.get("called") is False:
         return AINotCalledError(retry_after_s=retry_after_s)
+    if code is ErrorCode.AI_UNAVAILABLE and metadata.get("too_long"):
+        return ConversationTooLongError()
     return ApiError(code, retry_after_s=retry_after_s)
 
 
@@ -82,4 +84,6 @@ def call_facts(error: AIUnavailable) -> dict[str, Any]:
     facts: dict[str, Any] = {"called": error.called}
     if error.retry_after_s is not None:
         facts["retry_after_s"] = error.retry_after_s
+    if isinstance(error, ConversationTooLong):
+        facts["too_long"] = True
     return facts

@@ -136,8 +136,8 @@ async def test_text_before_a_cut_is_delivered_before_the_error(stub: OpenAIStub,
 @pytest.mark.parametrize(
     ("endless", "reason"),
     [
-        ("x" * 65_536, "line of the provider's has no end"),
-        ("data: " + "x" * 65_536 + "\n", "sent too much"),
+        ("x" * 65_536, "event of the provider's has no end"),
+        ("data: " + "x" * 65_536 + "\n", "event of the provider's has no end"),
         (": " + "x" * 65_536 + "\n\n", "sent too much"),
     ],
     ids=["one line", "lines of one event", "comments"],
@@ -288,5 +288,5 @@ async def test_any_exception_of_langchain_is_mapped(error: type[Exception], afte
     limits = CallLimits(1, 1, 1, 1, 2, 1000)
     callee = Callee(model, ModelTraits(says_why=True, usage_adds_up=False), limits, "P", "p", "m", None)
     with pytest.raises(AIUnavailable) as failed:
-        await collected(ProviderCall(callee, Prompt([], 0)).stream())
+        await collected(ProviderCall(callee, Prompt("", [], "hi")).stream())
     assert "SECRET" not in str(failed.value)

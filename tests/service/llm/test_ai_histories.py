@@ -202,10 +202,10 @@ def test_the_prompt_keeps_the_newest_turns_that_fit_and_begins_with_a_user() -> 
     turns = [Turn("USER" if i % 2 == 0 else "AI", f"{i} " + "x" * 38) for i in range(10)]  # 10 + 4 tokens each
 
     def kept(**limits: int) -> list[str]:
-        prompt, tokens = build_prompt("sys", turns, "question", **{"max_messages": 20, "max_tokens": 1000, **limits})
-        assert tokens == count_tokens(prompt)
-        assert (prompt[0], prompt[-1]) == (SystemMessage("sys"), HumanMessage("question"))
-        return [message.text.split()[0] for message in prompt[1:-1]]
+        prompt = build_prompt("sys", turns, "question", **{"max_messages": 20, "max_tokens": 1000, **limits})
+        assert prompt.tokens == count_tokens(prompt.messages)
+        assert (prompt.messages[0], prompt.messages[-1]) == (SystemMessage("sys"), HumanMessage("question"))
+        return [message.text.split()[0] for message in prompt.messages[1:-1]]
 
     assert kept() == [str(i) for i in range(10)]
     assert kept(max_messages=3) == ["8", "9"]
@@ -216,10 +216,10 @@ def test_the_prompt_keeps_the_newest_turns_that_fit_and_begins_with_a_user() -> 
 
 def test_the_prompt_leaves_out_empty_turns_and_the_question_itself_only_at_the_end() -> None:
     turns = [Turn("USER", "q"), Turn("AI", ""), Turn("SYSTEM", "notice"), Turn("USER", "q")]
-    prompt, _ = build_prompt("", turns, "q", max_messages=20, max_tokens=1000)
-    assert prompt == [HumanMessage("q"), SystemMessage("notice"), HumanMessage("q")]
+    prompt = build_prompt("", turns, "q", max_messages=20, max_tokens=1000)
+    assert prompt.messages == [SystemMessage("notice"), HumanMessage("q\n\nq")]
 
 
 def test_a_question_larger_than_the_budget_is_still_asked() -> None:
-    prompt, _ = build_prompt("", [Turn("USER", "a")], "한" * 16_000, max_messages=20, max_tokens=100)
-    assert prompt[-1].text == "한" * 16_000
+    prompt = build_prompt("", [Turn("AI", "a")], "한" * 16_000, max_messages=20, max_tokens=100)
+    assert [message.text for message in prompt.messages] == ["한" * 16_000]

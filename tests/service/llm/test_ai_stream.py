@@ -64,6 +64,7 @@ async def test_user_text_history_and_system_prompt_reach_the_provider_literally(
     stub: OpenAIStub, cache: CacheService, text: str
 ) -> None:
     personas = {"GPT4O": {"provider": "openai", "model": "m", "system_prompt": f"be {text}"}}
+    stub.script(Reply([f"stub: {text}"]))
     async with running_service(stub_settings(stub.base_url, personas=personas), cache) as service:
         texts, _ = await collected(
             service.stream(text, "s1", history=[Turn("USER", f"a{text}"), Turn("AI", f"b{text}")])
