@@ -28,7 +28,8 @@ Printed from the one registry, `base_server/template/base/errors.py`, by `make d
 before `retry_after_s`. 1020 and 1021 are about a reply that has ended: the question is stored, and the same
 `client_message_id` is answered with the same two messages and the same error for good; only a new message (a new
 `client_message_id`, or none) asks the AI again. 1020 comes with HTTP 503 when the provider was not called (no place was
-free in time, the room's persona is gone), with 502 when it was.
+free in time, the room's persona is gone), with 502 when it was; `details.reason` is `conversation_too_long` where the
+provider refused the conversation as longer than the model's context.
 With `netConfig.http_status_for_errors` set to `ok` the HTTP status of every POST is 200; a GET (a probe, a file) has
 its own. What is no HTTP at all (400), and an unknown `Expect` where no protocol is (417), is answered by aiohttp, in
 plain text.

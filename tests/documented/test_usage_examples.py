@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import uuid
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -17,7 +18,7 @@ from tests.backends_redis import RedisServer
 from tests.chat_world import PERSONA, ChatWorld, running_world
 from tests.documented.host_template import manage_chat_state
 from tests.documented.host_world import HostWorld, hosted
-from tests.openai_stub import OpenAIStub, Reply
+from tests.openai_stub import OpenAIStub, Reply, refuse_unlike_roles
 from tests.waiting import PATIENCE_S, until
 
 TEXT = '안녕하세요 👩‍👩‍👧‍👦 "quoted" \\ \r\n\t{x}'
@@ -296,3 +297,22 @@ async def test_without_redis_the_list_example_reads_the_database_and_the_send_ex
             assert (await host.send(user, room.room_id, "lost", PERSONA))["errorCode"] == 1001
             private_server.start()
             assert await chat.texts(user, room.room_id) == ["hello", "stub: hello"]
+
+
+async def test_prompt_with_entries_pushed_by_a_host_is_what_every_provider_takes(host: HostWorld) -> None:
+    """cases/providers.md V1: senders of any spelling, two in a row, and one that no model knows."""
+    chat = host.chat
+    user = await chat.user()
+    room = await chat.room(user)
+    await chat.send(user, room.room_id, "first")
+    pushed = [("assistant", "a"), ("ai", "b"), ("user", "c"), ("USER", "d"), ("BOT", "e"), ("SYSTEM", "f"), ("AI", "")]
+    for sender, content in pushed:
+        entry = json.dumps({"message_id": str(uuid.uuid4()), "sender_type": sender, "content": content})
+        await chat.redis.execute("RPUSH", chat.keys.messages(room.room_id), entry)
+    chat.provider.refuse = refuse_unlike_roles
+    response = await host.send(user, room.room_id, "now", PERSONA)
+    assert response["errorCode"] == 0
+    asked = [(message["role"], message["content"]) for message in chat.provider.requests[-1].messages]
+    assert asked[-3:] == [("user", "first"), ("assistant", "stub: first\n\na\n\nb"), ("user", "c\n\nd\n\nnow")]
+    assert asked[0][0] == "system"
+    assert asked[0][1].endswith("f")
