@@ -81,7 +81,10 @@ def test_vendored_files_are_those_of_their_packages() -> None:
     )
     listed = {name: digest for name, _, _, digest in rows}
     present = {
-        file.relative_to(VENDOR).as_posix(): sha256(file.read_bytes()).hexdigest()
+        # The one changed import (vendor/README.md).
+        file.relative_to(VENDOR).as_posix(): sha256(
+            file.read_bytes().replace(b'"../get-east-asian-width/index.js"', b'"get-east-asian-width"')
+        ).hexdigest()
         for file in VENDOR.rglob("*")
         if file.is_file() and file.name not in {"README.md", "LICENSE"}
     }

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import base64
 import random
+import re
 from collections.abc import Iterator
 from typing import Any
+from urllib.parse import unquote
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -217,6 +219,74 @@ def test_markdown_is_shown_as_meant(page: Page) -> None:
     assert "<code>x &lt; y\n</code>" in html("```\nx < y\n```")
     # A reference at the end reaches the blocks before it.
     assert 'href="https://x.example/r"' in html("[r]\n\ntext\n\n[r]: https://x.example/r")
+
+
+HTML = """async texts => {
+    const { safeBlocks } = await import("/static/markdown.js");
+    return texts.map(text => safeBlocks(text).join("").trim());
+}"""
+
+
+@pytest.mark.parametrize(
+    ("text", "tag", "inside", "after"),
+    [
+        ("**마크다운(Markdown)**을 쓰세요", "strong", "마크다운(Markdown)", "을 쓰세요"),
+        ("*기울임*을", "em", "기울임", "을"),
+        ("*“기울임”*은", "em", "“기울임”", "은"),
+        ('**"인용"**은', "strong", "&quot;인용&quot;", "은"),
+        ("~~취소(X)~~를", "s", "취소(X)", "를"),
+        ("**굵게**(괄호)", "strong", "굵게", "(괄호)"),
+        ("**「用語」**は", "strong", "「用語」", "は"),
+        ("**这是重点。**接着", "strong", "这是重点。", "接着"),
+        ("**`코드`**입니다", "strong", "<code>코드</code>", "입니다"),
+        ("**100%**입니다", "strong", "100%", "입니다"),
+    ],
+)
+def test_emphasis_ends_before_a_particle(page: Page, text: str, tag: str, inside: str, after: str) -> None:
+    """cases/page.md G4."""
+    (html,) = page.evaluate(HTML, [text])
+    assert html.replace('"', "&quot;") == f"<p><{tag}>{inside}</{tag}>{after}</p>"
+
+
+def test_what_was_no_emphasis_is_none_now(page: Page) -> None:
+    """G4. The rule for Korean changes nothing in other texts."""
+    texts = ["2 * 3 * 4", "snake_case_name", "a ** b ** c", "**", "한글 * 둘 * 셋"]
+    assert page.evaluate(HTML, texts) == [f"<p>{text}</p>" for text in texts]
+
+
+@pytest.mark.parametrize(
+    ("text", "address"),
+    [
+        ("https://example.com/docs에서 보세요", "https://example.com/docs"),
+        ("https://example.com에서", "https://example.com"),
+        ("https://example.com/를", "https://example.com/"),
+        ("https://example.com/a?b=c#d를", "https://example.com/a?b=c#d"),
+        ("http://127.0.0.1:8080으로", "http://127.0.0.1:8080"),
+        ("(https://example.com/docs)에서", "https://example.com/docs"),
+        ("「https://example.com/docs」を見る", "https://example.com/docs"),
+        ("“https://example.com/docs”라는", "https://example.com/docs"),
+        ("https://example.com/docsを見てください", "https://example.com/docs"),
+        ("请看https://example.com/docs。谢谢", "https://example.com/docs"),
+        ("https://example.com/docs，然后", "https://example.com/docs"),
+        ("https://example.com/docs.를", "https://example.com/docs"),
+        ("**https://example.com/docs**에서", "https://example.com/docs"),
+        ("https://example.com/한글", "https://example.com/"),
+        ("https://ko.wikipedia.org/wiki/%ED%95%9C을", "https://ko.wikipedia.org/wiki/%ED%95%9C"),
+        ("https://de.wikipedia.org/wiki/Österreich ist", "https://de.wikipedia.org/wiki/%C3%96sterreich"),
+        ("<https://ko.wikipedia.org/wiki/한국>을", "https://ko.wikipedia.org/wiki/%ED%95%9C%EA%B5%AD"),
+        ("[위키](https://ko.wikipedia.org/wiki/한국)를", "https://ko.wikipedia.org/wiki/%ED%95%9C%EA%B5%AD"),
+        ("http://한국.kr에서", "http://xn--3e0b707e.kr"),
+        ("http://한국.kr/경로", "http://xn--3e0b707e.kr/"),
+        ("mailto:me@example.com으로", "mailto:me@example.com"),
+    ],
+)
+def test_an_address_ends_before_a_particle(page: Page, text: str, address: str) -> None:
+    """cases/page.md G5."""
+    (html,) = page.evaluate(HTML, [text])
+    assert re.findall(r'href="([^"]*)"', html) == [address]
+    # Nothing of the text is lost beside the link, which shows what is percent-encoded as letters.
+    plain = re.sub(r"<[^>]+>", "", html).replace("&amp;", "&")
+    assert plain == re.sub(r"[<>*]|\[|\]\(.*?\)", "", unquote(text))
 
 
 def test_ids_are_uuids_of_version_7_in_the_order_of_time(page: Page) -> None:

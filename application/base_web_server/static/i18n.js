@@ -31,6 +31,13 @@ export function t(key, vars = {}) {
   return TEXTS[language][key].replace(/\{(\w+)\}/g, (_, name) => vars[name]);
 }
 
+/** The language of a text, as far as its line breaks depend on it; else that of the page. */
+export function languageOf(text) {
+  if (/\p{sc=Hangul}/u.test(text)) return "ko";
+  if (/[\p{sc=Hiragana}\p{sc=Katakana}]/u.test(text)) return "ja";
+  return /\p{sc=Han}/u.test(text) ? "zh" : language;
+}
+
 export function hasText(key) {
   return key in TEXTS[language];
 }

@@ -2,6 +2,7 @@
 // what is listed here, and the page's policy (page_router.py) runs and loads nothing that is not this server's own.
 
 import DOMPurify from "./vendor/dompurify/purify.es.mjs";
+import cjkFriendly from "./vendor/markdown-it-cjk-friendly/index.js";
 import MarkdownIt from "./vendor/markdown-it/markdown-it.esm.min.mjs";
 import { currentLanguage, t } from "./i18n.js";
 import { changed } from "./state.js";
@@ -22,10 +23,38 @@ const KEPT = 3_000;
 const safeTexts = new Map();
 
 const markdown = new MarkdownIt({ html: false, linkify: true, breaks: true });
+// CommonMark's rule for where emphasis ends counts on spaces between words: **마크다운(Markdown)**을 would keep its asterisks.
+markdown.use(cjkFriendly);
 // Without it, ![text](address) is "!" and a link: nothing is fetched until the reader wants it.
 markdown.disable("image");
 // Or "main.py" would be a link into Paraguay.
 markdown.linkify.set({ fuzzyLink: false, fuzzyEmail: false });
+
+// In these scripts a particle, or the next word, follows an address without a space, and nobody writes an address with
+// the quotation marks of prose in it: https://example.com/docs에서. So a bare address ends before the first such character.
+// One that has them belongs in <…> or [](…), or is percent-encoded.
+const ENDS_ADDRESS =
+  /[\p{sc=Hangul}\p{sc=Han}\p{sc=Hiragana}\p{sc=Katakana}\p{sc=Bopomofo}\p{sc=Thai}\p{sc=Lao}\p{sc=Khmer}\p{sc=Myanmar}\u2018-\u201f\u2026\u3000-\u303f\uff00-\uffef]/u;
+// A host that begins so is an international one, up to its last label: http://한국.kr
+const INTERNATIONAL_HOST = /^[a-z]+:\/\/(?=[^\0-\x7f])[^\s/?#]*\.(?=[a-z0-9])/i;
+
+function addressIn(text) {
+  const start = INTERNATIONAL_HOST.exec(text)?.[0].length ?? 0;
+  const length = text.slice(start).search(ENDS_ADDRESS);
+  return length < 0 ? text : text.slice(0, start + length);
+}
+
+const { linkify } = markdown;
+const findAll = linkify.match.bind(linkify);
+const findAtStart = linkify.matchAtStart.bind(linkify);
+linkify.matchAtStart = (text) => findAtStart(addressIn(text));
+linkify.match = (text) =>
+  findAll(text)?.map((link) => {
+    const excess = link.raw.length - addressIn(link.raw).length;
+    if (!excess) return link;
+    const [raw, shown, url] = [link.raw, link.text, link.url].map((whole) => whole.slice(0, whole.length - excess));
+    return { ...link, raw, text: shown, url, lastIndex: link.lastIndex - excess };
+  }) ?? null;
 
 const { rules } = markdown.renderer;
 

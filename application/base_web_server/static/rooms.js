@@ -59,6 +59,11 @@ export async function loadPersonas() {
   }
 }
 
+/** The title of a persona; its id if it is not configured any more. "" for none. */
+export function personaTitle(id) {
+  return state.personas.find((persona) => persona.ai_persona === id)?.title ?? id ?? "";
+}
+
 /** The new room's id, or null; `state.newChat.error` says why. Tried again, it makes the same room. */
 export async function createRoom(persona) {
   const { newChat } = state;

@@ -4,7 +4,7 @@ import { html, nothing } from "../vendor/lit-html/lit-html.js";
 import { copy } from "../clipboard.js";
 import { askAgain, deleteMessage, stopReply } from "../conversation.js";
 import { errorText } from "../errors.js";
-import { clockTime, t } from "../i18n.js";
+import { clockTime, languageOf, t } from "../i18n.js";
 import { safeBlocks } from "../markdown.js";
 import { discardMessage, retryMessage } from "../outbox.js";
 import { announce } from "../state.js";
@@ -12,9 +12,9 @@ import { showToast } from "../toasts.js";
 import { thenUndo } from "./frame.js";
 import { icons } from "./icons.js";
 
-/** A message that the server has. `isQueued`: a reply that waits for the one before it. */
-export function messageView(message, isQueued) {
-  return message.sender_type === "USER" ? question(message) : reply(message, isQueued);
+/** A message that the server has. `isQueued`: a reply that waits for the one before it; `author`: a reply's persona. */
+export function messageView(message, isQueued, author) {
+  return message.sender_type === "USER" ? question(message) : reply(message, isQueued, author);
 }
 
 /** A message that the server has not acknowledged. */
@@ -56,7 +56,7 @@ function question(message) {
   return html`
     <article class="message mine">
       <h2 class="visually-hidden">${t("message.you")}</h2>
-      <div class="bubble">${message.content}</div>
+      <div class="bubble" lang=${languageOf(message.content)}>${message.content}</div>
       <div class="foot">
         <span class="tools">${tools(message)}</span>
         <span class="sent" title=${t("message.sent")}
@@ -68,12 +68,12 @@ function question(message) {
   `;
 }
 
-function reply(message, isQueued) {
-  const name = t(message.sender_type === "AI" ? "message.ai" : "message.system");
+function reply(message, isQueued, author) {
+  const name = message.sender_type === "AI" ? author || t("message.ai") : t("message.system");
   return html`
     <article class="message theirs" aria-busy=${message.is_streaming} data-streaming=${message.is_streaming}>
       <h2 class="author">${name}</h2>
-      <div class="prose">${text(message, isQueued)}</div>
+      <div class="prose" lang=${languageOf(message.content)}>${text(message, isQueued)}</div>
       ${message.is_streaming ? nothing : outcome(message)}
       <div class="foot">
         <time datetime=${message.timestamp}>${clockTime(message.timestamp)}</time>

@@ -9,7 +9,7 @@ import { errorText } from "../errors.js";
 import { currentLanguage, longDate, t } from "../i18n.js";
 import { hasHighlighter } from "../markdown.js";
 import { unsentOf } from "../outbox.js";
-import { deleteRoom, findRoom, renameRoom } from "../rooms.js";
+import { deleteRoom, findRoom, personaTitle, renameRoom } from "../rooms.js";
 import { announce, changed, openRoomId, openThread, state } from "../state.js";
 import { runningReply } from "../thread.js";
 import { backButton } from "./back.js";
@@ -52,9 +52,10 @@ export function roomView() {
 
 function heading(room) {
   const persona = personaOf(room);
+  const isDemo = persona?.model === "demo" && persona.ai_persona !== "DEMO";
   return html`
     <h1 class="room-title">${titleOf(room)}</h1>
-    ${persona ? html`<span class="tag">${persona.title}${persona.model === "demo" && persona.ai_persona !== "DEMO" ? ` · ${t("demo.tag")}` : ""}</span>` : nothing}
+    ${room ? html`<span class="tag">${personaTitle(room.ai_persona)}${isDemo ? ` · ${t("demo.tag")}` : ""}</span>` : nothing}
     <span class="spring"></span>
     ${
       room
@@ -150,9 +151,11 @@ function messages(roomId, room) {
       (message, index) => {
         const isQueued = message.is_streaming && message.message_id !== runningId;
         const day = dayOf(message) === dayOf(shown[index - 1]) ? "" : dayOf(message);
+        // A reply may be another persona's than the room's.
+        const author = personaTitle(message.metadata?.ai_persona ?? room?.ai_persona);
         // Of hundreds of messages one has changed; the others are not even looked at.
-        const known = [message, message.content, isQueued, day, currentLanguage(), hasHighlighter()];
-        return guard(known, () => [dayView(message, day), messageView(message, isQueued)]);
+        const known = [message, message.content, isQueued, day, author, currentLanguage(), hasHighlighter()];
+        return guard(known, () => [dayView(message, day), messageView(message, isQueued, author)]);
       },
     )}
     ${repeat(unsent, (entry) => entry.id, unsentView)}

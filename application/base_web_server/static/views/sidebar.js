@@ -4,7 +4,7 @@ import { html, nothing } from "../vendor/lit-html/lit-html.js";
 import { repeat } from "../vendor/lit-html/directives/repeat.js";
 import { shortTime, t } from "../i18n.js";
 import { goTo, hashOf } from "../place.js";
-import { loadMoreRooms } from "../rooms.js";
+import { loadMoreRooms, personaTitle } from "../rooms.js";
 import { leave } from "../session.js";
 import { openRoomId, state } from "../state.js";
 import { brand, preferences } from "./frame.js";
@@ -61,6 +61,7 @@ function card(room) {
       <a class="card" href=${hashOf({ kind: "room", roomId: room.room_id })} aria-current=${isOpen ? "page" : nothing}>
         <span class="card-title">${titleOf(room)}</span>
         <time class="card-time" datetime=${room.last_message_at}>${shortTime(room.last_message_at)}</time>
+        <span class="card-persona">${personaTitle(room.ai_persona)}</span>
       </a>
     </li>
   `;
