@@ -143,11 +143,12 @@ class Chat:
             max_backlog=container.settings.queue.max_backlog,
         )
         self.turns = TurnStore(hot, lanes, settings)
-        loader = ChatLoader(bulk, container.database, lanes, self.turns.interrupt, settings, container.tasks)
         self.states = ChatStateMachine(hot, settings)
+        writer = BatchWriter(container.queue, container.database, bulk, self.states, settings)
+        interrupt, check_mark = self.turns.interrupt, writer.marks.check_lane
+        loader = ChatLoader(bulk, container.database, lanes, interrupt, check_mark, settings, container.tasks)
         self.rooms = RoomStore(hot, container.database, loader, lanes, settings)
         self.messages = MessageStore(hot, container.database, loader, lanes, settings)
-        writer = BatchWriter(container.queue, container.database, bulk, self.states, settings)
         self.consumer = ChatPersistenceConsumer(container.queue, writer, container.scheduler, settings, container.tasks)
         self._container = container
         self._partitions = hot.partitions

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 from application.base_web_server.config import ServerSettings
 from application.manage.finding import Finding, Level
-from application.manage.mends import MEND_REDIS, mend_database, split_mend
+from application.manage.mends import MEND_OLDER_SHARD, MEND_REDIS, mend_database, split_mend
 from application.manage.operating import Operating, operating
 from service.cache.cache_client import CacheClient
 from service.cache.cache_errors import CacheCommandError
@@ -79,6 +79,9 @@ async def check_redis(settings: ServerSettings) -> list[Finding]:
             findings.append(await _epochs(tools))
             findings.append(await _signals(tools, settings.cacheConfig.username or "default"))
             findings += await _queues(tools, settings.templateConfig.env)
+            shard_ids = [shard.shard_id for shard in settings.databaseConfig.shards]
+            findings += [Finding("shard", Level.BAD, str(found), MEND_OLDER_SHARD)
+                         for found in await tools.older_shards.reports(shard_ids)]  # fmt: skip
             return findings
     except StartError as error:
         return [Finding("redis", Level.BAD, *split_mend(error))]

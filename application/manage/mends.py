@@ -7,6 +7,10 @@ import re
 MEND_REDIS = (
     "start it, or set cacheConfig host, port, username, password, tls (BASE_SERVER__CACHECONFIG__HOST, …__PASSWORD, …)"
 )
+MEND_OLDER_SHARD = (
+    "find out why the database went back (a dump put back, a replica that was behind), and see in docs/operations.md,"
+    " A shard that came back older, how a failover loses nothing"
+)
 _REFUSED_USER = re.compile(r": (1044|1045|1698) ")
 _REFUSED_RIGHT = re.compile(r": (1142|1227|1370|1419) ")
 

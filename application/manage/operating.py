@@ -14,6 +14,7 @@ from service.core.tasks import TaskRegistry
 from service.lock.lock_service import LockService
 from service.queue.queue_service import QueueService
 from template.chat.chat_dead_letters import ChatDeadLetters
+from template.chat.chat_shard_marks import OlderShards
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,7 @@ class Operating:
     cache: CacheService
     queue: QueueService
     chat_letters: ChatDeadLetters
+    older_shards: OlderShards
     how: str
 
 
@@ -44,7 +46,8 @@ async def operating(settings: ServerSettings) -> AsyncIterator[Operating]:
     try:
         queue = QueueService(settings.queueConfig, cache, LockService(cache), tasks)
         letters = ChatDeadLetters(queue, cache.get_bulk_client(), settings.chatConfig)
-        yield Operating(cache, queue, letters, how)
+        older = OlderShards(cache.get_bulk_client())
+        yield Operating(cache, queue, letters, older, how)
     finally:
         await tasks.drain(1.0)
         await cache.stop()

@@ -7,10 +7,11 @@ room goes on. Whatever else fails is an outage: raised, and the whole batch is r
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Set
 from typing import Any
 
 from service.core.errors import DataRefused
+from service.core.logger import Logger
 from template.chat.chat_events import (
     MESSAGE_COLUMNS,
     MESSAGE_DELETE,
@@ -38,7 +39,12 @@ _MAX_CALL_BYTES = 4 * 1024 * 1024
 
 
 class BatchSave:
-    """One batch of one shard. :attr:`refused`: entry id → reason, of what is not in the database."""
+    """One batch of one shard. :attr:`refused`: entry id → reason, of what is not in the database.
+
+    :attr:`renumbered`: rooms in which another message had an event's seq, stored by a batch of a Redis that was lost or
+    replaced. Their events took the next free numbers, all of them by the same distance, so that the order and each
+    reply's place directly after its question stay. Run again, a stored event tells the distance.
+    """
 
     def __init__(self, database: ShardDatabase, shard_id: int, events: Sequence[Event]) -> None:
         self.refused: dict[str, str] = {}
@@ -46,7 +52,12 @@ class BatchSave:
         self._shard_id = shard_id
         self._events = events
         self._place = {event.entry_id: place for place, event in enumerate(events)}
+        self._shift: dict[str, int] = {}  # room → what is added to the numbers of its events
         self._stopped: dict[str, int] = {}  # room → place of its first refused event
+
+    @property
+    def renumbered(self) -> Set[str]:
+        return self._shift.keys()
 
     async def run(self) -> None:
         """One call a message type, in the order that the types need; row by row only when that is refused."""
@@ -60,12 +71,18 @@ class BatchSave:
 
     async def _save(self, kind: str, events: Sequence[Event], rows: Sequence[str]) -> None:
         going = [(event, row) for event, row in zip(events, rows, strict=True) if not self._is_behind(event)]
+        if not self._shift.keys().isdisjoint(event.room_id for event, _ in going):
+            await self._save_each(event for event, _ in going)
+            return
         try:
             if going:
                 await self._call(_BULK[kind], _array(row for _, row in going))
         except DataRefused:
-            for event, _ in going:
-                await self._save_alone(event)
+            await self._save_each(event for event, _ in going)
+
+    async def _save_each(self, events: Iterable[Event]) -> None:
+        for event in events:
+            await self._save_alone(event)
 
     async def _save_alone(self, event: Event) -> None:
         if self._is_behind(event):
@@ -92,8 +109,17 @@ class BatchSave:
         if event.kind != MESSAGE_SAVE:
             await self._call(_BULK[event.kind], _array([_row_json(event)]))
             return
-        rows = await self._call("fp_chat_message_save", *(event.row[name] for name in MESSAGE_COLUMNS))
-        event.seq = int(rows[0]["seq"])
+        shift = self._shift.get(event.room_id, 0)
+        row = event.row if event.seq is None else event.row | {"seq": event.seq + shift}
+        rows = await self._call("fp_chat_message_save", *(row[name] for name in MESSAGE_COLUMNS))
+        stored = int(rows[0]["seq"])
+        if event.seq is None:
+            event.seq = stored
+        elif stored != event.seq + shift:
+            self._shift[event.room_id] = max(stored - event.seq, 0)
+            # Redis keeps the number that it gave until the room is loaded again (settle.lua).
+            Logger.warn("a message took another number than Redis gave it: that one was taken",
+                        room_id=event.room_id, message_id=event.message_id, seq=stored, given=event.seq)  # fmt: skip
 
     async def _call(self, procedure: str, *params: object) -> list[dict[str, Any]]:
         return await self._database.call_shard_procedure(self._shard_id, procedure, params)

@@ -7,8 +7,9 @@ a batch that was cut off anywhere is simply read again, by this process or by an
 
 from __future__ import annotations
 
+import asyncio
 import time
-from collections.abc import Callable, Container, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence, Set
 from typing import Any
 
 from service.cache.cache_client import CacheClient
@@ -32,6 +33,7 @@ from template.chat.chat_keys import ChatKeys
 from template.chat.chat_loader import ShardDatabase
 from template.chat.chat_scripts import SCRIPTS, Answer
 from template.chat.chat_settings import ChatSettings
+from template.chat.chat_shard_marks import ShardMarks
 from template.chat.chat_state_machine import ChatStateMachine
 from template.chat.chat_states import MessageState
 from template.chat.chat_text import tail
@@ -57,20 +59,56 @@ class BatchWriter:
         self._states = states
         self._settings = settings
         self._keys = ChatKeys(cache)
+        self.marks = ShardMarks(queue, database, cache, settings)
+        self._unfinished: dict[Lane, tuple[str, Sequence[QueueEntry]]] = {}
 
     async def write(self, lane: Lane, entries: Sequence[QueueEntry]) -> int:
         """Write one batch of a lane's head, in order; how many events the lane has left.
 
         Raises ServiceUnavailable when nothing could be settled, or (DeadLettersFull) not all: what is not settled
         stays and is read again."""
+        await self.write_lost(lane)
+        return await self._write(lane, entries)
+
+    @property
+    def unfinished(self) -> Set[Lane]:
+        """Lanes whose last batch met an outage."""
+        return self._unfinished.keys()
+
+    async def write_lost(self, lane: Lane) -> None:
+        """Write the events of a batch that met an outage if Redis lost them meanwhile: only this process has them.
+
+        Raises as :meth:`write`."""
+        if lane not in self._unfinished:
+            return
+        generation, entries = self._unfinished[lane]
+        if generation == (await self._known(lane))[0]:
+            del self._unfinished[lane]
+            return  # they are read again, or another process wrote them
+        found = await self._cache.execute_many(
+            [("XRANGE", lane.stream_key, entry.entry_id, entry.entry_id) for entry in entries]
+        )
+        lost = [entry for entry, there in zip(entries, found, strict=True) if not there]
+        if lost:
+            Logger.warn("a batch is written that Redis lost", lane=lane.name, partition=lane.partition, count=len(lost))
+            await self._write(lane, lost, generation)
+        self._unfinished.pop(lane, None)
+
+    async def _write(self, lane: Lane, entries: Sequence[QueueEntry], read_in: str = "") -> int:
+        """``read_in``: the generation of Redis that had the entries, if it is gone."""
         begun_s = time.monotonic()
         events, given_up = await self._read(lane, entries)
-        going, behind = await self._begin(lane, events)
+        (going, behind), (generation, known) = await asyncio.gather(self._begin(lane, events), self._known(lane))
+        generation = read_in or generation
+        self._unfinished[lane] = generation, entries
         save = BatchSave(self._database, int(lane.name), going)
         await save.run()
         refused = behind | save.refused
+        if written := [event for event in events if event.entry_id not in refused]:
+            await self.marks.advance(lane, known, _last(written))
         full = await self._bury(lane, given_up | refused, {event.entry_id: event.room_id for event in events})
-        left = await self._settle(lane, events, refused)
+        left = await self._settle(lane, events, refused, save.renumbered, generation)
+        self._unfinished.pop(lane, None)
         BATCH_EVENTS.observe(len(entries))
         BATCH_SECONDS.observe(time.monotonic() - begun_s)
         if full is not None:
@@ -170,14 +208,26 @@ class BatchWriter:
     async def _call(self, shard_id: int, procedure: str, *params: object) -> list[dict[str, Any]]:
         return await self._database.call_shard_procedure(shard_id, procedure, params)
 
-    async def _settle(self, lane: Lane, events: Sequence[Event], refused: Container[str]) -> int:
+    async def _known(self, lane: Lane) -> tuple[str, str]:
+        """The generation of Redis, which changes when the server is another one or was emptied; and the last event that
+        Redis knows to be in the database, '' for none."""
+        keys, p = self._keys, lane.partition
+        (epoch, run), saved = await self._cache.execute_many(
+            [("MGET", keys.epoch(p), keys.epoch_run(p)), ("HGET", keys.lane_mark(int(lane.name), p), "saved")]
+        )
+        return f"{epoch or ''}|{run or ''}", saved or ""
+
+    async def _settle(
+        self, lane: Lane, events: Sequence[Event], refused: Container[str], renumbered: Container[str], generation: str
+    ) -> int:
         """Note what is in MySQL; how many events the lane has left. What is refused is not: its room may not expire."""
         written = [event for event in events if event.entry_id not in refused]
         settings, keys, p = self._settings, self._keys, lane.partition
         # A delete is always ours, so its state lies in the lane's partition, whatever the message's id.
         saved = [event for event in written if event.kind == MESSAGE_SAVE and not event.is_elsewhere]
         deleted = [event for event in written if event.kind == MESSAGE_DELETE]
-        script_keys = [lane.stream_key, lane.held_key]
+        script_keys = [lane.stream_key, lane.held_key, keys.lane_mark(int(lane.name), p)]
+        script_keys += [keys.epoch(p), keys.epoch_run(p)]
         script_keys += [keys.message_state(event.message_id, p) for event in (*saved, *deleted)]
         args: list[object] = [
             ",".join(event.entry_id for event in written),
@@ -187,13 +237,14 @@ class BatchWriter:
             settings.message_list_ttl_s * 1000,
             settings.room_list_ttl_s * 1000,
             settings.state_ttl_s * 1000,
+            generation,
         ]
         for room_id, of_room in _grouped(events, lambda event: event.room_id):
             script_keys += [keys.room_record(room_id, p), keys.messages(room_id, p)]
             script_keys += [keys.room(room_id, p), keys.room_state(room_id, p)]
             saved = [event for event in of_room if event.entry_id not in refused]
-            is_refused = "1" if len(saved) < len(of_room) else ""
-            args += ["r", room_id, _room_change(saved), _last(saved), ",".join(_saved_seqs(saved)), is_refused]
+            notes = ("refused " if len(saved) < len(of_room) else "") + ("renumbered" if room_id in renumbered else "")
+            args += ["r", room_id, _room_change(saved), _last(saved), ",".join(_saved_seqs(saved)), notes]
         # Only a create, a question and a room's delete touch the account's list.
         touching = [event for event in written if event.account_id and _touches_account(event)]
         for account_id, of_account in _grouped(touching, lambda event: event.account_id):

@@ -23,3 +23,10 @@ BATCH_EVENTS = Histogram(
     "chat_batch_events", "Events of a batch that was settled.", buckets=(1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
 )
 BATCH_SECONDS = Histogram("chat_batch_seconds", "From reading a batch to its settling in Redis.")
+SHARD_OLDER = Counter("chat_shard_older", "Times that a shard database was found older than what Redis knows of it.")
+EVENTS_WRITTEN_AGAIN = Counter(
+    "chat_events_written_again", "Events queued again from Redis, because a shard database had lost them."
+)
+MESSAGES_LOST = Counter(
+    "chat_messages_lost", "Messages that a shard database lost and that Redis does not have either."
+)

@@ -87,5 +87,10 @@ class ChatKeys:
         return self._key(f"operation:{operation_id}", partition)
 
     def lane_mark(self, shard_id: int, partition: int) -> str:
-        """Where the lane's backlog ended when this Redis run was first loaded from."""
+        """``epoch``, ``id``: where the backlog ended when this Redis run was first loaded from. ``saved``: the last
+        event that is known to be in MySQL."""
         return self._key(f"lane_mark:{shard_id}", partition)
+
+    def older_shard(self, shard_id: int, partition: int) -> str:
+        """What was found when the shard's database came back older."""
+        return self._key(f"older_shard:{shard_id}", partition)

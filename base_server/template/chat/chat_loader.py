@@ -68,7 +68,8 @@ class Loaded(Enum):
 class ChatLoader:
     """Loads what a script answered COLD for. ``cache`` is the bulk client: fills do not queue before requests.
 
-    ``interrupt`` ends a reply that runs elsewhere with what was streamed of it."""
+    ``interrupt`` ends a reply that runs elsewhere with what was streamed of it. ``check_mark`` (shard, partition) has
+    written again what the shard's database lost, if it came back older."""
 
     def __init__(
         self,
@@ -76,10 +77,12 @@ class ChatLoader:
         database: ShardDatabase,
         lanes: Lanes,
         interrupt: Callable[[Turn], Awaitable[object]],
+        check_mark: Callable[[int, int], Awaitable[None]],
         settings: ChatSettings,
         tasks: TaskRegistry,
     ) -> None:
         self._cache = cache
+        self._check_mark = check_mark
         self._database = database
         self._lanes = lanes
         self._interrupt = interrupt
@@ -285,17 +288,22 @@ class ChatLoader:
             self._keys.epoch_run(owner.partition),
         ]
         last_seq: int | str = ""
+        compared_in = ""
         deadline = time.monotonic() + self._settings.load_timeout_s
         pause_s = 0.01
         while time.monotonic() < deadline:
             token = secrets.token_hex(8)
-            args = [kind, token, _TOKEN_TTL_MS, room_id, last_seq]
+            args = [kind, token, _TOKEN_TTL_MS, room_id, last_seq, compared_in]
             answer = await self._cache.run_script(SCRIPTS["begin_load"], keys, args)
             if answer[0] == Answer.REPEAT:
                 return Loaded.WARM
             if answer[0] == Answer.OK:
                 if (loaded := await attempt(answer[2], answer[1], *answer[3:])) is not None:
                     return loaded
+                continue
+            if answer[0] == Answer.UNSURE and len(answer) > 1:
+                await self._check_mark(owner.shard_id, owner.partition)
+                compared_in = answer[1]
                 continue
             if answer[0] == Answer.UNSURE:
                 last_seq = await self._last_seq(owner, room_id)

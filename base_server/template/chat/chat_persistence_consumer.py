@@ -24,6 +24,7 @@ from service.scheduler.scheduler_service import SchedulerService
 from template.chat.chat_batch_writer import BatchWriter
 from template.chat.chat_events import QUEUE_NAME
 from template.chat.chat_settings import ChatSettings
+from template.chat.chat_shard_marks import OlderShard
 
 _BACKOFF_S = (0.5, 1.0, 2.0, 4.0, 8.0, 15.0)
 
@@ -39,13 +40,14 @@ class _Rest:
 @dataclass(frozen=True)
 class ConsumerHealth:
     """``silent_s``: seconds since the last batch was written (since start when none was), or since a lane that this
-    process is at work on got any further, whichever is longer."""
+    process is at work on got any further, whichever is longer. ``older_shards``: found by this process."""
 
     backlog: int
     largest_lane: int
     silent_s: float
     last_error: str
     dead: int
+    older_shards: Sequence[OlderShard]
 
 
 class ChatPersistenceConsumer:
@@ -74,11 +76,15 @@ class ChatPersistenceConsumer:
         self._stopped = False
 
     async def start(self) -> None:
-        """Write at every batch interval; clean the buffers at their own."""
+        """Write at every batch interval; clean the buffers and look at the shards' marks at their own.
+
+        The marks are looked at first: a room whose database came back older must not be read from it."""
         settings = self._settings
+        await self.check_marks()
         jobs = (
             ("batch", settings.batch_interval_s, self.write_waiting),
             ("cleanup", settings.buffer_cleanup_interval_s, self.clean_buffers),
+            ("marks", settings.mark_check_interval_s, self.check_marks),
         )
         for name, interval_s, callback in jobs:
             await self._scheduler.add_job(
@@ -93,7 +99,7 @@ class ChatPersistenceConsumer:
 
     async def stop(self) -> None:
         """Take the jobs out, write what waits once more, and give the locks back."""
-        for name in ("batch", "cleanup"):
+        for name in ("batch", "cleanup", "marks"):
             await self._scheduler.remove_job(f"chat_persistence_{name}:{self.consumer_id}")
         try:
             await asyncio.gather(*self._draining.values(), return_exceptions=True)
@@ -112,6 +118,14 @@ class ChatPersistenceConsumer:
         backlog = await self._queue.backlog(QUEUE_NAME)
         self._resting = {lane: rest for lane, rest in self._resting.items() if backlog.get(lane) != 0}
 
+    async def check_marks(self) -> None:
+        """Look whether a shard's database came back older, also where nothing is written."""
+        shard_ids = {int(lane.name) for lane in self._queue.lanes(QUEUE_NAME)}
+        try:
+            await self._writer.marks.check(sorted(shard_ids))
+        except ServiceUnavailable as outage:
+            Logger.warn("the shards' marks could not be compared", reason=outage.reason)
+
     def flush(self, partition: int, shard_id: int) -> None:
         """Start writing one lane now; does not wait."""
         self._begin(self._queue.lane(QUEUE_NAME, partition, str(shard_id)), lock_timeout_s=0)
@@ -122,14 +136,16 @@ class ChatPersistenceConsumer:
         silent_s = time.monotonic() - min([self._last_progress, *self._lane_progress.values()])
         dead = await self._queue.dead_letter_count(QUEUE_NAME)
         largest = max(backlog.values(), default=0)
-        return ConsumerHealth(sum(backlog.values()), largest, silent_s, self._last_error, dead)
+        return ConsumerHealth(
+            sum(backlog.values()), largest, silent_s, self._last_error, dead, self._writer.marks.found
+        )
 
     async def _begin_waiting(self, lock_timeout_s: float) -> None:
         backlog = await self._queue.backlog(QUEUE_NAME)
         if not any(backlog.values()):
             self._last_progress = time.monotonic()
         for lane, waiting in backlog.items():
-            if waiting:
+            if waiting or lane in self._writer.unfinished:
                 self._begin(lane, lock_timeout_s)
 
     def _begin(self, lane: Lane, lock_timeout_s: float) -> None:
@@ -151,6 +167,7 @@ class ChatPersistenceConsumer:
         try:
             async with slots:
                 self._lane_progress[lane] = time.monotonic()
+                await self._writer.write_lost(lane)
                 await self._queue.drain_lane(
                     lane,
                     self._write,

@@ -30,6 +30,8 @@ class ChatSettings(Settings):
     """How long a batch, or `dlq`, waits for a lane that another process holds."""
     lock_ttl_s: float = Field(30, ge=0.001, le=LONGEST_TTL_S)
     """A lane whose process died is taken over after this; extended while it works."""
+    mark_check_interval_s: float = Field(10, gt=0)
+    """How often each process looks whether a shard database came back older."""
     default_shard_id: int = Field(1, ge=1)
     """Shard of an account that the mapping does not know."""
 

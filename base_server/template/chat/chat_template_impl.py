@@ -141,6 +141,9 @@ class ChatTemplateImpl(BaseTemplate):
                 mend = f"python -m application.manage dlq list --queue {QUEUE_NAME}"
                 reason = f"{health.dead} events that the database refused, or behind one, wait for an operator: {mend}"
                 checks.append(ReadinessCheck("chat_dead_letters", Health.DEGRADED, reason))
+            if health.older_shards:
+                reason = "; ".join(map(str, health.older_shards))
+                checks.append(ReadinessCheck("chat_older_shards", Health.DEGRADED, reason))
             return checks
         except ServiceUnavailable as outage:
             return [ReadinessCheck("chat_backlog", Health.FAILED, str(outage))]

@@ -70,7 +70,9 @@ class ChatWiring:
         told = min(settings.history_length, container.settings.llm.max_conversation_length)
         asking = settings.model_copy(update={"history_length": told})
         news, turns = ReplyNews(), TurnStore(hot, lanes, asking)
-        loader = ChatLoader(bulk, container.database, lanes, turns.interrupt, settings, container.tasks)
+        loader = ChatLoader(
+            bulk, container.database, lanes, turns.interrupt, writer.marks.check_lane, settings, container.tasks
+        )
         replies = ChatReplies(turns, loader.load_room, container.ai, news, settings, container.tasks)
         reply_store = ReplyStore(hot, container.database, loader, lanes, settings)
         parts = ChatParts(

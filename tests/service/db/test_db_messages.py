@@ -118,14 +118,58 @@ async def test_one_bad_row_refuses_the_whole_batch(room: Room, fault: dict[str, 
     assert await room.get() == before
 
 
-@pytest.mark.parametrize("fault", [f for name, f in REFUSED.items() if name != "no number"],
-                         ids=[name for name in REFUSED if name != "no number"])  # fmt: skip
+ONLY_IN_BULK = ("no number", "taken number", "taken client id")
+
+
+@pytest.mark.parametrize("fault", [f for name, f in REFUSED.items() if name not in ONLY_IN_BULK],
+                         ids=[name for name in REFUSED if name not in ONLY_IN_BULK])  # fmt: skip
 async def test_a_bad_row_is_refused_alone_too(room: Room, fault: dict[str, object]) -> None:
     await room.batch("fp_chat_message_batch_save", room.message(1, client_message_id="taken"))
     with pytest.raises(DataRefused):
         await room.call("fp_chat_message_save", *(room.message(3) | fault).values())
     assert [row["seq"] for row in await room.window()] == [1]
     assert (await room.get())["message_count"] == 1
+
+
+async def test_save_with_a_taken_number_takes_the_next(room: Room) -> None:
+    """cases/faults.md U3: another Redis gave the number to another message."""
+    await room.save(1, 2)
+    late = room.message(1, content="late", message_id=new_id())
+    for _ in range(2):
+        assert await room.call("fp_chat_message_save", *late.values()) == [{"seq": 3}]
+    # The same in bulk says that its number is not the stored one.
+    with pytest.raises(DataRefused):
+        await room.batch("fp_chat_message_batch_save", late)
+    assert [row["seq"] for row in await room.window()] == [1, 2, 3]
+    row = await room.get()
+    assert (row["message_count"], row["last_seq"]) == (3, 3)
+
+
+async def test_reply_with_a_taken_number_goes_after_its_question(room: Room) -> None:
+    question = room.message(1, message_id=new_id())
+    await room.batch("fp_chat_message_batch_save", question, room.message(2), room.message(4))
+    moved = room.message(1, message_id=new_id())
+    assert await room.call("fp_chat_message_save", *moved.values()) == [{"seq": 5}]
+    for parent, seq in ((moved, 6), (question, 7)):
+        reply = room.message(2, message_id=new_id(), sender_type="AI", parent_message_id=parent["message_id"])
+        assert await room.call("fp_chat_message_save", *reply.values()) == [{"seq": seq}]
+
+
+async def test_save_with_a_taken_client_id_is_stored_without(room: Room) -> None:
+    first = room.message(1, client_message_id="taken", body_hash="h")
+    second = room.message(2, client_message_id="taken", body_hash="h")
+    for row in (first, second):
+        await room.call("fp_chat_message_save", *row.values())
+    assert [row["client_message_id"] for row in await room.window()] == ["taken", None]
+
+
+async def test_tombstone_with_a_taken_number_takes_the_next(room: Room) -> None:
+    await room.save(1, 2)
+    row = {"message_id": new_id(), "room_id": room.room_id, "account_db_key": room.account_db_key, "seq": 1}
+    for _ in range(2):
+        await room.batch("fp_chat_message_batch_soft_delete", row)
+    assert [(row["seq"], row["deleted"]) for row in await room.window()] == [(1, 0), (2, 0), (3, 1)]
+    assert (await room.get())["message_count"] == 2
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from service.core.errors import DataRefused, ServiceError, ServiceUnavailable
+from service.core.errors import ServiceError
 from service.db.db_settings import DatabaseSettings
 from service.queue.lane_store import DeadLetter
 from template.base.client_session import ClientSession
@@ -20,30 +20,8 @@ from tests.backends_mariadb import DatabaseBackend
 from tests.backends_redis import RedisServer
 from tests.chat_world import ChatWorld, running_world
 from tests.openai_stub import OpenAIStub, Reply
+from tests.refusing_database import POISON, Refusing
 from tests.waiting import PATIENCE_S, until
-
-POISON = "☠"
-
-
-class Refusing:
-    """The database, which refuses every write that holds ``POISON`` as long as ``on``."""
-
-    def __init__(self, chat: ChatWorld) -> None:
-        self.on = True
-        self.down = False
-        self.reads_too = False
-        self._database = chat.container.database
-        chat.template._parts.consumer._writer._database = self
-
-    async def call_shard_procedure(self, shard_id: int, name: str, params: Any = ()) -> list[dict[str, Any]]:
-        if self.down:
-            raise ServiceUnavailable("database", "read only")
-        texts = [str(param) for param in params]
-        if self.on and any(POISON in text for text in texts):
-            raise DataRefused(1366, "Incorrect string value")
-        if self.reads_too and name == "fp_chat_room_get":
-            raise ServiceUnavailable("database", "away")
-        return await self._database.call_shard_procedure(shard_id, name, params)
 
 
 class Behind:

@@ -14,6 +14,7 @@ from template.chat.chat_turn_store import TurnLost, TurnStore
 from template.chat.common.chat_serialize import ChatRoomDeleteRequest, ChatRoomUpdateRequest
 from tests.chat_world import ChatWorld
 from tests.openai_stub import Reply
+from tests.refusing_database import POISON, Refusing
 from tests.waiting import until
 
 # Kept for good, a fixed number of them: the run, the partition count, where a lane's backlog ended, the lanes.
@@ -107,11 +108,9 @@ async def test_what_the_database_refuses_stays_readable_and_does_not_expire(chat
     room = await chat.room(user)
     await chat.send(user, room.room_id, "one")
     await chat.persist()
-    # Somebody took number 3 in the database: the question that gets it will be refused, those behind it wait.
-    db_key = user.session.account_db_key
-    stranger = ("stranger", room.room_id, db_key, 3, "USER", "", None, "{}", "2026-01-01 00:00:00.000", None, None)
-    await chat.rows(user, "fp_chat_message_save", *stranger)
-    for text in ("two", "three"):
+    # The first question is refused, those behind it wait.
+    Refusing(chat)
+    for text in (POISON, "three"):
         await chat.send(user, room.room_id, text)
     await chat.persist()
     letters = await chat.container.queue.dead_letters(QUEUE_NAME)
@@ -121,7 +120,7 @@ async def test_what_the_database_refuses_stays_readable_and_does_not_expire(chat
     pinned = [keys.room_record(room.room_id), keys.messages(room.room_id), keys.room(room.room_id)]
     pinned += [keys.account_record(user.session.account_id), keys.account_rooms(user.session.account_id)]
     assert [await chat.ttl_ms(key) for key in pinned] == [-1] * len(pinned)
-    assert await chat.questions(user, room.room_id) == ["one", "two", "three"]
+    assert await chat.questions(user, room.room_id) == ["one", POISON, "three"]
 
 
 async def test_a_room_with_an_open_turn_does_not_expire(chat: ChatWorld) -> None:

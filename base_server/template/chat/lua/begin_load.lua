@@ -4,8 +4,8 @@
 --   Open replies outlive their room's load: the record with its turn stays until the fill, and they go on meanwhile. Only
 --   one whose turn was lost with the record ends first: whether it was asked nobody knows any more.
 -- KEYS: 1 record; 2 epoch; 3 persistence lane; 4 mark of the lane's backlog; 5 load token; 6 list (messages, or the rooms set); 7 room card, or the account's order; 8 rooms with dead letters; 9 turns; 10 prefix of message states; 11 server run of the epoch
--- ARGV: 1 'room'|'account'; 2 token; 3 token TTL in ms; 4 room_id, '' for an account; 5 the room's last seq in MySQL, '' when not known yet
--- returns: {0, epoch, token, last event of the record or '', open turn…} go on with this token | {11} loaded meanwhile, or deleted | {8} events of an older record or an older Redis run are not in MySQL yet | {8, turn} they are, but this turn was lost: end it first | {5} say the room's last seq in MySQL | {6, 'dead'} a room with dead letters is not whole here
+-- ARGV: 1 'room'|'account'; 2 token; 3 token TTL in ms; 4 room_id, '' for an account; 5 the room's last seq in MySQL, '' when not known yet; 6 epoch in which the lane's mark in MySQL was compared, '' when it was not
+-- returns: {0, epoch, token, last event of the record or '', open turn…} go on with this token | {11} loaded meanwhile, or deleted | {8} events of an older record or an older Redis run are not in MySQL yet | {8, turn} they are, but this turn was lost: end it first | {5} say the room's last seq in MySQL | {5, epoch} first compare the lane's mark in MySQL | {6, 'dead'} a room with dead letters is not whole here
 -- Entries that somebody else's handler pushed go at once when the lane is empty, else when their event was read or
 -- this time is over (the database may be away): the room stays usable, a later event still gets its place.
 local FOREIGN_WAIT_MS = 1000
@@ -86,8 +86,10 @@ if first and not v[1] and not v[3] and (redis.call('PTTL', KEYS[6]) == -1 or red
   redis.call('HSET', KEYS[1], 'epoch', '-1', 'dirty', v[3])
 end
 if first and v[3] and id_at_most(first[1], v[3]) then return { WAIT } end
-local mark = redis.call('HMGET', KEYS[4], 'epoch', 'id')
+local mark = redis.call('HMGET', KEYS[4], 'epoch', 'id', 'saved')
 if mark[1] ~= epoch then
+  -- A database that came back older, together with this Redis: what is here would be read from there, and be lost.
+  if mark[3] and ARGV[6] ~= epoch then return { UNSURE, epoch } end
   local last = redis.call('XREVRANGE', KEYS[3], '+', '-', 'COUNT', 1)[1]
   mark[2] = last and last[1] or '0-0'
   redis.call('HSET', KEYS[4], 'epoch', epoch, 'id', mark[2])

@@ -2,15 +2,35 @@
 --   trim windows (never above saved_seq), and let records expire whose last event this was. Run twice, nothing changes.
 --   A record expires when its own last event is not
 --   behind the last one written: then all of its events are in MySQL, but for those of a room with dead letters.
--- KEYS: 1 persistence lane; 2 rooms with dead letters; 3.. states of saved messages, then of deleted ones, then for each item of ARGV in order: r: room record, messages, card, room state. a: account record, rooms, order
--- ARGV: 1 event ids (csv); 2 number of saved messages; 3 number of deleted messages; 4 window; 5 TTL of windows in ms; 6 TTL of cards and room lists in ms; 7 state TTL in ms; 8.. items: r room_id change(''|created|deleted) last_event saved_seqs(csv) refused('1'|''); a last_event
+--   A Redis that has neither these events nor the note that they were written was emptied or is older than they are: its
+--   records do not know them, so the batch's rooms and accounts are read from MySQL again. So is a room whose events took
+--   other numbers in MySQL than in Redis.
+-- KEYS: 1 persistence lane; 2 rooms with dead letters; 3 mark of the lane; 4 epoch; 5 run that it was made in; 6.. states of saved messages, then of deleted ones, then for each item of ARGV in order: r: room record, messages, card, room state. a: account record, rooms, order
+-- ARGV: 1 event ids (csv); 2 number of saved messages; 3 number of deleted messages; 4 window; 5 TTL of windows in ms; 6 TTL of cards and room lists in ms; 7 state TTL in ms; 8 epoch|run when the batch was read; 9.. items: r room_id change(''|created|deleted) last_event saved_seqs(csv) notes(refused, renumbered); a last_event
 -- returns: how many events are left in the lane
 -- allow-oom: nothing: it removes more than it writes
 local saved, deleted, window, now = tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4]), now_ms()
 local window_ttl, list_ttl, state_ttl = ARGV[5], ARGV[6], ARGV[7]
 local events = {}
 for id in string.gmatch(ARGV[1], '[^,]+') do events[#events + 1] = id end
-if #events > 0 then redis.call('XDEL', KEYS[1], unpack(events)) end
+local is_known = true
+if #events > 0 then
+  local mark, last = redis.call('HGET', KEYS[3], 'saved'), events[#events]
+  local is_noted = mark and id_at_most(last, mark)
+  is_known = redis.call('XDEL', KEYS[1], unpack(events)) == #events
+    or (is_noted and (get_text(KEYS[4]) or '') .. '|' .. (get_text(KEYS[5]) or '') == ARGV[8])
+  if not is_noted then redis.call('HSET', KEYS[3], 'saved', last) end
+end
+
+-- A record without anything in it stops a load that read MySQL before this batch was there; the next load removes it.
+local function forget(rec, ttl)
+  if redis.call('HEXISTS', rec, 'len') == 1 then
+    redis.call('HSET', rec, 'epoch', '0')
+  elseif redis.call('EXISTS', rec) == 0 then
+    redis.call('HSET', rec, 'epoch', '-1', 'dirty', '0-0')
+    redis.call('PEXPIRE', rec, ttl)
+  end
+end
 
 local function all_written(dirty, last_event)
   return dirty and id_at_most(dirty, last_event)
@@ -80,12 +100,13 @@ local function trim(rec, messages, length, floor, last, floor_at, older, latest)
   redis.call('HSET', rec, 'floor', int(floor), 'len', int(length), 'floor_at', floor_at, 'older', older)
 end
 
-local function settle_room(rec, messages, room_card, last_event, csv, held)
+local function settle_room(rec, messages, room_card, last_event, csv, notes, held)
   local v = redis.call('HMGET', rec, 'owner', 'gone', 'epoch', 'dirty', 'saved_seq', 'ahead', 'floor', 'floor_at',
     'older', 'turn', 'len', 'last_ms')
+  if not is_known and not v[2] or string.find(notes, 'renumbered', 1, true) then forget(rec, window_ttl) end
   if v[3] == '-1' then
     -- With a turn it is of a reply whose room Redis lost: the load takes it over.
-    if all_written(v[4], last_event) and not v[10] then redis.call('DEL', rec) end
+    if is_known and all_written(v[4], last_event) and not v[10] then redis.call('DEL', rec) end
     return
   end
   if not v[1] then return end
@@ -111,6 +132,7 @@ end
 
 -- The list expires no later than the cards that it was filled with; when those are nearly gone it goes at once.
 local function settle_account(rec, rooms, order, last_event)
+  if not is_known then forget(rec, list_ttl) end
   local v = redis.call('HMGET', rec, 'dirty', 'cards_until')
   if not v[2] or not all_written(v[1], last_event) then return end
   local left = math.min(tonumber(list_ttl), tonumber(v[2]) - now)
@@ -122,15 +144,16 @@ local function settle_account(rec, rooms, order, last_event)
 end
 
 if saved > 0 then
-  for i, text in ipairs(redis.call('MGET', unpack(KEYS, 3, 2 + saved))) do settle_saved(KEYS[2 + i], text) end
+  for i, text in ipairs(redis.call('MGET', unpack(KEYS, 6, 5 + saved))) do settle_saved(KEYS[5 + i], text) end
 end
-for k = 3 + saved, 2 + saved + deleted do settle_deleted(KEYS[k]) end
-local k, i = 3 + saved + deleted, 8
+for k = 6 + saved, 5 + saved + deleted do settle_deleted(KEYS[k]) end
+local k, i = 6 + saved + deleted, 9
 while i <= #ARGV do
   if ARGV[i] == 'r' then
-    local held = ARGV[i + 5] == '1' or redis.call('HEXISTS', KEYS[2], ARGV[i + 1]) == 1
+    local notes = ARGV[i + 5]
+    local held = string.find(notes, 'refused', 1, true) or redis.call('HEXISTS', KEYS[2], ARGV[i + 1]) == 1
     settle_room_state(KEYS[k + 3], ARGV[i + 2])
-    settle_room(KEYS[k], KEYS[k + 1], KEYS[k + 2], ARGV[i + 3], ARGV[i + 4], held)
+    settle_room(KEYS[k], KEYS[k + 1], KEYS[k + 2], ARGV[i + 3], ARGV[i + 4], notes, held)
     k, i = k + 4, i + 6
   else
     settle_account(KEYS[k], KEYS[k + 1], KEYS[k + 2], ARGV[i + 1])

@@ -56,8 +56,9 @@ BEGIN
     SET m.deleted = 1
     WHERE m.deleted = 0;
 
+    -- Where another message has the seq, the tombstone takes the room's next.
     INSERT INTO chat_messages (room_id, seq, message_id, account_db_key, sender_type, content, deleted)
-    SELECT n.room_id, n.seq, n.message_id, n.account_db_key, 'USER', '', 1
+    SELECT n.room_id, COALESCE(f.free_seq, n.seq), n.message_id, n.account_db_key, 'USER', '', 1
     FROM JSON_TABLE(p_rows, '$[*]' COLUMNS (
         ord FOR ORDINALITY,
         room_id VARCHAR(255) CHARACTER SET utf8mb4 COLLATE utf8mb4_bin PATH '$.room_id' ERROR ON ERROR,
@@ -66,12 +67,18 @@ BEGIN
         seq VARCHAR(255) CHARACTER SET utf8mb4 COLLATE utf8mb4_bin PATH '$.seq' ERROR ON ERROR
     )) n
     JOIN (
-        SELECT MIN(i.ord) AS ord
+        SELECT MIN(i.ord) AS ord,
+               MAX(IF(t.seq IS NULL, NULL, GREATEST(r.last_seq, (
+                   SELECT MAX(x.seq) FROM chat_messages x WHERE x.room_id = i.room_id)) + 1)) AS free_seq
         FROM JSON_TABLE(p_rows, '$[*]' COLUMNS (
             ord FOR ORDINALITY,
-            message_id VARCHAR(255) CHARACTER SET ascii COLLATE ascii_bin PATH '$.message_id' ERROR ON ERROR
+            room_id VARCHAR(255) CHARACTER SET ascii COLLATE ascii_bin PATH '$.room_id' ERROR ON ERROR,
+            message_id VARCHAR(255) CHARACTER SET ascii COLLATE ascii_bin PATH '$.message_id' ERROR ON ERROR,
+            seq VARCHAR(255) CHARACTER SET ascii COLLATE ascii_bin PATH '$.seq' ERROR ON ERROR
         )) i
         LEFT JOIN chat_messages m ON m.message_id = i.message_id
+        LEFT JOIN chat_messages t ON t.room_id = i.room_id AND t.seq = CAST(i.seq AS SIGNED)
+        JOIN chat_rooms r ON r.room_id = i.room_id
         WHERE m.message_id IS NULL
         GROUP BY i.message_id
     ) f ON f.ord = n.ord;

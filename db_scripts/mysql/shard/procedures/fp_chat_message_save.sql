@@ -1,5 +1,7 @@
 -- purpose: Store one message; seq NULL takes the room's next number. A message_id that is there (a tombstone too)
---   changes nothing and answers its stored seq. A taken (room_id, seq) or (room_id, client_message_id) is refused.
+--   changes nothing and answers its stored seq. Where another message has the seq, a reply goes directly after its
+--   question if that number is free; anything else takes the room's next. Where another message has the
+--   client_message_id, this one is stored without: a Redis that lost the other gave both to this one.
 -- params: message_id, room_id, account_db_key, seq, sender_type, content, parent_message_id, metadata, created_at, client_message_id, body_hash
 -- returns: seq
 CREATE PROCEDURE fp_chat_message_save(
@@ -32,7 +34,25 @@ BEGIN
 
     SELECT seq INTO v_seq FROM chat_messages WHERE message_id = p_message_id;
     IF v_seq IS NULL THEN
-        SELECT COALESCE(p_seq, last_seq + 1) INTO v_seq FROM chat_rooms WHERE room_id = p_room_id;
+        SELECT w.seq INTO v_seq
+        FROM (
+            SELECT p_seq AS seq, 1 AS place
+            UNION ALL
+            SELECT seq + 1, 2 FROM chat_messages
+            WHERE message_id = p_parent_message_id AND room_id = p_room_id AND p_seq IS NOT NULL
+            UNION ALL
+            SELECT GREATEST(r.last_seq, COALESCE((SELECT MAX(m.seq) FROM chat_messages m WHERE m.room_id = p_room_id), 0))
+                   + 1, 3
+            FROM chat_rooms r WHERE r.room_id = p_room_id
+        ) w
+        WHERE w.seq IS NOT NULL
+          AND NOT EXISTS (SELECT 1 FROM chat_messages m WHERE m.room_id = p_room_id AND m.seq = w.seq)
+        ORDER BY w.place
+        LIMIT 1;
+        IF EXISTS (SELECT 1 FROM chat_messages
+                   WHERE room_id = p_room_id AND client_message_id = p_client_message_id) THEN
+            SET p_client_message_id = NULL, p_body_hash = NULL;
+        END IF;
         INSERT INTO chat_messages (room_id, seq, message_id, account_db_key, sender_type, content, parent_message_id,
                                    metadata, created_at, client_message_id, body_hash)
         VALUES (p_room_id, v_seq, p_message_id, p_account_db_key, p_sender_type, p_content, p_parent_message_id,

@@ -1,4 +1,5 @@
 -- purpose: fp_chat_room_create for many rooms, all or none. A title_version of -1 marks a title that nobody gave.
+--   Where another room has the client_request_id, this one is stored without: a Redis that lost the other gave it twice.
 -- params: rows
 -- returns:
 -- rows: room_id, account_db_key, title, ai_persona, created_at, client_request_id, request_hash, title_version (0 when absent)
@@ -37,15 +38,19 @@ BEGIN
         ai_persona VARCHAR(255) CHARACTER SET utf8mb4 COLLATE utf8mb4_bin PATH '$.ai_persona' ERROR ON ERROR,
         created_at VARCHAR(255) CHARACTER SET utf8mb4 COLLATE utf8mb4_bin PATH '$.created_at' ERROR ON ERROR,
         client_request_id VARCHAR(255) CHARACTER SET utf8mb4 COLLATE utf8mb4_bin PATH '$.client_request_id' ERROR ON ERROR,
+        request_key VARCHAR(255) CHARACTER SET ascii COLLATE ascii_bin PATH '$.client_request_id' ERROR ON ERROR,
         request_hash VARCHAR(255) CHARACTER SET utf8mb4 COLLATE utf8mb4_bin PATH '$.request_hash' ERROR ON ERROR,
         title_version VARCHAR(255) CHARACTER SET utf8mb4 COLLATE utf8mb4_bin PATH '$.title_version' ERROR ON ERROR
     )) n
     STRAIGHT_JOIN chat_rooms r FORCE INDEX (PRIMARY) ON r.room_id = n.room_id
+    LEFT JOIN chat_rooms t ON t.account_db_key = CAST(n.account_db_key AS SIGNED) AND t.client_request_id = n.request_key
+        AND t.room_id <> r.room_id
     SET r.account_db_key = n.account_db_key, r.title = n.title, r.ai_persona = n.ai_persona,
         r.title_version = COALESCE(CAST(n.title_version AS SIGNED), 0),
         r.created_at = LEFT(n.created_at, 23),
         r.last_message_at = GREATEST(r.last_message_at, CAST(LEFT(n.created_at, 23) AS DATETIME(3))),
-        r.client_request_id = n.client_request_id, r.request_hash = n.request_hash, r.deleted = 0
+        r.client_request_id = IF(t.room_id IS NULL, n.client_request_id, NULL),
+        r.request_hash = IF(t.room_id IS NULL, n.request_hash, NULL), r.deleted = 0
     WHERE r.deleted = 2;
 
     COMMIT;

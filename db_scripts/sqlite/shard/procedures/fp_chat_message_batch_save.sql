@@ -28,5 +28,11 @@ SELECT json_extract(value, '$[1]'), json_extract(value, '$[3]'), json_extract(va
        json_extract(value, '$[7]'), COALESCE(substr(json_extract(value, '$[8]'), 1, 23), ''),
        json_extract(value, '$[9]'), json_extract(value, '$[10]')
 FROM (SELECT value, MIN(key) AS first FROM json_each(:rows) GROUP BY json_extract(value, '$[0]'))
-WHERE NOT EXISTS (SELECT 1 FROM chat_messages WHERE message_id = json_extract(value, '$[0]'))
+WHERE NOT EXISTS (
+    -- One that is stored under another number is refused: fp_chat_message_save says which.
+    SELECT 1 FROM chat_messages m
+    WHERE m.message_id = json_extract(value, '$[0]')
+      AND (m.seq = json_extract(value, '$[3]') OR NOT EXISTS (
+          SELECT 1 FROM chat_messages t
+          WHERE t.room_id = json_extract(value, '$[1]') AND t.seq = json_extract(value, '$[3]'))))
 ORDER BY first;

@@ -25,8 +25,15 @@ WHERE deleted = 0
            json_extract(value, '$.account_db_key')
     FROM json_each(:rows));
 
+-- Where another message has the seq, the tombstone takes the room's next.
 INSERT INTO chat_messages (room_id, seq, message_id, account_db_key, sender_type, content, deleted)
-SELECT json_extract(value, '$.room_id'), json_extract(value, '$.seq'), json_extract(value, '$.message_id'),
+SELECT json_extract(value, '$.room_id'),
+       iif(EXISTS (SELECT 1 FROM chat_messages t
+                   WHERE t.room_id = json_extract(value, '$.room_id') AND t.seq = json_extract(value, '$.seq')),
+           (SELECT MAX(r.last_seq, (SELECT MAX(x.seq) FROM chat_messages x WHERE x.room_id = r.room_id)) + 1
+            FROM chat_rooms r WHERE r.room_id = json_extract(value, '$.room_id')),
+           json_extract(value, '$.seq')),
+       json_extract(value, '$.message_id'),
        json_extract(value, '$.account_db_key'), 'USER', '', 1
 FROM (SELECT value, MIN(key) AS first FROM json_each(:rows) GROUP BY json_extract(value, '$.message_id'))
 WHERE NOT EXISTS (SELECT 1 FROM chat_messages WHERE message_id = json_extract(value, '$.message_id'))

@@ -1,5 +1,7 @@
 -- purpose: Store one message; seq NULL takes the room's next number. A message_id that is there (a tombstone too)
---   changes nothing and answers its stored seq. A taken (room_id, seq) or (room_id, client_message_id) is refused.
+--   changes nothing and answers its stored seq. Where another message has the seq, a reply goes directly after its
+--   question if that number is free; anything else takes the room's next. Where another message has the
+--   client_message_id, this one is stored without: a Redis that lost the other gave both to this one.
 -- params: message_id, room_id, account_db_key, seq, sender_type, content, parent_message_id, metadata, created_at, client_message_id, body_hash
 -- returns: seq
 INSERT INTO chat_rooms (room_id, account_db_key, title, ai_persona, created_at, last_message_at, deleted)
@@ -8,10 +10,24 @@ ON CONFLICT (room_id) DO NOTHING;
 
 INSERT INTO chat_messages (room_id, seq, message_id, account_db_key, sender_type, content, parent_message_id,
                            metadata, created_at, client_message_id, body_hash)
-SELECT :room_id, COALESCE(:seq, last_seq + 1), :message_id, :account_db_key, :sender_type, :content,
-       :parent_message_id, :metadata, COALESCE(substr(:created_at, 1, 23), ''), :client_message_id, :body_hash
-FROM chat_rooms
-WHERE room_id = :room_id AND NOT EXISTS (SELECT 1 FROM chat_messages WHERE message_id = :message_id);
+SELECT :room_id, w.seq, :message_id, :account_db_key, :sender_type, :content,
+       :parent_message_id, :metadata, COALESCE(substr(:created_at, 1, 23), ''),
+       iif(t.seq IS NULL, :client_message_id, NULL), iif(t.seq IS NULL, :body_hash, NULL)
+FROM (
+    SELECT :seq AS seq, 1 AS place
+    UNION ALL
+    SELECT seq + 1, 2 FROM chat_messages
+    WHERE message_id = :parent_message_id AND room_id = :room_id AND :seq IS NOT NULL
+    UNION ALL
+    SELECT MAX(r.last_seq, COALESCE((SELECT MAX(m.seq) FROM chat_messages m WHERE m.room_id = :room_id), 0)) + 1, 3
+    FROM chat_rooms r WHERE r.room_id = :room_id
+) w
+LEFT JOIN chat_messages t ON t.room_id = :room_id AND t.client_message_id = :client_message_id
+WHERE w.seq IS NOT NULL
+  AND NOT EXISTS (SELECT 1 FROM chat_messages m WHERE m.room_id = :room_id AND m.seq = w.seq)
+  AND NOT EXISTS (SELECT 1 FROM chat_messages WHERE message_id = :message_id)
+ORDER BY w.place
+LIMIT 1;
 
 UPDATE chat_rooms SET
     message_count = message_count + changes(),

@@ -1,0 +1,287 @@
+"""Finds a shard database that came back older, and writes again what Redis has of what it lost.
+
+Each shard has a mark for each event stream: how far the stream is written. It is raised after every batch, before the
+batch is acknowledged in Redis, which keeps the mark too. A database whose mark is below the one in Redis was put back
+to an earlier time (a dump, a replica that was behind). Replication and dumps keep the order of commits: where a mark is
+there, everything before it is.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from service.cache.cache_client import CacheClient
+from service.core.errors import ServiceUnavailable
+from service.core.logger import Logger
+from service.queue.lanes import Lane
+from service.queue.queue_service import QueueService
+from template.chat.chat_events import MESSAGE_DELETE, MESSAGE_SAVE, QUEUE_NAME, ROOM_CREATE, ROOM_DELETE, ROOM_UPDATE
+from template.chat.chat_instruments import EVENTS_WRITTEN_AGAIN, MESSAGES_LOST, SHARD_OLDER
+from template.chat.chat_keys import ChatKeys
+from template.chat.chat_loader import Row, ShardDatabase
+from template.chat.chat_scripts import SCRIPTS
+from template.chat.chat_settings import ChatSettings
+from template.chat.chat_text import from_json, is_running, iso_of_ms, to_json
+
+_COUNTER_BITS = 20
+_REPORT_TTL_S = 7 * 86_400
+_EVENTS_A_CALL = 100
+_MESSAGE_FIELDS = ("message_id", "sender_type", "content", "parent_message_id", "metadata")
+_ROOM_FIELDS = (
+    "owner",
+    "account",
+    "shard",
+    "title",
+    "persona",
+    "created",
+    "version",
+    "floor",
+    "older",
+    "gone",
+    "next_seq",
+)
+
+
+def mark_of(entry_id: str) -> int:
+    """An entry's id as the number that the shards keep; 0 for ''."""
+    ms, _, n = entry_id.partition("-")
+    return (int(ms) << _COUNTER_BITS | min(int(n), (1 << _COUNTER_BITS) - 1)) if entry_id else 0
+
+
+@dataclass(frozen=True)
+class OlderShard:
+    """A database that was found older: what it knew and what Redis knew (times), and what became of the difference.
+
+    ``lost``: room → the seqs that neither the database nor Redis has, as text. What was in no room of Redis any more
+    is not in it: nobody knows it."""
+
+    shard_id: int
+    partition: int
+    database_until: str
+    known_until: str
+    written_again: int
+    lost: dict[str, str]
+
+    def __str__(self) -> str:
+        rooms = "".join(f"; room {room_id} lacks messages {seqs}" for room_id, seqs in self.lost.items())
+        return (
+            f"shard {self.shard_id}, partition {self.partition}: the database came back as of {self.database_until},"
+            f" written was until {self.known_until}; {self.written_again} events are written again from Redis{rooms}"
+        )
+
+
+class OlderShards:
+    """What was found, kept in Redis for seven days."""
+
+    def __init__(self, cache: CacheClient) -> None:
+        self._cache = cache
+        self._keys = ChatKeys(cache)
+
+    async def add(self, found: OlderShard) -> None:
+        key = self._keys.older_shard(found.shard_id, found.partition)
+        await self._cache.execute("SET", key, json.dumps(vars(found)), "EX", _REPORT_TTL_S)
+
+    async def reports(self, shard_ids: Iterable[int]) -> list[OlderShard]:
+        """The last find of each shard and partition."""
+        partitions = range(self._cache.partitions.count)
+        commands = [("GET", self._keys.older_shard(shard_id, p)) for shard_id in shard_ids for p in partitions]
+        return [OlderShard(**json.loads(text)) for text in await self._cache.execute_many(commands) if text]
+
+
+class ShardMarks:
+    """``cache`` is the bulk client. :attr:`found`: what this process found since its start."""
+
+    def __init__(
+        self, queue: QueueService, database: ShardDatabase, cache: CacheClient, settings: ChatSettings
+    ) -> None:
+        self.found: list[OlderShard] = []
+        self._queue = queue
+        self._database = database
+        self._cache = cache
+        self._settings = settings
+        self._keys = ChatKeys(cache)
+        self._older = OlderShards(cache)
+
+    async def advance(self, lane: Lane, known: str, last: str) -> None:
+        """A batch up to the event ``last`` is in the database. ``known``: the last one written before, as Redis knew it
+        when the batch was read. The caller holds the lane."""
+        mark = await self._raise(lane, mark_of(known), mark_of(last))
+        if mark < mark_of(known):
+            await self._restore(lane, mark, mark_of(known))
+            # What was lost is in the lane now, or said: from here on the database is as far as Redis.
+            await self._raise(lane, 0, mark_of(last))
+
+    async def check(self, shard_ids: Iterable[int]) -> None:
+        """Compare all marks; lanes in which nothing happens too. A shard that is away is not looked at."""
+        for shard_id in shard_ids:
+            try:
+                rows = await self._database.call_shard_procedure(shard_id, "fp_stream_marks_get", ())
+            except ServiceUnavailable:
+                continue
+            marks = {int(row["stream"]): int(row["mark"]) for row in rows}
+            lanes = [lane for lane in self._queue.lanes(QUEUE_NAME) if lane.name == str(shard_id)]
+            known = await self._cache.ask_partitions([lane.partition for lane in lanes], self._saved_in(shard_id))
+            for lane in lanes:
+                saved = known.get(lane.partition)
+                if saved and marks.get(lane.partition, 0) < mark_of(saved):
+                    await self.check_lane(shard_id, lane.partition)
+
+    async def check_lane(self, shard_id: int, partition: int) -> None:
+        """Compare one mark; where it is too low, with everybody else kept from the lane. Raises ServiceUnavailable."""
+        lane = self._queue.lane(QUEUE_NAME, partition, str(shard_id))
+        known = mark_of(await self._saved_in(shard_id)(partition) or "")
+        if not known or await self._raise(lane, known, known) >= known:
+            return
+        async with self._queue.holding(lane, self._settings.lock_timeout_s):
+            # Read again: another process may have found it first.
+            if saved := await self._saved_in(shard_id)(partition):
+                await self.advance(lane, saved, saved)
+
+    def _saved_in(self, shard_id: int) -> Callable[[int], Awaitable[str | None]]:
+        """By partition: the last event of its stream that Redis knows to be in the shard's database."""
+        return lambda p: self._cache.execute("HGET", self._keys.lane_mark(shard_id, p), "saved")
+
+    async def _raise(self, lane: Lane, known: int, mark: int) -> int:
+        rows = await self._call(lane, "fp_stream_mark_raise", lane.partition, known, mark)
+        return int(rows[0]["mark"])
+
+    async def _restore(self, lane: Lane, mark: int, known: int) -> None:
+        SHARD_OLDER.add()
+        pattern = self._keys.room_record("*", lane.partition)
+        begin = len(pattern) - 1
+        written, lost = 0, {}
+        for name in sorted(await self._cache.scan(pattern)):
+            room_id = name[begin:]
+            events, is_new, missing = await self._lost_events(lane, room_id)
+            written += await self._queue_again(lane, room_id, events, is_new)
+            if missing:
+                lost[room_id] = missing
+        EVENTS_WRITTEN_AGAIN.add(amount=written)
+        database_until, known_until = (iso_of_ms(value >> _COUNTER_BITS) for value in (mark, known))
+        found = OlderShard(int(lane.name), lane.partition, database_until, known_until, written, lost)
+        Logger.error("a shard database came back older", **vars(found))
+        self.found.append(found)
+        await self._older.add(found)
+
+    async def _lost_events(self, lane: Lane, room_id: str) -> tuple[list[list[str]], bool, str]:
+        """The fields of the room's events that the database lacks; whether it lacks the room itself; and which seqs
+        nobody has."""
+        keys, p = self._keys, lane.partition
+        record = dict(zip(_ROOM_FIELDS, await self._cache.execute(
+            "HMGET", keys.room_record(room_id, p), *_ROOM_FIELDS), strict=True))  # fmt: skip
+        rows = await self._call(lane, "fp_chat_room_get", room_id)
+        row = rows[0] if rows else None
+        if record["owner"] is None or (row is not None and int(row["account_db_key"]) != int(record["owner"])):
+            return [], False, ""
+        make = _EventMaker(room_id, record, lane)
+        if record["gone"]:
+            return ([make.event(ROOM_DELETE, room_id)] if row is not None and not row["deleted"] else []), False, ""
+        if record["shard"] != lane.name or record["next_seq"] is None or (row is not None and row["deleted"]):
+            return [], False, ""
+        items = await self._cache.execute("LRANGE", keys.messages(room_id, p), 0, -1)
+        floor = int(record["floor"])
+        stored = await self._call(lane, "fp_chat_window_get", room_id, len(items) + self._settings.window)
+        events = []
+        if row is None:
+            request = await self._request_of(str(record["account"]), p, room_id)
+            events.append(make.create(*request))
+        elif int(row["title_version"]) < int(record["version"]):
+            events.append(
+                make.event(ROOM_UPDATE, room_id, {"title": from_json(record["title"])}, version=record["version"])
+            )
+        events += await self._lost_messages(make, items, floor, {row["message_id"]: row for row in stored}, p)
+        missing = ""
+        if record["older"] != "0" and floor > 1:
+            below = await self._call(lane, "fp_chat_messages_get", room_id, floor, 1)
+            top = int(below[0]["seq"]) if below else 0
+            if top < floor - 1:
+                missing = f"{top + 1} to {floor - 1}"
+                MESSAGES_LOST.add(amount=floor - 1 - top)
+        return events, row is None, missing
+
+    async def _lost_messages(
+        self, make: _EventMaker, items: Sequence[str], floor: int, stored: dict[str, Row], partition: int
+    ) -> list[list[str]]:
+        keys, saves, deletes = self._keys, [], []
+        record = keys.room_record(make.room_id, partition)
+        ids = [item[1:] if item.startswith("x") else str(from_json(item)["message_id"]) for item in items]
+        states = await self._cache.execute_many([("GET", keys.message_state(id_, partition)) for id_ in ids])
+        for seq, item in enumerate(items, floor):
+            message_id, state = ids[seq - floor], str(states[seq - floor])
+            row, is_tombstone = stored.get(message_id), item.startswith("x")
+            if not message_id or (row is not None and row["deleted"]) or is_running(item):
+                continue
+            if not is_tombstone and row is None:
+                client_id = await self._cache.execute("HGET", record, f"s:{seq}")
+                claim = await self._cache.execute("HGET", record, f"c:{client_id}") if client_id else None
+                saves.append(make.save(from_json(item), client_id, (claim or "").partition("|")[2] or None))
+            if is_tombstone or state.startswith("DELET"):
+                deletes.append(make.event(MESSAGE_DELETE, message_id, {"message_id": message_id}, seq=seq))
+        return saves + deletes
+
+    async def _request_of(self, account_id: str, partition: int, room_id: str) -> tuple[str | None, str | None]:
+        """The client_request_id that made the room, and its hash, where the account's list still has them."""
+        fields = await self._cache.execute("HGETALL", self._keys.account_record(account_id, partition))
+        pairs = fields.items() if isinstance(fields, dict) else zip(fields[::2], fields[1::2], strict=True)
+        for name, value in pairs:
+            made, _, request_hash = value.partition("|")
+            if name.startswith("r:") and made == room_id:
+                return name[2:], request_hash
+        return None, None
+
+    async def _queue_again(self, lane: Lane, room_id: str, events: list[list[str]], is_new: bool) -> int:
+        keys, p = self._keys, lane.partition
+        account = await self._cache.execute("HGET", keys.room_record(room_id, p), "account") or ""
+        script_keys = [keys.room_record(room_id, p), keys.messages(room_id, p), keys.room(room_id, p), lane.stream_key]
+        script_keys += [keys.account_record(account, p), keys.account_rooms(account, p), keys.account_order(account, p)]
+        queued = 0
+        for start in range(0, len(events), _EVENTS_A_CALL):
+            args: list[object] = [self._settings.room_list_ttl_s * 1000, "1" if is_new and account else ""]
+            for words in events[start : start + _EVENTS_A_CALL]:
+                args += [len(words), *words]
+            queued += int(await self._cache.run_script(SCRIPTS["restore_room"], script_keys, args))
+        return queued
+
+    async def _call(self, lane: Lane, procedure: str, *params: object) -> list[Row]:
+        return await self._database.call_shard_procedure(int(lane.name), procedure, params)
+
+
+class _EventMaker:
+    """Events of one room as the scripts queue them: fields and values, without what restore_room.lua adds."""
+
+    def __init__(self, room_id: str, record: dict[str, Any], lane: Lane) -> None:
+        self.room_id = room_id
+        self._record = record
+        self._whose = {
+            "room_id": room_id,
+            "account_id": record["account"] or "",
+            "account_db_key": int(record["owner"]),
+            "shard_id": int(lane.name),
+        }
+
+    def event(self, kind: str, id_: str, data: dict[str, Any] | None = None, **fields: object) -> list[str]:
+        words = ["id", id_, "type", kind, "payload", to_json(self._whose | (data or {})), "key", self.room_id]
+        for name, value in fields.items():
+            words += [name, str(value)]
+        return words
+
+    def create(self, request_id: str | None, request_hash: str | None) -> list[str]:
+        record = self._record
+        data = {
+            "title": from_json(record["title"]),
+            "ai_persona": from_json(record["persona"]),
+            "client_request_id": request_id,
+            "request_hash": request_hash,
+            "title_version": int(record["version"]),
+        }
+        return self.event(ROOM_CREATE, self.room_id, data, time=record["created"])
+
+    def save(self, message: dict[str, Any], client_id: str | None, body_hash: str | None) -> list[str]:
+        data: dict[str, Any] = {"message_data": {name: message.get(name) for name in _MESSAGE_FIELDS}}
+        if client_id:
+            data |= {"client_message_id": client_id, "body_hash": body_hash}
+        at = message["timestamp"]
+        return self.event(MESSAGE_SAVE, message["message_id"], data, seq=message["seq"], time=at)

@@ -1,0 +1,247 @@
+"""A shard database that comes back older (cases/faults.md U12): noticed, said, and written again from Redis."""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_asyncio
+
+from tests.backends_mariadb import MariaDbServer, PreparedMariaDb
+from tests.faults.shared_world import SharedWorld, shared_world
+from tests.faults.test_lost_redis import listed, new_room, ok, said, stored
+from tests.faults.world import World
+from tests.players import Player
+from tests.waiting import until
+
+pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(240)]
+SEND = "/api/chat/message/send"
+TABLES = ("chat_rooms", "chat_messages", "stream_marks")
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def world(prepared_mariadb: PreparedMariaDb) -> AsyncIterator[SharedWorld]:
+    with tempfile.TemporaryDirectory(prefix="o-") as folder, prepared_mariadb.running_copy() as backend:
+        async with shared_world(
+            backend, Path(folder), "older", servers=1, CHATCONFIG__MARK_CHECK_INTERVAL_S=0.5
+        ) as world:
+            yield world
+
+
+def dump(world: SharedWorld) -> None:
+    for shard in world.settings.shards:
+        for table in TABLES:
+            world.mariadb.sql(f"DROP TABLE IF EXISTS {shard.database}.dump_{table}")
+            world.mariadb.sql(f"CREATE TABLE {shard.database}.dump_{table} AS SELECT * FROM {shard.database}.{table}")
+
+
+def put_back(world: SharedWorld) -> None:
+    """The dump, while the servers run."""
+    for shard in world.settings.shards:
+        for table in TABLES:
+            world.mariadb.sql(f"DELETE FROM {shard.database}.{table}")
+            world.mariadb.sql(f"INSERT INTO {shard.database}.{table} SELECT * FROM {shard.database}.dump_{table}")
+            world.mariadb.sql(f"DROP TABLE {shard.database}.dump_{table}")
+
+
+async def signed_in(world: World) -> Player:
+    player = world.player(2, number=8)
+    await player.sign_in()
+    return player
+
+
+async def complaint(world: World) -> str:
+    async with world.http.get(f"{world.servers[0].process.base_url}/readyz?verbose") as answer:
+        assert answer.status == 200
+        checks = (await answer.json())["checks"]
+    return next((check["reason"] for check in checks if check["name"] == "chat_older_shards"), "")
+
+
+def everything(world: World, room_ids: list[str]) -> list[Any]:
+    """The rows of these rooms that clients can see."""
+    rooms = " OR ".join(f"room_id = '{room_id}'" for room_id in room_ids)
+    queries = (
+        "SELECT room_id, title, ai_persona, last_seq, message_count, deleted"
+        f" FROM chat_rooms WHERE {rooms} ORDER BY room_id",
+        "SELECT room_id, seq, message_id, sender_type, content, parent_message_id, metadata, created_at,"
+        f" client_message_id, body_hash FROM chat_messages WHERE ({rooms}) AND deleted = 0 ORDER BY room_id, seq",
+        f"SELECT message_id FROM chat_messages WHERE ({rooms}) AND deleted = 1 ORDER BY message_id",
+    )
+    return [[row for shard in world.shard_ids for row in world.shard_rows(shard, query)] for query in queries]
+
+
+async def live_through(world: World, player: Player) -> tuple[list[str], str, str]:
+    """Rooms with messages: old ones, one that will be renamed, one to be deleted; and a message to be deleted."""
+    rooms = [await new_room(player) for _ in range(3)]
+    first = ""
+    for room_id in rooms:
+        sent = await ok(player, SEND, room_id=room_id, content=said())
+        first = first or sent["user_message"]["message_id"]
+    await world.settled()
+    return rooms, rooms[2], first
+
+
+async def go_on(world: World, player: Player, rooms: list[str], gone: str, first: str) -> list[str]:
+    """What the dump does not have: sends, a new room, a title, deletes of a message and of a room."""
+    for n in range(3):
+        await ok(player, SEND, room_id=rooms[0], content=said(), client_message_id=f"id-{n}")
+    last = await ok(player, SEND, room_id=rooms[1], content=said())
+    await ok(player, "/api/chat/message/delete", room_id=rooms[1], message_id=last["message"]["message_id"])
+    await ok(player, "/api/chat/message/delete", room_id=rooms[0], message_id=first)
+    await ok(player, "/api/chat/room/update", room_id=rooms[1], new_title="renamed")
+    await ok(player, "/api/chat/room/delete", room_id=gone)
+    made = await new_room(player)
+    await ok(player, SEND, room_id=made, content=said())
+    await world.settled()
+    return [*rooms, made]
+
+
+def visible(everything: list[Any]) -> list[Any]:
+    """Without the texts of what was deleted, and what belongs to a deleted room."""
+    rooms, messages, _ = everything
+    gone = {room["room_id"] for room in rooms if room["deleted"]}
+    return [
+        [room for room in rooms if room["room_id"] not in gone],
+        [message for message in messages if message["room_id"] not in gone],
+        gone,
+    ]
+
+
+async def test_rows_are_written_again_while_servers_run(world: SharedWorld) -> None:
+    player = await signed_in(world)
+    rooms, gone, first = await live_through(world, player)
+    dump(world)
+    rooms = await go_on(world, player, rooms, gone, first)
+    before, page = visible(everything(world, rooms)), await listed(player, rooms[0])
+    put_back(world)
+    assert visible(everything(world, rooms)) != before
+    await until(lambda: visible(everything(world, rooms)) == before, 60, "the rows are there again")
+    assert "written again" in await complaint(world)
+    assert "a shard database came back older" in world.servers[0].process.log
+    async with world.http.get(f"{world.servers[0].process.base_url}/metrics") as answer:
+        assert "chat_shard_older_total 0" not in await answer.text()
+    # Everything goes on, behind no hole.
+    sent = await ok(player, SEND, room_id=rooms[0], content=said())
+    assert sent["user_message"]["seq"] == page[-1]["seq"] + 1
+    await world.settled()
+    # The same from MySQL alone.
+    whole = await listed(player, rooms[0])
+    world.ask_redis("FLUSHALL")
+    assert await listed(player, rooms[0]) == whole
+    assert [message["seq"] for message in whole] == [seq for seq, _, _ in stored(world, rooms[0])]
+    titles = {room["room_id"]: room["title"] for room in (await ok(player, "/api/chat/rooms", limit=100))["rooms"]}
+    assert titles[rooms[1]] == "renamed"
+    assert gone not in titles
+    assert rooms[3] in titles
+
+
+async def test_batch_after_the_dump_finds_it(world: SharedWorld) -> None:
+    """A send between the dump's return and the check leaves no hole: its batch finds it."""
+    player = await signed_in(world)
+    room_id = await new_room(player)
+    await ok(player, SEND, room_id=room_id, content=said())
+    await world.settled()
+    dump(world)
+    for _ in range(3):
+        await ok(player, SEND, room_id=room_id, content=said())
+    await world.settled()
+    with world.servers[0].paused():
+        put_back(world)
+    await ok(player, SEND, room_id=room_id, content=said())
+    await until(lambda: [seq for seq, _, _ in stored(world, room_id)] == list(range(1, 11)), 60, "no hole")
+
+
+async def test_what_nobody_has_is_said_by_room(world: SharedWorld) -> None:
+    player = await signed_in(world)
+    room_id = await new_room(player)
+    await world.settled()
+    dump(world)
+    for _ in range(14):  # beyond the window of 20
+        await ok(player, SEND, room_id=room_id, content=said())
+    await world.settled()
+    await until(lambda: int(world.ask_redis("HGET", *floor_of(world, room_id))) > 8, 30, "the window was trimmed")
+    put_back(world)
+    await until(lambda: [seq for seq, _, _ in stored(world, room_id)] == list(range(9, 29)), 60, "the window is back")
+    said_so = await complaint(world)
+    assert f"room {room_id} lacks messages 1 to 8" in said_so
+    doctor = await asyncio.to_thread(_doctor, world)
+    assert f"room {room_id} lacks messages 1 to 8" in doctor
+
+
+def floor_of(world: SharedWorld, room_id: str) -> tuple[str, str]:
+    (key,) = world.ask_redis("KEYS", f"*:room_rec:{room_id}")
+    return key, "floor"
+
+
+def _doctor(world: SharedWorld) -> str:
+    from tests.server_process import run_to_its_end  # noqa: PLC0415
+
+    return run_to_its_end(
+        ["application.manage", "--env", "DEBUG", "doctor"], world.servers[0].process.environment
+    ).stdout
+
+
+_BINLOG = ("--log-bin=b", "--binlog-format=ROW", "--sync-binlog=1", "--log-slave-updates")
+_REPLICA = ("--read-only=ON",)
+
+
+async def test_late_replica_is_completed_from_redis(prepared_mariadb: PreparedMariaDb, tmp_path: Path) -> None:
+    """The primary dies, and a replica that lacks its last batches is promoted."""
+    with prepared_mariadb.running_copy() as backend:
+        primary, replica = backend.server, MariaDbServer(copy_of=prepared_mariadb.server)
+        assert primary is not None
+        try:
+            primary.stop()
+            await asyncio.to_thread(primary.start, *_BINLOG, "--server-id=1")
+            await asyncio.to_thread(replica.start, *_BINLOG, "--server-id=2", *_REPLICA)
+            replica.sql(
+                f"CHANGE MASTER TO MASTER_HOST='127.0.0.1', MASTER_PORT={primary.port}, MASTER_USER='root',"
+                " MASTER_LOG_FILE='b.000001', MASTER_LOG_POS=4"
+            )
+            replica.sql("START SLAVE")
+            await until(lambda: replica.sql("SHOW SLAVE STATUS")[0]["Slave_IO_Running"] == "Yes", 30, "it replicates")
+            async with shared_world(
+                backend, tmp_path, "failover", servers=1, CHATCONFIG__MARK_CHECK_INTERVAL_S=0.5
+            ) as world:
+                player = await signed_in(world)
+                room_id = await new_room(player)
+                await ok(player, SEND, room_id=room_id, content=said())
+                await world.settled()
+                await until(lambda: _is_applied(primary, replica), 30, "it has this")
+                replica.sql("STOP SLAVE IO_THREAD")
+                texts = [said() for _ in range(8)]
+                for text in texts:
+                    await ok(player, SEND, room_id=room_id, content=text)
+                await world.settled()
+                before = await listed(player, room_id)
+                primary.kill()
+                await until(lambda: _has_applied_all(replica), 30, "what came is applied")
+                for command in ("STOP SLAVE", "RESET SLAVE ALL", "SET GLOBAL read_only = OFF"):
+                    replica.sql(command)
+                world.mariadb = replica
+                for proxy in world.servers[0].databases:
+                    proxy._target_port = replica.port
+                    proxy.cut_all()
+                await ok(player, SEND, room_id=room_id, content=said())
+                await until(lambda: len(stored(world, room_id)) == len(before) + 2, 60, "everything is in the replica")
+                after = await listed(player, room_id)
+                assert after[: len(before)] == [message | {"state": "SENT"} for message in before]
+                rows = [(message["seq"], message["message_id"], message["content"]) for message in after]
+                assert rows == stored(world, room_id)
+                assert await complaint(world)
+        finally:
+            replica.remove()
+
+
+def _is_applied(primary: MariaDbServer, replica: MariaDbServer) -> bool:
+    (master,), (slave,) = primary.sql("SHOW MASTER STATUS"), replica.sql("SHOW SLAVE STATUS")
+    return bool(slave["Exec_Master_Log_Pos"] == master["Position"])
+
+
+def _has_applied_all(replica: MariaDbServer) -> bool:
+    (slave,) = replica.sql("SHOW SLAVE STATUS")
+    return bool(slave["Exec_Master_Log_Pos"] == slave["Read_Master_Log_Pos"])
