@@ -68,6 +68,7 @@ BUILD_KEYS = {
     "service.queue.lane_store",
     "service.queue.lanes",
     "template.account.attempt_limits",
+    "template.account.global_mark",
     "template.account.session_store",
     "template.chat.chat_keys",
 }

@@ -10,6 +10,7 @@ from template.account.account_store import AccountStore
 from template.account.account_template_impl import AccountTemplateImpl
 from template.account.attempt_limits import LoginLimit, SignupLimit
 from template.account.ended_sessions import EndedSessions
+from template.account.global_mark import GlobalMark
 from template.account.password_vault import PasswordVault
 from template.account.session_store import SessionStore
 from template.base.template_context import TemplateContext
@@ -20,7 +21,8 @@ from template.chat.chat_template_impl import create_chat_template
 def create_session_store(container: ServiceContainer, settings: NetSettings) -> SessionStore:
     """The sessions of this server's accounts."""
     ended = EndedSessions(container.database, settings.session_ttl_s)
-    return SessionStore(container.cache, ended, settings.session_ttl_s)
+    mark = GlobalMark(container.cache, container.database)
+    return SessionStore(container.cache, ended, settings.session_ttl_s, mark)
 
 
 def create_account_template(
@@ -34,7 +36,10 @@ def create_account_template(
         window_s=settings.login_window_s,
     )
     signups = SignupLimit(container.cache, per_address=settings.signups_per_address, window_s=settings.signup_window_s)
-    return AccountTemplateImpl(AccountStore(container.database), sessions, PasswordVault(), logins, signups)
+    mark = sessions.mark or GlobalMark(container.cache, container.database)
+    return AccountTemplateImpl(
+        AccountStore(container.database, mark), sessions, PasswordVault(), logins, signups, mark, container.scheduler
+    )
 
 
 def add_templates(

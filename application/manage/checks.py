@@ -15,7 +15,9 @@ from service.cache.cache_errors import CacheCommandError
 from service.core.errors import ServiceError, StartError
 from service.db.databases import DatabaseReport, Databases, report_all
 from service.db.durability import judge
+from service.db.schema import read_status
 from service.service_container import SCRIPTS_FOLDER
+from template.account.global_mark import KnownMark
 from template.chat.chat_keys import NEWS
 
 _CLOCK_NOTE_S, _CLOCK_BAD_S = 1.0, 30.0
@@ -77,6 +79,7 @@ async def check_redis(settings: ServerSettings) -> list[Finding]:
                 findings.append(_clock(f"redis {node}".strip(), int(seconds) + int(micros) / 1e6 - asked_s))
             findings.extend(await _memory(client))
             findings.append(await _epochs(tools))
+            findings += await _global_mark(tools, settings)
             findings.append(await _signals(tools, settings.cacheConfig.username or "default"))
             findings += await _queues(tools, settings.templateConfig.env)
             shard_ids = [shard.shard_id for shard in settings.databaseConfig.shards]
@@ -124,6 +127,30 @@ async def _epochs(tools: Operating) -> Finding:
         return Finding("partitions", Level.BAD, f"{wrong} of {len(epochs)} are of another Redis run", mend)
     highest = max(epoch for epoch, _ in epochs)
     return Finding("partitions", Level.GOOD, f"{len(epochs)}, all of this Redis run, highest epoch {highest}")
+
+
+async def _global_mark(tools: Operating, settings: ServerSettings) -> list[Finding]:
+    """Whether the global database has every signup and logout that Redis knows of; nothing where it cannot be asked,
+    which is a finding of its own."""
+    known = await KnownMark.read(tools.cache)
+    data_dir = settings.templateConfig.data_dir.absolute()
+    databases = Databases(settings.databaseConfig, data_dir=data_dir, scripts_dir=SCRIPTS_FOLDER)
+    database = databases.open_global()
+    try:
+        if not (await read_status(database, databases.global_scripts)).is_current:
+            return []
+        stored = (await database.call("fp_mark_get", (known.account,)))[0]
+    except ServiceError:
+        return []
+    finally:
+        await database.close()
+    mend = "bring back a newer copy of it, or accept the loss: this is reported for a day"
+    if stored["number"] < known.number or (known.account and not stored["account_known"]):
+        text = "it is older than Redis knows it: acknowledged signups and logouts are lost"
+        return [Finding("mark:global", Level.BAD, text, mend)]
+    if known.older is not None and known.older.is_recent:
+        return [Finding("mark:global", Level.BAD, str(known.older), mend)]
+    return [Finding("mark:global", Level.GOOD, "the global database has every signup and logout that Redis knows of")]
 
 
 async def _signals(tools: Operating, user: str) -> Finding:

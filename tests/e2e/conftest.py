@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import redis
 
 from tests.backends_cluster import RedisCluster, on_a_cluster
 from tests.backends_mariadb import MariaDbServer
@@ -36,6 +37,22 @@ class Deployment:
     def global_rows(self, query: str) -> list[dict[str, Any]]:
         raise NotImplementedError
 
+    def change_global(self, statement: str) -> None:
+        """Run one statement on the global database, past the server; it names its table after FROM or INTO."""
+        raise NotImplementedError
+
+    def dump_global(self) -> None:
+        """Keep a copy of the global database as it is now."""
+        raise NotImplementedError
+
+    def restore_global(self) -> None:
+        """Put the copy back, while the server may run or stand still."""
+        raise NotImplementedError
+
+    def ask_cache(self, *command: Any) -> Any:
+        """One command to Redis or Valkey, past the server."""
+        raise NotImplementedError
+
     def kill_cache(self) -> None:
         """SIGKILL of Redis or Valkey."""
         raise NotImplementedError
@@ -53,6 +70,29 @@ class Local(Deployment):
 
     def global_rows(self, query: str) -> list[dict[str, Any]]:
         return self._rows("chat_global", query)
+
+    def change_global(self, statement: str) -> None:
+        with closing(self._open_global()) as connection, connection:
+            connection.execute(statement)
+
+    def dump_global(self) -> None:
+        with closing(self._open_global()) as live, closing(sqlite3.connect(self._dump)) as copy:
+            live.backup(copy)
+
+    def restore_global(self) -> None:
+        with closing(self._open_global()) as live, closing(sqlite3.connect(self._dump)) as copy:
+            copy.backup(live)
+
+    def ask_cache(self, *command: Any) -> Any:
+        with redis.Redis(unix_socket_path=str(self.data_dir / "valkey" / "valkey.sock")) as client:
+            return client.execute_command(*command)  # type: ignore[no-untyped-call]
+
+    @property
+    def _dump(self) -> Path:
+        return self.data_dir / "dump.sqlite3"
+
+    def _open_global(self) -> sqlite3.Connection:
+        return sqlite3.connect(self.data_dir / "db" / "chat_global.sqlite3", timeout=20)
 
     def kill_cache(self) -> None:
         mine = str(self.data_dir / "valkey").encode()
@@ -74,15 +114,17 @@ class Local(Deployment):
 class Debug(Deployment):
     """Redis and two MariaDB shards of this test run, by environment variables over the shipped file."""
 
-    def __init__(self, data_dir: Path, redis: RedisServer, mariadb: MariaDbServer, name: str, workers: int) -> None:
-        self.redis = redis
+    def __init__(
+        self, data_dir: Path, redis_server: RedisServer, mariadb: MariaDbServer, name: str, workers: int
+    ) -> None:
+        self.redis = redis_server
         self.mariadb = mariadb
         self.name = name
         changes = {
             "BASE_SERVER__TEMPLATECONFIG__APPID": name,
             # A process that died is found out in 2 s instead of 10, for the test's sake.
             "BASE_SERVER__CHATCONFIG__REPLY_LEASE_S": "2",
-            "BASE_SERVER__CACHECONFIG__PORT": str(redis.port),
+            "BASE_SERVER__CACHECONFIG__PORT": str(redis_server.port),
             "BASE_SERVER__DATABASECONFIG__PORT": str(mariadb.port),
             "BASE_SERVER__DATABASECONFIG__DATABASE": f"{name}_global",
             "BASE_SERVER__DATABASECONFIG__SHARDS": (
@@ -105,6 +147,30 @@ class Debug(Deployment):
     def global_rows(self, query: str) -> list[dict[str, Any]]:
         return self.mariadb.sql(query.replace("FROM ", f"FROM {self.name}_global."))
 
+    def change_global(self, statement: str) -> None:
+        for word in ("FROM ", "INTO "):
+            statement = statement.replace(word, f"{word}{self.name}_global.")
+        self.mariadb.sql(statement)
+
+    def dump_global(self) -> None:
+        self.mariadb.sql(f"CREATE DATABASE {self.name}_dump CHARACTER SET utf8mb4 COLLATE utf8mb4_bin")
+        self._copy_tables(f"{self.name}_global", f"{self.name}_dump")
+
+    def restore_global(self) -> None:
+        self._copy_tables(f"{self.name}_dump", f"{self.name}_global")
+
+    def _copy_tables(self, source: str, target: str) -> None:
+        """As ``mariadb-dump`` piped into ``mariadb`` does it."""
+        tables = "SELECT table_name AS name FROM information_schema.tables WHERE table_schema = "
+        for table in [row["name"] for row in self.mariadb.sql(f"{tables}'{source}'")]:
+            self.mariadb.sql(f"DROP TABLE IF EXISTS {target}.{table}")
+            self.mariadb.sql(f"CREATE TABLE {target}.{table} LIKE {source}.{table}")
+            self.mariadb.sql(f"INSERT INTO {target}.{table} SELECT * FROM {source}.{table}")
+
+    def ask_cache(self, *command: Any) -> Any:
+        with redis.Redis(port=self.redis.port) as client:
+            return client.execute_command(*command)  # type: ignore[no-untyped-call]
+
     def kill_cache(self) -> None:
         self.redis.kill()
 
@@ -125,9 +191,9 @@ def deployment(request: pytest.FixtureRequest, app_id: str) -> Iterator[Deployme
             cluster: RedisCluster = request.getfixturevalue("redis_cluster")
             deployed = Local("LOCAL", data_dir, on_a_cluster(cluster, app_id), count)
         else:
-            redis = RedisServer(find_server("redis"), *LOSES_NOTHING)
-            stack.callback(redis.remove)
-            redis.start()
-            deployed = Debug(data_dir, redis, request.getfixturevalue("mariadb_server"), app_id, count)
+            server = RedisServer(find_server("redis"), *LOSES_NOTHING)
+            stack.callback(server.remove)
+            server.start()
+            deployed = Debug(data_dir, server, request.getfixturevalue("mariadb_server"), app_id, count)
         yield deployed
         deployed.server.stop()

@@ -6,33 +6,45 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from service.db.database_service import DatabaseService
+from template.account.global_mark import GlobalMark
 
 
 @dataclass(frozen=True)
 class Account:
-    """A row of the global database; ``created_at`` is in UTC."""
+    """A row of the global database; ``created_at`` is in UTC.
+
+    ``shard_id`` is None where the database lost the mapping. ``generation``: that of the database when it was read.
+    """
 
     account_id: str
     account_db_key: int
-    shard_id: int
+    shard_id: int | None
     nickname: str
     password_hash: str
     created_at: datetime
+    generation: int
 
 
 class AccountStore:
-    def __init__(self, database: DatabaseService) -> None:
+    def __init__(self, database: DatabaseService, mark: GlobalMark) -> None:
         self._database = database
+        self._mark = mark
 
     async def create(self, account_id: str, password_hash: str, nickname: str, email: str, platform_type: str) -> bool:
         """Insert the account on the least-loaded shard; False if the id is taken (nothing changes then)."""
+        await self._mark.check()
         rows = await self._database.call_global_procedure(
             "fp_account_create", (account_id, password_hash, nickname, email, platform_type)
         )
-        return bool(rows[0]["created"])
+        if not rows[0]["created"]:
+            return False
+        await self._mark.note(rows[0]["mark"], rows[0]["account_db_key"])
+        return True
 
     async def find(self, account_id: str) -> Account | None:
         """The account of a canonical id, or None."""
+        # Before the row: a session of what an older database is found to lack right after must not count as checked.
+        generation = self._mark.generation
         rows = await self._database.call_global_procedure("fp_account_get", (account_id,))
         if not rows:
             return None
@@ -44,4 +56,5 @@ class AccountStore:
             nickname=row["nickname"] or "",
             password_hash=row["password_hash"],
             created_at=row["created_at"],
+            generation=generation,
         )

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
 from collections.abc import Sequence
 
 from service.core.instruments import Counter
+from service.core.logger import Logger
+from service.scheduler.base_scheduler import ScheduleJob, ScheduleType
+from service.scheduler.scheduler_service import SchedulerService
 from template.account.account_store import AccountStore
 from template.account.attempt_limits import LoginLimit, SignupLimit
 from template.account.common.account_examples import LOGIN_EXAMPLE, LOGOUT_EXAMPLE, SIGNUP_EXAMPLE
@@ -18,13 +22,15 @@ from template.account.common.account_serialize import (
     SignupRequest,
     SignupResponse,
 )
+from template.account.global_mark import CHECK_INTERVAL_S, GlobalMark
 from template.account.password_vault import PasswordVault
 from template.account.session_store import SessionStore
 from template.base.answers import answers
 from template.base.base_template import BaseTemplate
 from template.base.client_session import ClientSession
-from template.base.errors import AccountExists, ErrorCode, WrongCredentials
+from template.base.errors import AccountExists, ErrorCode, ServiceDown, WrongCredentials
 from template.base.protocol import Access, Protocol
+from template.base.readiness import Health, ReadinessCheck
 from template.base.session_info import SessionInfo
 
 SIGNUPS = Counter("account_signups", "Accounts created.")
@@ -42,12 +48,16 @@ class AccountTemplateImpl(BaseTemplate):
         vault: PasswordVault,
         logins: LoginLimit,
         signups: SignupLimit,
+        mark: GlobalMark,
+        scheduler: SchedulerService,
     ) -> None:
         self._accounts = accounts
         self._sessions = sessions
         self._vault = vault
         self._logins = logins
         self._signups = signups
+        self._mark = mark
+        self._scheduler = scheduler
 
     def protocols(self) -> Sequence[Protocol]:
         return (
@@ -66,6 +76,23 @@ class AccountTemplateImpl(BaseTemplate):
                 Access.USER, "End the session of the access token", example=LOGOUT_EXAMPLE, errors=(),
             ),
         )  # fmt: skip
+
+    async def start(self) -> None:
+        await self._mark.check()
+        await self._scheduler.add_job(
+            ScheduleJob(
+                job_id=f"global_database_mark:{secrets.token_hex(4)}",
+                name="mark of the global database",
+                schedule_type=ScheduleType.INTERVAL,
+                schedule_value=CHECK_INTERVAL_S,
+                callback=self._mark.watch,
+            )
+        )
+
+    async def readiness(self) -> Sequence[ReadinessCheck]:
+        """An alarm for a day after the global database came back older."""
+        alarm = self._mark.alarm
+        return [ReadinessCheck("mark:global", Health.DEGRADED if alarm else Health.OK, str(alarm or ""))]
 
     async def stop(self) -> None:
         await asyncio.to_thread(self._vault.close)
@@ -95,9 +122,12 @@ class AccountTemplateImpl(BaseTemplate):
             LOGINS.add("refused")
             raise WrongCredentials()
         await self._logins.forgive(request.account_id, client_session.peer)
-        token = await self._sessions.create(
-            SessionInfo(account.account_id, account.account_db_key, account.shard_id, account.nickname)
-        )
+        if account.shard_id is None:
+            # Any other shard would be another account's rooms or none: only an operator can bring the mapping back.
+            Logger.error("account without a shard: its row of account_shards is lost", account=account.account_db_key)
+            raise ServiceDown("the shard of this account is not known")
+        session = SessionInfo(account.account_id, account.account_db_key, account.shard_id, account.nickname)
+        token = await self._sessions.create(session, account.generation)
         LOGINS.add("ok")
         view = AccountView(
             account_id=account.account_id, nickname=account.nickname, created_at=account.created_at.isoformat()

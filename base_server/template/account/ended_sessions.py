@@ -1,4 +1,5 @@
-"""Logouts as rows of the global database: what a Redis that comes back with older data cannot undo."""
+"""What the global database knows of sessions: logouts as rows, which a Redis that comes back with older data cannot
+undo, and whether a session's account exists."""
 
 from __future__ import annotations
 
@@ -12,9 +13,16 @@ class EndedSessions:
         self._database = database
         self._ttl_s = ttl_s
 
-    async def add(self, session_hash: str) -> None:
-        """Raises ``ServiceUnavailable`` when the logout could not be noted. A repeat changes nothing."""
-        await self._database.call_global_procedure("fp_session_end", (session_hash, self._ttl_s))
+    async def add(self, session_hash: str) -> int:
+        """The database's mark with this logout in it. Raises ``ServiceUnavailable`` when it could not be noted. A
+        repeat changes nothing else."""
+        rows = await self._database.call_global_procedure("fp_session_end", (session_hash, self._ttl_s))
+        return int(rows[0]["mark"])
 
     async def contains(self, session_hash: str) -> bool:
         return bool(await self._database.call_global_procedure("fp_session_ended_get", (session_hash,)))
+
+    async def has_account(self, account_id: str, account_db_key: int) -> bool:
+        """Whether this account exists, not only another of the same id or with the same key."""
+        rows = await self._database.call_global_procedure("fp_account_get", (account_id,))
+        return bool(rows) and rows[0]["account_db_key"] == account_db_key

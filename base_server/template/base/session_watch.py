@@ -82,8 +82,9 @@ class SessionWatch:
     async def _ended(self, tokens: Collection[str]) -> list[str]:
         ended: list[str] = []
         asked = list(tokens)
-        for start in range(0, len(asked), _AT_ONCE):
-            some = asked[start : start + _AT_ONCE]
+        at_once = max(1, len(asked)) if isinstance(self._sessions, ManySessions) else _AT_ONCE
+        for start in range(0, len(asked), at_once):
+            some = asked[start : start + at_once]
             try:
                 if isinstance(self._sessions, ManySessions):
                     ended += await self._sessions.find_ended(some)

@@ -293,7 +293,7 @@ class ChatLoader:
         pause_s = 0.01
         while time.monotonic() < deadline:
             token = secrets.token_hex(8)
-            args = [kind, token, _TOKEN_TTL_MS, room_id, last_seq, compared_in]
+            args = [kind, token, _TOKEN_TTL_MS, room_id, last_seq, compared_in, owner.db_key]
             answer = await self._cache.run_script(SCRIPTS["begin_load"], keys, args)
             if answer[0] == Answer.REPEAT:
                 return Loaded.WARM

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 from collections import Counter
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 
 from service.core.errors import DataRefused, StartError
 from service.db.database_service import DatabaseService
-from service.db.databases import apply_all
-from tests.backends_mariadb import DatabaseBackend, running_database
+from service.db.databases import Databases, apply_all
+from tests.backends_mariadb import SCRIPTS_DIR, DatabaseBackend, running_database
 from tests.database_rows import new_id
 
 
@@ -66,6 +68,56 @@ async def test_accounts_spread_over_the_active_shards(fresh_database_backend: Da
         assert len({(row["account_db_key"], row["shard_id"]) for row in same}) == 1
         shards = await database.call_global_procedure("fp_shards_get")
         assert [(row["shard_id"], row["active"]) for row in shards] == [(1, 1), (2, 1)]
+
+
+async def test_account_keys_are_drawn_above_all_counted_ones(database: DatabaseService) -> None:
+    """cases/faults.md U11: exact as a double, and nowhere near those that an earlier version counted."""
+    keys = [int(str((await create(database, new_id()))["account_db_key"])) for _ in range(20)]
+    assert all(2**52 <= key < 2**53 for key in keys)
+    assert len({key // 2**40 for key in keys}) > 10, "spread over the whole range"
+
+
+async def test_account_key_that_is_taken_is_drawn_again(
+    fresh_database_backend: DatabaseBackend, tmp_path: Path
+) -> None:
+    """cases/faults.md U11: with eight keys to draw from, eight accounts have them all."""
+    scripts = tmp_path / "few_keys"
+    shutil.copytree(SCRIPTS_DIR, scripts)
+    for file in scripts.glob("*/global/procedures/fp_account_create.sql"):
+        file.write_text(file.read_text(encoding="utf-8").replace("& 4503599627370495", "& 7"), encoding="utf-8")
+    backend = fresh_database_backend
+    await apply_all(Databases(backend.settings, data_dir=backend.data_dir, scripts_dir=scripts), backend.settings)
+    database = DatabaseService(backend.settings, backend.data_dir, scripts, env="TEST")
+    await database.start()
+    try:
+        made = [await create(database, f"account-{n}") for n in range(8)]
+        assert sorted(int(str(row["account_db_key"])) - 2**52 for row in made) == list(range(8))
+        assert [row["created"] for row in made] == [1] * 8
+        for n, row in enumerate(made):
+            assert await create(database, f"account-{n}") == row | {"mark": 8}, "a repeat finds its own"
+    finally:
+        await database.stop()
+
+
+async def test_mark_rises_with_each_signup_and_logout_and_never_falls(fresh_database_backend: DatabaseBackend) -> None:
+    """cases/faults.md U11: what a database that comes back older is recognised by."""
+    await apply_all(fresh_database_backend.databases(), fresh_database_backend.settings)
+    async with running_database(fresh_database_backend) as database:
+
+        async def mark(key: object = 0) -> dict[str, object]:
+            return (await database.call_global_procedure("fp_mark_get", (key,)))[0]
+
+        assert await mark() == {"number": 0, "generation": 0, "account_known": 0}
+        first = await create(database, "first")
+        assert first["mark"] == 1
+        assert (await create(database, "first", "other"))["mark"] == 1, "nothing was stored"
+        (ended,) = await database.call_global_procedure("fp_session_end", ("a" * 64, 60))
+        assert ended["mark"] == 2
+        assert await mark(first["account_db_key"]) == {"number": 2, "generation": 0, "account_known": 1}
+        await database.call_global_procedure("fp_mark_lift", (7, 1))
+        await database.call_global_procedure("fp_mark_lift", (5, 0))
+        assert await mark() == {"number": 7, "generation": 1, "account_known": 0}
+        assert (await create(database, "second"))["mark"] == 8
 
 
 async def test_a_registered_shard_is_found_without_a_restart(fresh_database_backend: DatabaseBackend) -> None:

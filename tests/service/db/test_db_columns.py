@@ -34,7 +34,7 @@ async def test_rows_have_the_columns_of_the_header(database: DatabaseService) ->
         "global": {
             account[0]: account[1], "fp_account_get": (account_id,), "fp_account_shard_get": (key,),
             "fp_shards_get": (), "fp_setting_claim": (new_id(), "value"),
-            "fp_session_end": (SESSION_HASH, 60), "fp_session_ended_get": (SESSION_HASH,),
+            "fp_session_end": (SESSION_HASH, 60), "fp_session_ended_get": (SESSION_HASH,), "fp_mark_get": (key,),
         },
         "shard": {
             "fp_chat_rooms_get": (room.account_db_key,), "fp_chat_rooms_page": (room.account_db_key, 0, 1),

@@ -11,7 +11,9 @@ from pathlib import Path
 from service.cache.cache_service import CacheService
 from service.db.database_service import DatabaseService
 from service.db.databases import apply_all
+from template.account.account_store import AccountStore
 from template.account.ended_sessions import EndedSessions
+from template.account.global_mark import GlobalMark
 from template.account.session_store import SessionStore
 from template.base.base_template import BaseTemplate
 from template.base.client_session import ClientSession
@@ -21,6 +23,7 @@ from template.base.template_service import Call, TemplateService
 from template.base.wire import Request, Response
 from tests.backends_mariadb import DatabaseBackend, running_database
 from tests.backends_redis import RedisServer, running_cache
+from tests.database_rows import new_id
 from tests.waiting import PATIENCE_S
 
 ALICE = SessionInfo("alice", 7, 2, "Alice")
@@ -147,6 +150,118 @@ async def test_a_request_that_waits_ends_when_its_session_is_logged_out_by_anoth
         await asyncio.sleep(0.12)  # looked up twice
         template.let_go.set()
         assert (await waiting).error_code == 0
+
+
+async def new_account(database: DatabaseService) -> SessionInfo:
+    account_id = new_id("a")[:32]
+    params = (account_id, "hash", account_id, "", "")
+    row = (await database.call_global_procedure("fp_account_create", params))[0]
+    return SessionInfo(account_id, row["account_db_key"], row["shard_id"])
+
+
+async def came_back_older(database: DatabaseService, mark: GlobalMark) -> None:
+    """As ``mark`` sees it when the database lost one change; what the test wants lost it does not store at all."""
+    (stored,) = await database.call_global_procedure("fp_mark_get", (0,))
+    await mark.note(stored["number"] + 1)
+    await mark.check()
+
+
+async def test_sessions_are_looked_up_once_after_an_older_database(
+    private_server: RedisServer, app_id: str, database: DatabaseService
+) -> None:
+    """cases/faults.md U11: in every process, whoever found out; a session of an account that is not known ends."""
+    async with running_cache(private_server.settings(), app_id) as cache:
+        here, there = GlobalMark(cache, database), GlobalMark(cache, database)
+        store, elsewhere = (SessionStore(cache, EndedSessions(database, 100), 100, mark) for mark in (here, there))
+        await here.check()
+        await there.check()
+        generation = here.generation
+        known = await new_account(database)
+        kept, lost = await store.create(known, generation), await store.create(ALICE, generation)
+        for finder in (store, elsewhere):
+            assert await finder.find_ended([kept, lost]) == []
+            for token in (kept, lost):
+                await _found(finder, token)
+                assert finder.recall(token) is not None
+        await came_back_older(database, here)
+        await there.check()
+        assert here.generation == there.generation == generation + 1
+        assert here.alarm is not None
+        assert there.alarm is not None
+        assert here.alarm.lost == there.alarm.lost == 1
+        for finder in (store, elsewhere):
+            assert finder.recall(kept) is None, "it is not trusted before it was looked up"
+            assert await finder.find_ended([kept, lost]) == [lost]
+            assert (await _found(finder, kept)).account_db_key == known.account_db_key
+        before = database.calls
+        await _found(elsewhere, kept)
+        assert database.calls == before
+
+
+async def test_session_ends_when_redis_and_the_database_both_came_back(
+    private_server: RedisServer, app_id: str, database: DatabaseService
+) -> None:
+    """cases/faults.md U11: neither knows any more whether it was logged out."""
+    async with running_cache(private_server.settings(), app_id) as cache:
+        await cache.get_client().execute("CONFIG", "SET", "appendfsync", "always")
+        mark = GlobalMark(cache, database)
+        store = SessionStore(cache, EndedSessions(database, 100), 100, mark)
+        token = await store.create(await new_account(database))
+        await _found(store, token)
+        private_server.kill()
+        private_server.start()
+        await came_back_older(database, mark)
+        assert await store.find(token) is None
+
+
+async def test_session_of_a_login_before_the_database_was_found_older_is_looked_up(
+    private_server: RedisServer, app_id: str, database: DatabaseService
+) -> None:
+    """cases/faults.md U11: the account was read from what the database was; its session is of that generation."""
+    async with running_cache(private_server.settings(), app_id) as cache:
+        mark = GlobalMark(cache, database)
+        accounts, store = AccountStore(database, mark), SessionStore(cache, EndedSessions(database, 100), 100, mark)
+        account_id = new_id("a")[:32]
+        assert await accounts.create(account_id, "hash", "", "", "")
+        account = await accounts.find(account_id)
+        assert account is not None
+        await came_back_older(database, mark)
+        token = await store.create(ALICE, account.generation)
+        assert await store.find(token) is None
+
+
+async def test_marks_of_many_processes_raise_no_false_alarm(
+    private_server: RedisServer, app_id: str, database: DatabaseService
+) -> None:
+    """cases/faults.md U11: signups and logouts that overtake each other, and a Redis that lost what it knew."""
+    async with running_cache(private_server.settings(), app_id) as cache:
+        marks = [GlobalMark(cache, database) for _ in range(4)]
+
+        async def play(mark: GlobalMark, number: int) -> None:
+            accounts, ended = AccountStore(database, mark), EndedSessions(database, 100)
+            for _ in range(5):
+                await accounts.create(new_id("a")[:32], "hash", "", "", "")
+                await mark.note(await ended.add(f"{number}" * 64))
+                await mark.check()
+
+        await asyncio.gather(*(mark.check() for mark in marks))
+        before = marks[0].generation
+        await asyncio.gather(*(play(mark, number) for number, mark in enumerate(marks)))
+        key = cache.get_client().key("global_mark", partition=0)
+        for damage in (("DEL", key), ("HSET", key, "number", "x"), ("SET", key, "of another type")):
+            await cache.get_client().execute(*damage)
+            await asyncio.gather(*(mark.check() for mark in marks))
+            assert await cache.get_client().execute("HGET", key, "number") is not None
+        assert {mark.generation for mark in marks} == {before}
+        assert [mark.alarm for mark in marks] == [None] * 4
+        # What Redis lost, every process still knows.
+        await marks[1].check()
+        (stored,) = await database.call_global_procedure("fp_mark_get", (0,))
+        await marks[0].note(stored["number"] + 3)
+        await cache.get_client().execute("DEL", key)
+        await marks[0].check()
+        await marks[1].check()
+        assert {marks[0].generation, marks[1].generation} == {before + 1}
 
 
 async def test_many_sessions_are_looked_up_in_one_round_trip_and_anew_in_another_run_of_redis(

@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 
 from service.db.database_service import DatabaseService
+from template.base.client_session import ClientSession
+from template.base.session_info import SessionInfo
 from template.chat.chat_states import RoomState
 from tests.backends_mariadb import DatabaseBackend
 from tests.chat_world import ChatWorld, running_world
@@ -173,3 +175,24 @@ async def test_a_new_room_without_its_keys_is_found_while_its_create_waits(chat:
     assert await chat.backlog() > 0
     assert (await chat.messages(user, room_id)).messages == []
     await chat.send(user, room_id, "still there")
+
+
+async def test_list_of_an_account_that_is_gone_is_not_that_of_its_name(chat: ChatWorld) -> None:
+    """cases/faults.md U11: keys of the list bear the account's name, the record says whose list it is."""
+    gone = await chat.user()
+    room = await chat.room(gone, "secret", client_request_id="request-1")
+    await chat.send(gone, room.room_id, "secret")
+    assert (await chat.rooms(gone)).total_count == 1
+    session = gone.session
+    for shard_id in (session.shard_id, 3 - session.shard_id):
+        key = session.account_db_key + shard_id
+        namesake = ClientSession(SessionInfo(session.account_id, key, shard_id))
+        persisting = asyncio.create_task(chat.persist())  # the list may have to wait for the other's events
+        assert (await chat.rooms(namesake)).total_count == 0
+        await persisting
+        assert (await chat.try_messages(namesake, room.room_id)).errorCode == 1004
+        assert (await chat.try_send(namesake, room.room_id)).errorCode == 1004
+        own = await chat.room(namesake, "own", client_request_id="request-1")
+        assert [listed.room_id for listed in (await chat.rooms(namesake)).rooms] == [own.room_id]
+        await chat.persist()
+        assert [listed.room_id for listed in (await chat.rooms(gone)).rooms] == [room.room_id]

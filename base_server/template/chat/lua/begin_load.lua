@@ -4,12 +4,12 @@
 --   Open replies outlive their room's load: the record with its turn stays until the fill, and they go on meanwhile. Only
 --   one whose turn was lost with the record ends first: whether it was asked nobody knows any more.
 -- KEYS: 1 record; 2 epoch; 3 persistence lane; 4 mark of the lane's backlog; 5 load token; 6 list (messages, or the rooms set); 7 room card, or the account's order; 8 rooms with dead letters; 9 turns; 10 prefix of message states; 11 server run of the epoch
--- ARGV: 1 'room'|'account'; 2 token; 3 token TTL in ms; 4 room_id, '' for an account; 5 the room's last seq in MySQL, '' when not known yet; 6 epoch in which the lane's mark in MySQL was compared, '' when it was not
+-- ARGV: 1 'room'|'account'; 2 token; 3 token TTL in ms; 4 room_id, '' for an account; 5 the room's last seq in MySQL, '' when not known yet; 6 epoch in which the lane's mark in MySQL was compared, '' when it was not; 7 account_db_key
 -- returns: {0, epoch, token, last event of the record or '', open turn…} go on with this token | {11} loaded meanwhile, or deleted | {8} events of an older record or an older Redis run are not in MySQL yet | {8, turn} they are, but this turn was lost: end it first | {5} say the room's last seq in MySQL | {5, epoch} first compare the lane's mark in MySQL | {6, 'dead'} a room with dead letters is not whole here
 -- Entries that somebody else's handler pushed go at once when the lane is empty, else when their event was read or
 -- this time is over (the database may be away): the room stays usable, a later event still gets its place.
 local FOREIGN_WAIT_MS = 1000
-local v = redis.call('HMGET', KEYS[1], 'epoch', 'gone', 'dirty', 'turn', 'len')
+local v = redis.call('HMGET', KEYS[1], 'epoch', 'gone', 'dirty', 'turn', 'len', 'owner')
 local epoch = redis.call('GET', KEYS[2])
 if not epoch then
   -- Somebody flushed Redis while it ran: a run of its own, that no record of before belongs to. It is noted as this
@@ -64,7 +64,9 @@ if v[1] == epoch then
     if redis.call('EXISTS', KEYS[7]) == 0 then write_card() end
     return { REPEAT }
   end
-  if ARGV[1] == 'account' and len == redis.call('SCARD', KEYS[6]) and len == redis.call('ZCARD', KEYS[7]) then
+  -- An account of the same id that a global database lost may have left its list here: that is nobody's answer.
+  if ARGV[1] == 'account' and v[6] == ARGV[7] and len == redis.call('SCARD', KEYS[6])
+    and len == redis.call('ZCARD', KEYS[7]) then
     return { REPEAT }
   end
 end

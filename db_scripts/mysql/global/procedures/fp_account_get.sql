@@ -1,4 +1,4 @@
--- purpose: One account by its canonical id, with its shard.
+-- purpose: One account by its canonical id, with its shard; NULL when this database lost the mapping.
 -- params: account_id
 -- returns: account_db_key, account_id, password_hash, nickname, email, platform_type, created_at, shard_id
 CREATE PROCEDURE fp_account_get(
@@ -6,5 +6,5 @@ CREATE PROCEDURE fp_account_get(
 )
 READS SQL DATA
 SELECT a.account_db_key, a.account_id, a.password_hash, a.nickname, a.email, a.platform_type, a.created_at, s.shard_id
-FROM accounts a JOIN account_shards s ON s.account_db_key = a.account_db_key
+FROM accounts a LEFT JOIN account_shards s ON s.account_db_key = a.account_db_key
 WHERE a.account_id = p_account_id

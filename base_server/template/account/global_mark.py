@@ -1,0 +1,137 @@
+"""The mark of the global database: a number that rises with every signup and logout, in their transaction.
+
+Redis and every process know how far it was. A database below that came back older (an old dump, a replica that was
+behind): accounts and logouts are lost that were acknowledged. Its ``generation`` then rises, and a session of an older
+generation is looked up in the database before it is trusted again (:mod:`template.account.session_store`).
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from service.cache.cache_errors import CacheCommandError
+from service.cache.cache_service import CacheService
+from service.cache.script import load_scripts
+from service.core.errors import ServiceUnavailable
+from service.core.instruments import Counter
+from service.core.logger import Logger
+from service.db.database_service import DatabaseService
+
+CAME_BACK_OLDER = Counter(
+    "db_came_back_older", "Times that a database was found to lack changes that it had acknowledged.", ("database",)
+)
+CHECK_INTERVAL_S = 1.0
+"""Within this time every process knows that the global database came back older."""
+_ALARM_S = 86_400
+_RAISE = load_scripts(Path(__file__).parent / "lua")["raise_mark"]
+_FIELDS = ("number", "generation", "account", "older_s", "lost")
+
+
+@dataclass(frozen=True)
+class CameBackOlder:
+    """``at_s``: when a server noticed it (Unix time); ``lost``: how many signups and logouts are missing, at least."""
+
+    at_s: int
+    lost: int
+
+    @property
+    def is_recent(self) -> bool:
+        """Within the last day: an operator should know."""
+        return time.time() - self.at_s < _ALARM_S
+
+    def __str__(self) -> str:
+        at = datetime.fromtimestamp(self.at_s, UTC).isoformat(timespec="seconds")
+        return f"it came back older, noticed at {at}: {self.lost} or more acknowledged signups and logouts are lost"
+
+
+@dataclass(frozen=True)
+class KnownMark:
+    """What Redis knows; ``account`` is the key of the newest account, 0 for none."""
+
+    number: int = 0
+    generation: int = 0
+    account: int = 0
+    older: CameBackOlder | None = None
+
+    @classmethod
+    async def read(cls, cache: CacheService) -> KnownMark:
+        """Raises ``ServiceUnavailable``. A key of another type, or a number that is none, counts as missing."""
+        try:
+            texts = await cache.get_client().execute("HMGET", _key(cache), *_FIELDS)
+        except CacheCommandError:
+            return cls()
+        number, generation, account, older_s, lost = (int(text) if text and text.isdecimal() else 0 for text in texts)
+        return cls(number, generation, account, CameBackOlder(older_s, lost) if older_s else None)
+
+
+class GlobalMark:
+    """What this process knows of the mark. ``generation`` rises when the database came back older, in every process
+    within :data:`CHECK_INTERVAL_S`."""
+
+    def __init__(self, cache: CacheService, database: DatabaseService) -> None:
+        self._cache = cache
+        self._database = database
+        self._number = 0
+        self._older: CameBackOlder | None = None
+        self.generation = 0
+
+    @property
+    def alarm(self) -> CameBackOlder | None:
+        """The last time that the database came back older, for a day."""
+        return self._older if self._older is not None and self._older.is_recent else None
+
+    async def check(self) -> None:
+        """Compare the database with what Redis and this process know. Raises ``ServiceUnavailable``.
+
+        A job does it all the time; whoever signs up or logs out does it before, since their own change could bring an
+        older database up to the number that is known.
+        """
+        # Redis first: what it knows was committed before, so a database that is below it now has lost something.
+        known = await KnownMark.read(self._cache)
+        number, generation = max(known.number, self._number), max(known.generation, self.generation)
+        stored = (await self._database.call_global_procedure("fp_mark_get", (known.account,)))[0]
+        lacks_newest = known.account > 0 and not stored["account_known"]
+        if stored["number"] < number or stored["generation"] < generation or lacks_newest:
+            generation = max(generation, stored["generation"]) + 1
+            await self._lift(max(number, stored["number"]), generation, max(1, number - stored["number"]))
+            return
+        self._number, self.generation = stored["number"], stored["generation"]
+        self._older = known.older or self._older
+        if (known.number, known.generation) != (self._number, self.generation):
+            await self._tell_redis()
+
+    async def note(self, number: int, account_db_key: int | None = None) -> None:
+        """The database has come to ``number``; with the account that it stored, if that was a signup."""
+        self._number = max(self._number, number)
+        await self._tell_redis(account_db_key)
+
+    async def watch(self) -> None:
+        """Job of every process: :meth:`check`; an outage is left to the next time."""
+        try:
+            await self.check()
+        except ServiceUnavailable as outage:
+            Logger.debug("the mark of the global database is not known", reason=outage.reason)
+
+    async def _lift(self, number: int, generation: int, lost: int) -> None:
+        # The database first: should this process die now, the others find the new generation there.
+        await self._database.call_global_procedure("fp_mark_lift", (number, generation))
+        self._number, self.generation = number, generation
+        self._older = CameBackOlder(int(time.time()), lost)
+        CAME_BACK_OLDER.add("global")
+        Logger.error("the global database came back older", lost_changes=lost, number=number, generation=generation)
+        await self._tell_redis(lost=lost)
+
+    async def _tell_redis(self, account_db_key: int | None = None, lost: int | None = None) -> None:
+        """Best effort: this process knows it already, and the next check tells a Redis that was away or full."""
+        args = [self._number, self.generation, account_db_key or "", lost or ""]
+        try:
+            await self._cache.get_client().run_script(_RAISE, [_key(self._cache)], args)
+        except ServiceUnavailable as outage:
+            Logger.debug("the mark of the global database is not in Redis yet", reason=outage.reason)
+
+
+def _key(cache: CacheService) -> str:
+    return cache.get_client().key("global_mark", partition=0)
