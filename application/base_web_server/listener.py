@@ -3,16 +3,40 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import socket
 from collections.abc import Sequence
 
-from aiohttp import web
+from aiohttp import ClientPayloadError, web
+from aiohttp.http_exceptions import HttpProcessingError
 
 from application.base_web_server.ports import explained, url_of
+from service.core.logger import Logger
 
 _CLOSE_S = 2.0
 _BACKLOG = 1024
 _POLL_S = 0.02
+
+
+# What a client alone brings about: it leaves, or sends what is not HTTP.
+_CLIENT_FAULTS = (ConnectionError, ClientPayloadError, web.RequestPayloadError, HttpProcessingError)
+
+
+class _HttpLogHandler(logging.Handler):
+    """Writes what aiohttp logs of a connection to our log: one line at debug level for a client's fault."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        error = record.exc_info[1] if record.exc_info else None
+        if isinstance(error, _CLIENT_FAULTS):
+            Logger.debug("connection ended by client", error=type(error).__name__)
+        elif record.levelno >= logging.WARNING:
+            Logger.error("connection failed", reason=record.getMessage(), exc_info=error)
+
+
+def _http_log() -> logging.Logger:
+    log = logging.Logger("http")  # outside the tree of loggers: what a host does with those stays its own
+    log.addHandler(_HttpLogHandler())
+    return log
 
 
 class Listener:
@@ -29,6 +53,7 @@ class Listener:
         self._runner = web.AppRunner(
             app,
             access_log=None,
+            logger=_http_log(),
             handler_cancellation=False,
             handle_signals=False,
             shutdown_timeout=_CLOSE_S,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import re
 
-from aiohttp import hdrs, web
+from aiohttp import ClientConnectionResetError, hdrs, web
 from aiohttp.typedefs import Handler, Middleware
 from multidict import istr
 
@@ -63,9 +63,10 @@ def make_error_middleware(service: TemplateService) -> Middleware:
                 raise
             allow = answer.headers.get("Allow", "")
             error = _envelope_error(answer, request.client_max_size)
-        except ConnectionError:  # the client has left: nobody reads an answer
-            raise
         except Exception as unexpected:
+            if _is_client_gone(request, unexpected):
+                Logger.debug("client left", method=request.method, path=request.path)
+                return web.Response()  # aiohttp finds that nobody reads it; it would log a raised error with traceback
             error = as_api_error(unexpected)
         Logger.info("request refused", method=request.method, status=error.http_status, error_code=int(error.code))
         response = to_response(service.refuse(error))
@@ -76,6 +77,12 @@ def make_error_middleware(service: TemplateService) -> Middleware:
         return response
 
     return error_middleware
+
+
+def _is_client_gone(request: web.Request, error: Exception) -> bool:
+    """Whether ``error`` says that the client's connection ended. A handler's other connections are not meant."""
+    is_closed = request.transport is None or request.transport.is_closing()
+    return is_closed and (error is request.content.exception() or isinstance(error, ClientConnectionResetError))
 
 
 def too_large(limit: int) -> InvalidRequest:
