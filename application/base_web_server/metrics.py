@@ -26,6 +26,9 @@ from service.queue.queue_service import QueueService
 from template.base.protocol import Protocol
 
 _PREFIX = "base_server_"
+SOURCE_TIMEOUT_S = 1.5
+"""A scrape that waits longer for Redis would fail as a whole, and raise the wrong alert."""
+QueueNumbers = Mapping[str, Mapping[str, Any]]
 
 
 class Metrics:
@@ -90,15 +93,27 @@ class Metrics:
         self._requests.labels(*series).inc(sum(counts))
         self._seconds.tell(series[:1], counts, total_s)
 
-    async def render(self, *, ready: bool) -> bytes:
-        """The text format; without Redis the gauges of the queues are left out."""
-        self.flush()
+    async def read_queues(self) -> QueueNumbers | None:
+        """The figures of the queues, for :meth:`render`; None when Redis does not give them in time."""
         try:
-            stats: Mapping[str, Mapping[str, Any]] = await self._queue.stats()
-        except ServiceError:
-            stats = {}
+            async with asyncio.timeout(SOURCE_TIMEOUT_S):
+                return await self._queue.stats()
+        except (ServiceError, TimeoutError):
+            return None
+
+    def render(self, *, ready: bool, queues: QueueNumbers | None) -> bytes:
+        """The text format. Without ``queues`` their gauges are left out, and `base_server_source_up` says so."""
+        self.flush()
+        source_up = GaugeMetricFamily(
+            "base_server_source_up",
+            "1 when the figures read from this source for this scrape are in it, 0 when they are missing.",
+            labels=("source",),
+        )
+        source_up.add_metric(["redis"], 0 if queues is None else 1)
+        stats = queues or {}
         self._now.families = [
             GaugeMetricFamily("base_server_ready", "1 when the server is ready.", value=1 if ready else 0),
+            source_up,
             _of_queues("base_server_queue_waiting", "Entries that wait in a queue.", stats, "waiting"),
             _of_queues("base_server_queue_oldest_age_seconds", "Age of a queue's oldest entry.", stats, "oldest_age_s"),
             _of_queues("base_server_queue_dead_letters", "Entries in a queue's dead letters.", stats, "dead"),
@@ -132,7 +147,7 @@ class _Workers(Collector):
         return families.values()
 
 
-def _of_queues(name: str, text: str, stats: Mapping[str, Mapping[str, Any]], which: str) -> Metric:
+def _of_queues(name: str, text: str, stats: QueueNumbers, which: str) -> Metric:
     family = GaugeMetricFamily(name, text, labels=("queue",))
     for queue_name, numbers in stats.items():
         family.add_metric([queue_name], numbers[which])

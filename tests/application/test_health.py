@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
 import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestClient, TestServer
 
+from application.base_web_server import health, metrics
 from application.base_web_server.health import HealthMonitor
 from application.base_web_server.metrics import Metrics
 from application.base_web_server.readiness import Phase
+from application.base_web_server.routers.health_router import add_health_routes
 from service.cache.cache_settings import CacheSettings
 from service.core.errors import ServiceUnavailable, StartError
 from service.db.database_service import DatabaseService
@@ -102,11 +108,60 @@ async def test_redis_away_fails_and_comes_back(tmp_path: Path, private_server: R
         private_server.kill()
         health = monitor(container)
         assert (await health.readiness()).names(Health.FAILED) == ["redis"]
-        assert b"base_server_ready 0.0" in await Metrics(container.queue).render(ready=False)
+        assert b"base_server_ready 0.0" in Metrics(container.queue).render(ready=False, queues={})
         private_server.start()
         assert (await monitor(container).readiness()).ready
     finally:
         await container.stop()
+
+
+async def test_health_routes_answer_while_redis_hangs(tmp_path: Path, private_server: RedisServer) -> None:
+    """cases/faults.md U4: /metrics took 22 s, longer than a scrape waits; here a call to Redis may take 60 s."""
+    container = make_container(tmp_path, private_server.settings(timeout_s=60.0))
+    await container.start()
+    try:
+        # Queues are only counted once something was sent to them; each one is a call of its own.
+        for number in range(3):
+            await container.queue.send_message(f"queue{number}", {}, "note")
+        app = web.Application()
+        add_health_routes(app, monitor(container), Metrics(container.queue))
+        async with TestClient(TestServer(app)) as http, asyncio.timeout(30):
+            before = await (await http.get("/metrics")).text()
+            assert 'base_server_source_up{source="redis"} 1.0' in before
+            assert 'base_server_queue_waiting{queue="queue0"} 1.0' in before
+            os.kill(private_server.pid, signal.SIGSTOP)
+            for _ in range(2):
+                numbers = await (await http.get("/metrics")).text()
+                assert 'base_server_source_up{source="redis"} 0.0' in numbers
+                assert "base_server_queue_waiting{" not in numbers
+            answer = await http.get("/readyz")
+            assert (answer.status, (await answer.json())["failed"]) == (503, ["redis"])
+            os.kill(private_server.pid, signal.SIGCONT)
+            while 'base_server_source_up{source="redis"} 0.0' in await (await http.get("/metrics")).text():
+                await asyncio.sleep(0.1)
+    finally:
+        os.kill(private_server.pid, signal.SIGCONT)
+        await container.stop()
+
+
+async def test_a_database_that_hangs_degrades_and_is_named(
+    container: ServiceContainer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """cases/faults.md U4, of a database: its check ends in time, and the others' findings stay."""
+
+    async def hang(*_: object) -> None:
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(DatabaseService, "ping_global", hang)
+    async with asyncio.timeout(30):
+        readiness = await monitor(container).readiness()
+    assert readiness.ready
+    assert readiness.names(Health.DEGRADED) == ["database:global"]
+
+
+def test_no_source_is_waited_for_as_long_as_a_scrape_may_take() -> None:
+    """cases/faults.md U4: under 2 s. Sources are read at the same time."""
+    assert max(health.CHECK_TIMEOUT_S, metrics.SOURCE_TIMEOUT_S) < 2.0
 
 
 async def test_many_askers_are_one_look(container: ServiceContainer) -> None:

@@ -128,7 +128,7 @@ async def test_tasks_are_those_of_the_moment(tmp_path: Path) -> None:
     metrics = Metrics(ServiceContainer(ServiceSettings("m", "LOCAL", tmp_path)).queue)
 
     async def tasks() -> float:
-        return Numbers((await metrics.render(ready=False)).decode()).sum("tasks")
+        return Numbers(metrics.render(ready=False, queues={}).decode()).sum("tasks")
 
     end = asyncio.Event()
     before = await tasks()
@@ -141,7 +141,7 @@ async def test_tasks_are_those_of_the_moment(tmp_path: Path) -> None:
 
 async def test_every_instrument_is_exposed_with_its_text(tmp_path: Path) -> None:
     metrics = Metrics(ServiceContainer(ServiceSettings("m", "LOCAL", tmp_path)).queue)
-    exposed = Numbers((await metrics.render(ready=False)).decode()).families
+    exposed = Numbers(metrics.render(ready=False, queues={}).decode()).families
     assert len(declared_instruments()) > 15
     for instrument in declared_instruments():
         family = exposed[f"base_server_{instrument.name}"]
@@ -180,7 +180,7 @@ async def test_answers_are_counted_by_error_and_timed_by_protocol(tmp_path: Path
     protocols = [Protocol(number, "/path", Request, Response, handler) for number in (7001, 7002)]
     for which, error_code, elapsed_s in [(0, 0, 0.002), (0, 0, 0.5), (0, 1002, 4), (1, 0, 0.25)]:
         metrics.observe(protocols[which], error_code, elapsed_s)
-        numbers = Numbers((await metrics.render(ready=False)).decode())
+        numbers = Numbers(metrics.render(ready=False, queues={}).decode())
     assert numbers.sum("requests_total", protocol="7001", error_code="0") == 2
     assert numbers.sum("requests_total", protocol="7001", error_code="1002") == 1
     assert numbers.sum("requests_total") == 4

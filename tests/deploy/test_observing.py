@@ -23,6 +23,7 @@ SCRAPED = {"instance", "job", "le"}
 LABELS = {
     "base_server_requests": {"protocol", "error_code"},
     "base_server_request_seconds": {"protocol"},
+    "base_server_source_up": {"source"},
     "base_server_queue_waiting": {"queue"},
     "base_server_queue_oldest_age_seconds": {"queue"},
     "base_server_queue_dead_letters": {"queue"},
@@ -33,7 +34,7 @@ SUFFIXES = {"counter": [""], "gauge": [""], "histogram": ["_bucket", "_sum", "_c
 async def exposed(folder: Path) -> dict[str, set[str]]:
     """Name of a series → its labels."""
     metrics = Metrics(ServiceContainer(ServiceSettings("m", "LOCAL", folder)).queue)
-    text = (await metrics.render(ready=True)).decode()
+    text = metrics.render(ready=True, queues={}).decode()
     labels = LABELS | {f"base_server_{each.name}": set(each.labels) for each in declared_instruments()}
     return {
         family + suffix: labels.get(family.removesuffix("_total"), set())

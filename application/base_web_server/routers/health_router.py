@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any, Protocol
 
 from aiohttp import web
@@ -26,8 +27,8 @@ def add_health_routes(app: web.Application, health: HealthReporter, metrics: Met
         return web.json_response(body, status=200 if ready else 503)
 
     async def show_metrics(request: web.Request) -> web.Response:
-        ready, _ = await health.report(verbose=False)
-        body = await metrics.render(ready=ready)
+        (ready, _), queues = await asyncio.gather(health.report(verbose=False), metrics.read_queues())
+        body = metrics.render(ready=ready, queues=queues)
         return web.Response(body=body, headers={"Content-Type": Metrics.content_type})
 
     app.router.add_get("/livez", livez)
