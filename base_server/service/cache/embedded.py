@@ -31,6 +31,7 @@ _ADDRESS = "valkey.address"
 _END_S = 10.0
 _POLL_S = 0.005
 _LONGEST_RESTART_DELAY_S = 5.0
+_FULL_DISK_BYTES = 4 * 2**20
 
 
 class EmbeddedServer:
@@ -177,7 +178,13 @@ class EmbeddedServer:
             exit_code = await process.wait()
             lived_s = time.monotonic() - begun_s
             _kill_group(process.pid)
-            Logger.error("embedded cache server died, starting it again", exit_code=exit_code, lived_s=round(lived_s))
+            Logger.error(
+                "embedded cache server died, starting it again",
+                exit_code=exit_code,
+                lived_s=round(lived_s),
+                reason=self._last_words(),
+                fix=self._fix(),
+            )
             if lived_s > _LONGEST_RESTART_DELAY_S:
                 delay_s = 0.0
             while True:
@@ -197,8 +204,21 @@ class EmbeddedServer:
             return 0
 
     def _last_words(self) -> str:
-        lines = self._log.read_text(errors="replace").strip().splitlines()
+        try:
+            lines = self._log.read_text(errors="replace").strip().splitlines()
+        except OSError:  # as on a broken disk: the supervisor must survive it
+            lines = []
         return lines[-1] if lines else "it said nothing"
+
+    def _fix(self) -> str:
+        """What an operator has to do. On a full disk the server ends at its first write, and its log may not say so."""
+        try:
+            is_full = shutil.disk_usage(self._folder).free < _FULL_DISK_BYTES
+        except OSError:
+            is_full = False
+        if is_full or "No space left on device" in self._last_words():
+            return f"free space on the disk of {self._folder}: it is full"
+        return f"nothing, if it stays up; else see {self._log}"
 
     @property
     def _pid_file(self) -> Path:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import io
 import itertools
+import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import suppress
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -17,6 +21,7 @@ from service.cache.cache_service import CacheService
 from service.cache.cache_settings import CacheSettings
 from service.cache.script import Script
 from service.core.errors import StartError
+from service.core.logger import configure_logging
 from tests.backends_redis import find_server, make_cache, running_cache
 
 EMBEDDED = CacheSettings(type="embedded")
@@ -197,6 +202,22 @@ async def test_a_folder_with_a_long_name_works(tmp_path: Path) -> None:
         assert await service.get_client().execute("PING") == "PONG"
         assert (deep / "valkey" / "appendonlydir").is_dir()
     assert not socket.parent.exists()
+
+
+async def test_a_server_that_died_on_a_full_disk_is_logged_with_the_fix(
+    embedded: CacheService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """cases/faults.md U9: it restarts in a loop, and nothing says why."""
+    log = io.StringIO()
+    configure_logging("error", log)
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=0))
+    try:
+        os.kill(_child(embedded), signal.SIGKILL)
+        assert await embedded.get_client().execute("PING") == "PONG"
+    finally:
+        configure_logging("debug")
+    line = next(json.loads(line) for line in log.getvalue().splitlines() if "died" in line)
+    assert line["fix"].startswith("free space on the disk of ")
 
 
 async def test_data_that_cannot_be_read_stops_the_start_with_the_servers_words(tmp_path: Path) -> None:
