@@ -28,6 +28,7 @@ from service.db.db_settings import DatabaseSettings
 from service.llm.llm_settings import LlmSettings
 from service.service_container import ServiceContainer, ServiceSettings
 from template.chat.chat_batch_writer import BatchWriter
+from template.chat.chat_directory import ChatDirectory
 from template.chat.chat_events import MESSAGE_COLUMNS, QUEUE_NAME
 from template.chat.chat_lanes import ChatLanes
 from template.chat.chat_loader import ChatLoader
@@ -144,9 +145,10 @@ class Chat:
         )
         self.turns = TurnStore(hot, lanes, settings)
         self.states = ChatStateMachine(hot, settings)
-        writer = BatchWriter(container.queue, container.database, bulk, self.states, settings)
+        directory = ChatDirectory(hot, container.database)
+        writer = BatchWriter(container.queue, container.database, bulk, self.states, directory, settings)
         interrupt, check_mark = self.turns.interrupt, writer.marks.check_lane
-        loader = ChatLoader(bulk, container.database, lanes, interrupt, check_mark, settings, container.tasks)
+        loader = ChatLoader(bulk, container.database, lanes, interrupt, check_mark, settings, container.tasks, directory)
         self.rooms = RoomStore(hot, container.database, loader, lanes, settings)
         self.messages = MessageStore(hot, container.database, loader, lanes, settings)
         self.consumer = ChatPersistenceConsumer(container.queue, writer, container.scheduler, settings, container.tasks)
@@ -167,7 +169,7 @@ class Chat:
             owner = Owner(
                 account_id, rows[0]["account_db_key"], rows[0]["shard_id"], self._partitions.of_id(account_id)
             )
-            made.append((owner, (await self.rooms.create(owner, "GPT4O", "bench", "bench", None)).room_id))
+            made.append((owner, (await self.rooms.create(owner, "GPT4O", "bench", None)).room_id))
         return made
 
     async def converse(self, owner: Owner, room_id: str, turns: int) -> str:

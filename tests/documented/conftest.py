@@ -36,10 +36,12 @@ def backends(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[CacheSetti
 
 @pytest.fixture
 async def chat(
-    backends: tuple[CacheSettings, DatabaseBackend], app_id: str, provider: OpenAIStub
+    backends: tuple[CacheSettings, DatabaseBackend], app_id: str, provider: OpenAIStub, request: pytest.FixtureRequest
 ) -> AsyncIterator[ChatWorld]:
+    """A running chat; ``@pytest.mark.chat_settings(window=4)`` changes its settings."""
     cache, database = backends
-    async with running_world(cache, database, app_id, provider) as world:
+    marker = request.node.get_closest_marker("chat_settings")
+    async with running_world(cache, database, app_id, provider, **(marker.kwargs if marker else {})) as world:
         yield world
 
 

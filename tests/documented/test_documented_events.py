@@ -1,4 +1,4 @@
-"""What else a host may put into chat_persistence: refused with a reason in the dead letters, never silently away."""
+"""What else a host may put into chat_persistence: refused when it is sent, or a dead letter with a reason."""
 
 from __future__ import annotations
 
@@ -31,14 +31,18 @@ BAD_MESSAGES: dict[str, dict[str, Any]] = {
     "metadata is no JSON": {"metadata": "{"},
     "parent is an object": {"parent_message_id": {}},
 }
-BAD_PAYLOADS: dict[str, dict[str, Any]] = {
-    "unknown save": {"type": "save_everything"},
-    "no message": {"type": "save_user_message"},
-    "message is text": {"type": "save_user_message", "message_data": "text"},
-    "account is no number": {"type": "save_user_message", "account_db_key": "me"},
-    "account is huge": {"type": "save_user_message", "account_db_key": 10**30},
-    "account id is a list": {"type": "save_user_message", "account_id": []},
-}
+BAD_PAYLOADS: list[tuple[dict[str, Any], str]] = [
+    ({"message_data": None}, "message_data"),
+    ({"message_data": "text"}, "message_data"),
+    ({"account_db_key": "me"}, "account_db_key"),
+    ({"account_db_key": None}, "account_db_key"),
+    ({"account_db_key": 10**30}, "account_db_key"),
+    ({"account_db_key": 1.5}, "account_db_key"),
+    ({"account_id": []}, "account_id"),
+    ({"shard_id": "first"}, "shard_id"),
+    ({"shard_id": 99}, "shard_id"),
+    ({"room_id": 5}, "room_id"),
+]
 
 
 async def loaded_room(chat: ChatWorld) -> tuple[Any, str]:
@@ -48,14 +52,17 @@ async def loaded_room(chat: ChatWorld) -> tuple[Any, str]:
     return user, room.room_id
 
 
-@pytest.mark.parametrize("name", BAD_MESSAGES)
-async def test_a_message_that_cannot_be_stored_is_a_dead_letter_and_stops_nothing(host: HostWorld, name: str) -> None:
+async def test_a_message_that_cannot_be_stored_is_refused_naming_the_field(host: HostWorld) -> None:
+    """cases/promises.md P2."""
     user, room_id = await loaded_room(host.chat)
-    await host.save(user, room_id, **({"message_id": "m1"} | BAD_MESSAGES[name]))
+    for name, bad in BAD_MESSAGES.items():
+        (field,) = bad
+        with pytest.raises(ValueError, match=rf"^CHAT_MESSAGE_SAVE: message_data\.{field} "):
+            await host.save(user, room_id, **({"message_id": "m1"} | bad))
+        assert await host.chat.backlog() <= 2, name
     await host.save(user, room_id, str(uuid.uuid4()))
     await host.chat.persist()
-    (dead,) = await host.dead()
-    assert dead.reason.startswith("CHAT_MESSAGE_SAVE: ")
+    assert await host.dead() == []
     assert await host.chat.texts(user, room_id) == ["hello", "stub: hello", "안녕 🎉"]
     assert [row["seq"] for row in await host.rows(user, room_id)] == [1, 2, 3]
 
@@ -70,15 +77,26 @@ async def test_what_is_no_json_is_refused_when_it_is_sent(host: HostWorld, messa
     assert len(await host.chat.texts(user, room_id)) == 2
 
 
-@pytest.mark.parametrize("name", BAD_PAYLOADS)
-async def test_an_event_that_is_none_is_a_dead_letter_and_stops_nothing(host: HostWorld, name: str) -> None:
+async def test_a_payload_that_cannot_be_understood_is_refused_naming_the_field(host: HostWorld) -> None:
+    """cases/promises.md P2."""
     user, room_id = await loaded_room(host.chat)
     message_data = {"message_id": "m1", "sender_type": "USER", "content": "text"}
-    good = {"message_data": message_data} if name != "no message" else {}
-    await host.enqueue(user, {"room_id": room_id} | good | BAD_PAYLOADS[name])
+    for bad, field in BAD_PAYLOADS:
+        good = {"type": "save_user_message", "room_id": room_id, "message_data": message_data}
+        with pytest.raises(ValueError, match=rf"^(CHAT_MESSAGE_SAVE: (message_data\.)?)?{field} "):
+            await host.enqueue(user, good | bad)
+    await host.chat.persist()
+    assert await host.dead() == []
+    assert len(await host.rows(user, room_id)) == 2
+
+
+async def test_a_save_of_an_unknown_kind_is_a_dead_letter_and_stops_nothing(host: HostWorld) -> None:
+    user, room_id = await loaded_room(host.chat)
+    message_data = {"message_id": "m1", "sender_type": "USER", "content": "text"}
+    await host.enqueue(user, {"type": "save_everything", "room_id": room_id, "message_data": message_data})
     await host.chat.persist()
     (dead,) = await host.dead()
-    assert dead.reason
+    assert dead.reason == "unknown message type 'chat_save'"
     assert len(await host.rows(user, room_id)) == 2
 
 

@@ -109,6 +109,13 @@ class LaneStore:
                 return entries
             start, page = f"({entries[-1].entry_id}", min(left, 4 * page)
 
+    async def last_entry(self, lane: Lane) -> str | None:
+        rows = await self._works.execute("XREVRANGE", lane.stream_key, "+", "-", "COUNT", 1)
+        return str(rows[0][0]) if rows else None
+
+    async def has_entries_to(self, lane: Lane, entry_id: str) -> bool:
+        return bool(await self._works.execute("XRANGE", lane.stream_key, "-", entry_id, "COUNT", 1))
+
     async def read(self, lane: Lane, start: str, count: int) -> LanePage:
         """A page from ``start`` on ("-" the head, "(id" after that entry)."""
         script = _SCRIPTS["read_lane"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from service.cache.cache_service import CacheService
@@ -12,6 +12,9 @@ from service.queue.message_queue import MessagePriority, QueueMessage
 
 Route = Callable[[QueueMessage], tuple[int, str]]
 """From a message (with its id) to (partition, lane name); must give the same answer everywhere."""
+
+Intake = Callable[[QueueMessage], "Awaitable[Lane | None]"]
+"""Looks at a message (with its id) before it is stored; see QueueService.declare."""
 
 LaneNames = Sequence[str] | Callable[[], Sequence[str]]
 """The lanes of a queue, or who knows them now: there may come more while the server runs."""

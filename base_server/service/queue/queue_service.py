@@ -21,8 +21,8 @@ from service.lock.lock_holder import LockHolder
 from service.lock.lock_service import LockService
 from service.queue.lane_drain import DrainHandler, drain
 from service.queue.lane_store import DeadLetter, LaneFacts, LaneStore
-from service.queue.lanes import Lane, LaneMap, LaneNames, Route, check_name
-from service.queue.message_queue import MessagePriority, QueueMessage
+from service.queue.lanes import Intake, Lane, LaneMap, LaneNames, Route, check_name
+from service.queue.message_queue import MessagePriority, QueueEntry, QueueMessage
 from service.queue.queue_consumer import Handler, QueueConsumer
 from service.queue.queue_settings import QueueSettings
 
@@ -40,6 +40,7 @@ class QueueService(Facade):
         self._store = LaneStore(cache, settings)
         self._lanes = LaneMap(cache)
         self._consumers: dict[tuple[str, str], QueueConsumer] = {}
+        self._intakes: dict[str, Intake] = {}
         self._seen: set[str] = set()  # queues of this process, for stats
         self._running = False
 
@@ -72,18 +73,20 @@ class QueueService(Facade):
 
         One QueueMessage may stand for all arguments; a ``message_id`` of the caller's own makes the call safe
         to repeat for ``dedup_s``. Raises QueueFull at max_backlog; TypeError or ValueError for a payload that
-        is no JSON object, a priority that is none, or an empty type.
+        is no JSON object, a priority that is none, an empty type, or what the queue's owner does not accept.
         """
         if isinstance(queue_name, QueueMessage):
             message = queue_name
         else:
             message = QueueMessage(queue_name, payload or {}, message_type or "", priority, partition_key)
         accepted = self._complete(message)
-        lane = self._lanes.route(accepted)
-        await self._store.append(lane, accepted)
-        self._seen.add(lane.queue_name)
+        intake = self._intakes.get(accepted.queue_name)
+        lane = self._lanes.route(accepted) if intake is None else await intake(accepted)
+        if lane is not None:
+            await self._store.append(lane, accepted)
+        self._seen.add(accepted.queue_name)
         for (name, _), consumer in self._consumers.items():
-            if name == lane.queue_name:
+            if name == accepted.queue_name:
                 consumer.wake()
         return str(accepted.message_id)
 
@@ -141,11 +144,32 @@ class QueueService(Facade):
 
     # Consuming, in batches, by the owner of a queue with lanes of its own
 
-    def declare(self, queue_name: str, *, lanes: LaneNames, route: Route) -> None:
+    def declare(self, queue_name: str, *, lanes: LaneNames, route: Route, intake: Intake | None = None) -> None:
         """Give a queue its own lanes (in reading order) and its own route instead of one lane a priority.
-        Every process must declare the same before it sends or reads; declared again, the last counts."""
+        Every process must declare the same before it sends or reads; declared again, the last counts.
+
+        ``intake`` sees every message that :meth:`send_message` is given, before it is stored: it raises ValueError for
+        one that the queue's consumer could not understand, and answers the lane to store it in, or None when it has
+        stored what the message asks for itself."""
         self._lanes.declare(queue_name, lanes, route)
+        self._intakes.pop(queue_name, None)
+        if intake is not None:
+            self._intakes[queue_name] = intake
         self._seen.add(queue_name)
+
+    async def last_entry(self, lane: Lane) -> str | None:
+        """The id of the lane's newest entry; None when it is empty."""
+        return await self._store.last_entry(lane)
+
+    async def has_entries_to(self, lane: Lane, entry_id: str) -> bool:
+        """Does an entry wait that came no later than this one?"""
+        return await self._store.has_entries_to(lane, entry_id)
+
+    async def move(self, entry: QueueEntry, lane: Lane, to: Lane) -> None:
+        """Put a waiting entry at the end of another lane, once however often it is called; it keeps its message id.
+        Raises QueueFull when that one is at max_backlog (nothing was moved)."""
+        await self._store.append(to, entry.to_message(lane.queue_name))
+        await self._store.remove(lane, [entry.entry_id])
 
     def lane(self, queue_name: str, partition: int, lane: str) -> Lane:
         """Raises ServiceError for a lane that the queue does not have."""

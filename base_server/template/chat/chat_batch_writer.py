@@ -19,6 +19,7 @@ from service.queue.message_queue import QueueEntry
 from service.queue.queue_errors import DeadLettersFull
 from service.queue.queue_service import QueueService
 from template.chat.chat_batch_save import BEHIND, BatchSave
+from template.chat.chat_directory import ChatDirectory
 from template.chat.chat_events import (
     MESSAGE_DELETE,
     MESSAGE_SAVE,
@@ -35,7 +36,7 @@ from template.chat.chat_scripts import SCRIPTS, Answer
 from template.chat.chat_settings import ChatSettings
 from template.chat.chat_shard_marks import ShardMarks
 from template.chat.chat_state_machine import ChatStateMachine
-from template.chat.chat_states import MessageState
+from template.chat.chat_states import GONE, MessageState
 from template.chat.chat_text import tail
 
 # How the state of a message from outside ends, which lies where its id is hashed to.
@@ -51,8 +52,10 @@ class BatchWriter:
         database: ShardDatabase,
         cache: CacheClient,
         states: ChatStateMachine,
+        directory: ChatDirectory,
         settings: ChatSettings,
     ) -> None:
+        self._directory = directory
         self._queue = queue
         self._database = database
         self._cache = cache
@@ -124,6 +127,8 @@ class BatchWriter:
             except BadEvent as error:
                 given_up[entry.entry_id] = str(error)
                 continue
+            if event.kind == MESSAGE_SAVE and event.seq is None and await self._moved_home(lane, event):
+                continue
             if event.message_id:
                 event.is_elsewhere = self._cache.partitions.of_id(event.message_id) != lane.partition
             if event.kind == MESSAGE_SAVE and event.seq is None and not await self._place(lane, event):
@@ -156,7 +161,7 @@ class BatchWriter:
             await self._mark_processing(lane, going, [])
         for event in going:
             if event.kind == MESSAGE_SAVE and event.is_elsewhere:
-                await self._states.transition_message(event.message_id, MessageState.PROCESSING)
+                await self._states.move_message_state(event.message_id, MessageState.PROCESSING)
         going_ids = {event.entry_id for event in going}
         return going, {event.entry_id: BEHIND for event in events if event.entry_id not in going_ids}
 
@@ -169,6 +174,15 @@ class BatchWriter:
                 keys.append(self._keys.room_state(event.room_id, lane.partition))
         held: list[str] = await self._cache.run_script(SCRIPTS["mark_processing"], keys, room_ids)
         return held
+
+    async def _moved_home(self, lane: Lane, event: Event) -> bool:
+        """A room with an id of a host's own was loaded, or created, in its account's partition after this was sent: the
+        event goes to the end of the lane there."""
+        home = await self._directory.partition_of(event.room_id)
+        if home == lane.partition or event.entry is None:
+            return False
+        await self._queue.move(event.entry, lane, self._queue.lane(lane.queue_name, home, lane.name))
+        return True
 
     async def _place(self, lane: Lane, event: Event) -> bool:
         """A save from outside: its seq from the database if it is there already, from the room if that is loaded,
@@ -254,9 +268,15 @@ class BatchWriter:
         left = await self._cache.run_script(SCRIPTS["settle"], script_keys, args)
         for event in written:
             if event.is_elsewhere:
-                for state in _END_STATES[event.kind]:
-                    await self._states.transition_message(event.message_id, state)
+                await self._end_elsewhere(event)
         return int(left)
+
+    async def _end_elsewhere(self, event: Event) -> None:
+        """The state of a message from outside, which no script of its room's partition can reach."""
+        for state in _END_STATES[event.kind]:
+            result = await self._states.move_message_state(event.message_id, state)
+            if event.kind == MESSAGE_SAVE and result.before in GONE:
+                await self._states.delete_what_was(event.message_id)
 
 
 def _grouped(events: Iterable[Event], key: Callable[[Event], str]) -> Iterable[tuple[str, list[Event]]]:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from service.cache.cache_client import CacheClient
 from service.cache.cache_errors import CacheCommandError
 from service.llm.conversation import Turn, as_turn
+from template.chat.chat_directory import ChatDirectory
 from template.chat.chat_keys import ChatKeys
 from template.chat.chat_loader import ShardDatabase
+from template.chat.chat_states import GONE
 from template.chat.chat_text import from_json, is_tombstone
 
 
@@ -17,11 +19,11 @@ class RoomHistory:
     """Reader for ``AIChatService.register_history``: the room's window, else the shard that has the room."""
 
     def __init__(
-        self, cache: CacheClient, database: ShardDatabase, shard_ids: Callable[[], Sequence[int]], history_length: int
+        self, cache: CacheClient, database: ShardDatabase, directory: ChatDirectory, history_length: int
     ) -> None:
         self._cache = cache
         self._database = database
-        self._shard_ids = shard_ids
+        self._directory = directory
         self._length = history_length
         self._keys = ChatKeys(cache)
 
@@ -31,48 +33,49 @@ class RoomHistory:
         The list in Redis is the room's window only if its record says so. Else the room is read from its shard,
         and behind it comes what handlers of a host pushed into the list by themselves.
         """
-        keys, partition = self._keys, self._cache.partitions.of_id(session_id)
+        keys, partition = self._keys, await self._directory.partition_of(session_id)
         try:
-            state, items, length, (loaded_epoch, whole_length), epoch = await self._cache.execute_many(
+            state, items, length, (loaded_epoch, whole_length, gone), epoch = await self._cache.execute_many(
                 [
-                    ("GET", keys.room_state(session_id)),
-                    ("LRANGE", keys.messages(session_id), -self._length, -1),
-                    ("LLEN", keys.messages(session_id)),
-                    ("HMGET", keys.room_record(session_id), "epoch", "len"),
+                    ("GET", keys.room_state(session_id, partition)),
+                    ("LRANGE", keys.messages(session_id, partition), -self._length, -1),
+                    ("LLEN", keys.messages(session_id, partition)),
+                    ("HMGET", keys.room_record(session_id, partition), "epoch", "len", "gone"),
                     ("GET", keys.epoch(partition)),
                 ]
             )
         except CacheCommandError:  # a key of another type counts as missing
-            return await self._stored(session_id)
-        if state is not None and state.startswith(("DELETING", "DELETED")):
+            return await self._stored(session_id, partition)
+        if gone is not None or (state is not None and state.startswith(GONE)):
             return []
         entries = [_read_entry(item) for item in items]
         foreign = [entry.turn for entry in entries if entry.is_foreign and entry.turn]
         if loaded_epoch is not None and loaded_epoch == epoch and length - len(foreign) >= int(whole_length):
             return [entry.turn for entry in entries if entry.turn]
-        stored = await self._stored(session_id)
+        stored = await self._stored(session_id, partition)
         return [*(stored or []), *foreign] if stored is not None or foreign else None
 
-    async def _stored(self, room_id: str) -> list[Turn] | None:
+    async def _stored(self, room_id: str, partition: int) -> list[Turn] | None:
         """The newest turns of MySQL without those whose delete is still on its way there."""
-        if self._cache.partitions.is_own_id(room_id) is None:
+        partitions = self._cache.partitions
+        if partitions.is_own_id(room_id) is None and partition == partitions.of_id(room_id):
+            return None  # no room that was ever loaded: a session of somebody else's
+        if (found := await self._directory.find_room(room_id, partition)) is None:
             return None
-        for shard_id in self._shard_ids():
-            if await self._database.call_shard_procedure(shard_id, "fp_chat_room_get", (room_id,)):
-                rows = await self._database.call_shard_procedure(
-                    shard_id, "fp_chat_messages_get", (room_id, None, self._length)
-                )
-                partition = self._cache.partitions.of_id(room_id)
-                states = await self._cache.execute_many(
-                    [("GET", self._keys.message_state(row["message_id"], partition)) for row in rows]
-                )
-                kept = [
-                    Turn(row["sender_type"], row["content"])
-                    for row, state in zip(rows, states, strict=True)
-                    if row["content"] and not (state or "").startswith(("DELETING", "DELETED"))
-                ]
-                return kept[::-1]
-        return None
+        if found.deleted:
+            return []
+        rows = await self._database.call_shard_procedure(
+            found.owner.shard_id, "fp_chat_messages_get", (room_id, None, self._length)
+        )
+        states = await self._cache.execute_many(
+            [("GET", self._keys.message_state(row["message_id"], partition)) for row in rows]
+        )
+        kept = [
+            Turn(row["sender_type"], row["content"])
+            for row, state in zip(rows, states, strict=True)
+            if row["content"] and not (state or "").startswith(GONE)
+        ]
+        return kept[::-1]
 
 
 class _Entry(NamedTuple):

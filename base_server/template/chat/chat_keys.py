@@ -45,12 +45,20 @@ class ChatKeys:
     def account_load(self, account_id: str, partition: int | None = None) -> str:
         return self._key(f"rooms_load:{account_id}", partition)
 
+    def account_name(self, db_key: int, partition: int) -> str:
+        """The account's name by its number, for callers that know a room's row alone."""
+        return self._key(f"account_name:{db_key}", partition)
+
     # a room: card, window of messages, record, waiting turns
     def room(self, room_id: str, partition: int | None = None) -> str:
         return self._key(f"room:{room_id}", partition)
 
     def messages(self, room_id: str, partition: int | None = None) -> str:
         return self._key(f"messages:{room_id}", partition)
+
+    def room_home(self, room_id: str) -> str:
+        """Where a room with an id of a host's own has its keys: the number of its account's partition."""
+        return self._key(f"room_home:{room_id}")
 
     def room_record(self, room_id: str, partition: int | None = None) -> str:
         return self._key(f"room_rec:{room_id}", partition)

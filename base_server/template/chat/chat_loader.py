@@ -20,6 +20,7 @@ from service.core.errors import ServiceUnavailable
 from service.core.logger import Logger
 from service.core.tasks import TaskRegistry
 from template.base.wire import INT64_MAX
+from template.chat.chat_directory import ChatDirectory
 from template.chat.chat_keys import ChatKeys
 from template.chat.chat_owner import Owner
 from template.chat.chat_scripts import SCRIPTS, Answer
@@ -55,6 +56,7 @@ class Lanes(Protocol):
     def stream_key(self, partition: int, shard_id: int) -> str: ...
     def held_key(self, partition: int, shard_id: int) -> str: ...
     def flush(self, partition: int, shard_id: int) -> None: ...
+    async def wait_until_written(self, partition: int, shard_id: int, timeout_s: float) -> bool: ...
 
 
 class Loaded(Enum):
@@ -63,6 +65,12 @@ class Loaded(Enum):
     WARM = "warm"
     UNKNOWN = "unknown"
     DELETED = "deleted"
+
+
+class CreateRoom(Protocol):
+    """Makes a room while the load token still stands; None when it does not. ``has_messages``: MySQL has some of it."""
+
+    async def __call__(self, token: str, *, has_messages: bool) -> Loaded | None: ...
 
 
 class ChatLoader:
@@ -80,7 +88,9 @@ class ChatLoader:
         check_mark: Callable[[int, int], Awaitable[None]],
         settings: ChatSettings,
         tasks: TaskRegistry,
+        directory: ChatDirectory,
     ) -> None:
+        self._directory = directory
         self._cache = cache
         self._check_mark = check_mark
         self._database = database
@@ -94,6 +104,10 @@ class ChatLoader:
     async def load_room(self, owner: Owner, room_id: str) -> Loaded:
         """Raises ServiceUnavailable when Redis or MySQL is away, or the room's backlog is not written in time."""
         return await self._single_flight(("room", room_id, owner.db_key), lambda: self._load_room(owner, room_id))
+
+    async def load_or_create(self, owner: Owner, room_id: str, create: CreateRoom) -> Loaded:
+        """As :meth:`load_room`; a room that MySQL does not know is made by ``create``."""
+        return await self._load_room(owner, room_id, create)
 
     async def load_account(self, owner: Owner) -> Loaded:
         """As :meth:`load_room`, for the list of rooms."""
@@ -121,9 +135,10 @@ class ChatLoader:
             task.add_done_callback(lambda _: self._running.pop(key, None))
         return await asyncio.shield(task)
 
-    async def _load_room(self, owner: Owner, room_id: str) -> Loaded:
+    async def _load_room(self, owner: Owner, room_id: str, create: CreateRoom | None = None) -> Loaded:
+        await self._bring_home(owner, room_id)
         keys, partition = self._keys, owner.partition
-        record, messages = keys.room_record(room_id, partition), keys.messages(room_id, partition)
+        record, messages_key = keys.room_record(room_id, partition), keys.messages(room_id, partition)
         card, token_key = keys.room(room_id, partition), keys.room_load(room_id, partition)
 
         async def attempt(token: str, epoch: str, last_event: str, *open_turns: str) -> Loaded | None:
@@ -131,6 +146,9 @@ class ChatLoader:
             if not rows and await self._wait_for_backlog(owner):
                 # Its keys may be gone while its create still waits.
                 rows = await self._database.call_shard_procedure(owner.shard_id, "fp_chat_room_get", (room_id,))
+            if not rows and create is not None:
+                messages = await self._database.call_shard_procedure(owner.shard_id, "fp_chat_window_get", (room_id, 1))
+                return await create(token, has_messages=bool(messages))
             if not rows or int(rows[0]["account_db_key"]) != owner.db_key:
                 return Loaded.UNKNOWN
             if rows[0]["deleted"]:
@@ -146,7 +164,7 @@ class ChatLoader:
                 SCRIPTS["fill_room"],
                 [
                     record,
-                    messages,
+                    messages_key,
                     card,
                     keys.epoch(partition),
                     token_key,
@@ -181,24 +199,18 @@ class ChatLoader:
                 return Loaded.DELETED
             return Loaded.WARM if answer[0] == Answer.OK else None
 
-        return await self._load("room", owner, room_id, [record, token_key, messages, card], attempt)
+        return await self._load("room", owner, room_id, [record, token_key, messages_key, card], attempt)
+
+    async def _bring_home(self, owner: Owner, room_id: str) -> None:
+        """A room with an id of a host's own has its keys in its account's partition once it is loaded. Events that were
+        sent before for where the id is hashed to are in MySQL first; later ones are sent, or moved, to this lane."""
+        hashed = await self._directory.move_home(room_id, owner.partition)
+        if hashed is not None:
+            await self._lanes.wait_until_written(hashed, owner.shard_id, self._settings.load_timeout_s)
 
     async def _wait_for_backlog(self, owner: Owner) -> bool:
-        """Have the events written that wait in the account's stream now; False when none does.
-
-        Raises ServiceUnavailable when they are not written within the load timeout."""
-        stream = self._lanes.stream_key(owner.partition, owner.shard_id)
-        last = await self._cache.execute("XREVRANGE", stream, "+", "-", "COUNT", 1)
-        if not last:
-            return False
-        deadline, pause_s = time.monotonic() + self._settings.load_timeout_s, 0.01
-        while await self._cache.execute("XRANGE", stream, "-", last[0][0], "COUNT", 1):
-            if time.monotonic() >= deadline:
-                raise ServiceUnavailable("database", "the backlog was not written within the load timeout")
-            self._lanes.flush(owner.partition, owner.shard_id)
-            await asyncio.sleep(pause_s)
-            pause_s = min(pause_s * 2, 0.25)
-        return True
+        """Have the events written that wait in the account's stream now; False when none does."""
+        return await self._lanes.wait_until_written(owner.partition, owner.shard_id, self._settings.load_timeout_s)
 
     async def _last_seq(self, owner: Owner, room_id: str) -> int:
         """How far MySQL knows the room; further than any record for one that is deleted."""
@@ -234,6 +246,7 @@ class ChatLoader:
             )
             args: list[Any] = [token, epoch, self._settings.room_list_ttl_s * 1000, owner.db_key]
             args.append(iso_of_ms(_time_bound_ms(latest[0]["client_request_id"])) if latest else "")
+            args += [owner.account_id, self._settings.state_ttl_s * 1000]
             for row in rows:
                 args += [
                     row["room_id"],
@@ -257,6 +270,7 @@ class ChatLoader:
                     keys.room("", partition),
                     keys.room_state("", partition),
                     self._lanes.held_key(partition, owner.shard_id),
+                    keys.account_name(owner.db_key, partition),
                 ],
                 args,
             )

@@ -13,6 +13,7 @@ from template.chat.chat_instruments import REPEATED_SENDS
 from template.chat.chat_loader import row_entry
 from template.chat.chat_owner import Owner
 from template.chat.chat_scripts import Answer
+from template.chat.chat_states import GONE
 from template.chat.chat_store import HybridStore, state_name
 from template.chat.chat_text import body_hash, open_tail, title_of, to_json
 from template.chat.chat_turn import Turn, read_turn
@@ -135,7 +136,7 @@ class MessageStore(HybridStore):
         question, reply = by_id.get(rows[0]["message_id"]), by_id.get(rows[0]["reply_message_id"])
         # A delete that is not in MySQL yet shows in the state, read after the rows.
         states = await self.states(owner, *by_id)
-        if question is None or reply is None or not {"DELETING", "DELETED"}.isdisjoint(states):
+        if question is None or reply is None or not set(GONE).isdisjoint(states):
             raise NotAllowedInState("the message that this client_message_id sent, or its reply, was deleted")
         return Accepted(row_entry(room_id, question), row_entry(room_id, reply))
 
@@ -159,7 +160,7 @@ class MessageStore(HybridStore):
             keys.news(partition),
         ]
         event = payload(owner, room_id, message_id=message_id)
-        args = [owner.db_key, room_id, message_id, "", event, self._settings.ready_lease_ms]
+        args = [owner.db_key, room_id, message_id, "", event, self._settings.ready_lease_ms, "", ""]
         answer = await self._run("delete_message", owner, room_id, script_keys, args)
         if answer[0] == Answer.UNSURE:
             rows = await self._database.call_shard_procedure(

@@ -19,6 +19,7 @@ from template.base.errors import InvalidRequest, RoomNotFound
 from template.chat.chat_loader import row_entry
 from template.chat.chat_owner import Owner
 from template.chat.chat_scripts import Answer
+from template.chat.chat_states import GONE
 from template.chat.chat_store import HybridStore
 from template.chat.chat_text import from_json, head_of, is_running, iso, to_json, wire_message, wire_messages
 from template.chat.common.chat_model import ChatMessage
@@ -193,7 +194,7 @@ class ChatReader(HybridStore):
                 [("GET", self._keys.message_state(row["message_id"], owner.partition)) for row in rows]
             )
             for row, state in zip(rows, states, strict=True):
-                if state is None or not state.startswith(("DELETING", "DELETED")):
+                if state is None or not state.startswith(GONE):
                     yield wire_message(row_entry(room_id, row), "SENT")
             if len(rows) < batch:
                 return

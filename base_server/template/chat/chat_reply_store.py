@@ -11,7 +11,7 @@ from template.chat.chat_loader import row_entry
 from template.chat.chat_owner import Owner
 from template.chat.chat_reader import read_message
 from template.chat.chat_scripts import Answer
-from template.chat.chat_states import MessageState
+from template.chat.chat_states import GONE, MessageState
 from template.chat.chat_store import HybridStore, state_name
 from template.chat.chat_turn import Place
 from template.chat.chat_turn_store import reply_keys
@@ -92,7 +92,7 @@ class ReplyStore(HybridStore):
         )
         # A delete that is not in MySQL yet shows in the state, read after the rows.
         state = state_name(await self._cache.execute("GET", self._keys.message_state(message_id, owner.partition)))
-        if not rows or rows[0]["message_id"] != message_id or state in ("DELETING", "DELETED"):
+        if not rows or rows[0]["message_id"] != message_id or state in GONE:
             raise MessageNotFound
         return _checked(read_message(row_entry(room_id, rows[0]), state or MessageState.SENT.value))
 

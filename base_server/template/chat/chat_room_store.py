@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 from service.core.errors import ServiceUnavailable
 from template.base.errors import IdempotencyMismatch, RoomNotFound
 from template.chat.chat_events import NOT_NAMED, payload
+from template.chat.chat_loader import Loaded
 from template.chat.chat_owner import Owner
-from template.chat.chat_scripts import Answer
-from template.chat.chat_states import ROOM_LETTERS
+from template.chat.chat_scripts import SCRIPTS, Answer
+from template.chat.chat_states import GONE, ROOM_LETTERS, RoomState
 from template.chat.chat_store import HybridStore, RoomGone, state_name
-from template.chat.chat_text import body_hash, from_json, iso, to_json
+from template.chat.chat_text import body_hash, from_json, iso, ms_of, to_json
 from template.chat.common.chat_model import ChatRoom
 
+DEFAULT_TITLE = "New chat"
 _MAX_REPAIRS = 3
 # A call is repeated within its time-outs and a load.
 _OPERATION_NOTE_MS = 300_000
@@ -40,17 +43,15 @@ class RoomPage:
 class RoomStore(HybridStore):
     """The rooms of accounts."""
 
-    async def create(
-        self, owner: Owner, persona: str, title: str | None, default_title: str, client_request_id: str | None
-    ) -> ChatRoom:
+    async def create(self, owner: Owner, persona: str, title: str | None, client_request_id: str | None) -> ChatRoom:
         """A new room, or the one that this client_request_id made before. Usable the moment this returns.
 
-        ``title`` None: ``default_title`` until the first message names it."""
+        ``title`` None: the default one until the first message names it."""
         room_id = self._keys.new_id(owner.partition)
         request_hash = body_hash(title, persona)
         version = NOT_NAMED if title is None else 0
         keys, args = self._create_call(
-            owner, room_id, persona, title or default_title, version, client_request_id, request_hash
+            owner, room_id, persona, title or DEFAULT_TITLE, version, client_request_id, request_hash
         )
         while (answer := await self._run("create_room", owner, room_id, keys, args))[0] == Answer.UNSURE:
             made = await self._database.call_shard_procedure(
@@ -94,6 +95,7 @@ class RoomStore(HybridStore):
             keys.room_state(room_id, partition),
             self._lane(owner),
             keys.account_load(owner.account_id, partition),
+            keys.room_load(room_id, partition),
         ]
         return script_keys, [
             owner.db_key,
@@ -110,7 +112,32 @@ class RoomStore(HybridStore):
             self._lanes.max_backlog,
             self._settings.max_rooms_per_account,
             title_version,
+            "",
+            "",
+            "",
+            "",
         ]
+
+    async def adopt(self, owner: Owner, room_id: str, persona: str, title: str | None, created_at: datetime) -> None:
+        """A room under an id of a host's own, from its event: usable, and in the list, the moment this returns. One
+        that is there, or was deleted, stays as it is. ``title`` None: as for :meth:`create`."""
+        self.check_room_id(owner, room_id)
+        version = NOT_NAMED if title is None else 0
+        keys, args = self._create_call(owner, room_id, persona, title or DEFAULT_TITLE, version, None, "")
+
+        async def create(token: str, *, has_messages: bool) -> Loaded | None:
+            # Asked for in MySQL under this token: if anything was written since, it is asked again.
+            args[14:] = [iso(created_at), ms_of(created_at), token, "1" if has_messages else ""]
+            try:
+                answer = await self._run("create_room", owner, room_id, keys, args)
+            except RoomNotFound:
+                return Loaded.DELETED
+            if answer[0] == Answer.OK:
+                self._noticed(owner, answer[2])
+            return None if answer[0] == Answer.WAIT else Loaded.WARM
+
+        if await self._loader.load_or_create(owner, room_id, create) is Loaded.UNKNOWN:
+            raise RoomNotFound
 
     async def get(self, owner: Owner, room_id: str) -> ChatRoom:
         """The room as it stands; raises RoomNotFound."""
@@ -121,7 +148,7 @@ class RoomStore(HybridStore):
                     ("GET", self._keys.room_state(room_id, owner.partition)),
                 ]
             )
-            if state_name(state) in ("DELETING", "DELETED"):
+            if state_name(state) in GONE:
                 raise RoomNotFound
             if card is not None:
                 try:
@@ -193,15 +220,15 @@ class RoomStore(HybridStore):
             return RoomPage([], (await self._stale_page(owner, 1, 1)).total, stale=True)
         return RoomPage(rooms, int(rows[0]["total_count"]) if rows else 0, stale=True)
 
-    async def rename(self, owner: Owner, room_id: str, title: str) -> None:
-        """Change the title; the last one acknowledged wins."""
+    async def rename(self, owner: Owner, room_id: str, title: str, operation_id: str = "") -> None:
+        """Change the title; the last one acknowledged wins. ``operation_id`` names the call to who repeats it."""
         self.check_room_id(owner, room_id)
         args = [
             owner.db_key,
             room_id,
             to_json(title),
             payload(owner, room_id, title=title),
-            operation_id := self._keys.new_id(owner.partition),
+            operation_id := operation_id or self._keys.new_id(owner.partition),
             self._settings.max_dead_letters_per_room,
             _OPERATION_NOTE_MS,
             self._lanes.max_backlog,
@@ -226,11 +253,14 @@ class RoomStore(HybridStore):
             keys.message_state("", partition),
             keys.news(partition),
         ]
-        args = [owner.db_key, room_id, payload(owner, room_id), self._settings.state_ttl_s * 1000]
+        args = [owner.db_key, room_id, payload(owner, room_id), self._settings.state_ttl_s * 1000, ""]
+        args.append(RoomState.DELETING.value)
         try:
             answer = await self._run("delete_room", owner, room_id, script_keys, args)
         except RoomGone:
-            return
+            # Its state says so, and no record: if nothing but the state was set, the row is still to be deleted.
+            args[4] = ",".join(GONE)
+            answer = await self._cache.run_script(SCRIPTS["delete_room"], script_keys, args)
         if answer[0] == Answer.OK:
             self._noticed(owner, answer[1])
 

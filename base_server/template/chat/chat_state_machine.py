@@ -1,7 +1,9 @@
 """ChatStateMachine: the documented, atomic state calls on single rooms and messages.
 
-The chat's own scripts move states themselves, in the same step as the write (``lua/``). These calls
-are for a host's own code: they know no room record and no shard, and a missing key is ABSENT.
+The chat's own scripts move states themselves, in the same step as the write (``lua/``). These calls are for a host's
+own code. One that sets DELETING or DELETED for a room or message of ours deletes it (``chat_deletes``): with its event,
+in one step, whether or not it is in Redis. For an id that neither Redis nor a shard knows a missing key is ABSENT, and
+nothing but the state moves.
 """
 
 from __future__ import annotations
@@ -12,11 +14,14 @@ from datetime import UTC, datetime
 
 from service.cache.cache_client import CacheClient
 from service.cache.cache_errors import CacheCommandError
+from service.core.errors import ServiceUnavailable
 from service.core.facade import Facade
+from template.chat.chat_deletes import ChatDeletes, Deletion, Outcome
+from template.chat.chat_directory import ChatDirectory
 from template.chat.chat_keys import ChatKeys
 from template.chat.chat_scripts import SCRIPTS
 from template.chat.chat_settings import ChatSettings
-from template.chat.chat_states import MessageState, RoomState, allowed_before, can_move
+from template.chat.chat_states import GONE, MessageState, RoomState, allowed_before, can_move
 
 __all__ = ["ChatStateMachine", "MessageState", "RoomState", "Transition", "get_chat_state_machine"]
 
@@ -46,20 +51,49 @@ class ChatStateMachine(Facade):
         self._keys = ChatKeys(cache)
         self._ttl_ms = settings.state_ttl_s * 1000
         self._log_ttl_s = settings.transition_log_ttl_s
+        self._directory: ChatDirectory | None = None
+        self._deletes: ChatDeletes | None = None
+
+    def delete_through(self, directory: ChatDirectory, deletes: ChatDeletes) -> None:
+        """From here on deletes are those of the chat's rooms and messages, not of their states alone."""
+        self._directory, self._deletes = directory, deletes
 
     async def transition_room(self, room_id: str, to: RoomState, from_state: RoomState | None = None) -> Transition:
         """Move a room to ``to``; with ``from_state`` only from there."""
-        return await self._transition(self._keys.room_state(room_id), to, from_state)
+        key, before = await self._room_key(room_id), _before(to, from_state)
+        if isinstance(before, str):
+            return Transition(False, None, before)
+        if self._deletes is not None and to.value in GONE and _state_name(await self._read(key)) not in GONE:
+            try:
+                deletion = await self._deletes.room(room_id, to, before)
+            except ServiceUnavailable as outage:
+                return _not_asked(outage)
+            if (result := _transition_of(deletion, to.value, before)) is not None:
+                return result
+        return await self._compare_and_set(key, to, before)
 
     async def transition_message(
         self, message_id: str, to: MessageState, from_state: MessageState | None = None
     ) -> Transition:
         """Move a message to ``to``; with ``from_state`` only from there."""
-        return await self._transition(self._keys.message_state(message_id), to, from_state)
+        before = _before(to, from_state)
+        if isinstance(before, str):
+            return Transition(False, None, before)
+        key = self._keys.message_state(message_id)
+        if self._deletes is not None and to.value in GONE and _state_name(await self._read(key)) not in GONE:
+            try:
+                deletion = await self._deletes.message(message_id, to, before)
+            except ServiceUnavailable as outage:
+                return _not_asked(outage)
+            if (result := _transition_of(deletion, to.value, before)) is not None:
+                if result.moved:
+                    await self._follow(message_id, to)
+                return result
+        return await self._compare_and_set(key, to, before)
 
     async def get_room_state(self, room_id: str) -> RoomState | None:
         """The room's state; None when the key is absent (never stored, or settled longer ago than the state TTL)."""
-        state = _state_name(await self._read(self._keys.room_state(room_id)))
+        state = _state_name(await self._read(await self._room_key(room_id)))
         return RoomState(state) if state else None
 
     async def get_message_state(self, message_id: str) -> MessageState | None:
@@ -69,31 +103,54 @@ class ChatStateMachine(Facade):
 
     async def get_room_log(self, room_id: str) -> list[tuple[str, datetime]]:
         """The last transitions of a room, oldest first: (state, time), none older than ``transition_log_ttl_s``."""
-        return self._log(await self._read(self._keys.room_state(room_id)), "CREATING")
+        return self._log(await self._read(await self._room_key(room_id)), "CREATING")
 
     async def get_message_log(self, message_id: str) -> list[tuple[str, datetime]]:
         """The last transitions of a message, as :meth:`get_room_log`."""
         return self._log(await self._read(self._keys.message_state(message_id)), "COMPOSING")
 
     async def smart_delete_message(self, message_id: str) -> tuple[bool, str]:
-        """Take a message's state towards DELETED, the state only: what is not in MySQL yet is DELETED at once, the
-        rest DELETING. Answers (done, text); repeating it is done too."""
+        """Delete a message: DELETED at once what is not in MySQL yet, DELETING the rest until MySQL has the delete.
+        Answers (done, text); repeating it is done too."""
+        key = self._keys.message_state(message_id)
+        if self._deletes is not None and _state_name(await self._read(key)) not in GONE:
+            try:
+                deletion = await self._deletes.message(message_id, None)
+            except ServiceUnavailable as outage:
+                refused = _not_asked(outage)
+                return False, refused.reason
+            if deletion.outcome is Outcome.DONE:
+                await self._follow(message_id, MessageState(deletion.after))
+                return True, deletion.after
+            if deletion.outcome is Outcome.BEFORE:
+                return True, f"already {deletion.before}"
         for to in (MessageState.DELETED, MessageState.DELETING):
             before = ("COMPOSING", "PENDING") if to is MessageState.DELETED else allowed_before(to)
-            result = await self._compare_and_set(self._keys.message_state(message_id), to, before)
+            result = await self._compare_and_set(key, to, before)
             if result.moved:
                 return True, to.value
-            if result.before in ("DELETING", "DELETED"):
+            if result.before in GONE:
                 return True, f"already {result.before}"
         return False, f"message {message_id} is {result.before or 'ABSENT'}: nothing to delete"
 
-    async def _transition(
-        self, key: str, to: RoomState | MessageState, from_state: RoomState | MessageState | None
-    ) -> Transition:
-        if from_state is not None and not can_move(from_state.value, to):
-            return Transition(False, None, f"{from_state.value} -> {to.value} is no transition")
-        before = allowed_before(to) if from_state is None else (from_state.value,)
-        return await self._compare_and_set(key, to, before)
+    async def move_message_state(self, message_id: str, to: MessageState) -> Transition:
+        """Move the state alone, for the consumer: what it says was done already."""
+        return await self._compare_and_set(self._keys.message_state(message_id), to, allowed_before(to))
+
+    async def delete_what_was(self, message_id: str) -> None:
+        """A message was stored whose state a host had set to DELETING or DELETED before: delete it."""
+        if self._deletes is not None:
+            await self._deletes.message(message_id, None)
+
+    async def _room_key(self, room_id: str) -> str:
+        if self._directory is None:
+            return self._keys.room_state(room_id)
+        return self._keys.room_state(room_id, await self._directory.partition_of(room_id))
+
+    async def _follow(self, message_id: str, to: MessageState) -> None:
+        """An id that is not ours has a state of its own beside the one in its room's partition: it follows."""
+        if self._cache.partitions.is_own_id(message_id) is None:
+            await self.move_message_state(message_id, to)
 
     async def _compare_and_set(self, key: str, to: RoomState | MessageState, before: tuple[str, ...]) -> Transition:
         # Not repeatable: sent twice, the second answer would be a refusal of what the first one did.
@@ -114,9 +171,10 @@ class ChatStateMachine(Facade):
 
     def _log(self, text: str, first: str) -> list[tuple[str, datetime]]:
         oldest = datetime.now(UTC).timestamp() - self._log_ttl_s
+        _, _, rest = text.partition("|")
         log = [
             (_LETTERS.get(letter, first), datetime.fromtimestamp(int(ms) / 1000, UTC))
-            for letter, ms in _LOG_ITEM.findall(text.partition("|")[2])
+            for letter, ms in _LOG_ITEM.findall(rest.partition("|")[0])
         ]
         return [(state, at) for state, at in log if at.timestamp() >= oldest]
 
@@ -125,6 +183,33 @@ def _state_name(text: str) -> str | None:
     """The state in a stored value ('SENT|…'); a value that is no state of ours counts as absent."""
     name = text.partition("|")[0]
     return name if name in _STATE_NAMES else None
+
+
+def _before(to: RoomState | MessageState, from_state: RoomState | MessageState | None) -> tuple[str, ...] | str:
+    """The states from which the move may be made; or why none is."""
+    if from_state is None:
+        return allowed_before(to)
+    if not can_move(from_state.value, to):
+        return f"{from_state.value} -> {to.value} is no transition"
+    return (from_state.value,)
+
+
+def _transition_of(deletion: Deletion, to: str, before: tuple[str, ...]) -> Transition | None:
+    """What a delete means as a transition; None when the chat does not know the id."""
+    match deletion.outcome:
+        case Outcome.DONE:
+            return Transition(True, deletion.before)
+        case Outcome.UNKNOWN | Outcome.FOREIGN:
+            return None
+    state = deletion.before or "DELETED"
+    return Transition(False, state, f"{state} -> {to} is not allowed (only from {', '.join(before)})")
+
+
+def _not_asked(outage: ServiceUnavailable) -> Transition:
+    """Nothing was done, for a database that may know the id is away; an outage of Redis is raised."""
+    if outage.service == "cache":
+        raise outage
+    return Transition(False, None, f"not possible now, try again: {outage.reason}")
 
 
 _STATE_NAMES = {state.value for state in RoomState} | {state.value for state in MessageState}

@@ -23,6 +23,9 @@ class MessageState(Enum):
     DELETED = "DELETED"
 
 
+# In one of these a room or message is in no list and no history, and takes nothing (is_gone in lua/_prelude.lua).
+GONE = ("DELETING", "DELETED")
+
 # A key that is not there.
 ABSENT = "ABSENT"
 

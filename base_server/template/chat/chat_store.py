@@ -38,6 +38,9 @@ from template.chat.chat_text import iso_of_ms
 _MAX_LOADS = 6
 
 
+_NO_REFUSAL = (Answer.UNSURE, Answer.LOST, Answer.PARTIAL, Answer.REPEAT, Answer.DAMAGED, Answer.WAIT)
+
+
 class RoomGone(RoomNotFound):
     """The room was the caller's and is deleted: to the client the same as not found, but repeating a delete is 0."""
 
@@ -62,8 +65,8 @@ class HybridStore:
         self._keys = ChatKeys(cache)
 
     def check_room_id(self, owner: Owner, room_id: str) -> None:
-        """An id of another partition is of another account: not found, without a look."""
-        if self._cache.partitions.of_id(room_id) != owner.partition:
+        """An id of ours that carries another partition is of another account: not found, without a look."""
+        if self._cache.partitions.is_own_id(room_id) not in (None, owner.partition):
             raise RoomNotFound
 
     async def _run(
@@ -184,6 +187,6 @@ def _refusal(answer: Sequence[Any]) -> ApiError | None:
             )
         case Answer.FULL:
             refusal = ServiceDown("too much is waiting to be written, try again", retry_after_s=5.0)
-        case code if code not in (Answer.UNSURE, Answer.LOST, Answer.PARTIAL, Answer.REPEAT, Answer.DAMAGED):
+        case code if code not in _NO_REFUSAL:
             refusal = ServerError(f"unexpected answer {code} of a script")
     return refusal

@@ -59,7 +59,6 @@ from template.chat.common.chat_serialize import (
     PersonasResponse,
 )
 
-_DEFAULT_TITLE = "New chat"
 # A consumer that wrote nothing for so long, with work waiting and a database that answers, is stuck.
 _STUCK_S = 60.0
 
@@ -167,7 +166,7 @@ class ChatTemplateImpl(BaseTemplate):
         """A new room; the same room again for the same client_request_id."""
         owner = await self._owner(client_session)
         persona = self._persona(request.ai_persona)
-        room = await self._parts.rooms.create(owner, persona, request.title, _DEFAULT_TITLE, request.client_request_id)
+        room = await self._parts.rooms.create(owner, persona, request.title, request.client_request_id)
         return ChatRoomCreateResponse(room=room)
 
     @answers(ChatRoomUpdateResponse, ErrorCode.CHAT_FAILED)

@@ -7,7 +7,10 @@ from dataclasses import dataclass
 from service.scheduler.base_scheduler import ScheduleJob, ScheduleType
 from service.service_container import ServiceContainer
 from template.chat.chat_batch_writer import BatchWriter
+from template.chat.chat_deletes import ChatDeletes
+from template.chat.chat_directory import ChatDirectory
 from template.chat.chat_history import RoomHistory
+from template.chat.chat_host_events import HostEvents
 from template.chat.chat_keys import ChatKeys
 from template.chat.chat_lanes import ChatLanes
 from template.chat.chat_loader import ChatLoader
@@ -63,16 +66,20 @@ class ChatWiring:
             max_backlog=self.max_backlog,
         )
         states = ChatStateMachine(hot, settings)
-        writer = BatchWriter(container.queue, container.database, bulk, states, settings)
+        directory = ChatDirectory(hot, container.database)
+        writer = BatchWriter(container.queue, container.database, bulk, states, directory, settings)
         consumer = ChatPersistenceConsumer(container.queue, writer, container.scheduler, settings, container.tasks)
         lanes.on_flush(consumer.flush)
         # What a model is not told need not be read for it.
         told = min(settings.history_length, container.settings.llm.max_conversation_length)
         asking = settings.model_copy(update={"history_length": told})
         news, turns = ReplyNews(), TurnStore(hot, lanes, asking)
+        interrupt, check_mark = turns.interrupt, writer.marks.check_lane
         loader = ChatLoader(
-            bulk, container.database, lanes, turns.interrupt, writer.marks.check_lane, settings, container.tasks
+            bulk, container.database, lanes, interrupt, check_mark, settings, container.tasks, directory
         )
+        deletes = ChatDeletes(hot, directory, loader, lanes, settings)
+        states.delete_through(directory, deletes)
         replies = ChatReplies(turns, loader.load_room, container.ai, news, settings, container.tasks)
         reply_store = ReplyStore(hot, container.database, loader, lanes, settings)
         parts = ChatParts(
@@ -86,8 +93,19 @@ class ChatWiring:
             consumer=consumer,
             keys=ChatKeys(hot),
         )
+        lanes.on_event(
+            HostEvents(
+                directory,
+                parts.rooms,
+                deletes,
+                lanes,
+                account_partition=hot.partitions.of_id,
+                default_shard_id=settings.default_shard_id,
+                load_timeout_s=settings.load_timeout_s,
+            )
+        )
         states.install()
-        history = RoomHistory(hot, container.database, lambda: container.database.shard_ids, settings.history_length)
+        history = RoomHistory(hot, container.database, directory, settings.history_length)
         container.ai.register_history(history)
         await news.start(container.cache.subscribe)
         await self._take_over(parts)

@@ -32,7 +32,8 @@ async def test_rows_have_the_columns_of_the_header(database: DatabaseService) ->
     key = (await database.call_global_procedure(*account))[0]["account_db_key"]
     calls: dict[Kind, dict[str, Sequence[Any]]] = {
         "global": {
-            account[0]: account[1], "fp_account_get": (account_id,), "fp_account_shard_get": (key,),
+            account[0]: account[1], "fp_account_get": (account_id,), "fp_account_name_get": (key,),
+            "fp_account_shard_get": (key,),
             "fp_shards_get": (), "fp_setting_claim": (new_id(), "value"),
             "fp_session_end": (SESSION_HASH, 60), "fp_session_ended_get": (SESSION_HASH,), "fp_mark_get": (key,),
         },
@@ -43,6 +44,7 @@ async def test_rows_have_the_columns_of_the_header(database: DatabaseService) ->
             "fp_chat_seq_before": (room.room_id, "2027-01-01 00:00:00.000000"),
             "fp_chat_message_find": (room.room_id, question["message_id"]),
             "fp_chat_message_find_client": (room.room_id, TIME_ORDERED),
+            "fp_chat_message_locate": (question["message_id"],),
             "fp_chat_request_id_latest": (room.account_db_key,),
             "fp_chat_client_id_latest": (room.room_id, ""),
             "fp_chat_message_save": tuple(question.values()),

@@ -78,6 +78,7 @@ def calls(room: Room) -> Mapping[str, Sequence[object]]:
         "fp_chat_message_batch_soft_delete": (json.dumps([room.tombstone(MESSAGES // 2 + 1)]),),
         "fp_chat_message_find": (room.room_id, middle["message_id"]),
         "fp_chat_message_find_client": (room.room_id, middle["client_message_id"] or "none"),
+        "fp_chat_message_locate": (middle["message_id"],),
         "fp_chat_message_save": tuple(other.values()),
         "fp_chat_message_soft_delete": tuple(room.tombstone(MESSAGES // 2).values()),
         "fp_chat_messages_get": (room.room_id, MESSAGES // 2, 20),

@@ -155,15 +155,16 @@ async def test_chat_goes_on_while_the_database_is_away_and_is_written_when_it_is
 async def test_a_poison_event_ends_among_the_dead_letters_and_stops_nobody(chat: ChatWorld) -> None:
     user = await chat.user()
     sick, healthy = await chat.room(user), await chat.room(user)
-    await chat.send(user, sick.room_id, "fine")
+    await chat.send(user, sick.room_id, "fine", client_message_id="once")
     await chat.persist()
     queue = chat.container.queue
-    message_data = {"message_id": "x" * 100, "room_id": sick.room_id, "sender_type": "USER", "content": "id too long"}
+    message_data = {"message_id": "x", "room_id": sick.room_id, "sender_type": "USER", "content": "client id is taken"}
     await queue.send_message(
         QUEUE_NAME,
         {
             "account_db_key": user.session.account_db_key,
             "shard_id": user.session.shard_id,
+            "client_message_id": "once",
             "message_data": message_data,
         },
         "CHAT_MESSAGE_SAVE",

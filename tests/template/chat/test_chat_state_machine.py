@@ -265,16 +265,15 @@ async def test_the_documented_name_speaks_to_the_running_chat(chat: ChatWorld) -
         get_chat_state_machine()
 
 
-async def test_a_state_only_delete_through_the_documented_call_hides_nothing_from_the_list(chat: ChatWorld) -> None:
-    """smart_delete_message changes the state only: the list shows the message with that state."""
+async def test_smart_delete_message_deletes_the_message(chat: ChatWorld) -> None:
+    """cases/promises.md P1."""
     user = await chat.user()
     room = await chat.room(user)
     question = await chat.send(user, room.room_id)
     await chat.persist()
     ok, text = await get_chat_state_machine().smart_delete_message(question.message_id)
     assert (ok, text) == (True, "DELETING")
-    assert [message.state for message in (await chat.messages(user, room.room_id)).messages] == ["DELETING", "SENT"]
-    # The message itself is deleted by its own call.
+    assert await chat.texts(user, room.room_id) == ["stub: hello"]
     assert await chat.delete_message(user, room.room_id, question.message_id) == 0
     await chat.persist()
     assert await chat.texts(user, room.room_id) == ["stub: hello"]
@@ -282,20 +281,21 @@ async def test_a_state_only_delete_through_the_documented_call_hides_nothing_fro
 
 
 @pytest.mark.parametrize("stopped", [False, True], ids=["ends", "is stopped"])
-async def test_a_state_only_delete_of_a_running_reply_outlives_its_end(chat: ChatWorld, stopped: bool) -> None:
+async def test_smart_delete_message_ends_a_running_reply(chat: ChatWorld, stopped: bool) -> None:
+    """cases/promises.md P1."""
     user = await chat.user()
     room = await chat.room(user)
     chat.provider.script(Reply(["half"], hang=stopped, delay_s=0.5))
-    sending = asyncio.create_task(chat.send(user, room.room_id))
+    sending = asyncio.create_task(chat.try_send(user, room.room_id))
     await until(lambda: chat.provider.calls == 1)
     reply_id = (await chat.messages(user, room.room_id)).messages[1].message_id
     assert await get_chat_state_machine().smart_delete_message(reply_id) == (True, "DELETED")
     if stopped:
         request = ChatMessageStopRequest(room_id=room.room_id, message_id=reply_id)
         answer = await chat.template.on_chat_message_stop_req(user, request)
-        assert answer.message is not None
-        assert answer.message.state == "DELETED"
-    await sending
+        assert answer.errorCode == 1005
+    assert (await sending).errorCode == 1005
+    assert await chat.texts(user, room.room_id) == ["hello"]
     assert await chat.state(reply_id) == "DELETED"
     await chat.persist()
     assert await chat.state(reply_id) == "DELETED"

@@ -38,8 +38,9 @@ local function int(n)
   return string.format('%.0f', n)
 end
 
--- A state and its last transitions in one string: 'SENT|P1764000000000,R1764000000003,S1764000000009'.
--- Anything else counts as absent.
+-- A state and its last transitions in one string: 'SENT|P1764000000000,R1764000000003,S1764000000009'. While a message
+-- is not in MySQL its room follows ('PENDING|P1764000000000|<room id>'): state calls get no room. Anything else counts
+-- as absent.
 local function state_of(text)
   local name = text and string.match(text, '^[A-Z]+')
   return name and LETTER[name] and name or nil
@@ -59,13 +60,23 @@ local function get_state(key)
   return state_of(get_text(key))
 end
 
--- What stands at a state's key after `old`: the new state, and the log with one more transition.
-local function with_state(old, to, now)
-  local log = old and string.match(old, '|(.+)$')
-  if not log then return to .. '|' .. LETTER[to] .. int(now) end
+-- The one rule for rooms and messages: in one of these states it is in no list and no history, and takes nothing. Every
+-- way into them goes through delete_room.lua or delete_message.lua, which leave it in the record or the list too.
+local function is_gone(state)
+  return state == 'DELETING' or state == 'DELETED'
+end
+
+-- What stands at a state's key after `old`: the new state, the log with one more transition, and the message's room
+-- (`room_id`, or the one in `old`) until MySQL knows the message or nobody has to find it any more.
+local function with_state(old, to, now, room_id)
+  local log, known_room
+  if old then log, known_room = string.match(old, '|([^|]+)|?(.*)$') end
+  room_id = room_id or known_room or ''
+  room_id = room_id ~= '' and to ~= 'SENT' and to ~= 'DELETED' and '|' .. room_id or ''
+  if not log then return to .. '|' .. LETTER[to] .. int(now) .. room_id end
   local _, commas = string.gsub(log, ',', '')
   for _ = LOG_LENGTH - 1, commas do log = string.match(log, ',(.*)$') end
-  return to .. '|' .. log .. ',' .. LETTER[to] .. int(now)
+  return to .. '|' .. log .. ',' .. LETTER[to] .. int(now) .. room_id
 end
 
 -- The letters of the states at `keys`, each one of `valid`; of a missing one what `missing(place)` says.
@@ -81,8 +92,8 @@ local function letters_of(keys, valid, missing)
   return table.concat(letters)
 end
 
-local function set_state(key, to, now, ttl_ms)
-  local value = with_state(get_text(key), to, now)
+local function set_state(key, to, now, ttl_ms, room_id)
+  local value = with_state(get_text(key), to, now, room_id)
   if ttl_ms then
     redis.call('SET', key, value, 'PX', int(ttl_ms))
   else
@@ -271,9 +282,8 @@ local function put_end(k, room_id, turn, tail, open_payload, reason, ready_ms, s
   if not v[4] then redis.call('HSET', k.rec, 'epoch', '-1') end
   redis.call('HDEL', k.rec, 'w:' .. reply_id)
   redis.pcall('ZREM', k.open, reply_id)
-  -- Deleted meanwhile by its state alone (smart_delete_message): that stays.
-  local state = get_state(k.state)
-  if state ~= 'DELETING' and state ~= 'DELETED' then set_state(k.state, 'PENDING', now) end
+  -- Deleted meanwhile under an id of a host's own: that stays.
+  if not is_gone(get_state(k.state)) then set_state(k.state, 'PENDING', now) end
   local ready = ''
   if v[1] == token then
     ready = next_turn(k.rec, k.turns, k.leases, room_id, now + tonumber(ready_ms))

@@ -107,8 +107,8 @@ if client_id ~= '' then
   if ARGV[12] > at and ARGV[12] > v[3] then redis.call('HSET', rec, 'floor_at', ARGV[12]) end
 end
 redis.call('SET', KEYS[3], card(room_id, title, v[8], v[9], now + 1, v[5] + 2))
-set_state(KEYS[11], 'PENDING', now)
-set_state(KEYS[12], 'COMPOSING', now)
+set_state(KEYS[11], 'PENDING', now, nil, room_id)
+set_state(KEYS[12], 'COMPOSING', now, nil, room_id)
 redis.call('ZADD', KEYS[9], int(now + 1), room_id)
 redis.call('HSET', KEYS[7], 'dirty', event, 'sends', string.format('%.3f', sends - 1), 'sends_at', int(clock))
 -- A reply that nobody ended is over at its deadline.

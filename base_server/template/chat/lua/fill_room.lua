@@ -9,8 +9,7 @@ local v = redis.call('HMGET', KEYS[1], 'epoch', 'dirty', 'len', 'turn', 'turn_to
 if (v[2] or '') ~= ARGV[11] then return { LOST } end
 if v[1] == ARGV[2] and tonumber(v[3]) == redis.call('LLEN', KEYS[2]) then return { LOST } end
 if ARGV[11] == '' and v[1] and not v[4] then return { LOST } end
-local state = get_state(KEYS[6])
-if state == 'DELETING' or state == 'DELETED' then return { NOT_FOUND } end
+if is_gone(get_state(KEYS[6])) then return { NOT_FOUND } end
 local room_id, now = ARGV[4], now_ms()
 local first_field = 16 + tonumber(ARGV[14])
 local last_field = first_field - 1 + tonumber(ARGV[15])
@@ -20,7 +19,7 @@ for i = 16, first_field - 1 do
   if ARGV[i] == v[4] then running = true else waiting[#waiting + 1] = ARGV[i] end
   watched[#watched + 1] = 'w:' .. reply_id
   watched[#watched + 1] = redis.call('HGET', KEYS[1], 'w:' .. reply_id) or ''
-  if not get_state(KEYS[9] .. reply_id) then set_state(KEYS[9] .. reply_id, 'COMPOSING', now) end
+  if not get_state(KEYS[9] .. reply_id) then set_state(KEYS[9] .. reply_id, 'COMPOSING', now, nil, room_id) end
 end
 redis.call('DEL', KEYS[1], KEYS[2], KEYS[5], KEYS[7])
 for i = first_field, last_field, 2 do redis.call('HSET', KEYS[1], ARGV[i], ARGV[i + 1]) end

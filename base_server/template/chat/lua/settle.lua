@@ -55,7 +55,11 @@ end
 local function settle_room_state(key, change)
   local state = get_state(key)
   if change == 'deleted' then
-    if state ~= 'DELETED' then set_state(key, 'DELETED', now, state_ttl) end
+    if state ~= 'DELETED' then
+      set_state(key, 'DELETED', now, state_ttl)
+    else
+      redis.call('PEXPIRE', key, state_ttl)
+    end
   elseif change == 'created' and (state == 'PENDING' or state == 'PROCESSING') then
     if state == 'PENDING' then set_state(key, 'PROCESSING', now) end
     set_state(key, 'ACTIVE', now, state_ttl)

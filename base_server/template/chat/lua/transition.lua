@@ -5,5 +5,7 @@
 -- allow-oom: one state with its log, at most 250 bytes
 local state = get_state(KEYS[1]) or 'ABSENT'
 if not string.find(',' .. ARGV[2] .. ',', ',' .. state .. ',', 1, true) then return { REFUSED, state } end
-set_state(KEYS[1], ARGV[1], now_ms(), ARGV[3])
+-- The delete of a room or message of ours may not be in MySQL yet: its state stays until then.
+local stays = is_gone(ARGV[1]) and redis.call('PTTL', KEYS[1]) == -1
+set_state(KEYS[1], ARGV[1], now_ms(), not stays and ARGV[3] or nil)
 return { OK, state }
