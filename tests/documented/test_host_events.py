@@ -1,4 +1,4 @@
-"""cases/promises.md P2: the five documented events as a host sends them take effect in list and row, in order with ours."""
+"""cases/promises.md P2: the documented events, as a host sends them, take effect in list and row, in our order."""
 
 from __future__ import annotations
 
@@ -281,7 +281,7 @@ async def test_what_cannot_be_understood_is_refused_naming_the_field(host: HostW
     for kind in ("CHAT_ROOM_UPDATE", "CHAT_ROOM_DELETE", "CHAT_MESSAGE_DELETE", "CHAT_ROOM_CREATE"):
         for condition in CONDITIONS.values():
             await condition(chat, user, room.room_id)
-            with pytest.raises(ValueError, match="account_db_key|no room"):
+            with pytest.raises(ValueError, match=r"account_db_key|no room"):
                 await send_event(other, kind, room.room_id, **GOOD[kind])
     with pytest.raises(ValueError, match=r"room_id .* is no room of account_db_key"):
         await send_event(user, "CHAT_ROOM_UPDATE", new_id(), title="t")
