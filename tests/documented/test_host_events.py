@@ -318,3 +318,20 @@ async def test_a_hosts_time_is_the_rooms_and_counts_as_its_activity(host: HostWo
         assert rooms[1].created_at == rooms[1].last_message_at
         await chat.persist()
         await chat.forget_everything()
+
+
+async def test_an_id_that_is_nobodys_leaves_nothing_behind(host: HostWorld) -> None:
+    chat = host.chat
+    user, other = await chat.user(), await chat.user()
+    theirs = new_id()
+    await create(other, theirs)
+    await chat.persist()
+    await chat.forget_everything()
+    await chat.rooms(user)
+    before = set(await chat.redis.scan(f"{chat.container.settings.app_id}:*"))
+    for room_id in [theirs, *(new_id() for _ in range(5)), "room_123"]:
+        assert (await chat.try_messages(user, room_id)).errorCode == 1004
+        assert (await chat.try_send(user, room_id)).errorCode == 1004
+    after = set(await chat.redis.scan(f"{chat.container.settings.app_id}:*"))
+    assert [name for name in after - before if "room_home" in name] == []
+    assert await chat.texts(other, theirs) == []

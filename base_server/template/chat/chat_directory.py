@@ -64,14 +64,11 @@ class ChatDirectory:
         home = await self.text(self._keys.room_home(room_id))
         return int(home) if home else self._partitions.of_id(room_id)
 
-    async def move_home(self, room_id: str, partition: int) -> int | None:
+    async def move_home(self, room_id: str, partition: int) -> int:
         """Let everybody find a room with an id of a host's own in its account's partition. Returns the partition that
-        the id is hashed to, where its events went before; None when that is the same one, or for an id of ours."""
-        hashed = self._partitions.of_id(room_id)
-        if hashed == partition:
-            return None
+        the id is hashed to, where its events went before."""
         await self._cache.execute("SET", self._keys.room_home(room_id), partition, "EX", _HOME_TTL_S)
-        return hashed
+        return self._partitions.of_id(room_id)
 
     async def find_room(self, room_id: str, partition: int) -> FoundRoom | None:
         """None: no shard knows it."""

@@ -136,7 +136,8 @@ class ChatLoader:
         return await asyncio.shield(task)
 
     async def _load_room(self, owner: Owner, room_id: str, create: CreateRoom | None = None) -> Loaded:
-        await self._bring_home(owner, room_id)
+        if not await self._bring_home(owner, room_id, is_new=create is not None):
+            return Loaded.UNKNOWN
         keys, partition = self._keys, owner.partition
         record, messages_key = keys.room_record(room_id, partition), keys.messages(room_id, partition)
         card, token_key = keys.room(room_id, partition), keys.room_load(room_id, partition)
@@ -201,12 +202,20 @@ class ChatLoader:
 
         return await self._load("room", owner, room_id, [record, token_key, messages_key, card], attempt)
 
-    async def _bring_home(self, owner: Owner, room_id: str) -> None:
+    async def _bring_home(self, owner: Owner, room_id: str, *, is_new: bool) -> bool:
         """A room with an id of a host's own has its keys in its account's partition once it is loaded. Events that were
-        sent before for where the id is hashed to are in MySQL first; later ones are sent, or moved, to this lane."""
+        sent before for where the id is hashed to are in MySQL first; later ones are sent, or moved, to this lane.
+
+        False: it is not this account's; nothing is noted for ids that somebody makes up."""
+        if self._cache.partitions.of_id(room_id) == owner.partition:
+            return True
+        if not is_new and await self._directory.partition_of(room_id) != owner.partition:
+            rows = await self._database.call_shard_procedure(owner.shard_id, "fp_chat_room_get", (room_id,))
+            if not rows or int(rows[0]["account_db_key"]) != owner.db_key:
+                return False
         hashed = await self._directory.move_home(room_id, owner.partition)
-        if hashed is not None:
-            await self._lanes.wait_until_written(hashed, owner.shard_id, self._settings.load_timeout_s)
+        await self._lanes.wait_until_written(hashed, owner.shard_id, self._settings.load_timeout_s)
+        return True
 
     async def _wait_for_backlog(self, owner: Owner) -> bool:
         """Have the events written that wait in the account's stream now; False when none does."""
