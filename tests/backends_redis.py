@@ -16,7 +16,7 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,8 +37,9 @@ LOSES_NOTHING = ("--appendfsync", "always")
 class RedisServer:
     """One private server process; :meth:`kill` is SIGKILL, :meth:`start` starts it (again) on the same data."""
 
-    def __init__(self, binary: str, *options: str) -> None:
+    def __init__(self, binary: str, *options: str, environment: Mapping[str, str] | None = None) -> None:
         self._command = [binary, *options]
+        self._environment = {**os.environ, **(environment or {})}
         # Short, for a socket's path may have only about 100 bytes.
         self.folder = Path(tempfile.mkdtemp(prefix="r-"))
         self.socket = self.folder / "s"
@@ -62,7 +63,9 @@ class RedisServer:
         options = {"port": self.port, "unixsocket": self.socket, "dir": self.folder, "save": "", "appendonly": "yes"}
         arguments = [word for name, value in options.items() for word in (f"--{name}", str(value))]
         self._process = subprocess.Popen(
-            [self._command[0], *arguments, "--loglevel", "warning", *self._command[1:]], stdout=subprocess.DEVNULL
+            [self._command[0], *arguments, "--loglevel", "warning", *self._command[1:]],
+            env=self._environment,
+            stdout=subprocess.DEVNULL,
         )
         deadline_s = time.monotonic() + PATIENCE_S
         while not self._answers():

@@ -87,7 +87,7 @@ class OpenAIStub:
     _base_path = "/v1"
 
     def __init__(self, port: int = 0, *, delay_s: float = 0.0) -> None:
-        self._port = port
+        self.port = port
         self._delay_s = delay_s
         self._scripted: deque[Reply] = deque()
         self._runner: web.AppRunner | None = None
@@ -118,10 +118,10 @@ class OpenAIStub:
         # handler_cancellation: the handler learns at once that its client has gone.
         self._runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0.1, access_log=None)
         await self._runner.setup()
-        site = web.TCPSite(self._runner, "127.0.0.1", self._port)
+        site = web.TCPSite(self._runner, "127.0.0.1", self.port)
         await site.start()
-        self._port = self._runner.addresses[0][1]
-        self.base_url = f"http://127.0.0.1:{self._port}{self._base_path}"
+        self.port = self._runner.addresses[0][1]
+        self.base_url = f"http://127.0.0.1:{self.port}{self._base_path}"
         return self
 
     async def __aexit__(self, *_: object) -> None:

@@ -22,6 +22,7 @@ from typing import Any
 import aiohttp
 
 from tests.server_process import Client
+from tests.waiting import PATIENCE_S
 
 NONCE = re.compile(r"(p\d+x[0-9a-f]{6})-[0-9a-f]{32}")
 _NOTHING_STORED, _SERVICE_DOWN, _TOO_MANY, _NO_SESSION = 1001, 5003, 1010, 10000
@@ -36,7 +37,9 @@ class Unanswered(Exception):
 class Findings:
     """Broken promises by kind, and the first sentences about each."""
 
-    KINDS = ("lost", "duplicated", "reordered", "revived", "foreign", "unexpected")
+    KINDS = ("lost", "duplicated", "reordered", "revived", "foreign", "unasked", "empty", "stuck", "unexpected")
+    """unasked: a stored question that the provider never saw. empty: a success without its text. stuck: a backlog that
+    does not drain, a dead letter that cannot be replayed, a room that takes no more sends."""
 
     def __init__(self) -> None:
         self.counts: Counter[str] = Counter()
@@ -59,6 +62,16 @@ class Findings:
         assert not self.details, "\n".join(self.details[:20])
 
 
+@dataclass(frozen=True)
+class Known:
+    """What a player knew at one moment: of each room how many texts were acknowledged, and its titles; deletes."""
+
+    sent: dict[str, int]
+    titles: dict[str, set[str]]
+    deleted: set[str]
+    deleted_rooms: set[str]
+
+
 @dataclass
 class RoomRecord:
     """What a player knows of a room: texts acknowledged in order, texts of unknown outcome, titles and deletes."""
@@ -71,6 +84,17 @@ class RoomRecord:
     maybe_deleted: set[str] = field(default_factory=set)
     titles: set[str] = field(default_factory=set)
     ids: dict[str, str] = field(default_factory=dict)
+    has_gaps: bool = False
+    """A database lost some of its rows: their numbers are not given again."""
+
+    def forgive(self, before: Known, keep: int) -> None:
+        """See :meth:`Player.forgive_since`."""
+        first = before.sent[self.room_id]
+        last = max(first, len(self.sent) - keep)
+        self.maybe_sent |= set(self.sent[first:last])
+        self.sent = self.sent[:first] + self.sent[last:]
+        self.deleted &= before.deleted | set(self.sent[first:])
+        self.titles |= before.titles[self.room_id]
 
 
 class Player:
@@ -93,6 +117,8 @@ class Player:
         self.maybe_rooms: set[str] = set()
         self.deleted_rooms: set[str] = set()
         self.maybe_deleted_rooms: set[str] = set()
+        self.replies: dict[str, dict[str, Any]] = {}
+        """By question: the AI's message as it was answered."""
         self.acknowledged = 0
         self.last_success_s = 0.0
         self.history: list[str] = []
@@ -102,14 +128,23 @@ class Player:
         self._random = random.Random(seed)
         self._persona = persona
         self._pending: Callable[[], Awaitable[None]] | None = None
+        self._sends: Callable[[], Awaitable[None]] | None = None
 
     def pin(self, url: str | None) -> None:
         """Ask this server only, until ``pin(None)``."""
         self._pinned = url
 
     async def sign_in(self) -> None:
-        self.client.base_url = self._url()
-        await self.client.sign_in(self.name)
+        """For as long as a busy machine needs."""
+        deadline_s = time.monotonic() + PATIENCE_S
+        while True:
+            self.client.base_url = self._pinned or self._url()
+            try:
+                return await self.client.sign_in(self.name)
+            except (aiohttp.ClientError, TimeoutError, AssertionError):
+                if time.monotonic() > deadline_s:
+                    raise
+                await asyncio.sleep(0.2)
 
     async def play(self, stop: asyncio.Event) -> None:
         """Act until ``stop``; what is not answered is repeated, also when played again."""
@@ -117,7 +152,36 @@ class Player:
             try:
                 await (self._pending or self._choose())()
             except Unanswered:
+                if self._pending is not None and self._pending is self._sends and self._random.random() < 0.02:
+                    self.give_up()
                 await asyncio.sleep(0.05)
+
+    def give_up(self) -> None:
+        """Never repeat what was not answered: a question that is stored all the same must be asked nevertheless."""
+        self._pending = None
+
+    def known(self) -> Known:
+        """What :meth:`forgive_since` goes by."""
+        records = self.rooms.values()
+        return Known(
+            {record.room_id: len(record.sent) for record in records},
+            {record.room_id: set(record.titles) for record in records},
+            {text for record in records for text in record.deleted},
+            set(self.deleted_rooms),
+        )
+
+    def forgive_since(self, before: Known, *, keep: int = 0) -> None:
+        """A store came back as it was at ``before``: what was acknowledged since may be gone, or not, but for the last
+        ``keep`` texts of each room, which another store has. With ``keep`` rooms and their titles are kept, too."""
+        if not keep:
+            for room_id in self.rooms.keys() - before.sent.keys():
+                self.maybe_rooms |= self.rooms.pop(room_id).titles
+                self.maybe_deleted_rooms.add(room_id)
+            self.deleted_rooms &= before.deleted_rooms
+        for room_id, record in self.rooms.items():
+            before.sent.setdefault(room_id, 0)
+            before.titles.setdefault(room_id, set())
+            record.forgive(before, keep)
 
     async def act(self, deed: Callable[[], Awaitable[None]] | None = None) -> None:
         """Do it until it is answered; without ``deed`` what was not answered before."""
@@ -174,7 +238,7 @@ class Player:
 
         async def act() -> None:
             nonlocal tries
-            self._pending = act
+            self._pending = self._sends = act
             record.maybe_sent.add(text)
             tries += 1
             answer = await self._post(
@@ -198,12 +262,19 @@ class Player:
                 return
             if answer["errorCode"] not in _AI_FAILED:
                 self._succeeded("send", answer)
+                self._check_reply(answer["message"])
             self.findings.expect(question["content"] == text, "foreign", f"{self.name}: {question['content']!r}")
             record.maybe_sent.discard(text)
             record.sent.append(text)
             record.ids[text] = question["message_id"]
+            self.replies[text] = answer.get("message", {})
 
         return act
+
+    def _check_reply(self, reply: dict[str, Any]) -> None:
+        """A success has a text, unless the reply was cut short; if its question was asked at all is seen elsewhere."""
+        whole = reply["metadata"].get("finish_reason") not in ("interrupted", "stopped")
+        self.findings.expect(reply["content"] or not whole, "empty", f"{self.name}: a send answered 0 with {reply}")
 
     def renaming(self, room_id: str) -> Callable[[], Awaitable[None]]:
         title, record = self.nonce(), self.rooms[room_id]
@@ -234,7 +305,8 @@ class Player:
             record.maybe_deleted.add(text)
             answer = await self._post("/api/chat/message/delete", room_id=room_id, message_id=record.ids[text])
             self._pending = None
-            if self._succeeded("delete message", answer, gone=room_id in self.maybe_deleted_rooms):
+            gone = room_id in self.maybe_deleted_rooms or text not in record.sent
+            if self._succeeded("delete message", answer, gone=gone):
                 record.deleted.add(text)
 
         return act

@@ -59,6 +59,7 @@ class ServerProcess:
         self, data_dir: Path, *, env: str = "LOCAL", changes: Mapping[str, str] | None = None, workers: int = WORKERS
     ) -> None:
         self.data_dir = data_dir
+        self.env = env
         self.base_url = ""
         self._arguments = [sys.executable, "-m", "application.base_web_server", "--env", env]
         if workers > 1:

@@ -31,7 +31,7 @@ from template.chat.chat_settings import ChatSettings
 from tests.backends_mariadb import DatabaseBackend
 from tests.chat_world import running_world
 from tests.faults.embedded_world import EMBEDDED_FAULTS
-from tests.faults.faults import BETWEEN_GAMES, FAULTS
+from tests.faults.losses import SHARED_FAULTS
 from tests.openai_stub import OpenAIStub
 from tests.server_process import ServerProcess, running_server
 from tests.waiting import PATIENCE_S
@@ -232,7 +232,7 @@ def test_every_failure_drill_and_every_alert_is_told() -> None:
         for row in re.findall(r"^\| ([a-z][^|]+) \| [^|]+ \| [^|]+ \| [^|]+ \|$", page, re.M)
         for name in row.split(" · ")
     }
-    known = {*FAULTS, *BETWEEN_GAMES, *(f"embedded: {name}" for name in EMBEDDED_FAULTS)}
+    known = {*SHARED_FAULTS, *(f"embedded: {name}" for name in EMBEDDED_FAULTS)}
     assert drills - {"drill"} == known
     alerts = re.findall(r"- alert: (\w+)", _text(ROOT / "deploy/prometheus/alerts.yml"))
     assert re.findall(r"^\| `(\w+)` \| [^|]+ \| [^|]+ \|$", page, re.M) == alerts

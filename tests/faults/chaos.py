@@ -31,7 +31,7 @@ from service.db.databases import apply_all
 from tests.backends_mariadb import DatabaseBackend, MariaDbServer, mariadb_settings
 from tests.faults.checker import check_everything
 from tests.faults.embedded_world import EMBEDDED_FAULTS, embedded_world, run_embedded_fault
-from tests.faults.faults import BETWEEN_GAMES, FAULTS, run_fault
+from tests.faults.losses import SHARED_FAULTS, run_fault
 from tests.faults.shared_world import shared_world
 from tests.faults.world import World
 from tests.players import Findings, Player
@@ -40,7 +40,7 @@ _BOUTS_A_CAST = 5
 _SHARE = 0.8
 """Of the time, for the two servers on Redis and MariaDB; the rest for the embedded default."""
 _PREFIX = "embedded: "
-SHARED = [*FAULTS, *BETWEEN_GAMES]
+SHARED = list(SHARED_FAULTS)
 EMBEDDED = [_PREFIX + name for name in EMBEDDED_FAULTS]
 
 
@@ -53,6 +53,10 @@ class Tally:
     longest: dict[str, float] = field(default_factory=dict)
     """Seconds to recovery, the longest of each fault."""
     acknowledged: int = 0
+    questions: int = 0
+    """That the provider was asked."""
+    excused: int = 0
+    """Not asked, because their server was killed between the mark and the request."""
 
     def table(self) -> str:
         """For people, and for docs/guarantees.md."""
@@ -60,6 +64,8 @@ class Tally:
         rows = [
             ("faults injected", f"{sum(self.injected.values())} of {len(self.injected)} kinds"),
             ("writes acknowledged", f"{self.acknowledged:,}"),
+            ("questions asked", f"{self.questions:,}"),
+            ("cut between mark and request by a kill", str(self.excused)),
             *((kind, str(self.broken[kind])) for kind in Findings.KINDS),
             ("longest recovery", f"{longest:.1f} s"),
         ]
@@ -95,6 +101,8 @@ class Run:
             if not self.world.findings.details:
                 await check_everything(self.world, self.everybody[first : first + players])
         self.tally.broken.update(self.world.findings.counts)
+        self.tally.questions += len(self.world.provider.asked)
+        self.tally.excused += len(self.world.excused)
 
     async def _new_cast(self, players: int) -> list[Player]:
         first = len(self.everybody)
@@ -111,6 +119,8 @@ class Run:
         tally.injected[name] += 1
         tally.longest[name] = max(tally.longest.get(name, 0.0), recovered_s)
         await check_everything(self.world, cast)
+        self.everybody += self.world.guests
+        self.world.guests.clear()
         acknowledged = sum(player.acknowledged for player in cast) - before
         tally.acknowledged += acknowledged
         _say(f"{bout:4} {name:34} {acknowledged:5} writes, all well again after {recovered_s:4.1f} s")

@@ -1,33 +1,84 @@
-"""What must be true when everything is mended: over HTTP from every server, in MySQL, in Redis, at the provider."""
+"""What must be true when the fault is over: over HTTP from every server, in MySQL, in Redis, at the provider.
+
+Beside what was acknowledged: every question that is stored was asked, once; every backlog drains; every dead letter can
+be replayed; every room takes a new question and gets all of its reply.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from typing import Any
 
+from tests.faults.provider import full_reply, is_beginning_of_reply, marker_of
 from tests.faults.world import FaultServer, World
 from tests.players import NONCE, Player, RoomRecord, Unanswered, check_messages
 from tests.waiting import PATIENCE_S
 
+_SEND_S = PATIENCE_S
+_QUESTIONS_AT_MOST = 3
+"""Until a room has a whole reply: a call of the AI may fail on a connection of before the fault, and says so."""
+
 
 async def check_everything(world: World, players: list[Player]) -> None:
-    """Settle, then compare; all that is wrong goes to ``world.findings``."""
-    try:
-        await world.settled()
-    except AssertionError:
-        world.findings.add(
-            "unexpected", f"never settled: {world.waiting_events()} events, {world.open_turns()} open turns"
-        )
+    """Settle, use every room once more, then compare; all that is wrong goes to ``world.findings``."""
+    players = [*players, *world.guests]
+    if not await _drained(world):
+        return
+    await _replay_letters(world)
+    await asyncio.gather(*(_use_every_room(world, player) for player in players))
+    if not await _drained(world):
         return
     for server in world.servers:
         await asyncio.gather(*(_read_through(server, player, world) for player in players))
     await world.settled()
     for player in players:
         _check_rows(world, player)
-    for letter in world.dead_letters():
-        world.findings.add("lost", f"a dead letter: {letter}")
     world.provider.check(world.findings)
+    for server in world.servers:
+        server.kills = 0
+
+
+async def _drained(world: World) -> bool:
+    try:
+        await world.settled()
+    except AssertionError:
+        waiting = f"{world.waiting_events()} events, {world.open_turns()} open replies"
+        world.findings.add("stuck", f"after the fault these never went away: {waiting}")
+        return False
+    return True
+
+
+async def _replay_letters(world: World) -> None:
+    """Nothing that these faults do makes an event unacceptable; what is there all the same must go back by a replay."""
+    letters = world.dead_letters()
+    for letter in letters:
+        world.findings.add("stuck", f"a dead letter: {letter}")
+    if letters:
+        await world.manage("dlq", "replay", "--all")
+        if await _drained(world) and (left := world.dead_letters()):
+            world.findings.add("stuck", f"{len(left)} dead letters cannot be replayed, the first: {left[0]}")
+
+
+async def _use_every_room(world: World, player: Player) -> None:
+    """What was not answered is repeated; then each room takes a question, and its reply is whole."""
+    try:
+        async with asyncio.timeout(_SEND_S):
+            await player.act()
+            for room_id in player.rooms.keys() - player.maybe_deleted_rooms:
+                reply: dict[str, Any] = {}
+                for _ in range(_QUESTIONS_AT_MOST):
+                    text = player.nonce()
+                    await player.act(player.sending(room_id, text))
+                    reply = player.replies.get(text, {})
+                    if reply.get("content") == full_reply(text):
+                        break
+                else:
+                    world.findings.add("stuck", f"{player.name}: room {room_id} answered only {reply}")
+    except TimeoutError:
+        last = player.history[-1] if player.history else "nothing"
+        world.findings.add("stuck", f"{player.name}: a room takes no question for {_SEND_S:g} s: {last}")
 
 
 async def _read_through(server: FaultServer, player: Player, world: World) -> None:
@@ -79,7 +130,8 @@ def _check_room_rows(world: World, player: Player, record: RoomRecord, room: dic
     rows = world.shard_rows(room["shard_id"], query)
     findings.expect({row["account_db_key"] for row in rows} <= {owner}, "foreign", f"{where}: other owners")
     seqs = [row["seq"] for row in rows]
-    findings.expect(seqs == list(range(1, len(rows) + 1)), "reordered", f"{where}: gaps or repeats in {seqs}")
+    whole = seqs == sorted(set(seqs)) if record.has_gaps else seqs == list(range(1, len(rows) + 1))
+    findings.expect(whole, "reordered", f"{where}: gaps or repeats in {seqs}")
     visible = [row for row in rows if not row["deleted"]]
     findings.expect(
         room["message_count"] == len(visible), "unexpected", f"{where}: {room['message_count']} != {len(visible)}"
@@ -87,3 +139,30 @@ def _check_room_rows(world: World, player: Player, record: RoomRecord, room: dic
     seen = {name for row in visible for name in NONCE.findall(row["content"])}
     findings.expect(seen <= {player.name}, "foreign", f"{where}: {seen}")
     check_messages(where, record, visible, findings)
+    replies = {row["parent_message_id"]: row for row in rows if row["sender_type"] == "AI"}
+    for row in visible:
+        if row["sender_type"] == "USER" and NONCE.search(row["content"]):
+            _check_asked(world, where, row, replies.get(row["message_id"]))
+
+
+def _check_asked(world: World, where: str, question: dict[str, Any], reply: dict[str, Any] | None) -> None:
+    """A stored question that nobody deleted was asked, and has a reply that is what the provider said."""
+    text, findings = question["content"], world.findings
+    where = f"{where}, question {question['seq']} {marker_of(text)}"
+    asked = world.provider.asked[marker_of(text)]
+    if reply is None:
+        findings.add("unasked", f"{where} has no reply; the provider was asked {asked} times")
+        return
+    if reply["deleted"]:
+        return
+    facts = json.loads(reply["metadata"] or "{}")
+    end = facts.get("finish_reason")
+    if not asked:
+        refused = end == "error" and facts.get("called") is False
+        if not refused and not world.excuse(question["message_id"], end):
+            findings.add("unasked", f"{where} was never asked; its reply ended as {facts}: {reply['content']!r}")
+        return
+    said = reply["content"]
+    findings.expect(is_beginning_of_reply(said, text), "unexpected", f"{where}: the provider did not say {said!r}")
+    if end == "stop":
+        findings.expect(said == full_reply(text), "empty", f"{where}: only {said!r} of a reply that ended as {facts}")

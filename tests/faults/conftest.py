@@ -35,6 +35,7 @@ async def world(running_world: SharedWorld) -> AsyncIterator[SharedWorld]:
 async def players(world: SharedWorld) -> AsyncIterator[list[Player]]:
     """Three players with new accounts; when the test is over, all that they did is checked everywhere."""
     world.findings.clear()
+    world.guests.clear()
     those = [world.player(seed, number=seed) for seed in range(3)]
     await asyncio.gather(*(player.sign_in() for player in those))
     yield those

@@ -18,6 +18,7 @@ from tests.e2e.conftest import Local
 from tests.faults.provider import CountingProvider
 from tests.faults.world import FaultServer, World, play_during
 from tests.players import Player
+from tests.waiting import PATIENCE_S
 
 EMBEDDED_FAULTS = ("server killed", "Valkey killed", "server and Valkey killed", "Valkey paused", "server paused")
 
@@ -45,13 +46,13 @@ class EmbeddedWorld(World):
 async def embedded_world(folder: Path, **changes: object) -> AsyncIterator[EmbeddedWorld]:
     async with AsyncExitStack() as stack:
         provider = await stack.enter_async_context(CountingProvider())
-        http = await stack.enter_async_context(aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=15)))
+        http = await stack.enter_async_context(aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=PATIENCE_S)))
         values = {
             "CHATCONFIG__WINDOW": 20,
             "CHATCONFIG__BATCH_INTERVAL_S": 0.3,
             "CHATCONFIG__LOCK_TTL_S": 3,
             "CHATCONFIG__REPLY_LEASE_S": 2,
-            "CHATCONFIG__REPLY_DEADLINE_S": 12,
+            "CHATCONFIG__REPLY_DEADLINE_S": 100,
             "LLMCONFIG__PROVIDERS__OPENAI__BASE_URL": provider.base_url,
             "LLMCONFIG__PROVIDERS__OPENAI__API_KEY": "of-the-test",
         }

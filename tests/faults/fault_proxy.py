@@ -48,6 +48,8 @@ class _Connection:
     server: asyncio.StreamWriter
     dead: bool = False
     """Swallows everything, both ways."""
+    muted: bool = False
+    """Swallows answers."""
     sprung: Trap | None = None
     """What happens to the next answer."""
 
@@ -60,7 +62,7 @@ class FaultProxy:
     """``async with``; listens on ``port`` and passes bytes to ``target_port``, both on this machine.
 
     ``delay_s``: before each command. ``refusing``: new connections are cut at once. ``silent``: commands vanish, and
-    the connections that sent them never answer again.
+    the connections that sent them never answer again. ``mute``: commands are executed, and their answers vanish.
     """
 
     def __init__(self, target_port: int, split: Splitter) -> None:
@@ -68,6 +70,7 @@ class FaultProxy:
         self.delay_s = 0.0
         self.refusing = False
         self.silent = False
+        self.mute = False
         self._target_port = target_port
         self._split = split
         self._traps: list[Trap] = []
@@ -110,10 +113,10 @@ class FaultProxy:
 
     def heal(self) -> None:
         """No faults any more. Connections that swallowed something are cut."""
-        self.delay_s, self.refusing, self.silent = 0.0, False, False
+        self.delay_s, self.refusing, self.silent, self.mute = 0.0, False, False, False
         for trap in list(self._traps):
             self.remove(trap)
-        for connection in [connection for connection in self._connections if connection.dead]:
+        for connection in [connection for connection in self._connections if connection.dead or connection.muted]:
             connection.close()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -194,7 +197,8 @@ class FaultProxy:
                     connection.dead = True
                 else:
                     await trap.released.wait()
-            if not connection.dead:
+            connection.muted = connection.muted or self.mute
+            if not connection.dead and not connection.muted:
                 connection.client.write(data)
                 await _flushed(connection.client)
 

@@ -1,7 +1,6 @@
 """The faults: each breaks something in the world while players play, and mends it before it returns.
 
-``FAULTS`` has them by name. Those in ``BETWEEN_GAMES`` take away what Redis has not yet given to MySQL: nothing that
-was acknowledged may be under way then, so the players rest and everything is written before (see ``run_fault``).
+``FAULTS`` has them by name. Those that lose something are in ``losses.py``.
 """
 
 from __future__ import annotations
@@ -9,14 +8,15 @@ from __future__ import annotations
 import asyncio
 import random
 import time
+import uuid
 from collections.abc import Awaitable, Callable
-from functools import partial
+from typing import Any
 
 from tests.faults.fault_proxy import Action, FaultProxy, Trap
 from tests.faults.shared_world import CACHE_TIMEOUT_S, SharedWorld
 from tests.faults.wire import Command
-from tests.faults.world import FaultServer, play_during
-from tests.players import Player
+from tests.faults.world import FaultServer
+from tests.players import Player, RoomRecord
 from tests.waiting import PATIENCE_S, until
 
 Fault = Callable[[SharedWorld, random.Random], Awaitable[None]]
@@ -110,6 +110,39 @@ async def redis_paused(world: SharedWorld, chance: random.Random) -> None:
         await asyncio.sleep(CACHE_TIMEOUT_S * chance.uniform(0.5, 1.5))
     finally:
         world.resume_redis()
+
+
+async def redis_paused_beyond_its_time_out(world: SharedWorld, chance: random.Random) -> None:
+    """It goes on with what it was sent when nobody waits for that any more."""
+    await asyncio.sleep(chance.uniform(0, 0.5))
+    world.pause_redis()
+    try:
+        await asyncio.sleep(CACHE_TIMEOUT_S * chance.uniform(1.2, 3))
+    finally:
+        world.resume_redis()
+
+
+async def server_killed_with_sends_under_way(world: SharedWorld, chance: random.Random) -> None:
+    """Redis has taken what the server sent, and the server dies before it knows."""
+    victim = chance.choice(world.servers)
+    trap = victim.redis.trap("hold answer", lambda command: command.name == "accept_send", at=chance.randint(1, 4))
+    await _kill_at(victim, [trap])
+
+
+async def redis_full_with_a_backlog(world: SharedWorld, chance: random.Random) -> None:
+    """MySQL is away while events gather, Redis is full when it is back: they are written all the same."""
+    world.mariadb.pause()
+    try:
+        await asyncio.sleep(chance.uniform(1, 3))
+        world.ask_redis("CONFIG", "SET", "maxmemory", "1")
+    finally:
+        world.mariadb.resume()
+    try:
+        await until(lambda: world.waiting_events() == 0, 60)
+    except AssertionError:
+        world.findings.add("stuck", f"{world.waiting_events()} events wait while Redis is full")
+    finally:
+        world.ask_redis("CONFIG", "SET", "maxmemory", "0")
 
 
 async def redis_out_of_memory(world: SharedWorld, chance: random.Random) -> None:
@@ -215,6 +248,49 @@ async def mysql_refuses_messages(world: SharedWorld, chance: random.Random) -> N
         await asyncio.sleep(0.5)
 
 
+async def host_calls(world: SharedWorld, chance: random.Random) -> None:
+    """Documented state calls and events of a process beside the servers, about the rooms of a player of its own."""
+    guest = world.player(chance.getrandbits(32), number=98)
+    await guest.sign_in()
+    for _ in range(4):
+        await guest.act(guest.creating())
+        await guest.act(guest.sending(list(guest.rooms)[-1]))
+    by_state, by_event, thinned, renamed = guest.rooms.values()
+    owner = _owner(world, guest)
+    for record in (thinned, renamed):
+        await guest.act(guest.sending(record.room_id))
+    (by_call, by_its_event), title = thinned.sent, guest.nonce()
+    said = {"message_id": str(uuid.uuid4()), "sender_type": "USER", "content": "said by the host"}
+
+    def event(message_type: str, record: RoomRecord, **fields: Any) -> list[Any]:
+        return ["send_message", message_type, {"room_id": record.room_id, **owner, **fields}]
+
+    await world.host_calls(
+        ["transition_room", by_state.room_id, "DELETING"],
+        event("CHAT_ROOM_DELETE", by_event),
+        ["smart_delete_message", thinned.ids[by_call]],
+        event("CHAT_MESSAGE_DELETE", thinned, message_id=thinned.ids[by_its_event]),
+        event("CHAT_ROOM_UPDATE", renamed, title=title),
+        event("chat_save", renamed, type="save_user_message", message_data={**said, "room_id": renamed.room_id}),
+    )
+    for gone in (by_state, by_event):
+        guest.deleted_rooms.add(gone.room_id)
+        guest.rooms.pop(gone.room_id)
+    thinned.deleted |= {by_call, by_its_event}
+    thinned.maybe_deleted |= thinned.deleted
+    renamed.titles = {title}
+    renamed.maybe_sent.add(said["content"])
+    world.guests.append(guest)
+
+
+def _owner(world: SharedWorld, player: Player) -> dict[str, Any]:
+    """Of a payload: whose it is."""
+    (account,) = world.global_rows(f"SELECT account_db_key FROM accounts WHERE account_id = '{player.name}'")
+    key = account["account_db_key"]
+    (shard,) = world.global_rows(f"SELECT shard_id FROM account_shards WHERE account_db_key = {key}")
+    return {"account_id": player.name, **account, **shard}
+
+
 async def provider_misbehaves(world: SharedWorld, chance: random.Random) -> None:
     world.provider.misbehave = 0.5
     await asyncio.sleep(chance.uniform(2, 5))
@@ -229,20 +305,9 @@ FAULTS: dict[str, Fault] = {
         redis_clients_killed, redis_connections_broken, redis_cut_off,
         mysql_killed, mysql_restarted, mysql_paused, mysql_read_only, mysql_answer_lost, mysql_connections_broken,
         shard_away, mysql_cut_off, mysql_refuses_messages, provider_misbehaves,
+        redis_paused_beyond_its_time_out, server_killed_with_sends_under_way, redis_full_with_a_backlog, host_calls,
     )
 }  # fmt: skip
-BETWEEN_GAMES = ("redis restarted empty", "redis restarted old")
-
-
-async def run_fault(name: str, world: SharedWorld, players: list[Player], chance: random.Random) -> float:
-    """Inject ``name`` while ``players`` play; returns the seconds from the mend until all had a success again."""
-    if name not in BETWEEN_GAMES:
-        return await play_during(players, partial(FAULTS[name], world, chance), world.findings)
-    old = world.redis_files() if name == "redis restarted old" else None
-    await play_during(players, partial(asyncio.sleep, chance.uniform(0.5, 2)), world.findings)
-    await world.settled()
-    await world.replace_redis(old)
-    return await play_during(players, partial(asyncio.sleep, 0), world.findings)
 
 
 async def _kill_at(victim: FaultServer, traps: list[Trap]) -> None:

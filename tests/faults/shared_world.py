@@ -6,8 +6,7 @@ import asyncio
 import json
 import os
 import signal
-import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -78,6 +77,34 @@ class SharedWorld(World):
         """What is on the disk now."""
         return {file.name: file.read_bytes() for file in self.append_only_folder.glob("*")}
 
+    def copy_database(self, name: str) -> Callable[[], None]:
+        """Copy a database's rows; what is returned puts them back under running servers, as the promotion of a replica
+        that is late does."""
+        copy, run = f"{name}_copy", self.mariadb.sql
+        run(f"CREATE DATABASE {copy}")
+        query = f"SELECT TABLE_NAME AS name FROM information_schema.TABLES WHERE TABLE_SCHEMA = '{name}'"
+        tables = [row["name"] for row in run(query)]
+        for table in tables:
+            run(f"CREATE TABLE {copy}.{table} LIKE {name}.{table}")
+            run(f"INSERT INTO {copy}.{table} SELECT * FROM {name}.{table}")
+
+        def restore() -> None:
+            run(f"CREATE DATABASE {name}_newer")
+            moves = [f"{name}.{table} TO {name}_newer.{table}, {copy}.{table} TO {name}.{table}" for table in tables]
+            run(f"RENAME TABLE {', '.join(moves)}")
+            run(f"DROP DATABASE {name}_newer")
+            run(f"DROP DATABASE {copy}")
+
+        return restore
+
+    async def host_calls(self, *calls: list[Any]) -> list[Any]:
+        """What documented calls return in a process of their own (``tests/faults/host.py``)."""
+        arguments = ["tests.faults.host", json.dumps(calls)]
+        ended = await asyncio.to_thread(run_to_its_end, arguments, self.servers[0].process.environment)
+        assert ended.returncode == 0, ended.stderr[-2000:]
+        returned: list[Any] = json.loads(ended.stdout.splitlines()[-1])
+        return returned
+
     @contextmanager
     def refusing(self, condition: str) -> Iterator[None]:
         """Every shard refuses the messages for which this condition on NEW holds, as a trigger of somebody's does."""
@@ -92,18 +119,6 @@ class SharedWorld(World):
             for shard in self.settings.shards:
                 self.mariadb.sql(f"DROP TRIGGER {shard.database}.refuse")
 
-    async def manage(self, *command: str) -> str:
-        """What an operator's command prints; it must succeed, in the end where a lane is at work just now."""
-        environment = self.servers[0].process.environment
-        arguments = ["application.manage", "--env", "DEBUG", *command]
-        deadline_s = time.monotonic() + PATIENCE_S
-        while True:
-            ended = await asyncio.to_thread(run_to_its_end, arguments, environment)
-            if "try again" not in ended.stderr or time.monotonic() > deadline_s:
-                break
-        assert ended.returncode == 0, ended.stderr[-2000:]
-        return ended.stdout
-
     def heal_proxies(self) -> None:
         for proxy in self.proxies:
             proxy.heal()
@@ -111,17 +126,24 @@ class SharedWorld(World):
 
 @asynccontextmanager
 async def shared_world(
-    backend: DatabaseBackend, folder: Path, app_id: str, *, servers: int = 2, **changes: object
+    backend: DatabaseBackend,
+    folder: Path,
+    app_id: str,
+    *,
+    servers: int = 2,
+    redis_server: RedisServer | None = None,
+    **changes: object,
 ) -> AsyncIterator[SharedWorld]:
-    """``backend``: a private MariaDB, scripts applied. ``changes``: further configuration, ``CHATCONFIG__WINDOW=…``."""
+    """``backend``: a private MariaDB, scripts applied. ``redis_server``: one that is not started, removed at the end.
+    ``changes``: further configuration, ``CHATCONFIG__WINDOW=…``."""
     assert backend.server is not None
     create_user(backend)
     async with AsyncExitStack() as stack:
-        redis_server = RedisServer(find_server("redis"), *LOSES_NOTHING)
+        redis_server = redis_server or RedisServer(find_server("redis"), *LOSES_NOTHING)
         stack.callback(redis_server.remove)
         await asyncio.to_thread(redis_server.start)
         provider = await stack.enter_async_context(CountingProvider())
-        timeout = aiohttp.ClientTimeout(total=15)
+        timeout = aiohttp.ClientTimeout(total=PATIENCE_S)
         http = await stack.enter_async_context(aiohttp.ClientSession(timeout=timeout))
         started = []
         for n in range(servers):
@@ -184,10 +206,10 @@ def _configuration(
         "CHATCONFIG__LOCK_TIMEOUT_S": 1,
         "CHATCONFIG__LOAD_TIMEOUT_S": 8,
         "CHATCONFIG__REPLY_LEASE_S": 2,
-        "CHATCONFIG__REPLY_DEADLINE_S": 12,
+        "CHATCONFIG__REPLY_DEADLINE_S": 100,
         "CHATCONFIG__SWEEP_INTERVAL_S": 0.5,
         "LLMCONFIG__PROVIDERS__OPENAI__BASE_URL": provider.base_url,
         "LLMCONFIG__PROVIDERS__OPENAI__API_KEY": "of-the-test",
-        "LLMCONFIG__PROVIDERS__OPENAI__FIRST_TOKEN_TIMEOUT_S": 3,
+        "LLMCONFIG__PROVIDERS__OPENAI__FIRST_TOKEN_TIMEOUT_S": 15,
         "LLMCONFIG__PROVIDERS__OPENAI__IDLE_TIMEOUT_S": 3,
     }

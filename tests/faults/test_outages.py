@@ -9,7 +9,7 @@ import random
 
 import pytest
 
-from tests.faults.faults import run_fault
+from tests.faults.losses import run_fault
 from tests.faults.shared_world import SharedWorld
 from tests.players import Player
 

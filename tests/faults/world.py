@@ -18,10 +18,10 @@ import redis
 from tests.faults.fault_proxy import FaultProxy
 from tests.faults.provider import CountingProvider
 from tests.players import Findings, Player
-from tests.server_process import ServerProcess
+from tests.server_process import ServerProcess, run_to_its_end
 from tests.waiting import PATIENCE_S, until
 
-_SETTLE_S = 60.0
+_SETTLE_S = PATIENCE_S
 
 
 @dataclass
@@ -36,6 +36,8 @@ class FaultServer:
     proxies: Sequence[FaultProxy] = ()
     """Redis, global database and shard 1, shard 2."""
     up: bool = False
+    kills: int = 0
+    """Since everything was checked last."""
 
     @property
     def redis(self) -> FaultProxy:
@@ -55,6 +57,7 @@ class FaultServer:
 
     async def kill(self) -> None:
         self.up = False
+        self.kills += 1
         await asyncio.to_thread(self.process.kill)
 
     @contextmanager
@@ -76,6 +79,10 @@ class World:
     http: aiohttp.ClientSession
     findings: Findings = field(default_factory=Findings, kw_only=True)
     shard_ids: Sequence[int] = field(default=(1, 2), kw_only=True)
+    guests: list[Player] = field(default_factory=list, kw_only=True)
+    """Players of faults, to be checked with the others."""
+    excused: set[str] = field(default_factory=set, kw_only=True)
+    """See :meth:`excuse`."""
 
     @property
     def socket(self) -> Path:
@@ -136,22 +143,52 @@ class World:
 
         await until(done, _SETTLE_S, "every reply ended and every event written")
 
+    async def manage(self, *command: str) -> str:
+        """What an operator's command prints; it must succeed, in the end where a lane is at work just now."""
+        process = self.servers[0].process
+        arguments = ["application.manage", "--env", process.env, *command]
+        deadline_s = time.monotonic() + PATIENCE_S
+        while True:
+            ended = await asyncio.to_thread(run_to_its_end, arguments, process.environment)
+            if "try again" not in ended.stderr or time.monotonic() > deadline_s:
+                break
+        assert ended.returncode == 0, ended.stderr[-2000:]
+        return ended.stdout
+
+    def excuse(self, question_id: str, end: str | None) -> bool:
+        """Whether a question may be unasked because a server was killed after it had marked it as asked and before
+        its request reached the provider: one for each kill, and ``end`` must be interrupted."""
+        if question_id in self.excused:
+            return True
+        killed = next((server for server in self.servers if server.kills), None)
+        if killed is None or end != "interrupted":
+            return False
+        killed.kills -= 1
+        self.excused.add(question_id)
+        return True
+
     async def start_all(self) -> None:
         """Everything that is not up."""
         await asyncio.gather(*(server.start() for server in self.servers if not server.up))
 
 
 async def play_during(
-    players: list[Player], deed: Callable[[], Awaitable[object]], findings: Findings, *, within_s: float = PATIENCE_S
+    players: list[Player],
+    deed: Callable[[], Awaitable[object]],
+    findings: Findings,
+    *,
+    within_s: float | None = PATIENCE_S,
 ) -> float:
-    """Have all play while ``deed`` breaks and mends; returns how long after it the last of them had a success."""
+    """Have all play while ``deed`` breaks and mends; returns how long after it the last of them had a success.
+
+    ``within_s`` None: nobody needs to have one."""
     stop = asyncio.Event()
     playing = [asyncio.create_task(player.play(stop)) for player in players]
     try:
         await deed()
         mended_s = time.monotonic()
-        waiting = set(players)
-        while waiting and time.monotonic() < mended_s + within_s:
+        waiting = set(players) if within_s is not None else set()
+        while within_s is not None and waiting and time.monotonic() < mended_s + within_s:
             await asyncio.sleep(0.01)
             waiting -= {player for player in waiting if player.last_success_s > mended_s}
         for player in waiting:
