@@ -148,7 +148,9 @@ class Chat:
         directory = ChatDirectory(hot, container.database)
         writer = BatchWriter(container.queue, container.database, bulk, self.states, directory, settings)
         interrupt, check_mark = self.turns.interrupt, writer.marks.check_lane
-        loader = ChatLoader(bulk, container.database, lanes, interrupt, check_mark, settings, container.tasks, directory)
+        loader = ChatLoader(
+            bulk, container.database, lanes, interrupt, check_mark, settings, container.tasks, directory
+        )
         self.rooms = RoomStore(hot, container.database, loader, lanes, settings)
         self.messages = MessageStore(hot, container.database, loader, lanes, settings)
         self.consumer = ChatPersistenceConsumer(container.queue, writer, container.scheduler, settings, container.tasks)

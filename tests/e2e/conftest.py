@@ -8,7 +8,7 @@ import sqlite3
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,11 @@ class Deployment:
         self.env = env
         self.data_dir = data_dir
         self.server = ServerProcess(data_dir, env=env, changes=changes, workers=workers)
+
+    @property
+    def socket(self) -> Path:
+        """Where Redis or Valkey listens."""
+        raise NotImplementedError
 
     def shard_rows(self, shard_id: int, query: str) -> list[dict[str, Any]]:
         """Rows of one shard database, read past the server."""
@@ -64,6 +69,10 @@ class Deployment:
 
 class Local(Deployment):
     """Valkey and SQLite, as ``make run`` has them."""
+
+    @property
+    def socket(self) -> Path:
+        return self.data_dir / "valkey" / "valkey.sock"
 
     def shard_rows(self, shard_id: int, query: str) -> list[dict[str, Any]]:
         return self._rows(f"chat_shard_{shard_id}", query)
@@ -115,16 +124,23 @@ class Debug(Deployment):
     """Redis and two MariaDB shards of this test run, by environment variables over the shipped file."""
 
     def __init__(
-        self, data_dir: Path, redis_server: RedisServer, mariadb: MariaDbServer, name: str, workers: int
+        self,
+        data_dir: Path,
+        redis: RedisServer,
+        mariadb: MariaDbServer,
+        name: str,
+        configuration: Mapping[str, str],
+        workers: int,
     ) -> None:
-        self.redis = redis_server
+        self.redis = redis
         self.mariadb = mariadb
         self.name = name
         changes = {
+            **configuration,
             "BASE_SERVER__TEMPLATECONFIG__APPID": name,
             # A process that died is found out in 2 s instead of 10, for the test's sake.
             "BASE_SERVER__CHATCONFIG__REPLY_LEASE_S": "2",
-            "BASE_SERVER__CACHECONFIG__PORT": str(redis_server.port),
+            "BASE_SERVER__CACHECONFIG__PORT": str(redis.port),
             "BASE_SERVER__DATABASECONFIG__PORT": str(mariadb.port),
             "BASE_SERVER__DATABASECONFIG__DATABASE": f"{name}_global",
             "BASE_SERVER__DATABASECONFIG__SHARDS": (
@@ -143,6 +159,10 @@ class Debug(Deployment):
 
     def shard_rows(self, shard_id: int, query: str) -> list[dict[str, Any]]:
         return self.mariadb.sql(query.replace("FROM ", f"FROM {self.name}_shard_{shard_id}."))
+
+    @property
+    def socket(self) -> Path:
+        return self.redis.socket
 
     def global_rows(self, query: str) -> list[dict[str, Any]]:
         return self.mariadb.sql(query.replace("FROM ", f"FROM {self.name}_global."))
@@ -178,22 +198,28 @@ class Debug(Deployment):
         self.redis.start()
 
 
+@pytest.fixture
+def configuration() -> dict[str, str]:
+    """What a module wants otherwise for its ``deployment``, as environment variables."""
+    return {}
+
+
 @pytest.fixture(params=["LOCAL", "DEBUG"])
-def deployment(request: pytest.FixtureRequest, app_id: str) -> Iterator[Deployment]:
+def deployment(request: pytest.FixtureRequest, app_id: str, configuration: dict[str, str]) -> Iterator[Deployment]:
     """Stopped; the test starts, kills and restarts it. ``DEBUG 4`` has four workers, ``CLUSTER`` a Redis Cluster."""
     env, _, workers = request.param.partition(" ")
     count = int(workers or WORKERS)
     with tempfile.TemporaryDirectory(prefix="e-") as folder, ExitStack() as stack:
         data_dir = Path(folder) / "data"
         if env == "LOCAL":
-            deployed: Deployment = Local("LOCAL", data_dir, {}, count)
+            deployed: Deployment = Local("LOCAL", data_dir, configuration, count)
         elif env == "CLUSTER":
             cluster: RedisCluster = request.getfixturevalue("redis_cluster")
-            deployed = Local("LOCAL", data_dir, on_a_cluster(cluster, app_id), count)
+            deployed = Local("LOCAL", data_dir, configuration | on_a_cluster(cluster, app_id), count)
         else:
-            server = RedisServer(find_server("redis"), *LOSES_NOTHING)
-            stack.callback(server.remove)
-            server.start()
-            deployed = Debug(data_dir, server, request.getfixturevalue("mariadb_server"), app_id, count)
+            redis = RedisServer(find_server("redis"), *LOSES_NOTHING)
+            stack.callback(redis.remove)
+            redis.start()
+            deployed = Debug(data_dir, redis, request.getfixturevalue("mariadb_server"), app_id, configuration, count)
         yield deployed
         deployed.server.stop()

@@ -1,6 +1,7 @@
 """SIGKILL in the middle of everything: what was acknowledged is there, once, in order; deleted stays deleted.
 
-The players and what must be true of their chat stand in ``tests/players.py``; more kinds of faults in ``tests/faults``.
+Every stored question was asked at the provider, once. The players stand in ``tests/players.py``, what must be true in
+``tests/faults/checker.py``; more kinds of faults in ``tests/faults``.
 """
 
 from __future__ import annotations
@@ -12,48 +13,69 @@ import time
 import aiohttp
 import pytest
 
+from tests.backends_redis import free_port
 from tests.e2e.conftest import Deployment
-from tests.players import Findings, Player
+from tests.faults.checker import check_everything
+from tests.faults.embedded_world import DeployedWorld
+from tests.faults.provider import CountingProvider
+from tests.faults.world import FaultServer
+from tests.players import Player
 from tests.waiting import PATIENCE_S, until
 
 PLAYERS = 4
 ROUNDS = 3
 
 
+@pytest.fixture
+def provider() -> CountingProvider:
+    """Not started."""
+    return CountingProvider(free_port())
+
+
+@pytest.fixture
+def configuration(provider: CountingProvider) -> dict[str, str]:
+    values = {"BASE_URL": f"http://127.0.0.1:{provider.port}/v1", "API_KEY": "of-the-test"}
+    return {f"BASE_SERVER__LLMCONFIG__PROVIDERS__OPENAI__{name}": value for name, value in values.items()}
+
+
 @pytest.mark.parametrize("killed", ["server", "server and cache"])
-async def test_nothing_acknowledged_is_lost_doubled_or_revived(deployment: Deployment, killed: str) -> None:
+async def test_nothing_acknowledged_is_lost_doubled_or_revived(
+    deployment: Deployment, provider: CountingProvider, killed: str
+) -> None:
     seed = time.time_ns() % 1_000_000
-    findings = Findings()
-    deployment.server.start()
-    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=PATIENCE_S)) as http:
-        players = [
-            Player(http, lambda: deployment.server.base_url, number=n, seed=seed + n, findings=findings)
-            for n in range(PLAYERS)
-        ]
+    timeout = aiohttp.ClientTimeout(total=PATIENCE_S)
+    async with provider, aiohttp.ClientSession(timeout=timeout) as http:
+        world = DeployedWorld(provider, [FaultServer(deployment.server)], http, deployment)
+        await world.start_all()
+        players = [world.player(seed + n, number=n) for n in range(PLAYERS)]
         await asyncio.gather(*(player.sign_in() for player in players))
         chance = random.Random(seed)
         try:
             for _ in range(ROUNDS):
-                await _round(deployment, players, chance, both=killed == "server and cache")
-                findings.raise_if_any()
+                await _round(world, players, chance, both=killed == "server and cache")
+                world.findings.raise_if_any()
         except Exception as error:
             error.add_note(f"seed {seed}")
             raise
 
 
-async def _round(deployment: Deployment, players: list[Player], chance: random.Random, *, both: bool) -> None:
+async def _round(world: DeployedWorld, players: list[Player], chance: random.Random, *, both: bool) -> None:
     """Play, kill in the middle, start again, check everything."""
+    (server,) = world.servers
     stop = asyncio.Event()
     before = [player.acknowledged for player in players]
     playing = [asyncio.create_task(player.play(stop)) for player in players]
     await until(lambda: all(player.acknowledged > count for player, count in zip(players, before, strict=True)))
     await asyncio.sleep(chance.uniform(0.5, 2.5))
-    kills = [deployment.server.kill, deployment.kill_cache] if both else [deployment.server.kill]
-    for kill in chance.sample(kills, len(kills)):
-        kill()
+    cache_first = both and chance.random() < 0.5
+    if cache_first:
+        world.deployed.kill_cache()
+    await server.kill()
+    if both and not cache_first:
+        world.deployed.kill_cache()
     stop.set()
     await asyncio.gather(*playing)
     if both:
-        deployment.start_cache()
-    deployment.server.start()
-    await asyncio.gather(*(player.check() for player in players))
+        world.deployed.start_cache()
+    await server.start()
+    await check_everything(world, players)

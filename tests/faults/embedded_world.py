@@ -14,7 +14,7 @@ from typing import Any
 
 import aiohttp
 
-from tests.e2e.conftest import Local
+from tests.e2e.conftest import Deployment, Local
 from tests.faults.provider import CountingProvider
 from tests.faults.world import FaultServer, World, play_during
 from tests.players import Player
@@ -24,22 +24,29 @@ EMBEDDED_FAULTS = ("server killed", "Valkey killed", "server and Valkey killed",
 
 
 @dataclass
-class EmbeddedWorld(World):
-    deployed: Local
+class DeployedWorld(World):
+    """One deployment of the tests over HTTP, of whatever kind."""
+
+    deployed: Deployment
 
     @property
     def socket(self) -> Path:
-        return self.deployed.data_dir / "valkey" / "valkey.sock"
-
-    @property
-    def append_only_folder(self) -> Path:
-        return self.deployed.data_dir / "valkey" / "appendonlydir"
+        return self.deployed.socket
 
     def shard_rows(self, shard_id: int, query: str) -> list[dict[str, Any]]:
         return self.deployed.shard_rows(shard_id, query)
 
     def global_rows(self, query: str) -> list[dict[str, Any]]:
         return self.deployed.global_rows(query)
+
+
+@dataclass
+class EmbeddedWorld(DeployedWorld):
+    """The embedded default."""
+
+    @property
+    def append_only_folder(self) -> Path:
+        return self.deployed.data_dir / "valkey" / "appendonlydir"
 
 
 @asynccontextmanager
