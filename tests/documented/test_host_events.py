@@ -97,7 +97,7 @@ async def test_a_hosts_room_is_listed_at_once_and_used_as_ours(host: HostWorld, 
     assert await chat.texts(user, theirs) == ["hello", "stub: hello", "saved by them"]
     await chat.send(user, theirs, "next")
     asked = [message["content"] for message in chat.provider.requests[-1].messages if message["role"] != "system"]
-    assert asked == ["hello", "stub: hello", "saved by them", "next"]
+    assert asked == ["hello", "stub: hello", "saved by them\n\nnext"]
     await chat.persist()
     for _ in range(2):
         assert [message.seq for message in (await chat.messages(user, theirs)).messages] == [1, 2, 3, 4, 5]
@@ -273,6 +273,8 @@ async def test_what_cannot_be_understood_is_refused_naming_the_field(host: HostW
     """cases/promises.md P2."""
     chat = host.chat
     user, other = await chat.user(), await chat.user()
+    while chat.keys.account_partition(other.session.account_id) == chat.keys.account_partition(user.session.account_id):
+        other = await chat.user()
     room = await chat.room(user, "ours")
     await chat.send(user, room.room_id)
     for kind, bad, reason in BAD:

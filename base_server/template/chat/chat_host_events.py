@@ -13,12 +13,13 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
+from service.core.errors import ServiceUnavailable
 from service.queue.lanes import Lane
 from service.queue.message_queue import QueueMessage
 from service.queue.queue_errors import QueueFull
 from template.base.errors import ApiError, RoomNotFound, ServiceDown
 from template.chat.chat_deletes import ChatDeletes, Outcome
-from template.chat.chat_directory import ChatDirectory
+from template.chat.chat_directory import ChatDirectory, FoundRoom
 from template.chat.chat_events import (
     MESSAGE_DELETE,
     MESSAGE_SAVE,
@@ -129,7 +130,7 @@ class HostEvents:
             if not account_id:
                 raise ValueError(f"{event.kind}: account_id is missing, and nobody else knows the account's name")
             owner = Owner(account_id, db_key, shard_id, self._account_partition(account_id))
-            recorded = await self._directory.recorded_room(event.room_id, owner.partition)
+            recorded = await self._existing(event.room_id, partition, owner.partition)
         else:
             owner, recorded = found.owner, found
         if recorded is not None and recorded.owner.db_key != db_key:
@@ -137,6 +138,16 @@ class HostEvents:
         if recorded is not None and recorded.deleted:
             raise RoomGone
         return owner if owner.account_id else replace(owner, account_id=account_id)
+
+    async def _existing(self, room_id: str, partition: int, account_partition: int) -> FoundRoom | None:
+        """The room that has this id already, in whatever partition its account is."""
+        if (recorded := await self._directory.recorded_room(room_id, account_partition)) is not None:
+            return recorded
+        try:
+            return await self._directory.find_room(room_id, partition)
+        except ServiceUnavailable:
+            # A room is created from Redis alone while MySQL is away; the procedure does not overwrite another's row.
+            return None
 
     async def _shard_of(self, data: dict[str, Any]) -> int:
         given = data.get("shard_id") or self._default_shard_id

@@ -48,6 +48,7 @@ async def test_rows_have_the_columns_of_the_header(database: DatabaseService) ->
             "fp_chat_request_id_latest": (room.account_db_key,),
             "fp_chat_client_id_latest": (room.room_id, ""),
             "fp_chat_message_save": tuple(question.values()),
+            "fp_stream_mark_raise": (1, 0, 1), "fp_stream_marks_get": (),
         },
     }  # fmt: skip
     assert {name for kind in calls.values() for name in kind} == RETURNING

@@ -93,6 +93,8 @@ def calls(room: Room) -> Mapping[str, Sequence[object]]:
         "fp_chat_rooms_page": (key, 0, 20),
         "fp_chat_seq_before": (room.room_id, time_text(MESSAGES // 2)),
         "fp_chat_window_get": (room.room_id, 20),
+        "fp_stream_mark_raise": (1, 0, 1),
+        "fp_stream_marks_get": (),
         "fp_chat_room_batch_soft_delete": (json.dumps([base | {"room_id": made["room_id"]}]),),
         "fp_chat_room_soft_delete": (made["room_id"], key),
     }
