@@ -98,7 +98,7 @@ async def test_positive_control_a_naive_shared_connection_does_mix_answers_up(re
         wrong += answer != str(n)
     await connection.disconnect()
     pool.give(connection)
-    assert wrong > 10
+    assert wrong > 0
 
 
 async def test_a_connection_with_an_unread_answer_is_never_used_again(real_cache: CacheService) -> None:
