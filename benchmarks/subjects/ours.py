@@ -17,13 +17,17 @@ from application.base_web_server.serving import run_loop, serve
 from benchmarks.subjects.fake_model import ANSWER, OneChunkModel
 from service.core.logger import configure_logging
 from service.llm import AIChat_service
+from service.llm.call_permit import CallPermit
 from service.llm.conversation import ReplyChunk, ReplyEnd, ReplyItem, ReplyStart, Turn
 
 
 class StubModels:
     """What AIChatService asks for replies."""
 
-    async def stream(self, persona: str, history: Sequence[Turn], question: str) -> AsyncGenerator[ReplyItem, None]:
+    async def stream(
+        self, persona: str, history: Sequence[Turn], question: str, permit: CallPermit
+    ) -> AsyncGenerator[ReplyItem, None]:
+        await permit.obtain()
         plan = json.loads(question) if question.startswith("{") else {}
         chunks, pause_s = plan.get("chunks", 1), plan.get("pause_s")
         text = ANSWER if not plan else "x" * plan.get("bytes", 20)

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from tests.e2e.conftest import deployment
+from tests.e2e.conftest import configuration, deployment
 
-__all__ = ["deployment"]
+__all__ = ["configuration", "deployment"]

@@ -18,7 +18,7 @@ from service.cache.keyspace import Keyspace
 from service.cache.partition import Partitions
 from service.cache.pool import Pool
 from service.cache.run_epoch import RunEpoch
-from service.cache.server_facts import judge, judge_durability, read_facts, require_version
+from service.cache.server_facts import judge, judge_durability, read_facts
 from service.cache.signals import Handler, Signals
 from service.core.durability import Durability
 from service.core.errors import ServiceError, ServiceNotRunning, StartError
@@ -166,7 +166,6 @@ class CacheService(Facade):
                 await self._prepare_fake(self._client)
             else:
                 self._facts = await read_facts(self._client)
-                require_version(self._facts)
                 judge_durability(self._facts, env=self._env, accept_volatile=settings.accept_volatile)
             await self._claim_partition_count(self._client)
         except ServiceError as error:

@@ -16,6 +16,7 @@ from redis.exceptions import AskError, ClusterDownError, ResponseError, TryAgain
 
 from service.cache.keyspace import Keyspace
 from service.cache.script import ScriptFolder
+from service.core.errors import StartError
 from service.core.logger import Logger
 
 ADOPT_RUN = ScriptFolder(Path(__file__).parent / "lua")["adopt_run"]
@@ -42,9 +43,11 @@ class RunEpoch:
 
     async def on_connect(self, connection: AbstractConnection) -> None:
         """Adopt the run at the other end of a new connection, if it is not the one that is known."""
-        run_id = parse_info(await _ask(connection, "INFO", "server"))["run_id"]
+        info = parse_info(await _ask(connection, "INFO", "server"))
+        run_id = info["run_id"]
         if run_id == self.run_id:
             return
+        require_flags(info["redis_version"])
         partitions = list(self._served() if self._served else range(self._keyspace.partitions.count))
         await connection.send_packed_command(
             connection.pack_commands([("EVAL", ADOPT_RUN.source, 2, *self.keys(p), run_id) for p in partitions])
@@ -68,8 +71,15 @@ class RunEpoch:
         self.adopted = set(epochs)
 
 
+_OLDEST = 7
 _NOT_SERVED = (AskError, TryAgainError, ClusterDownError)
 """A partition that this node of a cluster does not have, or not whole: it is adopted where its commands go next."""
+
+
+def require_flags(redis_version: str) -> None:
+    """Raise StartError for a server that does not know a script's flags (``allow-oom``); Valkey says 7.2."""
+    if int(redis_version.partition(".")[0]) < _OLDEST:
+        raise StartError(f"Redis 7.0 or newer (or Valkey) is needed, the server says {redis_version}: update it.")
 
 
 def parse_info(text: str) -> dict[str, str]:

@@ -11,8 +11,6 @@ from service.core.durability import Durability
 from service.core.errors import StartError
 from service.core.logger import Logger
 
-_OLDEST = 7
-
 
 async def read_facts(client: CacheClient) -> dict[str, str]:
     """version, run_id, appendonly (yes, no), appendfsync, maxmemory_policy, replicas (how many); ``unknown`` where
@@ -52,12 +50,6 @@ def _worst(facts: list[dict[str, str]]) -> dict[str, str]:
         "replicas": str(min(int(node["replicas"]) for node in facts)),
         "masters": str(len(facts)),
     }
-
-
-def require_version(facts: dict[str, str]) -> None:
-    """Raise StartError for a server that does not know a script's flags (``allow-oom``: Redis 7.0, any Valkey)."""
-    if _numbers(facts["version"]) < [_OLDEST]:
-        raise StartError(f"Redis 7.0 or newer (or Valkey) is needed, the server is {facts['version']}: update it.")
 
 
 def _numbers(version: str) -> list[int]:

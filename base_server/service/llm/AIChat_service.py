@@ -17,6 +17,7 @@ from service.core.logger import Logger
 from service.core.tasks import TaskRegistry
 from service.llm.call_gate import CallGate
 from service.llm.call_meter import CallMeter
+from service.llm.call_permit import CallPermit
 from service.llm.conversation import Question, ReplyChunk, ReplyEnd, ReplyItem, Turn, as_turn
 from service.llm.histories import Histories, HistoryReader
 from service.llm.llm_errors import AIUnavailable
@@ -121,8 +122,11 @@ class AIChatService(Facade):
         async def ask() -> Question:
             return question
 
+        async def claim() -> None:
+            """Nobody else may ask."""
+
         pieces: list[str] = []
-        async with aclosing(self.stream_claimed(ask, ai_persona=ai_persona)) as items:
+        async with aclosing(self.stream_claimed(ask, claim, ai_persona=ai_persona)) as items:
             async for item in items:
                 if isinstance(item, ReplyChunk):
                     pieces.append(item.text)
@@ -132,25 +136,34 @@ class AIChatService(Facade):
 
     @facade
     async def stream_claimed(
-        self, claim: Callable[[], Awaitable[Question]], *, ai_persona: str | None = None
+        self,
+        ask: Callable[[], Awaitable[Question]],
+        claim: Callable[[], Awaitable[None]],
+        *,
+        ai_persona: str | None = None,
     ) -> AsyncGenerator[ReplyItem, None]:
-        """As :meth:`stream`, for a caller who learns only at the last moment whether to ask, and what.
+        """As :meth:`stream`, for a caller who learns only at the last moment what to ask, and whether.
 
-        ``claim`` is awaited once there is a place for the call, right before the provider is asked; what it raises
-        ends the stream, and nobody was asked."""
+        ``ask`` is awaited once there is a place for the call, ``claim`` right before the request to the provider goes
+        out. What they raise ends the stream, and nobody was asked."""
         persona = self._personas.resolve(ai_persona)
+        permit = CallPermit(claim)
         with CallMeter(persona) as meter:
             models = await self._models()
             async with self._gate:
                 try:
-                    question = await claim()
+                    question = await ask()
                 except BaseException:
                     meter.forget()
                     raise
-                async with aclosing(models.stream(persona, question.history, question.message)) as items:
-                    async for item in items:
-                        meter.note(item)
-                        yield item
+                try:
+                    async with aclosing(models.stream(persona, question.history, question.message, permit)) as items:
+                        async for item in items:
+                            meter.note(item)
+                            yield item
+                finally:
+                    if permit.failure is not None:
+                        meter.forget()
 
     @facade
     async def chat(

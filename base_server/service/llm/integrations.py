@@ -15,6 +15,7 @@ from langchain_openai.chat_models.base import BaseChatOpenAI
 from pydantic import SecretStr, ValidationError
 
 from service.core.errors import StartError
+from service.llm.call_permit import obtain_permit
 from service.llm.llm_settings import PersonaSettings, ProviderSettings
 from service.llm.model_stream import ModelTraits, fold_reason
 from service.llm.personas import Choice
@@ -37,7 +38,7 @@ class HttpClients:
     def of(self, name: str, provider: ProviderSettings) -> openai.DefaultAsyncHttpxClient:
         if name not in self._clients:
             self._clients[name] = openai.DefaultAsyncHttpxClient(
-                timeout=_timeout(provider), event_hooks={"response": self._hooks}
+                timeout=_timeout(provider), event_hooks={"request": [obtain_permit], "response": self._hooks}
             )
         return self._clients[name]
 
@@ -63,6 +64,7 @@ def build_model(
         usage_adds_up=not speaks_openai,
         whole_reasons=frozenset(map(fold_reason, provider.whole_reasons)),
         done_is_whole=not provider.require_finish_reason,
+        obtains_permit=build is _openai,
     )
 
 

@@ -51,12 +51,14 @@ class ModelTraits:
     a chunk's usage is what came on top; with the OpenAI protocol the last one says it all, and some servers
     repeat it with every chunk. ``whole_reasons``: folded finish reasons that mean a whole reply, beside those that
     are known anyway. ``done_is_whole``: OpenAI's ``[DONE]`` ends a whole reply where no reason was given.
+    ``obtains_permit``: its HTTP client obtains the call's permit; that of another model is obtained before it is asked.
     """
 
     says_why: bool
     usage_adds_up: bool
     whole_reasons: frozenset[str] = frozenset()
     done_is_whole: bool = True
+    obtains_permit: bool = False
 
 
 def fold_reason(reason: str) -> str:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from langchain_core.language_models.chat_models import BaseChatModel
 
 from service.core.logger import Logger
+from service.llm.call_permit import CallPermit
 from service.llm.conversation import ReplyChunk, ReplyItem, Turn
 from service.llm.demo import DemoChatModel
 from service.llm.llm_errors import AITimeout, AIUnavailable, ReplyWithheld
@@ -37,11 +38,11 @@ class ModelSet:
         }
 
     async def stream(
-        self, persona_name: str, history: Sequence[Turn], question: str
+        self, persona_name: str, history: Sequence[Turn], question: str, permit: CallPermit
     ) -> AsyncGenerator[ReplyItem, None]:
         """The reply of the persona's model; of the next fallback when one failed without having said anything.
 
-        A fallback has the time of its own provider. Raises what the last one raised.
+        A fallback has the time of its own provider. Raises what the last one raised, or the permit.
         """
         persona, callees = self._personas[persona_name]
         for number, callee in enumerate(callees, start=1):
@@ -54,7 +55,7 @@ class ModelSet:
                 max_tokens=self._settings.history_max_tokens,
                 context_tokens=callee.prompt_tokens,
             )
-            call = ProviderCall(callee, prompt)
+            call = ProviderCall(callee, prompt, permit)
             self._running.add(call)
             try:
                 async with aclosing(call.stream()) as items:
@@ -63,7 +64,7 @@ class ModelSet:
                         yield item
                 return
             except (AIUnavailable, AITimeout) as error:
-                if spoke or number == len(callees) or isinstance(error, ReplyWithheld):
+                if spoke or number == len(callees) or isinstance(error, ReplyWithheld) or permit.failure is error:
                     raise
                 Logger.warn("ai fallback", persona=persona_name, failed=callee.model_name, reason=str(error))
             finally:

@@ -11,6 +11,7 @@ from langchain_core.language_models.chat_models import BaseChatModel
 from langchain_core.outputs import ChatGeneration
 
 from service.core.logger import Logger
+from service.llm.call_permit import CallPermit, needing
 from service.llm.conversation import FinishReason, ReplyChunk, ReplyEnd, ReplyItem, ReplyStart, tokens_of_bytes
 from service.llm.failures import is_context_overflow, may_retry, retry_delay_s, translate
 from service.llm.llm_errors import AITimeout, AIUnavailable, ReplyWithheld
@@ -66,8 +67,9 @@ class Callee:
 class ProviderCall:
     """Made on the event loop and streamed once with :meth:`stream`."""
 
-    def __init__(self, callee: Callee, prompt: Prompt) -> None:
+    def __init__(self, callee: Callee, prompt: Prompt, permit: CallPermit) -> None:
         self._callee = callee
+        self._permit = permit
         self._limits = callee.limits
         self._prompt = prompt
         self._reader = ChunkReader(callee.traits)
@@ -82,7 +84,8 @@ class ProviderCall:
         self._responses: list[OpenResponse] = []
 
     async def stream(self) -> AsyncGenerator[ReplyItem, None]:
-        """A ReplyStart, the reply's pieces, then one ReplyEnd. Raises only AIUnavailable and AITimeout.
+        """A ReplyStart, the reply's pieces, then one ReplyEnd. Raises only AIUnavailable and AITimeout, and what the
+        permit raises.
 
         Closing the generator, or cancelling the task that waits for it, closes the provider's connection.
         """
@@ -126,7 +129,9 @@ class ProviderCall:
             self._attempts += 1
             chunks = open_chunks(self._callee.model, self._prompt.messages)
             try:
-                with collect_responses(self._responses):
+                with collect_responses(self._responses), needing(self._permit):
+                    if not self._callee.traits.obtains_permit:
+                        await self._permit.obtain()
                     chunk = await self._next(chunks)
                 if chunk is None:
                     raise AIUnavailable("empty reply")
@@ -134,6 +139,8 @@ class ProviderCall:
             except AITimeout:
                 raise
             except Exception as error:  # anything at all: what comes out here is ours by contract
+                if self._permit.failure is not None:
+                    raise self._permit.failure from None
                 if is_context_overflow(error) and self._shorten():
                     continue
                 retries = self._attempts - (2 if self._is_shortened else 1)

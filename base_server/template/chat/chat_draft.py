@@ -52,6 +52,7 @@ class Draft:
         self._loop = asyncio.get_running_loop()
         self._accepted_s = self._started_s = time.monotonic()
         self._asked: ReplyStart | None = None
+        self._is_called = False
         self._completion_tokens = 0
         self._pieces: list[str] = []
         self._unsent: list[str] = []
@@ -86,6 +87,7 @@ class Draft:
 
     def begin(self) -> None:
         """The turn was claimed just now, with a whole lease: the provider is called."""
+        self._is_called = True
         self._started_s = time.monotonic()
         self._renewed_at = self._loop.time()
 
@@ -143,7 +145,14 @@ class Draft:
         now = self._loop.time()
         retry = False
         try:
-            watched = await self._turns.append(self._turn, self._claim_id, self.stored_bytes, text, self._usage_json())
+            watched = await self._turns.append(
+                self._turn,
+                self._claim_id,
+                self.stored_bytes,
+                text,
+                self._usage_json(),
+                is_called=self._is_called,
+            )
         except TurnLost:
             self._is_open = False
             self._on_lost()
@@ -172,7 +181,7 @@ class Draft:
             self._schedule()
 
     def _usage(self) -> dict[str, Any]:
-        if self._asked is None:
+        if self._asked is None or not self._is_called:
             return {}
         prompt, completion = self._asked.prompt_tokens, self._completion_tokens
         tokens = {"prompt": prompt, "completion": completion, "total": prompt + completion}

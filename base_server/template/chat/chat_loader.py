@@ -40,6 +40,8 @@ from template.chat.chat_turn import Turn, read_turn
 
 Row = dict[str, Any]
 _TOKEN_TTL_MS = 30_000
+# A process looks this often whether the turn of a question has come, and so learns that Redis has lost it.
+_LOST_TURN_WAIT_S = 1.0
 LAST_WIRE_MS = 253_402_300_799_000
 """The last second of the year 9999."""
 
@@ -142,6 +144,8 @@ class ChatLoader:
         record, messages_key = keys.room_record(room_id, partition), keys.messages(room_id, partition)
         card, token_key = keys.room(room_id, partition), keys.room_load(room_id, partition)
 
+        waited: set[str] = set()
+
         async def attempt(token: str, epoch: str, last_event: str, *open_turns: str) -> Loaded | None:
             rows = await self._database.call_shard_procedure(owner.shard_id, "fp_chat_room_get", (room_id,))
             if not rows and await self._wait_for_backlog(owner):
@@ -155,10 +159,8 @@ class ChatLoader:
             if rows[0]["deleted"]:
                 return Loaded.DELETED
             window = await self._read_window(owner, room_id, rows[0], open_turns)
-            if window.unanswered:
-                # MySQL has the questions, Redis has lost their replies: these end first, and are loaded with the rest.
-                for turn in window.unanswered:
-                    await self._end_lost_reply(turn)
+            if window.unanswered and not await self._has_dead_letters(owner, room_id):
+                await self._end_lost_replies(window.unanswered, waited)
                 return None
             turns = [turn.text for turn in window.open]
             answer = await self._cache.run_script(
@@ -174,6 +176,7 @@ class ChatLoader:
                     keys.leases(partition),
                     keys.message_state("", partition),
                     keys.news(partition),
+                    keys.reply_stream(room_id, "", partition),
                 ],
                 [
                     token,
@@ -191,6 +194,7 @@ class ChatLoader:
                     self._settings.ready_lease_ms,
                     len(turns),
                     len(window.fields),
+                    self._settings.stream_ttl_s * 1000,
                     *turns,
                     *window.fields,
                     *window.entries,
@@ -228,11 +232,23 @@ class ChatLoader:
             return 0
         return INT64_MAX if rows[0]["deleted"] else int(rows[0]["last_seq"])
 
-    async def _end_lost_reply(self, turn: Turn) -> None:
-        """End a reply of which Redis knows nothing any more as interrupted: it may have been asked."""
-        waiting = self._keys.turns(turn.room_id, turn.owner.partition)
-        await self._cache.execute_many([("LREM", waiting, 0, turn.text), ("RPUSH", waiting, turn.text)])
-        await self._interrupt(turn)
+    async def _has_dead_letters(self, owner: Owner, room_id: str) -> bool:
+        """Then what would end a reply of the room waits behind them."""
+        blocked = self._lanes.held_key(owner.partition, owner.shard_id)
+        return bool(await self._cache.execute("HEXISTS", blocked, room_id))
+
+    async def _end_lost_replies(self, turns: Iterable[Turn], waited: set[str]) -> None:
+        """MySQL has their questions, Redis has lost the replies: end them as interrupted, for they may have been asked.
+
+        At first only wait (and note it in ``waited``): a process that runs one, or awaits its turn, gives it back."""
+        if not waited:
+            waited.update(turn.reply_id for turn in turns)
+            await asyncio.sleep(_LOST_TURN_WAIT_S + self._settings.reply_lease_s / 3)
+            return
+        for turn in turns:
+            waiting = self._keys.turns(turn.room_id, turn.owner.partition)
+            await self._cache.execute_many([("LREM", waiting, 0, turn.text), ("RPUSH", waiting, turn.text)])
+            await self._interrupt(turn)
 
     async def _end_lost_turn(self, owner: Owner, room_id: str, turn: str) -> bool:
         """False: the room is not this owner's. (All of its events are in MySQL.)"""

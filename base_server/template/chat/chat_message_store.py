@@ -39,7 +39,8 @@ class Accepted:
     """A stored question and its reply, as list entries. ``turn``: of a reply that nobody has asked for yet; None: it
     runs, has ended, or waits in another process.
 
-    ``has_come``: whoever claims the turn may ask now; else it waits. ``repeated``: the question was sent before.
+    ``has_come``: whoever claims the turn may ask now; else it waits. ``repeated``: the question was sent before; else
+    ``history`` is the entries before a question whose turn has come.
     """
 
     question: str
@@ -47,6 +48,7 @@ class Accepted:
     turn: Turn | None = None
     has_come: bool = False
     repeated: bool = True
+    history: Sequence[str] = ()
 
 
 class MessageStore(HybridStore):
@@ -66,6 +68,7 @@ class MessageStore(HybridStore):
             settings.max_open_replies,
             settings.stream_ttl_s * 1000,
             settings.ready_lease_ms,
+            settings.history_length,
         )
 
     async def accept(self, owner: Owner, room_id: str, message: NewMessage) -> Accepted:
@@ -83,7 +86,7 @@ class MessageStore(HybridStore):
             return Accepted(answer[1], answer[2], turn, has_come=True)
         self._noticed(owner, answer[5])
         turn = read_turn(answer[6], owner, room_id)
-        return Accepted(answer[2], answer[3], turn, has_come=bool(answer[4]), repeated=False)
+        return Accepted(answer[2], answer[3], turn, bool(answer[4]), repeated=False, history=answer[7:])
 
     def _accept_call(self, owner: Owner, room_id: str, message: NewMessage) -> tuple[list[str], list[Any]]:
         keys, partition = self._keys, owner.partition

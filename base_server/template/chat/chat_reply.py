@@ -23,37 +23,48 @@ from service.llm.llm_errors import AITimeout, AIUnavailable, UnknownPersona
 from template.base.errors import ErrorCode
 from template.chat.chat_draft import Draft
 from template.chat.chat_instruments import OPEN_REPLIES, REPLIES
+from template.chat.chat_loader import Loaded
 from template.chat.chat_news import News, ReplyNews
 from template.chat.chat_owner import Owner
 from template.chat.chat_reply_facts import Spoken, call_facts, end_facts, end_of, failed
 from template.chat.chat_settings import ChatSettings
 from template.chat.chat_turn import Turn
-from template.chat.chat_turn_store import Ended, RoomNotLoaded, TurnLost, TurnStore
+from template.chat.chat_turn_store import Asked, Ended, RoomNotLoaded, TurnLost, TurnStore
 
 _POLL_S = 1.0
 _RETRY_S = 0.2
+_FRESH_S = 0.5
+"""What was to be asked so long ago is looked at again before it is asked."""
 
 
 class ReplySource(Protocol):
     """The one call of AIChatService that a reply needs."""
 
     def stream_claimed(
-        self, claim: Callable[[], Awaitable[Question]], *, ai_persona: str | None = None
+        self,
+        ask: Callable[[], Awaitable[Question]],
+        claim: Callable[[], Awaitable[None]],
+        *,
+        ai_persona: str | None = None,
     ) -> AsyncGenerator[ReplyItem, None]: ...
 
 
 class RunningReply:
     """A reply of this process: it waits for its turn, then collects what the AI says. It hears the news of itself.
 
-    ``claim_id`` names this process's wish to ask. ``has_come``: its turn was there when it was made."""
+    ``claim_id`` names this process's wish to ask. ``has_come``: its turn was there when it was made. ``asked``: what
+    was to be asked then, if that is known. ``is_adopted``: its question was accepted elsewhere, or before."""
 
-    def __init__(self, turn: Turn, remaining_s: float, *, has_come: bool) -> None:
+    def __init__(self, turn: Turn, asked: Asked | None, remaining_s: float, *, has_come: bool) -> None:
         self.turn = turn
+        self.asked = asked
+        self.asked_at_s = time.monotonic()
         self.claim_id = secrets.token_hex(8)
         self.deadline_s = time.monotonic() + remaining_s
         self.draft: Draft
         self.task: asyncio.Task[str]
         self.has_come = has_come
+        self.is_adopted = has_come and asked is None
         self.turn_came = asyncio.Event()
         self.is_lost = False
         self.is_claiming = self.is_called = self.is_leaving = self.is_ending = False
@@ -129,7 +140,7 @@ class ChatReplies:
     def __init__(
         self,
         turns: TurnStore,
-        load_room: Callable[[Owner, str], Awaitable[object]],
+        load_room: Callable[[Owner, str], Awaitable[Loaded]],
         ai: ReplySource,
         news: ReplyNews,
         settings: ChatSettings,
@@ -148,7 +159,7 @@ class ChatReplies:
     def __len__(self) -> int:
         return len(self._running)
 
-    def start(self, turn: Turn, *, has_come: bool, watched: bool) -> None:
+    def start(self, turn: Turn, asked: Asked | None, *, has_come: bool, watched: bool) -> None:
         """Run a reply that nobody runs, unless it runs here already. ``has_come``: else it waits for its turn first.
 
         ``watched``: somebody reads along from the start."""
@@ -156,7 +167,7 @@ class ChatReplies:
             if watched:
                 self.watch(turn.reply_id)
             return
-        self._start(turn, self._settings.reply_deadline_s, has_come=has_come, watched=watched)
+        self._start(turn, asked, self._settings.reply_deadline_s, has_come=has_come, watched=watched)
 
     async def finished(self, reply_id: str) -> str:
         """The final list entry ('' when it was deleted) of a reply that runs here.
@@ -191,7 +202,7 @@ class ChatReplies:
                 # Who stops leaves it to the others, or to whoever starts next.
                 if not self._quiet:
                     # Nobody has waited for it in the meantime: the whole time begins now.
-                    self._start(turn, self._settings.reply_deadline_s, has_come=True, watched=True)
+                    self._start(turn, None, self._settings.reply_deadline_s, has_come=True, watched=True)
                 continue
             ended = await self._turns.interrupt(turn, only_if_expired=not all_open)
             if ended is not None and ended.ours:
@@ -213,8 +224,8 @@ class ChatReplies:
             reply.leave()
         await asyncio.gather(*(reply.task for reply in late), return_exceptions=True)
 
-    def _start(self, turn: Turn, remaining_s: float, *, has_come: bool, watched: bool) -> None:
-        reply = RunningReply(turn, remaining_s, has_come=has_come)
+    def _start(self, turn: Turn, asked: Asked | None, remaining_s: float, *, has_come: bool, watched: bool) -> None:
+        reply = RunningReply(turn, asked, remaining_s, has_come=has_come)
         reply.draft = Draft(
             turn,
             reply.claim_id,
@@ -258,6 +269,7 @@ class ChatReplies:
             return await self._turns.final(turn)
         except Leaving:
             await draft.close()
+            await self._hand_over(reply)
             raise
 
     async def _ask(self, reply: RunningReply) -> dict[str, Any]:
@@ -270,16 +282,20 @@ class ChatReplies:
                 reply.draft.open()
                 try:
                     with span("ai reply", persona=turn.persona):
-                        claim = partial(self._claim, reply)
-                        return await reply.collect(self._ai.stream_claimed(claim, ai_persona=turn.persona))
+                        ask, claim = partial(self._question, reply), partial(self._claim, reply)
+                        return await reply.collect(self._ai.stream_claimed(ask, claim, ai_persona=turn.persona))
                 except _NotYet:
-                    reply.has_come = False
+                    await reply.draft.close()
+                    reply.has_come, reply.asked = False, None
         except _QuestionDeleted:
             return {"finish_reason": "stopped"}
         except (AITimeout, TimeoutError):
             if reply.is_called:
                 return failed(turn, ErrorCode.AI_TIMED_OUT)
         except AIUnavailable as error:
+            if reply.is_adopted and not error.called and not reply.is_called:
+                # Its own process, or another, may have a place for it.
+                raise Leaving("chat", "this process has no place for the question") from None
             return failed(turn, ErrorCode.AI_UNAVAILABLE) | call_facts(error)
         except UnknownPersona:
             # The room's persona has left the configuration.
@@ -299,7 +315,7 @@ class ChatReplies:
             reply.check()
             wait_s = _POLL_S
             try:
-                if await self._turns.may_claim(reply.turn, reply.claim_id):
+                if await self._look(reply):
                     return
             except RoomNotLoaded:
                 wait_s = await self._load(reply)
@@ -311,36 +327,54 @@ class ChatReplies:
                     await reply.turn_came.wait()
         raise TimeoutError
 
-    async def _claim(self, reply: RunningReply) -> Question:
+    async def _look(self, reply: RunningReply) -> bool:
+        """Whether the turn has come; then the reply knows what is to be asked."""
+        reply.asked, reply.asked_at_s = await self._turns.look(reply.turn, reply.claim_id), time.monotonic()
+        return reply.asked is not None
+
+    async def _question(self, reply: RunningReply) -> Question:
+        """What is to be asked: as it stood a moment ago, since messages may be deleted while a reply waits for a place
+        among the calls. Raises what ends :meth:`_ask`."""
+        while reply.asked is None or time.monotonic() - reply.asked_at_s > _FRESH_S:
+            reply.check()
+            try:
+                if not await self._look(reply):
+                    raise _NotYet
+            except RoomNotLoaded:
+                raise _NotYet from None  # a load may take long: without a place among the calls
+            except ServiceUnavailable:
+                await asyncio.sleep(_RETRY_S)
+        if not reply.asked.question:
+            raise _QuestionDeleted
+        return Question(reply.asked.question, Spoken(reply.asked.history))
+
+    async def _claim(self, reply: RunningReply) -> None:
         """Take the turn, however often Redis does not answer: only an answer says whether it is ours.
 
-        Awaited by the AI service right before it calls. Raises what ends :meth:`_ask`."""
+        Awaited right before the request to the provider goes out. Raises what ends :meth:`_ask`."""
         while True:
             reply.check()
             reply.is_claiming = True
             try:
-                claim = await self._turns.claim(reply.turn, reply.claim_id)
+                is_there = await self._turns.claim(reply.turn, reply.claim_id)
             except RoomNotLoaded:
-                await asyncio.sleep(await self._load(reply))
-                continue
+                raise _NotYet from None
             except ServiceUnavailable:
                 await asyncio.sleep(_RETRY_S)
                 continue
             finally:
                 reply.is_claiming = False
-            if claim is None:
+            if is_there is None:
                 raise _NotYet
-            if reply.is_leaving:
-                await self._hand_over(reply)
-                reply.check()
+            reply.check()
             reply.is_called = True
             reply.draft.begin()
-            if not claim.question:
+            if not is_there:
                 raise _QuestionDeleted
-            return Question(claim.question, Spoken(claim.history))
+            return
 
     async def _hand_over(self, reply: RunningReply) -> None:
-        """This process stops between its claim and its call."""
+        """This process does not ask: what it took, or may have taken, another may have."""
         try:
             await self._turns.hand_over(reply.turn, reply.claim_id)
         except ServiceUnavailable as outage:
@@ -348,12 +382,16 @@ class ChatReplies:
             Logger.warn("turn not handed over", room_id=reply.turn.room_id, reason=outage.reason)
 
     async def _load(self, reply: RunningReply) -> float:
-        """Load the reply's room; for how long to wait before the next look at it, in seconds."""
+        """Load the reply's room; for how long to wait before the next look at it, in seconds. Raises TurnLost when the
+        room is not there any more."""
+        turn = reply.turn
         try:
-            await self._turns.restore(reply.turn)
-            await self._load_room(reply.turn.owner, reply.turn.room_id)
+            await self._turns.restore(turn)
+            if await self._load_room(turn.owner, turn.room_id) is not Loaded.WARM:
+                await self._turns.forget(turn)
+                raise TurnLost
         except ServiceUnavailable as outage:
-            Logger.warn("room of a reply not loaded", room_id=reply.turn.room_id, reason=outage.reason)
+            Logger.warn("room of a reply not loaded", room_id=turn.room_id, reason=outage.reason)
             return _POLL_S
         return 0.0
 

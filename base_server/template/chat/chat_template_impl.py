@@ -32,6 +32,7 @@ from template.chat.chat_settings import ChatSettings
 from template.chat.chat_states import MessageState
 from template.chat.chat_text import finish_reason_of, from_json, head_of, is_running, wire_message
 from template.chat.chat_turn import Place
+from template.chat.chat_turn_store import Asked
 from template.chat.chat_wiring import ChatParts, ChatWiring
 from template.chat.common.chat_examples import EXAMPLES
 from template.chat.common.chat_model import ChatMessage
@@ -194,7 +195,7 @@ class ChatTemplateImpl(BaseTemplate):
         """Store the question, have it answered, answer with both. Safe to repeat with a client_message_id."""
         owner = await self._owner(client_session)
         accepted = await self._accept(owner, request)
-        self._start(accepted, watched=False)
+        self._start(accepted, request.content, watched=False)
         response = ChatMessageSendResponse()
         _put_message(response, "user_message", accepted.question)
         final = await self._final_reply(owner, request.room_id, accepted)
@@ -215,7 +216,7 @@ class ChatTemplateImpl(BaseTemplate):
         """As a send, but told as it happens. The reply lives on without its reader."""
         owner = await self._owner(client_session)
         accepted = await self._accept(owner, request)
-        self._start(accepted, watched=True)
+        self._start(accepted, request.content, watched=True)
         question = read_message(accepted.question, "PENDING")
         if accepted.turn is not None:
             reading = Reading(accepted.turn.place, 0)
@@ -329,10 +330,12 @@ class ChatTemplateImpl(BaseTemplate):
         except ServiceUnavailable as outage:
             raise MessageNotSent("the message could not be stored, send it again") from outage
 
-    def _start(self, accepted: Accepted, *, watched: bool) -> None:
+    def _start(self, accepted: Accepted, question: str, *, watched: bool) -> None:
         """Run the reply of a question that nobody has asked yet."""
-        if accepted.turn is not None:
-            self._parts.replies.start(accepted.turn, has_come=accepted.has_come, watched=watched)
+        if accepted.turn is None:
+            return
+        asked = None if accepted.repeated or not accepted.has_come else Asked(question, accepted.history)
+        self._parts.replies.start(accepted.turn, asked, has_come=accepted.has_come, watched=watched)
 
     async def _final_reply(self, owner: Owner, room_id: str, accepted: Accepted) -> str:
         if accepted.turn is not None:

@@ -27,8 +27,8 @@ BEYOND = 2**53
 
 
 @dataclass(frozen=True)
-class Claim:
-    """A turn taken: the question's text ('' when it was deleted meanwhile) and the entries before it."""
+class Asked:
+    """The question of a turn that has come ('' when it was deleted meanwhile), and the list entries before it."""
 
     question: str
     history: Sequence[str]
@@ -82,19 +82,21 @@ class TurnStore:
         self._keys = ChatKeys(cache)
         self._lease_ms = round(settings.reply_lease_s * 1000)
 
-    async def may_claim(self, turn: Turn, claim_id: str) -> bool:
-        """Whether the turn has come; false while it waits. Raises as :meth:`claim`."""
-        return await self._claim(turn, claim_id, only_look=True) is not None
+    async def look(self, turn: Turn, claim_id: str) -> Asked | None:
+        """What is to be asked once the turn has come; None while it waits. Raises as :meth:`claim`."""
+        answer = await self._claim(turn, claim_id, self._settings.history_length)
+        return None if answer is None else Asked(spoken_of(answer[1])[1] if answer[1] else "", answer[2:])
 
-    async def claim(self, turn: Turn, claim_id: str) -> Claim | None:
-        """Take a turn that is ready: from now on it is called by the caller or by nobody. None: it still waits.
+    async def claim(self, turn: Turn, claim_id: str) -> bool | None:
+        """Take a turn that has come: from now on the caller asks, or nobody. None: it waits (again).
 
-        ``claim_id`` names the task that asks: only it gets the same answer again, when the first was lost. Raises
-        TurnLost when the turn is over or another process has it, RoomNotLoaded when the room must be loaded first."""
-        answer = await self._claim(turn, claim_id, only_look=False)
-        return None if answer is None else Claim(spoken_of(answer[1])[1] if answer[1] else "", answer[2:])
+        False: it is taken, but its question was deleted meanwhile. ``claim_id`` names the task that asks: only it gets
+        the same answer again, when the first was lost. Raises TurnLost when the turn is over or another process has it,
+        RoomNotLoaded when the room must be loaded first."""
+        answer = await self._claim(turn, claim_id, "")
+        return None if answer is None else bool(answer[1])
 
-    async def _claim(self, turn: Turn, claim_id: str, *, only_look: bool) -> list[Any] | None:
+    async def _claim(self, turn: Turn, claim_id: str, look_at: int | str) -> list[Any] | None:
         keys, partition, room_id = self._keys, turn.owner.partition, turn.room_id
         answer: list[Any] = await self._cache.run_script(
             SCRIPTS["claim_turn"],
@@ -110,9 +112,8 @@ class TurnStore:
                 room_id,
                 turn.owner.db_key,
                 self._lease_ms,
-                self._settings.history_length,
                 claim_id,
-                "1" if only_look else "",
+                look_at,
             ],
         )
         match answer[0]:
@@ -150,8 +151,13 @@ class TurnStore:
             )
         )
 
+    async def forget(self, turn: Turn) -> None:
+        """Take a waiting turn out of a room that is not there any more."""
+        waiting = self._keys.turns(turn.room_id, turn.owner.partition)
+        await self._cache.execute("LREM", waiting, 0, turn.text)
+
     async def hand_over(self, turn: Turn, claim_id: str) -> None:
-        """Give back a turn that was claimed and not used: another process may claim it."""
+        """Give back a turn that was not used: another process may claim it."""
         keys, partition = self._keys, turn.owner.partition
         await self._cache.run_script(
             SCRIPTS["hand_over"],
@@ -159,7 +165,9 @@ class TurnStore:
             [turn.token, turn.room_id, claim_id, self._settings.ready_lease_ms],
         )
 
-    async def append(self, turn: Turn, claim_id: str, start: int, text: str, usage: str) -> bool:
+    async def append(
+        self, turn: Turn, claim_id: str, start: int, text: str, usage: str, *, is_called: bool = True
+    ) -> bool:
         """Append ``text``, which begins at byte ``start`` of the reply, note its usage, renew the lease.
 
         Returns whether somebody reads along in another process. Raises TurnLost when the reply was ended by somebody
@@ -173,12 +181,24 @@ class TurnStore:
                 keys.leases(partition),
                 keys.news(partition),
             ],
-            [turn.token, turn.room_id, turn.reply_id, start, text, self._lease_ms, usage, claim_id],
+            [
+                turn.token,
+                turn.room_id,
+                turn.reply_id,
+                start,
+                text,
+                self._lease_ms,
+                usage,
+                claim_id,
+                "1" if is_called else "",
+            ],
         )
         if answer[0] == Answer.LOST:
-            if await self.restore(turn, claim_id):
+            if not await self.restore(turn, claim_id if is_called else ""):
+                raise TurnLost
+            if is_called:
                 raise StreamBehind(0)
-            raise TurnLost
+            return False
         if answer[0] == Answer.PARTIAL:
             raise StreamBehind(answer[1])
         return bool(answer[1])

@@ -9,8 +9,8 @@ import pytest
 
 from service.cache.cache_client import CacheClient
 from service.cache.premise import Premise
+from service.cache.run_epoch import require_flags
 from service.cache.script import Script, load_scripts
-from service.cache.server_facts import require_version
 from service.core.errors import ServiceUnavailable, StartError
 from tests.backends_redis import RedisServer, running_cache
 
@@ -21,7 +21,6 @@ EXEMPT = {
     "adopt_message",
     "adopt_run",
     "append_delta",
-    "attach_reply",
     "claim_turn",
     "dead_letter_entries",
     "end_reply",
@@ -69,7 +68,7 @@ async def test_a_full_redis_runs_the_exempt_scripts_alone(private_server: RedisS
 
 
 def test_a_server_without_script_flags_is_refused() -> None:
-    for version in ("redis 7.0.15", "redis 8.0.0", "valkey 9.1.2", "valkey 7.2.4"):
-        require_version({"version": version})
+    for version in ("7.0.15", "8.0.0", "10.1.0"):
+        require_flags(version)
     with pytest.raises(StartError, match=r"7\.0 or newer"):
-        require_version({"version": "redis 6.2.14"})
+        require_flags("6.2.14")

@@ -279,6 +279,10 @@ class _RaisingModel(GenericFakeChatModel):
         raise self.error
 
 
+async def anyone() -> None:
+    """Whoever calls may ask."""
+
+
 @pytest.mark.parametrize("after", [0, 1])
 @pytest.mark.parametrize(
     "error", [RuntimeError, KeyError, RecursionError, MemoryError, OSError, StopIteration, AssertionError]
@@ -288,5 +292,5 @@ async def test_any_exception_of_langchain_is_mapped(error: type[Exception], afte
     limits = CallLimits(1, 1, 1, 1, 2, 1000)
     callee = Callee(model, ModelTraits(says_why=True, usage_adds_up=False), limits, "P", "p", "m", None)
     with pytest.raises(AIUnavailable) as failed:
-        await collected(ProviderCall(callee, Prompt("", [], "hi")).stream())
+        await collected(ProviderCall(callee, Prompt("", [], "hi"), CallPermit(anyone)).stream())
     assert "SECRET" not in str(failed.value)

@@ -34,7 +34,10 @@ class OneSession:
         return self._session
 
 
-async def _say_something(claim: Callable[[], Awaitable[Question]], **_: Any) -> AsyncGenerator[ReplyItem, None]:
+async def _say_something(
+    ask: Callable[[], Awaitable[Question]], claim: Callable[[], Awaitable[None]], **_: Any
+) -> AsyncGenerator[ReplyItem, None]:
+    await ask()
     await claim()
     yield ReplyStart("stub", 1)
     yield ReplyChunk("An answer of forty characters, no more...", 10)

@@ -96,9 +96,9 @@ async def test_no_more_of_a_room_is_read_for_a_reply_than_its_model_is_told(chat
         turns.append(accepted.turn)
     store = parts.replies._turns
     for turn in turns:
-        claim = await store.claim(turn, "claim")
-        assert claim is not None
-        assert len(claim.history) == told
+        asked = await store.look(turn, "claim")
+        assert asked is not None
+        assert len(asked.history) == told
         await store.end(turn, "claim", "said", {})
 
 

@@ -161,9 +161,10 @@ async def test_a_question_that_waits_is_not_trimmed_however_small_the_window_is(
         # Whoever is to run the next turn may come to it late: its process is gone, or another one's.
         await chat.persist()
         if n > 0:
-            claim = await store.claim(turn, "the test")
-            assert claim is not None
-            assert claim.question == f"q{n}"
+            asked = await store.look(turn, "the test")
+            assert asked is not None
+            assert asked.question == f"q{n}"
+            assert await store.claim(turn, "the test")
             with pytest.raises(TurnLost):  # another process that found it ready too
                 await store.claim(turn, "another")
             late = await store.end(turns[n - 1], "the test", "late", {"finish_reason": "stop"})

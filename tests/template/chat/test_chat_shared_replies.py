@@ -134,14 +134,14 @@ async def test_a_turn_that_another_process_took_up_meanwhile_is_left_to_it(
     user = await chat.user()
     room = await chat.room(user)
     parts, goes_on = chat.template._parts, asyncio.Event()
-    may_claim = TurnStore.may_claim
+    look = TurnStore.look
 
     async def stood_still(self: TurnStore, *args: Any) -> Any:
         if self is parts.replies._turns:
             await goes_on.wait()
-        return await may_claim(self, *args)
+        return await look(self, *args)
 
-    monkeypatch.setattr(TurnStore, "may_claim", stood_still)
+    monkeypatch.setattr(TurnStore, "look", stood_still)
     chat.provider.script(HALF, Reply(tokens=["taken ", "up"], delay_s=0.3, hang=True))
     first = asyncio.create_task(chat.try_send(user, room.room_id, "one"))
     first_id = await reply_of(chat, user, room.room_id)

@@ -3,25 +3,27 @@
 --   does not know of it. Who took it may ask again: the first answer may have been lost.
 --   Only a record of this Redis run says whether the question was asked: an older one may have forgotten it.
 -- KEYS: 1 room record; 2 messages; 3 turns; 4 leases; 5 epoch
--- ARGV: 1 turn token; 2 room_id; 3 account_db_key; 4 lease in ms; 5 history length; 6 claim id, of the one task that asks; 7 '1' only looks whether the slot may be taken
--- returns: {0} it may be taken | {0, question, history…} taken (question '' when it was deleted) | {8} still waiting | {7} no longer this turn's, or another process asks | {1, 'room'} cold
+-- ARGV: 1 turn token; 2 room_id; 3 account_db_key; 4 lease in ms; 5 claim id, of the one task that asks; 6 history length to look whether the slot may be taken and for what, or '' to take it
+-- returns: {0, question, history…} it may be taken (question '' when it was deleted) | {0, '1'} taken | {0, ''} taken, but the question was deleted | {8} still waiting | {7} no longer this turn's, or another process asks | {1, 'room'} cold
 -- allow-oom: one field of a record
 local refused = check_room(KEYS[1], KEYS[2], KEYS[5], ARGV[3])
 if refused then return { refused == COLD and COLD or LOST, 'room' } end
 local v = redis.call('HMGET', KEYS[1], 'turn_token', 'turn', 'turn_phase', 'floor')
 if v[1] ~= ARGV[1] then return { find_waiting(KEYS[3], 'token', ARGV[1]) and WAIT or LOST } end
-local calling = 'calling ' .. ARGV[6]
+local calling = 'calling ' .. ARGV[5]
 if v[3] ~= 'ready' and v[3] ~= calling then return { LOST } end
-if ARGV[7] == '1' then return { OK } end
-local now = now_ms()
-redis.call('HSET', KEYS[1], 'turn_phase', calling, 'turn_at', int(now))
-redis.call('ZADD', KEYS[4], int(now + tonumber(ARGV[4])), ARGV[2])
 local offset = tonumber(string.match(v[2], '^[^|]+|[^|]+|(%d+)')) - 1 - tonumber(v[4])
 local question = offset >= 0 and redis.call('LINDEX', KEYS[2], offset) or ''
-if not question or question == '' or is_tombstone(question) then return { OK, '' } end
+if not question or is_tombstone(question) then question = '' end
+if ARGV[6] == '' then
+  local now = now_ms()
+  redis.call('HSET', KEYS[1], 'turn_phase', calling, 'turn_at', int(now))
+  redis.call('ZADD', KEYS[4], int(now + tonumber(ARGV[4])), ARGV[2])
+  return { OK, question ~= '' and '1' or '' }
+end
 local answer = { OK, question }
-if offset > 0 then
-  for _, item in ipairs(redis.call('LRANGE', KEYS[2], math.max(0, offset - tonumber(ARGV[5])), offset - 1)) do
+if question ~= '' and offset > 0 then
+  for _, item in ipairs(redis.call('LRANGE', KEYS[2], math.max(0, offset - tonumber(ARGV[6])), offset - 1)) do
     answer[#answer + 1] = item
   end
 end

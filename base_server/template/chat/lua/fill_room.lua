@@ -1,7 +1,7 @@
 -- purpose: Put a room that was read from MySQL into Redis: record, window, card; whole or not at all. Replies that are open
 --   go on: their turns and what is noted of them stay, unless MySQL knows better.
--- KEYS: 1 room record; 2 messages; 3 room card; 4 epoch; 5 room load token; 6 room state; 7 turns; 8 leases; 9 prefix of message states; 10 news
--- ARGV: 1 token; 2 epoch at the load's start; 3 TTL of the window in ms; 4 room_id; 5 last activity in ms; 6 message count; 7 title as JSON; 8 persona as JSON; 9 created at, ISO; 10 TTL of the card in ms; 11 last event of the record at the load's start or ''; 12 lease in ms; 13 ready lease in ms; 14 number of turns that stay open; 15 number of record fields and values; 16.. turns in order, then record fields and values, then list entries
+-- KEYS: 1 room record; 2 messages; 3 room card; 4 epoch; 5 room load token; 6 room state; 7 turns; 8 leases; 9 prefix of message states; 10 news; 11 prefix of the room's reply streams
+-- ARGV: 1 token; 2 epoch at the load's start; 3 TTL of the window in ms; 4 room_id; 5 last activity in ms; 6 message count; 7 title as JSON; 8 persona as JSON; 9 created at, ISO; 10 TTL of the card in ms; 11 last event of the record at the load's start or ''; 12 lease in ms; 13 ready lease in ms; 14 number of turns that stay open; 15 number of record fields and values; 16 stream TTL in ms; 17.. turns in order, then record fields and values, then list entries
 -- returns: {0} filled | {7} a write or another load came first | {2} the room is deleted
 if redis.call('GET', KEYS[5]) ~= ARGV[1] or redis.call('GET', KEYS[4]) ~= ARGV[2] then return { LOST } end
 local v = redis.call('HMGET', KEYS[1], 'epoch', 'dirty', 'len', 'turn', 'turn_token', 'turn_phase', 'turn_at', 'turn_facts')
@@ -11,15 +11,26 @@ if v[1] == ARGV[2] and tonumber(v[3]) == redis.call('LLEN', KEYS[2]) then return
 if ARGV[11] == '' and v[1] and not v[4] then return { LOST } end
 if is_gone(get_state(KEYS[6])) then return { NOT_FOUND } end
 local room_id, now = ARGV[4], now_ms()
-local first_field = 16 + tonumber(ARGV[14])
+local first_field = 17 + tonumber(ARGV[14])
 local last_field = first_field - 1 + tonumber(ARGV[15])
-local running, waiting, watched = false, {}, {}
-for i = 16, first_field - 1 do
+local running, waiting, watched, kept = false, {}, {}, {}
+for i = 17, first_field - 1 do
   local reply_id = string.match(ARGV[i], '^[^|]+|([^|]+)')
+  kept[reply_id] = true
   if ARGV[i] == v[4] then running = true else waiting[#waiting + 1] = ARGV[i] end
   watched[#watched + 1] = 'w:' .. reply_id
   watched[#watched + 1] = redis.call('HGET', KEYS[1], 'w:' .. reply_id) or ''
   if not get_state(KEYS[9] .. reply_id) then set_state(KEYS[9] .. reply_id, 'COMPOSING', now, nil, room_id) end
+end
+-- A turn that MySQL knows to be over: an older Redis brought it back. What belongs to it may expire.
+local open = redis.call('LRANGE', KEYS[7], 0, -1)
+open[#open + 1] = v[4] or nil
+for _, turn in ipairs(open) do
+  local reply_id = string.match(turn, '^[^|]+|([^|]+)')
+  if reply_id and not kept[reply_id] then
+    if get_state(KEYS[9] .. reply_id) == 'COMPOSING' then redis.call('DEL', KEYS[9] .. reply_id) end
+    redis.call('PEXPIRE', KEYS[11] .. reply_id, ARGV[16])
+  end
 end
 redis.call('DEL', KEYS[1], KEYS[2], KEYS[5], KEYS[7])
 for i = first_field, last_field, 2 do redis.call('HSET', KEYS[1], ARGV[i], ARGV[i + 1]) end
@@ -35,11 +46,12 @@ if running then
   redis.call('HSET', KEYS[1], 'turn', v[4], 'turn_token', v[5], 'turn_phase', v[6])
   if v[7] then redis.call('HSET', KEYS[1], 'turn_at', v[7]) end
   if v[8] then redis.call('HSET', KEYS[1], 'turn_facts', v[8]) end
-  redis.call('ZADD', KEYS[8], 'NX', int(now + tonumber(ARGV[12])), room_id)
+  -- Where it is not marked as called, an older Redis may have forgotten that: its process marks it again within the lease.
+  redis.call('ZADD', KEYS[8], v[6] == 'ready' and 'CH' or 'NX', int(now + tonumber(ARGV[12])), room_id)
 elseif next_turn(KEYS[1], KEYS[7], KEYS[8], room_id, now + tonumber(ARGV[13])) ~= '' then
   tell(KEYS[10], 'ready', string.match(waiting[1], '^[^|]+|([^|]+)'))
 end
-if first_field == 16 then
+if first_field == 17 then
   redis.call('PEXPIRE', KEYS[1], ARGV[3])
   redis.call('PEXPIRE', KEYS[2], ARGV[3])
   redis.call('PEXPIRE', KEYS[3], ARGV[10])
