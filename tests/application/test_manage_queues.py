@@ -71,22 +71,19 @@ def terminal(capsys: pytest.CaptureFixture[str]) -> Iterator[Terminal]:
     structlog.reset_defaults()
 
 
-def take_seq(data_dir: Path, room_id: str, seq: int) -> list[sqlite3.Connection]:
-    """Put somebody else's message into the room's place ``seq``, in whichever shard has the room."""
-    taken = []
+def refuse(data_dir: Path, room_id: str, content: str) -> sqlite3.Connection:
+    """Have the shard that has the room refuse a message; dropping its trigger ``refuse`` ends that."""
     for file in (data_dir / "db").glob("chat_shard_*.sqlite3"):
         database = sqlite3.connect(file, timeout=10)
         if database.execute("SELECT 1 FROM chat_rooms WHERE room_id = ?", (room_id,)).fetchone():
             database.execute(
-                "INSERT INTO chat_messages (room_id, seq, message_id, account_db_key, sender_type, content, created_at)"
-                " VALUES (?, ?, 'stranger', 1, 'USER', '', '2026-01-01 00:00:00.000')",
-                (room_id, seq),
+                "CREATE TRIGGER refuse BEFORE INSERT ON chat_messages"
+                f" WHEN NEW.content = '{content}' BEGIN SELECT RAISE(ABORT, 'not here'); END"
             )
             database.commit()
-            taken.append(database)
-        else:
-            database.close()
-    return taken
+            return database
+        database.close()
+    raise AssertionError("no shard has the room")
 
 
 async def test_a_refused_room_is_listed_shown_replayed_and_dropped(
@@ -99,7 +96,7 @@ async def test_a_refused_room_is_listed_shown_replayed_and_dropped(
         return f"{QUEUE_NAME}: 0 waiting" in await terminal.run("queue", "stats")
 
     await until(first_is_saved)
-    (database,) = take_seq(data_dir, room, 3)
+    database = refuse(data_dir, room, CONTENT)
     await client.ok("/api/chat/message/send", room_id=room, content=CONTENT)
 
     async def refused() -> str:
@@ -120,7 +117,7 @@ async def test_a_refused_room_is_listed_shown_replayed_and_dropped(
     assert "chat_dead_letters" in degraded["degraded"]
     assert "2 dead letters" in await terminal.run("doctor")
 
-    database.execute("DELETE FROM chat_messages WHERE message_id = 'stranger'")
+    database.execute("DROP TRIGGER refuse")
     database.commit()
     assert "Replayed 2 dead letters" in await terminal.run("dlq", "replay", "--room", room)
     seqs = "SELECT seq FROM chat_messages WHERE room_id = ? ORDER BY seq"

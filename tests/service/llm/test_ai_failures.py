@@ -18,6 +18,7 @@ from langchain_core.messages import AIMessageChunk
 from langchain_core.outputs import ChatGenerationChunk
 
 from service.cache.cache_service import CacheService
+from service.llm.call_permit import CallPermit
 from service.llm.llm_errors import AITimeout, AIUnavailable
 from service.llm.model_stream import ModelTraits
 from service.llm.prompt import Prompt

@@ -18,7 +18,7 @@ from tests.refusing_database import POISON, Refusing
 from tests.waiting import until
 
 # Kept for good, a fixed number of them: the run, the partition count, where a lane's backlog ended, the lanes.
-_FOR_GOOD = ("epoch", "epoch_run", "partitions", "lane_mark", "queue", "queue_dead")
+_FOR_GOOD = ("epoch", "epoch_run", "partitions", "lane_mark", "global_mark", "queue", "queue_dead")
 
 
 async def keys_for_good(chat: ChatWorld) -> list[str]:
