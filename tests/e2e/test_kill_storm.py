@@ -71,6 +71,7 @@ async def _round(world: DeployedWorld, players: list[Player], chance: random.Ran
     if cache_first:
         world.deployed.kill_cache()
     await server.kill()
+    server.kills = len(players)  # each may have had a request on its way that the provider never read
     if both and not cache_first:
         world.deployed.kill_cache()
     stop.set()

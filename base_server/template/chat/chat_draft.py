@@ -155,7 +155,8 @@ class Draft:
             )
         except TurnLost:
             self._is_open = False
-            self._on_lost()
+            if self._is_called:
+                self._on_lost()
             return
         except StreamBehind as behind:
             # An older Redis came back: it gets the text from where it stands.

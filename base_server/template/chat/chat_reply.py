@@ -285,7 +285,7 @@ class ChatReplies:
                         ask, claim = partial(self._question, reply), partial(self._claim, reply)
                         return await reply.collect(self._ai.stream_claimed(ask, claim, ai_persona=turn.persona))
                 except _NotYet:
-                    await reply.draft.close()
+                    # The lease goes on: the claim may have been stored, and its answer lost.
                     reply.has_come, reply.asked = False, None
         except _QuestionDeleted:
             return {"finish_reason": "stopped"}
