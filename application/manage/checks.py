@@ -43,14 +43,15 @@ def _database(report: DatabaseReport, env: str, asked_s: float, kind: str, parti
         yield Finding(report.name, Level.BAD, f"cannot be used: {report.outage}", mend)
         return
     if not report.status.is_current:
-        if kind == "sqlite":
-            yield Finding(report.name, Level.GOOD, f"{report.label} will be brought up to date at the next start")
-            return
+        mend = f"python -m application.manage --env {env} db apply"
         try:
-            report.status.refuse_mistakes()
-            mend = f"python -m application.manage --env {env} db apply"
+            report.status.refuse_mistakes(command=mend)
         except StartError as mistake:
             mend = str(mistake)
+        else:
+            if kind == "sqlite":
+                yield Finding(report.name, Level.GOOD, f"{report.label} will be brought up to date at the next start")
+                return
         yield Finding(report.name, Level.BAD, f"{report.label}: its scripts are not current", mend)
         return
     yield Finding(report.name, Level.GOOD, f"{report.label} answers, its scripts are current")

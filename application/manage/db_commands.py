@@ -22,6 +22,11 @@ def add_to(groups: Any) -> None:
     """Add the command group ``db`` to argparse's ``groups``."""
     commands = groups.add_parser("db", help="database scripts").add_subparsers(required=True, metavar="COMMAND")
     apply = commands.add_parser("apply", help="create missing databases, bring all up to date, register the shards")
+    apply.add_argument(
+        "--downgrade",
+        action="store_true",
+        help="replace the procedures of a newer version by this one's; without it that is refused",
+    )
     apply.set_defaults(run=_apply)
     status = commands.add_parser("status", help="say what is not applied; exit code 1 if anything is not")
     status.set_defaults(run=_status)
@@ -47,8 +52,10 @@ def _run(settings: ServerSettings, work: Coroutine[Any, Any, T]) -> T:
         raise StartError(f"{outage}: {mend}") from outage
 
 
-def _apply(settings: ServerSettings, _: argparse.Namespace) -> int:
-    for done in _run(settings, apply_all(_databases(settings), settings.databaseConfig)):
+def _apply(settings: ServerSettings, options: argparse.Namespace) -> int:
+    command = f"python -m application.manage --env {settings.templateConfig.env} db apply"
+    work = apply_all(_databases(settings), settings.databaseConfig, command=command, downgrade=options.downgrade)
+    for done in _run(settings, work):
         sys.stdout.write(f"{done.label}: {f'applied {len(done.names)} scripts' if done.names else 'was current'}\n")
         sys.stdout.writelines(f"  {name}\n" for name in done.names)
     return 0
@@ -57,7 +64,8 @@ def _apply(settings: ServerSettings, _: argparse.Namespace) -> int:
 def _status(settings: ServerSettings, _: argparse.Namespace) -> int:
     statuses = _run(settings, read_all_status(_databases(settings), settings.databaseConfig))
     for status in statuses:
-        sys.stdout.write(f"{status.label}: {'current' if status.is_current else 'NOT current'}\n")
+        newer = f" ({status.newer_version})" if status.newer_version else ""
+        sys.stdout.write(f"{status.label}: {'current' if status.is_current else 'NOT current'}{newer}\n")
         sys.stdout.writelines(
             f"  {state:<8} {name}\n" for name, state in status.states.items() if state is not ScriptState.APPLIED
         )

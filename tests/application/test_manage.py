@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +14,10 @@ import pytest
 
 from application.base_web_server.config import config_file
 from application.manage.__main__ import main
-from tests.backends_mariadb import DatabaseBackend
-from tests.server_process import run_to_its_end, server_environment
+from service.db.databases import Databases, apply_all, read_all_status
+from service.db.db_settings import DatabaseSettings
+from tests.backends_mariadb import SCRIPTS_DIR, DatabaseBackend
+from tests.server_process import ServerProcess, run_to_its_end, server_environment
 
 
 @pytest.fixture
@@ -41,6 +45,68 @@ def test_apply_makes_the_databases_and_status_says_so(config: Path, capsys: pyte
     assert capsys.readouterr().out.count(": current\n") == 3
     assert run(config, "db", "apply") == 0
     assert capsys.readouterr().out.count(": was current\n") == 3
+
+
+def test_apply_of_an_older_version_is_refused_unless_asked_for(
+    config: Path,
+    fresh_database_backend: DatabaseBackend,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """cases/faults.md U7, over the command line; the newer version's scripts are a changed copy of these."""
+    assert run(config, "db", "apply") == 0
+    backend, scripts = fresh_database_backend, tmp_path / "newer"
+    shutil.copytree(SCRIPTS_DIR, scripts)
+    number = int((scripts / "VERSION").read_text().split()[0])
+    (scripts / "VERSION").write_text(f"{number + 1} digest\n")
+    for path in scripts.glob("*/shard/procedures/fp_chat_message_find.sql"):
+        path.write_text(f"{path.read_text()}\n")
+    newer = Databases(backend.settings, data_dir=backend.data_dir, scripts_dir=scripts)
+    asyncio.run(apply_all(newer, backend.settings))
+    capsys.readouterr()
+
+    assert run(config, "db", "apply") == 1
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert f"a newer version was applied: its scripts have number {number + 1}, these {number}" in said
+    assert said.endswith(": python -m application.manage --env DEBUG db apply --downgrade")
+    assert run(config, "db", "status") == 1
+    said = capsys.readouterr().out
+    assert said.count(f"a newer version was applied: its scripts have number {number + 1}, these {number}") == 3
+    assert said.count("newer    procedures/fp_chat_message_find") == 2
+    assert run(config, "doctor") == 1
+    assert "db apply --downgrade" in capsys.readouterr().out
+    assert all(status.is_current for status in asyncio.run(read_all_status(newer, backend.settings)))
+
+    assert run(config, "db", "apply", "--downgrade") == 0
+    assert capsys.readouterr().out.count("procedures/fp_chat_message_find") == 2
+    run(config, "db", "status")
+    assert "NOT current" not in capsys.readouterr().out
+
+
+def test_start_of_an_older_local_server_is_refused(tmp_path: Path) -> None:
+    """cases/faults.md U7: LOCAL applies its scripts at every start."""
+    data_dir, scripts = tmp_path / "data", tmp_path / "newer"
+    environment = server_environment(data_dir)
+    start = ["application.base_web_server", "--env", "LOCAL"]
+    shutil.copytree(SCRIPTS_DIR, scripts)
+    (scripts / "VERSION").write_text("1000000 digest\n")
+    path = scripts / "sqlite/global/procedures/fp_account_get.sql"
+    path.write_text(f"{path.read_text()}\n")
+    settings = DatabaseSettings()
+    newer = Databases(settings, data_dir=data_dir, scripts_dir=scripts)
+    asyncio.run(apply_all(newer, settings))
+    refused = run_to_its_end(start, environment)
+    assert refused.returncode == 1
+    assert "a newer version was applied" in refused.stderr.splitlines()[-1]
+    fix = "application.manage --env LOCAL db apply --downgrade"
+    assert refused.stderr.splitlines()[-1].endswith(f": python -m {fix}")
+    assert all(status.is_current for status in asyncio.run(read_all_status(newer, settings)))
+    assert run_to_its_end(fix.split(), environment).returncode == 0
+    server = ServerProcess(data_dir)
+    try:
+        server.start()
+    finally:
+        server.stop()
 
 
 def test_a_server_that_is_away_is_one_line(

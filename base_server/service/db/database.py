@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from service.db.scripts import Script
 from service.db.values import Row
 
+Selection = Callable[[Mapping[str, str]], Sequence[Script]]
+"""What to run, given the ledger; it may refuse by raising."""
 SERVICE = "database"
 """The name under which failures are reported (``ServiceUnavailable.service``)."""
 
@@ -37,10 +39,12 @@ class Database(Protocol):
     async def applied(self) -> dict[str, str]:
         """The ledger: checksum by script name; empty where nothing was ever applied."""
 
-    async def apply(self, scripts: Sequence[Script]) -> None:
-        """Run in order those of ``scripts`` that the ledger does not have as they are, and write them into it.
+    async def apply(self, select: Selection) -> None:
+        """Run in order what ``select`` returns for the ledger, and write it into the ledger; a script without text is
+        only written.
 
-        Creates the database and the ledger if missing; two that apply at once wait for each other.
+        Creates the database and the ledger if missing. Two that apply at once wait for each other, and ``select`` gets
+        the ledger as the other one left it: an older version that waited for a newer one notices.
         """
 
     async def fence(self) -> None:

@@ -65,11 +65,11 @@ class DatabaseService(Facade):
     async def start(self) -> None:
         """Open the databases and require their scripts to be current; SQLite files are brought up to date here.
 
-        Raises ``StartError``. A shard whose server does not answer is no reason not to start: it is checked
-        before its first call.
+        Raises ``StartError``, and leaves data of a newer version as it is. A shard whose server does not answer is no
+        reason not to start: it is checked before its first call.
         """
         if self._settings.type == "sqlite":
-            await apply_all(self._databases, self._settings)
+            await apply_all(self._databases, self._settings, command=self._mend)
         self._global = self._databases.open_global()
         try:
             await schema.require_current(self._global, self._databases.global_scripts, mend=self._mend)

@@ -90,28 +90,34 @@ def _tls_context(settings: DatabaseSettings) -> ssl.SSLContext:
         ) from error
 
 
-async def apply_all(databases: Databases, settings: DatabaseSettings) -> list[AppliedScripts]:
+async def apply_all(
+    databases: Databases, settings: DatabaseSettings, *, command: str = "db apply", downgrade: bool = False
+) -> list[AppliedScripts]:
     """Create and bring up to date every configured database, and register the shards in the global one.
 
-    Raises ``StartError`` for a mistake in the scripts and ``ServiceUnavailable`` for a server that does not answer.
+    Raises ``StartError`` for a mistake in the scripts, and for procedures of a newer version unless this is a
+    ``downgrade``; ``ServiceUnavailable`` for a server that does not answer. ``command`` is what the error names.
     """
-    done: list[AppliedScripts] = []
-    for shard in settings.shards:
-        database = databases.open_shard(ShardPlace.of(shard))
-        try:
-            done.append(AppliedScripts(database.label, await schema.apply(database, databases.shard_scripts)))
-        finally:
-            await database.close()
-    database = databases.open_global()
+    global_database = databases.open_global()
+    opened = [(databases.open_shard(ShardPlace.of(shard)), databases.shard_scripts) for shard in settings.shards]
+    opened.append((global_database, databases.global_scripts))
     try:
-        done.append(AppliedScripts(database.label, await schema.apply(database, databases.global_scripts)))
-        known = [ShardPlace.registered(row) for row in await database.call("fp_shards_get", ())]
+        for database, scripts in opened:  # before anything is changed in any of them
+            status = await schema.read_status(database, scripts)
+            status.refuse_mistakes(command=command, downgrade=downgrade)
+        done: list[AppliedScripts] = []
+        for database, scripts in opened:
+            names = await schema.apply(database, scripts, command=command, downgrade=downgrade)
+            done.append(AppliedScripts(database.label, names))
+        known = [ShardPlace.registered(row) for row in await global_database.call("fp_shards_get", ())]
         for place in map(ShardPlace.of, settings.shards):
             if place not in known:
-                await database.call("fp_shard_register", (place.shard_id, place.database, place.host, place.port))
+                values = (place.shard_id, place.database, place.host, place.port)
+                await global_database.call("fp_shard_register", values)
+        return done
     finally:
-        await database.close()
-    return done
+        for database, _ in opened:
+            await database.close()
 
 
 async def set_fence(databases: Databases, settings: DatabaseSettings, shard_id: int, *, fenced: bool) -> str:

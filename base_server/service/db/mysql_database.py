@@ -11,12 +11,12 @@ from typing import Any
 from pymysql.err import Error as MySqlError
 
 from service.core.errors import OutcomeUnknown, ServiceError, ServiceUnavailable
-from service.db.database import SERVICE
+from service.db.database import SERVICE, Selection
 from service.db.mysql_connection import MySqlConnection, MySqlTarget
 from service.db.mysql_errors import Verdict, judge, translate
 from service.db.mysql_pool import MySqlPool
 from service.db.mysql_schema import FENCED_TABLES, apply_scripts, read_ledger, rename_tables
-from service.db.scripts import Script, ScriptSet
+from service.db.scripts import ScriptSet
 from service.db.values import Row, encode_params
 
 _PROCEDURE_NAME = re.compile(r"^\w{1,64}$", re.ASCII)
@@ -75,8 +75,8 @@ class MySqlDatabase:
     async def applied(self) -> dict[str, str]:
         return await read_ledger(self._target, timeout_s=self._timeout_s)
 
-    async def apply(self, scripts: Sequence[Script]) -> None:
-        await apply_scripts(self._target, scripts)
+    async def apply(self, select: Selection) -> None:
+        await apply_scripts(self._target, select)
 
     async def fence(self) -> None:
         await rename_tables(self._target, fenced=True)

@@ -7,17 +7,16 @@ that died between a script and its ledger line is mended by the next one.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 
 from pymysql.err import Error as MySqlError
 
 from service.core.errors import ServiceUnavailable
-from service.db.database import SERVICE
+from service.db.database import SERVICE, Selection
 from service.db.mysql_connection import MySqlConnection, MySqlTarget
 from service.db.mysql_errors import NO_SUCH_TABLE, UNKNOWN_DATABASE, describe, error_number
-from service.db.scripts import Script
 
 _APPLY_LOCK_WAIT_S = 30
 # A fenced database has all its tables but the ledger under their name and this.
@@ -48,8 +47,8 @@ async def read_ledger(target: MySqlTarget, *, timeout_s: float) -> dict[str, str
     return {row["name"]: row["checksum"] for row in rows}
 
 
-async def apply_scripts(target: MySqlTarget, scripts: Sequence[Script]) -> None:
-    """Create the database if missing and run what its ledger does not have, one apply at a time."""
+async def apply_scripts(target: MySqlTarget, select: Selection) -> None:
+    """Create the database if missing and run what ``select`` returns for its ledger, one apply at a time."""
     try:
         async with _connection(replace(target, database=None), None) as connection:
             await connection.run(
@@ -60,7 +59,7 @@ async def apply_scripts(target: MySqlTarget, scripts: Sequence[Script]) -> None:
             rows = await connection.run(f"SELECT GET_LOCK({lock}, {_APPLY_LOCK_WAIT_S}) AS taken")
             if rows[0]["taken"] != 1:
                 raise ServiceUnavailable(SERVICE, f"{target}: another apply is running")
-            await _run(connection, scripts)
+            await _run(connection, select)
     except MySqlError as error:
         raise _unavailable(target, error) from error
 
@@ -80,15 +79,14 @@ async def rename_tables(target: MySqlTarget, *, fenced: bool) -> None:
         raise _unavailable(target, error) from error
 
 
-async def _run(connection: MySqlConnection, scripts: Sequence[Script]) -> None:
+async def _run(connection: MySqlConnection, select: Selection) -> None:
     await connection.run(_LEDGER)
     applied = {row["name"]: row["checksum"] for row in await connection.run("SELECT * FROM schema_versions")}
-    for script in scripts:
-        if applied.get(script.name) == script.checksum:
-            continue
+    for script in select(applied):
         if script.is_procedure:
             await connection.run(f"DROP PROCEDURE IF EXISTS `{script.procedure}`")
-        await connection.run(script.text)
+        if script.text:
+            await connection.run(script.text)
         await connection.run(
             "INSERT INTO schema_versions (name, checksum, applied_at) "  # noqa: S608 - a file's name and digest
             f"VALUES ('{script.name}', '{script.checksum}', UTC_TIMESTAMP(3)) "

@@ -2,6 +2,9 @@
 
 Header lines are comments at the top of a file: ``-- params: a, b`` and ``-- returns: x, y`` (a procedure's columns,
 empty for none). A file is known by ``tables/0001_name`` or ``procedures/name``.
+
+``VERSION`` has the number of the whole set, raised with every change of a file, and a digest by which a test notices
+one that was not: two versions of the server compare their numbers and know which is the older.
 """
 
 from __future__ import annotations
@@ -16,6 +19,8 @@ from typing import Literal
 from service.core.errors import StartError
 
 Kind = Literal["global", "shard"]
+VERSION_ENTRY = "set/version"
+"""The ledger's line for the version of the set; its checksum is the number."""
 _HEADER = re.compile(r"^-- (\w+):[ ]?(.*)$")
 _TABLE_NAME = re.compile(r"^\d{4}_\w+$")
 
@@ -52,6 +57,13 @@ class ScriptSet:
     """All files of one database, in the order in which they are applied: tables by number, then procedures."""
 
     scripts: tuple[Script, ...]
+    version: int
+    """Higher in each later version of the server that changed a file of db_scripts."""
+
+    @property
+    def version_entry(self) -> Script:
+        """What the ledger says of this set: a script without text, so there is nothing to run."""
+        return Script(VERSION_ENTRY, "", str(self.version))
 
     @property
     def procedures(self) -> dict[str, Script]:
@@ -63,7 +75,14 @@ def load_scripts(folder: Path, dialect: str, kind: Kind) -> ScriptSet:
     root = folder / dialect / kind
     if not (root / "tables").is_dir():
         raise StartError(f"no database scripts in {root}: is the installation complete?")
-    return ScriptSet((*_read(root, "tables"), *_read(root, "procedures")))
+    return ScriptSet((*_read(root, "tables"), *_read(root, "procedures")), _read_version(folder / "VERSION"))
+
+
+def _read_version(path: Path) -> int:
+    try:
+        return int(path.read_text(encoding="ascii").split()[0])
+    except (OSError, ValueError, IndexError) as error:
+        raise StartError(f"{path} does not begin with a number: is the installation complete?") from error
 
 
 def _read(root: Path, part: str) -> Iterator[Script]:

@@ -11,8 +11,8 @@ from time import monotonic, sleep
 from typing import Any, TypeVar
 
 from service.core.errors import DataRefused, NotDeployed, OutcomeUnknown, ServiceError, ServiceUnavailable
-from service.db.database import SERVICE
-from service.db.scripts import Script, ScriptSet
+from service.db.database import SERVICE, Selection
+from service.db.scripts import ScriptSet
 from service.db.sqlite_procedure import SqliteProcedure, split_statements
 from service.db.values import Row, encode_params
 
@@ -58,9 +58,9 @@ class SqliteDatabase:
     async def applied(self) -> dict[str, str]:
         return await self._run(self._read_ledger) if self._path.exists() else {}
 
-    async def apply(self, scripts: Sequence[Script]) -> None:
+    async def apply(self, select: Selection) -> None:
         # Without the calls' time-out: on a slow disk it would stop the start, each time.
-        await asyncio.wrap_future(self._thread.submit(_translated, lambda: self._apply(scripts), self.label))
+        await asyncio.wrap_future(self._thread.submit(_translated, lambda: self._apply(select), self.label))
 
     async def fence(self) -> None:
         raise ServiceError(_NO_FENCE)
@@ -113,15 +113,12 @@ class SqliteDatabase:
             return {}
         return dict(connection.execute("SELECT name, checksum FROM schema_versions").fetchall())
 
-    def _apply(self, scripts: Sequence[Script]) -> None:
+    def _apply(self, select: Selection) -> None:
         connection = self._open()
         connection.execute("BEGIN IMMEDIATE")
         try:
             connection.execute(_LEDGER)
-            applied = self._read_ledger()
-            for script in scripts:
-                if applied.get(script.name) == script.checksum:
-                    continue
+            for script in select(self._read_ledger()):
                 if not script.is_procedure:  # procedures are read from their files
                     for statement in split_statements(script.text):
                         connection.execute(statement)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+import sqlite3
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +14,7 @@ import pytest
 from service.core.errors import StartError
 from service.db import schema
 from service.db.database_service import DatabaseService
-from service.db.databases import Databases, apply_all, read_all_status
+from service.db.databases import Databases, ShardPlace, apply_all, read_all_status
 from service.db.schema import ScriptState
 from tests.backends_mariadb import SCRIPTS_DIR, DatabaseBackend, mariadb_settings
 
@@ -90,6 +92,123 @@ async def test_a_database_of_a_newer_version_is_refused(backend: DatabaseBackend
     new.unlink()
     with pytest.raises(StartError, match=r"tables/0003_more was applied by a newer version .*run that version, or"):
         await apply_all(databases(backend, scripts), backend.settings)
+
+
+CHANGED = "procedures/fp_chat_message_find"
+
+
+def make_newer(scripts: Path, backend: DatabaseBackend) -> None:
+    """Make ``scripts`` those of a version to come: with another procedure and the next number."""
+    path = one(scripts, backend, CHANGED)
+    path.write_text(path.read_text().replace("sender_type, deleted\nFROM", "sender_type, 7 AS deleted\nFROM"))
+    (scripts / "VERSION").write_text(f"{int((scripts / 'VERSION').read_text().split()[0]) + 1} digest\n")
+
+
+async def found(service: DatabaseService) -> int:
+    """What the changed procedure says; 7 is the newer one."""
+    message = ("m", "r", 1, 1, "USER", "", None, None, "2026-01-01 00:00:00.000", None, None)
+    await service.call_shard_procedure(1, "fp_chat_message_save", message)
+    value: int = (await service.call_shard_procedure(1, "fp_chat_message_find", ("r", "m")))[0]["deleted"]
+    return value
+
+
+async def test_older_version_is_refused_unless_it_is_a_downgrade(backend: DatabaseBackend, scripts: Path) -> None:
+    """cases/faults.md U7."""
+    old, settings = backend.databases(), backend.settings
+    await apply_all(old, settings)
+    make_newer(scripts, backend)
+    newer = databases(backend, scripts)
+    assert [done.names for done in await apply_all(newer, settings)] == [[CHANGED], [CHANGED], []]
+    refused = rf"a newer version was applied: .* {CHANGED} would .* put this version's .*: run it --downgrade"
+    with pytest.raises(StartError, match=refused):
+        await apply_all(old, settings, command="run it")
+    assert all(status.is_current for status in await read_all_status(newer, settings))
+    whole, shard, _ = await read_all_status(old, settings)
+    assert (whole.is_current, bool(whole.newer_version)) == (True, True)
+    assert shard.names(ScriptState.NEWER) == [CHANGED]
+    done = await apply_all(old, settings, downgrade=True)
+    assert [names.names for names in done] == [[CHANGED], [CHANGED], []]
+    _, shard, _ = await read_all_status(old, settings)
+    assert (shard.is_current, shard.newer_version) == (True, "")
+    assert [done.names for done in await apply_all(newer, settings)] == [[CHANGED], [CHANGED], []]
+
+
+async def test_older_version_that_waited_for_a_newer_one_is_refused(
+    backend: DatabaseBackend, scripts: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """cases/faults.md U7: the older one looked before the newer one began, and gets the lock after it."""
+    old, settings = backend.databases(), backend.settings
+    make_newer(scripts, backend)
+    newer = databases(backend, scripts)
+    database = old.open_shard(ShardPlace.of(settings.shards[0]))
+    before = await database.applied()
+
+    async def looked_before() -> dict[str, str]:
+        return before
+
+    monkeypatch.setattr(database, "applied", looked_before)
+    await apply_all(newer, settings)
+    try:
+        with pytest.raises(StartError, match="a newer version was applied"):
+            await schema.apply(database, old.shard_scripts)
+    finally:
+        await database.close()
+    assert all(status.is_current for status in await read_all_status(newer, settings))
+
+
+async def test_older_version_changes_nothing_where_one_database_refuses(
+    backend: DatabaseBackend, scripts: Path
+) -> None:
+    """cases/faults.md U7: a newer version's apply reached one shard only; the other one does not exist yet."""
+    old, settings = backend.databases(), backend.settings
+    make_newer(scripts, backend)
+    newer = databases(backend, scripts)
+    database = newer.open_shard(ShardPlace.of(settings.shards[1]))
+    await schema.apply(database, newer.shard_scripts)
+    await database.close()
+    with pytest.raises(StartError, match="a newer version was applied"):
+        await apply_all(old, settings)
+    _, first, _ = await read_all_status(old, settings)
+    assert set(first.states.values()) == {ScriptState.PENDING}
+
+
+async def test_database_from_before_the_numbers_gets_one(backend: DatabaseBackend, scripts: Path) -> None:
+    """cases/faults.md U7: applied as ever, and refused to an older version from then on."""
+    old, settings = backend.databases(), backend.settings
+    await apply_all(old, settings)
+    if backend.server is None:
+        for name in (settings.database, *(shard.database for shard in settings.shards)):
+            with closing(sqlite3.connect(backend.data_dir / "db" / f"{name}.sqlite3")) as file:
+                file.execute("DELETE FROM schema_versions WHERE name = 'set/version'")
+                file.commit()
+    else:
+        for name in (settings.database, *(shard.database for shard in settings.shards)):
+            backend.server.sql(f"DELETE FROM {name}.schema_versions WHERE name = 'set/version'")
+    assert [status.applied_version for status in await read_all_status(old, settings)] == [0, 0, 0]
+    assert all(status.is_current for status in await read_all_status(old, settings))
+    assert [done.names for done in await apply_all(old, settings)] == [[], [], []]
+    version = old.shard_scripts.version
+    assert [status.applied_version for status in await read_all_status(old, settings)] == [version] * 3
+
+
+async def test_processes_of_both_versions_serve_side_by_side(mariadb_backend: DatabaseBackend, scripts: Path) -> None:
+    """docs/upgrading.md: a running process goes on; an older one that starts is refused and changes nothing."""
+    settings = mariadb_backend.settings
+    await apply_all(mariadb_backend.databases(), settings)
+    running = mariadb_backend.service()
+    await running.start()
+    make_newer(scripts, mariadb_backend)
+    await apply_all(databases(mariadb_backend, scripts), settings)
+    newer = DatabaseService(settings, mariadb_backend.data_dir, scripts)
+    await newer.start()
+    await running.refresh_shards()
+    assert [await found(running), await found(newer)] == [7, 7]
+    with pytest.raises(StartError, match=r"a newer version was applied: .* --env TEST db apply --downgrade"):
+        await DatabaseService(settings, mariadb_backend.data_dir, SCRIPTS_DIR, env="TEST").start()
+    await apply_all(mariadb_backend.databases(), settings, downgrade=True)
+    assert [await found(running), await found(newer)] == [0, 0]
+    await running.stop()
+    await newer.stop()
 
 
 async def test_a_new_table_script_is_applied_alone(backend: DatabaseBackend, scripts: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from pathlib import Path
 
@@ -142,3 +143,25 @@ def test_a_script_folder_must_be_whole(tmp_path: Path) -> None:
     (tmp_path / "mysql/global/tables/rooms.sql").write_text("")
     with pytest.raises(StartError, match="NNNN_name"):
         load_scripts(tmp_path, "mysql", "global")
+
+
+@pytest.mark.parametrize("text", [None, "", "two\n"])
+def test_script_folder_without_its_number_is_refused(text: str | None, tmp_path: Path) -> None:
+    (tmp_path / "mysql/global/tables").mkdir(parents=True)
+    if text is not None:
+        (tmp_path / "VERSION").write_text(text)
+    with pytest.raises(StartError, match="VERSION does not begin with a number"):
+        load_scripts(tmp_path, "mysql", "global")
+
+
+def test_version_changes_with_the_scripts() -> None:
+    """cases/faults.md U7: `db apply` knows by the number which of two versions of the server is the older."""
+    digest = hashlib.sha256()
+    for path in sorted(SCRIPTS_DIR.glob("*/*/*/*.sql")):
+        digest.update(f"{path.relative_to(SCRIPTS_DIR).as_posix()}\0{path.read_text(encoding='utf-8')}\0".encode())
+    number, known = (SCRIPTS_DIR / "VERSION").read_text().split()
+    assert known == digest.hexdigest(), (
+        "a script was changed, added or removed, so the scripts need the next number: put this line into"
+        f" db_scripts/VERSION:\n{int(number) + 1} {digest.hexdigest()}\n"
+        "(after a merge: one more than the higher number of the two sides)"
+    )

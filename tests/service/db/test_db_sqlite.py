@@ -26,14 +26,15 @@ SCRIPTS = ScriptSet(
             "SELECT COUNT(*) FROM (WITH RECURSIVE t(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM t) SELECT n FROM t);\n",
             "4",
         ),
-    )
+    ),
+    version=1,
 )
 
 
 @pytest.fixture
 async def database(tmp_path: Path) -> SqliteDatabase:
     database = SqliteDatabase(tmp_path / "db" / "notes.sqlite3", SCRIPTS, timeout_s=PATIENCE_S)
-    await database.apply(SCRIPTS.scripts)
+    await database.apply(lambda ledger: SCRIPTS.scripts)
     return database
 
 
@@ -49,7 +50,7 @@ async def test_scripts_are_applied_however_long_it_takes(tmp_path: Path) -> None
     slow = Script("tables/0002_slow", "CREATE TABLE slow AS WITH RECURSIVE t(n) AS (SELECT 1 UNION ALL SELECT n + 1"
                   " FROM t WHERE n < 300000) SELECT n FROM t;", "5")  # fmt: skip
     database = SqliteDatabase(tmp_path / "notes.sqlite3", SCRIPTS, timeout_s=0.05)
-    await database.apply([*SCRIPTS.scripts, slow])
+    await database.apply(lambda ledger: [*SCRIPTS.scripts, slow])
     database._timeout_s = PATIENCE_S
     assert "tables/0002_slow" in await database.applied()
     await database.close()
