@@ -125,7 +125,8 @@ def _read(kind: str, entry: QueueEntry, data: dict[str, Any]) -> Event:
         event = _READERS[kind](entry, data)
         if not isinstance(event.account_id, str):
             raise BadEvent("account_id is no text")
-    except BadEvent as error:
+    except (BadEvent, ValueError, LookupError) as error:
+        # The last two: fields of the entry that are no numbers, or are missing.
         raise BadEvent(f"{kind}: {error}") from None
     event.entry = entry
     return event

@@ -9,11 +9,13 @@ there, everything before it is.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from service.cache.cache_client import CacheClient
+from service.cache.cache_errors import CacheCommandError
 from service.core.errors import ServiceUnavailable
 from service.core.logger import Logger
 from service.queue.lanes import Lane
@@ -29,6 +31,8 @@ from template.chat.chat_text import from_json, is_running, iso_of_ms, to_json
 _COUNTER_BITS = 20
 _REPORT_TTL_S = 7 * 86_400
 _EVENTS_A_CALL = 100
+# As drop_foreign in lua/_prelude.lua: anything else in a window was pushed there by a host itself, and has no seq.
+_OURS = re.compile(r'x|\{"message_id":"[^"]+","room_id":"[^"]+","seq":[0-9]+,')
 _MESSAGE_FIELDS = ("message_id", "sender_type", "content", "parent_message_id", "metadata")
 _ROOM_FIELDS = (
     "owner",
@@ -155,8 +159,13 @@ class ShardMarks:
         written, lost = 0, {}
         for name in sorted(await self._cache.scan(pattern)):
             room_id = name[begin:]
-            events, is_new, missing = await self._lost_events(lane, room_id)
-            written += await self._queue_again(lane, room_id, events, is_new)
+            try:
+                events, is_new, missing = await self._lost_events(lane, room_id)
+                written += await self._queue_again(lane, room_id, events, is_new)
+            except (ValueError, LookupError, TypeError, CacheCommandError) as error:
+                # One damaged room must not keep the others from being written again.
+                Logger.error("a room's events could not be written again", room_id=room_id, exc_info=error)
+                continue
             if missing:
                 lost[room_id] = missing
         EVENTS_WRITTEN_AGAIN.add(amount=written)
@@ -181,7 +190,8 @@ class ShardMarks:
             return ([make.event(ROOM_DELETE, room_id)] if row is not None and not row["deleted"] else []), False, ""
         if record["shard"] != lane.name or record["next_seq"] is None or (row is not None and row["deleted"]):
             return [], False, ""
-        items = await self._cache.execute("LRANGE", keys.messages(room_id, p), 0, -1)
+        window = await self._cache.execute("LRANGE", keys.messages(room_id, p), 0, -1)
+        items = [item for item in window if _OURS.match(item)]
         floor = int(record["floor"])
         stored = await self._call(lane, "fp_chat_window_get", room_id, len(items) + self._settings.window)
         events = []

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from service.queue.message_queue import QueueEntry
-from template.chat.chat_events import MESSAGE_SAVE, ROOM_CREATE, BadEvent, read_event
+from template.chat.chat_events import MESSAGE_DELETE, MESSAGE_SAVE, ROOM_CREATE, ROOM_UPDATE, BadEvent, read_event
 
 _MESSAGE = {"message_id": "m-1", "sender_type": "USER", "content": "x"}
 _SAVE = {"room_id": "r-1", "account_db_key": 7, "message_data": _MESSAGE}
@@ -34,3 +34,24 @@ def test_what_must_be_text_and_is_not_is_a_bad_event(
     assert read_event(_entry(kind, payload | {field: "text"})).row[field] == "text"
     with pytest.raises(BadEvent, match="is no text"):
         read_event(_entry(kind, payload | {field: value}))
+
+
+@pytest.mark.parametrize(
+    ("kind", "payload", "name"),
+    [
+        (MESSAGE_SAVE, _SAVE, "seq"),
+        (MESSAGE_DELETE, {"room_id": "r-1", "account_db_key": 7, "message_id": "m-1"}, "seq"),
+        (ROOM_UPDATE, {"room_id": "r-1", "account_db_key": 7, "title": "t"}, "version"),
+    ],
+)
+def test_entry_field_that_is_no_number_is_a_bad_event(kind: str, payload: dict[str, Any], name: str) -> None:
+    """cases/faults.md U12: not an error that keeps the whole batch from being written."""
+    fields = {"type": kind, "payload": json.dumps(payload), "at": "1764064800000"}
+    assert read_event(QueueEntry("1-0", fields | {name: "5"})).room_id == "r-1"
+    with pytest.raises(BadEvent, match=kind):
+        read_event(QueueEntry("1-0", fields | {name: "None"}))
+
+
+def test_entry_without_a_time_is_a_bad_event() -> None:
+    with pytest.raises(BadEvent, match="at"):
+        read_event(QueueEntry("1-0", {"type": MESSAGE_SAVE, "payload": json.dumps(_SAVE)}))
