@@ -155,6 +155,15 @@ async def test_reply_with_a_taken_number_goes_after_its_question(room: Room) -> 
         assert await room.call("fp_chat_message_save", *reply.values()) == [{"seq": seq}]
 
 
+async def test_deleted_reply_leaves_no_number_free_behind_it(room: Room) -> None:
+    """A reply that was deleted before it was saved is the last row: no other reply is still to come."""
+    await room.save(1)
+    row = {"message_id": new_id(), "room_id": room.room_id, "account_db_key": room.account_db_key, "seq": 2}
+    await room.batch("fp_chat_message_batch_soft_delete", row)
+    late = room.message(1, message_id=new_id())
+    assert await room.call("fp_chat_message_save", *late.values()) == [{"seq": 3}]
+
+
 async def test_save_with_a_taken_client_id_is_stored_without(room: Room) -> None:
     first = room.message(1, client_message_id="taken", body_hash="h")
     second = room.message(2, client_message_id="taken", body_hash="h")

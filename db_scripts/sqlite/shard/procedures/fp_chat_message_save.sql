@@ -1,7 +1,8 @@
 -- purpose: Store one message; seq NULL takes the room's next number. A message_id that is there (a tombstone too)
 --   changes nothing and answers its stored seq. Where another message has the seq, a reply goes directly after its
 --   question if that number is free; anything else takes the room's next, behind the place of a reply that is still
---   to come. Where another message has the client_message_id, this one is stored without: a Redis that lost the other gave both to this one.
+--   to come (a message deleted before it was saved has no created_at: it may be that reply). Where another message has
+--   the client_message_id, this one is stored without: a Redis that lost the other gave both to this one.
 -- params: message_id, room_id, account_db_key, seq, sender_type, content, parent_message_id, metadata, created_at, client_message_id, body_hash
 -- returns: seq
 INSERT INTO chat_rooms (room_id, account_db_key, title, ai_persona, created_at, last_message_at, deleted)
@@ -20,7 +21,8 @@ FROM (
     WHERE message_id = :parent_message_id AND room_id = :room_id AND :seq IS NOT NULL
     UNION ALL
     SELECT MAX(r.last_seq, COALESCE((SELECT MAX(m.seq) FROM chat_messages m WHERE m.room_id = :room_id), 0)) + 1
-           + COALESCE((SELECT :seq IS NOT NULL AND m.sender_type = 'USER' AND m.message_id IS NOT :parent_message_id
+           + COALESCE((SELECT :seq IS NOT NULL AND m.sender_type = 'USER' AND m.created_at IS NOT NULL
+                              AND m.message_id IS NOT :parent_message_id
                        FROM chat_messages m WHERE m.room_id = :room_id ORDER BY m.seq DESC LIMIT 1), 0), 3
     FROM chat_rooms r WHERE r.room_id = :room_id
 ) w
