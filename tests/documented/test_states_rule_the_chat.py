@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -324,11 +325,15 @@ async def test_an_id_that_nobody_knows_moves_its_state_alone(host: HostWorld) ->
     assert await host.chat.backlog() == 0
 
 
-async def test_a_message_of_a_host_deleted_before_its_event_is_read_is_deleted(host: HostWorld) -> None:
-    """cases/promises.md P1: the document's ids are UUIDs of its own."""
+@pytest.mark.parametrize("partition", ["the room's partition", "another partition"])
+async def test_a_message_of_a_host_deleted_before_its_event_is_read_is_deleted(host: HostWorld, partition: str) -> None:
+    """cases/promises.md P1: the document's ids are UUIDs of its own; one in 16 is hashed to its room's partition."""
     chat = host.chat
     case = await made(chat)
-    message_id = "0b9c2a52-1c5e-4f6e-9f43-2a1f7f1c1d10"
+    home = chat.keys.account_partition(case.user.session.account_id)
+    ids = (f"0b9c2a52-1c5e-4f6e-9f43-{n:012x}" for n in itertools.count())
+    is_home = partition == "the room's partition"
+    message_id = next(id_ for id_ in ids if (chat.redis.partitions.of_id(id_) == home) == is_home)
     states = get_chat_state_machine()
     assert await states.transition_message(message_id, MessageState.PENDING)
     await host.save(case.user, case.room_id, message_id)

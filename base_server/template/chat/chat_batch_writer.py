@@ -39,7 +39,7 @@ from template.chat.chat_state_machine import ChatStateMachine
 from template.chat.chat_states import GONE, MessageState
 from template.chat.chat_text import tail
 
-# How the state of a message from outside ends, which lies where its id is hashed to.
+# How the state of a message from outside ends.
 _END_STATES = {MESSAGE_SAVE: (MessageState.SENT,), MESSAGE_DELETE: (MessageState.DELETING, MessageState.DELETED)}
 
 
@@ -109,6 +109,7 @@ class BatchWriter:
         refused = behind | save.refused
         if written := [event for event in events if event.entry_id not in refused]:
             await self.marks.advance(lane, known, _last(written))
+        await self._end_outside(event for event in events if event.entry_id not in refused)
         full = await self._bury(lane, given_up | refused, {event.entry_id: event.room_id for event in events})
         left = await self._settle(lane, events, refused, save.renumbered, generation)
         self._unfinished.pop(lane, None)
@@ -265,18 +266,19 @@ class BatchWriter:
             script_keys += [keys.account_record(account_id, p), keys.account_rooms(account_id, p)]
             script_keys.append(keys.account_order(account_id, p))
             args += ["a", _last(of_account)]
-        left = await self._cache.run_script(SCRIPTS["settle"], script_keys, args)
-        for event in written:
-            if event.is_elsewhere:
-                await self._end_elsewhere(event)
-        return int(left)
+        return int(await self._cache.run_script(SCRIPTS["settle"], script_keys, args))
 
-    async def _end_elsewhere(self, event: Event) -> None:
-        """The state of a message from outside, which no script of its room's partition can reach."""
-        for state in _END_STATES[event.kind]:
-            result = await self._states.move_message_state(event.message_id, state)
-            if event.kind == MESSAGE_SAVE and result.before in GONE:
-                await self._states.delete_what_was(event.message_id)
+    async def _end_outside(self, written: Iterable[Event]) -> None:
+        """The states of messages from outside: no script of the room's partition reaches those that lie elsewhere, and
+        one may have been set to DELETED before its save was read, when nobody knew its room. It is deleted before its
+        save leaves the stream: an outage in between must not lose the delete."""
+        for event in written:
+            if not event.is_elsewhere and not event.is_from_outside:
+                continue
+            for state in _END_STATES[event.kind]:
+                result = await self._states.move_message_state(event.message_id, state)
+                if event.kind == MESSAGE_SAVE and result.before in GONE:
+                    await self._states.delete_what_was(event.message_id, event.room_id)
 
 
 def _grouped(events: Iterable[Event], key: Callable[[Event], str]) -> Iterable[tuple[str, list[Event]]]:

@@ -79,6 +79,11 @@ class Event:
         """It was a dead letter, or waited behind one: it is written though its room may have more of them."""
         return self.entry is not None and "was" in self.entry.fields
 
+    @property
+    def is_from_outside(self) -> bool:
+        """A save that a host sent: the chat's scripts did not give it its seq."""
+        return self.kind == MESSAGE_SAVE and self.entry is not None and "seq" not in self.entry.fields
+
 
 def payload(owner: Owner, room_id: str, **fields: Any) -> str:
     """The payload of an event of ``owner``'s room."""

@@ -137,10 +137,10 @@ class ChatStateMachine(Facade):
         """Move the state alone, for the consumer: what it says was done already."""
         return await self._compare_and_set(self._keys.message_state(message_id), to, allowed_before(to))
 
-    async def delete_what_was(self, message_id: str) -> None:
+    async def delete_what_was(self, message_id: str, room_id: str) -> None:
         """A message was stored whose state a host had set to DELETING or DELETED before: delete it."""
         if self._deletes is not None:
-            await self._deletes.message(message_id, None)
+            await self._deletes.message(message_id, None, room_id=room_id)
 
     async def _room_key(self, room_id: str) -> str:
         if self._directory is None:
