@@ -41,6 +41,8 @@ from template.chat.chat_text import tail
 
 # How the state of a message from outside ends.
 _END_STATES = {MESSAGE_SAVE: (MessageState.SENT,), MESSAGE_DELETE: (MessageState.DELETING, MessageState.DELETED)}
+# A length of windows, for settle.lua.
+_NOT_TRIMMED = 2**31
 
 
 class BatchWriter:
@@ -107,12 +109,17 @@ class BatchWriter:
         save = BatchSave(self._database, int(lane.name), going)
         await save.run()
         refused = behind | save.refused
-        if written := [event for event in events if event.entry_id not in refused]:
-            await self.marks.advance(lane, known, _last(written))
-        await self._end_outside(event for event in events if event.entry_id not in refused)
+        written = [event for event in events if event.entry_id not in refused]
+        older = await self.marks.advance(lane, known, _last(written)) if written else None
+        await self._end_outside(written)
         full = await self._bury(lane, given_up | refused, {event.entry_id: event.room_id for event in events})
-        left = await self._settle(lane, events, refused, save.renumbered, generation)
+        # A database that came back older may lack what the windows have beyond their length.
+        window = self._settings.window if older is None else _NOT_TRIMMED
+        left = await self._settle(lane, events, refused, save.renumbered, generation, window)
         self._unfinished.pop(lane, None)
+        if older is not None:
+            # Behind the batch: its events leave a full Redis first, and no repeat of the restore writes them again.
+            await self.marks.restore(lane, older, known, _last(written))
         BATCH_EVENTS.observe(len(entries))
         BATCH_SECONDS.observe(time.monotonic() - begun_s)
         if full is not None:
@@ -233,7 +240,13 @@ class BatchWriter:
         return f"{epoch or ''}|{run or ''}", saved or ""
 
     async def _settle(
-        self, lane: Lane, events: Sequence[Event], refused: Container[str], renumbered: Container[str], generation: str
+        self,
+        lane: Lane,
+        events: Sequence[Event],
+        refused: Container[str],
+        renumbered: Container[str],
+        generation: str,
+        window: int,
     ) -> int:
         """Note what is in MySQL; how many events the lane has left. What is refused is not: its room may not expire."""
         written = [event for event in events if event.entry_id not in refused]
@@ -248,7 +261,7 @@ class BatchWriter:
             ",".join(event.entry_id for event in written),
             len(saved),
             len(deleted),
-            settings.window,
+            window,
             settings.message_list_ttl_s * 1000,
             settings.room_list_ttl_s * 1000,
             settings.state_ttl_s * 1000,

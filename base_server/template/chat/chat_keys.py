@@ -102,3 +102,8 @@ class ChatKeys:
     def older_shard(self, shard_id: int, partition: int) -> str:
         """What was found when the shard's database came back older."""
         return self._key(f"older_shard:{shard_id}", partition)
+
+    def restored_rooms(self, shard_id: int, mark: int, partition: int) -> str:
+        """HASH room → [events queued again, messages lost, their seqs]: the rooms that are done, of a database that
+        came back with this mark."""
+        return self._key(f"restored_rooms:{shard_id}:{mark}", partition)

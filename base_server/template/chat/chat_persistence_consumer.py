@@ -74,6 +74,7 @@ class ChatPersistenceConsumer:
         self._lane_progress: dict[Lane, float] = {}  # of those of _draining that have a slot
         self._last_error = ""
         self._stopped = False
+        writer.marks.on_progress(self._got_further)
 
     async def start(self) -> None:
         """Write at every batch interval; clean the buffers and look at the shards' marks at their own.
@@ -185,6 +186,11 @@ class ChatPersistenceConsumer:
         else:
             self._resting.pop(lane, None)
 
+    def _got_further(self, lane: Lane) -> None:
+        self._last_progress = time.monotonic()
+        if lane in self._draining:
+            self._lane_progress[lane] = self._last_progress
+
     def _rest(self, lane: Lane, error: Exception) -> float:
         """Let the lane rest, longer after every failure in a row; returns for how many seconds."""
         rest = self._resting.get(lane)
@@ -197,5 +203,5 @@ class ChatPersistenceConsumer:
     async def _write(self, lane: Lane, entries: Sequence[QueueEntry]) -> bool:
         """Write one batch; is the next one full too? If not, it waits for the interval, or to be full."""
         left = await self._writer.write(lane, entries)
-        self._last_progress = self._lane_progress[lane] = time.monotonic()
+        self._got_further(lane)
         return left >= self._settings.batch_size

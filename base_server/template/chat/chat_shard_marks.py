@@ -3,7 +3,8 @@
 Each shard has a mark for each event stream: how far the stream is written. It is raised after every batch, before the
 batch is acknowledged in Redis, which keeps the mark too. A database whose mark is below the one in Redis was put back
 to an earlier time (a dump, a replica that was behind). Replication and dumps keep the order of commits: where a mark is
-there, everything before it is.
+there, everything before it is. The mark of such a database stays where it is until everything is queued again: a
+restore that an outage ends is begun again, and goes on behind the rooms that it had done.
 """
 
 from __future__ import annotations
@@ -102,6 +103,7 @@ class ShardMarks:
         self, queue: QueueService, database: ShardDatabase, cache: CacheClient, settings: ChatSettings
     ) -> None:
         self.found: list[OlderShard] = []
+        self._progress: Callable[[Lane], None] = lambda _: None
         self._queue = queue
         self._database = database
         self._cache = cache
@@ -109,14 +111,24 @@ class ShardMarks:
         self._keys = ChatKeys(cache)
         self._older = OlderShards(cache)
 
-    async def advance(self, lane: Lane, known: str, last: str) -> None:
+    def on_progress(self, progress: Callable[[Lane], None]) -> None:
+        """Call this whenever a restore got any further."""
+        self._progress = progress
+
+    async def advance(self, lane: Lane, known: str, last: str) -> int | None:
         """A batch up to the event ``last`` is in the database. ``known``: the last one written before, as Redis knew it
-        when the batch was read. The caller holds the lane."""
+        when the batch was read. Returns the mark of a database that came back older, else None. The caller holds the
+        lane."""
         mark = await self._raise(lane, mark_of(known), mark_of(last))
-        if mark < mark_of(known):
-            await self._restore(lane, mark, mark_of(known))
-            # What was lost is in the lane now, or said: from here on the database is as far as Redis.
-            await self._raise(lane, 0, mark_of(last))
+        return mark if mark < mark_of(known) else None
+
+    async def restore(self, lane: Lane, mark: int, known: str, last: str) -> None:
+        """Queue again what the database lacks, after :meth:`advance` said so. The caller holds the lane, and has
+        settled its batch, without trimming windows: what they have may be nowhere else."""
+        await self._restore(lane, mark, mark_of(known))
+        # What was lost is in the lane now, or said: from here on the database is as far as Redis.
+        await self._raise(lane, 0, max(mark_of(known), mark_of(last)))
+        await self._cache.execute("DEL", self._keys.restored_rooms(int(lane.name), mark, lane.partition))
 
     async def check(self, shard_ids: Iterable[int]) -> None:
         """Compare all marks; lanes in which nothing happens too. A shard that is away is not looked at."""
@@ -141,8 +153,9 @@ class ShardMarks:
             return
         async with self._queue.holding(lane, self._settings.lock_timeout_s):
             # Read again: another process may have found it first.
-            if saved := await self._saved_in(shard_id)(partition):
-                await self.advance(lane, saved, saved)
+            saved = await self._saved_in(shard_id)(partition) or ""
+            if saved and (mark := await self.advance(lane, saved, saved)) is not None:
+                await self.restore(lane, mark, saved, saved)
 
     def _saved_in(self, shard_id: int) -> Callable[[int], Awaitable[str | None]]:
         """By partition: the last event of its stream that Redis knows to be in the shard's database."""
@@ -153,29 +166,44 @@ class ShardMarks:
         return int(rows[0]["mark"])
 
     async def _restore(self, lane: Lane, mark: int, known: int) -> None:
-        SHARD_OLDER.add()
         pattern = self._keys.room_record("*", lane.partition)
         begin = len(pattern) - 1
-        written, lost = 0, {}
-        for name in sorted(await self._cache.scan(pattern)):
-            room_id = name[begin:]
+        done_key = self._keys.restored_rooms(int(lane.name), mark, lane.partition)
+        names = sorted(await self._cache.scan(pattern))
+        rooms = [name[begin:] for name in names]
+        done = {room_id: json.loads(text) for room_id, text in (await self._hash(done_key)).items()}
+        for room_id in rooms:
+            if room_id in done:
+                continue
             try:
                 events, is_new, missing = await self._lost_events(lane, room_id)
-                written += await self._queue_again(lane, room_id, events, is_new)
+                queued = await self._queue_again(lane, room_id, events, is_new)
             except (ValueError, LookupError, TypeError, CacheCommandError) as error:
                 # One damaged room must not keep the others from being written again.
                 Logger.error("a room's events could not be written again", room_id=room_id, exc_info=error)
                 continue
-            if missing:
-                lost[room_id] = missing
+            done[room_id] = queued, len(missing), f"{missing[0]} to {missing[-1]}" if missing else ""
+            note = ("HSET", done_key, room_id, json.dumps(done[room_id])), ("EXPIRE", done_key, _REPORT_TTL_S)
+            await self._cache.execute_many(note)
+            self._progress(lane)
+        written = sum(queued for queued, _, _ in done.values())
+        lost = {room_id: seqs for room_id, (_, _, seqs) in done.items() if seqs}
+        # Once for a restore, however often it was begun.
+        SHARD_OLDER.add()
         EVENTS_WRITTEN_AGAIN.add(amount=written)
+        if lost:
+            MESSAGES_LOST.add(amount=sum(count for _, count, _ in done.values()))
         database_until, known_until = (iso_of_ms(value >> _COUNTER_BITS) for value in (mark, known))
         found = OlderShard(int(lane.name), lane.partition, database_until, known_until, written, lost)
         Logger.error("a shard database came back older", **vars(found))
         self.found.append(found)
         await self._older.add(found)
 
-    async def _lost_events(self, lane: Lane, room_id: str) -> tuple[list[list[str]], bool, str]:
+    async def _hash(self, key: str) -> dict[str, str]:
+        fields = await self._cache.execute("HGETALL", key)
+        return fields if isinstance(fields, dict) else dict(zip(fields[::2], fields[1::2], strict=True))
+
+    async def _lost_events(self, lane: Lane, room_id: str) -> tuple[list[list[str]], bool, range]:
         """The fields of the room's events that the database lacks; whether it lacks the room itself; and which seqs
         nobody has."""
         keys, p = self._keys, lane.partition
@@ -184,12 +212,13 @@ class ShardMarks:
         rows = await self._call(lane, "fp_chat_room_get", room_id)
         row = rows[0] if rows else None
         if record["owner"] is None or (row is not None and int(row["account_db_key"]) != int(record["owner"])):
-            return [], False, ""
+            return [], False, range(0)
         make = _EventMaker(room_id, record, lane)
         if record["gone"]:
-            return ([make.event(ROOM_DELETE, room_id)] if row is not None and not row["deleted"] else []), False, ""
+            deletes = [make.event(ROOM_DELETE, room_id)] if row is not None and not row["deleted"] else []
+            return deletes, False, range(0)
         if record["shard"] != lane.name or record["next_seq"] is None or (row is not None and row["deleted"]):
-            return [], False, ""
+            return [], False, range(0)
         window = await self._cache.execute("LRANGE", keys.messages(room_id, p), 0, -1)
         items = [item for item in window if _OURS.match(item)]
         floor = int(record["floor"])
@@ -203,13 +232,11 @@ class ShardMarks:
                 make.event(ROOM_UPDATE, room_id, {"title": from_json(record["title"])}, version=record["version"])
             )
         events += await self._lost_messages(make, items, floor, {row["message_id"]: row for row in stored}, p)
-        missing = ""
+        missing = range(0)
         if record["older"] != "0" and floor > 1:
             below = await self._call(lane, "fp_chat_messages_get", room_id, floor, 1)
             top = int(below[0]["seq"]) if below else 0
-            if top < floor - 1:
-                missing = f"{top + 1} to {floor - 1}"
-                MESSAGES_LOST.add(amount=floor - 1 - top)
+            missing = range(top + 1, floor)
         return events, row is None, missing
 
     async def _lost_messages(
@@ -234,9 +261,7 @@ class ShardMarks:
 
     async def _request_of(self, account_id: str, partition: int, room_id: str) -> tuple[str | None, str | None]:
         """The client_request_id that made the room, and its hash, where the account's list still has them."""
-        fields = await self._cache.execute("HGETALL", self._keys.account_record(account_id, partition))
-        pairs = fields.items() if isinstance(fields, dict) else zip(fields[::2], fields[1::2], strict=True)
-        for name, value in pairs:
+        for name, value in (await self._hash(self._keys.account_record(account_id, partition))).items():
             made, _, request_hash = value.partition("|")
             if name.startswith("r:") and made == room_id:
                 return name[2:], request_hash

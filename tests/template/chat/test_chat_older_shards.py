@@ -1,0 +1,112 @@
+"""A shard database that came back older: a restore that is cut off, and rooms that are not as the chat left them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from service.core.errors import ServiceUnavailable
+from service.queue.lanes import Lane
+from template.base.client_session import ClientSession
+from template.chat.chat_events import QUEUE_NAME
+from template.chat.chat_shard_marks import OlderShards, ShardMarks
+from tests.chat_world import ChatWorld
+
+
+def marks_of(chat: ChatWorld) -> ShardMarks:
+    return chat.template._parts.consumer._writer.marks
+
+
+def lane_of(chat: ChatWorld, user: ClientSession) -> Lane:
+    partition = chat.keys.account_partition(user.session.account_id)
+    return chat.container.queue.lane(QUEUE_NAME, partition, str(user.session.shard_id))
+
+
+async def lose_what_waits(chat: ChatWorld, lane: Lane) -> None:
+    """The state after a database came back older: Redis knows of events as written that no database has."""
+    ((last, _),) = await chat.redis.execute("XREVRANGE", lane.stream_key, "+", "-", "COUNT", 1)
+    await chat.redis.execute("XTRIM", lane.stream_key, "MAXLEN", "0")
+    await chat.redis.execute("HSET", chat.keys.lane_mark(int(lane.name), lane.partition), "saved", last)
+
+
+async def waiting(chat: ChatWorld, lane: Lane) -> list[str]:
+    """The rooms of the events that wait."""
+    entries = await chat.redis.execute("XRANGE", lane.stream_key, "-", "+")
+    return [dict(zip(fields[::2], fields[1::2], strict=True))["key"] for _, fields in entries]
+
+
+async def stored(chat: ChatWorld, user: ClientSession, room_id: str) -> list[tuple[int, str]]:
+    return [(row["seq"], row["content"]) for row in await chat.rows(user, "fp_chat_window_get", room_id, 100)]
+
+
+async def test_room_with_pushed_entries_is_written_again(chat: ChatWorld) -> None:
+    """cases/faults.md U12: an entry of a host's own has no seq, and moves nobody else's."""
+    user = await chat.user()
+    lane, room_id = lane_of(chat, user), (await chat.room(user)).room_id
+    await chat.send(user, room_id, "one")
+    await lose_what_waits(chat, lane)
+    messages = chat.keys.messages(room_id, lane.partition)
+    for text in ('{"message_id": "m1", "content": "pushed"}', '{"seq":null}', "pushed"):
+        await chat.redis.execute("LPUSH", messages, text)
+    await marks_of(chat).check_lane(int(lane.name), lane.partition)
+    await chat.persist()
+    assert await stored(chat, user, room_id) == [(1, "one"), (2, "stub: one")]
+
+
+async def test_restore_that_was_cut_off_goes_on_behind_the_rooms_that_it_had_done(
+    chat: ChatWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """cases/faults.md U12: no event is queued twice, the report is whole, and each room counts as progress."""
+    user = await chat.user()
+    lane, rooms = lane_of(chat, user), [(await chat.room(user)).room_id for _ in range(3)]
+    for room_id in rooms:
+        await chat.send(user, room_id, "one")
+    await lose_what_waits(chat, lane)
+    marks, further, calls = marks_of(chat), [], []
+    marks.on_progress(further.append)
+    queue_again = marks._queue_again
+
+    async def cut_off(*args: Any) -> int:
+        calls.append(args)
+        if len(calls) == 3:
+            raise ServiceUnavailable("cache", "OOM")
+        return await queue_again(*args)
+
+    monkeypatch.setattr(marks, "_queue_again", cut_off)
+    with pytest.raises(ServiceUnavailable):
+        await marks.check_lane(int(lane.name), lane.partition)
+    assert len(await waiting(chat, lane)) == 6
+    await marks.check_lane(int(lane.name), lane.partition)
+    queued = await waiting(chat, lane)
+    assert {room_id: queued.count(room_id) for room_id in rooms} == dict.fromkeys(rooms, 3)
+    assert further == [lane] * 3
+    (found,) = await OlderShards(chat.redis).reports([int(lane.name)])
+    assert found.written_again == 9
+    await chat.persist()
+    for room_id in rooms:
+        assert await stored(chat, user, room_id) == [(1, "one"), (2, "stub: one")]
+
+
+async def test_batch_is_settled_though_the_restore_behind_it_fails(
+    chat: ChatWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """cases/faults.md U12: a full Redis gets rid of the batch, whose windows stay as long as they are."""
+    user = await chat.user()
+    lane, room_id = lane_of(chat, user), (await chat.room(user)).room_id
+    for n in range(12):  # beyond the window of 20
+        await chat.send(user, room_id, str(n))
+    await lose_what_waits(chat, lane)
+    await chat.send(user, room_id, "last")
+    marks = marks_of(chat)
+
+    async def full(*args: Any) -> int:
+        raise ServiceUnavailable("cache", "OOM")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(marks, "_queue_again", full)
+        await chat.template._parts.consumer._drain(lane, 1.0)
+    assert await waiting(chat, lane) == []
+    await marks.check_lane(int(lane.name), lane.partition)
+    await chat.persist()
+    assert [seq for seq, _ in await stored(chat, user, room_id)] == list(range(1, 27))
