@@ -134,10 +134,9 @@ class ShardMarks:
         """Compare all marks; lanes in which nothing happens too. A shard that is away is not looked at."""
         for shard_id in shard_ids:
             try:
-                rows = await self._database.call_shard_procedure(shard_id, "fp_stream_marks_get", ())
+                marks = await self._marks(shard_id)
             except ServiceUnavailable:
                 continue
-            marks = {int(row["stream"]): int(row["mark"]) for row in rows}
             lanes = [lane for lane in self._queue.lanes(QUEUE_NAME) if lane.name == str(shard_id)]
             known = await self._cache.ask_partitions([lane.partition for lane in lanes], self._saved_in(shard_id))
             for lane in lanes:
@@ -149,7 +148,8 @@ class ShardMarks:
         """Compare one mark; where it is too low, with everybody else kept from the lane. Raises ServiceUnavailable."""
         lane = self._queue.lane(QUEUE_NAME, partition, str(shard_id))
         known = mark_of(await self._saved_in(shard_id)(partition) or "")
-        if not known or await self._raise(lane, known, known) >= known:
+        # Read, not raised: a shard that takes no writes now is no reason not to load from it.
+        if not known or (await self._marks(shard_id)).get(partition, 0) >= known:
             return
         async with self._queue.holding(lane, self._settings.lock_timeout_s):
             # Read again: another process may have found it first.
@@ -160,6 +160,11 @@ class ShardMarks:
     def _saved_in(self, shard_id: int) -> Callable[[int], Awaitable[str | None]]:
         """By partition: the last event of its stream that Redis knows to be in the shard's database."""
         return lambda p: self._cache.execute("HGET", self._keys.lane_mark(shard_id, p), "saved")
+
+    async def _marks(self, shard_id: int) -> dict[int, int]:
+        """By stream: the partition."""
+        rows = await self._database.call_shard_procedure(shard_id, "fp_stream_marks_get", ())
+        return {int(row["stream"]): int(row["mark"]) for row in rows}
 
     async def _raise(self, lane: Lane, known: int, mark: int) -> int:
         rows = await self._call(lane, "fp_stream_mark_raise", lane.partition, known, mark)

@@ -110,3 +110,18 @@ async def test_batch_is_settled_though_the_restore_behind_it_fails(
     await marks.check_lane(int(lane.name), lane.partition)
     await chat.persist()
     assert [seq for seq, _ in await stored(chat, user, room_id)] == list(range(1, 27))
+
+
+async def test_mark_that_is_not_too_low_is_only_read(chat: ChatWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+    """cases/faults.md U12: a shard that takes no writes is loaded from."""
+    user = await chat.user()
+    lane, room_id = lane_of(chat, user), (await chat.room(user)).room_id
+    await chat.send(user, room_id, "one")
+    await chat.persist()
+
+    async def read_only(*args: object) -> int:
+        raise ServiceUnavailable("database", "read only")
+
+    monkeypatch.setattr(marks_of(chat), "_raise", read_only)
+    assert await chat.redis.execute("HGET", chat.keys.lane_mark(int(lane.name), lane.partition), "saved")
+    await marks_of(chat).check_lane(int(lane.name), lane.partition)
