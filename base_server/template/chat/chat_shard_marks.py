@@ -239,9 +239,13 @@ class ShardMarks:
         events += await self._lost_messages(make, items, floor, {row["message_id"]: row for row in stored}, p)
         missing = range(0)
         if record["older"] != "0" and floor > 1:
-            below = await self._call(lane, "fp_chat_messages_get", room_id, floor, 1)
-            top = int(below[0]["seq"]) if below else 0
-            missing = range(top + 1, floor)
+            # Tombstones count: what was deleted is not lost. Where a whole window's length of rows is missing, the rest
+            # is looked for among what clients see.
+            below = [int(row["seq"]) for row in stored if int(row["seq"]) < floor]
+            if not below:
+                visible = await self._call(lane, "fp_chat_messages_get", room_id, floor, 1)
+                below = [int(row["seq"]) for row in visible]
+            missing = range(max(below, default=0) + 1, floor)
         return events, row is None, missing
 
     async def _lost_messages(

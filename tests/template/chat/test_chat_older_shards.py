@@ -125,3 +125,22 @@ async def test_mark_that_is_not_too_low_is_only_read(chat: ChatWorld, monkeypatc
     monkeypatch.setattr(marks_of(chat), "_raise", read_only)
     assert await chat.redis.execute("HGET", chat.keys.lane_mark(int(lane.name), lane.partition), "saved")
     await marks_of(chat).check_lane(int(lane.name), lane.partition)
+
+
+@pytest.mark.chat_settings(window=4)
+async def test_deleted_messages_below_the_window_are_not_lost(chat: ChatWorld) -> None:
+    """cases/faults.md U12: what the report names as lacking was not deleted before."""
+    user = await chat.user()
+    lane, room_id = lane_of(chat, user), (await chat.room(user)).room_id
+    for n in range(4):
+        await chat.send(user, room_id, str(n))
+    await chat.persist()
+    for message in (await chat.messages(user, room_id, limit=8)).messages[2:4]:
+        assert await chat.delete_message(user, room_id, message.message_id) == 0
+    await chat.persist()
+    await chat.send(user, room_id, "last")
+    await lose_what_waits(chat, lane)
+    await marks_of(chat).check_lane(int(lane.name), lane.partition)
+    (found,) = await OlderShards(chat.redis).reports([int(lane.name)])
+    assert found.lost == {}
+    assert found.written_again == 2
