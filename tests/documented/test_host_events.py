@@ -337,3 +337,50 @@ async def test_an_id_that_is_nobodys_leaves_nothing_behind(host: HostWorld) -> N
     after = set(await chat.redis.scan(f"{chat.container.settings.app_id}:*"))
     assert [name for name in after - before if "room_home" in name] == []
     assert await chat.texts(other, theirs) == []
+
+
+async def user_on_shard(chat: ChatWorld, shard_id: int) -> ClientSession:
+    while (user := await chat.user()).session.shard_id != shard_id:
+        pass
+    return user
+
+
+@pytest.mark.parametrize("shard_id", [None, 0, "0"])
+async def test_an_event_without_a_shard_goes_to_the_accounts_shard(host: HostWorld, shard_id: object) -> None:
+    """cases/promises.md P2, G2: the mapping table is asked before the default shard is taken."""
+    chat = host.chat
+    user = await user_on_shard(chat, 2)
+    ours, theirs, early = (await chat.room(user, "ours")).room_id, new_id(), new_id()
+    for condition in CONDITIONS.values():
+        await condition(chat, user, ours)
+        await create(user, theirs, shard_id=shard_id)
+        assert set(await titles(chat, user)) == {ours, theirs}
+        await send_event(user, "CHAT_ROOM_UPDATE", ours, title="named", shard_id=shard_id)
+        assert (await titles(chat, user))[ours] == "named"
+    for room_id in (ours, early):
+        saved = {"message_id": new_id(), "room_id": room_id, "sender_type": "USER", "content": "saved"}
+        await host.enqueue(user, {"type": "save_user_message", "message_data": saved, "shard_id": shard_id})
+    await chat.persist()
+    assert await host.rows(user, ours, shard_id=1) == await host.rows(user, early, shard_id=1) == []
+    assert await chat.texts(user, ours) == ["saved"]
+    assert len(await host.rows(user, early)) == 1
+    await chat.forget_everything()
+    assert set(await titles(chat, user)) == {ours, theirs}
+    assert await host.dead() == []
+
+
+async def test_an_event_with_another_accounts_shard_is_refused(host: HostWorld) -> None:
+    """cases/promises.md P2: a wrong shard that exists."""
+    chat = host.chat
+    user = await user_on_shard(chat, 2)
+    room = await chat.room(user, "ours")
+    for condition in CONDITIONS.values():
+        await condition(chat, user, room.room_id)
+        for kind, fields in GOOD.items():
+            for room_id in (room.room_id, new_id()):
+                with pytest.raises(ValueError, match="shard_id 1 is not the shard of account_db_key"):
+                    await send_event(user, kind, room_id, **fields, shard_id=1)
+        saved = {"message_id": new_id(), "room_id": room.room_id, "sender_type": "USER", "content": "saved"}
+        with pytest.raises(ValueError, match="shard_id 1 is not the shard of account_db_key"):
+            await host.enqueue(user, {"type": "save_user_message", "message_data": saved, "shard_id": 1})
+    assert await titles(chat, user) == {room.room_id: "ours"}

@@ -108,6 +108,11 @@ class ChatDirectory:
         rows = await self._database.call_global_procedure("fp_account_name_get", (db_key,))
         return str(rows[0]["account_id"]) if rows else ""
 
+    async def mapped_shard(self, db_key: int) -> int:
+        """Where the mapping table has the account; 0 when it does not know it."""
+        rows = await self._database.call_global_procedure("fp_account_shard_get", (db_key,))
+        return int(rows[0]["shard_id"]) if rows else 0
+
     async def has_shard(self, shard_id: int) -> bool:
         """One that was added a moment ago is looked for."""
         try:

@@ -66,7 +66,7 @@ class HostEvents:
             return self._lanes.route(message)
         try:
             event = check_event(kind, data, round(time.time() * 1000))
-            shard_id = await self._shard_of(data)
+            shard_id = await self._shard_of(kind, event, data)
         except BadEvent as error:
             raise ValueError(str(error)) from None
         try:
@@ -149,10 +149,31 @@ class HostEvents:
             # A room is created from Redis alone while MySQL is away; the procedure does not overwrite another's row.
             return None
 
-    async def _shard_of(self, data: dict[str, Any]) -> int:
-        given = data.get("shard_id") or self._default_shard_id
+    async def _shard_of(self, kind: str, event: Event, data: dict[str, Any]) -> int:
+        """The room's, else the account's in the mapping table, else the sender's, else the default one. Rows in any
+        other shard would be found by nobody. Raises BadEvent for a number that is none of a shard, or another's."""
+        given = data.get("shard_id") or 0
         if isinstance(given, bool) or not isinstance(given, int | str) or not str(given).isdecimal():
             raise BadEvent(f"shard_id {given!r:.80} is no shard's number")
-        if not await self._directory.has_shard(int(given)):
+        given = int(given)
+        if given and not await self._directory.has_shard(given):
             raise BadEvent(f"shard_id {given} is no shard of this server")
-        return int(given)
+        db_key = event.row["account_db_key"]
+        known, away = 0, None
+        try:
+            room = await self._directory.find_room(event.room_id, await self._directory.partition_of(event.room_id))
+            if room is not None and room.owner.db_key != db_key:
+                # The event is refused as another account's: a save by its consumer, who looks at the room's own shard.
+                return room.owner.shard_id or given or self._default_shard_id
+            known = room.owner.shard_id if room is not None else 0
+        except ServiceUnavailable as outage:
+            away = outage
+        try:
+            known = known or await self._directory.mapped_shard(db_key)
+        except ServiceUnavailable as outage:
+            away = outage
+        if away is not None and not (known or given):
+            raise away
+        if known and given and given != known:
+            raise BadEvent(f"{kind}: shard_id {given} is not the shard of account_db_key {db_key}, which is {known}")
+        return known or given or self._default_shard_id
