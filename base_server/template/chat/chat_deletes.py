@@ -26,6 +26,8 @@ from template.chat.chat_store import state_name
 
 ANY_STATE = tuple(sorted({state.value for states in (RoomState, MessageState) for state in states}))
 _MAX_TRIES = 6
+# A script is repeated, when its answer was lost, within the call's time-outs.
+_OPERATION_NOTE_MS = 300_000
 
 
 class Outcome(Enum):
@@ -98,6 +100,7 @@ class ChatDeletes:
             keys.reply_stream(room_id, "", partition),
             keys.message_state("", partition),
             keys.news(partition),
+            keys.operation(keys.new_id(partition), partition),
         ]
         state_ttl_ms = self._settings.state_ttl_s * 1000
         return script_keys, [
@@ -107,6 +110,7 @@ class ChatDeletes:
             state_ttl_ms,
             ",".join(allowed),
             to.value,
+            _OPERATION_NOTE_MS,
         ]
 
     async def message(
@@ -166,9 +170,11 @@ class ChatDeletes:
             keys.turns(room_id, partition),
             keys.reply_stream(room_id, message_id, partition),
             keys.news(partition),
+            keys.operation(keys.new_id(partition), partition),
         ]
         args: list[Any] = [owner.db_key, room_id, message_id, "", payload(owner, room_id, message_id=message_id)]
         args += [self._settings.ready_lease_ms, ",".join(allowed), "" if to is None else to.value]
+        args.append(_OPERATION_NOTE_MS)
         for _ in range(_MAX_TRIES):
             args[3] = "" if stored is None else stored.seq
             answer = await self._run("delete_message", owner, room_id, script_keys, args)

@@ -12,6 +12,7 @@ from service.cache.cache_client import CacheClient
 from service.cache.script import Script
 from template.chat.chat_events import QUEUE_NAME
 from template.chat.chat_scripts import SCRIPTS
+from template.chat.chat_state_machine import MessageState, RoomState, get_chat_state_machine
 from template.chat.common.chat_serialize import ChatRoomDeleteRequest, ChatRoomUpdateRequest
 from tests.chat_world import ChatWorld
 from tests.openai_stub import Reply
@@ -79,6 +80,21 @@ async def test_every_operation_is_done_once_and_answers_as_if_nothing_was_lost(c
     await chat.persist()
     assert (await chat.rooms(user)).total_count == 0
     assert chat.provider.calls == 1
+
+
+async def test_deletes_by_state_calls_report_what_they_did(chat: ChatWorld) -> None:
+    """cases/promises.md P1: false would be a refusal of what the call itself has just done."""
+    user, states = await chat.user(), get_chat_state_machine()
+    room = await chat.room(user)
+    await chat.send(user, room.room_id)
+    question, reply = (await chat.messages(user, room.room_id)).messages
+    await chat.persist()
+    moved = await states.transition_message(question.message_id, MessageState.DELETING)
+    assert (bool(moved), moved.before) == (True, "SENT")
+    assert await states.smart_delete_message(reply.message_id) == (True, "DELETING")
+    left = await states.transition_room(room.room_id, RoomState.DELETING)
+    assert (bool(left), left.before) == (True, "ACTIVE")
+    assert await events(chat) == 6
 
 
 async def test_questions_that_wait_are_answered_in_their_turn(chat: ChatWorld) -> None:
