@@ -384,3 +384,29 @@ async def test_an_event_with_another_accounts_shard_is_refused(host: HostWorld) 
         with pytest.raises(ValueError, match="shard_id 1 is not the shard of account_db_key"):
             await host.enqueue(user, {"type": "save_user_message", "message_data": saved, "shard_id": 1})
     assert await titles(chat, user) == {room.room_id: "ours"}
+
+
+async def test_a_hosts_room_whose_partition_is_not_noted_any_more_is_deleted_and_saved(host: HostWorld) -> None:
+    """cases/promises.md P1, G1, G5."""
+    chat, partitions = host.chat, host.chat.redis.partitions
+    user = await chat.user()
+    home = chat.keys.account_partition(user.session.account_id)
+    for is_cold in (False, True):
+        while partitions.of_id(room_id := new_id()) == home:
+            pass
+        await create(user, room_id)
+        note = chat.keys.room_home(room_id)
+        assert await chat.redis.execute("TTL", note) == -1
+        await host.save(user, room_id, new_id(), content="saved")
+        await chat.redis.execute("DEL", note)
+        await chat.persist()
+        assert [row["content"] for row in await host.rows(user, room_id)] == ["saved"]
+        if is_cold:
+            await cold_room(chat, user, room_id)
+            await chat.redis.execute("DEL", note)
+        assert await get_chat_state_machine().transition_room(room_id, RoomState.DELETING)
+        assert (await chat.rooms(user)).total_count == 0
+        await chat.persist()
+        (row,) = await chat.rows(user, "fp_chat_room_get", room_id)
+        assert row["deleted"] == 1
+    assert await host.dead() == []

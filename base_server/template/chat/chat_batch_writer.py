@@ -185,9 +185,10 @@ class BatchWriter:
 
     async def _moved_home(self, lane: Lane, event: Event) -> bool:
         """A room with an id of a host's own was loaded, or created, in its account's partition after this was sent: the
-        event goes to the end of the lane there."""
-        home = await self._directory.partition_of(event.room_id)
-        if home == lane.partition or event.entry is None:
+        event goes to the end of the lane there. Without a note it stays: the lane it came from remembers its message
+        id, and would take it for a repeat."""
+        home = await self._directory.noted_home(event.room_id)
+        if home is None or home == lane.partition or event.entry is None:
             return False
         await self._queue.move(event.entry, lane, self._queue.lane(lane.queue_name, home, lane.name))
         return True
@@ -279,7 +280,11 @@ class BatchWriter:
             script_keys += [keys.account_record(account_id, p), keys.account_rooms(account_id, p)]
             script_keys.append(keys.account_order(account_id, p))
             args += ["a", _last(of_account)]
-        return int(await self._cache.run_script(SCRIPTS["settle"], script_keys, args))
+        left = await self._cache.run_script(SCRIPTS["settle"], script_keys, args)
+        for event in written:
+            if event.kind == ROOM_DELETE and self._cache.partitions.is_own_id(event.room_id) is None:
+                await self._cache.execute("EXPIRE", keys.room_home(event.room_id), settings.state_ttl_s)
+        return int(left)
 
     async def _end_outside(self, written: Iterable[Event]) -> None:
         """The states of messages from outside: no script of the room's partition reaches those that lie elsewhere, and

@@ -79,7 +79,7 @@ class ChatDeletes:
             return Deletion(Outcome.BEFORE, RoomState.DELETED.value)
         answer = await self._run("delete_room", found.owner, room_id, *self._room_call(found, room_id, to, allowed))
         if answer[0] == Answer.OK:
-            self._lanes.noticed(partition, found.owner.shard_id, answer[1])
+            self._lanes.noticed(found.owner.partition, found.owner.shard_id, answer[1])
             return Deletion(Outcome.DONE, answer[2], to.value)
         return _not_done(answer)
 
@@ -131,9 +131,6 @@ class ChatDeletes:
                 return Deletion(Outcome.UNKNOWN, state)
             in_room = stored.room_id
         partition = await self._directory.partition_of(in_room)
-        is_elsewhere = self._cache.partitions.of_id(message_id) != partition
-        if is_elsewhere and (state or MessageState.SENT.value) not in allowed:
-            return Deletion(Outcome.REFUSED, state)
         if (found := await self._directory.find_room(in_room, partition)) is None:
             # Messages may come before their room.
             stored = stored or await self._directory.find_message(message_id)
@@ -141,6 +138,9 @@ class ChatDeletes:
                 return Deletion(Outcome.UNKNOWN, state)
             name = await self._directory.account_name(stored.account_db_key, partition)
             found = FoundRoom(Owner(name, stored.account_db_key, stored.shard_id, partition), deleted=False)
+        is_elsewhere = self._cache.partitions.of_id(message_id) != found.owner.partition
+        if is_elsewhere and (state or MessageState.SENT.value) not in allowed:
+            return Deletion(Outcome.REFUSED, state)
         if db_key is not None and found.owner.db_key != db_key:
             return Deletion(Outcome.FOREIGN)
         if found.deleted or (stored is not None and stored.deleted):

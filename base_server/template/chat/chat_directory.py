@@ -16,9 +16,6 @@ from service.core.errors import ServiceUnavailable
 from template.chat.chat_keys import ChatKeys
 from template.chat.chat_owner import Owner
 
-# Longer than any record lives without being loaded again.
-_HOME_TTL_S = 30 * 86_400
-
 
 class ChatDatabase(Protocol):
     """What the directory asks of DatabaseService."""
@@ -61,13 +58,19 @@ class ChatDirectory:
         has been created or loaded, it is the one that the id is hashed to."""
         if (own := self._partitions.is_own_id(room_id)) is not None:
             return own
+        home = await self.noted_home(room_id)
+        return self._partitions.of_id(room_id) if home is None else home
+
+    async def noted_home(self, room_id: str) -> int | None:
+        """The partition noted by :meth:`move_home`; None when Redis has no note (any more)."""
         home = await self.text(self._keys.room_home(room_id))
-        return int(home) if home else self._partitions.of_id(room_id)
+        return int(home) if home else None
 
     async def move_home(self, room_id: str, partition: int) -> int:
         """Let everybody find a room with an id of a host's own in its account's partition. Returns the partition that
-        the id is hashed to, where its events went before."""
-        await self._cache.execute("SET", self._keys.room_home(room_id), partition, "EX", _HOME_TTL_S)
+        the id is hashed to, where its events went before. The note has no TTL while the room lives: it must not expire
+        before the room's record does."""
+        await self._cache.execute("SET", self._keys.room_home(room_id), partition)
         return self._partitions.of_id(room_id)
 
     async def find_room(self, room_id: str, partition: int) -> FoundRoom | None:
@@ -78,8 +81,13 @@ class ChatDirectory:
             return None
         shard_id, row = found
         db_key = int(row["account_db_key"])
-        name = await self.account_name(db_key, partition)
-        return FoundRoom(Owner(name, db_key, shard_id, partition), bool(row["deleted"]))
+        name, deleted = await self.account_name(db_key, partition), bool(row["deleted"])
+        if name and self._partitions.is_own_id(room_id) is None and (home := self._partitions.of_id(name)) != partition:
+            # The note is lost: a delete in the hashed partition would leave the room in its account's list.
+            if (recorded := await self.recorded_room(room_id, home)) is not None:
+                return recorded
+            partition = home
+        return FoundRoom(Owner(name, db_key, shard_id, partition), deleted)
 
     async def recorded_room(self, room_id: str, partition: int) -> FoundRoom | None:
         """What the room's record says, of whatever generation it is; the tombstone of a deleted one has no shard."""
