@@ -58,6 +58,7 @@ class AccountTemplateImpl(BaseTemplate):
         self._signups = signups
         self._mark = mark
         self._scheduler = scheduler
+        self._mark_job = f"global_database_mark:{secrets.token_hex(4)}"
 
     def protocols(self) -> Sequence[Protocol]:
         return (
@@ -81,7 +82,7 @@ class AccountTemplateImpl(BaseTemplate):
         await self._mark.check()
         await self._scheduler.add_job(
             ScheduleJob(
-                job_id=f"global_database_mark:{secrets.token_hex(4)}",
+                job_id=self._mark_job,
                 name="mark of the global database",
                 schedule_type=ScheduleType.INTERVAL,
                 schedule_value=CHECK_INTERVAL_S,
@@ -95,6 +96,7 @@ class AccountTemplateImpl(BaseTemplate):
         return [ReadinessCheck("mark:global", Health.DEGRADED if alarm else Health.OK, str(alarm or ""))]
 
     async def stop(self) -> None:
+        await self._scheduler.remove_job(self._mark_job)
         await asyncio.to_thread(self._vault.close)
 
     @answers(SignupResponse)

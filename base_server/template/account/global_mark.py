@@ -98,7 +98,9 @@ class GlobalMark:
             generation = max(generation, stored["generation"]) + 1
             await self._lift(max(number, stored["number"]), generation, max(1, number - stored["number"]))
             return
-        self._number, self.generation = stored["number"], stored["generation"]
+        # Checks overlap: one that read the database before another one lifted the mark must not lower it here.
+        self._number = max(self._number, stored["number"])
+        self.generation = max(self.generation, stored["generation"])
         self._older = known.older or self._older
         if (known.number, known.generation) != (self._number, self.generation):
             await self._tell_redis()
