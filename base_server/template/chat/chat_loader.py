@@ -237,13 +237,16 @@ class ChatLoader:
         blocked = self._lanes.held_key(owner.partition, owner.shard_id)
         return bool(await self._cache.execute("HEXISTS", blocked, room_id))
 
-    async def _end_lost_replies(self, turns: Iterable[Turn], waited: set[str]) -> None:
+    async def _end_lost_replies(self, turns: Sequence[Turn], waited: set[str]) -> None:
         """MySQL has their questions, Redis has lost the replies: end them as interrupted, for they may have been asked.
 
-        At first only wait (and note it in ``waited``): a process that runs one, or awaits its turn, gives it back."""
+        At first only wait (and note it in ``waited``): a process that runs one, or awaits its turn, gives it back, and
+        the end of one may be among the events that are not written yet."""
         if not waited:
             waited.update(turn.reply_id for turn in turns)
             await asyncio.sleep(_LOST_TURN_WAIT_S + self._settings.reply_lease_s / 3)
+            owner = turns[0].owner
+            await self._wait_for_backlog(owner)
             return
         for turn in turns:
             waiting = self._keys.turns(turn.room_id, turn.owner.partition)
@@ -398,10 +401,15 @@ class ChatLoader:
         saved_seq = min([last_seq, *(seq - 1 for seq in running)])
         ahead = ",".join(str(seq) for seq in range(saved_seq + 1, last_seq + 1) if seq not in running)
         fields += ["next_seq", floor + len(entries), "saved_seq", saved_seq, "ahead", ahead, "older", older, *claims]
+        # A message whose number was taken may stand elsewhere than behind its question.
+        answered = {row["parent_message_id"] for row in rows}
         unanswered = [
             self._lost_turn(owner, room_id, row)
             for seq, row in by_seq.items()
-            if seq + 1 not in by_seq and seq + 1 not in running and self._is_question(owner, row)
+            if seq + 1 not in by_seq
+            and seq + 1 not in running
+            and row["message_id"] not in answered
+            and self._is_question(owner, row)
         ]
         return _Window(fields, entries, [running[seq] for seq in sorted(running)], unanswered, last_ms)
 
