@@ -44,10 +44,10 @@ class Backends:
             self.folder / name, {f"BASE_SERVER__{key}": str(value) for key, value in values.items()}
         )
 
-    def apply(self, environment: dict[str, str]) -> None:
-        """Create that server's databases."""
-        command = [sys.executable, "-m", "application.manage", "--env", "DEBUG", "db", "apply"]
-        subprocess.run(command, cwd=ROOT, env=environment, check=True, capture_output=True)
+    def apply(self, environment: dict[str, str], python: str = sys.executable, folder: Path = ROOT) -> None:
+        """Create that server's databases, as the tree in ``folder`` has them."""
+        command = [python, "-m", "application.manage", "--env", "DEBUG", "db", "apply"]
+        subprocess.run(command, cwd=folder, env=environment, check=True, capture_output=True)
 
 
 @contextmanager

@@ -30,12 +30,14 @@ class Ask:
 
 @dataclass(frozen=True)
 class Measured:
-    """Of one run: requests a second, CPU milliseconds of the server per request, latencies."""
+    """Of one run: requests a second, CPU milliseconds of the server per request, latencies, and how many requests
+    were answered."""
 
     per_s: float
     cpu_ms: float
     p50_ms: float
     p99_ms: float
+    requests: float
 
 
 class Contender:
@@ -63,6 +65,7 @@ class Contender:
             cpu_ms=(self._server.cpu_s() - before_s) / max(1, said["requests"]) * 1e3,
             p50_ms=said["p50_us"] / 1e3,
             p99_ms=said["p99_us"] / 1e3,
+            requests=said["requests"],
         )
         if keep:
             self.runs.append(measured)

@@ -116,11 +116,13 @@ async def test_a_refused_piece_of_text_is_not_left_out(chat: ChatWorld, monkeypa
     room = await chat.room(user)
     append, refused = TurnStore.append, asyncio.Event()
 
-    async def refused_once(self: TurnStore, turn: Any, claim_id: str, start: int, text: str, usage: str) -> bool:
+    async def refused_once(
+        self: TurnStore, turn: Any, claim_id: str, start: int, text: str, usage: str, **more: Any
+    ) -> bool:
         if text and not refused.is_set():
             refused.set()
             raise CacheCommandError("NOPERM", "for a moment")
-        return await append(self, turn, claim_id, start, text, usage)
+        return await append(self, turn, claim_id, start, text, usage, **more)
 
     monkeypatch.setattr(TurnStore, "append", refused_once)
     chat.provider.script(Reply(tokens=["one ", "two "], delay_s=0.1, hang=True))
