@@ -3,31 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
 
-from service.lock.lock_holder import LockHolder
+from service.lock.lock_holder import HeldLock
 from service.queue.lane_store import LaneStore
 from service.queue.lanes import Lane
 from service.queue.message_queue import QueueEntry
 
 DrainHandler = Callable[[Lane, list[QueueEntry]], Awaitable[object]]
+DrainBegin = Callable[[Lane], Awaitable[object]]
 
 
 async def drain(
     store: LaneStore,
-    locks: LockHolder,
+    holding: AbstractAsyncContextManager[HeldLock | None],
     lane: Lane,
     handler: DrainHandler,
     *,
     batch: int,
     batch_bytes: int,
-    lock_ttl_s: float,
-    lock_timeout_s: float,
+    begin: DrainBegin | None,
 ) -> int:
-    """See :meth:`QueueService.drain_lane`."""
+    """See :meth:`QueueService.drain_lane`; ``holding``: the lane's lock."""
     handed = 0
-    async with locks.holding(
-        lane.lock_key, ttl_s=lock_ttl_s, timeout_s=lock_timeout_s, partition=lane.partition
-    ) as held:
+    async with holding as held:
+        if held is not None and begin is not None:
+            await begin(lane)
         before: list[str] = []
         while held is not None and not held.lost:
             entries = await store.head(lane, batch, batch_bytes)

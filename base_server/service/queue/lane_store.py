@@ -157,6 +157,23 @@ class LaneStore:
         DEAD_LETTERS.add(lane.queue_name, amount=moved)
         return moved
 
+    async def add_dead_letters(
+        self, lane: Lane, entries_with_reasons: Sequence[tuple[QueueEntry, str]], groups: Mapping[str, str]
+    ) -> int:
+        """Make dead letters of entries that are in no stream any more, all or none; returns how many were new.
+        Raises DeadLettersFull at dead_letter_limit."""
+        if not entries_with_reasons:
+            return 0
+        args: list[object] = [self._settings.dead_letter_limit]
+        for entry, reason in entries_with_reasons:
+            words = [word for name_and_value in entry.fields.items() for word in name_and_value]
+            args += [entry.entry_id, reason, groups.get(entry.entry_id, ""), len(words), *words]
+        added = int(await self._works.run_script(_SCRIPTS["add_dead_letters"], (lane.dead_key, lane.held_key), args))
+        if added < 0:
+            raise DeadLettersFull(lane.queue_name, self._settings.dead_letter_limit)
+        DEAD_LETTERS.add(lane.queue_name, amount=added)
+        return added
+
     async def held(self, lane: Lane, groups: Sequence[str]) -> set[str]:
         """Those of ``groups`` that have dead letters."""
         if not groups:

@@ -19,7 +19,7 @@ from service.core.facade import Facade, facade
 from service.core.tasks import TaskRegistry
 from service.lock.lock_holder import LockHolder
 from service.lock.lock_service import LockService
-from service.queue.lane_drain import DrainHandler, drain
+from service.queue.lane_drain import DrainBegin, DrainHandler, drain
 from service.queue.lane_store import DeadLetter, LaneFacts, LaneStore
 from service.queue.lanes import Intake, Lane, LaneMap, LaneNames, Route, check_name
 from service.queue.message_queue import MessagePriority, QueueEntry, QueueMessage
@@ -188,13 +188,15 @@ class QueueService(Facade):
         batch_bytes: int = 1_048_576,
         lock_ttl_s: float | None = None,
         lock_timeout_s: float = 0.0,
+        begin: DrainBegin | None = None,
     ) -> int:
         """Hand the lane's entries to ``await handler(lane, entries)``, from the head on, until it is empty.
 
         The handler itself takes away what it finished (:meth:`remove`, :meth:`dead_letter` or a script of its
         own), only after the work is safe. Draining ends when the lane is empty, when the handler returns
         False, or when the next batch is the one just handed over (nothing was taken away). A batch has up to
-        ``batch`` entries, and about ``batch_bytes`` of payloads.
+        ``batch`` entries, and about ``batch_bytes`` of payloads. ``await begin(lane)`` comes first, under the lock,
+        also when the lane is empty.
 
         Returns how many entries were handed over; 0 also when somebody else holds the lane's lock for
         ``lock_timeout_s``. The lock is kept while working, and given back at the end, at an exception and at
@@ -202,16 +204,13 @@ class QueueService(Facade):
         ends the drain after the batch under way, which may then be handed out twice.
         Raises ServiceUnavailable in an outage, and whatever the handler raises.
         """
-        return await drain(
-            self._store,
-            self._locks,
-            lane,
-            handler,
-            batch=batch,
-            batch_bytes=batch_bytes,
-            lock_ttl_s=self._settings.lock_ttl_s if lock_ttl_s is None else lock_ttl_s,
-            lock_timeout_s=lock_timeout_s,
+        holding = self._locks.holding(
+            lane.lock_key,
+            ttl_s=self._settings.lock_ttl_s if lock_ttl_s is None else lock_ttl_s,
+            timeout_s=lock_timeout_s,
+            partition=lane.partition,
         )
+        return await drain(self._store, holding, lane, handler, batch=batch, batch_bytes=batch_bytes, begin=begin)
 
     async def remove(self, lane: Lane, entry_ids: Iterable[str]) -> int:
         """Take finished entries out; returns how many were still there. Also works when Redis is full."""
@@ -224,6 +223,13 @@ class QueueService(Facade):
         were still there. ``groups``: by entry id, what it holds up until it is replayed or dropped (:meth:`held`).
         Raises DeadLettersFull (all stay in the lane) at dead_letter_limit."""
         return await self._store.dead_letter(lane, entries_with_reasons, groups or {})
+
+    async def add_dead_letters(
+        self, lane: Lane, entries_with_reasons: Sequence[tuple[QueueEntry, str]], groups: Mapping[str, str]
+    ) -> int:
+        """As :meth:`dead_letter`, for entries that Redis lost: only the caller still has them. One that is among the
+        dead letters already is left out. Raises DeadLettersFull (none is added)."""
+        return await self._store.add_dead_letters(lane, entries_with_reasons, groups)
 
     async def held(self, lane: Lane, groups: Sequence[str]) -> set[str]:
         """Those of ``groups`` that have dead letters in this lane: what comes later of them should wait behind."""

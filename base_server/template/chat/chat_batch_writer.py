@@ -83,21 +83,27 @@ class BatchWriter:
     async def write_lost(self, lane: Lane) -> None:
         """Write the events of a batch that met an outage if Redis lost them meanwhile: only this process has them.
 
-        Raises as :meth:`write`."""
+        The caller holds the lane. Raises as :meth:`write`."""
         if lane not in self._unfinished:
             return
         generation, entries = self._unfinished[lane]
+        missing = await self._missing(lane, entries)
+        # Asked after: a Redis that lost them between the two calls is another one by now.
         if generation == (await self._known(lane))[0]:
-            del self._unfinished[lane]
-            return  # they are read again, or another process wrote them
-        found = await self._cache.execute_many(
-            [("XRANGE", lane.stream_key, entry.entry_id, entry.entry_id) for entry in entries]
-        )
-        lost = [entry for entry, there in zip(entries, found, strict=True) if not there]
-        if lost:
+            if len(missing) == len(entries):
+                del self._unfinished[lane]  # another process wrote them
+            return  # else they are read again, and kept here until then
+        if lost := await self._missing(lane, entries):
             Logger.warn("a batch is written that Redis lost", lane=lane.name, partition=lane.partition, count=len(lost))
             await self._write(lane, lost, generation)
         self._unfinished.pop(lane, None)
+
+    async def _missing(self, lane: Lane, entries: Sequence[QueueEntry]) -> list[QueueEntry]:
+        """Those of ``entries`` that are not in the lane."""
+        found = await self._cache.execute_many(
+            [("XRANGE", lane.stream_key, entry.entry_id, entry.entry_id) for entry in entries]
+        )
+        return [entry for entry, there in zip(entries, found, strict=True) if not there]
 
     async def _write(self, lane: Lane, entries: Sequence[QueueEntry], read_in: str = "") -> int:
         """``read_in``: the generation of Redis that had the entries, if it is gone."""
@@ -112,11 +118,17 @@ class BatchWriter:
         written = [event for event in events if event.entry_id not in refused]
         older = await self.marks.advance(lane, known, _last(written)) if written else None
         await self._end_outside(written)
-        full = await self._bury(lane, given_up | refused, {event.entry_id: event.room_id for event in events})
+        given_up |= refused
+        rooms = {event.entry_id: event.room_id for event in events}
+        full = await self._bury(lane, given_up, rooms, entries if read_in else ())
         # A database that came back older may lack what the windows have beyond their length.
         window = self._settings.window if older is None else _NOT_TRIMMED
         left = await self._settle(lane, events, refused, save.renumbered, generation, window)
-        self._unfinished.pop(lane, None)
+        if full is not None and read_in:
+            # They wait nowhere else.
+            self._unfinished[lane] = generation, [entry for entry in entries if entry.entry_id in given_up]
+        else:
+            self._unfinished.pop(lane, None)
         if older is not None:
             # Behind the batch: its events leave a full Redis first, and no repeat of the restore writes them again.
             await self.marks.restore(lane, older, known, _last(written))
@@ -145,17 +157,24 @@ class BatchWriter:
             events.append(event)
         return events, given_up
 
-    async def _bury(self, lane: Lane, given_up: dict[str, str], rooms: dict[str, str]) -> DeadLettersFull | None:
+    async def _bury(
+        self, lane: Lane, given_up: dict[str, str], rooms: dict[str, str], lost: Sequence[QueueEntry]
+    ) -> DeadLettersFull | None:
         """Move what cannot be written to the dead letters; the full ones, when they take no more. What is none of
-        ours (not in ``rooms``) holds up no room."""
+        ours (not in ``rooms``) holds up no room. ``lost``: the batch, if Redis does not have it any more."""
         if not given_up:
             return None
         causes = [reason for reason in given_up.values() if reason != BEHIND]
         if causes:
             Logger.error("events move to the dead letters", lane=lane.name, count=len(given_up), reason=causes[0])
-        in_order = sorted(given_up.items(), key=lambda item: _order_of(item[0]))
+        groups = {id_: rooms[id_] for id_ in given_up if id_ in rooms}
         try:
-            await self._queue.dead_letter(lane, in_order, {id_: rooms[id_] for id_ in given_up if id_ in rooms})
+            if lost:
+                of_batch = [(entry, given_up[entry.entry_id]) for entry in lost if entry.entry_id in given_up]
+                await self._queue.add_dead_letters(lane, of_batch, groups)
+            else:
+                in_order = sorted(given_up.items(), key=lambda item: _order_of(item[0]))
+                await self._queue.dead_letter(lane, in_order, groups)
         except DeadLettersFull as full:
             return full
         return None

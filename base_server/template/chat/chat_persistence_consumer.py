@@ -168,7 +168,6 @@ class ChatPersistenceConsumer:
         try:
             async with slots:
                 self._lane_progress[lane] = time.monotonic()
-                await self._writer.write_lost(lane)
                 await self._queue.drain_lane(
                     lane,
                     self._write,
@@ -176,6 +175,8 @@ class ChatPersistenceConsumer:
                     batch_bytes=self._settings.max_batch_bytes,
                     lock_ttl_s=self._settings.lock_ttl_s,
                     lock_timeout_s=lock_timeout_s,
+                    # Under the lock: another process may write the same rooms at this moment.
+                    begin=self._writer.write_lost,
                 )
         except ServiceError as error:
             wait_s = self._rest(lane, error)

@@ -1,0 +1,130 @@
+"""A batch that met an outage of the database, and that Redis lost before it was over: only its process has it."""
+
+from __future__ import annotations
+
+import pytest
+
+from service.queue.lane_store import DeadLetter
+from service.queue.lanes import Lane
+from service.queue.message_queue import QueueEntry
+from service.queue.queue_errors import DeadLettersFull
+from template.base.client_session import ClientSession
+from template.chat.chat_dead_letters import ChatDeadLetters, Outcome
+from template.chat.chat_events import QUEUE_NAME
+from tests.chat_world import ChatWorld
+from tests.refusing_database import POISON, Refusing
+
+
+def lane_of(chat: ChatWorld, user: ClientSession) -> Lane:
+    partition = chat.keys.account_partition(user.session.account_id)
+    return chat.container.queue.lane(QUEUE_NAME, partition, str(user.session.shard_id))
+
+
+async def saved(chat: ChatWorld, user: ClientSession, room_id: str) -> list[tuple[int, str]]:
+    return [(row["seq"], row["content"]) for row in await chat.rows(user, "fp_chat_window_get", room_id, 100)]
+
+
+async def letters(chat: ChatWorld) -> list[DeadLetter]:
+    return await chat.container.queue.dead_letters(QUEUE_NAME)
+
+
+async def lost_batch(chat: ChatWorld, user: ClientSession, *texts: str) -> tuple[str, Lane, Refusing]:
+    """A room with a question and its answer, and a batch with two events for each of ``texts``, which only the
+    consumer's process has."""
+    room_id, lane = (await chat.room(user)).room_id, lane_of(chat, user)
+    await chat.send(user, room_id, "good")
+    await chat.persist()
+    database = Refusing(chat)
+    database.down = True
+    for text in texts:
+        await chat.send(user, room_id, text)
+    await drain(chat, lane)
+    assert chat.template._parts.consumer._writer.unfinished == {lane}
+    await chat.forget_everything()
+    database.down = False
+    return room_id, lane, database
+
+
+async def drain(chat: ChatWorld, lane: Lane) -> None:
+    await chat.template._parts.consumer._drain(lane, 0.0)
+
+
+async def test_refused_events_of_a_lost_batch_become_dead_letters(chat: ChatWorld) -> None:
+    """cases/faults.md U3: they are written when the cause is gone, with what came after them."""
+    user = await chat.user()
+    room_id, lane, database = await lost_batch(chat, user, POISON, "behind")
+    await drain(chat, lane)
+    found = await letters(chat)
+    assert [letter.fields["seq"] for letter in found] == ["3", "4", "5", "6"]
+    assert {letter.group for letter in found} == {room_id}
+    assert "refused by the database" in found[0].reason
+    # It goes behind them, like in any room with dead letters.
+    await chat.send(user, room_id, "later")
+    await chat.persist()
+    assert len(await letters(chat)) == 6
+    database.on = False
+    dead = ChatDeadLetters(chat.container.queue, chat.container.cache.get_bulk_client(), chat.template._wiring.settings)
+    assert await dead.replay(lane, room_id) == Outcome(6, 0)
+    await chat.persist()
+    questions = [content for _, content in await saved(chat, user, room_id)][::2]
+    assert questions == ["good", POISON, "behind", "later"]
+    assert await chat.questions(user, room_id) == questions
+
+
+async def test_lost_batch_is_written_under_its_lanes_lock(chat: ChatWorld) -> None:
+    """cases/faults.md U3: another process that writes the lane meanwhile is not overtaken."""
+    user = await chat.user()
+    room_id, lane, _ = await lost_batch(chat, user, "two")
+    before = await saved(chat, user, room_id)
+    async with chat.container.queue.holding(lane, 1.0):
+        await drain(chat, lane)
+        assert await saved(chat, user, room_id) == before
+    await drain(chat, lane)
+    assert [content for _, content in await saved(chat, user, room_id)] == ["good", "stub: good", "two", "stub: two"]
+    assert not chat.template._parts.consumer._writer.unfinished
+
+
+async def test_lost_batch_stays_here_while_the_dead_letters_are_full(
+    chat: ChatWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    user = await chat.user()
+    _, lane, _ = await lost_batch(chat, user, POISON)
+
+    async def full(*_: object) -> int:
+        raise DeadLettersFull(QUEUE_NAME, 0)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(chat.container.queue, "add_dead_letters", full)
+        await drain(chat, lane)
+    assert chat.template._parts.consumer._writer.unfinished == {lane}
+    await drain(chat, lane)
+    assert [letter.fields["seq"] for letter in await letters(chat)] == ["3", "4"]
+
+
+async def test_dead_letters_of_lost_entries_are_added_once(chat: ChatWorld) -> None:
+    """The answer of the first call may be lost: the call is made again."""
+    lane = lane_of(chat, await chat.user())
+    lost = [(QueueEntry(f"1-{n}", {"id": f"m{n}", "payload": "{}"}), "refused") for n in range(2)]
+    queue = chat.container.queue
+    assert await queue.add_dead_letters(lane, lost[:1], {"1-0": "room"}) == 1
+    assert await queue.add_dead_letters(lane, lost, {"1-0": "room", "1-1": "room"}) == 1
+    assert [(letter.entry_id, letter.fields["id"]) for letter in await letters(chat)] == [("1-0", "m0"), ("1-1", "m1")]
+    assert await chat.redis.execute("HGET", lane.held_key, "room") == "2"
+
+
+async def test_batch_that_redis_still_has_is_kept_until_it_is_read_again(chat: ChatWorld) -> None:
+    """Redis may lose it in the moment after it was asked."""
+    user = await chat.user()
+    room_id, lane = (await chat.room(user)).room_id, lane_of(chat, user)
+    writer = chat.template._parts.consumer._writer
+    database = Refusing(chat)
+    database.down = True
+    await chat.send(user, room_id, "one")
+    await drain(chat, lane)
+    database.down = False
+    await writer.write_lost(lane)
+    assert writer.unfinished == {lane}
+    # Another process writes it.
+    await chat.redis.execute("XTRIM", lane.stream_key, "MAXLEN", "0")
+    await writer.write_lost(lane)
+    assert not writer.unfinished
