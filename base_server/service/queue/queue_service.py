@@ -166,10 +166,9 @@ class QueueService(Facade):
         return await self._store.has_entries_to(lane, entry_id)
 
     async def move(self, entry: QueueEntry, lane: Lane, to: Lane) -> None:
-        """Put a waiting entry at the end of another lane, once however often it is called; it keeps its message id.
-        Raises QueueFull when that one is at max_backlog (nothing was moved)."""
-        await self._store.append(to, entry.to_message(lane.queue_name))
-        await self._store.remove(lane, [entry.entry_id])
+        """Put a waiting entry at the end of another lane, once however often it is called within ``dedup_s``; it keeps
+        its message id. Raises QueueFull when that one is at max_backlog (nothing was moved)."""
+        await self._store.move(entry.entry_id, lane, to, entry.to_message(lane.queue_name))
 
     def lane(self, queue_name: str, partition: int, lane: str) -> Lane:
         """Raises ServiceError for a lane that the queue does not have."""

@@ -204,8 +204,7 @@ class BatchWriter:
 
     async def _moved_home(self, lane: Lane, event: Event) -> bool:
         """A room with an id of a host's own was loaded, or created, in its account's partition after this was sent: the
-        event goes to the end of the lane there. Without a note it stays: the lane it came from remembers its message
-        id, and would take it for a repeat."""
+        event goes to the end of the lane there. Without a note it stays where it is."""
         home = await self._directory.noted_home(event.room_id)
         if home is None or home == lane.partition or event.entry is None:
             return False
