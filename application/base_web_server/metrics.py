@@ -101,8 +101,9 @@ class Metrics:
         except (ServiceError, TimeoutError):
             return None
 
-    def render(self, *, ready: bool, queues: QueueNumbers | None) -> bytes:
-        """The text format. Without ``queues`` their gauges are left out, and `base_server_source_up` says so."""
+    def render(self, *, ready: bool, queues: QueueNumbers | None, degraded: Iterable[str] = ()) -> bytes:
+        """The text format. ``degraded``: names of checks, as ``/readyz`` has them. Without ``queues`` their gauges are
+        left out, and `base_server_source_up` says so."""
         self.flush()
         source_up = GaugeMetricFamily(
             "base_server_source_up",
@@ -110,9 +111,15 @@ class Metrics:
             labels=("source",),
         )
         source_up.add_metric(["redis"], 0 if queues is None else 1)
+        is_degraded = GaugeMetricFamily(
+            "base_server_degraded", "1 for each check that /readyz calls degraded.", labels=("check",)
+        )
+        for check in degraded:
+            is_degraded.add_metric([check], 1)
         stats = queues or {}
         self._now.families = [
             GaugeMetricFamily("base_server_ready", "1 when the server is ready.", value=1 if ready else 0),
+            is_degraded,
             source_up,
             _of_queues("base_server_queue_waiting", "Entries that wait in a queue.", stats, "waiting"),
             _of_queues("base_server_queue_oldest_age_seconds", "Age of a queue's oldest entry.", stats, "oldest_age_s"),

@@ -84,7 +84,9 @@ async def check_redis(settings: ServerSettings) -> list[Finding]:
             findings.append(await _signals(tools, settings.cacheConfig.username or "default"))
             findings += await _queues(tools, settings.templateConfig.env)
             shard_ids = [shard.shard_id for shard in settings.databaseConfig.shards]
-            findings += [Finding("shard", Level.BAD, str(found), MEND_OLDER_SHARD)
+            alarms = await tools.older_shards.alarms(shard_ids)
+            findings += [Finding("shard", Level.BAD, str(found), MEND_OLDER_SHARD) if found in alarms
+                         else Finding("shard", Level.DOUBTFUL, f"{found}: that is done", MEND_OLDER_SHARD)
                          for found in await tools.older_shards.reports(shard_ids)]  # fmt: skip
             return findings
     except StartError as error:

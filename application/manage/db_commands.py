@@ -10,10 +10,12 @@ from typing import Any, TypeVar
 
 from application.base_web_server.config import ServerSettings
 from application.manage.mends import mend_database
+from application.manage.operating import operating
 from service.core.errors import ServiceUnavailable, StartError
 from service.db.databases import Databases, apply_all, read_all_status, set_fence
 from service.db.schema import ScriptState
 from service.service_container import SCRIPTS_FOLDER
+from template.chat.chat_shard_marks import OlderShard
 
 T = TypeVar("T")
 
@@ -37,6 +39,7 @@ def add_to(groups: Any) -> None:
             "let nobody read or write a MySQL shard, so that it can be copied; what happens waits in Redis",
         ),
         ("unfence", _unfence, "give a fenced shard, or its copy, back to the servers"),
+        ("acknowledge", _acknowledge, "a shard came back older, and you know what it lost: end that alarm"),
     ):
         command = commands.add_parser(name, help=text)
         command.add_argument("--shard", type=int, required=True, metavar="ID", help="its shard_id in databaseConfig")
@@ -81,6 +84,18 @@ def _fence(settings: ServerSettings, options: argparse.Namespace) -> int:
 def _unfence(settings: ServerSettings, options: argparse.Namespace) -> int:
     label = _run(settings, set_fence(_databases(settings), settings.databaseConfig, options.shard, fenced=False))
     sys.stdout.write(f"{label}: open\n")
+    return 0
+
+
+def _acknowledge(settings: ServerSettings, options: argparse.Namespace) -> int:
+    async def acknowledge() -> list[OlderShard]:
+        async with operating(settings) as tools:
+            return await tools.older_shards.acknowledge(options.shard)
+
+    found = asyncio.run(acknowledge())
+    sys.stdout.writelines(f"acknowledged: {each}\n" for each in found)
+    if not found:
+        sys.stdout.write(f"shard {options.shard}: there is nothing to acknowledge\n")
     return 0
 
 

@@ -109,6 +109,8 @@ async def test_redis_away_fails_and_comes_back(tmp_path: Path, private_server: R
         health = monitor(container)
         assert (await health.readiness()).names(Health.FAILED) == ["redis"]
         assert b"base_server_ready 0.0" in Metrics(container.queue).render(ready=False, queues={})
+        said = Metrics(container.queue).render(ready=True, queues={}, degraded=["chat_older_shards"])
+        assert b'base_server_degraded{check="chat_older_shards"} 1.0' in said
         private_server.start()
         assert (await monitor(container).readiness()).ready
     finally:

@@ -24,6 +24,7 @@ LABELS = {
     "base_server_requests": {"protocol", "error_code"},
     "base_server_request_seconds": {"protocol"},
     "base_server_source_up": {"source"},
+    "base_server_degraded": {"check"},
     "base_server_queue_waiting": {"queue"},
     "base_server_queue_oldest_age_seconds": {"queue"},
     "base_server_queue_dead_letters": {"queue"},

@@ -27,8 +27,8 @@ def add_health_routes(app: web.Application, health: HealthReporter, metrics: Met
         return web.json_response(body, status=200 if ready else 503)
 
     async def show_metrics(request: web.Request) -> web.Response:
-        (ready, _), queues = await asyncio.gather(health.report(verbose=False), metrics.read_queues())
-        body = metrics.render(ready=ready, queues=queues)
+        (ready, said), queues = await asyncio.gather(health.report(verbose=False), metrics.read_queues())
+        body = metrics.render(ready=ready, queues=queues, degraded=said["degraded"])
         return web.Response(body=body, headers={"Content-Type": Metrics.content_type})
 
     app.router.add_get("/livez", livez)

@@ -40,7 +40,7 @@ class _Rest:
 @dataclass(frozen=True)
 class ConsumerHealth:
     """``silent_s``: seconds since the last batch was written (since start when none was), or since a lane that this
-    process is at work on got any further, whichever is longer. ``older_shards``: found by this process."""
+    process is at work on got any further, whichever is longer. ``older_shards``: see ShardMarks.alarms."""
 
     backlog: int
     largest_lane: int
@@ -137,9 +137,8 @@ class ChatPersistenceConsumer:
         silent_s = time.monotonic() - min([self._last_progress, *self._lane_progress.values()])
         dead = await self._queue.dead_letter_count(QUEUE_NAME)
         largest = max(backlog.values(), default=0)
-        return ConsumerHealth(
-            sum(backlog.values()), largest, silent_s, self._last_error, dead, self._writer.marks.found
-        )
+        older = await self._writer.marks.alarms()
+        return ConsumerHealth(sum(backlog.values()), largest, silent_s, self._last_error, dead, older)
 
     async def _begin_waiting(self, lock_timeout_s: float) -> None:
         backlog = await self._queue.backlog(QUEUE_NAME)

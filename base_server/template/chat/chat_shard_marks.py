@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from service.cache.cache_client import CacheClient
@@ -61,7 +61,8 @@ class OlderShard:
     """A database that was found older: what it knew and what Redis knew (times), and what became of the difference.
 
     ``lost``: room → the seqs that neither the database nor Redis has, as text. What was in no room of Redis any more
-    is not in it: nobody knows it."""
+    is not in it: nobody knows it. ``last_event``: of those that are written again, '' for none; None while they are
+    still being queued."""
 
     shard_id: int
     partition: int
@@ -69,6 +70,7 @@ class OlderShard:
     known_until: str
     written_again: int
     lost: dict[str, str]
+    last_event: str | None = ""
 
     def __str__(self) -> str:
         rooms = "".join(f"; room {room_id} lacks messages {seqs}" for room_id, seqs in self.lost.items())
@@ -79,7 +81,8 @@ class OlderShard:
 
 
 class OlderShards:
-    """What was found, kept in Redis for seven days."""
+    """What was found, by whatever process: kept in Redis for seven days, and an alarm until everything that Redis had
+    is in the database again, and until an operator has acknowledged what is in neither."""
 
     def __init__(self, cache: CacheClient) -> None:
         self._cache = cache
@@ -89,20 +92,39 @@ class OlderShards:
         key = self._keys.older_shard(found.shard_id, found.partition)
         await self._cache.execute("SET", key, json.dumps(vars(found)), "EX", _REPORT_TTL_S)
 
+    async def find(self, shard_id: int, partition: int) -> OlderShard | None:
+        """The last find of a shard and partition."""
+        text = await self._cache.execute("GET", self._keys.older_shard(shard_id, partition))
+        return OlderShard(**json.loads(text)) if text else None
+
     async def reports(self, shard_ids: Iterable[int]) -> list[OlderShard]:
         """The last find of each shard and partition."""
         partitions = range(self._cache.partitions.count)
         commands = [("GET", self._keys.older_shard(shard_id, p)) for shard_id in shard_ids for p in partitions]
         return [OlderShard(**json.loads(text)) for text in await self._cache.execute_many(commands) if text]
 
+    async def alarms(self, shard_ids: Iterable[int]) -> list[OlderShard]:
+        """Those of :meth:`reports` that somebody must know of now."""
+        found = await self.reports(shard_ids)
+        marks = [("HGET", self._keys.lane_mark(each.shard_id, each.partition), "saved") for each in found]
+        saved = await self._cache.execute_many(marks) if marks else []
+        return [each for each, mark in zip(found, saved, strict=True) if each.lost or not _is_written(each, mark or "")]
+
+    async def acknowledge(self, shard_id: int) -> list[OlderShard]:
+        """An operator knows what the shard has lost: forget it. Returns what was forgotten; what is not written again
+        yet stays an alarm until it is."""
+        found = await self.reports([shard_id])
+        for each in found:
+            await self.add(replace(each, lost={}))
+        return [each for each in found if each.lost]
+
 
 class ShardMarks:
-    """``cache`` is the bulk client. :attr:`found`: what this process found since its start."""
+    """``cache`` is the bulk client."""
 
     def __init__(
         self, queue: QueueService, database: ShardDatabase, cache: CacheClient, settings: ChatSettings
     ) -> None:
-        self.found: list[OlderShard] = []
         self._progress: Callable[[Lane], None] = lambda _: None
         self._queue = queue
         self._database = database
@@ -114,6 +136,10 @@ class ShardMarks:
     def on_progress(self, progress: Callable[[Lane], None]) -> None:
         """Call this whenever a restore got any further."""
         self._progress = progress
+
+    async def alarms(self) -> list[OlderShard]:
+        """The shards that came back older, whoever found it, as long as an operator should know."""
+        return await self._older.alarms(sorted({int(lane.name) for lane in self._queue.lanes(QUEUE_NAME)}))
 
     async def advance(self, lane: Lane, known: str, last: str) -> int | None:
         """A batch up to the event ``last`` is in the database. ``known``: the last one written before, as Redis knew it
@@ -171,6 +197,13 @@ class ShardMarks:
         return int(rows[0]["mark"])
 
     async def _restore(self, lane: Lane, mark: int, known: int) -> None:
+        database_until, known_until = (iso_of_ms(value >> _COUNTER_BITS) for value in (mark, known))
+        # What an earlier restore could not bring back is still to be acknowledged.
+        earlier = await self._older.find(int(lane.name), lane.partition)
+        found = OlderShard(
+            int(lane.name), lane.partition, database_until, known_until, 0, earlier.lost if earlier else {}, None
+        )
+        await self._older.add(found)
         pattern = self._keys.room_record("*", lane.partition)
         begin = len(pattern) - 1
         done_key = self._keys.restored_rooms(int(lane.name), mark, lane.partition)
@@ -198,10 +231,10 @@ class ShardMarks:
         EVENTS_WRITTEN_AGAIN.add(amount=written)
         if lost:
             MESSAGES_LOST.add(amount=sum(count for _, count, _ in done.values()))
-        database_until, known_until = (iso_of_ms(value >> _COUNTER_BITS) for value in (mark, known))
-        found = OlderShard(int(lane.name), lane.partition, database_until, known_until, written, lost)
+        # The lane's newest event now is none before the last that was queued here.
+        last_event = await self._queue.last_entry(lane) if written else None
+        found = replace(found, written_again=written, lost=found.lost | lost, last_event=last_event or "")
         Logger.error("a shard database came back older", **vars(found))
-        self.found.append(found)
         await self._older.add(found)
 
     async def _hash(self, key: str) -> dict[str, str]:
@@ -291,6 +324,10 @@ class ShardMarks:
 
     async def _call(self, lane: Lane, procedure: str, *params: object) -> list[Row]:
         return await self._database.call_shard_procedure(int(lane.name), procedure, params)
+
+
+def _is_written(found: OlderShard, saved: str) -> bool:
+    return found.last_event is not None and mark_of(found.last_event) <= mark_of(saved)
 
 
 class _EventMaker:

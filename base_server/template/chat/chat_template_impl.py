@@ -143,6 +143,8 @@ class ChatTemplateImpl(BaseTemplate):
                 checks.append(ReadinessCheck("chat_dead_letters", Health.DEGRADED, reason))
             if health.older_shards:
                 reason = "; ".join(map(str, health.older_shards))
+                if any(found.lost for found in health.older_shards):
+                    reason += "; until an operator has seen it: python -m application.manage db acknowledge"
                 checks.append(ReadinessCheck("chat_older_shards", Health.DEGRADED, reason))
             return checks
         except ServiceUnavailable as outage:

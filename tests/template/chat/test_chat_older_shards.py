@@ -6,12 +6,15 @@ from typing import Any
 
 import pytest
 
+from service.cache.cache_settings import CacheSettings
 from service.core.errors import ServiceUnavailable
 from service.queue.lanes import Lane
 from template.base.client_session import ClientSession
 from template.chat.chat_events import QUEUE_NAME
 from template.chat.chat_shard_marks import OlderShards, ShardMarks
-from tests.chat_world import ChatWorld
+from tests.backends_mariadb import DatabaseBackend
+from tests.chat_world import ChatWorld, running_world
+from tests.openai_stub import OpenAIStub
 
 
 def marks_of(chat: ChatWorld) -> ShardMarks:
@@ -38,6 +41,49 @@ async def waiting(chat: ChatWorld, lane: Lane) -> list[str]:
 
 async def stored(chat: ChatWorld, user: ClientSession, room_id: str) -> list[tuple[int, str]]:
     return [(row["seq"], row["content"]) for row in await chat.rows(user, "fp_chat_window_get", room_id, 100)]
+
+
+async def alarm(chat: ChatWorld) -> str:
+    """What /readyz says of it."""
+    checks = await chat.template.readiness()
+    return next((check.reason for check in checks if check.name == "chat_older_shards"), "")
+
+
+async def test_every_process_has_the_alarm_until_all_is_written_again(
+    chat: ChatWorld, backends: tuple[CacheSettings, DatabaseBackend], app_id: str, provider: OpenAIStub
+) -> None:
+    """cases/faults.md U12: an operator sees it whichever process answers, and it ends by itself."""
+    user = await chat.user()
+    lane, room_id = lane_of(chat, user), (await chat.room(user)).room_id
+    await chat.send(user, room_id, "one")
+    await lose_what_waits(chat, lane)
+    async with running_world(*backends, app_id, provider) as other:
+        # Its start looked at the marks; this process has found nothing itself.
+        assert "3 events are written again" in await alarm(chat)
+        assert await alarm(chat) == await alarm(other)
+        await chat.persist()
+        assert await alarm(chat) == await alarm(other) == ""
+    assert await OlderShards(chat.redis).reports([int(lane.name)])
+
+
+async def test_alarm_of_lost_messages_stays_until_it_is_acknowledged(chat: ChatWorld) -> None:
+    """cases/faults.md U12: another find meanwhile does not hide them."""
+    user = await chat.user()
+    lane, room_id = lane_of(chat, user), (await chat.room(user)).room_id
+    for n in range(4):
+        await chat.send(user, room_id, str(n))
+    # As after a trim: the first half of the window is in no list any more, and its rows are lost.
+    await chat.redis.execute("LPOP", chat.keys.messages(room_id), 4)
+    await chat.redis.execute("HSET", chat.keys.room_record(room_id), "floor", "5", "len", "4", "older", "1")
+    for text in ("more", "last"):
+        await chat.send(user, room_id, text)
+        await lose_what_waits(chat, lane)
+        await marks_of(chat).check_lane(int(lane.name), lane.partition)
+        await chat.persist()
+    assert f"room {room_id} lacks messages 1 to 4" in await alarm(chat)
+    assert [each.shard_id for each in await OlderShards(chat.redis).acknowledge(int(lane.name))] == [int(lane.name)]
+    assert await alarm(chat) == ""
+    assert await OlderShards(chat.redis).acknowledge(int(lane.name)) == []
 
 
 async def test_room_with_pushed_entries_is_written_again(chat: ChatWorld) -> None:
