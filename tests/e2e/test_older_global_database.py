@@ -201,11 +201,12 @@ async def test_account_without_mapping_goes_to_no_other_shard(deployment: Deploy
         deployment.change_global(f"DELETE FROM account_shards WHERE account_db_key = {key}")
 
         secret = {"account_id": name, "password": "correct horse"}
-        assert (await player.post("/api/account/login", **secret))["errorCode"] == 5003
+        for _ in range(2):
+            assert (await player.post("/api/account/login", **secret))["errorCode"] == 5003
         assert (await player.post("/api/account/login", account_id=name, password="another horse"))["errorCode"] == 2002
         assert (await player.post("/api/account/signup", **secret))["errorCode"] == 2001
         assert deployment.global_rows(mapping) == []
-        assert "account without a shard" in deployment.server.log
+        assert deployment.server.log.count("account without a shard") == 1
         page = await player.ok("/api/chat/messages", room_id=room_id)
         assert page["messages"][0]["content"] == SECRET, "a session knows its shard"
 

@@ -35,6 +35,7 @@ from template.base.session_info import SessionInfo
 
 SIGNUPS = Counter("account_signups", "Accounts created.")
 LOGINS = Counter("account_logins", "Logins with the right password (ok) or without (refused).", ("outcome",))
+_MOST_REPORTED = 10_000
 LOGOUTS = Counter("account_logouts", "Sessions ended by their account.")
 
 
@@ -58,6 +59,7 @@ class AccountTemplateImpl(BaseTemplate):
         self._signups = signups
         self._mark = mark
         self._scheduler = scheduler
+        self._without_shard: set[int] = set()  # accounts that the log has already
         self._mark_job = f"global_database_mark:{secrets.token_hex(4)}"
 
     def protocols(self) -> Sequence[Protocol]:
@@ -125,9 +127,9 @@ class AccountTemplateImpl(BaseTemplate):
             raise WrongCredentials()
         await self._logins.forgive(request.account_id, client_session.peer)
         if account.shard_id is None:
-            # Any other shard would be another account's rooms or none: only an operator can bring the mapping back.
-            Logger.error("account without a shard: its row of account_shards is lost", account=account.account_db_key)
+            self._report_missing_shard(account.account_db_key)
             raise ServiceDown("the shard of this account is not known")
+        self._without_shard.discard(account.account_db_key)
         session = SessionInfo(account.account_id, account.account_db_key, account.shard_id, account.nickname)
         token = await self._sessions.create(session, account.generation)
         LOGINS.add("ok")
@@ -135,6 +137,16 @@ class AccountTemplateImpl(BaseTemplate):
             account_id=account.account_id, nickname=account.nickname, created_at=account.created_at.isoformat()
         )
         return LoginResponse(accessToken=token, account=view)
+
+    def _report_missing_shard(self, account_db_key: int) -> None:
+        """Once an account: its app may try to log in every few seconds."""
+        if account_db_key in self._without_shard:
+            return
+        if len(self._without_shard) >= _MOST_REPORTED:
+            self._without_shard.clear()
+        self._without_shard.add(account_db_key)
+        # Any other shard would be another account's rooms or none: only an operator can bring the mapping back.
+        Logger.error("account without a shard: its row of account_shards is lost", account=account_db_key)
 
     @answers(LogoutResponse)
     async def on_logout_req(self, client_session: ClientSession, request: LogoutRequest) -> LogoutResponse:

@@ -76,6 +76,8 @@ class GlobalMark:
         self._database = database
         self._number = 0
         self._older: CameBackOlder | None = None
+        self._missed_account = 0  # the newest account that Redis knew when the database was found without it
+        self._untold_loss: int | None = None
         self.generation = 0
 
     @property
@@ -93,8 +95,10 @@ class GlobalMark:
         known = await KnownMark.read(self._cache)
         number, generation = max(known.number, self._number), max(known.generation, self.generation)
         stored = (await self._database.call_global_procedure("fp_mark_get", (known.account,)))[0]
-        lacks_newest = known.account > 0 and not stored["account_known"]
+        # A Redis that takes no writes goes on to name an account that is missed already.
+        lacks_newest = known.account not in (0, self._missed_account) and not stored["account_known"]
         if stored["number"] < number or stored["generation"] < generation or lacks_newest:
+            self._missed_account = known.account
             generation = max(generation, stored["generation"]) + 1
             await self._lift(max(number, stored["number"]), generation, max(1, number - stored["number"]))
             return
@@ -102,7 +106,7 @@ class GlobalMark:
         self._number = max(self._number, stored["number"])
         self.generation = max(self.generation, stored["generation"])
         self._older = known.older or self._older
-        if (known.number, known.generation) != (self._number, self.generation):
+        if (known.number, known.generation) != (self._number, self.generation) or self._untold_loss is not None:
             await self._tell_redis()
 
     async def note(self, number: int, account_db_key: int | None = None) -> None:
@@ -124,13 +128,17 @@ class GlobalMark:
         self._older = CameBackOlder(int(time.time()), lost)
         CAME_BACK_OLDER.add("global")
         Logger.error("the global database came back older", lost_changes=lost, number=number, generation=generation)
-        await self._tell_redis(lost=lost)
+        self._untold_loss = lost
+        await self._tell_redis()
 
-    async def _tell_redis(self, account_db_key: int | None = None, lost: int | None = None) -> None:
-        """Best effort: this process knows it already, and the next check tells a Redis that was away or full."""
+    async def _tell_redis(self, account_db_key: int | None = None) -> None:
+        """Best effort: this process knows it already, and the next check tells a Redis that was away."""
+        lost = self._untold_loss
         args = [self._number, self.generation, account_db_key or "", lost or ""]
         try:
             await self._cache.get_client().run_script(_RAISE, [_key(self._cache)], args)
+            if self._untold_loss == lost:
+                self._untold_loss = None
         except ServiceUnavailable as outage:
             Logger.debug("the mark of the global database is not in Redis yet", reason=outage.reason)
 

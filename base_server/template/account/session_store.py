@@ -22,6 +22,7 @@ import ujson
 from service.cache.cache_errors import CacheCommandError
 from service.cache.cache_service import CacheService
 from service.cache.premise import Premise
+from service.core.errors import ServiceUnavailable
 from service.core.logger import Logger
 from template.account.ended_sessions import EndedSessions
 from template.account.global_mark import GlobalMark
@@ -101,9 +102,14 @@ class SessionStore:
             if not await self._goes_on(record, is_of_another_run, is_of_an_older_database):
                 await client.execute("DEL", key)
                 return None
-            # XX: a logout meanwhile is not undone.
-            text = ujson.dumps(record | {"epoch": epoch, "generation": max(generation, record.get("generation", 0))})
-            await client.execute("SET", key, text, "EX", self._ttl_s, "XX")
+            proven = ujson.dumps(record | {"epoch": epoch, "generation": max(generation, record.get("generation", 0))})
+            try:
+                # XX: a logout meanwhile is not undone.
+                await client.execute("SET", key, proven, "EX", self._ttl_s, "XX")
+                text = proven
+            except ServiceUnavailable as outage:
+                # A full Redis, say: the session goes on all the same, and is proven again by whoever finds it next.
+                Logger.debug("a session could not be written again", reason=outage.reason)
         session = SessionInfo(
             account_id=str(record["account_id"]),
             account_db_key=int(record["account_db_key"]),

@@ -29,12 +29,14 @@ EXEMPT = {
     "hold_entry",
     "leave_reply",
     "mark_processing",
+    "raise_mark",
     "restore_turn",
     "settle",
     "stop_reply",
     "transition",
 }
-"""What lies between the queue and the database, and what ends a reply (cases/faults.md U2)."""
+"""What lies between the queue and the database, what ends a reply (cases/faults.md U2), and the mark of the global
+database (U11)."""
 ADD = Script("add", "return redis.call('SET', KEYS[1], string.rep('x', 100))")
 ADD_ALLOWED = Script("add", ADD.body, allow_oom=True)
 

@@ -198,6 +198,50 @@ async def test_sessions_are_looked_up_once_after_an_older_database(
         assert database.calls == before
 
 
+async def test_older_database_beside_a_full_redis_is_noticed_once(
+    private_server: RedisServer, app_id: str, database: DatabaseService
+) -> None:
+    """cases/faults.md U11, U2: every process knows of it, and the sessions go on though they cannot be written."""
+    async with running_cache(private_server.settings(), app_id) as cache:
+        marks = [GlobalMark(cache, database) for _ in range(2)]
+        stores = [SessionStore(cache, EndedSessions(database, 100), 100, mark) for mark in marks]
+        await marks[0].check()
+        token = await stores[0].create(await new_account(database), marks[0].generation)
+        generation = marks[0].generation
+        await cache.get_client().execute("CONFIG", "SET", "maxmemory", "1")
+        # An account that the database does not know.
+        await marks[0].note(marks[0]._number, 2**52)
+        for _ in range(2):
+            for mark in marks:
+                await mark.check()
+        assert marks[0].generation == marks[1].generation == generation + 1
+        assert all(mark.alarm is not None for mark in marks)
+        for store in stores:
+            assert await store.find_ended([token]) == []
+            assert store.recall(token) is not None
+
+
+async def test_older_database_beside_a_redis_that_takes_no_writes_is_noticed_once(
+    private_server: RedisServer, app_id: str, database: DatabaseService
+) -> None:
+    """cases/faults.md U11: not at every check; Redis has the alarm when it takes writes again."""
+    async with running_cache(private_server.settings(), app_id) as cache:
+        mark = GlobalMark(cache, database)
+        await mark.check()
+        await mark.note(mark._number, 2**52)
+        generation = mark.generation
+        await cache.get_client().execute("CONFIG", "SET", "min-replicas-to-write", "1")
+        for _ in range(3):
+            await mark.check()
+        assert mark.generation == generation + 1
+        await cache.get_client().execute("CONFIG", "SET", "min-replicas-to-write", "0")
+        await mark.check()
+        other = GlobalMark(cache, database)
+        await other.check()
+        assert (other.generation, other.alarm) == (mark.generation, mark.alarm)
+        assert other.alarm is not None
+
+
 async def test_session_ends_when_redis_and_the_database_both_came_back(
     private_server: RedisServer, app_id: str, database: DatabaseService
 ) -> None:

@@ -3,6 +3,7 @@
 -- KEYS: 1 mark
 -- ARGV: 1 number; 2 generation; 3 account_db_key of an account stored just now, or ''; 4 how many changes the database lacks, '' when it is not older
 -- returns: 0
+-- allow-oom: the five numbers of the one mark
 if redis.call('TYPE', KEYS[1]).ok ~= 'hash' then redis.call('DEL', KEYS[1]) end
 for i, field in ipairs({ 'number', 'generation' }) do
   if tonumber(ARGV[i]) > (tonumber(redis.call('HGET', KEYS[1], field) or '') or -1) then
