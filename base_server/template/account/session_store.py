@@ -155,7 +155,8 @@ class SessionStore:
         self._found[token] = belief
 
     async def find_ended(self, tokens: Collection[str]) -> list[str]:
-        """Those of ``tokens`` that :meth:`find` knows no more, for sessions that it found before; one round trip.
+        """Those of ``tokens`` that :meth:`find` knows no more, for sessions that it found before; one round trip for
+        each hundred, since thousands at once would hold up everybody else's calls.
 
         Raises ``ServiceUnavailable`` as :meth:`find` does."""
         keys = {token: _session_key(token) for token in tokens}
@@ -163,8 +164,12 @@ class SessionStore:
         client = self._cache.get_client()
         # The run itself: one that came back with older data may get the number that the lost one had.
         runs = [("GET", client.key("epoch_run", partition)) for partition in partitions]
-        answers = await client.execute_many([*runs, *(("EXISTS", self._redis_key(key)) for key in keys.values())])
+        looks = [("EXISTS", self._redis_key(key)) for key in keys.values()]
+        answers = await client.execute_many([*runs, *looks[:_LOOKS_AT_ONCE]])
+        # A run that begins after this is noticed the next time.
         seen = dict(zip(partitions, answers, strict=False))
+        for start in range(_LOOKS_AT_ONCE, len(looks), _LOOKS_AT_ONCE):
+            answers += await client.execute_many(looks[start : start + _LOOKS_AT_ONCE])
         ended = [token for token, exists in zip(keys, answers[len(runs) :], strict=True) if not exists]
         # In another run of Redis, or in an older global database, a session that is there may have ended before.
         generation = self._generation
