@@ -76,7 +76,8 @@ class Event:
 
     @property
     def is_replayed(self) -> bool:
-        """It was a dead letter, or waited behind one: it is written though its room may have more of them."""
+        """It was a dead letter, or waited behind one, or was written before them and then lost: it is written though
+        its room may have more of them."""
         return self.entry is not None and "was" in self.entry.fields
 
     @property

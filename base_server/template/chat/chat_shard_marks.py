@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Awaitable, Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Awaitable, Callable, Iterable, Sequence, Set
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from service.cache.cache_client import CacheClient
@@ -20,8 +21,18 @@ from service.cache.cache_errors import CacheCommandError
 from service.core.errors import ServiceUnavailable
 from service.core.logger import Logger
 from service.queue.lanes import Lane
+from service.queue.message_queue import QueueEntry
 from service.queue.queue_service import QueueService
-from template.chat.chat_events import MESSAGE_DELETE, MESSAGE_SAVE, QUEUE_NAME, ROOM_CREATE, ROOM_DELETE, ROOM_UPDATE
+from template.chat.chat_events import (
+    MESSAGE_DELETE,
+    MESSAGE_SAVE,
+    QUEUE_NAME,
+    ROOM_CREATE,
+    ROOM_DELETE,
+    ROOM_UPDATE,
+    BadEvent,
+    read_event,
+)
 from template.chat.chat_instruments import EVENTS_WRITTEN_AGAIN, MESSAGES_LOST, SHARD_OLDER
 from template.chat.chat_keys import ChatKeys
 from template.chat.chat_loader import Row, ShardDatabase
@@ -62,7 +73,7 @@ class OlderShard:
 
     ``lost``: room → the seqs that neither the database nor Redis has, as text. What was in no room of Redis any more
     is not in it: nobody knows it. ``last_event``: of those that are written again, '' for none; None while they are
-    still being queued."""
+    still being queued. ``left``: rooms that are damaged in Redis, of which nothing is written again."""
 
     shard_id: int
     partition: int
@@ -71,13 +82,20 @@ class OlderShard:
     written_again: int
     lost: dict[str, str]
     last_event: str | None = ""
+    left: list[str] = field(default_factory=list)
 
     def __str__(self) -> str:
         rooms = "".join(f"; room {room_id} lacks messages {seqs}" for room_id, seqs in self.lost.items())
+        rooms += "".join(f"; room {room_id} is damaged in Redis and is not written again" for room_id in self.left)
         return (
             f"shard {self.shard_id}, partition {self.partition}: the database came back as of {self.database_until},"
             f" written was until {self.known_until}; {self.written_again} events are written again from Redis{rooms}"
         )
+
+    @property
+    def is_incomplete(self) -> bool:
+        """Something is missing that is not written again: an operator should know of it."""
+        return bool(self.lost or self.left)
 
 
 class OlderShards:
@@ -108,15 +126,19 @@ class OlderShards:
         found = await self.reports(shard_ids)
         marks = [("HGET", self._keys.lane_mark(each.shard_id, each.partition), "saved") for each in found]
         saved = await self._cache.execute_many(marks) if marks else []
-        return [each for each, mark in zip(found, saved, strict=True) if each.lost or not _is_written(each, mark or "")]
+        return [
+            each
+            for each, mark in zip(found, saved, strict=True)
+            if each.is_incomplete or not _is_written(each, mark or "")
+        ]
 
     async def acknowledge(self, shard_id: int) -> list[OlderShard]:
         """An operator knows what the shard has lost: forget it. Returns what was forgotten; what is not written again
         yet stays an alarm until it is."""
         found = await self.reports([shard_id])
         for each in found:
-            await self.add(replace(each, lost={}))
-        return [each for each in found if each.lost]
+            await self.add(replace(each, lost={}, left=[]))
+        return [each for each in found if each.is_incomplete]
 
 
 class ShardMarks:
@@ -210,15 +232,19 @@ class ShardMarks:
         names = sorted(await self._cache.scan(pattern))
         rooms = [name[begin:] for name in names]
         done = {room_id: json.loads(text) for room_id, text in (await self._hash(done_key)).items()}
+        dead, left = await self._dead_letters(lane), []
         for room_id in rooms:
             if room_id in done:
                 continue
             try:
                 events, is_new, missing = await self._lost_events(lane, room_id)
+                if room_id in dead:
+                    events = _before_dead_letters(events, dead[room_id])
                 queued = await self._queue_again(lane, room_id, events, is_new)
             except (ValueError, LookupError, TypeError, CacheCommandError) as error:
                 # One damaged room must not keep the others from being written again.
                 Logger.error("a room's events could not be written again", room_id=room_id, exc_info=error)
+                left.append(room_id)
                 continue
             done[room_id] = queued, len(missing), f"{missing[0]} to {missing[-1]}" if missing else ""
             note = ("HSET", done_key, room_id, json.dumps(done[room_id])), ("EXPIRE", done_key, _REPORT_TTL_S)
@@ -233,9 +259,18 @@ class ShardMarks:
             MESSAGES_LOST.add(amount=sum(count for _, count, _ in done.values()))
         # The lane's newest event now is none before the last that was queued here.
         last_event = await self._queue.last_entry(lane) if written else None
-        found = replace(found, written_again=written, lost=found.lost | lost, last_event=last_event or "")
+        found = replace(found, written_again=written, lost=found.lost | lost, last_event=last_event or "", left=left)
         Logger.error("a shard database came back older", **vars(found))
         await self._older.add(found)
+
+    async def _dead_letters(self, lane: Lane) -> dict[str, set[tuple[str, str]]]:
+        """Which rooms have dead letters, and of what: kind and id of message or room."""
+        found: dict[str, set[tuple[str, str]]] = {}
+        for letter in await self._queue.dead_letters_of(lane):
+            with suppress(BadEvent):
+                event = read_event(QueueEntry(letter.entry_id, letter.fields))
+                found.setdefault(letter.group, set()).add((event.kind, event.message_id or event.room_id))
+        return found
 
     async def _hash(self, key: str) -> dict[str, str]:
         fields = await self._cache.execute("HGETALL", key)
@@ -324,6 +359,13 @@ class ShardMarks:
 
     async def _call(self, lane: Lane, procedure: str, *params: object) -> list[Row]:
         return await self._database.call_shard_procedure(int(lane.name), procedure, params)
+
+
+def _before_dead_letters(events: Sequence[list[str]], dead: Set[tuple[str, str]]) -> list[list[str]]:
+    """Of a room that has dead letters: what is none of them was written before them. It does not wait behind them
+    (``was``), and where it is refused itself, a replay puts it back before them."""
+    alive = [words for words in events if (words[3], words[1]) not in dead]
+    return [[*words, "was", f"0-{place}"] for place, words in enumerate(alive, start=1)]
 
 
 def _is_written(found: OlderShard, saved: str) -> bool:

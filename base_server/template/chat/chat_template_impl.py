@@ -143,7 +143,7 @@ class ChatTemplateImpl(BaseTemplate):
                 checks.append(ReadinessCheck("chat_dead_letters", Health.DEGRADED, reason))
             if health.older_shards:
                 reason = "; ".join(map(str, health.older_shards))
-                if any(found.lost for found in health.older_shards):
+                if any(found.is_incomplete for found in health.older_shards):
                     reason += "; until an operator has seen it: python -m application.manage db acknowledge"
                 checks.append(ReadinessCheck("chat_older_shards", Health.DEGRADED, reason))
             return checks

@@ -10,11 +10,13 @@ from service.cache.cache_settings import CacheSettings
 from service.core.errors import ServiceUnavailable
 from service.queue.lanes import Lane
 from template.base.client_session import ClientSession
+from template.chat.chat_dead_letters import ChatDeadLetters
 from template.chat.chat_events import QUEUE_NAME
 from template.chat.chat_shard_marks import OlderShards, ShardMarks
 from tests.backends_mariadb import DatabaseBackend
 from tests.chat_world import ChatWorld, running_world
 from tests.openai_stub import OpenAIStub
+from tests.refusing_database import POISON, Refusing
 
 
 def marks_of(chat: ChatWorld) -> ShardMarks:
@@ -156,6 +158,52 @@ async def test_batch_is_settled_though_the_restore_behind_it_fails(
     await marks.check_lane(int(lane.name), lane.partition)
     await chat.persist()
     assert [seq for seq, _ in await stored(chat, user, room_id)] == list(range(1, 27))
+
+
+async def test_room_with_dead_letters_is_written_again_before_them(chat: ChatWorld) -> None:
+    """cases/faults.md U12: what was in the database does not wait behind what it refused; a replay does the rest."""
+    user = await chat.user()
+    lane, room_id = lane_of(chat, user), (await chat.room(user)).room_id
+    await chat.send(user, room_id, "one")
+    await chat.send(user, room_id, "two")
+    # All of this is lost with the database, before it was asked to store the next one.
+    await lose_what_waits(chat, lane)
+    database = Refusing(chat)
+    for text in (POISON, "behind"):
+        await chat.send(user, room_id, text)
+    entries = await chat.container.queue._store.head(lane, 100)
+    await chat.container.queue.dead_letter(
+        lane, [(entry.entry_id, "refused") for entry in entries], {entry.entry_id: room_id for entry in entries}
+    )
+    await marks_of(chat).check_lane(int(lane.name), lane.partition)
+    await chat.persist()
+    texts = ["one", "stub: one", "two", "stub: two"]
+    assert await stored(chat, user, room_id) == list(enumerate(texts, start=1))
+    assert await alarm(chat) == ""
+    letters = await chat.container.queue.dead_letters(QUEUE_NAME)
+    assert [letter.fields["seq"] for letter in letters] == ["5", "6", "7", "8"]
+    database.on = False
+    dead = ChatDeadLetters(chat.container.queue, chat.container.cache.get_bulk_client(), chat.template._wiring.settings)
+    await dead.replay(lane, room_id)
+    await chat.persist()
+    texts += [POISON, f"stub: {POISON}", "behind", "stub: behind"]
+    assert await stored(chat, user, room_id) == list(enumerate(texts, start=1))
+
+
+async def test_damaged_room_is_named(chat: ChatWorld) -> None:
+    """cases/faults.md U12: the others are written again."""
+    user = await chat.user()
+    lane, rooms = lane_of(chat, user), [(await chat.room(user)).room_id for _ in range(2)]
+    for room_id in rooms:
+        await chat.send(user, room_id, "one")
+    await lose_what_waits(chat, lane)
+    await chat.redis.execute("HSET", chat.keys.room_record(rooms[0]), "floor", "?")
+    await marks_of(chat).check_lane(int(lane.name), lane.partition)
+    await chat.persist()
+    assert await stored(chat, user, rooms[1]) == [(1, "one"), (2, "stub: one")]
+    assert f"room {rooms[0]} is damaged in Redis" in await alarm(chat)
+    await OlderShards(chat.redis).acknowledge(int(lane.name))
+    assert await alarm(chat) == ""
 
 
 async def test_mark_that_is_not_too_low_is_only_read(chat: ChatWorld, monkeypatch: pytest.MonkeyPatch) -> None:
