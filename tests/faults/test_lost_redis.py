@@ -13,6 +13,7 @@ import pytest_asyncio
 from tests.faults.fault_proxy import Trap
 from tests.faults.shared_world import SharedWorld
 from tests.faults.wire import Command
+from tests.faults.world import World
 from tests.players import Player, uuid7
 from tests.waiting import until
 
@@ -82,7 +83,7 @@ async def new_room(player: Player) -> str:
     return str(room["room"]["room_id"])
 
 
-def stored(world: SharedWorld, room_id: str) -> list[tuple[int, str, str]]:
+def stored(world: World, room_id: str) -> list[tuple[int, str, str]]:
     query = (
         f"SELECT seq, message_id, content FROM chat_messages WHERE room_id = '{room_id}' AND deleted = 0 ORDER BY seq"
     )
