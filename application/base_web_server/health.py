@@ -22,8 +22,8 @@ _KEPT_S = 1.0
 class HealthMonitor:
     """Asks the services and the templates, at most once a second however many ask us.
 
-    Redis away, or a database with another schema: failed. A database away: degraded, since chat goes on
-    from Redis; so is a server that may lose what it acknowledged.
+    Redis away or taking no writes, or a database with another schema: failed. A database away: degraded, since chat
+    goes on from Redis; so is a full Redis, and a server that may lose what it acknowledged.
     A check that takes longer than 1.5 s counts as an outage of what it looks at.
     """
 
@@ -77,7 +77,11 @@ class HealthMonitor:
         ]
 
     async def _redis(self) -> Sequence[ReadinessCheck]:
-        await self._container.cache.get_client().execute("PING")
+        cache = self._container.cache
+        await cache.get_client().execute("PING")
+        if await cache.is_full():
+            reason = "it has reached maxmemory: sends are refused; lists, stops and the way to the database go on"
+            return [ReadinessCheck("redis", Health.DEGRADED, reason)]
         return [ReadinessCheck("redis", Health.OK)]
 
     async def _databases(self) -> Sequence[ReadinessCheck]:

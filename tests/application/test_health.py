@@ -46,6 +46,36 @@ async def container(tmp_path: Path) -> AsyncIterator[ServiceContainer]:
     await running.stop()
 
 
+@pytest.mark.parametrize(
+    ("settings", "ready", "degraded"),
+    [
+        ({"maxmemory": "1"}, True, ["redis"]),
+        ({"min-replicas-to-write": "1"}, False, []),
+        ({"replicaof": "127.0.0.1 1"}, False, []),
+    ],
+    ids=["full", "takes no writes", "a replica"],
+)
+async def test_redis_that_refuses_writes(
+    private_server: RedisServer, tmp_path: Path, settings: dict[str, str], ready: bool, degraded: list[str]
+) -> None:
+    """cases/providers.md V14: 503 when nothing can be written, degraded while what is there can be drained."""
+    running = make_container(tmp_path, private_server.settings())
+    await running.start()
+    try:
+        client = running.cache.get_client()
+        assert (await monitor(running).readiness()).names(Health.OK).count("redis") == 1
+        for name, value in settings.items():
+            if name == "replicaof":
+                await client.execute("REPLICAOF", *value.split())
+            else:
+                await client.execute("CONFIG", "SET", name, value)
+        readiness = await monitor(running).readiness()
+        assert (readiness.ready, readiness.names(Health.DEGRADED)) == (ready, degraded)
+        await client.execute("CONFIG", "SET", "maxmemory", "0")
+    finally:
+        await running.stop()
+
+
 class Moody(BaseTemplate):
     def __init__(self, *checks: ReadinessCheck, error: Exception | None = None) -> None:
         self.checks, self.error, self.asked = checks, error, 0

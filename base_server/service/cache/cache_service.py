@@ -21,7 +21,7 @@ from service.cache.run_epoch import RunEpoch
 from service.cache.server_facts import judge, judge_durability, read_facts
 from service.cache.signals import Handler, Signals
 from service.core.durability import Durability
-from service.core.errors import ServiceError, ServiceNotRunning, StartError
+from service.core.errors import ServiceError, ServiceNotRunning, ServiceUnavailable, StartError
 from service.core.facade import Facade, facade
 from service.core.tasks import TaskRegistry
 
@@ -128,6 +128,20 @@ class CacheService(Facade):
         if self._settings.type != "fake":
             self._facts = await read_facts(self.get_bulk_client())
         return judge(self._facts)
+
+    async def is_full(self) -> bool:
+        """Whether Redis, or one of its masters, has reached maxmemory: it refuses what adds data, and goes on with what
+        takes it away. Raises ServiceUnavailable when it takes no writes at all: a replica, or one that cannot save."""
+        if self._settings.type == "fake":
+            return False
+        try:
+            # Writes nothing: a script without flags is refused whenever a write would be.
+            await self.get_client().execute_on_each("EVAL", "#!lua\nreturn 0", 0)
+        except ServiceUnavailable as refusal:
+            if not refusal.reason.startswith("OOM"):
+                raise
+            return True
+        return False
 
     async def _start(self) -> None:
         settings = self._settings
