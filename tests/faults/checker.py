@@ -18,7 +18,9 @@ from tests.waiting import PATIENCE_S
 
 _SEND_S = PATIENCE_S
 _QUESTIONS_AT_MOST = 3
-"""Until a room has a whole reply: a call of the AI may fail on a connection of before the fault, and says so."""
+"""Until a room has a whole reply. Two may fail, and their ends say so: the first call of a server's HTTP client may go
+out on a connection that the provider closed in the fault (`error`: what was sent may have been read, so it is not sent
+again), and on a slow machine a server may stand still for longer than its lease of 2 s (`interrupted`)."""
 
 
 async def check_everything(world: World, players: list[Player]) -> None:
