@@ -10,8 +10,8 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Container, Coroutine, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Any, Protocol
 
@@ -21,6 +21,7 @@ from service.core.logger import Logger
 from service.core.tasks import TaskRegistry
 from template.base.wire import INT64_MAX
 from template.chat.chat_directory import ChatDirectory
+from template.chat.chat_events import open_payload
 from template.chat.chat_keys import ChatKeys
 from template.chat.chat_owner import Owner
 from template.chat.chat_scripts import SCRIPTS, Answer
@@ -39,6 +40,8 @@ from template.chat.chat_text import (
 from template.chat.chat_turn import Turn, read_turn
 
 Row = dict[str, Any]
+# A question, and the turn of its reply.
+_Asked = tuple[Row, Turn]
 _TOKEN_TTL_MS = 30_000
 # A process looks this often whether the turn of a question has come, and so learns that Redis has lost it.
 _LOST_TURN_WAIT_S = 1.0
@@ -159,8 +162,9 @@ class ChatLoader:
             if rows[0]["deleted"]:
                 return Loaded.DELETED
             window = await self._read_window(owner, room_id, rows[0], open_turns)
-            if window.unanswered and not await self._has_dead_letters(owner, room_id):
-                await self._end_lost_replies(window.unanswered, waited)
+            if not waited.issuperset(window.lost):
+                waited.update(window.lost)
+                await self._wait_for_lost_replies(owner)
                 return None
             turns = [turn.text for turn in window.open]
             answer = await self._cache.run_script(
@@ -177,6 +181,7 @@ class ChatLoader:
                     keys.message_state("", partition),
                     keys.news(partition),
                     keys.reply_stream(room_id, "", partition),
+                    self._lanes.stream_key(partition, owner.shard_id),
                 ],
                 [
                     token,
@@ -184,7 +189,7 @@ class ChatLoader:
                     self._settings.message_list_ttl_s * 1000,
                     room_id,
                     max(ms_of(rows[0]["last_message_at"]), window.last_ms),
-                    int(rows[0]["message_count"]) + len(turns),
+                    int(rows[0]["message_count"]) + len(turns) + len(window.lost),
                     to_json(rows[0]["title"]),
                     to_json(rows[0]["ai_persona"]),
                     iso(rows[0]["created_at"]),
@@ -195,8 +200,11 @@ class ChatLoader:
                     len(turns),
                     len(window.fields),
                     self._settings.stream_ttl_s * 1000,
+                    open_payload(owner, room_id),
+                    len(window.ends),
                     *turns,
                     *window.fields,
+                    *window.ends,
                     *window.entries,
                 ],
             )
@@ -237,21 +245,12 @@ class ChatLoader:
         blocked = self._lanes.held_key(owner.partition, owner.shard_id)
         return bool(await self._cache.execute("HEXISTS", blocked, room_id))
 
-    async def _end_lost_replies(self, turns: Sequence[Turn], waited: set[str]) -> None:
-        """MySQL has their questions, Redis has lost the replies: end them as interrupted, for they may have been asked.
-
-        At first only wait (and note it in ``waited``): a process that runs one, or awaits its turn, gives it back, and
-        the end of one may be among the events that are not written yet."""
-        if not waited:
-            waited.update(turn.reply_id for turn in turns)
-            await asyncio.sleep(_LOST_TURN_WAIT_S + self._settings.reply_lease_s / 3)
-            owner = turns[0].owner
-            await self._wait_for_backlog(owner)
-            return
-        for turn in turns:
-            waiting = self._keys.turns(turn.room_id, turn.owner.partition)
-            await self._cache.execute_many([("LREM", waiting, 0, turn.text), ("RPUSH", waiting, turn.text)])
-            await self._interrupt(turn)
+    async def _wait_for_lost_replies(self, owner: Owner) -> None:
+        """MySQL has their questions, Redis has lost the replies. A process that runs one, or awaits its turn, gives it
+        back within this time, and the end of one may be among the events that are not written yet. What is still lost
+        then ends in the step that fills the room."""
+        await asyncio.sleep(_LOST_TURN_WAIT_S + self._settings.reply_lease_s / 3)
+        await self._wait_for_backlog(owner)
 
     async def _end_lost_turn(self, owner: Owner, room_id: str, turn: str) -> bool:
         """False: the room is not this owner's. (All of its events are in MySQL.)"""
@@ -378,15 +377,30 @@ class ChatLoader:
         since_ms = ms_of(next(times, room["created_at"]))
         if floor > 1:
             since_ms = max(since_ms, await self._latest_client_ms(owner, room_id, since_ms))
-        running = {turn.reply_seq: turn for turn in _still_open(owner, room_id, open_turns, by_seq)}
+        still_open = self._still_open(owner, room_id, open_turns, rows)
+        lost = self._lost(owner, room_id, by_seq, {turn.question_id for _, turn in still_open})
+        if lost and await self._has_dead_letters(owner, room_id):
+            # The end of one may be among them, and what would end it waits behind them.
+            lost = []
+        placed = _placed([*still_open, *lost], by_seq, last_seq)
+        lost_ids = {turn.reply_id for _, turn in lost}
+        running = [seq for seq in sorted(placed) if placed[seq][1].reply_id not in lost_ids]
         last_ms = 0
         entries: list[str] = []
         claims: list[Any] = []
-        for seq in range(floor, max([last_seq, *running]) + 1):
+        ends: list[Any] = []
+        for seq in range(floor, max([last_seq, *placed]) + 1):
             row = by_seq.get(seq)
-            if (turn := running.get(seq)) is not None:
-                last_ms = ms_of(by_seq[seq - 1]["created_at"]) + 1
-                entries.append(_running_entry(turn, last_ms))
+            if seq in placed:
+                question, turn = placed[seq]
+                at_ms = ms_of(question["created_at"]) + 1
+                last_ms = max(last_ms, at_ms)
+                if turn.reply_id in lost_ids:
+                    text = _interrupted_tail(turn)
+                    entries.append(entry(turn.reply_id, room_id, seq, iso_of_ms(at_ms), text))
+                    ends += [turn.reply_id, seq, iso_of_ms(at_ms), text]
+                else:
+                    entries.append(_running_entry(turn, at_ms))
             else:
                 entries.append(tombstone("") if row is None else row_entry(room_id, row))
             if row is not None and row["client_message_id"]:
@@ -398,20 +412,45 @@ class ChatLoader:
         fields = ["owner", owner.db_key, "account", owner.account_id, "shard", owner.shard_id]
         fields += ["version", room["title_version"], "floor", floor, "floor_at", iso_of_ms(since_ms)]
         # What is saved behind an open reply is noted apart, as if the reply had never left Redis.
-        saved_seq = min([last_seq, *(seq - 1 for seq in running)])
-        ahead = ",".join(str(seq) for seq in range(saved_seq + 1, last_seq + 1) if seq not in running)
+        saved_seq = min([last_seq, *(seq - 1 for seq in placed)])
+        ahead = ",".join(str(seq) for seq in range(saved_seq + 1, last_seq + 1) if seq not in placed)
         fields += ["next_seq", floor + len(entries), "saved_seq", saved_seq, "ahead", ahead, "older", older, *claims]
+        return _Window(fields, entries, [placed[seq][1] for seq in running], lost_ids, ends, last_ms)
+
+    def _still_open(self, owner: Owner, room_id: str, turns: Iterable[str], rows: Sequence[Row]) -> list[_Asked]:
+        """Those of ``turns`` whose question MySQL has and whose reply it has not: the others are over, or of a Redis
+        that is older than MySQL. A question is found by its id: its number may be another than Redis gave it (0033)."""
+        by_id = {row["message_id"]: row for row in rows}
+        found: dict[str, _Asked] = {}
+        for text in turns:
+            try:
+                turn = read_turn(text, owner, room_id)
+            except ValueError:
+                Logger.error("an open turn cannot be read, it is dropped", room_id=room_id)
+                continue
+            question = by_id.get(turn.question_id)
+            if question is None or not question["created_at"] or turn.reply_id in by_id:
+                continue
+            if self._stand_in_id(turn.question_id) not in by_id:
+                found.setdefault(turn.question_id, (question, turn))
+        return list(found.values())
+
+    def _lost(self, owner: Owner, room_id: str, by_seq: Mapping[int, Row], open_ids: Container[str]) -> list[_Asked]:
+        """Questions whose reply neither MySQL has nor Redis knows, with the turn of one that stands in for it."""
         # A message whose number was taken may stand elsewhere than behind its question.
-        answered = {row["parent_message_id"] for row in rows}
-        unanswered = [
-            self._lost_turn(owner, room_id, row)
+        answered = {row["parent_message_id"] for row in by_seq.values()}
+        return [
+            (row, self._lost_turn(owner, room_id, row))
             for seq, row in by_seq.items()
             if seq + 1 not in by_seq
-            and seq + 1 not in running
+            and row["message_id"] not in open_ids
             and row["message_id"] not in answered
             and self._is_question(owner, row)
         ]
-        return _Window(fields, entries, [running[seq] for seq in sorted(running)], unanswered, last_ms)
+
+    def _stand_in_id(self, question_id: str) -> str:
+        """Every process that finds the question's reply lost gives it the same id."""
+        return self._cache.partitions.derived_id(question_id, "reply")
 
     def _is_question(self, owner: Owner, row: Row) -> bool:
         """Whether the row was sent by a player, and so has a reply behind it: a host's messages need none."""
@@ -419,8 +458,8 @@ class ChatLoader:
         return bool(is_ours and row["sender_type"] == "USER" and not row["deleted"])
 
     def _lost_turn(self, owner: Owner, room_id: str, question: Row) -> Turn:
-        """Of the reply to a question that Redis has lost. Every process that finds it gives the reply the same id."""
-        reply_id = self._cache.partitions.derived_id(question["message_id"], "reply")
+        """Of the reply to a question that Redis has lost."""
+        reply_id = self._stand_in_id(question["message_id"])
         persona = str(from_json(question["metadata"] or "{}").get("ai_persona", ""))
         return Turn(reply_id, owner, room_id, reply_id, int(question["seq"]) + 1, question["message_id"], 0, persona)
 
@@ -447,29 +486,36 @@ def _time_bound_ms(client_id: str) -> int:
 class _Window:
     """A room as it goes into Redis: record fields (name, value, …), one list entry for each seq from the floor on.
 
-    ``open``: turns of the replies among them that go on. ``unanswered``: turns of replies that are nowhere.
-    ``last_ms``: time of the latest open reply, 0 without one."""
+    ``open``: turns of the replies among them that go on. ``lost``: ids of those that stand in for lost ones; ``ends``:
+    id, seq, time and tail of each, one after the other. ``last_ms``: time of the latest of all these, 0 without one."""
 
     fields: list[Any]
     entries: list[str]
     open: list[Turn]
-    unanswered: list[Turn]
+    lost: set[str]
+    ends: list[Any]
     last_ms: int
 
 
-def _still_open(owner: Owner, room_id: str, turns: Iterable[str], by_seq: Mapping[int, Row]) -> Iterable[Turn]:
-    """Those of ``turns`` whose question MySQL has and whose reply it has not: the others are over, or of a Redis that
-    is older than MySQL."""
-    for text in turns:
-        try:
-            turn = read_turn(text, owner, room_id)
-        except ValueError:
-            Logger.error("an open turn cannot be read, it is dropped", room_id=room_id)
-            continue
-        question = by_seq.get(turn.reply_seq - 1)
-        is_asked = question is not None and question["message_id"] == turn.question_id and question["created_at"]
-        if is_asked and turn.reply_seq not in by_seq:
-            yield turn
+def _placed(turns: Iterable[_Asked], by_seq: Mapping[int, Row], last_seq: int) -> dict[int, _Asked]:
+    """By their number: directly after the question; where another message has that, after everything else."""
+    placed: dict[int, _Asked] = {}
+    others: list[_Asked] = []
+    for question, turn in turns:
+        seq = int(question["seq"]) + 1
+        if seq in by_seq:
+            others.append((question, turn))
+        else:
+            placed[seq] = question, replace(turn, reply_seq=seq)
+    for question, turn in others:
+        seq = max([last_seq, *placed]) + 1
+        placed[seq] = question, replace(turn, reply_seq=seq)
+    return placed
+
+
+def _interrupted_tail(turn: Turn) -> str:
+    """Of a reply that nobody knows to have said anything: it may have been asked."""
+    return tail("AI", "", turn.question_id, to_json({"ai_persona": turn.persona, "finish_reason": "interrupted"}))
 
 
 def _running_entry(turn: Turn, at_ms: int) -> str:

@@ -126,7 +126,8 @@ class TurnStore:
         return answer
 
     async def restore(self, turn: Turn, claim_id: str = "") -> bool:
-        """Open a turn again that Redis lost with its room's record; ``claim_id`` when it was claimed already.
+        """Open a turn again that Redis lost with its room's record, or that an older record does not know; ``claim_id``
+        when it was claimed already.
 
         False: it is over."""
         keys, owner = self._keys, turn.owner
@@ -137,6 +138,9 @@ class TurnStore:
                     keys.room_record(turn.room_id, owner.partition),
                     keys.turns(turn.room_id, owner.partition),
                     keys.leases(owner.partition),
+                    keys.epoch(owner.partition),
+                    keys.message_state(turn.reply_id, owner.partition),
+                    keys.room_load(turn.room_id, owner.partition),
                 ],
                 [
                     turn.text,

@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from service.core.errors import ServiceUnavailable
 from service.db.db_settings import DatabaseSettings
 from template.base.client_session import ClientSession
 from template.chat.chat_message_store import NewMessage
+from template.chat.chat_scripts import SCRIPTS
 from template.chat.chat_turn_store import TurnStore
 from template.chat.common.chat_serialize import ChatMessageSendResponse, ChatMessageStopRequest
 from tests.backends_mariadb import DatabaseBackend
@@ -25,12 +28,15 @@ NEVER = {"load_timeout_s": 300, "reply_deadline_s": 300, "reply_lease_s": 6}
 SOON_S = PATIENCE_S
 
 
-async def half_said(chat: ChatWorld, user: ClientSession, room_id: str) -> list[asyncio.Task[ChatMessageSendResponse]]:
+async def half_said(
+    chat: ChatWorld, user: ClientSession, room_id: str, client_id: str = ""
+) -> list[asyncio.Task[ChatMessageSendResponse]]:
     """A reply that has said "half " and hangs, and a question that waits behind it; both asked and not answered."""
     chat.provider.script(Reply(tokens=["half "], hang=True))
     sends = []
     for n in range(2):
-        sends.append(asyncio.create_task(chat.try_send(user, room_id, f"q{n}")))
+        sent_as = f"{client_id}{n}" if client_id else None
+        sends.append(asyncio.create_task(chat.try_send(user, room_id, f"q{n}", client_message_id=sent_as)))
 
         async def listed(n: int = n) -> bool:
             messages = (await chat.messages(user, room_id)).messages
@@ -190,3 +196,204 @@ async def test_everything_that_was_streamed_of_an_interrupted_reply_is_kept(chat
     assert await turns.interrupt(accepted.turn) is not None
     reply = (await chat.messages(user, room.room_id)).messages[1]
     assert (reply.content, reply.is_streaming) == ("said meanwhile", False)
+
+
+async def stored_by_a_lost_redis(chat: ChatWorld, user: ClientSession, room_id: str, *seqs: int) -> None:
+    """A batch of a Redis that was lost comes to the database: another pair of messages with these numbers."""
+    partition, parent = chat.keys.account_partition(user.session.account_id), None
+    for seq, sender in zip(seqs, ("USER", "AI"), strict=True):
+        message_id = chat.keys.new_id(partition)
+        row = (message_id, room_id, user.session.account_db_key, seq, sender, f"late {seq}", parent, "{}")
+        await chat.rows(user, "fp_chat_message_save", *row, "2026-01-01 00:00:00.000", None, None)
+        parent = message_id
+
+
+@pytest.mark.chat_settings(**NEVER)
+async def test_reply_goes_on_when_its_question_got_another_number(chat: ChatWorld) -> None:
+    """Decision 0033: a late batch took the number of the question of a running reply, and of one that waits."""
+    user = await chat.user()
+    room = await chat.room(user)
+    chat.provider.script(Reply(tokens=["said"]))
+    await chat.send(user, room.room_id, "first")
+    await chat.persist()
+    sends = await half_said(chat, user, room.room_id)
+    await stored_by_a_lost_redis(chat, user, room.room_id, 3, 4)
+    await chat.persist()
+    async with asyncio.timeout(SOON_S):
+        messages = (await chat.messages(user, room.room_id)).messages
+        assert [(message.seq, message.content) for message in messages[2:]] == [
+            (3, "late 3"),
+            (4, "late 4"),
+            (5, "q0"),
+            (6, "half "),
+            (7, "q1"),
+            (8, ""),
+        ]
+        stop = ChatMessageStopRequest(room_id=room.room_id, message_id=messages[5].message_id)
+        assert (await chat.template.on_chat_message_stop_req(user, stop)).errorCode == 0
+        answers = await asyncio.gather(*sends)
+    assert [(answer.errorCode, answer.message and answer.message.content) for answer in answers] == [
+        (0, "half "),
+        (0, "stub: q1"),
+    ]
+    await chat.persist()
+    rows = await chat.rows(user, "fp_chat_window_get", room.room_id, 100)
+    assert [row["content"] for row in rows[4:]] == ["q0", "half ", "q1", "stub: q1"]
+    assert [request.messages[-1]["content"] for request in chat.provider.requests] == ["first", "q0", "q1"]
+
+
+@pytest.mark.chat_settings(**NEVER)
+async def test_reply_goes_on_when_its_place_is_taken(chat: ChatWorld) -> None:
+    """A host's message took the number directly after the question: the reply comes after it."""
+    user = await chat.user()
+    room = await chat.room(user)
+    chat.provider.script(Reply(tokens=["said"]))
+    await chat.send(user, room.room_id, "first")
+    sends = await half_said(chat, user, room.room_id, client_id="q")
+    await chat.persist()
+    await stored_by_a_lost_redis(chat, user, room.room_id, 4, 6)
+    await chat.redis.execute("INCR", chat.keys.epoch(chat.keys.account_partition(user.session.account_id)))
+    async with asyncio.timeout(SOON_S):
+        messages = (await chat.messages(user, room.room_id)).messages
+        assert [message.content for message in messages[2:]] == ["q0", "late 4", "q1", "late 6", "half ", ""]
+        stop = ChatMessageStopRequest(room_id=room.room_id, message_id=messages[6].message_id)
+        assert (await chat.template.on_chat_message_stop_req(user, stop)).errorCode == 0
+        answers = await asyncio.gather(*sends)
+    assert [(answer.errorCode, answer.message and answer.message.content) for answer in answers] == [
+        (0, "half "),
+        (0, "stub: q1"),
+    ]
+    again = await chat.try_send(user, room.room_id, "q0", client_message_id="q0")
+    assert again.message == answers[0].message
+    asked = [request.messages[-1]["content"].split()[-1] for request in chat.provider.requests]
+    assert asked == ["first", "q0", "q1"]
+
+
+async def copied(chat: ChatWorld) -> dict[str, str]:
+    """All keys, kept aside beside each other: key → copy."""
+    names = await chat.redis.scan(f"{chat.container.settings.app_id}:*")
+    copies = {name: f"{name}:older" for name in names}
+    for name, copy in copies.items():
+        await chat.redis.execute("COPY", name, copy)
+    return copies
+
+
+async def come_back_older(chat: ChatWorld, user: ClientSession, copies: dict[str, str]) -> None:
+    """Redis is another run of the file that it wrote when ``copies`` were made."""
+    names = await chat.redis.scan(f"{chat.container.settings.app_id}:*")
+    commands: list[tuple[str, ...]] = [("DEL", name) for name in names if name not in copies.values()]
+    commands += [("COPY", copy, name) for name, copy in copies.items()]
+    commands += [("DEL", copy) for copy in copies.values()]
+    commands += [("INCR", chat.keys.epoch(chat.keys.account_partition(user.session.account_id)))]
+    await chat.redis.execute_many(commands)
+
+
+@pytest.mark.chat_settings(**NEVER | {"reply_lease_s": 3})
+@pytest.mark.parametrize("then", ["answered", "running"])
+async def test_replies_go_on_when_redis_came_back_without_their_questions(chat: ChatWorld, then: str) -> None:
+    """The record is whole, of an older run, and does not know the questions, which are in the database.
+
+    ``then``: what the reply before them was doing when that record was written."""
+    user = await chat.user()
+    room = await chat.room(user)
+    chat.provider.script(Reply(tokens=["said"], hang=then == "running"))
+    first = asyncio.create_task(chat.try_send(user, room.room_id, "first"))
+
+    async def said() -> bool:
+        return (await chat.texts(user, room.room_id))[1:] == ["said"]
+
+    await until(said)
+    if then == "answered":
+        await first
+        await chat.persist()
+    older = await copied(chat)
+    turn = await chat.redis.execute("HGET", chat.keys.room_record(room.room_id), "turn")
+    if then == "running":
+        reply = (await chat.messages(user, room.room_id)).messages[1]
+        stop = ChatMessageStopRequest(room_id=room.room_id, message_id=reply.message_id)
+        assert (await chat.template.on_chat_message_stop_req(user, stop)).errorCode == 0
+        await first
+    sends = await half_said(chat, user, room.room_id)
+    await chat.persist()
+    await come_back_older(chat, user, older)
+
+    async def noticed() -> bool:
+        is_back = await chat.redis.execute("HGET", chat.keys.room_record(room.room_id), "turn") not in (None, turn)
+        return is_back or sends[0].done()
+
+    await until(noticed)
+    await goes_on(chat, user, room.room_id, first="stopped")
+    async with asyncio.timeout(SOON_S):
+        answers = await asyncio.gather(*sends)
+    assert [answer.errorCode for answer in answers] == [0, 0]
+    await all_written(chat, user, room.room_id)
+    await asked_once(chat)
+
+
+@pytest.mark.chat_settings(reply_lease_s=0.3)
+async def test_lost_reply_ends_though_the_database_takes_no_writes(
+    chat: ChatWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The room is read at once; what ends the reply is written when the database takes it."""
+    user = await chat.user()
+    room = await chat.room(user)
+    accepted = await chat.accepted(user, room.room_id, "one")
+    assert accepted.turn is not None
+    await chat.hush()
+    await chat.persist()
+    await chat.forget_everything()
+    database = chat.container.database
+    call = database.call_shard_procedure
+
+    async def read_only(shard_id: int, name: str, params: Any = ()) -> list[dict[str, Any]]:
+        if not name.endswith(("_get", "_find", "_latest")):
+            raise ServiceUnavailable("database", "read only")
+        return await call(shard_id, name, params)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(database, "call_shard_procedure", read_only)
+        reply = (await chat.messages(user, room.room_id)).messages[1]
+    assert (reply.content, reply.metadata["finish_reason"], reply.seq) == ("", "interrupted", 2)
+    assert reply.parent_message_id == accepted.turn.question_id
+    assert (await chat.rooms(user)).rooms[0].message_count == 2
+    await chat.send(user, room.room_id, "two")
+    await chat.persist()
+    assert await keys_for_good(chat) == []
+    rows = await chat.rows(user, "fp_chat_window_get", room.room_id, 100)
+    assert [row["content"] for row in rows] == ["one", "", "two", "stub: two"]
+    assert rows[1]["message_id"] == reply.message_id
+    await chat.forget_everything()
+    assert await chat.texts(user, room.room_id) == ["one", "", "two", "stub: two"]
+    assert chat.provider.calls == 1
+
+
+@pytest.mark.chat_settings(reply_lease_s=0.3)
+@pytest.mark.parametrize("ran", [False, True], ids=["before the fill", "after it"])
+async def test_lost_reply_ends_once_when_the_loading_process_dies(
+    chat: ChatWorld, monkeypatch: pytest.MonkeyPatch, ran: bool
+) -> None:
+    user = await chat.user()
+    room = await chat.room(user)
+    await chat.accepted(user, room.room_id, "one")
+    await chat.hush()
+    await chat.persist()
+    await chat.forget_everything()
+    cache = chat.template._parts.messages._loader._cache
+    run_script = cache.run_script
+
+    async def dies(which: Any, *args: Any, **more: Any) -> Any:
+        if which is not SCRIPTS["fill_room"]:
+            return await run_script(which, *args, **more)
+        if ran:
+            await run_script(which, *args, **more)
+        raise ServiceUnavailable("cache", "the process is dead")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(cache, "run_script", dies)
+        await chat.try_messages(user, room.room_id)
+    assert await chat.texts(user, room.room_id) == ["one", ""]
+    await chat.persist()
+    assert [row["content"] for row in await chat.rows(user, "fp_chat_window_get", room.room_id, 9)] == ["one", ""]
+    await chat.send(user, room.room_id, "two")
+    assert await chat.texts(user, room.room_id) == ["one", "", "two", "stub: two"]
+    assert chat.provider.calls == 1

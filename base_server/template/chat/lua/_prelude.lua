@@ -67,10 +67,14 @@ local function is_gone(state)
 end
 
 -- What stands at a state's key after `old`: the new state, the log with one more transition, and the message's room
--- (`room_id`, or the one in `old`) until MySQL knows the message or nobody has to find it any more.
+-- (`room_id`, or the one in `old`) until MySQL knows the message or nobody has to find it any more. A process of the version
+-- before appends to what it takes for the log, behind the room: 'SENT|P1764000000000|<room id>,R1764000000003'.
 local function with_state(old, to, now, room_id)
   local log, known_room
-  if old then log, known_room = string.match(old, '|([^|]+)|?(.*)$') end
+  if old then
+    log, known_room = string.match(old, '|(.+)$'), string.match(old, '|[^|]+|([^,|]+)')
+    log = log and string.gsub(log, '|[^,|]*', '')
+  end
   room_id = room_id or known_room or ''
   room_id = room_id ~= '' and to ~= 'SENT' and to ~= 'DELETED' and '|' .. room_id or ''
   if not log then return to .. '|' .. LETTER[to] .. int(now) .. room_id end
@@ -164,6 +168,15 @@ local function find_entry(messages, message_id)
     last = first - 1
   end
   return nil
+end
+
+-- A message at the seq that its process knows, or wherever it is: a load may have given it another number (0033).
+local function find_placed(messages, floor, seq, message_id)
+  local offset = floor and tonumber(seq) - tonumber(floor) or -1
+  local item = offset >= 0 and redis.call('LINDEX', messages, offset)
+  if item and entry_id(item) == message_id then return item end
+  local _, found = find_entry(messages, message_id)
+  return found
 end
 
 -- Is the room's record loaded, whole, of this Redis run, and the caller's? nil = yes, else the answer to give.

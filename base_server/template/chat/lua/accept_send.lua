@@ -12,12 +12,21 @@ local v = redis.call('HMGET', rec, 'next_seq', 'floor', 'floor_at', 'len', 'coun
   'created', 'turn_token', 'turn', 'turn_phase', 'version')
 local seq, floor, client_id = tonumber(v[1]), tonumber(v[2]), ARGV[9]
 
--- A Redis that lost the reply may have given its number to another message.
+-- A reply stands directly after its question, unless another message has that number: a Redis that lost the reply may
+-- have given it away.
 local function sent_before(offset)
   local pair = redis.call('LRANGE', messages, offset, offset + 1)
-  if is_tombstone(pair[1]) or not pair[2] or is_tombstone(pair[2])
-    or not string.find(pair[2], '"parent_message_id":"' .. entry_id(pair[1]) .. '"', 1, true) then
-    return { REFUSED }
+  if is_tombstone(pair[1]) or not pair[2] or is_tombstone(pair[2]) then return { REFUSED } end
+  local parent = '"parent_message_id":"' .. entry_id(pair[1]) .. '"'
+  if not string.find(pair[2], parent, 1, true) then
+    pair[2] = nil
+    for _, item in ipairs(redis.call('LRANGE', messages, offset + 2, -1)) do
+      if string.find(item, parent, 1, true) then
+        pair[2] = item
+        break
+      end
+    end
+    if not pair[2] then return { REFUSED } end
   end
   -- Stored by a process that does not know it, or has died since: who repeats the send takes the slot.
   local is_free = v[12] == 'ready' and string.match(v[11], '^[^|]+|([^|]+)') == entry_id(pair[2])

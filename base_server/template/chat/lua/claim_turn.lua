@@ -12,8 +12,11 @@ local v = redis.call('HMGET', KEYS[1], 'turn_token', 'turn', 'turn_phase', 'floo
 if v[1] ~= ARGV[1] then return { find_waiting(KEYS[3], 'token', ARGV[1]) and WAIT or LOST } end
 local calling = 'calling ' .. ARGV[5]
 if v[3] ~= 'ready' and v[3] ~= calling then return { LOST } end
-local offset = tonumber(string.match(v[2], '^[^|]+|[^|]+|(%d+)')) - 1 - tonumber(v[4])
+local _, _, seq, question_id = parts_of(v[2])
+local offset = tonumber(seq) - 1 - tonumber(v[4])
 local question = offset >= 0 and redis.call('LINDEX', KEYS[2], offset) or ''
+-- A reply whose number was taken stands elsewhere than behind its question.
+if not question or entry_id(question) ~= question_id then offset, question = find_entry(KEYS[2], question_id) end
 if not question or is_tombstone(question) then question = '' end
 if ARGV[6] == '' then
   local now = now_ms()

@@ -12,10 +12,8 @@ local v = redis.call('HMGET', k.rec, 'turn_token', 'turn', 'floor', 'turn_phase'
 if v[1] == ARGV[1] and v[4] ~= 'ready' and v[4] ~= 'calling ' .. ARGV[12] then return { WAIT } end
 local turn = v[1] == ARGV[1] and v[2] or find_waiting(k.turns, 'token', ARGV[1])
 if not turn then
-  local offset = v[3] and tonumber(ARGV[4]) - tonumber(v[3]) or -1
-  local current = offset >= 0 and redis.call('LINDEX', k.messages, offset) or ''
-  if not current or entry_id(current) ~= ARGV[3] or is_tombstone(current) then current = '' end
-  return { LOST, current }
+  local current = find_placed(k.messages, v[3], ARGV[4], ARGV[3])
+  return { LOST, current and not is_tombstone(current) and current or '' }
 end
 drop_other_types(k)
 -- Readers find the end in the list: a stream that was not begun, or has lost a part, need not be whole.

@@ -5,9 +5,8 @@
 -- returns: {0, entry, state or ''} ended | {10, length of the text, {id, {'text', text}}…} runs | {7} deleted, or its room was | {1} not in the window any more
 local v = redis.call('HMGET', KEYS[1], 'floor', 'gone')
 if v[2] then return { LOST } end
-local offset = v[1] and tonumber(ARGV[1]) - tonumber(v[1]) or -1
-local item = offset >= 0 and redis.call('LINDEX', KEYS[2], offset) or ''
-if item == '' or not item or entry_id(item) ~= ARGV[2] then return { COLD } end
+local item = find_placed(KEYS[2], v[1], ARGV[1], ARGV[2])
+if not item then return { COLD } end
 if is_tombstone(item) then return { LOST } end
 if not is_running(item) then return { OK, item, get_state(KEYS[4]) or '' } end
 local answer = redis.call('XRANGE', KEYS[3], '(' .. ARGV[3] .. '-0', '+', 'COUNT', ARGV[4])
