@@ -229,6 +229,10 @@ def _not_done(answer: list[Any]) -> Deletion:
 
 
 def _room_of(text: str) -> str:
-    """The room in the state of a message that is not in MySQL yet ('PENDING|P1764000000000|<room id>'), else ''."""
+    """The room in the state of a message that is not in MySQL yet ('PENDING|P1764000000000|<room id>'), else ''.
+
+    A process of the version before appends its log behind the room (',R1764000000003'), also when it is SENT."""
     parts = text.split("|")
-    return parts[2] if len(parts) > 2 else ""
+    if len(parts) < 3 or parts[0] in (MessageState.SENT.value, MessageState.DELETED.value):
+        return ""
+    return parts[2].partition(",")[0]

@@ -28,6 +28,8 @@ __all__ = ["ChatStateMachine", "MessageState", "RoomState", "Transition", "get_c
 # C is COMPOSING of a message and CREATING of a room.
 _LETTERS = {"P": "PENDING", "R": "PROCESSING", "S": "SENT", "A": "ACTIVE", "X": "DELETING", "D": "DELETED"}
 
+# The message's room, in or behind the log (lua/_prelude.lua, with_state).
+_ROOM = re.compile(r"\|[^|,]*")
 _LOG_ITEM = re.compile(r"([A-Z])([0-9]{1,14})(?:,|$)")
 
 
@@ -174,7 +176,7 @@ class ChatStateMachine(Facade):
         _, _, rest = text.partition("|")
         log = [
             (_LETTERS.get(letter, first), datetime.fromtimestamp(int(ms) / 1000, UTC))
-            for letter, ms in _LOG_ITEM.findall(rest.partition("|")[0])
+            for letter, ms in _LOG_ITEM.findall(_ROOM.sub("", rest))
         ]
         return [(state, at) for state, at in log if at.timestamp() >= oldest]
 

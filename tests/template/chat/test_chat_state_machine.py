@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import re
+import time
 import uuid
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
@@ -299,3 +301,46 @@ async def test_smart_delete_message_ends_a_running_reply(chat: ChatWorld, stoppe
     assert await chat.state(reply_id) == "DELETED"
     await chat.persist()
     assert await chat.state(reply_id) == "DELETED"
+
+
+@pytest.mark.parametrize("place", [0, 1], ids=["question", "reply"])
+@pytest.mark.parametrize("before", ["PENDING", "PROCESSING", "SENT"])
+async def test_states_that_an_older_process_wrote_on_are_understood(chat: ChatWorld, before: str, place: int) -> None:
+    """In a rolling change a process of the version before appends its log behind the room that it does not know."""
+    user = await chat.user()
+    room = await chat.room(user)
+    await chat.send(user, room.room_id, "kept")
+    await chat.send(user, room.room_id, "gone")
+    if before == "SENT":
+        await chat.persist()
+    message = (await chat.messages(user, room.room_id)).messages[2 + place]
+    key = chat.keys.message_state(message.message_id)
+    now_ms = round(time.time() * 1000)
+    more = {"PENDING": "", "PROCESSING": f",R{now_ms}", "SENT": f",R{now_ms},S{now_ms}"}[before]
+    await chat.redis.execute("SET", key, f"{before}|P{now_ms}|{room.room_id}{more}")
+    states = chat.template._parts.states
+    log = [state for state, _ in await states.get_message_log(message.message_id)]
+    assert log == ["PENDING", "PROCESSING", "SENT"][: len(log)]
+    assert log[-1] == before
+    done, _ = await states.smart_delete_message(message.message_id)
+    assert done
+    after = str(await chat.redis.execute("GET", key))
+    if before == "PENDING":
+        assert re.fullmatch(rf"DELETED\|P{now_ms},D\d+", after)
+    else:
+        assert re.fullmatch(rf"DELETING\|P{now_ms}{more},X\d+\|{room.room_id}", after)
+    await chat.persist()
+    assert re.fullmatch(r"DELETED\|P\d+(,[RSXD]\d+)+", str(await chat.redis.execute("GET", key)))
+    rows = await chat.rows(user, "fp_chat_window_get", room.room_id, 100)
+    assert [row["seq"] for row in rows if row["deleted"]] == [3 + place]
+
+
+async def test_state_that_an_older_process_wrote_on_goes_to_sent_without_its_room(chat: ChatWorld) -> None:
+    user = await chat.user()
+    room = await chat.room(user)
+    question = await chat.send(user, room.room_id, "one")
+    key = chat.keys.message_state(question.message_id)
+    await chat.redis.execute("SET", key, f"PROCESSING|P1764000000000|{room.room_id},R1764000000003")
+    await chat.persist()
+    text = str(await chat.redis.execute("GET", key))
+    assert re.fullmatch(r"SENT\|P1764000000000,R1764000000003,S\d+", text)
