@@ -171,7 +171,7 @@ async def soak(minutes: float, players: int) -> bool:
     """Play for ``minutes``, tell what was held, and whether it was flat."""
     with tempfile.TemporaryDirectory(prefix="soak-") as folder:
         data_dir = Path(folder) / "data"
-        with running_server(data_dir, workers=1, **_SETTINGS) as server:
+        with running_server(data_dir, workers=1, is_fresh=True, **_SETTINGS) as server:
             async with aiohttp.ClientSession() as looking:
                 socket = next(path for path in data_dir.rglob("*") if path.is_socket())
                 watch = Watch(server, looking, socket)

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ from typing import Any
 import aiohttp
 
 from docs.generate_postman import described_api
+from tests.forked_process import ForkedProcess
 from tests.waiting import PATIENCE_S
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -46,27 +48,38 @@ def server_environment(data_dir: Path, changes: Mapping[str, str] | None = None)
 
 def run_to_its_end(arguments: list[str], environment: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
     """Run ``python -m …`` until it ends by itself."""
-    return subprocess.run(
-        [sys.executable, "-m", *arguments],
-        cwd=ROOT, env=dict(environment), capture_output=True, text=True, check=False,
-    )  # fmt: skip
+    with tempfile.TemporaryDirectory(prefix="run-") as folder:
+        log = Path(folder) / "stderr"
+        process = ForkedProcess(arguments, ROOT, environment, log)
+        with process.stdout as stdout:
+            said = stdout.read()
+        return subprocess.CompletedProcess(arguments, process.wait(), said, log.read_text(encoding="utf-8"))
 
 
 class ServerProcess:
-    """``base_url`` is known once :meth:`start` has returned; it changes at every start."""
+    """``base_url`` is known once :meth:`start` has returned; it changes at every start.
+
+    ``is_fresh``: in an interpreter of its own, as users start it, which costs seconds of CPU; else forked."""
 
     def __init__(
-        self, data_dir: Path, *, env: str = "LOCAL", changes: Mapping[str, str] | None = None, workers: int = WORKERS
+        self,
+        data_dir: Path,
+        *,
+        env: str = "LOCAL",
+        changes: Mapping[str, str] | None = None,
+        workers: int = WORKERS,
+        is_fresh: bool = False,
     ) -> None:
+        self._is_fresh = is_fresh
         self.data_dir = data_dir
         self.env = env
         self.base_url = ""
-        self._arguments = [sys.executable, "-m", "application.base_web_server", "--env", env]
+        self._arguments = ["application.base_web_server", "--env", env]
         if workers > 1:
             self._arguments += ["--workers", str(workers)]
         self._environment = server_environment(data_dir, changes)
         self._log = data_dir.parent / f"{data_dir.name}.log"
-        self._process: subprocess.Popen[str] | None = None
+        self._process: subprocess.Popen[str] | ForkedProcess | None = None
 
     @property
     def pid(self) -> int:
@@ -85,9 +98,13 @@ class ServerProcess:
 
     def launch(self) -> None:
         """Start without waiting."""
+        if not self._is_fresh:
+            self._process = ForkedProcess(self._arguments, ROOT, self._environment, self._log)
+            return
+        command = [sys.executable, "-m", *self._arguments]
         with self._log.open("a", encoding="utf-8") as log:
             self._process = subprocess.Popen(
-                self._arguments, cwd=ROOT, env=self._environment, stdout=subprocess.PIPE, stderr=log, text=True
+                command, cwd=ROOT, env=self._environment, stdout=subprocess.PIPE, stderr=log, text=True
             )
 
     def start(self) -> None:
@@ -133,10 +150,10 @@ class ServerProcess:
 
 @contextmanager
 def running_server(
-    data_dir: Path, *, env: str = "LOCAL", workers: int = WORKERS, **changes: str
+    data_dir: Path, *, env: str = "LOCAL", workers: int = WORKERS, is_fresh: bool = False, **changes: str
 ) -> Iterator[ServerProcess]:
     """A server that is stopped at the end, and killed if it does not stop."""
-    server = ServerProcess(data_dir, env=env, changes=changes, workers=workers)
+    server = ServerProcess(data_dir, env=env, changes=changes, workers=workers, is_fresh=is_fresh)
     try:
         server.start()
         yield server

@@ -202,7 +202,7 @@ async def test_accounts_over_http(server: ServerProcess, http: aiohttp.ClientSes
 
 
 async def test_what_was_acknowledged_outlives_a_kill(tmp_path: Path, http: aiohttp.ClientSession) -> None:
-    with running_server(tmp_path / "data") as server:
+    with running_server(tmp_path / "data", is_fresh=True) as server:
         client = Client(http, server.base_url)
         await client.sign_in("alice")
         room = (await client.ok("/api/chat/room/create", ai_persona="DEMO", title="한글 방 🎮"))["room"]
@@ -235,7 +235,7 @@ async def test_a_terminal_that_closes_ends_the_server_in_order(tmp_path: Path, h
     os.close(screen)
     assert await asyncio.wait_for(process.wait(), PATIENCE_S) == 0
     assert not _children_in(data_dir)
-    with running_server(data_dir, workers=1) as server:
+    with running_server(data_dir, workers=1, is_fresh=True) as server:
         client.base_url = server.base_url
         listed = await client.ok("/api/chat/messages", room_id=room["room_id"])
         assert listed["messages"][0]["content"] == "before"
@@ -245,7 +245,7 @@ async def test_a_terminal_that_closes_ends_the_server_in_order(tmp_path: Path, h
 def test_under_nohup_a_terminal_that_closes_changes_nothing(tmp_path: Path) -> None:
     ignored = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
-        with running_server(tmp_path / "data", workers=1) as server:
+        with running_server(tmp_path / "data", is_fresh=True, workers=1) as server:
             server.signal(signal.SIGHUP)
             with pytest.raises(subprocess.TimeoutExpired):
                 server.wait(timeout_s=1)
@@ -255,7 +255,7 @@ def test_under_nohup_a_terminal_that_closes_changes_nothing(tmp_path: Path) -> N
 
 
 def test_sigterm_stops_cleanly_and_a_second_one_does_not_wait(tmp_path: Path) -> None:
-    with running_server(tmp_path / "data", BASE_SERVER__NETCONFIG__QUIET_S="3600") as server:
+    with running_server(tmp_path / "data", is_fresh=True, BASE_SERVER__NETCONFIG__QUIET_S="3600") as server:
         server.signal(signal.SIGTERM)
         server.wait_for_log("server drains")
         server.signal(signal.SIGTERM)
@@ -265,7 +265,7 @@ def test_sigterm_stops_cleanly_and_a_second_one_does_not_wait(tmp_path: Path) ->
 
 
 async def test_while_it_drains_it_answers_but_is_not_ready(tmp_path: Path, http: aiohttp.ClientSession) -> None:
-    with running_server(tmp_path / "data", BASE_SERVER__NETCONFIG__QUIET_S="60") as server:
+    with running_server(tmp_path / "data", is_fresh=True, BASE_SERVER__NETCONFIG__QUIET_S="60") as server:
         server.signal(signal.SIGTERM)
         server.wait_for_log("server drains")
         async with http.get(server.base_url + "/readyz") as answer:
@@ -285,7 +285,7 @@ async def test_the_admin_port_has_the_operators_routes_to_itself(
         "BASE_SERVER__NETCONFIG__ADMIN_PORT": str(port),
         "BASE_SERVER__NETCONFIG__HTTP_STATUS_FOR_ERRORS": status_for_errors,
     }
-    with running_server(tmp_path / "data", **changes) as server:
+    with running_server(tmp_path / "data", is_fresh=True, **changes) as server:
         async with http.get(f"http://127.0.0.1:{port}/readyz") as answer:
             assert answer.status == 200
         for path in ("/livez", "/readyz?verbose", "/metrics"):

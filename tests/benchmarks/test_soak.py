@@ -50,7 +50,7 @@ def test_what_is_more_at_the_end_has_grown(what: str, many: float, capsys: pytes
 
 
 async def test_a_look_finds_every_number(tmp_path: Path) -> None:
-    with running_server(tmp_path / "data", workers=1) as server:
+    with running_server(tmp_path / "data", workers=1, is_fresh=True) as server:
         socket = next(path for path in server.data_dir.rglob("*") if path.is_socket())
         async with aiohttp.ClientSession() as http:
             look = await Watch(server, http, socket).look()

@@ -146,7 +146,7 @@ async def test_the_full_one_serves_and_keeps_on_real_servers(full: dict[str, str
     environment = server_environment(tmp_path / "data", full)
     applied = run_to_its_end(migrate, environment)
     assert applied.returncode == 0, applied.stderr
-    server = ServerProcess(tmp_path / "data", env="PROD", changes=full)
+    server = ServerProcess(tmp_path / "data", env="PROD", changes=full, is_fresh=True)
     try:
         server.start()
         assert "doubtful" not in server.log

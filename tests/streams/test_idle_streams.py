@@ -27,7 +27,7 @@ def servers() -> Iterator[Servers]:
     with ExitStack() as stack:
         port = free_port()
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="s-"))
-        server = ServerProcess(Path(folder) / "data", changes=server_settings(port), workers=1)
+        server = ServerProcess(Path(folder) / "data", changes=server_settings(port), workers=1, is_fresh=True)
         stack.callback(server.stop)
         server.start()
         yield Servers([server], port)
