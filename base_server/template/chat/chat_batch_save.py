@@ -44,9 +44,16 @@ class BatchSave:
     :attr:`renumbered`: rooms in which another message had an event's seq, stored by a batch of a Redis that was lost or
     replaced. Their events took the next free numbers, all of them by the same distance, so that the order and each
     reply's place directly after its question stay. Run again, a stored event tells the distance.
+
+    ``raised``: stream, known and mark, as ``fp_stream_mark_raise`` takes them. :attr:`mark`: its answer when the mark
+    was raised in the transaction of the batch, which saves a commit; None when that is still to be done.
     """
 
-    def __init__(self, database: ShardDatabase, shard_id: int, events: Sequence[Event]) -> None:
+    def __init__(
+        self, database: ShardDatabase, shard_id: int, events: Sequence[Event], raised: tuple[int, int, int]
+    ) -> None:
+        self.mark: int | None = None
+        self._raised = raised
         self.refused: dict[str, str] = {}
         self._database = database
         self._shard_id = shard_id
@@ -74,9 +81,16 @@ class BatchSave:
         if not self._shift.keys().isdisjoint(event.room_id for event, _ in going):
             await self._save_each(event for event, _ in going)
             return
+        if not going:
+            return
+        saved_rows = [row for _, row in going]
+        is_whole = kind == MESSAGE_SAVE and len(going) == len(self._events)
+        if is_whole:
+            saved_rows[0] = f"{saved_rows[0][:-1]},{','.join(map(str, self._raised))}]"
         try:
-            if going:
-                await self._call(_BULK[kind], _array(row for _, row in going))
+            answer = await self._call(_BULK[kind], _array(saved_rows))
+            if is_whole:
+                self.mark = int(answer[0]["mark"])
         except DataRefused:
             await self._save_each(event for event, _ in going)
 

@@ -7,7 +7,6 @@ a batch that was cut off anywhere is simply read again, by this process or by an
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Callable, Container, Iterable, Sequence, Set
 from typing import Any
@@ -109,14 +108,14 @@ class BatchWriter:
         """``read_in``: the generation of Redis that had the entries, if it is gone."""
         begun_s = time.monotonic()
         events, given_up = await self._read(lane, entries)
-        (going, behind), (generation, known) = await asyncio.gather(self._begin(lane, events), self._known(lane))
+        going, behind, generation, known = await self._begin(lane, events)
         generation = read_in or generation
         self._unfinished[lane] = generation, entries
-        save = BatchSave(self._database, int(lane.name), going)
+        save = BatchSave(self._database, int(lane.name), going, self.marks.raised(lane, known, _last(going)))
         await save.run()
         refused = behind | save.refused
         written = [event for event in events if event.entry_id not in refused]
-        older = await self.marks.advance(lane, known, _last(written)) if written else None
+        older = await self.marks.advance(lane, known, _last(written), save.mark) if written else None
         await self._end_outside(written)
         given_up |= refused
         rooms = {event.entry_id: event.room_id for event in events}
@@ -179,10 +178,12 @@ class BatchWriter:
             return full
         return None
 
-    async def _begin(self, lane: Lane, events: Sequence[Event]) -> tuple[Sequence[Event], dict[str, str]]:
+    async def _begin(self, lane: Lane, events: Sequence[Event]) -> tuple[Sequence[Event], dict[str, str], str, str]:
         """Mark the events PROCESSING that may be written now; and those that may not, for their rooms have dead
-        letters: entry id → reason. One round trip, unless there are any."""
-        held = set(await self._mark_processing(lane, events, list({event.room_id for event in events})))
+        letters: entry id → reason. With them what :meth:`_known` says. One round trip, unless there are any."""
+        room_ids = list({event.room_id for event in events})
+        generation, known, *held_rooms = await self._mark_processing(lane, events, room_ids)
+        held = set(held_rooms)
         going = [event for event in events if event.room_id not in held or event.is_replayed]
         if held:
             await self._mark_processing(lane, going, [])
@@ -190,17 +191,19 @@ class BatchWriter:
             if event.kind == MESSAGE_SAVE and event.is_elsewhere:
                 await self._states.move_message_state(event.message_id, MessageState.PROCESSING)
         going_ids = {event.entry_id for event in going}
-        return going, {event.entry_id: BEHIND for event in events if event.entry_id not in going_ids}
+        behind = {event.entry_id: BEHIND for event in events if event.entry_id not in going_ids}
+        return going, behind, generation, known
 
     async def _mark_processing(self, lane: Lane, events: Sequence[Event], room_ids: Sequence[str]) -> list[str]:
-        keys = [lane.held_key]
+        names, p = self._keys, lane.partition
+        keys = [lane.held_key, names.epoch(p), names.epoch_run(p), names.lane_mark(int(lane.name), p)]
         for event in events:
             if event.kind == MESSAGE_SAVE and not event.is_elsewhere:
-                keys.append(self._keys.message_state(event.message_id, lane.partition))
+                keys.append(names.message_state(event.message_id, p))
             elif event.kind == ROOM_CREATE:
-                keys.append(self._keys.room_state(event.room_id, lane.partition))
-        held: list[str] = await self._cache.run_script(SCRIPTS["mark_processing"], keys, room_ids)
-        return held
+                keys.append(names.room_state(event.room_id, p))
+        answer: list[str] = await self._cache.run_script(SCRIPTS["mark_processing"], keys, room_ids)
+        return answer
 
     async def _moved_home(self, lane: Lane, event: Event) -> bool:
         """A room with an id of a host's own was loaded, or created, in its account's partition after this was sent: the

@@ -163,11 +163,17 @@ class ShardMarks:
         """The shards that came back older, whoever found it, as long as an operator should know."""
         return await self._older.alarms(sorted({int(lane.name) for lane in self._queue.lanes(QUEUE_NAME)}))
 
-    async def advance(self, lane: Lane, known: str, last: str) -> int | None:
+    @staticmethod
+    def raised(lane: Lane, known: str, last: str) -> tuple[int, int, int]:
+        """What a procedure takes to raise the lane's mark to the event ``last``; ``known`` as in :meth:`advance`."""
+        return lane.partition, mark_of(known), mark_of(last)
+
+    async def advance(self, lane: Lane, known: str, last: str, mark: int | None = None) -> int | None:
         """A batch up to the event ``last`` is in the database. ``known``: the last one written before, as Redis knew it
-        when the batch was read. Returns the mark of a database that came back older, else None. The caller holds the
-        lane."""
-        mark = await self._raise(lane, mark_of(known), mark_of(last))
+        when the batch was read. ``mark``: what the database answered, if the mark was raised together with the batch.
+        Returns the mark of a database that came back older, else None. The caller holds the lane."""
+        if mark is None:
+            mark = await self._raise(lane, mark_of(known), mark_of(last))
         return mark if mark < mark_of(known) else None
 
     async def restore(self, lane: Lane, mark: int, known: str, last: str) -> None:

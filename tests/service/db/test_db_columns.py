@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -49,6 +50,7 @@ async def test_rows_have_the_columns_of_the_header(database: DatabaseService) ->
             "fp_chat_client_id_latest": (room.room_id, ""),
             "fp_chat_message_save": tuple(question.values()),
             "fp_stream_mark_raise": (1, 0, 1), "fp_stream_marks_get": (),
+            "fp_chat_message_batch_save": (json.dumps([[*room.message(3).values(), 1, 0, 1]]),),
         },
     }  # fmt: skip
     assert {name for kind in calls.values() for name in kind} == RETURNING

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import random
 from datetime import timedelta
 
 import pytest
 
 from service.core.errors import DataRefused
 from service.db.database_service import DatabaseService
+from service.db.values import Row
 from tests.database_rows import START, Room, batch_json, new_id
 
 # Unescaped and escaped JSON, quotes and backslashes, a line separator, RTL, a family emoji, trailing spaces.
@@ -324,3 +327,25 @@ async def test_concurrent_duplicate_batches_count_once(database: DatabaseService
         row = await room.get()
         assert row["message_count"] == sum(not message["deleted"] for message in window) == 27
         assert row["last_seq"] == 40
+
+
+async def test_a_mark_is_raised_with_its_batch_or_not_at_all(database: DatabaseService) -> None:
+    """As by fp_stream_mark_raise, in one transaction: a mark says that everything before it is there (U12)."""
+    room, stream = Room(database), random.randrange(1, 2**31)
+    first = 2**60 + 1  # no double holds it
+
+    async def save(row: Row, *raised: int) -> list[Row]:
+        return await room.call("fp_chat_message_batch_save", json.dumps([[*row.values(), stream, *raised]]))
+
+    async def mark() -> int:
+        return (await room.call("fp_stream_mark_raise", stream, 0, 0))[0]["mark"]
+
+    assert await save(room.message(1), 0, first) == [{"mark": first}]
+    assert await save(room.message(2), first, first + 1) == [{"mark": first + 1}]
+    assert await save(room.message(3), 0, first) == [{"mark": first + 1}], "a mark never falls"
+    older = await save(room.message(4), first + 2, first + 3)
+    assert older == [{"mark": first + 1}], "the database lost what is known: its mark stays"
+    assert len(await room.window()) == 4
+    with pytest.raises(DataRefused):
+        await save(room.message(5) | {"seq": 4}, first, first + 9)
+    assert await mark() == first + 1

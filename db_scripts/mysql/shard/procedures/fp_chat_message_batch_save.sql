@@ -1,6 +1,7 @@
--- purpose: fp_chat_message_save for many messages, all or none; every row has its seq.
+-- purpose: fp_chat_message_save for many messages, all or none; every row has its seq. The first row may go on with the
+--   parameters of fp_stream_mark_raise: the mark is raised in the same transaction, and answered.
 -- params: rows
--- returns:
+-- returns: mark
 -- rows: message_id, room_id, account_db_key, seq, sender_type, content, parent_message_id, metadata, created_at, client_message_id, body_hash
 -- Each row is an array in this order, the parameters of fp_chat_message_save: read by place, JSON takes half the time.
 CREATE PROCEDURE fp_chat_message_batch_save(
@@ -8,6 +9,9 @@ CREATE PROCEDURE fp_chat_message_batch_save(
 )
 MODIFIES SQL DATA
 BEGIN
+    DECLARE v_stream INT DEFAULT JSON_VALUE(p_rows, '$[0][11]');
+    DECLARE v_known BIGINT DEFAULT JSON_VALUE(p_rows, '$[0][12]');
+    DECLARE v_mark BIGINT DEFAULT JSON_VALUE(p_rows, '$[0][13]');
     DECLARE EXIT HANDLER FOR SQLEXCEPTION
     BEGIN
         ROLLBACK;
@@ -71,5 +75,13 @@ BEGIN
     )) n
     ON DUPLICATE KEY UPDATE seq = IF(chat_messages.message_id = VALUES(message_id), chat_messages.seq, NULL);
 
-    COMMIT;
+    IF v_stream IS NULL THEN
+        COMMIT;
+    ELSE
+        INSERT INTO stream_marks (stream, mark) VALUES (v_stream, IF(v_known = 0, v_mark, 0))
+        ON DUPLICATE KEY UPDATE mark = IF(mark >= v_known, GREATEST(mark, v_mark), mark);
+        SELECT mark INTO v_mark FROM stream_marks WHERE stream = v_stream;
+        COMMIT;
+        SELECT v_mark AS mark;
+    END IF;
 END

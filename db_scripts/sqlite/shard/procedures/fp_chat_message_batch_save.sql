@@ -1,6 +1,7 @@
--- purpose: fp_chat_message_save for many messages, all or none; every row has its seq.
+-- purpose: fp_chat_message_save for many messages, all or none; every row has its seq. The first row may go on with the
+--   parameters of fp_stream_mark_raise: the mark is raised in the same transaction, and answered.
 -- params: rows
--- returns:
+-- returns: mark
 -- rows: message_id, room_id, account_db_key, seq, sender_type, content, parent_message_id, metadata, created_at, client_message_id, body_hash
 -- Each row is an array in this order, the parameters of fp_chat_message_save.
 INSERT INTO chat_rooms (room_id, account_db_key, title, ai_persona, created_at, last_message_at, deleted)
@@ -36,3 +37,12 @@ WHERE NOT EXISTS (
           SELECT 1 FROM chat_messages t
           WHERE t.room_id = json_extract(value, '$[1]') AND t.seq = json_extract(value, '$[3]'))))
 ORDER BY first;
+
+INSERT INTO stream_marks (stream, mark)
+SELECT json_extract(:rows, '$[0][11]'),
+       iif(json_extract(:rows, '$[0][12]') = 0, json_extract(:rows, '$[0][13]'), 0)
+WHERE json_extract(:rows, '$[0][11]') IS NOT NULL
+ON CONFLICT (stream) DO UPDATE
+SET mark = iif(mark >= json_extract(:rows, '$[0][12]'), MAX(mark, json_extract(:rows, '$[0][13]')), mark);
+
+SELECT mark FROM stream_marks WHERE stream = json_extract(:rows, '$[0][11]');
