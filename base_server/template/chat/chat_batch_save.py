@@ -25,6 +25,8 @@ from template.chat.chat_events import (
 from template.chat.chat_loader import ShardDatabase
 from template.chat.chat_text import to_json
 
+# In metadata, as the scripts and procedures know it.
+_INTERRUPTED = '"finish_reason":"interrupted"'
 BEHIND = "waits behind the dead letters of its room"
 
 _BULK = {
@@ -69,11 +71,11 @@ class BatchSave:
     async def run(self) -> None:
         """One call a message type, in the order that the types need; row by row only when that is refused."""
         for kind in WRITE_ORDER:
-            placed = [event for event in self._events if event.kind == kind and not _is_unplaced(event)]
+            placed = [event for event in self._events if event.kind == kind and not _is_single(event)]
             for part, rows in _by_size(placed):
                 await self._save(kind, part, rows)
         for event in self._events:
-            if _is_unplaced(event):
+            if _is_single(event):
                 await self._save_alone(event)
 
     async def _save(self, kind: str, events: Sequence[Event], rows: Sequence[str]) -> None:
@@ -129,6 +131,9 @@ class BatchSave:
         stored = int(rows[0]["seq"])
         if event.seq is None:
             event.seq = stored
+        elif stored == 0:
+            # It stood in for a reply that has come meanwhile. The room is read again: Redis may know only this one.
+            self._shift.setdefault(event.room_id, 0)
         elif stored != event.seq + shift:
             self._shift[event.room_id] = max(stored - event.seq, 0)
             # Redis keeps the number that it gave until the room is loaded again (settle.lua).
@@ -139,9 +144,14 @@ class BatchSave:
         return await self._database.call_shard_procedure(self._shard_id, procedure, params)
 
 
-def _is_unplaced(event: Event) -> bool:
-    """A save whose number in its room the database is to give."""
-    return event.kind == MESSAGE_SAVE and event.seq is None
+def _is_single(event: Event) -> bool:
+    """A save whose number in its room the database is to give; and one of a reply that may stand in for another, which
+    the bulk procedure would store beside it (an interrupted reply without text is rare)."""
+    if event.kind != MESSAGE_SAVE:
+        return False
+    row = event.row
+    is_empty_reply = row["sender_type"] == "AI" and not row["content"]
+    return event.seq is None or (is_empty_reply and _INTERRUPTED in (row["metadata"] or ""))
 
 
 def _row_json(event: Event) -> str:

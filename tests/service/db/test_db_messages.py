@@ -349,3 +349,32 @@ async def test_a_mark_is_raised_with_its_batch_or_not_at_all(database: DatabaseS
     with pytest.raises(DataRefused):
         await save(room.message(5) | {"seq": 4}, first, first + 9)
     assert await mark() == first + 1
+
+
+@pytest.mark.parametrize("in_bulk", [False, True], ids=["alone", "reply in bulk first"])
+@pytest.mark.parametrize("reply_seq", [2, 4], ids=["same number", "other number"])
+async def test_reply_and_its_stand_in_are_stored_once(room: Room, in_bulk: bool, reply_seq: int) -> None:
+    """A load gave the question a reply, empty and interrupted, while its own was on the way (decision 0038)."""
+    ids = [f"01900000-0000-8001-{n:04d}-{new_id()[3:15]}" for n in range(3)]
+    question = room.message(1, message_id=ids[0])
+    reply = room.message(reply_seq, message_id=ids[1], sender_type="AI", parent_message_id=ids[0], content="said")
+    stand_in = room.message(
+        2, message_id=ids[2], sender_type="AI", parent_message_id=ids[0], content="",
+        metadata='{"ai_persona":"GPT4O","finish_reason":"interrupted"}',
+    )  # fmt: skip
+    await room.batch("fp_chat_message_batch_save", question)
+    if in_bulk:
+        await room.batch("fp_chat_message_batch_save", reply)
+        assert await room.call("fp_chat_message_save", *stand_in.values()) == [{"seq": 0}]
+    else:
+        assert await room.call("fp_chat_message_save", *stand_in.values()) == [{"seq": 2}]
+        assert await room.call("fp_chat_message_save", *reply.values()) == [{"seq": 2}]
+    before = await room.window(), await room.get()
+    assert [(row["message_id"], row["content"], row["deleted"]) for row in before[0]] == [
+        (ids[0], "message 1", 0),
+        (ids[1], "said", 0),
+    ]
+    assert before[1]["message_count"] == 2
+    for row, seq in ((stand_in, 0), (reply, before[0][1]["seq"])):
+        assert await room.call("fp_chat_message_save", *row.values()) == [{"seq": seq}]
+    assert (await room.window(), await room.get()) == before

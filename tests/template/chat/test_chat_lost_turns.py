@@ -397,3 +397,24 @@ async def test_lost_reply_ends_once_when_the_loading_process_dies(
     await chat.send(user, room.room_id, "two")
     assert await chat.texts(user, room.room_id) == ["one", "", "two", "stub: two"]
     assert chat.provider.calls == 1
+
+
+@pytest.mark.chat_settings(reply_lease_s=0.3)
+async def test_reply_that_comes_after_all_takes_the_place_of_its_stand_in(chat: ChatWorld) -> None:
+    """The batch with the reply was on its way while Redis was lost; the room shows the reply, once."""
+    user = await chat.user()
+    room = await chat.room(user)
+    question = await chat.accepted(user, room.room_id, "one")
+    assert question.turn is not None
+    await chat.hush()
+    await chat.persist()
+    await chat.forget_everything()
+    assert await chat.texts(user, room.room_id) == ["one", ""]
+    await chat.persist()
+    turn = question.turn
+    row = (turn.reply_id, room.room_id, user.session.account_db_key, 2, "AI", "said", turn.question_id, "{}")
+    await chat.rows(user, "fp_chat_message_save", *row, "2026-01-01 00:00:00.000", None, None)
+    await chat.forget_everything()
+    messages = (await chat.messages(user, room.room_id)).messages
+    assert [(message.content, message.seq) for message in messages] == [("one", 1), ("said", 2)]
+    assert messages[1].message_id == turn.reply_id

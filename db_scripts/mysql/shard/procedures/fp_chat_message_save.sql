@@ -3,8 +3,10 @@
 --   question if that number is free; anything else takes the room's next, behind the place of a reply that is still
 --   to come (a message deleted before it was saved has no created_at: it may be that reply). Where another message has
 --   the client_message_id, this one is stored without: a Redis that lost the other gave both to this one.
+--   A stand-in (of a reply that Redis and its process lost: empty, interrupted, its id begins as its question's) is not
+--   stored beside another reply to its question; one that is stored makes way for the reply when that comes after all.
 -- params: message_id, room_id, account_db_key, seq, sender_type, content, parent_message_id, metadata, created_at, client_message_id, body_hash
--- returns: seq
+-- returns: seq, 0 when nothing is stored
 CREATE PROCEDURE fp_chat_message_save(
     IN p_message_id VARCHAR(64) CHARACTER SET ascii COLLATE ascii_bin,
     IN p_room_id VARCHAR(64) CHARACTER SET ascii COLLATE ascii_bin,
@@ -21,6 +23,12 @@ CREATE PROCEDURE fp_chat_message_save(
 MODIFIES SQL DATA
 BEGIN
     DECLARE v_seq BIGINT;
+    DECLARE v_question BIGINT;
+    DECLARE v_is_reply BOOLEAN
+        DEFAULT p_seq IS NOT NULL AND p_sender_type = 'AI' AND p_parent_message_id IS NOT NULL;
+    DECLARE v_is_stand_in BOOLEAN
+        DEFAULT v_is_reply AND p_content = '' AND LEFT(p_message_id, 19) = LEFT(p_parent_message_id, 19)
+                AND p_metadata LIKE '%"finish_reason":"interrupted"%';
     DECLARE EXIT HANDLER FOR SQLEXCEPTION
     BEGIN
         ROLLBACK;
@@ -34,6 +42,27 @@ BEGIN
     ON DUPLICATE KEY UPDATE room_id = chat_rooms.room_id;
 
     SELECT seq INTO v_seq FROM chat_messages WHERE message_id = p_message_id;
+    IF v_seq IS NULL AND v_is_reply THEN
+        SELECT seq INTO v_question FROM chat_messages WHERE message_id = p_parent_message_id AND room_id = p_room_id;
+        IF v_is_stand_in THEN
+            IF EXISTS (SELECT 1 FROM chat_messages
+                       WHERE room_id = p_room_id AND seq > v_question AND parent_message_id = p_parent_message_id
+                         AND sender_type = 'AI') THEN
+                SET v_seq = 0;
+            END IF;
+        ELSE
+            SELECT seq INTO v_seq FROM chat_messages
+            WHERE room_id = p_room_id AND seq > v_question AND parent_message_id = p_parent_message_id
+              AND sender_type = 'AI' AND content = '' AND deleted = 0
+              AND LEFT(message_id, 19) = LEFT(p_parent_message_id, 19)
+              AND metadata LIKE '%"finish_reason":"interrupted"%'
+            LIMIT 1;
+            UPDATE chat_messages
+            SET message_id = p_message_id, content = p_content, metadata = p_metadata,
+                created_at = COALESCE(LEFT(p_created_at, 23), '')
+            WHERE room_id = p_room_id AND seq = v_seq;
+        END IF;
+    END IF;
     IF v_seq IS NULL THEN
         SELECT w.seq INTO v_seq
         FROM (

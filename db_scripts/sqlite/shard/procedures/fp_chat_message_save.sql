@@ -3,11 +3,30 @@
 --   question if that number is free; anything else takes the room's next, behind the place of a reply that is still
 --   to come (a message deleted before it was saved has no created_at: it may be that reply). Where another message has
 --   the client_message_id, this one is stored without: a Redis that lost the other gave both to this one.
+--   A stand-in (of a reply that Redis and its process lost: empty, interrupted, its id begins as its question's) is not
+--   stored beside another reply to its question; one that is stored makes way for the reply when that comes after all.
 -- params: message_id, room_id, account_db_key, seq, sender_type, content, parent_message_id, metadata, created_at, client_message_id, body_hash
--- returns: seq
+-- returns: seq, 0 when nothing is stored
 INSERT INTO chat_rooms (room_id, account_db_key, title, ai_persona, created_at, last_message_at, deleted)
 VALUES (:room_id, :account_db_key, '', '', '1970-01-01 00:00:00.000', '1970-01-01 00:00:00.000', 2)
 ON CONFLICT (room_id) DO NOTHING;
+
+UPDATE chat_messages
+SET message_id = :message_id, content = :content, metadata = :metadata,
+    created_at = COALESCE(substr(:created_at, 1, 23), '')
+WHERE room_id = :room_id
+  AND seq = (
+    SELECT m.seq FROM chat_messages m
+    WHERE m.room_id = :room_id AND m.seq > (
+        SELECT q.seq FROM chat_messages q WHERE q.message_id = :parent_message_id AND q.room_id = :room_id)
+      AND m.parent_message_id = :parent_message_id AND m.sender_type = 'AI' AND m.content = '' AND m.deleted = 0
+      AND substr(m.message_id, 1, 19) = substr(:parent_message_id, 1, 19)
+      AND m.metadata LIKE '%"finish_reason":"interrupted"%'
+    LIMIT 1)
+  AND :seq IS NOT NULL AND :sender_type = 'AI'
+  AND NOT COALESCE(:content = '' AND substr(:message_id, 1, 19) = substr(:parent_message_id, 1, 19)
+                   AND :metadata LIKE '%"finish_reason":"interrupted"%', 0)
+  AND NOT EXISTS (SELECT 1 FROM chat_messages WHERE message_id = :message_id);
 
 INSERT INTO chat_messages (room_id, seq, message_id, account_db_key, sender_type, content, parent_message_id,
                            metadata, created_at, client_message_id, body_hash)
@@ -30,6 +49,14 @@ LEFT JOIN chat_messages t ON t.room_id = :room_id AND t.client_message_id = :cli
 WHERE w.seq IS NOT NULL
   AND NOT EXISTS (SELECT 1 FROM chat_messages m WHERE m.room_id = :room_id AND m.seq = w.seq)
   AND NOT EXISTS (SELECT 1 FROM chat_messages WHERE message_id = :message_id)
+  AND NOT (COALESCE(:seq IS NOT NULL AND :sender_type = 'AI' AND :content = ''
+                    AND substr(:message_id, 1, 19) = substr(:parent_message_id, 1, 19)
+                    AND :metadata LIKE '%"finish_reason":"interrupted"%', 0)
+           AND EXISTS (
+               SELECT 1 FROM chat_messages m
+               WHERE m.room_id = :room_id AND m.seq > (
+                   SELECT q.seq FROM chat_messages q WHERE q.message_id = :parent_message_id AND q.room_id = :room_id)
+                 AND m.parent_message_id = :parent_message_id AND m.sender_type = 'AI'))
 ORDER BY w.place
 LIMIT 1;
 
@@ -39,4 +66,4 @@ UPDATE chat_rooms SET
     last_message_at = MAX(last_message_at, substr(:created_at, 1, 23))
 WHERE room_id = :room_id;
 
-SELECT seq FROM chat_messages WHERE message_id = :message_id;
+SELECT COALESCE((SELECT seq FROM chat_messages WHERE message_id = :message_id), 0) AS seq;
