@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,12 @@ import pytest
 from service.cache.cache_errors import CacheCommandError
 from service.core.errors import ServiceUnavailable
 from service.db.db_settings import DatabaseSettings
+from service.llm.conversation import ReplyItem
+from service.llm.llm_errors import AIUnavailable
 from template.base.client_session import ClientSession
-from template.chat.chat_turn_store import TurnStore
+from template.chat.chat_loader import Loaded
+from template.chat.chat_turn import Turn
+from template.chat.chat_turn_store import Asked, RoomNotLoaded, TurnStore
 from tests.backends_mariadb import DatabaseBackend
 from tests.backends_redis import RedisServer
 from tests.chat_world import ChatWorld, running_world
@@ -159,3 +164,77 @@ async def test_a_redis_user_who_may_not_publish_gets_whole_writes(
         assert response.message is not None
         assert response.message.metadata["finish_reason"] == "stopped"
         assert (await chat.texts(user, room.room_id))[2:] == ["two", "stub: two"]
+
+
+@pytest.mark.chat_settings(reply_lease_s=1.5)
+async def test_lease_of_a_claim_whose_answer_was_lost_goes_on_while_the_room_is_loaded(
+    chat: ChatWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Decision 0037: the claim may have been stored; its process still asks, so nobody may end the reply meanwhile."""
+    user = await chat.user()
+    room = await chat.room(user)
+    claim, look = TurnStore.claim, TurnStore.look
+    is_claimed, is_loaded = asyncio.Event(), asyncio.Event()
+
+    async def answer_lost(self: TurnStore, turn: Turn, claim_id: str) -> bool | None:
+        taken = await claim(self, turn, claim_id)
+        if not is_claimed.is_set():
+            is_claimed.set()
+            raise RoomNotLoaded
+        return taken
+
+    async def cold(self: TurnStore, turn: Turn, claim_id: str) -> Asked | None:
+        if not is_loaded.is_set():
+            raise RoomNotLoaded
+        return await look(self, turn, claim_id)
+
+    async def slow_load(*args: Any) -> Loaded:
+        await is_loaded.wait()
+        return Loaded.WARM
+
+    monkeypatch.setattr(TurnStore, "claim", answer_lost)
+    monkeypatch.setattr(TurnStore, "look", cold)
+    monkeypatch.setattr(chat.template._parts.replies, "_load_room", slow_load)
+    sending = asyncio.create_task(chat.try_send(user, room.room_id, "one"))
+    await is_claimed.wait()
+    leases = chat.keys.leases(chat.keys.account_partition(user.session.account_id))
+
+    async def ends_at() -> float:
+        return float(await chat.redis.execute("ZSCORE", leases, room.room_id) or 0)
+
+    for _ in range(2):
+        before = await ends_at()
+
+        async def renewed(before: float = before) -> bool:
+            return await ends_at() > before
+
+        await until(renewed)
+    is_loaded.set()
+    assert (await sending).errorCode == 0
+    assert await chat.texts(user, room.room_id) == ["one", "stub: one"]
+    assert chat.provider.calls == 1
+
+
+async def test_question_of_another_process_is_given_back_where_there_is_no_place_for_it(
+    chat: ChatWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Decision 0037: a process that takes up a question and has no place among its calls does not end the reply."""
+    user = await chat.user()
+    room = await chat.room(user)
+    await chat.hush()
+    await chat.accepted(user, room.room_id, "one")
+    replies = chat.template._parts.replies
+
+    async def full(*args: Any, **options: Any) -> AsyncIterator[ReplyItem]:
+        raise AIUnavailable("too many requests wait", called=False)
+        yield
+
+    with monkeypatch.context() as patch:
+        patch.setattr(chat.container.ai, "stream_claimed", full)
+        await replies.sweep(all_open=True)
+        await until(lambda: len(replies) == 0)
+    assert (await chat.messages(user, room.room_id)).messages[1].is_streaming
+    await replies.sweep(all_open=True)
+    await until(lambda: len(replies) == 0)
+    assert await chat.texts(user, room.room_id) == ["one", "stub: one"]
+    assert chat.provider.calls == 1
