@@ -4,6 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 ARGS ?=
+# Where it is set, each of the hundreds of processes that the tests start would compile everything of ours again.
+unexport PYTHONDONTWRITEBYTECODE
 JOBS ?= 4
 MINUTES ?= 20
 # Of the tests over HTTP, what depends most on which process answers: one life, streams, clients, stories beside a model.
