@@ -202,14 +202,16 @@ async def test_lease_of_a_claim_whose_answer_was_lost_goes_on_while_the_room_is_
     async def ends_at() -> float:
         return float(await chat.redis.execute("ZSCORE", leases, room.room_id) or 0)
 
-    for _ in range(2):
-        before = await ends_at()
+    try:
+        for _ in range(2):
+            before = await ends_at()
 
-        async def renewed(before: float = before) -> bool:
-            return await ends_at() > before
+            async def renewed(before: float = before) -> bool:
+                return await ends_at() > before
 
-        await until(renewed)
-    is_loaded.set()
+            await until(renewed)
+    finally:
+        is_loaded.set()
     assert (await sending).errorCode == 0
     assert await chat.texts(user, room.room_id) == ["one", "stub: one"]
     assert chat.provider.calls == 1
