@@ -48,6 +48,7 @@ CLIENTS = {
     "langchain_core": {"service.llm"},
     "langchain_openai": {"service.llm"},
     "openai": {"service.llm"},
+    "anyio": {"service.llm"},
     "apscheduler": {"service.scheduler"},
     "aiohttp": {"application.base_web_server", "service.net"},
     "multidict": {"application.base_web_server"},

@@ -36,8 +36,8 @@ _IDLE_S = 5.0
 class Server:
     """One server process. Making it connects to nothing; :meth:`run` is its whole life.
 
-    The order of start, left backwards: listener (answers "starting") → services → templates. With a ``seat`` among
-    workers the listener comes last: others serve meanwhile.
+    The order of start, left backwards: listener (answers "starting") → services → templates. Ready when the AI models
+    are, too. With a ``seat`` among workers the listener comes last: others serve meanwhile.
     """
 
     def __init__(
@@ -100,6 +100,8 @@ class Server:
             life.push_async_callback(self._durability.stop)
             for template in self._context.templates().values():
                 await life.enter_async_context(self._started(template))
+            # The first player does not pay for it, nor whoever is served beside: seconds of CPU.
+            await self._container.ai.wait_until_ready()
             self._health.phase = Phase.READY
             if self._seat is not None:
                 await life.enter_async_context(

@@ -6,7 +6,7 @@ import asyncio
 import os
 import sys
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping, Sequence
-from contextlib import aclosing, nullcontext
+from contextlib import aclosing, nullcontext, suppress
 from typing import TYPE_CHECKING, Any
 
 from service.cache.cache_service import CacheService
@@ -77,6 +77,13 @@ class AIChatService(Facade):
         loading = self._load()
         if self._personas.need_a_look():
             await asyncio.shield(loading)
+
+    async def wait_until_ready(self) -> None:
+        """Return when a call costs no more than the next one: LangChain is imported, the models are built.
+
+        What cannot be built is logged, and tried again by each call."""
+        with suppress(AIUnavailable):
+            await self._models()
 
     async def check(self) -> None:
         """Raise StartError where :meth:`start` would; nothing is started."""

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+import anyio
 import openai
 from langchain.chat_models import init_chat_model
 from langchain_core.language_models.chat_models import BaseChatModel
@@ -32,6 +33,8 @@ class HttpClients:
     """
 
     def __init__(self, max_reply_chars: int) -> None:
+        # Imports what the first request would import in the server's event loop.
+        anyio.run(anyio.sleep, 0)
         self._hooks: list[Callable[..., Any]] = [ResponseEvents(max_reply_chars)]
         self._clients: dict[str, openai.DefaultAsyncHttpxClient] = {}
 

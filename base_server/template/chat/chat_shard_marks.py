@@ -1,10 +1,10 @@
 """Finds a shard database that came back older, and writes again what Redis has of what it lost.
 
 Each shard has a mark for each event stream: how far the stream is written. It is raised with every batch, or right
-after it, before the batch is acknowledged in Redis, which keeps the mark too. A database whose mark is below the one in Redis was put back
-to an earlier time (a dump, a replica that was behind). Replication and dumps keep the order of commits: where a mark is
-there, everything before it is. The mark of such a database stays where it is until everything is queued again: a
-restore that an outage ends is begun again, and goes on behind the rooms that it had done.
+after it, before the batch is acknowledged in Redis, which keeps the mark too. A database whose mark is below the one in
+Redis was put back to an earlier time (a dump, a replica that was behind). Replication and dumps keep the order of
+commits: where a mark is there, everything before it is. The mark of such a database stays where it is until everything
+is queued again: a restore that an outage ends is begun again, and goes on behind the rooms that it had done.
 """
 
 from __future__ import annotations
