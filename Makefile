@@ -24,10 +24,10 @@ run: $(INSTALLED) ## start the server with the embedded default; data in ./data
 	@exec $(BIN)/python -m application.base_web_server --env LOCAL $(ARGS)
 
 test: $(INSTALLED) ## all tests that can run here; names what it skipped (REQUIRE_REAL=1: missing backends fail; JOBS=4 at a time)
-	@exec $(BIN)/python -m pytest -rs -n $(JOBS) --dist loadfile $(ARGS)
+	@exec $(BIN)/python -m pytest -rs -n $(JOBS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 workers: $(INSTALLED) ## some tests over HTTP on servers of four workers, a random one each request (ARGS="tests/e2e tests/story": more)
-	@exec env SERVER_WORKERS=4 $(BIN)/python -m pytest -rs -n $(JOBS) --dist loadfile $(ON_WORKERS) $(ARGS)
+	@exec env SERVER_WORKERS=4 $(BIN)/python -m pytest -rs -n $(JOBS) --dist loadfile --no-loadscope-reorder $(ON_WORKERS) $(ARGS)
 
 chaos: $(INSTALLED) ## break real servers, Redis and MySQL for MINUTES=20; what failed is kept in ./chaos-failed (ARGS="--seed N")
 	@exec $(BIN)/python -m tests.faults.chaos --minutes $(MINUTES) $(ARGS)

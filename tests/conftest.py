@@ -22,7 +22,27 @@ structlog.configure(
         structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback),
     ]
 )
+# Folders of few tests that take long. They come first: begun last, one keeps a process busy while the others are idle.
+_LONG = [
+    "story",
+    "e2e",
+    "faults",
+    "integration",
+    "browser",
+    "isolation",
+    "streams",
+    "benchmarks",
+    "deploy",
+    "examples",
+    "application",
+    "documented",
+]
 pytest_plugins = ["tests.backends_redis", "tests.backends_cluster", "tests.backends_mariadb"]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    ranks = {name: rank for rank, name in enumerate(_LONG)}
+    items.sort(key=lambda item: ranks.get(item.path.parent.name, len(_LONG)))
 
 
 @pytest.fixture(autouse=True)
