@@ -46,8 +46,15 @@ def server_environment(data_dir: Path, changes: Mapping[str, str] | None = None)
     }
 
 
-def run_to_its_end(arguments: list[str], environment: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
-    """Run ``python -m …`` until it ends by itself."""
+def run_to_its_end(
+    arguments: list[str], environment: Mapping[str, str], *, is_fresh: bool = False
+) -> subprocess.CompletedProcess[str]:
+    """Run ``python -m …`` until it ends by itself; ``is_fresh`` as in :class:`ServerProcess`."""
+    if is_fresh:
+        return subprocess.run(
+            [sys.executable, "-m", *arguments],
+            cwd=ROOT, env=dict(environment), capture_output=True, text=True, check=False,
+        )  # fmt: skip
     with tempfile.TemporaryDirectory(prefix="run-") as folder:
         log = Path(folder) / "stderr"
         process = ForkedProcess(arguments, ROOT, environment, log)
@@ -98,6 +105,7 @@ class ServerProcess:
 
     def launch(self) -> None:
         """Start without waiting."""
+        self._log.touch()
         if not self._is_fresh:
             self._process = ForkedProcess(self._arguments, ROOT, self._environment, self._log)
             return

@@ -89,7 +89,9 @@ def test_without_its_packages_the_start_names_the_mend(tmp_path: Path) -> None:
     (hidden / "opentelemetry").mkdir(parents=True)
     (hidden / "opentelemetry" / "__init__.py").write_text("raise ImportError('hidden', name='opentelemetry')")
     changes = {"BASE_SERVER__NETCONFIG__TRACES_ENDPOINT": "http://127.0.0.1:1/v1/traces", "PYTHONPATH": str(hidden)}
-    ended = run_to_its_end(["application.base_web_server"], server_environment(tmp_path / "data", changes))
+    ended = run_to_its_end(
+        ["application.base_web_server"], server_environment(tmp_path / "data", changes), is_fresh=True
+    )
     assert ended.returncode == 1
     assert "opentelemetry is not installed: install the extra 'otel'" in ended.stderr.splitlines()[-1]
 

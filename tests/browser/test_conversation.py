@@ -344,7 +344,7 @@ def test_a_stream_that_breaks_is_taken_up_where_it_broke(player: Player, provide
     visitor.context.add_init_script(BREAK_FIRST_STREAM)
     page = visitor.open(f"/#room={room_id}")
     long = " ".join(f"word{number}" for number in range(60))
-    provider.will_say(words(long, 0.05))
+    provider.will_say(words(long, 0.15))  # still under way when the page is back
     send(page, "Tell me in a tunnel")
     expect(page.get_by_text("No connection to the server.")).to_be_visible()
     expect(page.get_by_text("No connection to the server.")).to_be_hidden()

@@ -25,6 +25,7 @@ EXEMPT = {
     "dead_letter_entries",
     "end_reply",
     "expired_turns",
+    "extend_lock",
     "hand_over",
     "hold_entry",
     "leave_reply",

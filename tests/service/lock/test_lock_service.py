@@ -59,6 +59,33 @@ async def test_extending_holds_it_longer(locks: LockService, cache: CacheService
     assert await redis.execute("PTTL", redis.key("lock:room:1", redis.partitions.of_text("1"))) > 50_000
 
 
+async def test_a_lock_of_the_dead_ends_though_the_servers_clock_was_set_back(
+    locks: LockService, cache: CacheService
+) -> None:
+    """U10's kind: the time at which a key expires stays where it was, an hour further away."""
+    assert await locks.acquire("room:1", 0.2, 0)
+    redis = cache.get_client()
+    await redis.execute("PEXPIRE", redis.key("lock:room:1", redis.partitions.of_text("1")), 3_600_000)
+    # Nobody extends it.
+    assert await locks.acquire("room:1", 30, PATIENCE_S)
+
+
+async def test_a_holder_that_lives_keeps_its_lock_though_the_servers_clock_was_set_back(
+    locks: LockService, cache: CacheService
+) -> None:
+    held = await locks.acquire("room:1", 60, 0)
+    assert held
+    redis = cache.get_client()
+    name = redis.key("lock:room:1", redis.partitions.of_text("1"))
+    await redis.execute("PEXPIRE", name, 3_600_000)
+    assert await locks.acquire("room:1", 1, 0) is None
+    assert 50_000 < await redis.execute("PTTL", name) <= 60_000, "its own time from now on, not that of who asks"
+    assert await locks.extend("room:1", held, 90) is True
+    assert await locks.acquire("room:1", 1, 0) is None
+    assert await redis.execute("PTTL", name) > 80_000
+    assert await locks.release("room:1", held) is True
+
+
 async def test_who_waits_gets_it_when_it_is_given_back(locks: LockService) -> None:
     token = await locks.acquire("room:1", 3600, 0)
     assert token

@@ -6,7 +6,7 @@
 --   A stand-in (of a reply that Redis and its process lost: empty, interrupted, its id begins as its question's) is not
 --   stored beside another reply to its question; one that is stored makes way for the reply when that comes after all.
 -- params: message_id, room_id, account_db_key, seq, sender_type, content, parent_message_id, metadata, created_at, client_message_id, body_hash
--- returns: seq, 0 when nothing is stored
+-- returns: seq
 CREATE PROCEDURE fp_chat_message_save(
     IN p_message_id VARCHAR(64) CHARACTER SET ascii COLLATE ascii_bin,
     IN p_room_id VARCHAR(64) CHARACTER SET ascii COLLATE ascii_bin,
