@@ -15,7 +15,7 @@ import aiohttp
 import pytest
 
 from tests.server_process import ROOT, Client, server_environment
-from tests.waiting import until
+from tests.waiting import PATIENCE_S, until
 
 HOST_APP = Path(__file__).parent / "host_app"
 MINSU, JIWOO, GUEST = ("game-token-of-minsu", "game-token-of-jiwoo", "game-token-of-guest")
@@ -24,7 +24,7 @@ MINSU, JIWOO, GUEST = ("game-token-of-minsu", "game-token-of-jiwoo", "game-token
 def environment(data_dir: Path) -> dict[str, str]:
     """As a host starts it: its own source root first, ours behind."""
     roots = os.pathsep.join(map(str, (HOST_APP, ROOT, ROOT / "base_server")))
-    return server_environment(data_dir) | {"PYTHONPATH": roots, "PYTHONDONTWRITEBYTECODE": "1"}
+    return server_environment(data_dir) | {"PYTHONPATH": roots}
 
 
 @contextmanager
@@ -42,7 +42,7 @@ def running(data_dir: Path, *arguments: str, **variables: str) -> Iterator[tuple
             yield line.split()[-1], process
             if process.poll() is None:
                 process.send_signal(signal.SIGTERM)
-                assert process.wait(30) == 0, (data_dir.parent / "host.log").read_text()[-3000:]
+                assert process.wait(PATIENCE_S) == 0, (data_dir.parent / "host.log").read_text()[-3000:]
         finally:
             process.kill()
             process.wait()
