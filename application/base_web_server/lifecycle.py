@@ -100,7 +100,7 @@ class Server:
             life.push_async_callback(self._durability.stop)
             for template in self._context.templates().values():
                 await life.enter_async_context(self._started(template))
-            # The first player does not pay for it, nor whoever is served beside: seconds of CPU.
+            # Seconds of CPU, which the first send would pay for, and every request that is served at that moment.
             await self._container.ai.wait_until_ready()
             self._health.phase = Phase.READY
             if self._seat is not None:

@@ -79,16 +79,16 @@ class LaneStore:
     async def append(self, lane: Lane, message: QueueMessage) -> None:
         """Store ``message`` (with its id) at the end of ``lane``, once. Raises QueueFull at max_backlog,
         TypeError or ValueError for a payload that is no JSON object in proper Unicode or too long."""
-        await self._append("enqueue_message", lane, message)
+        await self._append(lane, message)
 
     async def move(self, entry_id: str, lane: Lane, to: Lane, message: QueueMessage) -> None:
         """Store the ``message`` of an entry of ``lane`` at the end of ``to``, then take the entry out; two round trips.
         Raises as :meth:`append`."""
         moved = f"queue_moved:{lane.queue_name}:{lane.name}:{lane.partition}:{entry_id}"
-        await self._append("move_message", to, message, self._cache.get_client().key(moved, partition=to.partition))
+        await self._append(to, message, self._cache.get_client().key(moved, partition=to.partition))
         await self.remove(lane, [entry_id])
 
-    async def _append(self, script: str, lane: Lane, message: QueueMessage, *more_keys: str) -> None:
+    async def _append(self, lane: Lane, message: QueueMessage, *more_keys: str) -> None:
         payload = _encode_payload(message.payload, self._settings.max_payload_bytes)
         client = self._cache.get_client()
         memory_key = client.key(f"queue_seen:{message.message_id}", partition=lane.partition)
@@ -101,7 +101,7 @@ class LaneStore:
             int(message.priority),
             message.partition_key or "",
         )
-        if await client.run_script(_SCRIPTS[script], (lane.stream_key, memory_key, *more_keys), args):
+        if await client.run_script(_SCRIPTS["enqueue_message"], (lane.stream_key, memory_key, *more_keys), args):
             raise QueueFull(lane.queue_name, self._settings.max_backlog)
 
     async def head(self, lane: Lane, count: int, max_bytes: int = _NO_LIMIT) -> list[QueueEntry]:

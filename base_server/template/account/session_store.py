@@ -108,7 +108,7 @@ class SessionStore:
                 await client.execute("SET", key, proven, "EX", self._ttl_s, "XX")
                 text = proven
             except ServiceUnavailable as outage:
-                # A full Redis, say: the session goes on all the same, and is proven again by whoever finds it next.
+                # A full Redis, say: the session goes on all the same, and the next request proves it again.
                 Logger.debug("a session could not be written again", reason=outage.reason)
         session = SessionInfo(
             account_id=str(record["account_id"]),

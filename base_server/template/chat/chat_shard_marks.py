@@ -99,8 +99,8 @@ class OlderShard:
 
 
 class OlderShards:
-    """What was found, by whatever process: kept in Redis for seven days, and an alarm until everything that Redis had
-    is in the database again, and until an operator has acknowledged what is in neither."""
+    """What any process found, kept in Redis for seven days. It is an alarm until everything that Redis had is in the
+    database again, and until an operator has acknowledged what neither has."""
 
     def __init__(self, cache: CacheClient) -> None:
         self._cache = cache
@@ -160,7 +160,7 @@ class ShardMarks:
         self._progress = progress
 
     async def alarms(self) -> list[OlderShard]:
-        """The shards that came back older, whoever found it, as long as an operator should know."""
+        """The shards that came back older, found by any process, as long as an operator should know."""
         return await self._older.alarms(sorted({int(lane.name) for lane in self._queue.lanes(QUEUE_NAME)}))
 
     @staticmethod
@@ -368,8 +368,8 @@ class ShardMarks:
 
 
 def _before_dead_letters(events: Sequence[list[str]], dead: Set[tuple[str, str]]) -> list[list[str]]:
-    """Of a room that has dead letters: what is none of them was written before them. It does not wait behind them
-    (``was``), and where it is refused itself, a replay puts it back before them."""
+    """Events of a room that has dead letters, without those that are dead letters: they were written before them. They
+    do not wait for the dead letters (``was``), and where one is refused itself, a replay puts it back before them."""
     alive = [words for words in events if (words[3], words[1]) not in dead]
     return [[*words, "was", f"0-{place}"] for place, words in enumerate(alive, start=1)]
 
