@@ -141,7 +141,8 @@ async def test_a_process_that_stood_still_past_its_lease_says_nothing_more(
     await player.enter(servers)
     await at_home.enter(servers)
     at_home.room_id = player.room_id
-    provider.script(Reply(CHUNKS, delay_s=0.02))
+    # Without an end: on a slow machine it would be over before the process wakes.
+    provider.script(Reply(CHUNKS, delay_s=0.02, hang=True))
     pid = servers.all[0].pid
     async with player.stream("tell me") as events:
         reply_id = (await anext(events)).data["message_id"]

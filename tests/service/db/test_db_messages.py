@@ -158,6 +158,24 @@ async def test_reply_with_a_taken_number_goes_after_its_question(room: Room) -> 
         assert await room.call("fp_chat_message_save", *reply.values()) == [{"seq": seq}]
 
 
+async def test_reply_is_never_stored_before_its_question(room: Room) -> None:
+    """cases/faults.md U3: the question's number was taken, the reply's was not, and it comes in a later batch."""
+    await room.save(1)
+    question = room.message(1, message_id=new_id())
+    assert await room.call("fp_chat_message_save", *question.values()) == [{"seq": 3}]
+    reply = room.message(2, message_id=new_id(), sender_type="AI", parent_message_id=question["message_id"])
+    before = await room.get()
+    with pytest.raises(DataRefused):
+        await room.batch("fp_chat_message_batch_save", room.message(7), reply)
+    assert await room.get() == before
+    for _ in range(2):
+        assert await room.call("fp_chat_message_save", *reply.values()) == [{"seq": 4}]
+    # One that is behind its question anyhow stays where it is.
+    late = room.message(5) | {"seq": 6, "sender_type": "AI", "parent_message_id": question["message_id"]}
+    await room.batch("fp_chat_message_batch_save", late)
+    assert [row["seq"] for row in await room.window()] == [1, 3, 4, 6]
+
+
 async def test_deleted_reply_leaves_no_number_free_behind_it(room: Room) -> None:
     """A reply that was deleted before it was saved is the last row: no other reply is still to come."""
     await room.save(1)

@@ -1,8 +1,9 @@
 -- purpose: Store one message; seq NULL takes the room's next number. A message_id that is there (a tombstone too)
---   changes nothing and answers its stored seq. Where another message has the seq, a reply goes directly after its
---   question if that number is free; anything else takes the room's next, behind the place of a reply that is still
---   to come (a message deleted before it was saved has no created_at: it may be that reply). Where another message has
---   the client_message_id, this one is stored without: a Redis that lost the other gave both to this one.
+--   changes nothing and answers its stored seq. Where another message has the seq, or a reply's
+--   seq is before its question (whose own was taken), a reply goes directly after its question if that number is free;
+--   anything else takes the room's next, behind the place of a reply that is still to come (a message deleted before it
+--   was saved has no created_at: it may be that reply). Where another message has the client_message_id, this one is
+--   stored without: a Redis that lost the other gave both to this one.
 --   A stand-in (of a reply that Redis and its process lost: empty, interrupted, its id begins as its question's) is not
 --   stored beside another reply to its question; one that is stored makes way for the reply when that comes after all.
 -- params: message_id, room_id, account_db_key, seq, sender_type, content, parent_message_id, metadata, created_at, client_message_id, body_hash
@@ -66,7 +67,7 @@ BEGIN
     IF v_seq IS NULL THEN
         SELECT w.seq INTO v_seq
         FROM (
-            SELECT p_seq AS seq, 1 AS place
+            SELECT IF(v_question >= p_seq, NULL, p_seq) AS seq, 1 AS place
             UNION ALL
             SELECT seq + 1, 2 FROM chat_messages
             WHERE message_id = p_parent_message_id AND room_id = p_room_id AND p_seq IS NOT NULL

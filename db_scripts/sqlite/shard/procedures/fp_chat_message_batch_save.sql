@@ -23,8 +23,12 @@ WHERE room_id IN (SELECT json_extract(value, '$[1]') FROM json_each(:rows));
 
 INSERT INTO chat_messages (room_id, seq, message_id, account_db_key, sender_type, content, parent_message_id,
                            metadata, created_at, client_message_id, body_hash)
-SELECT json_extract(value, '$[1]'), json_extract(value, '$[3]'), json_extract(value, '$[0]'),
-       json_extract(value, '$[2]'), json_extract(value, '$[4]'),
+SELECT json_extract(value, '$[1]'),
+       -- A reply whose question was stored behind its seq is refused: seq cannot be NULL.
+       iif(EXISTS (SELECT 1 FROM chat_messages q
+                   WHERE q.message_id = json_extract(value, '$[6]') AND q.seq > json_extract(value, '$[3]')),
+           NULL, json_extract(value, '$[3]')),
+       json_extract(value, '$[0]'), json_extract(value, '$[2]'), json_extract(value, '$[4]'),
        json_extract(value, '$[5]'), json_extract(value, '$[6]'),
        json_extract(value, '$[7]'), COALESCE(substr(json_extract(value, '$[8]'), 1, 23), ''),
        json_extract(value, '$[9]'), json_extract(value, '$[10]')

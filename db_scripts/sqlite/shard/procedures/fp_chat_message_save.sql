@@ -1,8 +1,9 @@
 -- purpose: Store one message; seq NULL takes the room's next number. A message_id that is there (a tombstone too)
---   changes nothing and answers its stored seq. Where another message has the seq, a reply goes directly after its
---   question if that number is free; anything else takes the room's next, behind the place of a reply that is still
---   to come (a message deleted before it was saved has no created_at: it may be that reply). Where another message has
---   the client_message_id, this one is stored without: a Redis that lost the other gave both to this one.
+--   changes nothing and answers its stored seq. Where another message has the seq, or a reply's
+--   seq is before its question (whose own was taken), a reply goes directly after its question if that number is free;
+--   anything else takes the room's next, behind the place of a reply that is still to come (a message deleted before it
+--   was saved has no created_at: it may be that reply). Where another message has the client_message_id, this one is
+--   stored without: a Redis that lost the other gave both to this one.
 --   A stand-in (of a reply that Redis and its process lost: empty, interrupted, its id begins as its question's) is not
 --   stored beside another reply to its question; one that is stored makes way for the reply when that comes after all.
 -- params: message_id, room_id, account_db_key, seq, sender_type, content, parent_message_id, metadata, created_at, client_message_id, body_hash
@@ -34,7 +35,10 @@ SELECT :room_id, w.seq, :message_id, :account_db_key, :sender_type, :content,
        :parent_message_id, :metadata, COALESCE(substr(:created_at, 1, 23), ''),
        iif(t.seq IS NULL, :client_message_id, NULL), iif(t.seq IS NULL, :body_hash, NULL)
 FROM (
-    SELECT :seq AS seq, 1 AS place
+    SELECT iif(:sender_type = 'AI' AND EXISTS (
+               SELECT 1 FROM chat_messages q
+               WHERE q.message_id = :parent_message_id AND q.room_id = :room_id AND q.seq >= :seq),
+               NULL, :seq) AS seq, 1 AS place
     UNION ALL
     SELECT seq + 1, 2 FROM chat_messages
     WHERE message_id = :parent_message_id AND room_id = :room_id AND :seq IS NOT NULL
