@@ -345,8 +345,14 @@ def test_a_stream_that_breaks_is_taken_up_where_it_broke(player: Player, provide
     page = visitor.open(f"/#room={room_id}")
     long = " ".join(f"word{number}" for number in range(60))
     provider.will_say(words(long, 0.15))  # still under way when the page is back
+    # The next connection waits: what is shown for a moment only, expect() may not see.
+    held: list[Route] = []
+    page.route("**/api/chat/message/resume", held.append, times=1)
     send(page, "Tell me in a tunnel")
     expect(page.get_by_text("No connection to the server.")).to_be_visible()
+    while not held:
+        page.wait_for_timeout(50)
+    held[0].continue_()
     expect(page.get_by_text("No connection to the server.")).to_be_hidden()
     wait_until_answered(page, 1)
     assert replies(page) == [long]
