@@ -347,7 +347,11 @@ def test_a_stream_that_breaks_is_taken_up_where_it_broke(player: Player, provide
     provider.will_say(words(long, 0.15))  # still under way when the page is back
     # The next connection waits: what is shown for a moment only, expect() may not see.
     held: list[Route] = []
-    page.route("**/api/chat/message/resume", held.append, times=1)
+
+    def hold(route: Route) -> None:
+        held.append(route)
+
+    page.route("**/api/chat/message/resume", hold, times=1)
     send(page, "Tell me in a tunnel")
     expect(page.get_by_text("No connection to the server.")).to_be_visible()
     while not held:
