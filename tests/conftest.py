@@ -13,6 +13,7 @@ import structlog
 
 from service.cache.cache_client import CacheClient
 from service.cache.script import Script
+from tests.quick_passwords import use_quick_hashes
 from tests.server_process import WORKERS
 
 # Where `rich` is installed structlog prints each traceback with all local values: 0.3 s of the processor for one.
@@ -37,6 +38,7 @@ _LONG = [
     "application",
     "documented",
 ]
+use_quick_hashes()
 pytest_plugins = ["tests.backends_redis", "tests.backends_cluster", "tests.backends_mariadb"]
 
 

@@ -17,6 +17,8 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import IO
 
+from tests.quick_passwords import use_quick_hashes
+
 _IMPORTED = (
     "application.base_web_server.lifecycle",
     "application.base_web_server.serving",
@@ -84,4 +86,5 @@ def _run(arguments: list[str], folder: str, environment: dict[str, str], stdout:
     sys.argv = arguments
     sys.stdout = open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115 - for the life of the process
     sys.stderr = open(2, "w", encoding="utf-8", closefd=False, buffering=1)  # noqa: SIM115
+    use_quick_hashes()
     runpy.run_module(arguments[0], run_name="__main__", alter_sys=True)

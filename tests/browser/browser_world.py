@@ -26,6 +26,7 @@ from playwright.sync_api import (
 
 from tests.backends_redis import missing_backend
 from tests.server_process import ROOT, ServerProcess
+from tests.waiting import PATIENCE_S
 
 # Root needs --no-sandbox; the rest keeps Chromium from talking to its maker.
 _FLAGS = [
@@ -47,7 +48,7 @@ def running_chromium() -> Iterator[Browser]:
     executable = shutil.which("chromium")
     if executable is None:
         missing_backend("chromium is not on PATH")
-    expect.set_options(timeout=20_000)
+    expect.set_options(timeout=1000 * PATIENCE_S)
     with sync_playwright() as playwright:
         browser = _launch(playwright, str(executable))
         try:
@@ -102,7 +103,7 @@ def words(text: str, delay_s: float = 0.0, *, hang: bool = False) -> dict[str, A
 def post(url: str, body: Any) -> dict[str, Any]:
     """The JSON of the answer; raises ``HTTPError`` for a failure."""
     request = urllib.request.Request(url, json.dumps(body).encode(), {"Content-Type": "application/json"})
-    with urllib.request.urlopen(request, timeout=60) as answer:
+    with urllib.request.urlopen(request, timeout=PATIENCE_S) as answer:
         found = json.load(answer)
     assert isinstance(found, dict)
     return found
@@ -150,7 +151,7 @@ class Visitor:
             "storage_state": {"cookies": [], "origins": [{"origin": server.base_url, "localStorage": kept}]},
         }
         self.context: BrowserContext = browser.new_context(**defaults | options)
-        self.context.set_default_timeout(20_000)
+        self.context.set_default_timeout(1000 * PATIENCE_S)
         self.errors: list[str] = []
         self.expected: tuple[str, ...] = ()
         """Parts of console errors that the test provokes, such as the status of a refused request."""

@@ -191,7 +191,6 @@ def test_at_no_change_of_the_page_is_a_text_torn(player: Player, provider: Provi
     chance = random.Random(12)
     visitor = visit(player=player)
     visitor.context.add_init_script(WATCH)
-    visitor.context.set_default_timeout(60_000)
     first, second = visitor.open("/#new"), visitor.open("/#new")
     texts: dict[str, list[str]] = {"plain": [], "markdown": []}
     said: list[str] = []

@@ -65,59 +65,65 @@ def game(data_dir: Path, *more: str) -> Any:
     return running(data_dir, "game_server", "--data-dir", str(data_dir), *more)
 
 
-async def test_the_game_has_its_own_pages_templates_and_the_chat(http: aiohttp.ClientSession, tmp_path: Path) -> None:
-    with game(tmp_path / "data") as (address, _):
-        async with http.get(f"{address}/") as page:
-            assert await page.text() == "the game"
-        minsu, jiwoo = player(http, address, MINSU), player(http, address, JIWOO)
-        assert [(await minsu.ok("/api/market/buy", item="sword"))["left"] for _ in range(3)] == [2, 1, 0]
-        sold_out = await jiwoo.post("/api/protocol/8001", item="sword")
-        assert (sold_out["errorCode"], sold_out["error"]["message"]) == (1008, "sword is sold out")
-        room = (await minsu.ok("/api/chat/room/create", ai_persona="DEMO", title="모험 🗡️"))["room"]
-        sent = await minsu.ok("/api/chat/message/send", room_id=room["room_id"], content="안녕")
-        assert "안녕" in sent["message"]["content"]
-        listed = await minsu.ok("/api/chat/rooms")
-        assert [(r["title"], r["message_count"]) for r in listed["rooms"]] == [("모험 🗡️", 2)]
-        # The accounts are the game's: nobody sees another's, and ours are not there.
-        assert (await jiwoo.ok("/api/chat/rooms"))["total_count"] == 0
-        assert (await jiwoo.post("/api/chat/messages", room_id=room["room_id"]))["errorCode"] == 1004
-        assert (await player(http, address, "stolen").post("/api/chat/rooms"))["errorCode"] == 10000
-        assert (await minsu.post("/api/account/login", account_id="minsu", password="12345678"))["errorCode"] == 1003
-        # A player of whom the game knows no shard.
-        guest = player(http, address, GUEST)
-        await guest.ok("/api/chat/room/create", ai_persona="DEMO")
-        assert (await guest.ok("/api/chat/rooms"))["total_count"] == 1
+@pytest.fixture(scope="module")
+def market(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
+    """A game that runs: its address and its data folder."""
+    data_dir = tmp_path_factory.mktemp("market") / "data"
+    with game(data_dir) as (address, _):
+        yield address, data_dir
+
+
+async def test_the_game_has_its_own_pages_templates_and_the_chat(
+    http: aiohttp.ClientSession, market: tuple[str, Path]
+) -> None:
+    address, _ = market
+    async with http.get(f"{address}/") as page:
+        assert await page.text() == "the game"
+    minsu, jiwoo = player(http, address, MINSU), player(http, address, JIWOO)
+    assert [(await minsu.ok("/api/market/buy", item="sword"))["left"] for _ in range(3)] == [2, 1, 0]
+    sold_out = await jiwoo.post("/api/protocol/8001", item="sword")
+    assert (sold_out["errorCode"], sold_out["error"]["message"]) == (1008, "sword is sold out")
+    room = (await minsu.ok("/api/chat/room/create", ai_persona="DEMO", title="모험 🗡️"))["room"]
+    sent = await minsu.ok("/api/chat/message/send", room_id=room["room_id"], content="안녕")
+    assert "안녕" in sent["message"]["content"]
+    listed = await minsu.ok("/api/chat/rooms")
+    assert [(r["title"], r["message_count"]) for r in listed["rooms"]] == [("모험 🗡️", 2)]
+    # The accounts are the game's: nobody sees another's, and ours are not there.
+    assert (await jiwoo.ok("/api/chat/rooms"))["total_count"] == 0
+    assert (await jiwoo.post("/api/chat/messages", room_id=room["room_id"]))["errorCode"] == 1004
+    assert (await player(http, address, "stolen").post("/api/chat/rooms"))["errorCode"] == 10000
+    assert (await minsu.post("/api/account/login", account_id="minsu", password="12345678"))["errorCode"] == 1003
+    # A player of whom the game knows no shard.
+    guest = player(http, address, GUEST)
+    await guest.ok("/api/chat/room/create", ai_persona="DEMO")
+    assert (await guest.ok("/api/chat/rooms"))["total_count"] == 1
 
 
 async def test_the_games_template_calls_the_chat_and_the_games_wire_reaches_it(
-    http: aiohttp.ClientSession, tmp_path: Path
+    http: aiohttp.ClientSession, market: tuple[str, Path]
 ) -> None:
-    with game(tmp_path / "data") as (address, _):
+    address, _ = market
+    jiwoo = player(http, address, JIWOO)
+    room_id = (await jiwoo.ok("/api/market/ask", item="sword"))["room_id"]
+    message = {"protocol": 6001, "token": JIWOO, "body": {"limit": 5, "sequence": 9}}
+    async with http.post(f"{address}/game/rpc", json=message) as answer:
+        listed = (await answer.json())["body"]
+    assert (listed["errorCode"], listed["sequence"]) == (0, 9)
+    assert [(room["room_id"], room["title"]) for room in listed["rooms"]] == [(room_id, "About the sword")]
+    async with http.post(f"{address}/game/rpc", json=message | {"token": "stolen"}) as answer:
+        assert (await answer.json())["body"]["errorCode"] == 10000
+
+
+async def test_everything_is_there_after_a_kill(http: aiohttp.ClientSession, tmp_path: Path) -> None:
+    with game(tmp_path / "data") as (address, process):
         minsu = player(http, address, MINSU)
-        room_id = (await minsu.ok("/api/market/ask", item="sword"))["room_id"]
-        message = {"protocol": 6001, "token": MINSU, "body": {"limit": 5, "sequence": 9}}
-        async with http.post(f"{address}/game/rpc", json=message) as answer:
-            listed = (await answer.json())["body"]
-        assert (listed["errorCode"], listed["sequence"]) == (0, 9)
-        assert [(room["room_id"], room["title"]) for room in listed["rooms"]] == [(room_id, "About the sword")]
-        async with http.post(f"{address}/game/rpc", json=message | {"token": "stolen"}) as answer:
-            assert (await answer.json())["body"]["errorCode"] == 10000
-
-
-async def test_everything_is_there_after_a_stop_and_after_a_kill(http: aiohttp.ClientSession, tmp_path: Path) -> None:
-    sent = []
-    for end in ("stop", "kill", "look"):
-        with game(tmp_path / "data") as (address, process):
-            minsu = player(http, address, MINSU)
-            if not sent:
-                room_id = (await minsu.ok("/api/chat/room/create", ai_persona="DEMO"))["room"]["room_id"]
-            page = await minsu.ok("/api/chat/messages", room_id=room_id)
-            assert [m["content"] for m in page["messages"] if m["sender_type"] == "USER"] == sent
-            sent.append(f"before the {end}")
-            await minsu.ok("/api/chat/message/send", room_id=room_id, content=sent[-1])
-            if end == "kill":
-                process.kill()
-                process.wait()
+        room_id = (await minsu.ok("/api/chat/room/create", ai_persona="DEMO"))["room"]["room_id"]
+        await minsu.ok("/api/chat/message/send", room_id=room_id, content="before the kill")
+        process.kill()
+        process.wait()
+    with game(tmp_path / "data") as (address, _):
+        page = await player(http, address, MINSU).ok("/api/chat/messages", room_id=room_id)
+        assert [m["content"] for m in page["messages"] if m["sender_type"] == "USER"] == ["before the kill"]
 
 
 def refused(data_dir: Path, *more: str) -> str:
@@ -138,9 +144,9 @@ def refused_start(data_dir: Path, *arguments: str, **variables: str) -> str:
     return line
 
 
-def test_two_hosts_on_one_data_folder_are_refused(tmp_path: Path) -> None:
-    with game(tmp_path / "data"):
-        assert str(tmp_path / "data") in refused(tmp_path / "data")
+def test_two_hosts_on_one_data_folder_are_refused(market: tuple[str, Path]) -> None:
+    _, data_dir = market
+    assert str(data_dir) in refused(data_dir)
 
 
 @pytest.mark.parametrize("taken", ["6001", "6000"], ids=["first", "second"])
@@ -178,9 +184,8 @@ async def buys_and_asks(http: aiohttp.ClientSession, address: str) -> None:
     [
         ("game_server.guest", "--env", "LOCAL"),
         (*SHIPPED, "--app", REGISTER),
-        (*SHIPPED, "--app", REGISTER, "--workers", "2"),
     ],
-    ids=["registered before main", "--app, one process", "--app, two workers"],
+    ids=["registered before main", "--app"],
 )
 async def test_the_market_can_be_a_guest_of_the_shipped_server(
     http: aiohttp.ClientSession, tmp_path: Path, arguments: tuple[str, ...]
@@ -205,6 +210,7 @@ async def test_workers_that_are_started_again_serve_the_guest(tmp_path: Path) ->
     # A connection of its own for each request, and so any of the workers.
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(force_close=True)) as http:
         with running(tmp_path / "data", *SHIPPED, **variables) as (address, process):
+            await buys_and_asks(http, address)
             client = Client(http, address)
             await client.sign_in("minsu")
 

@@ -7,11 +7,9 @@ import os
 from pathlib import Path
 
 import pytest
-from argon2 import PasswordHasher
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis.stateful import run_state_machine_as_test
 
-from template.account import password_vault
 from tests.backends_mariadb import DatabaseBackend, PreparedMariaDb
 from tests.backends_redis import RedisServer
 from tests.faults.embedded_world import embedded_world
@@ -22,14 +20,6 @@ from tests.story.story import WINDOW, ChatStory
 pytestmark = pytest.mark.timeout(900 if "STORIES" not in os.environ else 0)
 LONGER = float(os.environ.get("STORIES", "1"))
 """So many times more stories than in an ordinary run; then there is time to shorten one that fails, too."""
-
-
-@pytest.fixture
-def quick_hashes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Stories log in often, and what a password costs is not what they are about."""
-    monkeypatch.setattr(
-        password_vault, "PasswordHasher", lambda: PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)
-    )
 
 
 async def tell(on: StoryServers, stories: int, *, steps: int = 40) -> None:
@@ -52,22 +42,20 @@ async def tell(on: StoryServers, stories: int, *, steps: int = 40) -> None:
     )
 
 
-@pytest.mark.usefixtures("quick_hashes")
 @pytest.mark.parametrize("private_server", ["valkey"], indirect=True)
 async def test_stories_on_valkey_and_sqlite(
     private_server: RedisServer, shared_sqlite: DatabaseBackend, app_id: str, tmp_path: Path
 ) -> None:
     async with in_process(private_server, shared_sqlite, app_id, tmp_path, window=WINDOW, reply_lease_s=5) as servers:
-        await tell(servers, 12)
+        await tell(servers, 5)
 
 
-@pytest.mark.usefixtures("quick_hashes")
 @pytest.mark.parametrize("private_server", ["redis"], indirect=True)
 async def test_stories_on_redis_and_mariadb(
     private_server: RedisServer, shared_mariadb: DatabaseBackend, app_id: str, tmp_path: Path
 ) -> None:
     async with in_process(private_server, shared_mariadb, app_id, tmp_path, window=WINDOW, reply_lease_s=5) as servers:
-        await tell(servers, 12)
+        await tell(servers, 5)
 
 
 async def test_stories_with_server_processes_that_are_killed(

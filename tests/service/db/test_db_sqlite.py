@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+import threading
 from pathlib import Path
 
 import pytest
@@ -70,16 +71,25 @@ async def test_a_file_that_another_process_writes_to_is_an_outage(database: Sqli
     await database.close()
 
 
-async def test_a_call_that_lasts_too_long_is_undone_and_those_behind_it_are_told(database: SqliteDatabase) -> None:
+async def test_a_call_that_lasts_too_long_is_undone(database: SqliteDatabase) -> None:
     database._timeout_s = TIMEOUT_S
-    endless, *behind = await asyncio.gather(
-        database.call("endless", ("x",)), *(database.call("add", ("y",)) for _ in range(3)), return_exceptions=True
-    )
+    with pytest.raises(ServiceUnavailable):
+        await database.call("endless", ("x",))
     database._timeout_s = PATIENCE_S
-    assert isinstance(endless, ServiceUnavailable)
-    assert isinstance(behind[-1], ServiceUnavailable)
-    # A thread that is quick after the interrupt may still do what its caller has not given up.
-    assert await database.call("count", ()) == [{"n": sum(answer == [] for answer in behind)}]
+    assert await database.call("count", ()) == [{"n": 0}]
+    await database.close()
+
+
+async def test_calls_behind_one_that_lasts_too_long_are_told_and_never_run(database: SqliteDatabase) -> None:
+    released = threading.Event()
+    ahead = database._thread.submit(released.wait)  # as a call that no interrupt ends
+    database._timeout_s = TIMEOUT_S
+    told = await asyncio.gather(*(database.call("add", ("y",)) for _ in range(3)), return_exceptions=True)
+    assert all(isinstance(each, ServiceUnavailable) and "was busy" in str(each) for each in told), told
+    released.set()
+    ahead.result()
+    database._timeout_s = PATIENCE_S
+    assert await database.call("count", ()) == [{"n": 0}]
     await database.close()
 
 

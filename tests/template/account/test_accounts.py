@@ -12,6 +12,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
+from argon2 import PasswordHasher
 
 from application.base_web_server.templates import create_account_template, create_session_store
 from service.cache.cache_service import CacheService
@@ -20,6 +21,7 @@ from service.core.errors import ServiceUnavailable
 from service.llm.llm_settings import LlmSettings
 from service.net.net_settings import NetSettings
 from service.service_container import ServiceContainer, ServiceSettings
+from template.account import password_vault
 from template.account.account_template_impl import AccountTemplateImpl
 from template.account.common.account_serialize import LoginRequest, LogoutRequest, SignupRequest
 from template.account.ended_sessions import EndedSessions
@@ -77,6 +79,11 @@ async def running_world(data_dir: Path, **limits: int) -> AsyncIterator[World]:
     finally:
         await world.template.stop()
         await container.stop()
+
+
+@pytest.fixture
+def real_hashes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(password_vault, "PasswordHasher", PasswordHasher)
 
 
 @pytest.fixture
@@ -213,6 +220,7 @@ async def test_who_has_a_network_of_addresses_counts_once(tmp_path: Path, peers:
         assert answer.errorCode == (1010 if refused else 0)
 
 
+@pytest.mark.usefixtures("real_hashes")
 async def test_unknown_accounts_wrong_passwords_and_damaged_hashes_take_the_same_time(world: World) -> None:
     """By the processor's time, of which other work on the machine takes none; without the stand-in hash it is a
     hundredth."""
@@ -231,6 +239,7 @@ async def test_unknown_accounts_wrong_passwords_and_damaged_hashes_take_the_same
     assert max(times) < 2.5 * min(times), times
 
 
+@pytest.mark.usefixtures("real_hashes")
 async def test_hashing_does_not_slow_the_rest(world: World) -> None:
     """12 logins at once; meanwhile a session is found, as every request of the chat begins."""
     await world.signup("alice")
@@ -245,6 +254,7 @@ async def test_hashing_does_not_slow_the_rest(world: World) -> None:
     assert found > 30, "the event loop stood still"
 
 
+@pytest.mark.usefixtures("real_hashes")
 async def test_the_vault_refuses_more_than_it_has_room_for() -> None:
     vault = PasswordVault(threads=1, waiting=1)
     results = await asyncio.gather(*(vault.hash("x" * 8) for _ in range(3)), return_exceptions=True)
@@ -257,6 +267,7 @@ async def test_the_vault_refuses_more_than_it_has_room_for() -> None:
     vault.close()
 
 
+@pytest.mark.usefixtures("real_hashes")
 async def test_a_caller_that_leaves_keeps_its_place_until_its_hash_is_done() -> None:
     vault = PasswordVault(threads=1, waiting=0)
     gone = asyncio.create_task(vault.hash("x" * 8))
