@@ -99,7 +99,9 @@ async def test_a_master_that_is_away_stops_neither_writes_nor_ends_of_the_other_
         node.client.config_set("cluster-require-full-coverage", "no")
     database = DatabaseBackend("sqlite", DatabaseSettings(timeout_s=PATIENCE_S), tmp_path, None)
     often = {"batch_interval_s": 0.1, "sweep_interval_s": 0.1, "reply_lease_s": 3}
-    async with running_world(cluster.settings(), database, app_id, provider, **often) as chat:
+    # Each call of a partition that is away takes this long.
+    settings = cluster.settings(timeout_s=1, bulk_timeout_s=1)
+    async with running_world(settings, database, app_id, provider, **often) as chat:
         user = await chat.user()
         room_id = (await chat.room(user)).room_id
         living = cluster.owner(chat.redis.partitions.tag(chat.redis.partitions.of_text(user.session.account_id)))
