@@ -1,7 +1,7 @@
 """Prints the parts of the documents that are taken from code: ``make docs`` writes them, a test holds them current.
 
-``docs/errors.md``, ``docs/configuration.md`` and ``config/schema.json`` are written whole. Elsewhere a table
-stands between ``<!-- begin NAME -->`` and ``<!-- end NAME -->``, where NAME is a key of :data:`TABLES`.
+``docs/errors.md``, ``docs/configuration.md``, ``docs/records.md`` and ``config/schema.json`` are written whole.
+Elsewhere a table stands between ``<!-- begin NAME -->`` and ``<!-- end NAME -->``; NAME is a key of :data:`TABLES`.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from pathlib import Path
 
 from docs.generate_configuration import configuration_page, schema_file
 from docs.generate_postman import collection_file
+from docs.generate_records import records_page
 from template.base.errors import ErrorCode
 from template.chat.chat_states import MESSAGE_TRANSITIONS, ROOM_TRANSITIONS, MessageState, RoomState
 from template.chat.common.chat_protocol import ChatProtocol
@@ -57,6 +58,7 @@ def pages() -> dict[Path, str]:
     return {
         ROOT / "docs/errors.md": errors_page(),
         ROOT / "docs/configuration.md": configuration_page(),
+        ROOT / "docs/records.md": records_page(),
         ROOT / "config/schema.json": schema_file(),
         ROOT / "docs/postman/chat-template-server.postman_collection.json": collection_file(),
         **current,

@@ -189,7 +189,7 @@ def test_redis_keys_are_built_in_the_key_modules_only() -> None:
     wrong = [
         f"{module.name}: {text}"
         for module in MODULES
-        if module.name not in BUILD_KEYS
+        if module.name not in BUILD_KEYS | {"template.chat.chat_records"}  # the schema describes keys
         for text in _texts(module.tree)
         if re.match(r"[a-z_]+:(\S|$)", text) and text.partition(":")[0] in kinds
     ]

@@ -21,6 +21,7 @@ from service.cache.partition import Partitions
 from service.queue.queue_settings import QueueSettings
 from tests.event_client import Event, streaming
 from tests.openai_stub import Reply
+from tests.record_check import check_records
 from tests.story.servers import Files
 from tests.story.teller import ID_FORMS, OK, Account, Message, Room, StoryTeller
 from tests.template.chat.test_chat_settling import is_for_good
@@ -498,6 +499,7 @@ class ChatStory(StoryTeller):
             return
         for account in self.accounts:
             self.check(account, 0)
+        check_records(self.redis("KEYS", "*"), self.redis)
         self.run(self.servers.write())
         for account in self.accounts:
             for room in account.rooms:
@@ -512,5 +514,6 @@ class ChatStory(StoryTeller):
             rooms = self.ok(account, 0, "/api/chat/rooms", limit=100)["rooms"]
             assert {room["state"] for room in rooms} <= {"ACTIVE"}
         names = self.redis("KEYS", "*")
+        check_records(names, self.redis)
         assert [name for name in names if self.redis("PTTL", name) == -1 and not is_for_good(name)] == []
         assert [self.redis("XLEN", key) for key in self.redis("KEYS", "*}:queue_dead:*")] in ([], [0])

@@ -31,6 +31,7 @@ from template.chat.chat_events import (
 from template.chat.chat_instruments import BATCH_EVENTS, BATCH_SECONDS
 from template.chat.chat_keys import ChatKeys
 from template.chat.chat_loader import ShardDatabase
+from template.chat.chat_records import NO_EVENT
 from template.chat.chat_scripts import SCRIPTS, Answer
 from template.chat.chat_settings import ChatSettings
 from template.chat.chat_shard_marks import ShardMarks
@@ -328,8 +329,7 @@ def _grouped(events: Iterable[Event], key: Callable[[Event], str]) -> Iterable[t
 
 
 def _last(written: Sequence[Event]) -> str:
-    """The last entry of these; '0-0' for none."""
-    return written[-1].entry_id if written else "0-0"
+    return written[-1].entry_id if written else NO_EVENT
 
 
 def _order_of(entry_id: str) -> tuple[int, int]:

@@ -23,8 +23,6 @@ MESSAGE_SAVE = "CHAT_MESSAGE_SAVE"
 ROOM_UPDATE = "CHAT_ROOM_UPDATE"
 MESSAGE_DELETE = "CHAT_MESSAGE_DELETE"
 ROOM_DELETE = "CHAT_ROOM_DELETE"
-# The version of a title that nobody gave: the room gets one from its first message (lua/accept_send.lua).
-NOT_NAMED = -1
 # The order in which a batch is written, each type its own transaction.
 WRITE_ORDER = (ROOM_CREATE, MESSAGE_SAVE, ROOM_UPDATE, MESSAGE_DELETE, ROOM_DELETE)
 

@@ -8,9 +8,10 @@ from typing import Any
 
 from service.core.errors import ServiceUnavailable
 from template.base.errors import IdempotencyMismatch, RoomNotFound
-from template.chat.chat_events import NOT_NAMED, payload
+from template.chat.chat_events import payload
 from template.chat.chat_loader import Loaded
 from template.chat.chat_owner import Owner
+from template.chat.chat_records import UNNAMED_VERSION
 from template.chat.chat_scripts import SCRIPTS, Answer
 from template.chat.chat_states import GONE, ROOM_LETTERS, RoomState
 from template.chat.chat_store import HybridStore, RoomGone, state_name
@@ -49,7 +50,7 @@ class RoomStore(HybridStore):
         ``title`` None: the default one until the first message names it."""
         room_id = self._keys.new_id(owner.partition)
         request_hash = body_hash(title, persona)
-        version = NOT_NAMED if title is None else 0
+        version = UNNAMED_VERSION if title is None else 0
         keys, args = self._create_call(
             owner, room_id, persona, title or DEFAULT_TITLE, version, client_request_id, request_hash
         )
@@ -122,7 +123,7 @@ class RoomStore(HybridStore):
         """A room under an id of a host's own, from its event: usable, and in the list, the moment this returns. One
         that is there, or was deleted, stays as it is. ``title`` None: as for :meth:`create`."""
         self.check_room_id(owner, room_id)
-        version = NOT_NAMED if title is None else 0
+        version = UNNAMED_VERSION if title is None else 0
         keys, args = self._create_call(owner, room_id, persona, title or DEFAULT_TITLE, version, None, "")
 
         async def create(token: str, *, has_messages: bool) -> Loaded | None:

@@ -7,8 +7,11 @@ local LETTER = {
   SENT = 'S', ACTIVE = 'A', DELETING = 'X', DELETED = 'D',
 }
 local LOG_LENGTH = 5
--- The version of a title that nobody gave.
-local NOT_NAMED = '-1'
+-- Values of record fields that stand for something else; chat_records.py says what.
+local STALE_GENERATION = '0'
+local NO_GENERATION = '-1'
+local NO_EVENT = '0-0'
+local UNNAMED_VERSION = '-1'
 
 -- Redis time in ms; read once a script (it stands still on Valkey and moves on Redis).
 local function now_ms()
@@ -269,7 +272,7 @@ local function drop_other_types(k)
       if kind == 'list' then dropped = dropped + 1 end
     end
   end
-  if dropped > 0 and redis.call('HEXISTS', k.rec, 'len') == 1 then redis.call('HSET', k.rec, 'epoch', '0') end
+  if dropped > 0 and redis.call('HEXISTS', k.rec, 'len') == 1 then redis.call('HSET', k.rec, 'epoch', STALE_GENERATION) end
 end
 
 -- The payload of a message's event: `open_payload` says whose room it is, `tail` is the entry's; `more` members or ''.
@@ -292,7 +295,7 @@ local function put_end(k, room_id, turn, tail, open_payload, reason, ready_ms, s
   local final = entry(reply_id, room_id, tonumber(seq), at, tail)
   if current ~= '' then redis.call('LSET', k.messages, offset, final) end
   redis.call('HSET', k.rec, 'dirty', event)
-  if not v[4] then redis.call('HSET', k.rec, 'epoch', '-1') end
+  if not v[4] then redis.call('HSET', k.rec, 'epoch', NO_GENERATION) end
   redis.call('HDEL', k.rec, 'w:' .. reply_id)
   redis.pcall('ZREM', k.open, reply_id)
   -- Deleted meanwhile under an id of a host's own: that stays.

@@ -92,7 +92,7 @@ if leaving == 1 then
   running = redis.call('HGET', rec, 'turn')
 end
 local at, title = iso(now), v[7]
-if v[13] == NOT_NAMED and ARGV[15] ~= '' then
+if v[13] == UNNAMED_VERSION and ARGV[15] ~= '' then
   title = ARGV[15]
   redis.call('XADD', KEYS[5], '*', 'id', ARGV[5], 'type', 'CHAT_ROOM_UPDATE', 'payload',
     ARGV[8] .. '"title":' .. title .. '}', 'priority', '2', 'key', room_id, 'at', int(now), 'version', '0')

@@ -12,7 +12,7 @@ local loaded = v[3] and v[1] == redis.call('GET', KEYS[4])
 if loaded and redis.call('LLEN', KEYS[2]) > tonumber(v[2]) then drop_foreign(KEYS[2]) end
 if not loaded or tonumber(v[2]) ~= redis.call('LLEN', KEYS[2]) then
   redis.call('HSET', KEYS[1], 'dirty', ARGV[3])
-  if not v[3] then redis.call('HSET', KEYS[1], 'epoch', '-1') end
+  if not v[3] then redis.call('HSET', KEYS[1], 'epoch', NO_GENERATION) end
   redis.call('PERSIST', KEYS[1])
   -- Without its card the list of rooms loads the room again: with this message.
   redis.call('DEL', KEYS[5], KEYS[3])

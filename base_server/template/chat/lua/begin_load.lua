@@ -85,7 +85,7 @@ local first = redis.call('XRANGE', KEYS[3], '-', '+', 'COUNT', 1)[1]
 if first and not v[1] and not v[3] and (redis.call('PTTL', KEYS[6]) == -1 or redis.call('PTTL', KEYS[7]) == -1) then
   -- A pinned list without its record: the record was lost. Which events are its own nobody knows any more: wait for all.
   v[3] = redis.call('XREVRANGE', KEYS[3], '+', '-', 'COUNT', 1)[1][1]
-  redis.call('HSET', KEYS[1], 'epoch', '-1', 'dirty', v[3])
+  redis.call('HSET', KEYS[1], 'epoch', NO_GENERATION, 'dirty', v[3])
 end
 if first and v[3] and id_at_most(first[1], v[3]) then return { WAIT } end
 local mark = redis.call('HMGET', KEYS[4], 'epoch', 'id', 'saved')
@@ -93,7 +93,7 @@ if mark[1] ~= epoch then
   -- A database that came back older, together with this Redis: what is here would be read from there, and be lost.
   if mark[3] and ARGV[6] ~= epoch then return { UNSURE, epoch } end
   local last = redis.call('XREVRANGE', KEYS[3], '+', '-', 'COUNT', 1)[1]
-  mark[2] = last and last[1] or '0-0'
+  mark[2] = last and last[1] or NO_EVENT
   redis.call('HSET', KEYS[4], 'epoch', epoch, 'id', mark[2])
 end
 if first and id_at_most(first[1], mark[2]) then return { WAIT } end

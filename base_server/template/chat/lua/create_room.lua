@@ -34,7 +34,7 @@ local event = redis.call('XADD', KEYS[8], '*', 'id', room_id, 'type', 'CHAT_ROOM
   'priority', '2', 'key', room_id, 'at', int(now), 'time', created)
 local room_card = card(room_id, ARGV[5], ARGV[6], created, tonumber(last_ms), 0)
 if ARGV[18] == '1' then
-  redis.call('HSET', KEYS[5], 'epoch', '-1', 'dirty', event)
+  redis.call('HSET', KEYS[5], 'epoch', NO_GENERATION, 'dirty', event)
 else
   redis.call('HSET', KEYS[5], 'owner', owner, 'account', ARGV[2], 'shard', ARGV[3],
     'epoch', redis.call('GET', KEYS[4]), 'title', ARGV[5], 'version', ARGV[14], 'persona', ARGV[6], 'created', created,

@@ -50,7 +50,7 @@ set_state(KEYS[7], to, now)
 if KEYS[12] then redis.call('SET', KEYS[12], (state or 'SENT') .. ' ' .. to, 'PX', ARGV[9]) end
 if offset then redis.call('LSET', messages, offset, 'x' .. ARGV[3]) end
 if is_cold then
-  if not v[8] then redis.call('HSET', rec, 'epoch', '-1') end
+  if not v[8] then redis.call('HSET', rec, 'epoch', NO_GENERATION) end
   if offset and v[2] then redis.call('HINCRBY', rec, 'count', -1) end
   redis.call('HSET', rec, 'dirty', event)
   redis.call('PERSIST', rec)

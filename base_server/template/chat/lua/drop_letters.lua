@@ -38,7 +38,7 @@ if v[1] and not v[2] then
     redis.call('HSET', rec, 'dropped', '1')
   else
     redis.call('HDEL', rec, 'dropped')
-    redis.call('HSET', rec, 'epoch', '0')
+    redis.call('HSET', rec, 'epoch', STALE_GENERATION)
     if is_written(v[3]) and not v[4] then
       redis.call('PEXPIRE', rec, ARGV[2])
       redis.call('PEXPIRE', KEYS[5], ARGV[2])
@@ -49,7 +49,7 @@ elseif not v[2] and left == 0 and is_written(v[3]) then
   redis.call('DEL', rec)
 end
 if redis.call('HEXISTS', KEYS[7], 'len') == 1 then
-  redis.call('HSET', KEYS[7], 'epoch', '0')
+  redis.call('HSET', KEYS[7], 'epoch', STALE_GENERATION)
   if is_written(redis.call('HGET', KEYS[7], 'dirty')) then
     for i = 7, 9 do redis.call('PEXPIRE', KEYS[i], ARGV[3]) end
   end

@@ -11,8 +11,8 @@ for i = 2, #KEYS do
     redis.call('DEL', KEYS[i])
     dropped = dropped + 1
     local last = redis.call('XREVRANGE', KEYS[1], '+', '-', 'COUNT', 1)[1]
-    if i == 2 and last then redis.call('HSET', KEYS[2], 'epoch', '-1', 'dirty', last[1]) end
-    if ARGV[i - 1] == 'list' and redis.call('HEXISTS', KEYS[2], 'len') == 1 then redis.call('HSET', KEYS[2], 'epoch', '0') end
+    if i == 2 and last then redis.call('HSET', KEYS[2], 'epoch', NO_GENERATION, 'dirty', last[1]) end
+    if ARGV[i - 1] == 'list' and redis.call('HEXISTS', KEYS[2], 'len') == 1 then redis.call('HSET', KEYS[2], 'epoch', STALE_GENERATION) end
   end
 end
 return dropped

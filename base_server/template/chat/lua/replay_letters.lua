@@ -78,13 +78,13 @@ if left > 0 then redis.call('HSET', KEYS[3], room_id, left) else redis.call('HDE
 local v = redis.call('HMGET', KEYS[4], 'next_seq', 'dirty', 'dropped')
 if newest then
   -- Without dirty it was loaded from MySQL, which does not know these letters.
-  if not v[2] then redis.call('HSET', KEYS[4], 'epoch', v[1] and '0' or '-1') end
+  if not v[2] then redis.call('HSET', KEYS[4], 'epoch', v[1] and STALE_GENERATION or NO_GENERATION) end
   redis.call('HSET', KEYS[4], 'dirty', newest)
   pin(KEYS[4])
 end
 if left == 0 and v[3] then
   redis.call('HDEL', KEYS[4], 'dropped')
-  redis.call('HSET', KEYS[4], 'epoch', '0')
+  redis.call('HSET', KEYS[4], 'epoch', STALE_GENERATION)
 end
 if newest_of_account then
   local known = redis.call('HEXISTS', KEYS[5], 'len') == 1
@@ -92,7 +92,7 @@ if newest_of_account then
   if known then
     pin(KEYS[5], KEYS[6], KEYS[7])
   else
-    redis.call('HSET', KEYS[5], 'epoch', '-1')
+    redis.call('HSET', KEYS[5], 'epoch', NO_GENERATION)
     redis.call('PEXPIRE', KEYS[5], ARGV[4])
   end
 end

@@ -14,10 +14,10 @@ redis.call('HSET', KEYS[1], 'dirty', newest)
 pin(KEYS[1], KEYS[2], KEYS[3])
 if ARGV[2] == '1' then
   if redis.call('HEXISTS', KEYS[5], 'len') == 1 then
-    redis.call('HSET', KEYS[5], 'epoch', '0', 'dirty', newest)
+    redis.call('HSET', KEYS[5], 'epoch', STALE_GENERATION, 'dirty', newest)
     pin(KEYS[5], KEYS[6], KEYS[7])
   else
-    redis.call('HSET', KEYS[5], 'epoch', '-1', 'dirty', newest)
+    redis.call('HSET', KEYS[5], 'epoch', NO_GENERATION, 'dirty', newest)
     redis.call('PEXPIRE', KEYS[5], ARGV[1])
   end
 end

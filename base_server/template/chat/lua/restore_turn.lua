@@ -30,7 +30,7 @@ end
 local now = now_ms()
 if waiting then redis.call('LREM', KEYS[2], 0, waiting) end
 if not v[1] then
-  redis.call('HSET', KEYS[1], 'epoch', '-1', 'account', ARGV[6], 'owner', ARGV[7], 'shard', ARGV[8])
+  redis.call('HSET', KEYS[1], 'epoch', NO_GENERATION, 'account', ARGV[6], 'owner', ARGV[7], 'shard', ARGV[8])
 end
 redis.call('HDEL', KEYS[1], 'turn_facts')
 redis.call('HSET', KEYS[1], 'turn', ARGV[1], 'turn_token', ARGV[2], 'turn_phase', 'calling ' .. ARGV[4], 'turn_at', int(now))

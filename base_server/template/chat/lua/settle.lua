@@ -25,9 +25,9 @@ end
 -- A record without anything in it stops a load that read MySQL before this batch was there; the next load removes it.
 local function forget(rec, ttl)
   if redis.call('HEXISTS', rec, 'len') == 1 then
-    redis.call('HSET', rec, 'epoch', '0')
+    redis.call('HSET', rec, 'epoch', STALE_GENERATION)
   elseif redis.call('EXISTS', rec) == 0 then
-    redis.call('HSET', rec, 'epoch', '-1', 'dirty', '0-0')
+    redis.call('HSET', rec, 'epoch', NO_GENERATION, 'dirty', NO_EVENT)
     redis.call('PEXPIRE', rec, ttl)
   end
 end
@@ -108,7 +108,7 @@ local function settle_room(rec, messages, room_card, last_event, csv, notes, hel
   local v = redis.call('HMGET', rec, 'owner', 'gone', 'epoch', 'dirty', 'saved_seq', 'ahead', 'floor', 'floor_at',
     'older', 'turn', 'len', 'last_ms')
   if not is_known and not v[2] or string.find(notes, 'renumbered', 1, true) then forget(rec, window_ttl) end
-  if v[3] == '-1' then
+  if v[3] == NO_GENERATION then
     -- With a turn it is of a reply whose room Redis lost: the load takes it over.
     if is_known and all_written(v[4], last_event) and not v[10] then redis.call('DEL', rec) end
     return
