@@ -41,17 +41,19 @@ BEGIN
         last_message_at = GREATEST(last_message_at, VALUES(last_message_at));
 
     -- Rooms are found, and locked, by their key only: a scan would lock those of others.
-    -- A reply whose question was stored behind its seq is refused: message_count cannot be NULL.
+    -- A reply that is not directly behind its stored question is refused: fp_chat_message_save knows where it belongs,
+    -- and whether another stands in for it. message_count cannot be NULL.
     UPDATE (
         SELECT n.room_id, IF(COUNT(q.seq) = 0, COUNT(DISTINCT n.message_id), NULL) AS added
         FROM JSON_TABLE(p_rows, '$[*]' COLUMNS (
             message_id VARCHAR(255) CHARACTER SET ascii COLLATE ascii_bin PATH '$[0]' ERROR ON ERROR,
             room_id VARCHAR(255) CHARACTER SET ascii COLLATE ascii_bin PATH '$[1]' ERROR ON ERROR,
             seq BIGINT PATH '$[3]' ERROR ON ERROR,
+            sender_type VARCHAR(255) CHARACTER SET ascii COLLATE ascii_bin PATH '$[4]' ERROR ON ERROR,
             parent_message_id VARCHAR(255) CHARACTER SET ascii COLLATE ascii_bin PATH '$[6]' ERROR ON ERROR
         )) n
         LEFT JOIN chat_messages m ON m.message_id = n.message_id
-        LEFT JOIN chat_messages q ON q.message_id = n.parent_message_id AND q.seq > n.seq
+        LEFT JOIN chat_messages q ON q.message_id = n.parent_message_id AND q.seq <> n.seq - 1 AND n.sender_type = 'AI'
         WHERE m.message_id IS NULL
         GROUP BY n.room_id
     ) a

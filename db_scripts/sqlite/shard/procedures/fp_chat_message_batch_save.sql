@@ -24,9 +24,11 @@ WHERE room_id IN (SELECT json_extract(value, '$[1]') FROM json_each(:rows));
 INSERT INTO chat_messages (room_id, seq, message_id, account_db_key, sender_type, content, parent_message_id,
                            metadata, created_at, client_message_id, body_hash)
 SELECT json_extract(value, '$[1]'),
-       -- A reply whose question was stored behind its seq is refused: seq cannot be NULL.
-       iif(EXISTS (SELECT 1 FROM chat_messages q
-                   WHERE q.message_id = json_extract(value, '$[6]') AND q.seq > json_extract(value, '$[3]')),
+       -- A reply that is not directly behind its stored question is refused: fp_chat_message_save knows where it belongs,
+       -- and whether another stands in for it. seq cannot be NULL.
+       iif(json_extract(value, '$[4]') = 'AI' AND EXISTS (
+               SELECT 1 FROM chat_messages q
+               WHERE q.message_id = json_extract(value, '$[6]') AND q.seq <> json_extract(value, '$[3]') - 1),
            NULL, json_extract(value, '$[3]')),
        json_extract(value, '$[0]'), json_extract(value, '$[2]'), json_extract(value, '$[4]'),
        json_extract(value, '$[5]'), json_extract(value, '$[6]'),
