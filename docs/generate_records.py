@@ -108,6 +108,8 @@ def _records_of(function: str, key: str, keys: str) -> list[Record]:
         if described[1] in ("record", "room record or account record"):
             return [ROOM, ACCOUNT]
         return [record for name, record in _BY_HEADER.items() if name in described[1]]
+    if key.startswith("KEYS["):  # settle.lua, of an item of either kind
+        return [ROOM, ACCOUNT]
     # The others call a record `rec`.
     return {"check_account": [ACCOUNT], "settle_account": [ACCOUNT], "forget": [ROOM, ACCOUNT]}.get(function, [ROOM])
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any, Self, TypeVar
 
 from redis.exceptions import NoScriptError
 
-from service.cache.cache_errors import CacheCommandError, command_error
+from service.cache.cache_errors import NEWER_FORMAT, CacheCommandError, command_error
 from service.cache.call import REFUSED, Command, Effect
 from service.cache.cluster_exchange import ClusterExchange
 from service.cache.exchange import Exchange, effect_of
@@ -23,6 +24,7 @@ from service.core.logger import Logger
 from service.core.tracing import span
 
 T = TypeVar("T")
+_REPORT_EVERY_S = 60.0
 
 
 class CacheClient:
@@ -44,6 +46,7 @@ class CacheClient:
         self._flags = flags
         self._variants: dict[tuple[str, bool], Script] = {}
         self._evaluated: set[str] = set()
+        self._newer_reported_s = -_REPORT_EVERY_S
         self._client = RawClient(exchange)
         """A ``redis.asyncio`` client with ``decode_responses=True``, on full key names, raising redis-py's errors."""
 
@@ -118,8 +121,18 @@ class CacheClient:
                 if premise is not None and is_refusal(error.code):
                     raise PremiseFailed(f"the premise of {script.name} does not hold") from None
                 raise
+            except ServiceUnavailable as error:
+                self._report_newer(error)
+                raise
             self._evaluated.add(script.sha1)
             return answer
+
+    def _report_newer(self, error: ServiceUnavailable) -> None:
+        """Log, once a minute, that a script met a record of a newer version."""
+        now_s = time.monotonic()
+        if error.reason.startswith(NEWER_FORMAT) and now_s - self._newer_reported_s > _REPORT_EVERY_S:
+            self._newer_reported_s = now_s
+            Logger.error("a newer version has written records that this server does not know", reason=error.reason)
 
     async def ask_partitions(self, partitions: Iterable[int], ask: Callable[[int], Awaitable[T]]) -> dict[int, T]:
         """What ``ask`` answers for each partition. One whose master is away is left out, with a warning; raises

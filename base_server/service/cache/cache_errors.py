@@ -6,8 +6,21 @@ from redis.exceptions import AskError, AuthenticationError, BusyLoadingError, Re
 
 from service.core.errors import ServiceError, ServiceUnavailable
 
+NEWER_FORMAT = "NEWERFORMAT"
+"""No word of Redis: scripts of ours answer it, before they write, for what a newer version has written."""
 _CANNOT_NOW = frozenset(
-    ["OOM", "LOADING", "READONLY", "MISCONF", "BUSY", "TRYAGAIN", "CLUSTERDOWN", "MASTERDOWN", "NOREPLICAS"]
+    [
+        "OOM",
+        "LOADING",
+        "READONLY",
+        "MISCONF",
+        "BUSY",
+        "TRYAGAIN",
+        "CLUSTERDOWN",
+        "MASTERDOWN",
+        "NOREPLICAS",
+        NEWER_FORMAT,
+    ]
 )
 
 

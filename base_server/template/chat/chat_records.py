@@ -13,6 +13,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+FORMAT = 1
+"""Of the records that this version writes, and the newest that it knows. A script that meets a newer one
+writes nothing (``NEWERFORMAT``): requests get 5003, a batch waits for a newer server. Raise it only with
+a change that an older version would do harm to; a field more is none."""
 STALE_GENERATION = "0"
 """In ``epoch``: the record is whole, but MySQL knows better. It is read again before it is used."""
 NO_GENERATION = "-1"
@@ -52,6 +56,7 @@ ROOM = Record(
     "Room record, what the scripts know of a room. Usable when `epoch` is the server's and `len` "
     "is the length of the message list.",
     (
+        Field("format", "format", "Number of the record's format.", "format 1"),
         Field("owner", "account_db_key", "Number of the account that owns the room."),
         Field("account", "account_id", "Name of that account."),
         Field("shard", "shard_id", "Its shard."),
@@ -182,6 +187,7 @@ ACCOUNT = Record(
     "hash",
     "Account record, what the scripts know of an account's list of rooms.",
     (
+        Field("format", "format", "Number of the record's format.", "format 1"),
         Field("owner", "account_db_key", "Number of the account."),
         Field("epoch", "generation", "As of a room.", "a note of what a load must wait for"),
         Field(

@@ -6,14 +6,18 @@ import asyncio
 import inspect
 import re
 import uuid
+from collections.abc import Awaitable, Callable
+from typing import Any
 
 import pytest
 
 from docs.generate_records import LUA, uses
+from service.cache.cache_client import CacheClient
+from template.base.wire import Response
 from template.chat import chat_records
 from template.chat.chat_keys import NEWS, ChatKeys
-from template.chat.chat_records import ACCOUNT, LANE_MARK, RECORDS, ROOM, field_of, record_of
-from template.chat.common.chat_serialize import ChatRoomDeleteRequest
+from template.chat.chat_records import ACCOUNT, FORMAT, LANE_MARK, RECORDS, ROOM, field_of, record_of
+from template.chat.common.chat_serialize import ChatMessageDeleteRequest, ChatRoomDeleteRequest, ChatRoomUpdateRequest
 from tests.chat_world import ChatWorld
 from tests.openai_stub import Reply
 from tests.record_check import check_records
@@ -73,3 +77,95 @@ async def test_redis_in_use_has_what_the_schema_says(chat: ChatWorld) -> None:
         task.cancel()
     await asyncio.gather(running, waiting, return_exceptions=True)
     assert {ROOM.key, ACCOUNT.key, "messages:{room_id}", "turns:{room_id}", "turn_leases"} <= set(found)
+
+
+async def content_of(cache: CacheClient) -> dict[str, Any]:
+    """All that this world has in Redis."""
+    readers = {"string": ("GET",), "hash": ("HGETALL",), "list": ("LRANGE", 0, -1), "set": ("SMEMBERS",),
+               "zset": ("ZRANGE", 0, -1, "WITHSCORES"), "stream": ("XRANGE", "-", "+")}  # fmt: skip
+    found = {}
+    for name in sorted(await cache.scan(cache.keyspace.pattern("*"))):
+        command, *arguments = readers[await cache.execute("TYPE", name)]
+        found[name] = repr(await cache.execute(command, name, *arguments))
+    return found
+
+
+@pytest.mark.parametrize("of", ["room", "account"])
+async def test_record_of_a_newer_format_is_left_alone(
+    chat: ChatWorld, of: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A server of an older version says why, and writes nothing; it serves when the record is of its own format."""
+    await chat.hush()
+    user = await chat.user()
+    room_id = (await chat.room(user)).room_id
+    question = await chat.send(user, room_id)
+    await chat.persist()
+    p = chat.keys.account_partition(user.session.account_id)
+    record = chat.keys.room_record(room_id, p) if of == "room" else chat.keys.account_record(user.session.account_id, p)
+    assert await chat.redis.execute("HGET", record, "format") == str(FORMAT)
+    await chat.redis.execute("HSET", record, "format", FORMAT + 1)
+    before = await content_of(chat.redis)
+    template = chat.template
+    rename = ChatRoomUpdateRequest(room_id=room_id, new_title="new")
+    delete_message = ChatMessageDeleteRequest(room_id=room_id, message_id=question.message_id)
+    delete_room = ChatRoomDeleteRequest(room_id=room_id)
+    calls: dict[str, Callable[[], Awaitable[Response]]] = {
+        "send": lambda: chat.try_send(user, room_id),
+        "delete the room": lambda: template.on_chat_room_delete_req(user, delete_room),
+    }
+    if of == "room":
+        calls |= {
+            "rename": lambda: template.on_chat_room_update_req(user, rename),
+            "delete a message": lambda: template.on_chat_message_delete_req(user, delete_message),
+        }
+    for name, call in calls.items():
+        response = await call()
+        assert response.errorCode in (1001, 5003), (name, response)
+        assert await content_of(chat.redis) == before, name
+    if of == "room":
+        assert (await chat.try_messages(user, room_id)).stale, "from MySQL, as in an outage of Redis"
+        assert await content_of(chat.redis) == before
+    logged = capsys.readouterr().out
+    assert logged.count("a newer version has written records that this server does not know") == 1, "once a minute"
+    assert "NEWERFORMAT a record has format 2, this server knows 1: upgrade it" in logged
+    await chat.redis.execute("HSET", record, "format", FORMAT)
+    await chat.send(user, room_id, "again")
+    assert await chat.questions(user, room_id) == ["hello", "again"]
+
+
+async def test_batch_with_a_record_of_a_newer_format_waits_for_a_newer_server(chat: ChatWorld) -> None:
+    """Its rows are written, which can be done twice; its events stay until a newer server settles them."""
+    await chat.hush()
+    user = await chat.user()
+    room_id = (await chat.room(user)).room_id
+    await chat.persist()
+    await chat.send(user, room_id)
+    record = chat.keys.room_record(room_id, chat.keys.account_partition(user.session.account_id))
+    await chat.redis.execute("HSET", record, "format", FORMAT + 1)
+    backlog = await chat.backlog()
+    for _ in range(2):
+        await chat.template._parts.consumer.write_waiting()
+        await until(lambda: not chat.template._parts.consumer._draining)
+        assert await chat.backlog() == backlog
+    await chat.redis.execute("HSET", record, "format", FORMAT)
+    await chat.persist()
+    assert [row["seq"] for row in await chat.rows(user, "fp_chat_window_get", room_id, 10)] == [1, 2]
+
+
+async def test_reply_whose_record_becomes_newer_is_not_written(chat: ChatWorld) -> None:
+    """Its process goes on when the record is of its own format again, as after an outage."""
+    await chat.hush()
+    user = await chat.user()
+    room_id = (await chat.room(user)).room_id
+    chat.provider.script(Reply(["half ", "whole"], delay_s=0.2))
+    sending = asyncio.create_task(chat.try_send(user, room_id))
+    await until(lambda: chat.provider.calls == 1)
+    record = chat.keys.room_record(room_id, chat.keys.account_partition(user.session.account_id))
+    await chat.redis.execute("HSET", record, "format", FORMAT + 1)
+    await until(lambda: chat.provider.requests[0].finished)
+    await asyncio.sleep(0.3)
+    assert await chat.redis.execute("HGET", record, "turn_token")
+    await chat.redis.execute("HSET", record, "format", FORMAT)
+    response = await sending
+    assert response.message is not None
+    assert response.message.content == "half whole"

@@ -12,6 +12,16 @@ local STALE_GENERATION = '0'
 local NO_GENERATION = '-1'
 local NO_EVENT = '0-0'
 local UNNAMED_VERSION = '-1'
+-- Of the records that these scripts write; see FORMAT in chat_records.py.
+local FORMAT = 1
+
+-- Before anything is written: a record of a newer version is nothing that this version understands. Its process backs off
+-- as in an outage, and leaves the record to the newer ones. (Without a number it is of format 1.)
+local function refuse_newer(format)
+  if format and (tonumber(format) or 0) > FORMAT then
+    error({ err = 'NEWERFORMAT a record has format ' .. format .. ', this server knows ' .. FORMAT .. ': upgrade it' })
+  end
+end
 
 -- Redis time in ms; read once a script (it stands still on Valkey and moves on Redis).
 local function now_ms()
@@ -184,7 +194,8 @@ end
 
 -- Is the room's record loaded, whole, of this Redis run, and the caller's? nil = yes, else the answer to give.
 local function check_room(rec, messages, epoch, owner)
-  local v = redis.call('HMGET', rec, 'owner', 'gone', 'epoch', 'len')
+  local v = redis.call('HMGET', rec, 'owner', 'gone', 'epoch', 'len', 'format')
+  refuse_newer(v[5])
   if v[1] and v[1] ~= owner then return NOT_FOUND end
   if v[2] then return NOT_FOUND end
   if not v[3] or v[3] ~= redis.call('GET', epoch) or tonumber(v[4]) ~= redis.call('LLEN', messages) then
@@ -194,7 +205,8 @@ local function check_room(rec, messages, epoch, owner)
 end
 
 local function check_account(rec, rooms, order, epoch, owner)
-  local v = redis.call('HMGET', rec, 'owner', 'epoch', 'len')
+  local v = redis.call('HMGET', rec, 'owner', 'epoch', 'len', 'format')
+  refuse_newer(v[4])
   if not v[2] or v[1] ~= owner or v[2] ~= redis.call('GET', epoch) then return COLD end
   local len = tonumber(v[3])
   if len ~= redis.call('SCARD', rooms) or len ~= redis.call('ZCARD', order) then return COLD end

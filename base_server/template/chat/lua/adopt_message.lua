@@ -5,7 +5,8 @@
 -- returns: {0, seq} its place | {1} not loaded: the database assigns | {2} the room is deleted | {9} it is another account's or another shard's
 -- allow-oom: the list entry of one message whose event is in Redis already
 local v = redis.call('HMGET', KEYS[1], 'epoch', 'len', 'next_seq', 'floor', 'count', 'title', 'persona', 'created',
-  'last_ms', 'gone', 'owner', 'shard')
+  'last_ms', 'gone', 'owner', 'shard', 'format')
+refuse_newer(v[13])
 if v[11] and v[11] ~= ARGV[6] or v[12] and v[12] ~= ARGV[7] then return { REFUSED } end
 if v[10] then return { NOT_FOUND } end
 local loaded = v[3] and v[1] == redis.call('GET', KEYS[4])

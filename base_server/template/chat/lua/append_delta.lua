@@ -4,7 +4,8 @@
 -- ARGV: 1 turn token; 2 room_id; 3 reply id; 4 byte of the reply's text at which this text begins; 5 text ('' only renews); 6 lease in ms; 7 model and tokens so far as JSON members, or ''; 8 claim id; 9 '1' once the provider is called
 -- returns: {0, '1' when another process reads along or ''} | {7} the turn was ended by somebody else, or another process has it | {10, length} the stream holds less: append from there
 -- allow-oom: text of one running reply, at most llmConfig.max_reply_chars
-local v = redis.call('HMGET', KEYS[1], 'turn_token', 'w:' .. ARGV[3], 'turn_phase')
+local v = redis.call('HMGET', KEYS[1], 'turn_token', 'w:' .. ARGV[3], 'turn_phase', 'format')
+refuse_newer(v[4])
 local calling = 'calling ' .. ARGV[8]
 if v[1] ~= ARGV[1] or v[3] ~= 'ready' and v[3] ~= calling then return { LOST } end
 -- A Redis that came back older may have forgotten the claim: nobody else may ask.

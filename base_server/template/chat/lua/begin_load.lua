@@ -9,7 +9,8 @@
 -- Entries that somebody else's handler pushed go at once when the lane is empty, else when their event was read or
 -- this time is over (the database may be away): the room stays usable, a later event still gets its place.
 local FOREIGN_WAIT_MS = 1000
-local v = redis.call('HMGET', KEYS[1], 'epoch', 'gone', 'dirty', 'turn', 'len', 'owner')
+local v = redis.call('HMGET', KEYS[1], 'epoch', 'gone', 'dirty', 'turn', 'len', 'owner', 'format')
+refuse_newer(v[7])
 local epoch = redis.call('GET', KEYS[2])
 if not epoch then
   -- Somebody flushed Redis while it ran: a run of its own, that no record of before belongs to. It is noted as this

@@ -36,7 +36,7 @@ local room_card = card(room_id, ARGV[5], ARGV[6], created, tonumber(last_ms), 0)
 if ARGV[18] == '1' then
   redis.call('HSET', KEYS[5], 'epoch', NO_GENERATION, 'dirty', event)
 else
-  redis.call('HSET', KEYS[5], 'owner', owner, 'account', ARGV[2], 'shard', ARGV[3],
+  redis.call('HSET', KEYS[5], 'format', FORMAT, 'owner', owner, 'account', ARGV[2], 'shard', ARGV[3],
     'epoch', redis.call('GET', KEYS[4]), 'title', ARGV[5], 'version', ARGV[14], 'persona', ARGV[6], 'created', created,
     'count', '0', 'last_ms', last_ms, 'floor', '1', 'floor_at', at, 'len', '0', 'next_seq', '1', 'saved_seq', '0',
     'ahead', '', 'older', '0', 'dirty', event)

@@ -8,7 +8,8 @@
 local rec, room_id, by_state = KEYS[1], ARGV[2], ARGV[5] ~= ''
 local done = KEYS[17] and get_text(KEYS[17])
 if done then return { OK, 0, done } end
-local known = redis.call('HMGET', rec, 'owner', 'gone')
+local known = redis.call('HMGET', rec, 'owner', 'gone', 'format')
+refuse_newer(known[3])
 local state = get_state(KEYS[7])
 if known[2] and known[1] == ARGV[1] then return { REPEAT, state or '' } end
 local is_listed = not check_account(KEYS[8], KEYS[9], KEYS[10], KEYS[4], ARGV[1])

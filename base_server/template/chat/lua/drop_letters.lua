@@ -5,6 +5,8 @@
 -- ARGV: 1 room_id; 2 TTL of windows in ms; 3 TTL of cards and room lists in ms; 4 state TTL in ms; 5.. repeated (letter id, '1' when it has a message state)
 -- returns: {letters dropped, letters left}
 local rec, room_id, now = KEYS[4], ARGV[1], now_ms()
+refuse_newer(redis.call('HGET', rec, 'format'))
+refuse_newer(redis.call('HGET', KEYS[7], 'format'))
 local dropped, k = 0, 10
 for i = 5, #ARGV, 2 do
   local gone = redis.call('XDEL', KEYS[1], ARGV[i])

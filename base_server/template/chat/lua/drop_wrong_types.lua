@@ -4,6 +4,8 @@
 -- KEYS: 1 persistence lane; 2 room record or account record; 3.. the lists that belong to it
 -- ARGV: 1.. the type of each key, from KEYS[2] on
 -- returns: how many keys were dropped
+local format = redis.pcall('HGET', KEYS[2], 'format')
+if type(format) == 'string' then refuse_newer(format) end
 local dropped = 0
 for i = 2, #KEYS do
   local kind = redis.call('TYPE', KEYS[i]).ok

@@ -7,7 +7,8 @@
 -- allow-oom: the final entry and the event of one running reply, its text at most llmConfig.max_reply_chars
 local k = { rec = KEYS[1], messages = KEYS[2], lane = KEYS[3], news = KEYS[4], leases = KEYS[5], turns = KEYS[6],
   open = KEYS[7], state = KEYS[8], stream = KEYS[9] }
-local v = redis.call('HMGET', k.rec, 'turn_token', 'turn', 'floor', 'turn_phase')
+local v = redis.call('HMGET', k.rec, 'turn_token', 'turn', 'floor', 'turn_phase', 'format')
+refuse_newer(v[5])
 -- A process that waited too long, and never took the slot, does not end what another has begun.
 if v[1] == ARGV[1] and v[4] ~= 'ready' and v[4] ~= 'calling ' .. ARGV[12] then return { WAIT } end
 local turn = v[1] == ARGV[1] and v[2] or find_waiting(k.turns, 'token', ARGV[1])

@@ -34,7 +34,7 @@ for _, room_id in ipairs(redis.call('HKEYS', KEYS[9])) do
     redis.call('SET', KEYS[7] .. room_id, card(room_id, v[3], v[4], v[5], tonumber(v[6]), tonumber(v[7])))
   end
 end
-redis.call('HSET', KEYS[1], 'epoch', ARGV[2], 'owner', ARGV[4], 'len', int(len), 'load', ARGV[1],
+redis.call('HSET', KEYS[1], 'format', FORMAT, 'epoch', ARGV[2], 'owner', ARGV[4], 'len', int(len), 'load', ARGV[1],
   'loaded_at', ARGV[5] > iso(now) and ARGV[5] or iso(now), 'cards_until', int(now + ttl))
 for i = 1, 3 do redis.call('PEXPIRE', KEYS[i], int(ttl)) end
 redis.call('SET', KEYS[10], ARGV[6], 'PX', ARGV[7])

@@ -5,7 +5,9 @@
 -- ARGV: 1 token; 2 epoch at the load's start; 3 TTL of the window in ms; 4 room_id; 5 last activity in ms; 6 message count; 7 title as JSON; 8 persona as JSON; 9 created at, ISO; 10 TTL of the card in ms; 11 last event of the record at the load's start or ''; 12 lease in ms; 13 ready lease in ms; 14 number of turns that stay open; 15 number of record fields and values; 16 stream TTL in ms; 17 beginning of an event's payload; 18 number of values of lost replies; 19.. turns in order, then record fields and values, then id, seq, time and final tail of each lost reply, then list entries
 -- returns: {0} filled | {7} a write or another load came first | {2} the room is deleted
 if redis.call('GET', KEYS[5]) ~= ARGV[1] or redis.call('GET', KEYS[4]) ~= ARGV[2] then return { LOST } end
-local v = redis.call('HMGET', KEYS[1], 'epoch', 'dirty', 'len', 'turn', 'turn_token', 'turn_phase', 'turn_at', 'turn_facts')
+local v = redis.call('HMGET', KEYS[1], 'epoch', 'dirty', 'len', 'turn', 'turn_token', 'turn_phase', 'turn_at', 'turn_facts',
+  'format')
+refuse_newer(v[9])
 -- A reply that has ended since, or a write from outside, is not in the rows that were read.
 if (v[2] or '') ~= ARGV[11] then return { LOST } end
 if v[1] == ARGV[2] and tonumber(v[3]) == redis.call('LLEN', KEYS[2]) then return { LOST } end
@@ -37,7 +39,7 @@ for _, turn in ipairs(open) do
 end
 redis.call('DEL', KEYS[1], KEYS[2], KEYS[5], KEYS[7])
 for i = first_field, last_field, 2 do redis.call('HSET', KEYS[1], ARGV[i], ARGV[i + 1]) end
-redis.call('HSET', KEYS[1], 'epoch', ARGV[2], 'title', ARGV[7], 'persona', ARGV[8], 'created', ARGV[9],
+redis.call('HSET', KEYS[1], 'format', FORMAT, 'epoch', ARGV[2], 'title', ARGV[7], 'persona', ARGV[8], 'created', ARGV[9],
   'last_ms', ARGV[5], 'count', ARGV[6], 'len', int(#ARGV - last_end))
 for i = last_end + 1, #ARGV do redis.call('RPUSH', KEYS[2], ARGV[i]) end
 redis.call('SET', KEYS[3], card(room_id, ARGV[7], ARGV[8], ARGV[9], tonumber(ARGV[5]), tonumber(ARGV[6])))

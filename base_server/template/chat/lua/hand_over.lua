@@ -4,7 +4,8 @@
 -- ARGV: 1 turn token; 2 room_id; 3 claim id; 4 ready lease in ms
 -- returns: 1 another process may take it | 0 it was not this claim's
 -- allow-oom: nothing: it replaces values
-local v = redis.call('HMGET', KEYS[1], 'turn_token', 'turn_phase', 'turn')
+local v = redis.call('HMGET', KEYS[1], 'turn_token', 'turn_phase', 'turn', 'format')
+refuse_newer(v[4])
 if v[1] ~= ARGV[1] or v[2] ~= 'ready' and v[2] ~= 'calling ' .. ARGV[3] then return 0 end
 redis.call('HSET', KEYS[1], 'turn_phase', 'ready')
 redis.call('ZADD', KEYS[2], int(now_ms() + tonumber(ARGV[4])), ARGV[2])

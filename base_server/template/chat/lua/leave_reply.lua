@@ -4,7 +4,9 @@
 -- ARGV: 1 turn token; 2 reply id; 3 stream TTL in ms
 -- returns: 0 it is over | 1 it goes on in another process
 -- allow-oom: one field of a record
-if redis.pcall('HGET', KEYS[1], 'turn_token') == ARGV[1] then
+local v = redis.pcall('HMGET', KEYS[1], 'turn_token', 'format')
+if v[1] == ARGV[1] then
+  refuse_newer(v[2])
   redis.call('HSET', KEYS[1], 'w:' .. ARGV[2], 'text')
   return 1
 end

@@ -21,6 +21,8 @@ local function each_entry(stream, visit)
   end
 end
 
+refuse_newer(redis.call('HGET', KEYS[4], 'format'))
+refuse_newer(redis.call('HGET', KEYS[5], 'format'))
 local letters, left = {}, 0
 each_entry(dead, function(id, flat, fields)
   if fields.dead_group == room_id then

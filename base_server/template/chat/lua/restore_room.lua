@@ -3,6 +3,8 @@
 -- KEYS: 1 room record; 2 messages; 3 room card; 4 persistence lane; 5 account record; 6 account's rooms; 7 account's order
 -- ARGV: 1 TTL in ms of a note in the place of an account record; 2 '1' when the account's list changes, else ''; 3.. for each event: how many words, then its fields and values
 -- returns: how many events were queued
+refuse_newer(redis.call('HGET', KEYS[1], 'format'))
+refuse_newer(redis.call('HGET', KEYS[5], 'format'))
 local count, newest, i, now = 0, nil, 3, int(now_ms())
 while i <= #ARGV do
   local words = tonumber(ARGV[i])

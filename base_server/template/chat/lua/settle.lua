@@ -9,6 +9,24 @@
 -- ARGV: 1 event ids (csv); 2 number of saved messages; 3 number of deleted messages; 4 window; 5 TTL of windows in ms; 6 TTL of cards and room lists in ms; 7 state TTL in ms; 8 epoch|run when the batch was read; 9.. items: r room_id change(''|created|deleted) last_event saved_seqs(csv) notes(refused, renumbered); a last_event
 -- returns: how many events are left in the lane
 -- allow-oom: nothing: it removes more than it writes
+-- What each record knew before this batch; read before anything is written, for one may be of a newer version.
+local records = {}
+do
+  local k, i = 6 + tonumber(ARGV[2]) + tonumber(ARGV[3]), 9
+  while i <= #ARGV do
+    local v
+    if ARGV[i] == 'r' then
+      v = redis.call('HMGET', KEYS[k], 'owner', 'gone', 'epoch', 'dirty', 'saved_seq', 'ahead', 'floor', 'floor_at', 'older',
+        'turn', 'len', 'last_ms', 'format')
+      refuse_newer(v[13])
+    else
+      v = redis.call('HMGET', KEYS[k], 'dirty', 'cards_until', 'format')
+      refuse_newer(v[3])
+    end
+    records[k] = v
+    if ARGV[i] == 'r' then k, i = k + 4, i + 6 else k, i = k + 3, i + 2 end
+  end
+end
 local saved, deleted, window, now = tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4]), now_ms()
 local window_ttl, list_ttl, state_ttl = ARGV[5], ARGV[6], ARGV[7]
 local events = {}
@@ -104,9 +122,7 @@ local function trim(rec, messages, length, floor, last, floor_at, older, latest)
   redis.call('HSET', rec, 'floor', int(floor), 'len', int(length), 'floor_at', floor_at, 'older', older)
 end
 
-local function settle_room(rec, messages, room_card, last_event, csv, notes, held)
-  local v = redis.call('HMGET', rec, 'owner', 'gone', 'epoch', 'dirty', 'saved_seq', 'ahead', 'floor', 'floor_at',
-    'older', 'turn', 'len', 'last_ms')
+local function settle_room(rec, v, messages, room_card, last_event, csv, notes, held)
   if not is_known and not v[2] or string.find(notes, 'renumbered', 1, true) then forget(rec, window_ttl) end
   if v[3] == NO_GENERATION then
     -- With a turn it is of a reply whose room Redis lost: the load takes it over.
@@ -135,9 +151,8 @@ local function settle_room(rec, messages, room_card, last_event, csv, notes, hel
 end
 
 -- The list expires no later than the cards that it was filled with; when those are nearly gone it goes at once.
-local function settle_account(rec, rooms, order, last_event)
+local function settle_account(rec, v, rooms, order, last_event)
   if not is_known then forget(rec, list_ttl) end
-  local v = redis.call('HMGET', rec, 'dirty', 'cards_until')
   if not v[2] or not all_written(v[1], last_event) then return end
   local left = math.min(tonumber(list_ttl), tonumber(v[2]) - now)
   if left < tonumber(list_ttl) / 4 then
@@ -157,10 +172,10 @@ while i <= #ARGV do
     local notes = ARGV[i + 5]
     local held = string.find(notes, 'refused', 1, true) or redis.call('HEXISTS', KEYS[2], ARGV[i + 1]) == 1
     settle_room_state(KEYS[k + 3], ARGV[i + 2])
-    settle_room(KEYS[k], KEYS[k + 1], KEYS[k + 2], ARGV[i + 3], ARGV[i + 4], notes, held)
+    settle_room(KEYS[k], records[k], KEYS[k + 1], KEYS[k + 2], ARGV[i + 3], ARGV[i + 4], notes, held)
     k, i = k + 4, i + 6
   else
-    settle_account(KEYS[k], KEYS[k + 1], KEYS[k + 2], ARGV[i + 1])
+    settle_account(KEYS[k], records[k], KEYS[k + 1], KEYS[k + 2], ARGV[i + 1])
     k, i = k + 3, i + 2
   end
 end

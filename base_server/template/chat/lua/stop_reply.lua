@@ -10,7 +10,8 @@ local k = { rec = KEYS[1], messages = KEYS[2], lane = KEYS[3], news = KEYS[4], l
 local refused = ARGV[1] ~= '' and check_room(k.rec, k.messages, KEYS[10], ARGV[1])
 if refused then return { refused, 'room' } end
 local now = now_ms()
-local v = redis.call('HMGET', k.rec, 'turn', 'floor')
+local v = redis.call('HMGET', k.rec, 'turn', 'floor', 'format')
+refuse_newer(v[3])
 local is_turns = v[1] and string.match(v[1], '^[^|]+|([^|]+)|') == ARGV[3]
 local turn = is_turns and v[1] or find_waiting(k.turns, 'reply', ARGV[3])
 if not turn then
