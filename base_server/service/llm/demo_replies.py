@@ -136,32 +136,39 @@ _OTHER_KO = (
 
 @dataclass(frozen=True)
 class _Topic:
-    """A prepared reply to questions in which ``asked`` is found."""
+    """A prepared reply to questions in which all of ``asked`` are found, in any order.
+
+    Separate patterns: one pattern for two words, with anything between them, takes quadratic time.
+    """
 
     language: Language
-    asked: re.Pattern[str]
+    asked: tuple[re.Pattern[str], ...]
     reply: str
 
 
-def _topic(language: Language, asked: str, reply: str) -> _Topic:
-    return _Topic(language, re.compile(asked, re.IGNORECASE | re.DOTALL), reply)
+def _topic(language: Language, *asked: str, reply: str) -> _Topic:
+    return _Topic(language, tuple(re.compile(words, re.IGNORECASE) for words in asked), reply)
+
+
+_LOOKED_AT = 1000
+"""Characters of a question: the reply is made on the event loop."""
 
 
 # The first one that fits.
 _TOPICS = (
-    _topic("en", r"\btable\b.*\bcode\b|\bcode\b.*\btable\b", f"{_TABLE_EN}\n{_CODE_EN}"),
-    _topic("en", r"\b(?:a|the|in|as) table\b", f"{_TABLE_EN}\n{_DEMO_EN}"),
-    _topic("en", r"\b(?:code|python|program)\b", f"{_CODE_EN}\n\n{_DEMO_EN}"),
-    _topic("en", r"\b(?:story|tale)\b", _STORY_EN),
-    _topic("en", r"\bwho are you\b|\bwhat can you do\b|^\W*(?:hello|hi|hey)\b\W*$", _GREETING_EN),
-    _topic("ko", r"(?<!\w)표(?!\w{2}).*코드|코드.*(?<!\w)표(?!\w{2})", f"{_TABLE_KO}\n{_CODE_KO}"),
-    _topic("ko", r"(?<!\w)표(?:를|로|는|가)?(?!\w)", f"{_TABLE_KO}\n{_DEMO_KO}"),
-    _topic("ko", r"코드|파이썬|python", f"{_CODE_KO}\n\n{_DEMO_KO}"),
-    _topic("ko", r"이야기(?:를|를\s*하나|\s*하나)?\s*(?:좀\s*)?(?:들려|해|써|만들)|동화|소설", _STORY_KO),
+    _topic("en", r"\btable\b", r"\bcode\b", reply=f"{_TABLE_EN}\n{_CODE_EN}"),
+    _topic("en", r"\b(?:a|the|in|as) table\b", reply=f"{_TABLE_EN}\n{_DEMO_EN}"),
+    _topic("en", r"\b(?:code|python|program)\b", reply=f"{_CODE_EN}\n\n{_DEMO_EN}"),
+    _topic("en", r"\b(?:story|tale)\b", reply=_STORY_EN),
+    _topic("en", r"\bwho are you\b|\bwhat can you do\b|^\W*(?:hello|hi|hey)\b\W*$", reply=_GREETING_EN),
+    _topic("ko", r"(?<!\w)표(?!\w{2})", r"코드", reply=f"{_TABLE_KO}\n{_CODE_KO}"),
+    _topic("ko", r"(?<!\w)표(?:를|로|는|가)?(?!\w)", reply=f"{_TABLE_KO}\n{_DEMO_KO}"),
+    _topic("ko", r"코드|파이썬|python", reply=f"{_CODE_KO}\n\n{_DEMO_KO}"),
+    _topic("ko", r"이야기(?:를|를\s*하나|\s*하나)?\s*(?:좀\s*)?(?:들려|해|써|만들)|동화|소설", reply=_STORY_KO),
     _topic(
         "ko",
         r"누구(?:예요|세요|인가요|이고|야|니|죠|입니까)|무엇을 할 수|^\W*안녕(?:하세요|하십니까)?\W*$",
-        _GREETING_KO,
+        reply=_GREETING_KO,
     ),
 )
 
@@ -170,9 +177,9 @@ def demo_reply(questions: list[str]) -> str:
     """The reply to the last of ``questions``, which are those of a conversation, oldest first."""
     question = questions[-1] if questions else ""
     language = next((found for text in reversed(questions) if (found := language_of(text))), "en")
-    prose = _CODE.sub(" ", question)
+    prose = _CODE.sub(" ", question)[:_LOOKED_AT]
     for topic in _TOPICS:
-        if topic.language == language and topic.asked.search(prose):
+        if topic.language == language and all(words.search(prose) for words in topic.asked):
             return topic.reply
     return _OTHER_KO if language == "ko" else _OTHER_EN
 

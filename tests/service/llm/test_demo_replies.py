@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 
 import pytest
 
@@ -86,3 +87,26 @@ def test_any_other_question_is_not_repeated(question: str) -> None:
     assert question not in reply
     assert len(reply.split()) <= 20
     assert re.search("demo|데모", reply)
+
+
+@pytest.mark.parametrize("word", ["코드", "표", "code", "table", "이야기", "`", "안녕!"])
+def test_time_of_a_reply_grows_linearly_with_the_question(word: str) -> None:
+    """cases/abuse.md: the event loop waits for it. Eight times the question would be 64 times as long."""
+
+    def cost(times: int) -> float:
+        begun = time.process_time()
+        demo_reply([f"{word} " * times])
+        return time.process_time() - begun
+
+    short, long = (min(cost(times) for _ in range(3)) for times in (600, 4800))
+    assert long < 32 * short
+
+
+@pytest.mark.parametrize(
+    "question", ["a block of code, then a table", "A TABLE\nand then\nCODE", "코드와 표", "표와 코드"]
+)
+def test_table_and_code_are_found_in_any_order(question: str) -> None:
+    """G12."""
+    reply = demo_reply([question])
+    assert "\n|---|" in reply
+    assert "\n```python\n" in reply
