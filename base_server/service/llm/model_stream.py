@@ -52,6 +52,7 @@ class ModelTraits:
     repeat it with every chunk. ``whole_reasons``: folded finish reasons that mean a whole reply, beside those that
     are known anyway. ``done_is_whole``: OpenAI's ``[DONE]`` ends a whole reply where no reason was given.
     ``obtains_permit``: its HTTP client obtains the call's permit; that of another model is obtained before it is asked.
+    ``joins_neighbours``: its prompt has user and AI in turns.
     """
 
     says_why: bool
@@ -59,6 +60,7 @@ class ModelTraits:
     whole_reasons: frozenset[str] = frozenset()
     done_is_whole: bool = True
     obtains_permit: bool = False
+    joins_neighbours: bool = True
 
 
 def fold_reason(reason: str) -> str:

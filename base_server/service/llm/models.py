@@ -22,7 +22,7 @@ from service.llm.provider_call import Callee, CallLimits, ProviderCall
 if TYPE_CHECKING:
     from service.llm.integrations import HttpClients
 
-_DEMO_TRAITS = ModelTraits(says_why=True, usage_adds_up=False)
+_DEMO_TRAITS = ModelTraits(says_why=True, usage_adds_up=False, joins_neighbours=False)
 
 
 class ModelSet:
@@ -54,6 +54,7 @@ class ModelSet:
                 max_messages=self._settings.max_conversation_length,
                 max_tokens=self._settings.history_max_tokens,
                 context_tokens=callee.prompt_tokens,
+                joins=callee.traits.joins_neighbours,
             )
             call = ProviderCall(callee, prompt, permit)
             self._running.add(call)

@@ -25,18 +25,20 @@ class Prompt:
 
     ``messages`` are joined from ``history``, because replies that failed, were deleted or were trimmed away leave
     neighbours of one role, which the templates of many models refuse. ``tokens`` is their estimated size.
+    With ``joins`` False they are what they were: for a model that looks at the question alone.
     """
 
-    __slots__ = ("_history", "_question", "_system_prompt", "messages", "tokens")
+    __slots__ = ("_history", "_joins", "_question", "_system_prompt", "messages", "tokens")
 
-    def __init__(self, system_prompt: str, history: Sequence[Turn], question: str) -> None:
+    def __init__(self, system_prompt: str, history: Sequence[Turn], question: str, *, joins: bool = True) -> None:
+        self._joins = joins
         self._system_prompt = system_prompt
         self._history = _from_first_question(history)
         self._question = question
         turns = [*self._history, Turn("USER", question)]
         if system_prompt:
             turns.insert(0, Turn("SYSTEM", system_prompt))
-        self.messages = as_messages(_joined(turns))
+        self.messages = as_messages(_joined(turns) if joins else turns)
         self.tokens = count_tokens(self.messages)
 
     def with_half_the_history(self) -> Prompt | None:
@@ -44,7 +46,7 @@ class Prompt:
         if not self._history:
             return None
         newer = _newest(self._history, len(self._history) // 2, sum(map(turn_tokens, self._history)) // 2)
-        return Prompt(self._system_prompt, newer, self._question)
+        return Prompt(self._system_prompt, newer, self._question, joins=self._joins)
 
 
 def build_prompt(
@@ -55,6 +57,7 @@ def build_prompt(
     max_messages: int,
     max_tokens: int,
     context_tokens: int | None = None,
+    joins: bool = True,
 ) -> Prompt:
     """System prompt, the newest part of ``history`` that fits the limits and begins with a user's turn, question.
 
@@ -67,7 +70,7 @@ def build_prompt(
     room = None
     if context_tokens is not None:
         room = context_tokens - _cautious(Turn("SYSTEM", system_prompt)) - _cautious(asked)
-    return Prompt(system_prompt, _newest(earlier, max_messages, max_tokens, room), question)
+    return Prompt(system_prompt, _newest(earlier, max_messages, max_tokens, room), question, joins=joins)
 
 
 def as_messages(turns: Iterable[Turn]) -> list[BaseMessage]:

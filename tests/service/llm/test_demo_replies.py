@@ -8,7 +8,10 @@ import time
 import pytest
 
 from application.base_web_server.routers.page_router import STATIC
+from service.cache.cache_service import CacheService
+from service.llm.conversation import Turn
 from service.llm.demo_replies import demo_reply, language_of
+from tests.service.llm.ai_fixtures import running_service, stub_settings
 
 
 def suggestions(language: str) -> list[str]:
@@ -110,3 +113,23 @@ def test_table_and_code_are_found_in_any_order(question: str) -> None:
     reply = demo_reply([question])
     assert "\n|---|" in reply
     assert "\n```python\n" in reply
+
+
+@pytest.mark.parametrize("reply", [[], [Turn("AI", "")]], ids=["deleted", "stopped at once"])
+@pytest.mark.parametrize(
+    ("before", "question"),
+    [
+        ("짧은 이야기를 들려주세요", "Hello"),
+        ("안녕하세요, 정말 반갑습니다", "Tell me a story"),
+        ("Tell me a short story please", "안녕하세요"),
+    ],
+)
+async def test_question_behind_one_without_a_reply_is_answered_alone(
+    cache: CacheService, before: str, question: str, reply: list[Turn]
+) -> None:
+    """cases/page.md G12: neighbours are joined for real models only."""
+    history = [Turn("USER", before), *reply]
+    async with running_service(stub_settings("http://127.0.0.1:9/v1"), cache) as service:
+        answer = await service.chat(question, "s", "DEMO", history=history)
+    assert answer["reply"] == demo_reply([before, question])
+    assert answer["reply"] != demo_reply([before])
