@@ -277,6 +277,20 @@ def test_what_was_no_emphasis_is_none_now(page: Page) -> None:
         ("[위키](https://ko.wikipedia.org/wiki/한국)를", "https://ko.wikipedia.org/wiki/%ED%95%9C%EA%B5%AD"),
         ("http://한국.kr에서", "http://xn--3e0b707e.kr"),
         ("http://한국.kr/경로", "http://xn--3e0b707e.kr/"),
+        ("https://m.쇼핑몰.co.kr/event를", "https://m.xn--352bl7khqr.co.kr/event"),
+        ("https://www.예시.com/ 보기", "https://www.xn--vv4b11d.com/"),
+        ("http://blog.예시.com/x에서", "http://blog.xn--vv4b11d.com/x"),
+        ("https://a한글.com/event", "https://xn--a-ds6ej65h.com/event"),
+        ("https://www.sk하이닉스.com에서", "https://www.xn--sk-f15ix73c7ufulx.com"),
+        ("https://예시.com:8443에서", "https://xn--vv4b11d.com:8443"),
+        ("https://예시.한국", "https://xn--vv4b11d.xn--3e0b707e"),
+        ("https://www.예시.한국에서", "https://www.xn--vv4b11d.xn--3e0b707e"),
+        ("https://쇼핑몰.한국:8443/x를", "https://xn--352bl7khqr.xn--3e0b707e:8443/x"),
+        ("https://例子.测试/路", "https://xn--fsqu00a.xn--0zwm56d/"),
+        ("「https://예시.com」을", "https://xn--vv4b11d.com"),
+        ("https://example.com의README.md를", "https://example.com"),
+        ("http://127.0.0.1에서v1.2", "http://127.0.0.1"),
+        ("https://example.com，www.example.net", "https://example.com"),
         ("mailto:me@example.com으로", "mailto:me@example.com"),
     ],
 )
@@ -287,6 +301,17 @@ def test_an_address_ends_before_a_particle(page: Page, text: str, address: str) 
     # Nothing of the text is lost beside the link, which shows what is percent-encoded as letters.
     plain = re.sub(r"<[^>]+>", "", html).replace("&amp;", "&")
     assert plain == re.sub(r"[<>*]|\[|\]\(.*?\)", "", unquote(text))
+
+
+def test_a_scheme_with_a_particle_is_no_address(page: Page) -> None:
+    """G5. Nothing of it is a link, and what stands beside it is."""
+    links = [
+        re.findall(r'href="([^"]*)"', html)
+        for html in page.evaluate(
+            HTML, ["https://로 시작합니다", "https://와 http://의 차이", "https://로 시작하는 https://example.com을"]
+        )
+    ]
+    assert links == [[], [], ["https://example.com"]]
 
 
 def test_ids_are_uuids_of_version_7_in_the_order_of_time(page: Page) -> None:

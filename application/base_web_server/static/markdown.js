@@ -35,11 +35,30 @@ markdown.linkify.set({ fuzzyLink: false, fuzzyEmail: false });
 // One that has them belongs in <…> or [](…), or is percent-encoded.
 const ENDS_ADDRESS =
   /[\p{sc=Hangul}\p{sc=Han}\p{sc=Hiragana}\p{sc=Katakana}\p{sc=Bopomofo}\p{sc=Thai}\p{sc=Lao}\p{sc=Khmer}\p{sc=Myanmar}\u2018-\u201f\u2026\u3000-\u303f\uff00-\uffef]/u;
-// A host that begins so is an international one, up to its last label: http://한국.kr
-const INTERNATIONAL_HOST = /^[a-z]+:\/\/(?=[^\0-\x7f])[^\s/?#]*\.(?=[a-z0-9])/i;
+// A host may be written in them too: http://한국.kr, https://m.쇼핑몰.co.kr. It ends with its last label
+// in ASCII, or with a top-level domain of these scripts, but a particle may stand behind an ASCII one:
+// https://example.com의README.md.
+const PUNCTUATION = "\\u2018-\\u201f\\u2026\\u3000-\\u303f\\uff00-\\uffef";
+const ASCII_DOMAINS = "com|net|org|edu|gov|info|biz|app|dev|kr|jp|cn|tw|io|ai|me|gg|tv|eu|us|uk|de";
+const DOMAINS = "한국|닷컴|닷넷|삼성|中国|中國|香港|台湾|台灣|公司|网络|网址|みんな|コム";
+const BEFORE_PARTICLE = `\\.(?:${ASCII_DOMAINS}|\\d+)[^\\0-\\x7f]`;
+const INTERNATIONAL_HOST = new RegExp(
+  `^[a-z]+://(?:(?!${BEFORE_PARTICLE})[^\\s/?#:${PUNCTUATION}])*\\.(?:(?=[a-z0-9])|${DOMAINS})`,
+  "iu",
+);
+// One that ends with neither is taken whole if it has a dot; "https://로 시작하는 주소" has no address.
+const WHOLE_HOST = new RegExp(
+  `^[a-z]+://[^\\s/?#.${PUNCTUATION}]+\\.[^\\s/?#${PUNCTUATION}]+`,
+  "iu",
+);
 
 function addressIn(text) {
-  const start = INTERNATIONAL_HOST.exec(text)?.[0].length ?? 0;
+  const address = cutAfter(text, INTERNATIONAL_HOST);
+  return address.endsWith("://") ? cutAfter(text, WHOLE_HOST) : address;
+}
+
+function cutAfter(text, host) {
+  const start = host.exec(text)?.[0].length ?? 0;
   const length = text.slice(start).search(ENDS_ADDRESS);
   return length < 0 ? text : text.slice(0, start + length);
 }
@@ -49,8 +68,10 @@ const findAll = linkify.match.bind(linkify);
 const findAtStart = linkify.matchAtStart.bind(linkify);
 linkify.matchAtStart = (text) => findAtStart(addressIn(text));
 linkify.match = (text) =>
-  findAll(text)?.map((link) => {
-    const excess = link.raw.length - addressIn(link.raw).length;
+  findAll(text)?.flatMap((link) => {
+    const address = addressIn(link.raw);
+    if (address.endsWith("://")) return [];
+    const excess = link.raw.length - address.length;
     if (!excess) return link;
     const [raw, shown, url] = [link.raw, link.text, link.url].map((whole) => whole.slice(0, whole.length - excess));
     return { ...link, raw, text: shown, url, lastIndex: link.lastIndex - excess };
