@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, cast
 
 from langchain_core.language_models.chat_models import BaseChatModel
-from langchain_core.messages import AIMessage, BaseMessage
+from langchain_core.messages import BaseMessage
 from langchain_core.outputs import ChatGeneration
 
 Chunks = AsyncGenerator[ChatGeneration, None]
@@ -91,9 +91,10 @@ class ChunkReader:
 
     def text(self, chunk: ChatGeneration) -> str:
         """The chunk's text; everything else in it is noted."""
-        message = cast(AIMessage, chunk.message)
-        if message.usage_metadata:
-            self._note_usage(message.usage_metadata["input_tokens"], message.usage_metadata["output_tokens"])
+        message = chunk.message
+        # A chunk may be of another kind than AIMessageChunk: some servers name the user's role.
+        if usage := getattr(message, "usage_metadata", None):
+            self._note_usage(usage["input_tokens"], usage["output_tokens"])
         if chunk.generation_info:
             self._note_end(chunk.generation_info)
         if message.response_metadata:

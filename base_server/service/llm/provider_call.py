@@ -215,7 +215,10 @@ class ProviderCall:
         return AITimeout("next token", limits.idle_s)
 
     def _delta(self, chunk: ChatGeneration) -> str:
-        delta = self._reader.text(chunk)
+        try:
+            delta = self._reader.text(chunk)
+        except Exception as error:  # as in _open: LangChain passes on what came, of any type
+            raise translate(error, self._limits.connect_s, self._limits.total_s) from None
         if delta and self._first_token_s is None:
             self._first_token_s = self._elapsed_s()
         return delta

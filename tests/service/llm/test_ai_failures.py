@@ -14,7 +14,7 @@ import pytest
 import structlog
 import ujson
 from langchain_core.language_models.fake_chat_models import GenericFakeChatModel
-from langchain_core.messages import AIMessageChunk
+from langchain_core.messages import AIMessageChunk, HumanMessageChunk, ToolMessageChunk
 from langchain_core.outputs import ChatGenerationChunk
 
 from service.cache.cache_service import CacheService
@@ -294,4 +294,40 @@ async def test_any_exception_of_langchain_is_mapped(error: type[Exception], afte
     callee = Callee(model, ModelTraits(says_why=True, usage_adds_up=False), limits, "P", "p", "m", None)
     with pytest.raises(AIUnavailable) as failed:
         await collected(ProviderCall(callee, Prompt("", [], "hi"), CallPermit(anyone)).stream())
+    assert "SECRET" not in str(failed.value)
+
+
+class _ChunkModel(GenericFakeChatModel):
+    """A LangChain model that streams one chunk as it is, whatever its type."""
+
+    message: Any
+
+    async def _astream(self, *_: Any, **__: Any) -> AsyncIterator[Any]:
+        yield ChatGenerationChunk.model_construct(message=self.message, generation_info={"finish_reason": "stop"})
+
+
+def _call(model: GenericFakeChatModel) -> ProviderCall:
+    callee = Callee(
+        model, ModelTraits(says_why=True, usage_adds_up=False), CallLimits(1, 1, 1, 1, 2, 9), "P", "p", "m", None
+    )
+    return ProviderCall(callee, Prompt("", [], "hi"), CallPermit(anyone))
+
+
+@pytest.mark.parametrize(
+    "message", [HumanMessageChunk("a"), ToolMessageChunk("a", tool_call_id="1")], ids=["user", "tool"]
+)
+async def test_chunk_of_another_role_is_text(message: Any) -> None:
+    """cases/providers.md V3."""
+    texts, end = await collected(_call(_ChunkModel(messages=iter([]), message=message)).stream())
+    assert (texts, end and end.finish_reason) == (["a"], "stop")
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"content": 5}, {"content": None}, {"usage_metadata": {"SECRET": 1}}, {"usage_metadata": [1]}], ids=str
+)
+async def test_chunk_that_cannot_be_read_is_ai_unavailable(wrong: dict[str, Any]) -> None:
+    """cases/providers.md V3: ProviderCall.stream raises only AIUnavailable and AITimeout."""
+    message = AIMessageChunk("a").model_copy(update=wrong)
+    with pytest.raises(AIUnavailable) as failed:
+        await collected(_call(_ChunkModel(messages=iter([]), message=message)).stream())
     assert "SECRET" not in str(failed.value)

@@ -82,6 +82,15 @@ async def test_stream_of_the_standard_is_a_whole_reply(stub: OpenAIStub, cache: 
     assert (answer["reply"], answer["finish_reason"]) == ("ab", "stop")
 
 
+@pytest.mark.parametrize("role", ["user", "system", "tool", "model", "", None])
+async def test_role_of_a_delta_does_not_matter(stub: OpenAIStub, cache: CacheService, role: str | None) -> None:
+    """cases/providers.md V3: the first chunk may name any."""
+    first = json.dumps({**CHUNK, "choices": [{"index": 0, "delta": {"role": role, "content": "a"}}]})
+    stub.script(Reply(raw=events(first, chunk("b", "stop"), "[DONE]")))
+    async with running_service(stub_settings(stub.base_url), cache) as service:
+        assert (await service.chat("hi", "s1", history=[]))["reply"] == "ab"
+
+
 async def test_call_without_streaming_passes_the_reader(stub: OpenAIStub, cache: CacheService) -> None:
     """cases/providers.md V2: a JSON answer is no event stream."""
     stub.script(Reply(["whole"]))
