@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -57,6 +58,7 @@ def build_model(
 
     Read time-outs and retries are ProviderCall's, so the SDKs' own are switched off.
     """
+    _silence_serializer()
     with _as_start_error(choice.provider_name, provider):
         build = _openai if provider.integration == "openai" else _other
         model = build(choice, provider, persona, clients)
@@ -69,6 +71,14 @@ def build_model(
         done_is_whole=not provider.require_finish_reason,
         obtains_permit=build is _openai,
     )
+
+
+def _silence_serializer() -> None:
+    """SDKs keep what came, of any type, and LangChain dumps it as declared: pydantic warns of each value.
+
+    The warning holds the model's text, and the interpreter keeps one entry for each text, without end.
+    """
+    warnings.filterwarnings("ignore", "Pydantic serializer warnings", UserWarning, r"pydantic\.main\Z")
 
 
 def _openai(

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import warnings
 from typing import Any
 
 import httpx
+import pydantic.main
 import pytest
 import structlog
 
@@ -48,7 +50,7 @@ async def test_reply_with_keep_alives_is_whole(stub: OpenAIStub, cache: CacheSer
 CHUNK = {"id": "x", "object": "chat.completion.chunk", "created": 1, "model": "m"}
 
 
-def chunk(content: str | None = None, finish_reason: Any = None) -> str:
+def chunk(content: str | list[Any] | None = None, finish_reason: Any = None) -> str:
     delta = {} if content is None else {"content": content}
     return json.dumps({**CHUNK, "choices": [{"index": 0, "delta": delta, "finish_reason": finish_reason}]})
 
@@ -89,6 +91,19 @@ async def test_role_of_a_delta_does_not_matter(stub: OpenAIStub, cache: CacheSer
     stub.script(Reply(raw=events(first, chunk("b", "stop"), "[DONE]")))
     async with running_service(stub_settings(stub.base_url), cache) as service:
         assert (await service.chat("hi", "s1", history=[]))["reply"] == "ab"
+
+
+async def test_content_in_parts_leaves_no_warning_behind(stub: OpenAIStub, cache: CacheService) -> None:
+    """cases/providers.md V2: nothing is printed, and the interpreter's registry of warnings does not grow."""
+    parts = [chunk([{"type": "text", "text": f"{number},"}]) for number in range(20)]
+    stub.script(Reply(raw=events(*parts, chunk([], "stop"), "[DONE]")))
+    with warnings.catch_warnings(record=True) as printed:
+        warnings.simplefilter("default")
+        async with running_service(stub_settings(stub.base_url), cache) as service:
+            answer = await service.chat("hi", "s1", history=[])
+    assert answer["reply"] == "".join(f"{number}," for number in range(20))
+    assert printed == []
+    assert set(vars(pydantic.main).get("__warningregistry__", {})) <= {"version"}
 
 
 async def test_call_without_streaming_passes_the_reader(stub: OpenAIStub, cache: CacheService) -> None:
