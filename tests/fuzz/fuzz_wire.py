@@ -25,12 +25,20 @@ with atheris.instrument_imports(include=["template.base.wire", "template.chat.co
         ChatRoomCreateRequest,
     )
 
+
+class Table(wire.Request):
+    """A host's model, whose values lie below keys that the client chooses."""
+
+    rows: dict[str, list[int]]
+
+
 MODELS: list[type[wire.Request]] = [
     ChatMessageSendRequest,
     ChatMessageListRequest,
     ChatRoomCreateRequest,
     LoginRequest,
     SignupRequest,
+    Table,
 ]
 FULL = NetSettings().max_body_bytes
 # Of CPU, with the fuzzer's instrumentation. Memory is bounded by its flag -rss_limit_mb (see the Makefile).

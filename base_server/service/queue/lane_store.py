@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from service.cache.cache_client import CacheClient
 from service.cache.cache_service import CacheService
-from service.cache.script import load_scripts
+from service.cache.script import Script, load_scripts
 from service.core.instruments import Counter
 from service.queue.lanes import Lane
 from service.queue.message_queue import QueueEntry, QueueMessage
@@ -22,6 +22,9 @@ from service.queue.queue_errors import DeadLettersFull, QueueFull
 from service.queue.queue_settings import QueueSettings
 
 _SCRIPTS = load_scripts(Path(__file__).parent / "lua")
+_ENQUEUE = _SCRIPTS["enqueue_message"]
+# A full Redis runs it too: the entry that it adds is taken out of the other lane right after it.
+MOVE = replace(_ENQUEUE, name="move_message", allow_oom=True)
 DEAD_LETTERS = Counter("queue_dead_lettered", "Entries moved to a queue's dead letters.", ("queue",))
 _FIRST_PAGE = 64
 _NO_LIMIT = 2**62
@@ -79,16 +82,16 @@ class LaneStore:
     async def append(self, lane: Lane, message: QueueMessage) -> None:
         """Store ``message`` (with its id) at the end of ``lane``, once. Raises QueueFull at max_backlog,
         TypeError or ValueError for a payload that is no JSON object in proper Unicode or too long."""
-        await self._append(lane, message)
+        await self._append(_ENQUEUE, lane, message)
 
     async def move(self, entry_id: str, lane: Lane, to: Lane, message: QueueMessage) -> None:
         """Store the ``message`` of an entry of ``lane`` at the end of ``to``, then take the entry out; two round trips.
         Raises as :meth:`append`."""
         moved = f"queue_moved:{lane.queue_name}:{lane.name}:{lane.partition}:{entry_id}"
-        await self._append(to, message, self._cache.get_client().key(moved, partition=to.partition))
+        await self._append(MOVE, to, message, self._cache.get_client().key(moved, partition=to.partition))
         await self.remove(lane, [entry_id])
 
-    async def _append(self, lane: Lane, message: QueueMessage, *more_keys: str) -> None:
+    async def _append(self, script: Script, lane: Lane, message: QueueMessage, *more_keys: str) -> None:
         payload = _encode_payload(message.payload, self._settings.max_payload_bytes)
         client = self._cache.get_client()
         memory_key = client.key(f"queue_seen:{message.message_id}", partition=lane.partition)
@@ -101,7 +104,7 @@ class LaneStore:
             int(message.priority),
             message.partition_key or "",
         )
-        if await client.run_script(_SCRIPTS["enqueue_message"], (lane.stream_key, memory_key, *more_keys), args):
+        if await client.run_script(script, (lane.stream_key, memory_key, *more_keys), args):
             raise QueueFull(lane.queue_name, self._settings.max_backlog)
 
     async def head(self, lane: Lane, count: int, max_bytes: int = _NO_LIMIT) -> list[QueueEntry]:

@@ -30,6 +30,10 @@ from template.base.errors import ApiError, ErrorCode, InvalidRequest
 INT64_MAX = 2**63 - 1
 MAX_VALUES = 10_000
 """JSON values in a body. Each costs up to 60 bytes of memory, an error of validation twenty times that."""
+MAX_KEY_CHARS = 256
+"""Of an object's key. Validation copies the keys around each value that it finds wrong."""
+_SMALL_BYTES = 4_096
+"""A body that cannot hold keys and wrong values enough for these copies to matter."""
 # Bounds of what a refusal repeats from the body that it refuses.
 MAX_COLLECTED_ERRORS = 1_000
 MAX_LISTED_ERRORS = 20
@@ -263,6 +267,8 @@ def read_json(body: bytes) -> dict[str, Any]:
         raise InvalidRequest("the body must be a JSON object")
     if len(body) > MAX_VALUES and _may_have_too_many(body) and _count_values(data, MAX_VALUES) > MAX_VALUES:
         raise InvalidRequest.of("body", f"must not have more than {MAX_VALUES} values")
+    if len(body) > _SMALL_BYTES and _has_long_key(data):
+        raise InvalidRequest.of("body", f"must not have keys of more than {MAX_KEY_CHARS} characters")
     # A raw NUL is refused by the parser; only its escape can get here.
     if b"\\u0000" in body and (keys := _find_nul(data)) is not None:
         raise InvalidRequest.of(_field_name(keys), "must not contain the character U+0000")
@@ -323,6 +329,14 @@ def _count_values(value: Any, enough: int) -> int:
         if count > enough:
             break
     return count
+
+
+def _has_long_key(value: Any) -> bool:
+    if isinstance(value, list):
+        return any(map(_has_long_key, value))
+    if isinstance(value, dict):
+        return any(len(key) > MAX_KEY_CHARS or _has_long_key(item) for key, item in value.items())
+    return False
 
 
 def _find_nul(value: Any) -> tuple[str, ...] | None:

@@ -121,3 +121,17 @@ async def test_message_stays_while_the_other_lane_is_full(bench: QueueBench) -> 
     with pytest.raises(QueueFull):
         await queue.move(entry, here, there)
     assert await waiting(queue, here) == [entry]
+
+
+async def test_message_moves_on_a_full_redis(private_bench: QueueBench) -> None:
+    """cases/abuse.md A5b: the entry that is added is taken out of the other lane right after it. A send is refused."""
+    queue = await private_bench.queue()
+    here, _, there = lanes_of(queue)
+    await queue._store.append(here, message("m"))
+    (entry,) = await waiting(queue, here)
+    await private_bench.cache.get_client().execute("CONFIG", "SET", "maxmemory", "1")
+    await queue.move(entry, here, there)
+    assert await waiting(queue, here) == []
+    assert [entry.message_id for entry in await waiting(queue, there)] == ["m"]
+    with pytest.raises(ServiceUnavailable, match="OOM"):
+        await queue._store.append(here, message("n"))

@@ -40,6 +40,7 @@ class Upload(wire.Request):
     named: dict[str, int] = Field(default_factory=dict)
     mixed: list[int | str | dict[str, int]] = Field(default_factory=list)
     lines: list[Line] = Field(default_factory=list)
+    table: dict[str, list[int]] = Field(default_factory=dict)
 
 
 class Closed(wire.Request):
@@ -90,6 +91,10 @@ REFUSED: dict[str, tuple[type[wire.Request], Body]] = {
     "an object of wrong members": (Upload, lambda size: b'{"named":{%s}}' % members(size).replace(b":0", b":[]")),
     "a long key of a wrong member": (Upload, lambda size: b'{"named":{"%s":""}}' % (b"k" * size)),
     "items that are none of three": (Upload, lambda size: b'{"mixed":[%s[]]}' % (b"[]," * (size // 3))),
+    "a long key around wrong items": (
+        Upload,
+        lambda size: b'{"table":{"%s":[%s""]}}' % (b"k" * (size - 27_100), b'"",' * 9_000),
+    ),
     "objects without their members": (Upload, lambda size: b'{"lines":[%s{}]}' % (b"{}," * (size // 3))),
 }  # fmt: skip
 
@@ -161,6 +166,16 @@ def test_as_many_values_as_allowed_are_read_and_one_more_is_refused() -> None:
     with pytest.raises(InvalidRequest) as refused:
         wire.read_json(json.dumps({"a": [*allowed, 0]}).encode())
     assert refused.value.details == {"field": "body"}
+
+
+def test_keys_of_an_object_are_bounded() -> None:
+    """cases/abuse.md A1: validation copies the keys around each value that it finds wrong."""
+    longest, padding = "k" * wire.MAX_KEY_CHARS, "x" * 5_000
+    for body in ({longest: 1, "a": padding}, {"a": [{"b": {longest: 1}}], "c": padding}):
+        assert wire.read_json(json.dumps(body).encode()) == body
+        too_long = json.dumps(body).replace(longest, longest + "k")
+        with pytest.raises(InvalidRequest, match=f"keys of more than {wire.MAX_KEY_CHARS} characters"):
+            wire.read_json(too_long.encode())
 
 
 def test_a_few_errors_are_listed_and_many_are_counted() -> None:
