@@ -17,6 +17,7 @@ from playwright.sync_api import Browser, Page
 from template.base.event_stream import PING, StreamEvent
 from tests.browser.browser_world import Visitor
 from tests.server_process import ServerProcess
+from tests.waiting import PATIENCE_S
 
 in_a_browser = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
@@ -86,6 +87,24 @@ def test_every_line_end_of_the_standard_is_one(page: Page, end: str) -> None:
         {"type": "reply.delta", "id": "7", "data": {"text": "x"}},
         {"type": "", "id": "7", "data": {"second": 2}},
     ]
+
+
+LONG_LINE = """async patienceMs => {
+    const { EventParser } = await import("/static/stream.js");
+    const parser = new EventParser();
+    const startMs = performance.now();
+    parser.feed('data: {"text":"');
+    for (let piece = 0; piece < 20_000; piece++) {
+        parser.feed("x".repeat(500));
+        if (performance.now() - startMs > patienceMs) return `given up at piece ${piece}`;
+    }
+    return parser.feed('"}\\n\\n')[0].data.text.length;
+}"""
+
+
+def test_a_long_line_is_not_read_again_with_each_piece(page: Page) -> None:
+    """cases/page.md G12. Ten million characters in 20,000 pieces; read again each time, it takes ten minutes."""
+    assert page.evaluate(LONG_LINE, 1000 * PATIENCE_S) == 10_000_000
 
 
 # What happens to a room while a page looks at it: messages come and go, and are read in pages that overtake each other.

@@ -3,34 +3,32 @@
 // The server sends a comment every 15 s, so a stream that is silent for longer than this is dead.
 const SILENCE_MS = 40_000;
 
+const LINE_END = /\r\n|\n|\r/g;
+
 /** Cuts text into events `{type, id, data}`, however it was cut on its way; `data` is parsed JSON. */
 export class EventParser {
-  #rest = "";
+  #line = "";
+  #isAfterReturn = false;
   #type = "";
   #id = "";
   #data = [];
 
-  /** The events that `text` completes. */
+  /** The events that `text` completes. Looks at no character twice, however long a line grows. */
   feed(text) {
     const events = [];
-    this.#rest += text;
+    if (!text) return events;
+    // The carriage return that ended the last line was half of a CRLF.
+    if (this.#isAfterReturn && text[0] === "\n") text = text.slice(1);
+    this.#isAfterReturn = text.endsWith("\r");
     let start = 0;
-    for (let end; (end = this.#lineEnd(start)) >= 0;) {
-      const event = this.#takeLine(this.#rest.slice(start, end));
+    for (const { 0: end, index } of text.matchAll(LINE_END)) {
+      const event = this.#takeLine(this.#line + text.slice(start, index));
       if (event) events.push(event);
-      start = end + (this.#rest.startsWith("\r\n", end) ? 2 : 1);
+      this.#line = "";
+      start = index + end.length;
     }
-    this.#rest = this.#rest.slice(start);
+    this.#line += text.slice(start);
     return events;
-  }
-
-  #lineEnd(start) {
-    for (let at = start; at < this.#rest.length; at++) {
-      if (this.#rest[at] === "\n") return at;
-      // A carriage return at the very end may be half of a CRLF.
-      if (this.#rest[at] === "\r") return at + 1 < this.#rest.length ? at : -1;
-    }
-    return -1;
   }
 
   #takeLine(line) {
