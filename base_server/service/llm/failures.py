@@ -16,7 +16,8 @@ _CODE = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 _REFUSED_UNSERVED = frozenset({429, 500, 503, 529})
 _NOT_CONNECTED = frozenset({"ConnectError", "ConnectTimeout"})
 _LONGEST_PROSE = 4096
-_REFUSED_PROMPT = frozenset({400, 413, 422, 500})
+_TOO_LARGE = 413
+_REFUSED_PROMPT = frozenset({400, _TOO_LARGE, 422, 500})
 _CONTEXT_CODES = frozenset(
     {"context_length_exceeded", "exceed_context_size_error", "model_max_prompt_tokens_exceeded"}
     | {"context_window_exceeded", "contextwindowexceedederror", "request_too_large", "3051"}
@@ -28,9 +29,18 @@ _CONTEXT_TEXT = re.compile(
     r"|too many (input |prompt )?tokens|exceeds? (the )?max(imum)? (prompt |input |context )?length"
     r"|tokens? (count )?(\([^)]*\) )?exceeds? (the )?(maximum|limit|configured)"
     r"|reduce the length of the (messages|prompt)"
-    r"|must have less than \d+ tokens|max_new_tokens` must be <=|range of input length",
+    r"|must have less than \d+ tokens|max_new_tokens` must be <=|range of input length"
+    r"|(prompt|input) (tokens |text )?(is |are )?too (long|large|big)\b|request body too large"
+    r"|(prompt|input) token count (is|of) \d+ (but|exceeds)|(prompt|input) tokens \d+ cannot exceed"
+    r"|input length limit|prompt length exceeds|maximum input tokens",
     re.IGNORECASE,
 )
+_LIMITED_USE = re.compile(
+    r"per (second|min|minute|hour|day|month)\b|rate[ _-]?limit|quota|throttl|billing|wait before", re.IGNORECASE
+)
+"""Too many tokens for now, or for the money: half of them would be refused too, or be a way around the limit."""
+_RAISED_HERE = (AttributeError, LookupError, OSError, TypeError, ValueError, AIUnavailable)
+"""By the SDK or us, of what came: its text may be the model's, and the reply is billed."""
 _BACKOFF_S = (0.25, 0.5, 1.0, 2.0, 4.0)
 _LONGEST_WAIT_S = 10.0
 
@@ -68,14 +78,20 @@ def is_context_overflow(error: Exception) -> bool:
     """
     if isinstance(error, ContextOverflowError):
         return True
+    code, body = getattr(error, "code", None), getattr(error, "body", None)
     status = _status(error)
-    body = getattr(error, "body", None)
-    # A body without a status: an error event in a stream.
-    if status not in _REFUSED_PROMPT and (status is not None or body is None):
+    if status is None and isinstance(code, int) and code >= 400:  # Google's SDK
+        status = code
+    if status is not None and status not in _REFUSED_PROMPT:
         return False
-    known = {str(code).casefold() for code in (getattr(error, "code", None), getattr(error, "type", None)) if code}
+    # Neither: an error of Google's or Amazon's SDK. A body alone: an error event in a stream.
+    if status is None and body is None and isinstance(error, _RAISED_HERE):
+        return False
+    known = {str(name).casefold() for name in (code, getattr(error, "type", None)) if name}
+    if status == _TOO_LARGE or known & _CONTEXT_CODES:
+        return True
     prose = f"{str(error)[:_LONGEST_PROSE]} {str(body)[:_LONGEST_PROSE]}"
-    return bool(known & _CONTEXT_CODES) or _CONTEXT_TEXT.search(prose) is not None
+    return _CONTEXT_TEXT.search(prose) is not None and _LIMITED_USE.search(prose) is None
 
 
 def retry_delay_s(error: Exception, attempt: int) -> float | None:

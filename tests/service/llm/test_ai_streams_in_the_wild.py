@@ -312,6 +312,12 @@ REFUSED_PROMPTS: dict[str, tuple[int, str]] = {
     ),
     "FastAPI": (413, '{"detail": "prompt too large: context window exceeded"}'),
     "plain text": (400, "Prompt is too long for the model"),
+    "Vertex": (400, "the input token count is 40000 but model only supports up to 32768."),
+    "watsonx": (400, "the number of input tokens 5000 cannot exceed the total tokens limit 4096 for this model"),
+    "MLC": (400, "Request prompt has 5000 tokens in total, larger than the model input length limit 4096."),
+    "llama.cpp, before 2025": (500, "Input prompt is too big compared to KV size. Please try increasing KV size."),
+    "GitHub": (413, '{"error": {"message": "Request body too large for gpt-4o model. Max size: 8000 tokens."}}'),
+    "a proxy": (413, "<html><h1>Payload Too Large</h1></html>"),
 }
 
 
@@ -371,6 +377,9 @@ async def test_prompt_that_stays_too_long_is_its_own_error(
         (401, '{"error": {"message": "key"}}'),
         (404, '{"error": {"message": "no such model"}}'),
         (429, '{"error": {"message": "too many tokens a minute"}}'),
+        (400, '{"error": {"message": "max_tokens is too large: 99999. It supports at most 16384 completion tokens"}}'),
+        (400, '{"error": {"message": "too many tokens: the limit is 6000 tokens per minute"}}'),
+        (402, '{"error": {"message": "the prompt is too long for your credits"}}'),
     ],
 )
 async def test_other_refusal_is_not_taken_for_a_long_prompt(
@@ -418,6 +427,41 @@ def test_error_of_the_http_library_is_read_by_its_response() -> None:
     text = "Error response 400 while fetching http://x: Prompt contains 40000 tokens, too large for model with 32768"
     error = httpx.HTTPStatusError(text, request=request, response=httpx.Response(400, request=request))
     assert is_context_overflow(error)
+
+
+class SdkError(Exception):
+    """An error of an SDK that has neither ``status_code`` nor ``body``, as Google's and Amazon's."""
+
+    def __init__(self, text: str, code: int | None = None) -> None:
+        super().__init__(text)
+        self.code = code
+
+
+GOOGLE = "The input token count (1200000) exceeds the maximum number of tokens allowed (1048576)."
+
+
+@pytest.mark.parametrize(
+    ("error", "is_overflow"),
+    [
+        (SdkError(f"Invalid argument provided to Gemini: 400 {GOOGLE}"), True),
+        (SdkError(f"400 INVALID_ARGUMENT. {GOOGLE}", code=400), True),
+        (SdkError("(ValidationException) ConverseStream operation: Input is too long for requested model."), True),
+        (SdkError("Request Entity Too Large", code=413), True),
+        (SdkError(f"429 RESOURCE_EXHAUSTED. {GOOGLE}", code=429), False),
+        (SdkError("(ThrottlingException) Too many tokens, please wait before trying again."), False),
+        (SdkError("You exceeded your quota: too many input tokens"), False),
+        (SdkError("Request too large on tokens per minute: too many tokens, limit 6000"), False),
+        (SdkError("your credit balance is too low"), False),
+        (SdkError("maxOutputTokens value of 100000 but the supported range is from 1 to 65537"), False),
+        (ValueError("what the model said: the context window"), False),
+        (KeyError("context length"), False),
+        (OSError("Message too long: prompt is too long"), False),
+        (AIUnavailable("context length"), False),
+    ],
+)
+def test_refusal_of_an_sdk_without_a_status_is_read_by_its_text(error: Exception, is_overflow: bool) -> None:
+    """cases/providers.md V4: an error that the SDK or we made of a chunk is no refusal, since it may be billed."""
+    assert is_context_overflow(error) == is_overflow
 
 
 @pytest.mark.parametrize("where", ["persona", "provider"])
