@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import uuid
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -27,6 +28,8 @@ BAD_MESSAGES: dict[str, dict[str, Any]] = {
     "content is a number": {"content": 5},
     "time is no time": {"timestamp": "yesterday"},
     "time out of range": {"timestamp": "0001-01-01T00:00:00+23:59"},
+    "last year there is": {"timestamp": "9999-12-31T23:59:59.999+00:00"},
+    "two days ahead": {"timestamp": (datetime.now(UTC) + timedelta(days=2)).isoformat()},
     "metadata is a list": {"metadata": [1]},
     "metadata is no JSON": {"metadata": "{"},
     "parent is an object": {"parent_message_id": {}},

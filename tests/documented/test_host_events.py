@@ -260,6 +260,7 @@ BAD: list[tuple[str, dict[str, Any], str]] = [
     ("CHAT_ROOM_CREATE", {"ai_persona": None}, "ai_persona is missing"),
     ("CHAT_ROOM_CREATE", {"title": "x" * 201}, "title is longer than 200 characters"),
     ("CHAT_ROOM_CREATE", {"created_at": "yesterday"}, "created_at 'yesterday' is no ISO 8601 time"),
+    ("CHAT_ROOM_CREATE", {"created_at": "9999-12-31T23:59:59.999"}, "created_at '9999.*' is more than one day in"),
     ("CHAT_ROOM_UPDATE", {"title": None}, "title is missing"),
     ("CHAT_ROOM_UPDATE", {"title": " "}, "title is blank"),
     ("CHAT_ROOM_UPDATE", {"title": "x" * 201}, "title is longer than 200 characters"),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from service.queue.message_queue import QueueEntry
@@ -48,6 +48,9 @@ _ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _NUMBER = re.compile(r"-?[0-9]{1,40}")
 # The columns' own limits, in characters.
 _MAX_TITLE, _MAX_PERSONA, _MAX_ID = 200, 64, 64
+# Whatever is sent later in the account is stamped later than its newest time: one in the year 9999
+# would leave no time that MySQL can store. A day allows for a sender's wrong time zone.
+_MAX_AHEAD = timedelta(days=1)
 
 
 class BadEvent(Exception):
@@ -280,11 +283,14 @@ def _time(entry: QueueEntry, data: dict[str, Any], name: str, within: str = "") 
         return f"{at[:10]} {at[11:23]}"  # as iso() in lua/_prelude.lua writes it
     given = data.get(name)
     try:
-        if given:
-            return sql_time(str(given))
-        return sql_time(datetime.fromtimestamp(int(entry.fields["at"]) / 1000).astimezone().isoformat())
+        queued_at = datetime.fromtimestamp(int(entry.fields["at"]) / 1000, UTC)
+        at = sql_time(str(given) if given else queued_at.isoformat())
+        latest = sql_time((queued_at + _MAX_AHEAD).isoformat())
     except (ValueError, ArithmeticError, OSError):
         raise BadEvent(f"{within}{name} {given!r:.80} is no ISO 8601 time of the years 1 to 9999") from None
+    if at > latest:
+        raise BadEvent(f"{within}{name} {given!r:.80} is more than one day in the future")
+    return at
 
 
 _ADDED_BY_SCRIPTS = {ROOM_UPDATE: {"version": "0"}, MESSAGE_DELETE: {"seq": "0"}}

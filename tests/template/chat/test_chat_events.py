@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -12,7 +14,7 @@ from template.chat.chat_events import MESSAGE_DELETE, MESSAGE_SAVE, ROOM_CREATE,
 
 _MESSAGE = {"message_id": "m-1", "sender_type": "USER", "content": "x"}
 _SAVE = {"room_id": "r-1", "account_db_key": 7, "message_data": _MESSAGE}
-_CREATE = {"room_id": "r-1", "account_db_key": 7, "title": "t", "ai_persona": "P", "created_at": "2026-11-25T10:00:00Z"}
+_CREATE = {"room_id": "r-1", "account_db_key": 7, "title": "t", "ai_persona": "P", "created_at": "2025-11-25T10:00:00Z"}
 
 
 def _entry(kind: str, payload: dict[str, Any]) -> QueueEntry:
@@ -55,3 +57,12 @@ def test_entry_field_that_is_no_number_is_a_bad_event(kind: str, payload: dict[s
 def test_entry_without_a_time_is_a_bad_event() -> None:
     with pytest.raises(BadEvent, match="at"):
         read_event(QueueEntry("1-0", {"type": MESSAGE_SAVE, "payload": json.dumps(_SAVE)}))
+
+
+@pytest.mark.parametrize(("days", "is_refused"), [(0.9, False), (1.1, True)])
+def test_entry_with_a_far_time_is_a_bad_event(days: float, is_refused: bool) -> None:
+    """cases/promises.md P2: later sends would be stamped after it."""
+    at = datetime.fromtimestamp(1764064800 + days * 86400, UTC).isoformat()
+    entry = _entry(MESSAGE_SAVE, _SAVE | {"message_data": _MESSAGE | {"timestamp": at}})
+    with pytest.raises(BadEvent, match=r"timestamp .* in the future") if is_refused else nullcontext():
+        assert read_event(entry).row["created_at"] == f"{at[:10]} {at[11:19]}.000"
