@@ -4,7 +4,7 @@ Each shard has a mark for each event stream: how far the stream is written. It i
 after it, before the batch is acknowledged in Redis, which keeps the mark too. A database whose mark is below the one in
 Redis was put back to an earlier time (a dump, a replica that was behind). Replication and dumps keep the order of
 commits: where a mark is there, everything before it is. The mark of such a database stays where it is until everything
-is queued again: a restore that an outage ends is begun again, and goes on behind the rooms that it had done.
+is queued again: a restore that an outage ends is begun again, and passes over rooms whose events still wait.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import re
 from collections.abc import Awaitable, Callable, Iterable, Sequence, Set
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from service.cache.cache_client import CacheClient
 from service.cache.cache_errors import CacheCommandError
@@ -141,6 +141,16 @@ class OlderShards:
         return [each for each in found if each.is_incomplete]
 
 
+class _Restored(NamedTuple):
+    """What a restore has done for a room so far, as it is noted in Redis. ``first_event``: the first that was queued
+    when the room was last compared, '' for none."""
+
+    queued: int = 0
+    lost: int = 0
+    lost_seqs: str = ""
+    first_event: str = ""
+
+
 class ShardMarks:
     """``cache`` is the bulk client."""
 
@@ -237,37 +247,44 @@ class ShardMarks:
         done_key = self._keys.restored_rooms(int(lane.name), mark, lane.partition)
         names = sorted(await self._cache.scan(pattern))
         rooms = [name[begin:] for name in names]
-        done = {room_id: json.loads(text) for room_id, text in (await self._hash(done_key)).items()}
+        done = {room_id: _Restored(*json.loads(text)) for room_id, text in (await self._hash(done_key)).items()}
         dead, left = await self._dead_letters(lane), []
         for room_id in rooms:
-            if room_id in done:
+            before = done.get(room_id, _Restored())
+            # Compared again, however often: a database that is put back once more has lost what was written again.
+            # Only what still waits is not queued a second time.
+            if before.first_event and await self._waits(lane, before.first_event):
                 continue
             try:
                 events, is_new, missing = await self._lost_events(lane, room_id)
                 if room_id in dead:
                     events = _before_dead_letters(events, dead[room_id])
-                queued = await self._queue_again(lane, room_id, events, is_new)
+                first_event = await self._queue_again(lane, room_id, events, is_new)
             except (ValueError, LookupError, TypeError, CacheCommandError) as error:
                 # One damaged room must not keep the others from being written again.
                 Logger.error("a room's events could not be written again", room_id=room_id, exc_info=error)
                 left.append(room_id)
                 continue
-            done[room_id] = queued, len(missing), f"{missing[0]} to {missing[-1]}" if missing else ""
+            lost_here = (len(missing), f"{missing[0]} to {missing[-1]}") if missing else before[1:3]
+            done[room_id] = _Restored(before.queued + len(events), *lost_here, first_event)
             note = ("HSET", done_key, room_id, json.dumps(done[room_id])), ("EXPIRE", done_key, _REPORT_TTL_S)
             await self._cache.execute_many(note)
             self._progress(lane)
-        written = sum(queued for queued, _, _ in done.values())
-        lost = {room_id: seqs for room_id, (_, _, seqs) in done.items() if seqs}
+        written = sum(room.queued for room in done.values())
+        lost = {room_id: room.lost_seqs for room_id, room in done.items() if room.lost_seqs}
         # Once for a restore, however often it was begun.
         SHARD_OLDER.add()
         EVENTS_WRITTEN_AGAIN.add(amount=written)
         if lost:
-            MESSAGES_LOST.add(amount=sum(count for _, count, _ in done.values()))
+            MESSAGES_LOST.add(amount=sum(room.lost for room in done.values()))
         # The lane's newest event now is none before the last that was queued here.
         last_event = await self._queue.last_entry(lane) if written else None
         found = replace(found, written_again=written, lost=found.lost | lost, last_event=last_event or "", left=left)
         Logger.error("a shard database came back older", **vars(found))
         await self._older.add(found)
+
+    async def _waits(self, lane: Lane, entry_id: str) -> bool:
+        return bool(await self._cache.execute("XRANGE", lane.stream_key, entry_id, entry_id))
 
     async def _dead_letters(self, lane: Lane) -> dict[str, set[tuple[str, str]]]:
         """Which rooms have dead letters, and of what: kind and id of message or room."""
@@ -350,18 +367,20 @@ class ShardMarks:
                 return name[2:], request_hash
         return None, None
 
-    async def _queue_again(self, lane: Lane, room_id: str, events: list[list[str]], is_new: bool) -> int:
+    async def _queue_again(self, lane: Lane, room_id: str, events: list[list[str]], is_new: bool) -> str:
+        """Returns the first event that was queued, '' for none. In order: while it waits, so do the others."""
         keys, p = self._keys, lane.partition
         account = await self._cache.execute("HGET", keys.room_record(room_id, p), "account") or ""
         script_keys = [keys.room_record(room_id, p), keys.messages(room_id, p), keys.room(room_id, p), lane.stream_key]
         script_keys += [keys.account_record(account, p), keys.account_rooms(account, p), keys.account_order(account, p)]
-        queued = 0
+        first_event = ""
         for start in range(0, len(events), _EVENTS_A_CALL):
             args: list[object] = [self._settings.room_list_ttl_s * 1000, "1" if is_new and account else ""]
             for words in events[start : start + _EVENTS_A_CALL]:
                 args += [len(words), *words]
-            queued += int(await self._cache.run_script(SCRIPTS["restore_room"], script_keys, args))
-        return queued
+            first = await self._cache.run_script(SCRIPTS["restore_room"], script_keys, args)
+            first_event = first_event or first
+        return first_event
 
     async def _call(self, lane: Lane, procedure: str, *params: object) -> list[Row]:
         return await self._database.call_shard_procedure(int(lane.name), procedure, params)

@@ -115,7 +115,7 @@ async def test_restore_that_was_cut_off_goes_on_behind_the_rooms_that_it_had_don
     marks.on_progress(further.append)
     queue_again = marks._queue_again
 
-    async def cut_off(*args: Any) -> int:
+    async def cut_off(*args: Any) -> str:
         calls.append(args)
         if len(calls) == 3:
             raise ServiceUnavailable("cache", "OOM")
@@ -136,6 +136,38 @@ async def test_restore_that_was_cut_off_goes_on_behind_the_rooms_that_it_had_don
         assert await stored(chat, user, room_id) == [(1, "one"), (2, "stub: one")]
 
 
+async def test_put_back_again_during_its_restore_loses_nothing(
+    chat: ChatWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """cases/faults.md U12: what the cut restore wrote again is gone again."""
+    user = await chat.user()
+    lane = lane_of(chat, user)
+    rooms = sorted([(await chat.room(user)).room_id for _ in range(2)])
+    for room_id in rooms:
+        await chat.send(user, room_id, "one")
+    await lose_what_waits(chat, lane)
+    marks = marks_of(chat)
+    queue_again = marks._queue_again
+
+    async def cut_off(lane: Lane, room_id: str, *args: Any) -> str:
+        if room_id == rooms[1]:
+            raise ServiceUnavailable("cache", "OOM")
+        return await queue_again(lane, room_id, *args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(marks, "_queue_again", cut_off)
+        with pytest.raises(ServiceUnavailable):
+            await marks.check_lane(int(lane.name), lane.partition)
+    assert set(await waiting(chat, lane)) == {rooms[0]}
+    await lose_what_waits(chat, lane)
+    await marks.check_lane(int(lane.name), lane.partition)
+    (found,) = await OlderShards(chat.redis).reports([int(lane.name)])
+    assert found.written_again == 9
+    await chat.persist()
+    for room_id in rooms:
+        assert await stored(chat, user, room_id) == [(1, "one"), (2, "stub: one")]
+
+
 async def test_batch_is_settled_though_the_restore_behind_it_fails(
     chat: ChatWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -148,7 +180,7 @@ async def test_batch_is_settled_though_the_restore_behind_it_fails(
     await chat.send(user, room_id, "last")
     marks = marks_of(chat)
 
-    async def full(*args: Any) -> int:
+    async def full(*args: Any) -> str:
         raise ServiceUnavailable("cache", "OOM")
 
     with monkeypatch.context() as patch:

@@ -2,16 +2,16 @@
 --   are written. Where the database does not know the room, the account's list is read again after it.
 -- KEYS: 1 room record; 2 messages; 3 room card; 4 persistence lane; 5 account record; 6 account's rooms; 7 account's order
 -- ARGV: 1 TTL in ms of a note in the place of an account record; 2 '1' when the account's list changes, else ''; 3.. for each event: how many words, then its fields and values
--- returns: how many events were queued
+-- returns: id of the first event that was queued, '' for none
 refuse_newer(redis.call('HGET', KEYS[1], 'format'))
 refuse_newer(redis.call('HGET', KEYS[5], 'format'))
-local count, newest, i, now = 0, nil, 3, int(now_ms())
+local first, newest, i, now = nil, nil, 3, int(now_ms())
 while i <= #ARGV do
   local words = tonumber(ARGV[i])
   newest = redis.call('XADD', KEYS[4], '*', 'priority', '2', 'at', now, unpack(ARGV, i + 1, i + words))
-  count, i = count + 1, i + words + 1
+  first, i = first or newest, i + words + 1
 end
-if not newest then return 0 end
+if not newest then return '' end
 redis.call('HSET', KEYS[1], 'dirty', newest)
 pin(KEYS[1], KEYS[2], KEYS[3])
 if ARGV[2] == '1' then
@@ -23,4 +23,4 @@ if ARGV[2] == '1' then
     redis.call('PEXPIRE', KEYS[5], ARGV[1])
   end
 end
-return count
+return first
