@@ -20,12 +20,13 @@ _BYTES_PER_CHAR = 1024
 """What comes for a character of text at most: 200 to 500 bytes of JSON a token are usual, and some think aloud."""
 _MAX_BLANK_BYTES = 1024
 _KEEP_ALIVES = frozenset({"ping", "keep-alive", "keepalive", "heartbeat"})
+_EMPTY_DATA = frozenset({b"", b"null", b"[]", b"[keep-alive]", *(name.encode() for name in _KEEP_ALIVES)})
 
 
 class ResponseEvents:
     """The HTTP client's hook for a response whose headers have come.
 
-    Its body is then read as an event stream and written again: one ``data`` event for each that has data. A body
+    Its body is then read as an event stream and written again: one ``data`` event for each JSON object. A body
     that is none passes as it came: an error's, or a JSON text (a call without streaming). Reading raises
     AIUnavailable for too much, and after an event named ``error``.
     """
@@ -42,7 +43,7 @@ class ResponseEvents:
     ) -> AsyncGenerator[bytes, None]:
         total, beginning = 0, b""
         events: _ChunkEvents | None = None
-        passes_unread = opened.http.status_code != 200
+        passes_unread = not 200 <= opened.http.status_code < 300
         async with aclosing(body(chunk_size)) as pieces:
             async for piece in pieces:
                 total += len(piece)
@@ -57,8 +58,9 @@ class ResponseEvents:
                     piece = beginning  # noqa: PLW2901 - with what was held back
                 if events is None:
                     yield piece
-                elif chunks := events.of(piece):
-                    yield chunks
+                else:
+                    if chunks := events.of(piece):
+                        yield chunks
                     events.raise_after_error()
 
 
@@ -84,13 +86,16 @@ class _ChunkEvents:
 
     def _written(self, events: Iterable[ServerSentEvent]) -> Iterable[bytes]:
         for kind, data, _ in events:
-            if kind in _KEEP_ALIVES or not data or data.isspace():
+            if kind in _KEEP_ALIVES:
                 continue
-            if data.lstrip().startswith(b"[DONE]"):
+            self._has_error = self._has_error or kind == "error"
+            text = data.lstrip()
+            if text.startswith(b"{"):
+                # Quotes inside a JSON string are escaped: these can only be keys.
+                self._only_chunks = self._only_chunks and (b'"choices"' in data or b'"usage"' in data)
+                yield b"data: %b\n\n" % (data.replace(b"\n", b"\ndata: ") if b"\n" in data else data)
+            elif text.startswith(b"[DONE]"):
                 self._opened.is_done = self._only_chunks
                 yield b"data: [DONE]\n\n"
-                continue
-            # Quotes inside a JSON string are escaped: this can only be a key.
-            self._only_chunks = self._only_chunks and b'"choices"' in data
-            self._has_error = self._has_error or kind == "error"
-            yield b"data: %b\n\n" % (data.replace(b"\n", b"\ndata: ") if b"\n" in data else data)
+            else:  # The SDK would break the reply. It may be an error in plain words.
+                self._only_chunks = self._only_chunks and text.rstrip().lower() in _EMPTY_DATA

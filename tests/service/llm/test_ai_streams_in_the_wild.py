@@ -30,6 +30,7 @@ KEEP_ALIVES = {
     "an event name and an id": "event: ping\nid: 2\nretry: 1\n\n",
     "empty data": "data\n\ndata:\n\ndata: \n\n",
     "named keep-alives with data": 'event: ping\ndata: {"type": "ping"}\n\nevent: heartbeat\ndata: now\n\n',
+    "data that is no object": "".join(f"data: {data}\n\n" for data in ("ping", "null", "[]", "7", '"{"', "busy")),
     "blank lines": "\n\n\n",
     "unknown fields": "foo: bar\nbaz\n\n",
 }
@@ -48,6 +49,9 @@ async def test_reply_with_keep_alives_is_whole(stub: OpenAIStub, cache: CacheSer
 
 
 CHUNK = {"id": "x", "object": "chat.completion.chunk", "created": 1, "model": "m"}
+
+
+USAGE = {"prompt_tokens": 11, "completion_tokens": 7, "total_tokens": 18}
 
 
 def chunk(content: str | list[Any] | None = None, finish_reason: Any = None) -> str:
@@ -84,6 +88,15 @@ async def test_stream_of_the_standard_is_a_whole_reply(stub: OpenAIStub, cache: 
     assert (answer["reply"], answer["finish_reason"]) == ("ab", "stop")
 
 
+@pytest.mark.parametrize("status", [201, 203, 299])
+async def test_event_stream_of_any_success_is_read(stub: OpenAIStub, cache: CacheService, status: int) -> None:
+    """cases/providers.md V2."""
+    stream = "id: 1\n\n" + events(chunk("a"), "ping", chunk("b"), "[DONE]")
+    stub.script(Reply(status=status, raw=stream))
+    async with running_service(stub_settings(stub.base_url), cache) as service:
+        assert (await service.chat("hi", "s1", history=[]))["reply"] == "ab"
+
+
 @pytest.mark.parametrize("role", ["user", "system", "tool", "model", "", None])
 async def test_role_of_a_delta_does_not_matter(stub: OpenAIStub, cache: CacheService, role: str | None) -> None:
     """cases/providers.md V3: the first chunk may name any."""
@@ -115,7 +128,10 @@ async def test_call_without_streaming_passes_the_reader(stub: OpenAIStub, cache:
         assert (await service.chat("hi", "s1", history=[]))["reply"] == "whole"
 
 
-@pytest.mark.parametrize("kind", sorted(set(KEEP_ALIVES) - {"empty data", "named keep-alives with data"}))
+_DATA_OF_OPENAI = {"empty data", "named keep-alives with data", "data that is no object"}
+
+
+@pytest.mark.parametrize("kind", sorted(set(KEEP_ALIVES) - _DATA_OF_OPENAI))
 async def test_keep_alives_pass_another_integration_too(cache: CacheService, kind: str) -> None:
     """cases/providers.md V2: its own SDK reads the stream."""
     async with AnthropicStub() as claude:
@@ -218,6 +234,10 @@ DONE_STREAMS: dict[str, tuple[str, bool]] = {
     "the text null for a reason": (events(chunk("ab", "null"), "[DONE]"), True),
     "usage": (events(chunk("ab"), json.dumps({**CHUNK, "choices": [], "usage": None}), "[DONE]"), True),
     "keep-alives": (events(chunk("ab")) + ": x\n\nid: 1\n\n" + events("[DONE]"), True),
+    "usage without choices": (events(chunk("ab"), json.dumps({**CHUNK, "usage": USAGE}), "[DONE]"), True),
+    "empty data": (events(chunk("a"), "ping", "null", "[]", chunk("b"), "[KEEP-ALIVE]", "[DONE]"), True),
+    "an error in plain words": (events(chunk("ab"), "Internal SECRET error", "[DONE]"), False),
+    "an error event in plain words": (events(chunk("ab")) + "event: error\ndata: SECRET\n\n" + events("[DONE]"), False),
     "no end": (events(chunk("a"), chunk("b")), False),
     "an unfinished end": (events(chunk("ab")) + "data: [DONE]\n", False),
     "an error in a form of its own": (events(chunk("ab"), '{"object": "error", "message": "SECRET"}', "[DONE]"), False),
