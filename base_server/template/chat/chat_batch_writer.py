@@ -66,6 +66,7 @@ class BatchWriter:
         self._keys = ChatKeys(cache)
         self.marks = ShardMarks(queue, database, cache, settings)
         self._unfinished: dict[Lane, tuple[str, Sequence[QueueEntry]]] = {}
+        self._generations: dict[Lane, str] = {}  # of Redis, as last seen
 
     async def write(self, lane: Lane, entries: Sequence[QueueEntry]) -> int:
         """Write one batch of a lane's head, in order; how many events the lane has left.
@@ -89,7 +90,8 @@ class BatchWriter:
         generation, entries = self._unfinished[lane]
         missing = await self._missing(lane, entries)
         # Asked after: a Redis that lost them between the two calls is another one by now.
-        if generation == (await self._known(lane))[0]:
+        self._generations[lane] = (await self._known(lane))[0]
+        if generation == self._generations[lane]:
             if len(missing) == len(entries):
                 del self._unfinished[lane]  # another process wrote them
             return  # else they are read again, and kept here until then
@@ -108,8 +110,13 @@ class BatchWriter:
     async def _write(self, lane: Lane, entries: Sequence[QueueEntry], read_in: str = "") -> int:
         """``read_in``: the generation of Redis that had the entries, if it is gone."""
         begun_s = time.monotonic()
+        if lane not in self._generations:
+            self._generations[lane] = (await self._known(lane))[0]
+        # Kept before anything can fail: a save from outside is looked for in the database first.
+        self._unfinished[lane] = read_in or self._generations[lane], entries
         events, given_up = await self._read(lane, entries)
         going, behind, generation, known = await self._begin(lane, events)
+        self._generations[lane] = generation
         generation = read_in or generation
         self._unfinished[lane] = generation, entries
         save = BatchSave(self._database, int(lane.name), going, self.marks.raised(lane, known, _last(going)))

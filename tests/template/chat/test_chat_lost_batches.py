@@ -12,6 +12,8 @@ from template.base.client_session import ClientSession
 from template.chat.chat_dead_letters import ChatDeadLetters, Outcome
 from template.chat.chat_events import QUEUE_NAME
 from tests.chat_world import ChatWorld
+from tests.documented.host_world import hosted
+from tests.documented.test_host_events import new_id
 from tests.refusing_database import POISON, Refusing
 
 
@@ -69,6 +71,24 @@ async def test_refused_events_of_a_lost_batch_become_dead_letters(chat: ChatWorl
     questions = [content for _, content in await saved(chat, user, room_id)][::2]
     assert questions == ["good", POISON, "behind", "later"]
     assert await chat.questions(user, room_id) == questions
+
+
+async def test_lost_batch_with_a_hosts_save_is_written(chat: ChatWorld) -> None:
+    """cases/faults.md U3: a save without a seq is looked for in the database before the batch is written."""
+    user = await chat.user()
+    lane, database = lane_of(chat, user), Refusing(chat)
+    with hosted(chat) as host:
+        room_id = (await chat.room(user)).room_id
+        await chat.persist()
+        database.down = True
+        await chat.send(user, room_id, "ours")
+        await host.save(user, room_id, new_id(), content="theirs")
+        await drain(chat, lane)
+        assert chat.template._parts.consumer._writer.unfinished == {lane}
+        await chat.forget_everything()
+        database.down = False
+        await drain(chat, lane)
+    assert [content for _, content in await saved(chat, user, room_id)] == ["ours", "stub: ours", "theirs"]
 
 
 async def test_lost_batch_is_written_under_its_lanes_lock(chat: ChatWorld) -> None:
