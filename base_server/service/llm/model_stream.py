@@ -23,16 +23,29 @@ _REASONS = ("finish_reason", "stop_reason", "done_reason", "stopReason")
 _MODELS = ("model_name", "model")
 _LONGEST_NAME = 200
 _MOST_TOKENS = 1_000_000_000
-_WHOLE = frozenset(
-    {"stop", "eos", "eos_token", "end_turn", "stop_sequence", "complete", "completed", "finished", "done"}
+_BETWEEN_WORDS = str.maketrans("", "", "_- \t\r\n")
+
+
+def fold_reason(reason: str) -> str:
+    """A finish reason as it is compared: ``end_turn``, ``End-Turn`` and ``EndTurn`` are the same."""
+    return reason.translate(_BETWEEN_WORDS).casefold()
+
+
+def _folded(*reasons: str) -> frozenset[str]:
+    return frozenset(map(fold_reason, reasons))
+
+
+_WHOLE = _folded(
+    *["stop", "eos", "eos_token", "end_turn", "stop_sequence", "complete", "completed", "finished", "done"]
 )
-_LENGTH = frozenset(
-    {"length", "max_tokens", "max_length", "max_output_tokens", "max_completion_tokens", "max_new_tokens"}
-    | {"model_length", "token_limit", "context_length", "model_context_window_exceeded"}
+_LENGTH = _folded(
+    *["length", "max_tokens", "max_length", "max_output_tokens", "max_completion_tokens"],
+    *["max_new_tokens", "model_length", "token_limit", "context_length"],
+    "model_context_window_exceeded",
 )
-_WITHHELD = frozenset(
-    {"content_filter", "refusal", "safety", "recitation", "blocklist", "prohibited_content", "spii"}
-    | {"guardrail_intervened", "content_filtered"}
+_WITHHELD = _folded(
+    *["content_filter", "refusal", "safety", "recitation", "blocklist", "prohibited_content"],
+    *["spii", "guardrail_intervened", "content_filtered", "sensitive"],
 )
 _NO_REASON = frozenset({"", "null", "none"})
 """Some servers write these into every chunk but the last."""
@@ -61,11 +74,6 @@ class ModelTraits:
     done_is_whole: bool = True
     obtains_permit: bool = False
     joins_neighbours: bool = True
-
-
-def fold_reason(reason: str) -> str:
-    """A finish reason as it is compared: providers differ in case and in what stands between words."""
-    return reason.strip().casefold().replace("-", "_").replace(" ", "_")
 
 
 def open_chunks(model: BaseChatModel, messages: list[BaseMessage]) -> Chunks:

@@ -145,8 +145,8 @@ async def test_keep_alives_pass_another_integration_too(cache: CacheService, kin
 @pytest.mark.parametrize(
     "reason",
     [
-        *["stop", "STOP", "eos", "eos_token", "end_turn", "End-Turn", "stop_sequence"],
-        *["complete", "COMPLETE", "completed", "finished", "done"],
+        *["stop", "STOP", "eos", "eos_token", "end_turn", "End-Turn", "EndTurn", "stop_sequence"],
+        *["StopSequence", "complete", "COMPLETE", "completed", "finished", "done"],
     ],
 )
 async def test_reason_of_a_whole_reply_is_known(stub: OpenAIStub, cache: CacheService, reason: str) -> None:
@@ -159,7 +159,10 @@ async def test_reason_of_a_whole_reply_is_known(stub: OpenAIStub, cache: CacheSe
 
 @pytest.mark.parametrize(
     "reason",
-    ["length", "LENGTH", "max_tokens", "model_length", "MAX_TOKENS", "token_limit", "model_context_window_exceeded"],
+    [
+        *["length", "LENGTH", "max_tokens", "model_length", "MAX_TOKENS", "MaxTokens", "maxTokens"],
+        *["token_limit", "model_context_window_exceeded"],
+    ],
 )
 async def test_reason_of_a_cut_reply_is_known(stub: OpenAIStub, cache: CacheService, reason: str) -> None:
     """cases/providers.md V3."""
@@ -194,6 +197,15 @@ async def test_unknown_reason_is_reported_and_logged(
     assert str(failed.value) == f"the reply ended with an unknown finish reason: {logged}"
     assert [entry["reason"] for entry in logs if entry["event"] == "ai call"] == [str(failed.value)]
     assert stub.calls == 1
+
+
+@pytest.mark.parametrize("reason", ["content_filter", "ContentFiltered", "SAFETY", "sensitive"])
+async def test_reason_of_a_withheld_reply_is_known(stub: OpenAIStub, cache: CacheService, reason: str) -> None:
+    """cases/providers.md V3."""
+    stub.script(Reply(["some"], finish_reason=reason))
+    async with running_service(stub_settings(stub.base_url), cache) as service:
+        with pytest.raises(ReplyWithheld):
+            await service.chat("hi", "s1", history=[])
 
 
 async def test_reason_of_the_settings_is_whole(stub: OpenAIStub, cache: CacheService) -> None:
