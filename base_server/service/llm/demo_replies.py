@@ -13,10 +13,15 @@ _WORD = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)*")
 _HANGUL = re.compile(r"[\u1100-\u11ff\u3131-\u318e\ua960-\ua97f\uac00-\ud7ff]")
 # First words of an English sentence that may name Korean ones: "What does 안녕 mean?"
 _ENGLISH_OPENER = re.compile(
-    r"(?:are|can|could|describe|do|does|explain|give|hello|help|hey|hi|how|i|i['’]m|is|let['’]s|please|say|show|tell"
-    r"|translate|what|what['’]s|when|where|which|who|why|will|would|write)",
+    r"(?:are|can|could|define|describe|difference|do|does|explain|give|good|help|how|i|i['’]m|is|let['’]s|meaning|my"
+    r"|please|pronounce|say|should|show|tell|translate|what|what['’]s|when|where|which|who|why|will|would|write)",
     re.IGNORECASE,
 )
+_GREETING = re.compile(r"hello|hey|hi", re.IGNORECASE)
+# Last words of a Korean sentence that may name English ones: "Show me the money 가사"
+_KOREAN_REQUEST = re.compile(r"\w*(?:줘|줘요|주세요)|가사|뜻|번역|비교|설명|요약|줄거리|차이|추천|해석")
+_NAMES_ONE = 4
+"""From so many words on, a single Korean one is a name or a quotation."""
 
 _GREETING_EN = """Hello! I am the **demo** of this chat server. No AI provider was called for this reply, so I know \
 only a few prepared answers. What you can try here is real, though:
@@ -191,7 +196,11 @@ def language_of(text: str) -> Language | None:
     words = _WORD.findall(_CODE.sub(" ", text))
     if not words:
         return None
+    if len(words) > 1 and _GREETING.fullmatch(words[0]):
+        del words[0]  # in both languages
     korean = [bool(_HANGUL.search(word)) for word in words]
-    if 2 * sum(korean) > len(words):
+    if 2 * sum(korean) > len(words) or _KOREAN_REQUEST.fullmatch(words[-1]):
         return "ko"
+    if sum(korean) == 1 and len(words) >= _NAMES_ONE:
+        return "en"
     return "ko" if (korean[0] or korean[-1]) and not _ENGLISH_OPENER.fullmatch(words[0]) else "en"
