@@ -95,7 +95,7 @@ class _ChunkEvents:
                 self._only_chunks = self._only_chunks and (b'"choices"' in data or b'"usage"' in data)
                 yield b"data: %b\n\n" % (data.replace(b"\n", b"\ndata: ") if b"\n" in data else data)
             elif text.startswith(b"[DONE]"):
-                self._opened.is_done = self._only_chunks
+                self._opened.is_done = self._only_chunks and not self._has_error
                 yield b"data: [DONE]\n\n"
             else:  # The SDK would break the reply. It may be an error in plain words.
                 self._only_chunks = self._only_chunks and text.rstrip().lower() in _EMPTY_DATA

@@ -250,6 +250,11 @@ DONE_STREAMS: dict[str, tuple[str, bool]] = {
     "empty data": (events(chunk("a"), "ping", "null", "[]", chunk("b"), "[KEEP-ALIVE]", "[DONE]"), True),
     "an error in plain words": (events(chunk("ab"), "Internal SECRET error", "[DONE]"), False),
     "an error event in plain words": (events(chunk("ab")) + "event: error\ndata: SECRET\n\n" + events("[DONE]"), False),
+    "an error event without words": (events(chunk("ab")) + "event: error\ndata:\n\n" + events("[DONE]"), False),
+    "an error event with usage": (
+        events(chunk("ab")) + f"event: error\ndata: {json.dumps({'usage': USAGE})}\n\n" + events("[DONE]"),
+        False,
+    ),
     "no end": (events(chunk("a"), chunk("b")), False),
     "an unfinished end": (events(chunk("ab")) + "data: [DONE]\n", False),
     "an error in a form of its own": (events(chunk("ab"), '{"object": "error", "message": "SECRET"}', "[DONE]"), False),
