@@ -121,6 +121,52 @@ async def test_a_hosts_room_is_listed_at_once_and_used_as_ours(host: HostWorld, 
     assert await host.dead() == []
 
 
+@pytest.mark.parametrize("is_written", [True, False], ids=["written", "waiting"])
+async def test_a_room_that_anothers_messages_await_is_theirs(host: HostWorld, is_written: bool) -> None:
+    """cases/promises.md G6: nobody else creates it, deletes it or adds to it."""
+    chat = host.chat
+    user, other = await chat.user(), await chat.user()
+    while other.session.shard_id != user.session.shard_id:
+        other = await chat.user()
+    room_id = new_id()
+    await host.save(user, room_id, new_id(), content="theirs alone")
+    if is_written:
+        await chat.persist()
+    with pytest.raises(ValueError, match=r"no room of account_db_key|not the owner of room"):
+        await create(other, room_id)
+    await chat.persist()
+    with pytest.raises(ValueError, match=r"no room of account_db_key"):
+        await send_event(other, "CHAT_ROOM_DELETE", room_id)
+    await host.save(other, room_id, new_id(), content="slipped in")
+    await chat.persist()
+    assert await titles(chat, other) == {}
+    await create(user, room_id)
+    for _ in range(2):
+        assert await titles(chat, user) == {room_id: "theirs"}
+        assert await chat.texts(user, room_id) == ["theirs alone"]
+        assert (await chat.try_messages(other, room_id)).errorCode == 1004
+        await chat.persist()
+        await chat.forget_everything()
+
+
+async def test_a_delete_never_reaches_a_room_that_another_awaits(host: HostWorld) -> None:
+    """cases/promises.md G6: in the partition that the id is hashed to, the room's state is the account's own."""
+    chat = host.chat
+    user, other = await chat.user(), await chat.user()
+    while other.session.shard_id != user.session.shard_id:
+        other = await chat.user()
+    room_id = new_id()
+    while chat.redis.partitions.of_id(room_id) != chat.keys.account_partition(user.session.account_id):
+        room_id = new_id()
+    await host.save(user, room_id, new_id())
+    await chat.persist()
+    with pytest.raises(ValueError, match=r"no room of account_db_key"):
+        await send_event(other, "CHAT_ROOM_DELETE", room_id)
+    await chat.persist()
+    await create(user, room_id)
+    assert await titles(chat, user) == {room_id: "theirs"}
+
+
 async def test_states_of_a_hosts_room_are_found_by_its_id(host: HostWorld) -> None:
     """cases/promises.md P1 and P2: the document drives the states of the room that it creates."""
     chat, states = host.chat, get_chat_state_machine()

@@ -227,7 +227,7 @@ class BatchWriter:
         else (None) from the database when it is stored. False: the room is not the sender's."""
         keys, partition, room_id = self._keys, lane.partition, event.room_id
         row, shard_id = event.row, int(lane.name)
-        rooms = await self._call(shard_id, "fp_chat_room_get", room_id)
+        rooms = await self._call(shard_id, "fp_chat_room_owner_get", room_id)
         if rooms and int(rooms[0]["account_db_key"]) != row["account_db_key"]:
             return False
         if stored := await self._call(shard_id, "fp_chat_message_find", room_id, event.message_id):

@@ -70,11 +70,13 @@ class ChatDeletes:
     ) -> Deletion:
         """Delete a room that is in one of the ``allowed`` states (ACTIVE when its state has expired)."""
         partition = await self._directory.partition_of(room_id)
-        found = await self._directory.find_room(room_id, partition)
+        found = await self._directory.find_room(room_id, partition, with_awaited=True)
         if found is None:
             return Deletion(Outcome.UNKNOWN)
         if db_key is not None and found.owner.db_key != db_key:
             return Deletion(Outcome.FOREIGN)
+        if found.awaited:
+            return Deletion(Outcome.UNKNOWN)
         if found.deleted:
             return Deletion(Outcome.BEFORE, RoomState.DELETED.value)
         answer = await self._run("delete_room", found.owner, room_id, *self._room_call(found, room_id, to, allowed))

@@ -16,6 +16,9 @@ from service.core.errors import ServiceUnavailable
 from template.chat.chat_keys import ChatKeys
 from template.chat.chat_owner import Owner
 
+# chat_rooms.deleted
+_DELETED, _AWAITED = 1, 2
+
 
 class ChatDatabase(Protocol):
     """What the directory asks of DatabaseService."""
@@ -29,10 +32,13 @@ class ChatDatabase(Protocol):
 
 @dataclass(frozen=True)
 class FoundRoom:
-    """``owner.account_id`` is '' when nobody knows the account's name: then its list is not in Redis either."""
+    """``owner.account_id`` is '' when nobody knows the account's name: then its list is not in Redis either.
+
+    ``awaited``: MySQL has messages of it that came before the room itself."""
 
     owner: Owner
     deleted: bool
+    awaited: bool = False
 
 
 @dataclass(frozen=True)
@@ -73,21 +79,24 @@ class ChatDirectory:
         await self._cache.execute("SET", self._keys.room_home(room_id), partition)
         return self._partitions.of_id(room_id)
 
-    async def find_room(self, room_id: str, partition: int) -> FoundRoom | None:
-        """None: no shard knows it."""
+    async def find_room(self, room_id: str, partition: int, *, with_awaited: bool = False) -> FoundRoom | None:
+        """None: no shard knows it. ``with_awaited``: nor any message of it."""
         if (recorded := await self.recorded_room(room_id, partition)) is not None:
             return recorded
-        if (found := await self._ask_shards("fp_chat_room_get", room_id)) is None:
+        if (found := await self._ask_shards("fp_chat_room_owner_get", room_id)) is None:
             return None
         shard_id, row = found
+        is_awaited = row["deleted"] == _AWAITED
+        if is_awaited and not with_awaited:
+            return None
         db_key = int(row["account_db_key"])
-        name, deleted = await self.account_name(db_key, partition), bool(row["deleted"])
+        name, deleted = await self.account_name(db_key, partition), row["deleted"] == _DELETED
         if name and self._partitions.is_own_id(room_id) is None and (home := self._partitions.of_id(name)) != partition:
             # The note is lost: a delete in the hashed partition would leave the room in its account's list.
             if (recorded := await self.recorded_room(room_id, home)) is not None:
                 return recorded
             partition = home
-        return FoundRoom(Owner(name, db_key, shard_id, partition), deleted)
+        return FoundRoom(Owner(name, db_key, shard_id, partition), deleted, is_awaited)
 
     async def recorded_room(self, room_id: str, partition: int) -> FoundRoom | None:
         """What the room's record says, of whatever generation it is; the tombstone of a deleted one has no shard."""
@@ -130,7 +139,8 @@ class ChatDirectory:
         return True
 
     async def _ask_shards(self, procedure: str, identifier: str) -> tuple[int, dict[str, Any]] | None:
-        """The first row that a shard has, with the shard."""
+        """The first row that a shard has, with the shard; that of a room goes before one that only awaits it."""
+        awaited: tuple[int, dict[str, Any]] | None = None
         away: ServiceUnavailable | None = None
         for shard_id in self._database.shard_ids:
             try:
@@ -138,11 +148,13 @@ class ChatDirectory:
             except ServiceUnavailable as outage:
                 away = outage
                 continue
-            if rows:
+            if rows and rows[0]["deleted"] != _AWAITED:
                 return shard_id, rows[0]
+            if rows and awaited is None:
+                awaited = shard_id, rows[0]
         if away is not None:
             raise away
-        return None
+        return awaited
 
     async def text(self, key: str) -> str:
         """The string at a key; '' when it is missing or of another type."""

@@ -144,7 +144,7 @@ class HostEvents:
         if (recorded := await self._directory.recorded_room(room_id, account_partition)) is not None:
             return recorded
         try:
-            return await self._directory.find_room(room_id, partition)
+            return await self._directory.find_room(room_id, partition, with_awaited=True)
         except ServiceUnavailable:
             # A room is created from Redis alone while MySQL is away; the procedure does not overwrite another's row.
             return None
@@ -161,7 +161,8 @@ class HostEvents:
         db_key = event.row["account_db_key"]
         known, away = 0, None
         try:
-            room = await self._directory.find_room(event.room_id, await self._directory.partition_of(event.room_id))
+            partition = await self._directory.partition_of(event.room_id)
+            room = await self._directory.find_room(event.room_id, partition, with_awaited=True)
             if room is not None and room.owner.db_key != db_key:
                 # The event is refused as another account's: a save by its consumer, who looks at the room's own shard.
                 return room.owner.shard_id or given or self._default_shard_id

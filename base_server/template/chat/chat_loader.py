@@ -155,8 +155,10 @@ class ChatLoader:
                 # Its keys may be gone while its create still waits.
                 rows = await self._database.call_shard_procedure(owner.shard_id, "fp_chat_room_get", (room_id,))
             if not rows and create is not None:
-                messages = await self._database.call_shard_procedure(owner.shard_id, "fp_chat_window_get", (room_id, 1))
-                return await create(token, has_messages=bool(messages))
+                # Messages may have come before their room: another account's are not for this one.
+                rows = await self._database.call_shard_procedure(owner.shard_id, "fp_chat_room_owner_get", (room_id,))
+                if not rows or int(rows[0]["account_db_key"]) == owner.db_key:
+                    return await create(token, has_messages=bool(rows))
             if not rows or int(rows[0]["account_db_key"]) != owner.db_key:
                 return Loaded.UNKNOWN
             if rows[0]["deleted"]:

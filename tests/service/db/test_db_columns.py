@@ -40,7 +40,8 @@ async def test_rows_have_the_columns_of_the_header(database: DatabaseService) ->
         },
         "shard": {
             "fp_chat_rooms_get": (room.account_db_key,), "fp_chat_rooms_page": (room.account_db_key, 0, 1),
-            "fp_chat_room_get": (room.room_id,), "fp_chat_room_find_request": (room.account_db_key, TIME_ORDERED),
+            "fp_chat_room_get": (room.room_id,), "fp_chat_room_owner_get": (room.room_id,),
+            "fp_chat_room_find_request": (room.account_db_key, TIME_ORDERED),
             "fp_chat_window_get": (room.room_id, 1), "fp_chat_messages_get": (room.room_id, None, 1),
             "fp_chat_seq_before": (room.room_id, "2027-01-01 00:00:00.000000"),
             "fp_chat_message_find": (room.room_id, question["message_id"]),

@@ -88,6 +88,7 @@ def calls(room: Room) -> Mapping[str, Sequence[object]]:
         "fp_chat_room_find_request": (key, "none"),
         "fp_chat_room_create": tuple(room.row(room_id=new_id("room")).values()),
         "fp_chat_room_get": (room.room_id,),
+        "fp_chat_room_owner_get": (room.room_id,),
         "fp_chat_room_update_title": (room.room_id, key, "u", 2),
         "fp_chat_rooms_get": (key,),
         "fp_chat_rooms_page": (key, 0, 20),

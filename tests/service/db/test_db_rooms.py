@@ -173,6 +173,27 @@ async def test_another_account_cannot_rename_or_delete(room: Room, how: str) -> 
 
 
 @how
+async def test_an_awaited_room_of_another_is_not_taken_over(room: Room, how: str) -> None:
+    """cases/promises.md G6: nor deleted, nor given further messages."""
+    await room.save(1)
+    foreign = Room(room.database)
+    foreign.room_id = room.room_id
+    with pytest.raises(DataRefused):
+        await make(foreign, how)
+    with pytest.raises(DataRefused):
+        await remove(foreign, how)
+    message = foreign.message(2) | {"seq": None}
+    with pytest.raises(DataRefused):
+        await foreign.call("fp_chat_message_save", *message.values())
+    owned = {"account_db_key": room.account_db_key, "deleted": 2}
+    assert await room.call("fp_chat_room_owner_get", room.room_id) == [owned]
+    await make(room, how)
+    await make(foreign, how)  # as always where the room is there: it changes nothing
+    row = await room.get()
+    assert (row["account_db_key"], row["message_count"], row["deleted"]) == (room.account_db_key, 1, 0)
+
+
+@how
 async def test_a_title_without_a_room_makes_none(room: Room, how: str) -> None:
     await rename(room, how, "x", 1)
     await room.save(1)

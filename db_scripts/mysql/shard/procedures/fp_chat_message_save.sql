@@ -6,6 +6,7 @@
 --   stored without: a Redis that lost the other gave both to this one.
 --   A stand-in (of a reply that Redis and its process lost: empty, interrupted, its id begins as its question's) is not
 --   stored beside another reply to its question; one that is stored makes way for the reply when that comes after all.
+--   A room that messages of another account await takes none: account_db_key cannot be NULL.
 -- params: message_id, room_id, account_db_key, seq, sender_type, content, parent_message_id, metadata, created_at, client_message_id, body_hash
 -- returns: seq
 CREATE PROCEDURE fp_chat_message_save(
@@ -40,7 +41,8 @@ BEGIN
 
     INSERT INTO chat_rooms (room_id, account_db_key, title, ai_persona, created_at, last_message_at, deleted)
     VALUES (p_room_id, p_account_db_key, '', '', '1970-01-01 00:00:00.000', '1970-01-01 00:00:00.000', 2)
-    ON DUPLICATE KEY UPDATE room_id = chat_rooms.room_id;
+    ON DUPLICATE KEY UPDATE account_db_key = IF(
+        chat_rooms.deleted = 2 AND chat_rooms.account_db_key <> VALUES(account_db_key), NULL, chat_rooms.account_db_key);
 
     SELECT seq INTO v_seq FROM chat_messages WHERE message_id = p_message_id;
     IF v_seq IS NULL AND v_is_reply THEN

@@ -1,5 +1,6 @@
 -- purpose: fp_chat_room_create for many rooms, all or none. A title_version of -1 marks a title that nobody gave.
 --   Where another room has the client_request_id, this one is stored without: a Redis that lost the other gave it twice.
+--   One that messages of another account await is refused: account_db_key cannot be NULL.
 -- params: rows
 -- returns:
 -- rows: room_id, account_db_key, title, ai_persona, created_at, client_request_id, request_hash, title_version (0 when absent)
@@ -28,7 +29,8 @@ BEGIN
     )) n
     GROUP BY n.room_id
     ORDER BY n.room_id
-    ON DUPLICATE KEY UPDATE room_id = chat_rooms.room_id;
+    ON DUPLICATE KEY UPDATE account_db_key = IF(
+        chat_rooms.deleted = 2 AND chat_rooms.account_db_key <> VALUES(account_db_key), NULL, chat_rooms.account_db_key);
 
     -- Rooms are found, and locked, by their key only: a scan would lock those of others.
     UPDATE JSON_TABLE(p_rows, '$[*]' COLUMNS (
@@ -45,13 +47,13 @@ BEGIN
     STRAIGHT_JOIN chat_rooms r FORCE INDEX (PRIMARY) ON r.room_id = n.room_id
     LEFT JOIN chat_rooms t ON t.account_db_key = CAST(n.account_db_key AS SIGNED) AND t.client_request_id = n.request_key
         AND t.room_id <> r.room_id
-    SET r.account_db_key = n.account_db_key, r.title = n.title, r.ai_persona = n.ai_persona,
+    SET r.title = n.title, r.ai_persona = n.ai_persona,
         r.title_version = COALESCE(CAST(n.title_version AS SIGNED), 0),
         r.created_at = LEFT(n.created_at, 23),
         r.last_message_at = GREATEST(r.last_message_at, CAST(LEFT(n.created_at, 23) AS DATETIME(3))),
         r.client_request_id = IF(t.room_id IS NULL, n.client_request_id, NULL),
         r.request_hash = IF(t.room_id IS NULL, n.request_hash, NULL), r.deleted = 0
-    WHERE r.deleted = 2;
+    WHERE r.deleted = 2 AND r.account_db_key = CAST(n.account_db_key AS SIGNED);
 
     COMMIT;
 END

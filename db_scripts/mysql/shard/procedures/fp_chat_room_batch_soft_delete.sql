@@ -1,4 +1,5 @@
--- purpose: fp_chat_room_soft_delete for many rooms, all or none.
+-- purpose: fp_chat_room_soft_delete for many rooms, all or none. Another account's room stays; one that
+--   its messages await is refused: deleted cannot be NULL.
 -- params: rows
 -- returns:
 -- rows: room_id, account_db_key
@@ -25,7 +26,8 @@ BEGIN
         account_db_key VARCHAR(255) CHARACTER SET utf8mb4 COLLATE utf8mb4_bin PATH '$.account_db_key' ERROR ON ERROR
     )) n
     ORDER BY n.room_id
-    ON DUPLICATE KEY UPDATE deleted = IF(chat_rooms.account_db_key = VALUES(account_db_key), 1, chat_rooms.deleted);
+    ON DUPLICATE KEY UPDATE deleted = IF(
+        chat_rooms.account_db_key = VALUES(account_db_key), 1, IF(chat_rooms.deleted = 2, NULL, chat_rooms.deleted));
 
     COMMIT;
 END

@@ -1,5 +1,6 @@
 -- purpose: Store a room unless it is there; a tombstone stays one. Messages that came before it are counted already.
 --   A client_request_id that another room of the account has is refused.
+--   So is a room that messages of another account await: account_db_key cannot be NULL.
 -- params: room_id, account_db_key, title, ai_persona, created_at, client_request_id, request_hash
 -- returns:
 CREATE PROCEDURE fp_chat_room_create(
@@ -23,7 +24,8 @@ BEGIN
 
     INSERT INTO chat_rooms (room_id, account_db_key, title, ai_persona, created_at, last_message_at, deleted)
     VALUES (p_room_id, p_account_db_key, '', '', '1970-01-01 00:00:00.000', '1970-01-01 00:00:00.000', 2)
-    ON DUPLICATE KEY UPDATE room_id = chat_rooms.room_id;
+    ON DUPLICATE KEY UPDATE account_db_key = IF(
+        chat_rooms.deleted = 2 AND chat_rooms.account_db_key <> VALUES(account_db_key), NULL, chat_rooms.account_db_key);
 
     UPDATE chat_rooms SET
         account_db_key = p_account_db_key, title = p_title, ai_persona = p_ai_persona,

@@ -1,4 +1,5 @@
--- purpose: Make a room a tombstone for good, also where there is no row yet.
+-- purpose: Make a room a tombstone for good, also where there is no row yet. Another account's room stays; one that
+--   its messages await is refused: deleted cannot be NULL.
 -- params: room_id, account_db_key
 -- returns:
 CREATE PROCEDURE fp_chat_room_soft_delete(
@@ -8,4 +9,5 @@ CREATE PROCEDURE fp_chat_room_soft_delete(
 MODIFIES SQL DATA
 INSERT INTO chat_rooms (room_id, account_db_key, title, ai_persona, created_at, last_message_at, deleted)
 VALUES (p_room_id, p_account_db_key, '', '', '1970-01-01 00:00:00.000', '1970-01-01 00:00:00.000', 1)
-ON DUPLICATE KEY UPDATE deleted = IF(chat_rooms.account_db_key = VALUES(account_db_key), 1, chat_rooms.deleted)
+ON DUPLICATE KEY UPDATE deleted = IF(
+    chat_rooms.account_db_key = VALUES(account_db_key), 1, IF(chat_rooms.deleted = 2, NULL, chat_rooms.deleted))

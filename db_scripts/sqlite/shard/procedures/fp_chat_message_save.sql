@@ -6,11 +6,13 @@
 --   stored without: a Redis that lost the other gave both to this one.
 --   A stand-in (of a reply that Redis and its process lost: empty, interrupted, its id begins as its question's) is not
 --   stored beside another reply to its question; one that is stored makes way for the reply when that comes after all.
+--   A room that messages of another account await takes none: account_db_key cannot be NULL.
 -- params: message_id, room_id, account_db_key, seq, sender_type, content, parent_message_id, metadata, created_at, client_message_id, body_hash
 -- returns: seq
 INSERT INTO chat_rooms (room_id, account_db_key, title, ai_persona, created_at, last_message_at, deleted)
 VALUES (:room_id, :account_db_key, '', '', '1970-01-01 00:00:00.000', '1970-01-01 00:00:00.000', 2)
-ON CONFLICT (room_id) DO NOTHING;
+ON CONFLICT (room_id) DO UPDATE SET account_db_key = NULL
+WHERE chat_rooms.deleted = 2 AND chat_rooms.account_db_key <> excluded.account_db_key;
 
 UPDATE chat_messages
 SET message_id = :message_id, content = :content, metadata = :metadata,

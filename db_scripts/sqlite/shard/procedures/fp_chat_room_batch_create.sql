@@ -1,5 +1,6 @@
 -- purpose: fp_chat_room_create for many rooms, all or none. A title_version of -1 marks a title that nobody gave.
 --   Where another room has the client_request_id, this one is stored without: a Redis that lost the other gave it twice.
+--   One that messages of another account await is refused: account_db_key cannot be NULL.
 -- params: rows
 -- returns:
 -- rows: room_id, account_db_key, title, ai_persona, created_at, client_request_id, request_hash, title_version (0 when absent)
@@ -8,7 +9,8 @@ SELECT json_extract(value, '$.room_id'), json_extract(value, '$.account_db_key')
        '1970-01-01 00:00:00.000', '1970-01-01 00:00:00.000', 2
 FROM json_each(:rows)
 WHERE true
-ON CONFLICT (room_id) DO NOTHING;
+ON CONFLICT (room_id) DO UPDATE SET account_db_key = NULL
+WHERE chat_rooms.deleted = 2 AND chat_rooms.account_db_key <> excluded.account_db_key;
 
 UPDATE chat_rooms SET
     (account_db_key, title, title_version, ai_persona, created_at, last_message_at, client_request_id, request_hash,
