@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -102,6 +103,40 @@ def test_no_button_and_no_title_is_broken_inside_a_word(player: Player, visit: V
         assert page.evaluate(BROKEN, "button, .author, .prose") == []
         assert_nothing_scrolls_sideways(page)
         page.keyboard.press("Escape")
+
+
+def test_korean_words_are_whole_on_an_english_page(player: Player, visit: Visit) -> None:
+    """G2. What others wrote: a persona's card and name, a message that is not sent yet, a server's reason."""
+    words = "이야기보따리를풀어놓는 " * 12
+    room_id = player.create_room("Words", "DEMO")
+    player.post("/api/chat/message/send", room_id=room_id, content="Hello")
+    visitor = visit(player=player, **PHONE)
+    visitor.expected = ("400", "503")
+
+    def in_korean(route: Route) -> None:
+        persona = {"ai_persona": "DEMO", "title": words, "description": words, "model": "m", "default": True}
+        route.fulfill(json={"errorCode": 0, "sequence": 0, "personas": [persona]})
+
+    def refuse(status: int, code: int) -> Callable[[Route], None]:
+        error = {"code": "X", "message": words, "retryable": False}
+        return lambda route: route.fulfill(status=status, json={"errorCode": code, "error": error})
+
+    visitor.context.route("**/api/chat/personas", in_korean)
+    visitor.context.route("**/api/chat/room/update", refuse(400, 99999))
+    visitor.context.route("**/api/chat/message/stream", refuse(503, 1001))
+    page = visitor.open("/#new")
+    expect(page.locator(".persona-text")).to_have_text(words.strip())
+    assert page.evaluate(BROKEN, ".persona") == []
+    page.goto(f"/#room={room_id}")
+    expect(page.locator(".author")).to_have_text(words.strip())
+    page.locator("#composer").fill(words)
+    page.get_by_role("button", name="Send", exact=True).click()
+    expect(page.locator(".unsent")).to_be_visible()
+    page.locator("#rename").press("Enter")
+    page.locator("#title").fill("Other")
+    page.locator("#title").press("Enter")
+    expect(page.locator(".toast")).to_contain_text(words.strip())
+    assert page.evaluate(BROKEN, ".author, .bubble, .toast") == []
 
 
 @pytest.mark.parametrize(("locale", "fallback"), [("en-US", "Assistant"), ("ko-KR", "어시스턴트")])

@@ -3,7 +3,7 @@
 import { html, nothing } from "../vendor/lit-html/lit-html.js";
 import { repeat } from "../vendor/lit-html/directives/repeat.js";
 import { tryNow } from "../connection.js";
-import { currentLanguage, t, toggleLanguage } from "../i18n.js";
+import { currentLanguage, languageOf, t, toggleLanguage } from "../i18n.js";
 import { changed, state } from "../state.js";
 import { isDark, toggleTheme } from "../theme.js";
 import { dismiss } from "../toasts.js";
@@ -51,7 +51,7 @@ export function toastStack() {
         (toast) => toast.id,
         ({ id, text, action }) => html`
           <div class="toast">
-            <span>${text()}</span>
+            <span lang=${languageOf(text())}>${text()}</span>
             ${action ? html`<button type="button" class="link undo" @click=${action.run}>${action.label()}</button>` : nothing}
             <button type="button" class="plain square" aria-label=${t("close")} @click=${() => dismiss(id)}>
               ${icons.close}

@@ -22,7 +22,7 @@ export function unsentView(entry) {
   return html`
     <article class="message mine unsent" data-status=${entry.status}>
       <h2 class="visually-hidden">${t("message.you")}</h2>
-      <div class="bubble">${entry.content}</div>
+      <div class="bubble" lang=${languageOf(entry.content)}>${entry.content}</div>
       <div class="foot">
         <span role="status">${unsentText(entry)}</span>
         ${
@@ -72,7 +72,7 @@ function reply(message, isQueued, author) {
   const name = message.sender_type === "AI" ? author || t("message.ai") : t("message.system");
   return html`
     <article class="message theirs" aria-busy=${message.is_streaming} data-streaming=${message.is_streaming}>
-      <h2 class="author">${name}</h2>
+      <h2 class="author" lang=${languageOf(name)}>${name}</h2>
       <div class="prose" lang=${languageOf(message.content)}>${text(message, isQueued)}</div>
       ${message.is_streaming ? nothing : outcome(message)}
       <div class="foot">

@@ -3,7 +3,7 @@
 import { html, nothing } from "../vendor/lit-html/lit-html.js";
 import { say } from "../conversation.js";
 import { errorText } from "../errors.js";
-import { t } from "../i18n.js";
+import { languageOf, t } from "../i18n.js";
 import { changed, state } from "../state.js";
 import { backButton } from "./back.js";
 import { composerView } from "./composer.js";
@@ -64,8 +64,8 @@ function personaCard({ ai_persona, title, description, model, default: isDefault
         @change=${() => choose(ai_persona)}
       />
       <span>
-        <strong>${title}</strong> ${isDefault ? html`<span class="tag">${t("new.default")}</span>` : nothing}
-        <span class="persona-text">${description}</span>
+        <strong lang=${languageOf(title)}>${title}</strong> ${isDefault ? html`<span class="tag">${t("new.default")}</span>` : nothing}
+        <span class="persona-text" lang=${languageOf(description)}>${description}</span>
         <span class="persona-model">${model}</span>
       </span>
     </label>
