@@ -21,7 +21,7 @@ _GREETING = re.compile(r"hello|hey|hi", re.IGNORECASE)
 # Last words of a Korean sentence that may name English ones: "Show me the money 가사"
 _KOREAN_REQUEST = re.compile(r"\w*(?:줘|줘요|주세요)|가사|뜻|번역|비교|설명|요약|줄거리|차이|추천|해석")
 _NAMES_ONE = 4
-"""From so many words on, a single Korean one is a name or a quotation."""
+"""From so many words on, a single Korean one behind English ones is a name or a quotation."""
 
 _GREETING_EN = """Hello! I am the **demo** of this chat server. No AI provider was called for this reply, so I know \
 only a few prepared answers. What you can try here is real, though:
@@ -196,11 +196,13 @@ def language_of(text: str) -> Language | None:
     words = _WORD.findall(_CODE.sub(" ", text))
     if not words:
         return None
-    if len(words) > 1 and _GREETING.fullmatch(words[0]):
-        del words[0]  # in both languages
-    korean = [bool(_HANGUL.search(word)) for word in words]
-    if 2 * sum(korean) > len(words) or _KOREAN_REQUEST.fullmatch(words[-1]):
+    if _KOREAN_REQUEST.fullmatch(words[-1]):
         return "ko"
-    if sum(korean) == 1 and len(words) >= _NAMES_ONE:
+    korean = [bool(_HANGUL.search(word)) for word in words]
+    if sum(korean) == 1 and not korean[0] and len(words) >= _NAMES_ONE:
         return "en"
+    if len(words) > 1 and _GREETING.fullmatch(words[0]):
+        del words[0], korean[0]  # said in both languages
+    if 2 * sum(korean) > len(words):
+        return "ko"
     return "ko" if (korean[0] or korean[-1]) and not _ENGLISH_OPENER.fullmatch(words[0]) else "en"

@@ -49,7 +49,7 @@ def test_suggestions_of_the_page_get_replies_of_their_own(language: str) -> None
         ("My name is 민수", "en"),
         ("Good morning 민수", "en"),
         ("Hi 민수, how are you?", "en"),
-        ("김치 is my favourite food", "en"),
+        ("안녕하세요! I have a question, please", "ko"),
         ("hello 안녕", "ko"),
         ("hi, 짧은 코드", "ko"),
         ("Please 도와줘", "ko"),
