@@ -162,3 +162,19 @@ def test_each_reply_and_each_chat_says_with_whom(player: Player, visit: Visit, l
     assert fallback not in page.locator("main").inner_text()
     cards.filter(has_text="Old friend").click()
     expect(page.locator(".room-top .tag")).to_have_text("DEMO")
+
+
+def test_a_persona_in_another_case_is_the_same(player: Player, visit: Visit) -> None:
+    """G3. The server takes its id in any case; a host may have written another than the list has."""
+    room_id = player.create_room("Swords", "DEMO")
+    player.post("/api/chat/message/send", room_id=room_id, content="Hello")
+
+    def only_borin(route: Route) -> None:
+        persona = {"ai_persona": "Demo", "title": "Borin the smith", "description": "", "model": "m", "default": True}
+        route.fulfill(json={"errorCode": 0, "sequence": 0, "personas": [persona]})
+
+    visitor = visit(player=player)
+    visitor.context.route("**/api/chat/personas", only_borin)
+    page = visitor.open(f"/#room={room_id}")
+    for place in (".author", ".room-top .tag", ".card-persona"):
+        expect(page.locator(place)).to_have_text("Borin the smith")

@@ -61,7 +61,12 @@ export async function loadPersonas() {
 
 /** The title of a persona; its id if it is not configured any more. "" for none. */
 export function personaTitle(id) {
-  return state.personas.find((persona) => persona.ai_persona === id)?.title ?? id ?? "";
+  return findPersona(id)?.title ?? id ?? "";
+}
+
+/** The server takes the id of a persona in any case, so a room may have it in another one than the list. */
+export function findPersona(id) {
+  return state.personas.find((persona) => persona.ai_persona.toUpperCase() === id?.toUpperCase());
 }
 
 /** The new room's id, or null; `state.newChat.error` says why. Tried again, it makes the same room. */

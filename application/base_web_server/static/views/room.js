@@ -9,7 +9,7 @@ import { errorText } from "../errors.js";
 import { currentLanguage, longDate, t } from "../i18n.js";
 import { hasHighlighter } from "../markdown.js";
 import { unsentOf } from "../outbox.js";
-import { deleteRoom, findRoom, personaTitle, renameRoom } from "../rooms.js";
+import { deleteRoom, findPersona, findRoom, personaTitle, renameRoom } from "../rooms.js";
 import { announce, changed, openRoomId, openThread, state } from "../state.js";
 import { runningReply } from "../thread.js";
 import { backButton } from "./back.js";
@@ -51,7 +51,7 @@ export function roomView() {
 }
 
 function heading(room) {
-  const persona = personaOf(room);
+  const persona = findPersona(room?.ai_persona);
   const isDemo = persona?.model === "demo" && persona.ai_persona !== "DEMO";
   return html`
     <h1 class="room-title">${titleOf(room)}</h1>
@@ -141,7 +141,7 @@ function messages(roomId, room) {
   const unsent = unsentOf(roomId);
   if (!shown.length && !unsent.length && !thread.hasMore)
     return html`<p class="quiet">${t("room.empty")}</p>
-      ${demoNotice(personaOf(room))}`;
+      ${demoNotice(findPersona(room?.ai_persona))}`;
   const runningId = runningReply(thread)?.message_id;
   return html`
     ${olderMessages(thread)}
@@ -182,10 +182,6 @@ function dayOf(message) {
   if (!message) return "";
   if (!days.has(message)) days.set(message, new Date(message.timestamp).toDateString());
   return days.get(message);
-}
-
-function personaOf(room) {
-  return state.personas.find((persona) => persona.ai_persona === room?.ai_persona);
 }
 
 // The buttons are part of the replies' HTML (markdown.js).
