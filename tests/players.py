@@ -116,6 +116,7 @@ class Player:
         self.rooms: dict[str, RoomRecord] = {}
         self.maybe_rooms: set[str] = set()
         self.deleted_rooms: set[str] = set()
+        self._deleted_titles: dict[str, set[str]] = {}
         self.maybe_deleted_rooms: set[str] = set()
         self.replies: dict[str, dict[str, Any]] = {}
         """By question: the AI's message as it was answered."""
@@ -177,6 +178,9 @@ class Player:
             for room_id in self.rooms.keys() - before.sent.keys():
                 self.maybe_rooms |= self.rooms.pop(room_id).titles
                 self.maybe_deleted_rooms.add(room_id)
+            # A room whose delete is lost is there again, as it was.
+            for room_id in self.deleted_rooms - before.deleted_rooms:
+                self.maybe_rooms |= self._deleted_titles.get(room_id, set())
             self.deleted_rooms &= before.deleted_rooms
         for room_id, record in self.rooms.items():
             before.sent.setdefault(room_id, 0)
@@ -319,7 +323,8 @@ class Player:
             self._pending = None
             if self._succeeded("delete room", answer):
                 self.deleted_rooms.add(room_id)
-                self.rooms.pop(room_id, None)
+                if (record := self.rooms.pop(room_id, None)) is not None:
+                    self._deleted_titles[room_id] = record.titles
 
         return act
 

@@ -140,7 +140,9 @@ ROOM = Record(
         Field(
             "turn_phase",
             "slot_phase",
-            "`ready`: nobody has called the provider. `calling CLAIM`: the process with this claim calls it.",
+            "`ready`: nobody has called the provider. `calling CLAIM`: the process with this claim "
+            "calls it. `unsure`: another Redis run said ready, and may have forgotten a claim: free "
+            "when the lease is over.",
             "no reply has the slot",
         ),
         Field("turn_at", "slot_called_ms", "Unix time of the claim.", "not claimed yet"),

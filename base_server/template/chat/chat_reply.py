@@ -53,9 +53,12 @@ class RunningReply:
     """A reply of this process: it waits for its turn, then collects what the AI says. It hears the news of itself.
 
     ``claim_id`` names this process's wish to ask. ``has_come``: its turn was there when it was made. ``asked``: what
-    was to be asked then, if that is known. ``is_adopted``: its question was accepted elsewhere, or before."""
+    was to be asked then, if that is known. ``is_adopted``: its question was accepted elsewhere, or before.
+    ``is_alone``: no other process can have asked it."""
 
-    def __init__(self, turn: Turn, asked: Asked | None, remaining_s: float, *, has_come: bool) -> None:
+    def __init__(
+        self, turn: Turn, asked: Asked | None, remaining_s: float, *, has_come: bool, is_alone: bool = False
+    ) -> None:
         self.turn = turn
         self.asked = asked
         self.asked_at_s = time.monotonic()
@@ -64,6 +67,7 @@ class RunningReply:
         self.draft: Draft
         self.task: asyncio.Task[str]
         self.has_come = has_come
+        self.is_alone = is_alone
         self.is_adopted = has_come and asked is None
         self.turn_came = asyncio.Event()
         self.is_lost = False
@@ -198,11 +202,13 @@ class ChatReplies:
             turn = found.turn
             if turn.reply_id in self._running:
                 continue
-            if found.phase == "ready":
+            if not found.is_called:
                 # Who stops leaves it to the others, or to whoever starts next.
                 if not self._quiet:
                     # Nobody has waited for it in the meantime: the whole time begins now.
-                    self._start(turn, None, self._settings.reply_deadline_s, has_come=True, watched=True)
+                    self._start(
+                        turn, None, self._settings.reply_deadline_s, has_come=True, watched=True, is_alone=all_open
+                    )
                 continue
             ended = await self._turns.interrupt(turn, only_if_expired=not all_open)
             if ended is not None and ended.ours:
@@ -224,8 +230,17 @@ class ChatReplies:
             reply.leave()
         await asyncio.gather(*(reply.task for reply in late), return_exceptions=True)
 
-    def _start(self, turn: Turn, asked: Asked | None, remaining_s: float, *, has_come: bool, watched: bool) -> None:
-        reply = RunningReply(turn, asked, remaining_s, has_come=has_come)
+    def _start(
+        self,
+        turn: Turn,
+        asked: Asked | None,
+        remaining_s: float,
+        *,
+        has_come: bool,
+        watched: bool,
+        is_alone: bool = False,
+    ) -> None:
+        reply = RunningReply(turn, asked, remaining_s, has_come=has_come, is_alone=is_alone)
         reply.draft = Draft(
             turn,
             reply.claim_id,
@@ -329,7 +344,8 @@ class ChatReplies:
 
     async def _look(self, reply: RunningReply) -> bool:
         """Whether the turn has come; then the reply knows what is to be asked."""
-        reply.asked, reply.asked_at_s = await self._turns.look(reply.turn, reply.claim_id), time.monotonic()
+        reply.asked = await self._turns.look(reply.turn, reply.claim_id, is_alone=reply.is_alone)
+        reply.asked_at_s = time.monotonic()
         return reply.asked is not None
 
     async def _question(self, reply: RunningReply) -> Question:
@@ -356,7 +372,7 @@ class ChatReplies:
             reply.check()
             reply.is_claiming = True
             try:
-                is_there = await self._turns.claim(reply.turn, reply.claim_id)
+                is_there = await self._turns.claim(reply.turn, reply.claim_id, is_alone=reply.is_alone)
             except RoomNotLoaded:
                 raise _NotYet from None
             except ServiceUnavailable:

@@ -63,12 +63,12 @@ class Progress:
 
 @dataclass(frozen=True)
 class OpenTurn:
-    """A turn that the sweeper found: ``phase`` is ready (nobody called the AI yet), or calling and by which claim.
+    """A turn that the sweeper found. ``is_called``: a process has called the AI, or was about to.
 
     ``remaining_s``: until its deadline, by Redis' clock; negative when that is over."""
 
     turn: Turn
-    phase: str
+    is_called: bool
     remaining_s: float
 
 
@@ -82,21 +82,21 @@ class TurnStore:
         self._keys = ChatKeys(cache)
         self._lease_ms = round(settings.reply_lease_s * 1000)
 
-    async def look(self, turn: Turn, claim_id: str) -> Asked | None:
+    async def look(self, turn: Turn, claim_id: str, *, is_alone: bool = False) -> Asked | None:
         """What is to be asked once the turn has come; None while it waits. Raises as :meth:`claim`."""
-        answer = await self._claim(turn, claim_id, self._settings.history_length)
+        answer = await self._claim(turn, claim_id, self._settings.history_length, is_alone)
         return None if answer is None else Asked(spoken_of(answer[1])[1] if answer[1] else "", answer[2:])
 
-    async def claim(self, turn: Turn, claim_id: str) -> bool | None:
+    async def claim(self, turn: Turn, claim_id: str, *, is_alone: bool = False) -> bool | None:
         """Take a turn that has come: from now on the caller asks, or nobody. None: it waits (again).
 
         False: it is taken, but its question was deleted meanwhile. ``claim_id`` names the task that asks: only it gets
-        the same answer again, when the first was lost. Raises TurnLost when the turn is over or another process has it,
-        RoomNotLoaded when the room must be loaded first."""
-        answer = await self._claim(turn, claim_id, "")
+        the same answer again, when the first was lost. ``is_alone``: no other process can have asked. Raises TurnLost
+        when the turn is over or another process has it, RoomNotLoaded when the room must be loaded first."""
+        answer = await self._claim(turn, claim_id, "", is_alone)
         return None if answer is None else bool(answer[1])
 
-    async def _claim(self, turn: Turn, claim_id: str, look_at: int | str) -> list[Any] | None:
+    async def _claim(self, turn: Turn, claim_id: str, look_at: int | str, is_alone: bool) -> list[Any] | None:
         keys, partition, room_id = self._keys, turn.owner.partition, turn.room_id
         answer: list[Any] = await self._cache.run_script(
             SCRIPTS["claim_turn"],
@@ -114,6 +114,7 @@ class TurnStore:
                 self._lease_ms,
                 claim_id,
                 look_at,
+                "1" if is_alone else "",
             ],
         )
         match answer[0]:
@@ -344,7 +345,8 @@ class TurnStore:
             except (TypeError, ValueError):
                 Logger.error("an open turn cannot be read; the room's record is damaged", room_id=room_id)
                 continue
-            turns.append(OpenTurn(turn, phase, (turn.deadline_ms - int(now_ms)) / 1000))
+            is_called = phase not in ("ready", "unsure")
+            turns.append(OpenTurn(turn, is_called, (turn.deadline_ms - int(now_ms)) / 1000))
         return turns
 
     async def _open_fields(self, partition: int, room_id: str) -> list[Any]:

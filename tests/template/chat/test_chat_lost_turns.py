@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import uuid
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -418,3 +419,34 @@ async def test_reply_that_comes_after_all_takes_the_place_of_its_stand_in(chat: 
     messages = (await chat.messages(user, room.room_id)).messages
     assert [(message.content, message.seq) for message in messages] == [("one", 1), ("said", 2)]
     assert messages[1].message_id == turn.reply_id
+
+
+async def test_a_repeat_does_not_ask_what_an_older_redis_forgot(
+    private_server: RedisServer, shared_sqlite: DatabaseBackend, app_id: str, provider: OpenAIStub
+) -> None:
+    """cases/faults.md U6: Redis comes back as it was before the claim; the client repeats its send elsewhere."""
+    client_id = str(uuid.uuid4())
+    settings = private_server.settings()
+    async with (
+        running_world(settings, shared_sqlite, app_id, provider, batch_interval_s=0.2) as one,
+        running_world(settings, shared_sqlite, app_id, provider, batch_interval_s=0.2) as other,
+    ):
+        user = await one.user()
+        room_id = (await one.room(user)).room_id
+        provider.script(Reply(["on", "ce"], delay_s=2.0), *(Reply(["twice"]) for _ in range(3)))
+        first = asyncio.create_task(one.try_send(user, room_id, "question", client_message_id=client_id))
+        await until(lambda: provider.calls == 1)
+        await until(lambda: is_written(one))
+        p = one.keys.account_partition(user.session.account_id)
+        record = one.keys.room_record(room_id, p)
+        await one.redis.execute("HSET", record, "turn_phase", "ready")
+        await one.redis.execute("HDEL", record, "turn_at", "turn_facts")
+        await one.redis.execute("SET", one.keys.epoch(p), "77")
+        again = await other.try_send(user, room_id, "question", client_message_id=client_id)
+        sent = await first
+        assert [each.message and each.message.content for each in (sent, again)] == ["once", "once"]
+        assert provider.calls == 1
+
+
+async def is_written(chat: ChatWorld) -> bool:
+    return await chat.backlog() == 0

@@ -176,18 +176,18 @@ async def test_lease_of_a_claim_whose_answer_was_lost_goes_on_while_the_room_is_
     claim, look = TurnStore.claim, TurnStore.look
     is_claimed, is_loaded = asyncio.Event(), asyncio.Event()
 
-    async def answer_lost(self: TurnStore, turn: Turn, claim_id: str) -> bool | None:
-        taken = await claim(self, turn, claim_id)
+    async def answer_lost(self: TurnStore, turn: Turn, claim_id: str, **options: Any) -> bool | None:
+        taken = await claim(self, turn, claim_id, **options)
         if not is_claimed.is_set():
             is_claimed.set()
             raise RoomNotLoaded
         return taken
 
-    async def cold(self: TurnStore, turn: Turn, claim_id: str) -> Asked | None:
+    async def cold(self: TurnStore, turn: Turn, claim_id: str, **options: Any) -> Asked | None:
         # A slow process looks again before it claims.
         if is_claimed.is_set() and not is_loaded.is_set():
             raise RoomNotLoaded
-        return await look(self, turn, claim_id)
+        return await look(self, turn, claim_id, **options)
 
     async def slow_load(*args: Any) -> Loaded:
         await is_loaded.wait()

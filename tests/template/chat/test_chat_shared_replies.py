@@ -136,10 +136,10 @@ async def test_a_turn_that_another_process_took_up_meanwhile_is_left_to_it(
     parts, goes_on = chat.template._parts, asyncio.Event()
     look = TurnStore.look
 
-    async def stood_still(self: TurnStore, *args: Any) -> Any:
+    async def stood_still(self: TurnStore, *args: Any, **options: Any) -> Any:
         if self is parts.replies._turns:
             await goes_on.wait()
-        return await look(self, *args)
+        return await look(self, *args, **options)
 
     monkeypatch.setattr(TurnStore, "look", stood_still)
     chat.provider.script(HALF, Reply(tokens=["taken ", "up"], delay_s=0.3, hang=True))

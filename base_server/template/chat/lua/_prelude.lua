@@ -219,6 +219,15 @@ local function after_latest(order, now)
   return newest and math.max(now, tonumber(newest) + 1) or now
 end
 
+-- Of a record that came from another Redis run as 'ready': that run may have forgotten a claim, and with it that the
+-- question was asked. The process that asked writes on, and so marks it; anybody else claims it after its lease alone.
+local UNSURE_PHASE = 'unsure'
+
+-- Whether the process with this claim may write the reply: nobody has claimed it, or it has.
+local function may_write(phase, claim)
+  return phase == 'ready' or phase == UNSURE_PHASE or phase == 'calling ' .. claim
+end
+
 -- Give the turn to the next one waiting, as 'ready', or close it. Returns the token that is ready, or ''.
 local function next_turn(rec, turns, leases, room_id, ready_until)
   local waiting = redis.call('LPOP', turns)

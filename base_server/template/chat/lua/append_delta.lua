@@ -6,10 +6,11 @@
 -- allow-oom: text of one running reply, at most llmConfig.max_reply_chars
 local v = redis.call('HMGET', KEYS[1], 'turn_token', 'w:' .. ARGV[3], 'turn_phase', 'format')
 refuse_newer(v[4])
-local calling = 'calling ' .. ARGV[8]
-if v[1] ~= ARGV[1] or v[3] ~= 'ready' and v[3] ~= calling then return { LOST } end
+if v[1] ~= ARGV[1] or not may_write(v[3], ARGV[8]) then return { LOST } end
 -- A Redis that came back older may have forgotten the claim: nobody else may ask.
-if ARGV[9] == '1' and v[3] == 'ready' then redis.call('HSET', KEYS[1], 'turn_phase', calling) end
+if ARGV[9] == '1' and (v[3] == 'ready' or v[3] == UNSURE_PHASE) then
+  redis.call('HSET', KEYS[1], 'turn_phase', 'calling ' .. ARGV[8])
+end
 redis.call('ZADD', KEYS[3], int(now_ms() + tonumber(ARGV[6])), ARGV[2])
 redis.call('HSET', KEYS[1], 'turn_facts', ARGV[7])
 if ARGV[5] ~= '' then

@@ -10,7 +10,7 @@ local k = { rec = KEYS[1], messages = KEYS[2], lane = KEYS[3], news = KEYS[4], l
 local v = redis.call('HMGET', k.rec, 'turn_token', 'turn', 'floor', 'turn_phase', 'format')
 refuse_newer(v[5])
 -- A process that waited too long, and never took the slot, does not end what another has begun.
-if v[1] == ARGV[1] and v[4] ~= 'ready' and v[4] ~= 'calling ' .. ARGV[12] then return { WAIT } end
+if v[1] == ARGV[1] and not may_write(v[4], ARGV[12]) then return { WAIT } end
 local turn = v[1] == ARGV[1] and v[2] or find_waiting(k.turns, 'token', ARGV[1])
 if not turn then
   local current = find_placed(k.messages, v[3], ARGV[4], ARGV[3])

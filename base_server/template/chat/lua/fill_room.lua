@@ -48,10 +48,10 @@ for i = 1, #watched, 2 do
 end
 for _, turn in ipairs(waiting) do redis.call('RPUSH', KEYS[7], turn) end
 if running then
-  redis.call('HSET', KEYS[1], 'turn', running, 'turn_token', v[5], 'turn_phase', v[6])
+  local is_doubtful = v[6] == 'ready' and v[1] ~= ARGV[2]
+  redis.call('HSET', KEYS[1], 'turn', running, 'turn_token', v[5], 'turn_phase', is_doubtful and UNSURE_PHASE or v[6])
   if v[7] then redis.call('HSET', KEYS[1], 'turn_at', v[7]) end
   if v[8] then redis.call('HSET', KEYS[1], 'turn_facts', v[8]) end
-  -- Where it is not marked as called, an older Redis may have forgotten that: its process marks it again within the lease.
   redis.call('ZADD', KEYS[8], v[6] == 'ready' and 'CH' or 'NX', int(now + tonumber(ARGV[12])), room_id)
 elseif next_turn(KEYS[1], KEYS[7], KEYS[8], room_id, now + tonumber(ARGV[13])) ~= '' then
   tell(KEYS[10], 'ready', string.match(waiting[1], '^[^|]+|([^|]+)'))

@@ -6,7 +6,7 @@
 -- allow-oom: nothing: it replaces values
 local v = redis.call('HMGET', KEYS[1], 'turn_token', 'turn_phase', 'turn', 'format')
 refuse_newer(v[4])
-if v[1] ~= ARGV[1] or v[2] ~= 'ready' and v[2] ~= 'calling ' .. ARGV[3] then return 0 end
+if v[1] ~= ARGV[1] or not may_write(v[2], ARGV[3]) then return 0 end
 redis.call('HSET', KEYS[1], 'turn_phase', 'ready')
 redis.call('ZADD', KEYS[2], int(now_ms() + tonumber(ARGV[4])), ARGV[2])
 tell(KEYS[3], 'ready', string.match(v[3], '^[^|]+|([^|]+)'))

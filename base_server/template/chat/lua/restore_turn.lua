@@ -20,7 +20,7 @@ if ARGV[4] == '' then
   return 1
 end
 if v[6] == ARGV[2] then
-  if v[5] ~= 'ready' and v[5] ~= 'calling ' .. ARGV[4] then return 0 end
+  if not may_write(v[5], ARGV[4]) then return 0 end
 elseif v[4] then
   -- Replies of a room run in the order of their numbers. One from before ours has ended, whatever an older record says:
   -- the load ends it if MySQL does not know how.
