@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from template.chat.chat_events import QUEUE_NAME
 from template.chat.common.chat_serialize import ChatRoomDeleteRequest
 from tests.backends_mariadb import DatabaseBackend
 from tests.backends_redis import RedisServer
@@ -145,6 +146,27 @@ async def test_an_event_of_one_account_for_the_room_of_another_reaches_nobody(ho
         assert [row["content"] for row in reversed(live)] == expected
     await chat.send(user, room_id, "mine still")
     assert (await chat.messages(user, room_id)).messages[-1].seq == 4
+
+
+async def test_an_event_in_the_stream_of_another_shard_is_a_dead_letter(host: HostWorld) -> None:
+    """cases/promises.md P2: a process that did not know the streams put it there; nobody would find its row."""
+    chat = host.chat
+    user, room_id = await loaded_room(chat)
+    await chat.persist()
+    await chat.forget_everything()
+    shard_id = user.session.shard_id
+    message = {"message_id": str(uuid.uuid4()), "room_id": room_id, "sender_type": "USER", "content": "astray"}
+    payload = {"account_db_key": user.session.account_db_key, "shard_id": shard_id, "message_data": message}
+    queue, astray = chat.container.queue, 3 - shard_id
+    stream = queue.lane(QUEUE_NAME, chat.keys.account_partition(user.session.account_id), str(astray)).stream_key
+    fields = {"id": "1", "type": "CHAT_MESSAGE_SAVE", "payload": json.dumps(payload), "at": "1764064800000"}
+    fields |= {"priority": "2", "key": room_id}
+    await chat.redis.execute("XADD", stream, "*", *(text for field in fields.items() for text in field))
+    await chat.persist()
+    (dead,) = await host.dead()
+    assert dead.reason == f"CHAT_MESSAGE_SAVE: shard_id {shard_id} is not the lane's, {astray}"
+    assert await host.rows(user, room_id, astray) == []
+    await chat.send(user, room_id, "next")  # it holds up nothing
 
 
 async def test_a_message_pushed_without_its_event_does_not_make_a_room_unusable(host: HostWorld) -> None:

@@ -19,6 +19,9 @@ Intake = Callable[[QueueMessage], "Awaitable[Lane | None]"]
 LaneNames = Sequence[str] | Callable[[], Sequence[str]]
 """The lanes of a queue, or who knows them now: there may come more while the server runs."""
 
+# Queues that are read by their owner alone, in lanes of its own: no other lane of theirs is ever read.
+_OWNED = frozenset({"chat_persistence"})
+
 _NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 
 
@@ -108,6 +111,9 @@ class LaneMap:
         return sorted(found)
 
     def route(self, message: QueueMessage) -> Lane:
+        """Raises ServiceError for an owner's queue that this process has not declared, or only reads."""
+        if message.queue_name in _OWNED and message.queue_name not in self._declared:
+            raise ServiceError(f"queue: {message.queue_name} takes nothing before its owner's template is made here")
         partition, name = self._queue(message.queue_name).route(message)
         return self.lane(message.queue_name, partition, name)
 

@@ -73,7 +73,8 @@ class QueueService(Facade):
 
         One QueueMessage may stand for all arguments; a ``message_id`` of the caller's own makes the call safe
         to repeat for ``dedup_s``. Raises QueueFull at max_backlog; TypeError or ValueError for a payload that
-        is no JSON object, a priority that is none, an empty type, or what the queue's owner does not accept.
+        is no JSON object, a priority that is none, an empty type, or what the queue's owner does not accept;
+        ServiceError for chat_persistence in a process where the chat template is not made (yet).
         """
         if isinstance(queue_name, QueueMessage):
             message = queue_name

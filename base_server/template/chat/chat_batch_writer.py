@@ -154,6 +154,10 @@ class BatchWriter:
             except BadEvent as error:
                 given_up[entry.entry_id] = str(error)
                 continue
+            if event.shard_id not in (0, int(lane.name)):
+                # Sent by a process that did not know this queue's lanes: here nobody would find its row.
+                given_up[entry.entry_id] = f"{event.kind}: shard_id {event.shard_id} is not the lane's, {lane.name}"
+                continue
             if event.kind == MESSAGE_SAVE and event.seq is None and await self._moved_home(lane, event):
                 continue
             if event.message_id:

@@ -61,6 +61,7 @@ class BadEvent(Exception):
 class Event:
     """One entry of the lane. ``row`` is the procedure's JSON object; ``account_id`` '' when the sender gave none.
 
+    ``shard_id``: the one that the sender named, 0 for none.
     ``seq`` None: a save from outside the chat's scripts, whose place in the room is still to be given.
     ``is_elsewhere``: the message's state lies in another partition than its room (an id that is not ours is hashed).
     """
@@ -71,6 +72,7 @@ class Event:
     account_id: str
     row: dict[str, Any]
     message_id: str = ""
+    shard_id: int = 0
     seq: int | None = None
     is_elsewhere: bool = False
     entry: QueueEntry | None = field(default=None, repr=False)
@@ -132,6 +134,7 @@ def _read(kind: str, entry: QueueEntry, data: dict[str, Any]) -> Event:
         event = _READERS[kind](entry, data)
         if not isinstance(event.account_id, str):
             raise BadEvent("account_id is no text")
+        event.shard_id = _whole_number(data, "shard_id") if data.get("shard_id") else 0
     except (BadEvent, ValueError, LookupError) as error:
         # The last two: fields of the entry that are no numbers, or are missing.
         raise BadEvent(f"{kind}: {error}") from None

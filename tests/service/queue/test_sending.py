@@ -141,3 +141,13 @@ async def test_the_documented_global_names(bench: QueueBench) -> None:
         assert await bench.waiting("mail") == 1
     finally:
         queue.uninstall()
+
+
+async def test_a_queue_with_an_owner_takes_nothing_before_it(bench: QueueBench) -> None:
+    """cases/promises.md P2: in lanes of other names nobody would ever read it."""
+    queue = await bench.queue()
+    with pytest.raises(ServiceError, match="chat_persistence takes nothing before its owner's template is made"):
+        await queue.send_message("chat_persistence", {}, "chat_save", 3)
+    queue.declare("chat_persistence", lanes=["1"], route=lambda _: (0, "1"))
+    await queue.send_message("chat_persistence", {}, "chat_save", 3)
+    assert [lane.name for lane, count in (await queue.backlog("chat_persistence")).items() if count] == ["1"]
