@@ -387,3 +387,14 @@ def test_a_tab_that_nobody_looks_at_holds_no_stream(player: Player, provider: Pr
     player.post("/api/chat/message/stop", room_id=room_id, message_id=message["message_id"])
     expect(page.locator(".outcome")).to_contain_text("Stopped")
     assert replies(page) == ["said so far"]
+
+
+def test_a_clock_set_back_does_not_hide_what_comes(player: Player, visit: Visit) -> None:
+    """cases/page.md G1. Which answer overtook which is no matter of the device's clock."""
+    room_id = player.create_room("Clock")
+    page = visit(player=player).open(f"/#room={room_id}")
+    expect(page.get_by_text("Nothing here yet.")).to_be_visible()
+    page.evaluate("() => { const now = Date.now; Date.now = () => now() - 3_600_000; }")
+    player.post("/api/chat/message/send", room_id=room_id, content="Hello")
+    page.evaluate("async () => (await import('/static/conversation.js')).refreshThread()")
+    expect(page.locator(".message")).to_have_count(2)

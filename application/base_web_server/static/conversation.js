@@ -42,7 +42,7 @@ export async function refreshThread(roomId = openRoomId()) {
   if (thread.status !== "ready") Object.assign(thread, { status: "loading", error: null });
   changed();
   const seen = cardOf(roomId);
-  const askedMs = Date.now();
+  const askedMs = performance.now();
   try {
     const page = await post("api/chat/messages", { room_id: roomId, limit: PAGE_SIZE });
     mergeNewest(thread, { ...page, askedMs }, isGone);

@@ -5,6 +5,7 @@ import { byteLength, extended } from "./reply_text.js";
 /**
  * `messages` oldest first; those with a `seq` from `from` to `to` are all that the room has there. `cursor` asks for what
  * is before. `status`: "new" | "loading" | "ready" | "failed". `seen` is the state of the room's card that was read.
+ * `askedMs` and `arrivedMs` are of `performance.now`: a clock that is set back must not make new pages look overtaken.
  */
 export function emptyThread() {
   return {
@@ -57,7 +58,7 @@ export function prependOlder(thread, page, isGone) {
 }
 
 /** Put one message in its place by `seq`, or in the place of what was known of it. */
-export function putMessage(thread, message, nowMs = Date.now()) {
+export function putMessage(thread, message, nowMs = performance.now()) {
   const index = thread.messages.findIndex((known) => known.message_id === message.message_id);
   if (index >= 0) {
     thread.messages[index] = newerOf(thread.messages[index], message);
