@@ -85,4 +85,6 @@ class LockHolder:
                 await self._locks.extend(held.key, held.token, held.leave_for_s, partition=held.partition)
         except ServiceUnavailable as error:
             self._unreleased[held.key] = held
+            # Other processes want it too.
+            self._locks.give_back(held.key, held.token, partition=held.partition)
             Logger.warn("a lock could not be released", lock=held.key, reason=error.reason)

@@ -11,6 +11,7 @@ import random
 import secrets
 import time
 from collections.abc import Coroutine
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from service.core.tasks import TaskRegistry
 _SCRIPTS = ScriptFolder(Path(__file__).parent / "lua")
 _SHORTEST_WAIT_S = 0.01
 _LONGEST_WAIT_S = 0.25
+_LONGEST_PAUSE_S = 1.0  # of who gives back what an outage left taken
 
 
 class LockService(Facade):
@@ -37,9 +39,11 @@ class LockService(Facade):
     def __init__(self, cache: CacheService) -> None:
         self._cache = cache
         self._tasks = TaskRegistry()
+        self._stopping = asyncio.Event()
 
     async def stop(self) -> None:
-        """Wait until the locks of cancelled callers are given back."""
+        """Wait until the locks of cancelled callers are given back; tried once more where there is an outage."""
+        self._stopping.set()
         await self._tasks.drain(timeout_s=5.0)
 
     @facade
@@ -82,15 +86,34 @@ class LockService(Facade):
             return await asyncio.shield(attempt)
         except (asyncio.CancelledError, OutcomeUnknown):
             # It may have been taken for nobody: without this it would stay taken until its TTL ends.
-            self._tasks.spawn(self._give_back(attempt, key, token, partition), "lock give back")
+            self._tasks.spawn(self._give_back_attempt(attempt, key, token, partition), "lock give back")
             raise
 
-    async def _give_back(self, attempt: asyncio.Task[int], key: str, token: str, partition: int | None) -> None:
+    def give_back(self, key: str, token: str, *, partition: int | None = None) -> None:
+        """Release the lock as soon as Redis answers; does not wait."""
+        self._tasks.spawn(self._give_back(key, token, partition, answers=1), "lock give back")
+
+    async def _give_back_attempt(self, attempt: asyncio.Task[int], key: str, token: str, partition: int | None) -> None:
         await asyncio.wait([attempt])
-        try:
-            await self.release(key, token, partition=partition)
-        except ServiceUnavailable as error:
-            Logger.warn("lock of a cancelled caller stays until its TTL", key=key, error=str(error))
+        is_unsure = attempt.cancelled() or attempt.exception() is not None
+        # A Redis that stood still may run the attempt, and begin its TTL, after the first release.
+        await self._give_back(key, token, partition, answers=2 if is_unsure else 1)
+
+    async def _give_back(self, key: str, token: str, partition: int | None, answers: int) -> None:
+        """Try until Redis has released it, or has answered so often that it is not taken."""
+        pause_s = _SHORTEST_WAIT_S
+        while True:
+            is_last = self._stopping.is_set()
+            try:
+                if await self.release(key, token, partition=partition) or (answers := answers - 1) == 0:
+                    return
+            except ServiceUnavailable as error:
+                if is_last:
+                    Logger.warn("a lock may stay taken until its TTL ends", key=key, error=str(error))
+                    return
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._stopping.wait(), pause_s)
+            pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
 
     def _run(self, script: str, key: str, partition: int | None, *args: Any) -> Coroutine[Any, Any, int]:
         client = self._cache.get_client()

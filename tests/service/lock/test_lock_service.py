@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
 
 import pytest
 
 from service.cache.cache_service import CacheService
 from service.core.errors import OutcomeUnknown, ServiceUnavailable
+from service.core.tasks import TaskRegistry
+from service.lock.lock_holder import LockHolder
 from service.lock.lock_service import LockService
 from tests.backends_redis import CacheBackend, RedisServer, make_cache, running_cache
 from tests.flaky_proxy import FlakyProxy
@@ -190,6 +195,43 @@ async def test_a_lost_answer_leaves_the_lock_with_its_asker_or_free(
         await until(lambda: not len(locks._tasks))
         assert await locks.acquire("room:1", 30, 0), "what was taken for nobody was given back"
         await cache.stop()
+
+
+@pytest.mark.parametrize("was_held", [False, True], ids=["asked for", "held"])
+async def test_lock_that_a_standstill_left_taken_is_given_back(
+    private_server: RedisServer, app_id: str, was_held: bool
+) -> None:
+    """cases/faults.md U1: Redis runs an attempt that nobody waits for any more; or the first release is lost."""
+    async with (
+        running_cache(private_server.settings(timeout_s=0.5), app_id) as cache,
+        running_cache(private_server.settings(), app_id) as other,
+    ):
+        locks, tasks = LockService(cache), TaskRegistry()
+        release, failures = locks.release, []
+
+        async def noted(key: str, token: str, *, partition: int | None = None) -> bool:
+            try:
+                return await release(key, token, partition=partition)
+            except ServiceUnavailable:
+                failures.append(key)
+                raise
+
+        locks.release = noted  # type: ignore[method-assign]
+        try:
+            async with AsyncExitStack() as held:
+                if was_held:
+                    holding = LockHolder(locks, tasks).holding("room:1", ttl_s=3600, timeout_s=0)
+                    assert await held.enter_async_context(holding)
+                os.kill(private_server.pid, signal.SIGSTOP)
+                # With "room:2" the connection is lost: the release cannot be sent.
+                with pytest.raises(OutcomeUnknown):
+                    await locks.acquire("room:2" if was_held else "room:1", 3600, 0)
+            await until(lambda: "room:1" in failures)
+        finally:
+            os.kill(private_server.pid, signal.SIGCONT)
+        assert await LockService(other).acquire("room:1", 30, PATIENCE_S)
+        await locks.stop()
+        await tasks.drain(PATIENCE_S)
 
 
 async def test_the_class_speaks_to_the_installed_service(locks: LockService) -> None:
