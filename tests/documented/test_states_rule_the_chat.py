@@ -102,8 +102,17 @@ async def states_expired(case: Case) -> None:
     await delete_keys(case.chat, keys.room_state(case.room_id), *states)
 
 
+async def sent_by_hand(case: Case) -> None:
+    """A host moves the states further than the chat is."""
+    states = get_chat_state_machine()
+    for message_id in (case.question_id, case.reply_id):
+        for to in (MessageState.PROCESSING, MessageState.SENT):
+            assert await states.transition_message(message_id, to)
+
+
 CONDITIONS: dict[str, Callable[[Case], Awaitable[None]]] = {
     "unsaved": warm,
+    "unsaved, sent by hand": sent_by_hand,
     "settled": settled,
     "cold room": cold_room,
     "cold": cold,

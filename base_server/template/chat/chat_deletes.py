@@ -233,8 +233,9 @@ def _not_done(answer: list[Any]) -> Deletion:
 def _room_of(text: str) -> str:
     """The room in the state of a message that is not in MySQL yet ('PENDING|P1764000000000|<room id>'), else ''.
 
-    A process of the version before appends its log behind the room (',R1764000000003'), also when it is SENT."""
+    A host may have set it to SENT before. A process of the version before appends its log behind the room
+    (',R1764000000003'), also when it is SENT: then MySQL may have the message."""
     parts = text.split("|")
-    if len(parts) < 3 or parts[0] in (MessageState.SENT.value, MessageState.DELETED.value):
+    if len(parts) < 3 or parts[0] == MessageState.DELETED.value:
         return ""
     return parts[2].partition(",")[0]

@@ -137,7 +137,8 @@ class ChatStateMachine(Facade):
 
     async def move_message_state(self, message_id: str, to: MessageState) -> Transition:
         """Move the state alone, for the consumer: what it says was done already."""
-        return await self._compare_and_set(self._keys.message_state(message_id), to, allowed_before(to))
+        is_saved = to is MessageState.SENT
+        return await self._compare_and_set(self._keys.message_state(message_id), to, allowed_before(to), is_saved)
 
     async def delete_what_was(self, message_id: str, room_id: str) -> None:
         """A message was stored whose state a host had set to DELETING or DELETED before: delete it."""
@@ -154,10 +155,15 @@ class ChatStateMachine(Facade):
         if self._cache.partitions.is_own_id(message_id) is None:
             await self.move_message_state(message_id, to)
 
-    async def _compare_and_set(self, key: str, to: RoomState | MessageState, before: tuple[str, ...]) -> Transition:
+    async def _compare_and_set(
+        self, key: str, to: RoomState | MessageState, before: tuple[str, ...], is_saved: bool = False
+    ) -> Transition:
         # Not repeatable: sent twice, the second answer would be a refusal of what the first one did.
         code, state = await self._cache.run_script(
-            SCRIPTS["transition"], [key], [to.value, ",".join(before), self._ttl_ms], repeatable=False
+            SCRIPTS["transition"],
+            [key],
+            [to.value, ",".join(before), self._ttl_ms, "1" if is_saved else ""],
+            repeatable=False,
         )
         known = None if state == "ABSENT" else state
         if code == 0:

@@ -344,3 +344,19 @@ async def test_state_that_an_older_process_wrote_on_goes_to_sent_without_its_roo
     await chat.persist()
     text = str(await chat.redis.execute("GET", key))
     assert re.fullmatch(r"SENT\|P1764000000000,R1764000000003,S\d+", text)
+
+
+async def test_state_sent_by_hand_keeps_its_room_until_mysql_has_it(chat: ChatWorld) -> None:
+    """cases/promises.md P1: a delete must find the message until then."""
+    user = await chat.user()
+    room = await chat.room(user)
+    question = await chat.send(user, room.room_id, "one")
+    states, key = chat.template._parts.states, chat.keys.message_state(question.message_id)
+    for to in (MessageState.PROCESSING, MessageState.SENT):
+        assert await states.transition_message(question.message_id, to)
+    text = str(await chat.redis.execute("GET", key))
+    assert re.fullmatch(rf"SENT\|P\d+,R\d+,S\d+\|{room.room_id}", text)
+    assert await chat.redis.execute("PTTL", key) == -1
+    await chat.persist()
+    assert await chat.redis.execute("GET", key) == text.rpartition("|")[0]
+    assert await chat.redis.execute("PTTL", key) > 0

@@ -79,17 +79,26 @@ local function is_gone(state)
   return state == 'DELETING' or state == 'DELETED'
 end
 
+-- The message's room in its state, and the state without it.
+local function room_of(text)
+  return text and string.match(text, '|[^|]+|([^,|]+)') or nil
+end
+
+local function without_room(text)
+  local name, log = string.match(text, '^(%u+)|(.+)$')
+  log = string.gsub(log, '|[^,|]*', '')
+  return name .. '|' .. log
+end
+
 -- What stands at a state's key after `old`: the new state, the log with one more transition, and the message's room
--- (`room_id`, or the one in `old`) until MySQL knows the message or nobody has to find it any more. A process of the version
--- before appends to what it takes for the log, behind the room: 'SENT|P1764000000000|<room id>,R1764000000003'.
+-- (`room_id`, or the one in `old`) until MySQL knows the message (`room_id` is '': SENT alone does not say so, a host may
+-- set it earlier) or nobody has to find it any more. A process of the version before appends to what it takes for the log,
+-- behind the room: 'SENT|P1764000000000|<room id>,R1764000000003'.
 local function with_state(old, to, now, room_id)
-  local log, known_room
-  if old then
-    log, known_room = string.match(old, '|(.+)$'), string.match(old, '|[^|]+|([^,|]+)')
-    log = log and string.gsub(log, '|[^,|]*', '')
-  end
-  room_id = room_id or known_room or ''
-  room_id = room_id ~= '' and to ~= 'SENT' and to ~= 'DELETED' and '|' .. room_id or ''
+  local log = old and string.match(old, '|(.+)$')
+  log = log and string.gsub(log, '|[^,|]*', '')
+  room_id = room_id or room_of(old) or ''
+  room_id = room_id ~= '' and to ~= 'DELETED' and '|' .. room_id or ''
   if not log then return to .. '|' .. LETTER[to] .. int(now) .. room_id end
   local _, commas = string.gsub(log, ',', '')
   for _ = LOG_LENGTH - 1, commas do log = string.match(log, ',(.*)$') end

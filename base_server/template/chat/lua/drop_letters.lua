@@ -12,8 +12,10 @@ for i = 5, #ARGV, 2 do
   local gone = redis.call('XDEL', KEYS[1], ARGV[i])
   dropped = dropped + gone
   if ARGV[i + 1] == '1' then
-    local state = get_state(KEYS[k])
-    if gone == 1 and (state == 'PENDING' or state == 'PROCESSING') then set_state(KEYS[k], 'DELETED', now, ARGV[4]) end
+    local text = get_text(KEYS[k])
+    local state = state_of(text)
+    local is_unsaved = state == 'PENDING' or state == 'PROCESSING' or state == 'SENT' and room_of(text)
+    if gone == 1 and is_unsaved then set_state(KEYS[k], 'DELETED', now, ARGV[4]) end
     k = k + 1
   end
 end

@@ -58,7 +58,10 @@ local function settle_saved(key, text)
   local state = state_of(text)
   if state == 'PENDING' then text = with_state(text, 'PROCESSING', now) end
   if state == 'PENDING' or state == 'PROCESSING' then
-    redis.call('SET', key, with_state(text, 'SENT', now), 'PX', state_ttl)
+    redis.call('SET', key, with_state(text, 'SENT', now, ''), 'PX', state_ttl)
+  elseif state == 'SENT' and room_of(text) then
+    -- A host had set it already: what is left is to forget the room.
+    redis.call('SET', key, without_room(text), 'PX', state_ttl)
   end
 end
 
