@@ -259,12 +259,29 @@ HTML = """async texts => {
         ("**这是重点。**接着", "strong", "这是重点。", "接着"),
         ("**`코드`**입니다", "strong", "<code>코드</code>", "입니다"),
         ("**100%**입니다", "strong", "100%", "입니다"),
+        ("**이름:**John", "strong", "이름:", "John"),
+        ("**합계:**12,500원", "strong", "합계:", "12,500원"),
+        ("**버전(v2)**1.0부터", "strong", "버전(v2)", "1.0부터"),
+        ("**주의!**API를", "strong", "주의!", "API를"),
     ],
 )
 def test_emphasis_ends_before_a_particle(page: Page, text: str, tag: str, inside: str, after: str) -> None:
     """cases/page.md G4."""
     (html,) = page.evaluate(HTML, [text])
     assert html.replace('"', "&quot;") == f"<p><{tag}>{inside}</{tag}>{after}</p>"
+
+
+def test_emphasis_beside_hangul_opens_where_it_did(page: Page) -> None:
+    """G4. What closes behind punctuation is only what is open; without Hangul, CommonMark's rule stays."""
+    shown = {
+        "**굵게** 그리고 a:**b** 끝": "<strong>굵게</strong> 그리고 a:<strong>b</strong> 끝",
+        "가 (**굵게**) 나": "가 (<strong>굵게</strong>) 나",
+        "**가 (**b**) 나**": "<strong>가 (<strong>b</strong>) 나</strong>",
+        "**이름:**John, **나이:**30": "<strong>이름:</strong>John, <strong>나이:</strong>30",
+        "**Name:**John": "**Name:**John",
+        "**Version(v2)**1.0": "**Version(v2)**1.0",
+    }
+    assert page.evaluate(HTML, list(shown)) == [f"<p>{html}</p>" for html in shown.values()]
 
 
 def test_what_was_no_emphasis_is_none_now(page: Page) -> None:

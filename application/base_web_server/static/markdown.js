@@ -25,6 +25,33 @@ const safeTexts = new Map();
 const markdown = new MarkdownIt({ html: false, linkify: true, breaks: true });
 // CommonMark's rule for where emphasis ends counts on spaces between words: **마크다운(Markdown)**을 would keep its asterisks.
 markdown.use(cjkFriendly);
+// It leaves **이름:**John, where a word in Latin letters or a number follows. Beside Hangul, what could only
+// open there closes what is open, unless it stands behind an opening bracket or quotation mark.
+markdown.inline.State = class extends markdown.inline.State {
+  #hasHangul;
+  #counted = { delimiters: null, at: 0, open: 0 };
+
+  scanDelims(start, canSplitWord) {
+    const found = super.scanDelims(start, canSplitWord);
+    if (this.src[start] !== "*" || found.length < 2 || found.can_close || start === 0) return found;
+    this.#hasHangul ??= /\p{sc=Hangul}/u.test(this.src);
+    if (!this.#hasHangul || /[\s\p{Ps}\p{Pi}]/u.test(this.src[start - 1])) return found;
+    return this.#openAsterisks() < found.length ? found : { ...found, can_open: false, can_close: true };
+  }
+
+  #openAsterisks() {
+    const { delimiters } = this;
+    if (this.#counted.delimiters !== delimiters) this.#counted = { delimiters, at: 0, open: 0 };
+    const counted = this.#counted;
+    for (; counted.at < delimiters.length; counted.at++) {
+      const { marker, open, close } = delimiters[counted.at];
+      if (marker !== 0x2a) continue;
+      if (close && counted.open > 0) counted.open -= 1;
+      else if (open) counted.open += 1;
+    }
+    return counted.open;
+  }
+};
 // Without it, ![text](address) is "!" and a link: nothing is fetched until the reader wants it.
 markdown.disable("image");
 // Or "main.py" would be a link into Paraguay.
