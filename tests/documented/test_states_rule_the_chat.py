@@ -337,6 +337,50 @@ async def test_an_id_that_nobody_knows_moves_its_state_alone(host: HostWorld) ->
     assert await host.chat.backlog() == 0
 
 
+@pytest.mark.parametrize("odd", ["방_1", "x" * 100, "", "a b", "\ud800", None, 5])
+async def test_an_id_that_cannot_be_is_refused_with_a_reason(host: HostWorld, odd: Any) -> None:
+    """cases/promises.md P1: only an outage is raised."""
+    states = get_chat_state_machine()
+    for to in ("DELETING", "DELETED"):
+        for result in (await states.transition_room(odd, to), await states.transition_message(odd, to)):
+            assert not result
+            assert result.reason
+    done, text = await states.smart_delete_message(odd)
+    assert not done
+    assert text
+    assert await states.get_room_state(odd) is await states.get_message_state(odd) is None
+    assert await states.get_room_log(odd) == await states.get_message_log(odd) == []
+
+
+async def test_states_are_taken_by_their_names(host: HostWorld) -> None:
+    """cases/promises.md P1."""
+    case = await made(host.chat)
+    states = get_chat_state_machine()
+    assert not await states.transition_message(case.question_id, "DELETED", "SENT")
+    await host.chat.persist()
+    assert await states.transition_message(case.question_id, "DELETING", "SENT")
+    await assert_message_is_gone(case)
+    assert await states.transition_room(case.room_id, "DELETING")
+    assert [room.room_id for room in (await host.chat.rooms(case.user)).rooms] == [case.kept_id]
+
+
+async def test_a_state_of_another_kind_is_refused_with_a_reason(host: HostWorld) -> None:
+    """cases/promises.md P1: a room has the states of a room."""
+    case = await made(host.chat)
+    states = get_chat_state_machine()
+    before = await states.get_room_state(case.room_id)
+    odd: Any
+    for odd in (MessageState.PROCESSING, MessageState.SENT, "SENT", "deleting", "", None, 5):
+        for result in (
+            await states.transition_room(case.room_id, odd),
+            await states.transition_room(case.room_id, RoomState.DELETING, odd or "?"),
+        ):
+            assert not result
+            assert "is no RoomState" in result.reason
+    assert not await states.transition_message(case.question_id, RoomState.PROCESSING)  # type: ignore[arg-type]
+    assert await states.get_room_state(case.room_id) is before
+
+
 @pytest.mark.parametrize("partition", ["the room's partition", "another partition"])
 async def test_a_message_of_a_host_deleted_before_its_event_is_read_is_deleted(host: HostWorld, partition: str) -> None:
     """cases/promises.md P1: the document's ids are UUIDs of its own; one in 16 is hashed to its room's partition."""

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from service.cache.cache_client import CacheClient
 from service.cache.cache_errors import CacheCommandError
-from service.core.errors import ServiceUnavailable
+from service.core.errors import DataRefused, ServiceUnavailable
 from template.chat.chat_keys import ChatKeys
 from template.chat.chat_owner import Owner
 
@@ -147,6 +147,8 @@ class ChatDirectory:
                 rows = await self._database.call_shard_procedure(shard_id, procedure, (identifier,))
             except ServiceUnavailable as outage:
                 away = outage
+                continue
+            except DataRefused:  # no column can hold such an id
                 continue
             if rows and rows[0]["deleted"] != _AWAITED:
                 return shard_id, rows[0]

@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import TypeVar
 
 from service.cache.cache_client import CacheClient
 from service.cache.cache_errors import CacheCommandError
@@ -27,6 +28,8 @@ __all__ = ["ChatStateMachine", "MessageState", "RoomState", "Transition", "get_c
 
 # C is COMPOSING of a message and CREATING of a room.
 _LETTERS = {"P": "PENDING", "R": "PROCESSING", "S": "SENT", "A": "ACTIVE", "X": "DELETING", "D": "DELETED"}
+
+S = TypeVar("S", RoomState, MessageState)
 
 # The message's room, in or behind the log (lua/_prelude.lua, with_state).
 _ROOM = re.compile(r"\|[^|,]*")
@@ -60,11 +63,14 @@ class ChatStateMachine(Facade):
         """From here on deletes are those of the chat's rooms and messages, not of their states alone."""
         self._directory, self._deletes = directory, deletes
 
-    async def transition_room(self, room_id: str, to: RoomState, from_state: RoomState | None = None) -> Transition:
-        """Move a room to ``to``; with ``from_state`` only from there."""
-        key, before = await self._room_key(room_id), _before(to, from_state)
-        if isinstance(before, str):
-            return Transition(False, None, before)
+    async def transition_room(
+        self, room_id: str, to: RoomState | str, from_state: RoomState | str | None = None
+    ) -> Transition:
+        """Move a room to ``to``; with ``from_state`` only from there. States may be given by their names."""
+        move = _move_of(RoomState, room_id, to, from_state)
+        if isinstance(move, str):
+            return Transition(False, None, move)
+        (to, before), key = move, await self._room_key(room_id)
         if self._deletes is not None and to.value in GONE and _state_name(await self._read(key)) not in GONE:
             try:
                 deletion = await self._deletes.room(room_id, to, before)
@@ -75,12 +81,13 @@ class ChatStateMachine(Facade):
         return await self._compare_and_set(key, to, before)
 
     async def transition_message(
-        self, message_id: str, to: MessageState, from_state: MessageState | None = None
+        self, message_id: str, to: MessageState | str, from_state: MessageState | str | None = None
     ) -> Transition:
-        """Move a message to ``to``; with ``from_state`` only from there."""
-        before = _before(to, from_state)
-        if isinstance(before, str):
-            return Transition(False, None, before)
+        """Move a message to ``to``, as :meth:`transition_room`."""
+        move = _move_of(MessageState, message_id, to, from_state)
+        if isinstance(move, str):
+            return Transition(False, None, move)
+        to, before = move
         key = self._keys.message_state(message_id)
         if self._deletes is not None and to.value in GONE and _state_name(await self._read(key)) not in GONE:
             try:
@@ -95,25 +102,27 @@ class ChatStateMachine(Facade):
 
     async def get_room_state(self, room_id: str) -> RoomState | None:
         """The room's state; None when the key is absent (never stored, or settled longer ago than the state TTL)."""
-        state = _state_name(await self._read(await self._room_key(room_id)))
-        return RoomState(state) if state else None
+        return _state_of(RoomState, await self._read_room(room_id))
 
     async def get_message_state(self, message_id: str) -> MessageState | None:
         """The message's state; None when the key is absent."""
-        state = _state_name(await self._read(self._keys.message_state(message_id)))
-        return MessageState(state) if state else None
+        return _state_of(MessageState, await self._read_message(message_id))
 
     async def get_room_log(self, room_id: str) -> list[tuple[str, datetime]]:
         """The last transitions of a room, oldest first: (state, time), none older than ``transition_log_ttl_s``."""
-        return self._log(await self._read(await self._room_key(room_id)), "CREATING")
+        return self._log(await self._read_room(room_id), "CREATING")
 
     async def get_message_log(self, message_id: str) -> list[tuple[str, datetime]]:
         """The last transitions of a message, as :meth:`get_room_log`."""
-        return self._log(await self._read(self._keys.message_state(message_id)), "COMPOSING")
+        return self._log(await self._read_message(message_id), "COMPOSING")
 
     async def smart_delete_message(self, message_id: str) -> tuple[bool, str]:
         """Delete a message: DELETED at once what is not in MySQL yet, DELETING the rest until MySQL has the delete.
         Answers (done, text); repeating it is done too."""
+        reason = _fault_of(message_id)
+        return (False, reason) if reason else await self._smart_delete(message_id)
+
+    async def _smart_delete(self, message_id: str) -> tuple[bool, str]:
         key = self._keys.message_state(message_id)
         if self._deletes is not None and _state_name(await self._read(key)) not in GONE:
             try:
@@ -170,6 +179,12 @@ class ChatStateMachine(Facade):
             return Transition(True, known)
         return Transition(False, known, f"{state} -> {to.value} is not allowed (only from {', '.join(before)})")
 
+    async def _read_room(self, room_id: str) -> str:
+        return "" if _fault_of(room_id) else await self._read(await self._room_key(room_id))
+
+    async def _read_message(self, message_id: str) -> str:
+        return "" if _fault_of(message_id) else await self._read(self._keys.message_state(message_id))
+
     async def _read(self, key: str) -> str:
         """The stored value; '' when it is absent, or of another type."""
         try:
@@ -193,13 +208,43 @@ def _state_name(text: str) -> str | None:
     return name if name in _STATE_NAMES else None
 
 
-def _before(to: RoomState | MessageState, from_state: RoomState | MessageState | None) -> tuple[str, ...] | str:
-    """The states from which the move may be made; or why none is."""
+def _state_of(kind: type[S], text: str) -> S | None:
+    """The state in a stored value, if it is one of this kind."""
+    return _member(kind, text.partition("|")[0])
+
+
+def _member(kind: type[S], value: object) -> S | None:
+    """A state that was given itself or by its name; one of the other kind is none, whatever its name."""
+    if isinstance(value, kind):
+        return value
+    return next((state for state in kind if state.value == value), None)
+
+
+def _fault_of(identifier: object) -> str:
+    """Why this cannot be the id of anything; '' when it can."""
+    if not isinstance(identifier, str):
+        return f"an id is text, not {type(identifier).__name__}"
+    try:
+        identifier.encode()
+    except UnicodeEncodeError:
+        return "an id is text that UTF-8 can hold"
+    return ""
+
+
+def _move_of(kind: type[S], identifier: object, to: object, from_state: object) -> tuple[S, tuple[str, ...]] | str:
+    """Where to, and the states from which the move may be made; or why it may not."""
+    if reason := _fault_of(identifier):
+        return reason
+    states = ", ".join(state.value for state in kind)
+    if (after := _member(kind, to)) is None:
+        return f"{to} is no {kind.__name__} (one of {states})"
     if from_state is None:
-        return allowed_before(to)
-    if not can_move(from_state.value, to):
-        return f"{from_state.value} -> {to.value} is no transition"
-    return (from_state.value,)
+        return after, allowed_before(after)
+    if (before := _member(kind, from_state)) is None:
+        return f"{from_state} is no {kind.__name__} (one of {states})"
+    if not can_move(before.value, after):
+        return f"{before.value} -> {after.value} is no transition"
+    return after, (before.value,)
 
 
 def _transition_of(deletion: Deletion, to: str, before: tuple[str, ...]) -> Transition | None:
