@@ -169,6 +169,26 @@ async def test_an_event_in_the_stream_of_another_shard_is_a_dead_letter(host: Ho
     await chat.send(user, room_id, "next")  # it holds up nothing
 
 
+@pytest.mark.parametrize("first_is", ["written", "waiting"])
+async def test_a_message_of_one_room_is_not_stored_in_another(host: HostWorld, first_is: str) -> None:
+    """cases/promises.md P2: it was shown until the next load, and a delete reached the wrong one."""
+    chat = host.chat
+    user, room_id = await loaded_room(chat)
+    other = (await chat.room(user)).room_id
+    message_id = str(uuid.uuid4())
+    await host.save(user, room_id, message_id, content="first")
+    if first_is == "written":
+        await chat.persist()
+    await host.save(user, other, message_id, content="second")
+    await chat.persist()
+    (dead,) = await host.dead()
+    assert dead.reason == "CHAT_MESSAGE_SAVE: another room has a message of this id"
+    for _ in range(2):
+        assert await chat.texts(user, room_id) == ["hello", "stub: hello", "first"]
+        assert await chat.texts(user, other) == []
+        await chat.forget_everything()
+
+
 async def test_a_message_pushed_without_its_event_does_not_make_a_room_unusable(host: HostWorld) -> None:
     chat = host.chat
     user, room_id = await loaded_room(chat)

@@ -41,6 +41,8 @@ from template.chat.chat_text import tail
 
 # How the state of a message from outside ends.
 _END_STATES = {MESSAGE_SAVE: (MessageState.SENT,), MESSAGE_DELETE: (MessageState.DELETING, MessageState.DELETED)}
+_FOREIGN = "the room is another account's or another shard's"
+_IN_ANOTHER_ROOM = "another room has a message of this id"
 # A length of windows, for settle.lua.
 _NOT_TRIMMED = 2**31
 
@@ -148,6 +150,7 @@ class BatchWriter:
     async def _read(self, lane: Lane, entries: Sequence[QueueEntry]) -> tuple[list[Event], dict[str, str]]:
         """The events, each with its place in its room; and what is none: entry id → reason."""
         events, given_up = [], {}
+        rooms: dict[str, str] = {}  # message → its room
         for entry in entries:
             try:
                 event = read_event(entry)
@@ -162,9 +165,11 @@ class BatchWriter:
                 continue
             if event.message_id:
                 event.is_elsewhere = self._cache.partitions.of_id(event.message_id) != lane.partition
-            if event.kind == MESSAGE_SAVE and event.seq is None and not await self._place(lane, event):
-                given_up[entry.entry_id] = f"{MESSAGE_SAVE}: the room is another account's or another shard's"
-                continue
+            if event.kind == MESSAGE_SAVE:
+                in_room = rooms.setdefault(event.message_id, event.room_id)
+                if event.seq is None and (refused := await self._place(lane, event, in_room)):
+                    given_up[entry.entry_id] = f"{MESSAGE_SAVE}: {refused}"
+                    continue
             events.append(event)
         return events, given_up
 
@@ -226,17 +231,20 @@ class BatchWriter:
         await self._queue.move(event.entry, lane, self._queue.lane(lane.queue_name, home, lane.name))
         return True
 
-    async def _place(self, lane: Lane, event: Event) -> bool:
+    async def _place(self, lane: Lane, event: Event, in_room: str) -> str:
         """A save from outside: its seq from the database if it is there already, from the room if that is loaded,
-        else (None) from the database when it is stored. False: the room is not the sender's."""
+        else (None) from the database when it is stored. ``in_room``: where the batch
+        has a message of its id. Returns why it cannot be stored, '' when it can."""
         keys, partition, room_id = self._keys, lane.partition, event.room_id
         row, shard_id = event.row, int(lane.name)
         rooms = await self._call(shard_id, "fp_chat_room_owner_get", room_id)
         if rooms and int(rooms[0]["account_db_key"]) != row["account_db_key"]:
-            return False
-        if stored := await self._call(shard_id, "fp_chat_message_find", room_id, event.message_id):
+            return _FOREIGN
+        if in_room != room_id:
+            return _IN_ANOTHER_ROOM
+        if stored := await self._call(shard_id, "fp_chat_message_locate", event.message_id):
             event.seq = row["seq"] = int(stored[0]["seq"])
-            return True
+            return "" if stored[0]["room_id"] == room_id else _IN_ANOTHER_ROOM
         at = row["created_at"].replace(" ", "T") + "+00:00"
         answer = await self._cache.run_script(
             SCRIPTS["adopt_message"],
@@ -259,7 +267,7 @@ class BatchWriter:
         )
         if answer[0] == Answer.OK:
             event.seq = row["seq"] = int(answer[1])
-        return bool(answer[0] != Answer.REFUSED)
+        return _FOREIGN if answer[0] == Answer.REFUSED else ""
 
     async def _call(self, shard_id: int, procedure: str, *params: object) -> list[dict[str, Any]]:
         return await self._database.call_shard_procedure(shard_id, procedure, params)
