@@ -167,6 +167,20 @@ async def test_a_delete_never_reaches_a_room_that_another_awaits(host: HostWorld
     assert await titles(chat, user) == {room_id: "theirs"}
 
 
+@pytest.mark.parametrize("list_is", ["loaded", "cold"])
+async def test_a_create_with_the_number_of_another_is_refused(host: HostWorld, list_is: str) -> None:
+    """cases/promises.md P2: the room would be one account's in its row and another's in its list."""
+    chat = host.chat
+    user, other = await chat.user(), await chat.user()
+    while other.session.shard_id != user.session.shard_id:
+        other = await chat.user()
+    if list_is == "loaded":
+        await chat.rooms(user)
+    with pytest.raises(ValueError, match=r"account_id .* is not account_db_key"):
+        await create(user, new_id(), account_db_key=other.session.account_db_key)
+    assert (await titles(chat, user), await titles(chat, other)) == ({}, {})
+
+
 async def test_states_of_a_hosts_room_are_found_by_its_id(host: HostWorld) -> None:
     """cases/promises.md P1 and P2: the document drives the states of the room that it creates."""
     chat, states = host.chat, get_chat_state_machine()

@@ -125,6 +125,20 @@ class ChatDirectory:
         rows = await self._database.call_global_procedure("fp_account_name_get", (db_key,))
         return str(rows[0]["account_id"]) if rows else ""
 
+    async def has_number(self, account_id: str, db_key: int) -> bool:
+        """Whether the account has this number: its list in Redis says so, else the accounts table, which knows better.
+        True when neither knows any of the two."""
+        owner = None
+        try:
+            record = self._keys.account_record(account_id, self._keys.account_partition(account_id))
+            owner = await self._cache.execute("HGET", record, "owner")
+        except CacheCommandError:  # a key of another type counts as missing
+            pass
+        if owner is not None and int(owner) == db_key:
+            return True
+        rows = await self._database.call_global_procedure("fp_account_name_get", (db_key,))
+        return str(rows[0]["account_id"]) == account_id if rows else owner is None
+
     async def mapped_shard(self, db_key: int) -> int:
         """Where the mapping table has the account; 0 when it does not know it."""
         rows = await self._database.call_global_procedure("fp_account_shard_get", (db_key,))

@@ -126,6 +126,8 @@ class HostEvents:
         db_key, account_id = event.row["account_db_key"], event.account_id
         partition = await self._directory.partition_of(event.room_id)
         if event.kind == ROOM_CREATE or not (found := await self._directory.recorded_room(event.room_id, partition)):
+            if account_id and not await self._directory.has_number(account_id, db_key):
+                raise ValueError(f"{event.kind}: account_id {account_id!r:.80} is not account_db_key {db_key}'s")
             account_id = account_id or await self._directory.account_name(db_key, partition)
             if not account_id:
                 raise ValueError(f"{event.kind}: account_id is missing, and nobody else knows the account's name")
