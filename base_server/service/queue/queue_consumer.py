@@ -165,7 +165,9 @@ class QueueConsumer:
             key = entry.partition_key
             if key in visit.blocked:
                 continue
-            if retry is not None and retry.not_before_ms > page.now_ms:
+            # A wait that is longer than any was begun before the server's clock was set back.
+            wait_ms = retry.not_before_ms - page.now_ms if retry else 0
+            if 0 < wait_ms <= self._settings.retry_cap_s * 1000:
                 outcome = _Outcome.FAILED
             else:
                 outcome = await self._deliver(visit.lane, entry, attempt=retry.attempts + 1 if retry else 1)

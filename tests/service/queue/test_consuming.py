@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
 
@@ -148,6 +149,33 @@ async def test_retries_wait_longer_each_time(bench: QueueBench) -> None:
     assert all(
         wait_s >= shortest_s - 0.002 for wait_s, shortest_s in zip(waits_s, (0.05, 0.1, 0.2), strict=True)
     )  # Redis counts in ms
+
+
+async def test_a_retry_is_not_put_off_by_a_clock_that_was_set_back(bench: QueueBench) -> None:
+    """cases/faults.md U10: the next delivery's time stays where it was, an hour further away."""
+    queue, tries = await bench.queue(retry_base_s=600, retry_cap_s=600), 0
+
+    async def answer(message: QueueMessage) -> bool:
+        nonlocal tries
+        tries += 1
+        return tries > 1
+
+    await send(queue, 1)
+    reader = Reader(answer)
+    await queue.register_message_consumer("mail", "a", reader)
+    redis, (lane,) = bench.cache.get_client(), [lane for lane, n in (await queue.backlog("mail")).items() if n]
+
+    async def held() -> dict[str, str]:
+        notes = await redis.execute("HGETALL", lane.retry_key)
+        notes = notes if isinstance(notes, dict) else dict(zip(notes[::2], notes[1::2], strict=True))
+        now_ms = time.time() * 1000
+        return {entry_id: note for entry_id, note in notes.items() if int(note.partition(":")[2]) > now_ms + 1000}
+
+    await until(held)
+    ((entry_id, note),) = (await held()).items()
+    attempts, _, not_before_ms = note.partition(":")
+    await redis.execute("HSET", lane.retry_key, entry_id, f"{attempts}:{int(not_before_ms) + 3_600_000}")
+    await until(lambda: reader.done == [1])
 
 
 async def test_poison_goes_to_the_dead_letters_and_stops_no_other_key(bench: QueueBench) -> None:
