@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 
-from service.core.errors import ServiceError
+from service.core.errors import ServiceError, ServiceUnavailable
 from service.core.logger import Logger
 from service.core.tasks import TaskRegistry
 from service.lock.lock_holder import HeldLock, LockHolder
 from service.scheduler.base_scheduler import JobStatus, ScheduleJob
+
+# An outage is one line at its begin, one now and then, and one at its end.
+_OUTAGE_SAID_EVERY_S = 60.0
 
 
 class JobRunner:
@@ -29,6 +33,7 @@ class JobRunner:
         self._runs = self._failures = self._skipped = 0
         self._last_error: str | None = None
         self._last_run: datetime | None = None
+        self._outage_said_s: float | None = None  # None: no outage that the log knows of
 
     def fire(self) -> None:
         """The clock's occurrence: skipped while a run is under way."""
@@ -117,10 +122,20 @@ class JobRunner:
                     await result
         except Exception as error:
             self._note_failure(error)
+        else:
+            if self._outage_said_s is not None:
+                self._outage_said_s = None
+                Logger.info("a scheduled job works again", job=self.job.job_id)
         finally:
             self._runs += 1
 
     def _note_failure(self, error: Exception) -> None:
         self._failures += 1
         self._last_error = f"{type(error).__name__}: {error}"
-        Logger.error("a scheduled job failed", job=self.job.job_id, exc_info=error)
+        if not isinstance(error, ServiceUnavailable):
+            Logger.error("a scheduled job failed", job=self.job.job_id, exc_info=error)
+            return
+        now_s = time.monotonic()
+        if self._outage_said_s is None or now_s - self._outage_said_s >= _OUTAGE_SAID_EVERY_S:
+            self._outage_said_s = now_s
+            Logger.warn("a scheduled job waits for a service", job=self.job.job_id, reason=str(error))

@@ -7,9 +7,11 @@ import threading
 from datetime import UTC, datetime, timedelta
 
 import pytest
+import structlog
 
-from service.core.errors import ServiceError, ServiceNotRunning
+from service.core.errors import ServiceError, ServiceNotRunning, ServiceUnavailable
 from service.lock.lock_holder import LockHolder
+from service.scheduler import job_runner
 from service.scheduler.base_scheduler import ScheduleJob, ScheduleType
 from service.scheduler.job_runner import JobRunner
 from service.scheduler.scheduler_service import SchedulerService
@@ -51,6 +53,28 @@ async def test_a_failing_job_is_counted_and_runs_again(bench: Bench) -> None:
     assert status.last_error == "RuntimeError: no luck"
     work.error = None
     await until(lambda: work.ended >= 1)
+
+
+async def test_an_outage_is_said_once_and_its_end_once(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """cases/faults.md U2: not a stack trace at every run."""
+    service, work = await bench.scheduler(), Work()
+    work.error = ServiceUnavailable("cache", "no connection")
+    with structlog.testing.capture_logs() as logs:
+        await service.add_job(interval(work))
+        await until(lambda: work.begun >= 4)
+        monkeypatch.setattr(job_runner, "_OUTAGE_SAID_EVERY_S", 0.0)
+        said = len(logs)
+        await until(lambda: len(logs) > said)
+        monkeypatch.undo()
+        work.error = None
+        await until(lambda: work.ended >= 2)
+        work.error = RuntimeError("no luck")
+        await until(lambda: any("exc_info" in line for line in logs))
+    assert said == 1
+    assert (logs[0]["log_level"], logs[0]["reason"]) == ("warning", "cache: no connection")
+    assert [line["event"] for line in logs].count("a scheduled job works again") == 1
+    waits = [line for line in logs if line["event"] == "a scheduled job waits for a service"]
+    assert not any("exc_info" in line for line in waits)
 
 
 async def test_runs_of_one_job_never_overlap(bench: Bench) -> None:
