@@ -393,7 +393,8 @@ async def test_a_message_of_a_host_deleted_before_its_event_is_read_is_deleted(h
     states = get_chat_state_machine()
     assert await states.transition_message(message_id, MessageState.PENDING)
     await host.save(case.user, case.room_id, message_id)
-    assert await states.smart_delete_message(message_id) == (True, "DELETED")
+    # "already" when the event was read in the middle of the call.
+    assert await states.smart_delete_message(message_id) in [(True, "DELETED"), (True, "already DELETED")]
     await chat.persist()
     assert len((await chat.messages(case.user, case.room_id)).messages) == 2
     await chat.persist()
