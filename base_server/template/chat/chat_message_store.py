@@ -69,6 +69,7 @@ class MessageStore(HybridStore):
             settings.stream_ttl_s * 1000,
             settings.ready_lease_ms,
             settings.history_length,
+            round(settings.reply_lease_s * 1000),
         )
 
     async def accept(self, owner: Owner, room_id: str, message: NewMessage) -> Accepted:

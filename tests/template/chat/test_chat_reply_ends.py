@@ -115,6 +115,42 @@ async def test_waiting_turns_and_a_stream_of_another_type_do_not_keep_a_reply_fr
     assert await chat.texts(user, room.room_id) == ["one", "said", "two", "stub: two"]
 
 
+@pytest.mark.parametrize("command", [("DEL",), ("SET", "not ours")], ids=["deleted", "of another type"])
+@pytest.mark.chat_settings(sweep_interval_s=0.2, reply_lease_s=2)
+async def test_leases_that_are_gone_block_no_room(chat: ChatWorld, command: tuple[str, ...]) -> None:
+    """cases/faults.md U5: nor the room of a process that died, once somebody sends there again."""
+    user = await chat.user()
+    room_id, other_id = [(await chat.room(user)).room_id for _ in range(2)]
+    await chat.accepted(user, room_id, "one")
+    name, *rest = command
+    await chat.redis.execute(name, chat.keys.leases(chat.keys.account_partition(user.session.account_id)), *rest)
+    await chat.send(user, other_id, "beside")
+    assert await chat.texts(user, other_id) == ["beside", "stub: beside"]
+    await chat.send(user, room_id, "two")
+    assert await chat.texts(user, room_id) == ["one", "stub: one", "two", "stub: two"]
+
+
+@pytest.mark.parametrize("step", ["append", "end", "look", "claim"])
+async def test_a_reply_goes_on_beside_leases_of_another_type(chat: ChatWorld, step: str) -> None:
+    """cases/faults.md U5."""
+    user = await chat.user()
+    room = await chat.room(user)
+    turn = (await chat.accepted(user, room.room_id, "one")).turn
+    assert turn is not None
+    turns = chat.template._parts.replies._turns
+    leases = chat.keys.leases(chat.keys.account_partition(user.session.account_id))
+    await chat.redis.execute("SET", leases, "not ours")
+    if step == "append":
+        await turns.append(turn, "claim", 0, "said", "")
+    elif step == "end":
+        assert (await turns.end(turn, "claim", "said", {"finish_reason": "stop"})).ours
+    elif step == "look":
+        assert await turns.look(turn, "claim")
+    else:
+        assert await turns.claim(turn, "claim")
+    assert await chat.redis.execute("TYPE", leases) in ("zset", "none")
+
+
 @pytest.mark.chat_settings(checkpoint_interval_s=0.01)
 async def test_a_refused_piece_of_text_is_not_left_out(chat: ChatWorld, monkeypatch: pytest.MonkeyPatch) -> None:
     user = await chat.user()

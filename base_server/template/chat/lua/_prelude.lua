@@ -252,6 +252,12 @@ local function next_turn(rec, turns, leases, room_id, ready_until)
   return token
 end
 
+-- Leases of another type count as missing: whoever needs one sets it again.
+local function drop_other_leases(leases)
+  local kind = redis.call('TYPE', leases).ok
+  if kind ~= 'zset' and kind ~= 'none' then redis.call('DEL', leases) end
+end
+
 -- What is unpersisted has no TTL.
 local function pin(...)
   for _, key in ipairs({ ... }) do redis.call('PERSIST', key) end

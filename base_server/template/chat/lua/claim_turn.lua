@@ -6,6 +6,7 @@
 -- ARGV: 1 turn token; 2 room_id; 3 account_db_key; 4 lease in ms; 5 claim id, of the one task that asks; 6 history length to look whether the slot may be taken and for what, or '' to take it; 7 '1' when no other process can have asked, else ''
 -- returns: {0, question, history…} it may be taken (question '' when it was deleted) | {0, '1'} taken | {0, ''} taken, but the question was deleted | {8} still waiting | {7} no longer this turn's, or another process asks | {1, 'room'} cold
 -- allow-oom: one field of a record
+drop_other_leases(KEYS[4])
 local refused = check_room(KEYS[1], KEYS[2], KEYS[5], ARGV[3])
 if refused then return { refused == COLD and COLD or LOST, 'room' } end
 local v = redis.call('HMGET', KEYS[1], 'turn_token', 'turn', 'turn_phase', 'floor')
