@@ -83,6 +83,8 @@ class RoomRecord:
     deleted: set[str] = field(default_factory=set)
     maybe_deleted: set[str] = field(default_factory=set)
     titles: set[str] = field(default_factory=set)
+    given_titles: list[str] = field(default_factory=list)
+    """All of them, in order: of two that a store lost the first may have come to the other one."""
     ids: dict[str, str] = field(default_factory=dict)
     has_gaps: bool = False
     """A database lost some of its rows: their numbers are not given again."""
@@ -94,7 +96,11 @@ class RoomRecord:
         self.maybe_sent |= set(self.sent[first:last])
         self.sent = self.sent[:first] + self.sent[last:]
         self.deleted &= before.deleted | set(self.sent[first:])
-        self.titles |= before.titles[self.room_id]
+        self.titles |= self.possible_titles(before)
+
+    def possible_titles(self, before: Known) -> set[str]:
+        """Those that it may have when a store came back as it was at ``before``."""
+        return before.titles.get(self.room_id, set()) | set(self.given_titles)
 
 
 class Player:
@@ -116,7 +122,7 @@ class Player:
         self.rooms: dict[str, RoomRecord] = {}
         self.maybe_rooms: set[str] = set()
         self.deleted_rooms: set[str] = set()
-        self._deleted_titles: dict[str, set[str]] = {}
+        self._deleted_records: dict[str, RoomRecord] = {}
         self.maybe_deleted_rooms: set[str] = set()
         self.replies: dict[str, dict[str, Any]] = {}
         """By question: the AI's message as it was answered."""
@@ -176,11 +182,11 @@ class Player:
         ``keep`` texts of each room, which another store has. With ``keep`` rooms and their titles are kept, too."""
         if not keep:
             for room_id in self.rooms.keys() - before.sent.keys():
-                self.maybe_rooms |= self.rooms.pop(room_id).titles
+                self.maybe_rooms |= self.rooms.pop(room_id).possible_titles(before)
                 self.maybe_deleted_rooms.add(room_id)
             # A room whose delete is lost is there again, as it was.
-            for room_id in self.deleted_rooms - before.deleted_rooms:
-                self.maybe_rooms |= self._deleted_titles.get(room_id, set())
+            for room_id in (self.deleted_rooms - before.deleted_rooms) & self._deleted_records.keys():
+                self.maybe_rooms |= self._deleted_records[room_id].possible_titles(before)
             self.deleted_rooms &= before.deleted_rooms
         for room_id, record in self.rooms.items():
             before.sent.setdefault(room_id, 0)
@@ -229,7 +235,7 @@ class Player:
                 self.maybe_rooms.discard(title)
                 room_id = answer["room"]["room_id"]
                 self.findings.expect(room_id not in self.rooms, "duplicated", f"{self.name}: room {room_id}")
-                self.rooms[room_id] = RoomRecord(room_id, titles={title})
+                self.rooms[room_id] = RoomRecord(room_id, titles={title}, given_titles=[title])
 
         return act
 
@@ -289,6 +295,7 @@ class Player:
             self._pending = act
             tries += 1
             record.titles.add(title)
+            record.given_titles.append(title)
             answer = await self._post("/api/chat/room/update", room_id=room_id, new_title=title)
             self._pending = None
             # An attempt that was not answered may still be on its way and come after a later one.
@@ -324,7 +331,7 @@ class Player:
             if self._succeeded("delete room", answer):
                 self.deleted_rooms.add(room_id)
                 if (record := self.rooms.pop(room_id, None)) is not None:
-                    self._deleted_titles[room_id] = record.titles
+                    self._deleted_records[room_id] = record
 
         return act
 

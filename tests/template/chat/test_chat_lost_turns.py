@@ -450,3 +450,28 @@ async def test_a_repeat_does_not_ask_what_an_older_redis_forgot(
 
 async def is_written(chat: ChatWorld) -> bool:
     return await chat.backlog() == 0
+
+
+async def test_a_slot_in_doubt_is_free_after_its_lease(
+    private_server: RedisServer, shared_sqlite: DatabaseBackend, app_id: str, provider: OpenAIStub,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """cases/faults.md U6: Redis restarts before the claim. Its process waits for the lease, which it does not renew."""
+    claim, lost = TurnStore.claim, asyncio.Event()
+
+    async def claim_lost(self: TurnStore, *args: Any, **options: Any) -> bool | None:
+        if not lost.is_set():
+            lost.set()
+            partition = chat.keys.account_partition(user.session.account_id)
+            await chat.redis.execute("SET", chat.keys.epoch(partition), "77")
+            raise ServiceUnavailable("cache", "cut off")
+        return await claim(self, *args, **options)
+
+    never = {"reply_lease_s": 1.5, "reply_deadline_s": 300, "batch_interval_s": 0.2}
+    async with running_world(private_server.settings(), shared_sqlite, app_id, provider, **never) as chat:
+        user = await chat.user()
+        room_id = (await chat.room(user)).room_id
+        monkeypatch.setattr(TurnStore, "claim", claim_lost)
+        async with asyncio.timeout(PATIENCE_S):
+            await chat.send(user, room_id, "question")
+        assert provider.calls == 1

@@ -12,7 +12,11 @@ if v[1] ~= ARGV[1] or not may_write(v[3], ARGV[8]) then return { LOST } end
 if ARGV[9] == '1' and (v[3] == 'ready' or v[3] == UNSURE_PHASE) then
   redis.call('HSET', KEYS[1], 'turn_phase', 'calling ' .. ARGV[8])
 end
-redis.call('ZADD', KEYS[3], int(now_ms() + tonumber(ARGV[6])), ARGV[2])
+-- Who has not called waits for the lease of an unsure slot like anybody else: renewed by the one that waits, it would
+-- never end.
+if ARGV[9] == '1' or v[3] ~= UNSURE_PHASE then
+  redis.call('ZADD', KEYS[3], int(now_ms() + tonumber(ARGV[6])), ARGV[2])
+end
 redis.call('HSET', KEYS[1], 'turn_facts', ARGV[7])
 if ARGV[5] ~= '' then
   local have = stream_length(KEYS[2])
