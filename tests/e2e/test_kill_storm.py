@@ -72,9 +72,6 @@ async def _round(world: DeployedWorld, players: list[Player], chance: random.Ran
     if cache_first:
         world.deployed.kill_cache()
     await server.kill()
-    # A player waits for one reply at a time, so each may have had one claimed whose request the provider had not read:
-    # it may not be asked again (decision 0037). Fewer would be a guess about how fast this machine is.
-    server.kills = len(players)
     if both and not cache_first:
         world.deployed.kill_cache()
     stop.set()

@@ -39,7 +39,7 @@ async def check_everything(world: World, players: list[Player]) -> None:
         _check_rows(world, player)
     world.provider.check(world.findings)
     for server in world.servers:
-        server.kills = 0
+        server.cut_off = 0
 
 
 async def _drained(world: World) -> bool:

@@ -73,6 +73,6 @@ async def test_rooms_of_a_dead_server_go_on_though_the_clock_is_set_back(world: 
     await question(world, player, running[0].room_id).answered_whole()
     player.pin(None)
     await dying.start()
-    dying.kills = 0
+    dying.cut_off = 0
     await check_everything(world, [player])
     world.findings.raise_if_any()

@@ -58,6 +58,6 @@ async def test_waiting_questions_are_answered_after_a_restart(embedded: Embedded
     await asyncio.gather(*(each.answered_whole() for each in waiting[: ROOMS // 2]))
     for each in waiting:
         await each.listed_whole(server)
-    server.kills = 0
+    server.cut_off = 0
     await check_everything(world, [player])
     world.findings.raise_if_any()

@@ -73,7 +73,7 @@ async def test_server_killed_with_sends_under_way_leaves_none_unasked(
     for each in await stored():
         await each.listed_whole(other)
     player.pin(None)
-    dying.kills = 0  # nothing is excused: its process never knew that they were stored
+    dying.cut_off = 0  # nothing is excused: its process never knew that they were stored
 
 
 async def test_flushed_redis_ends_replies_whose_questions_are_stored(world: SharedWorld, players: list[Player]) -> None:
