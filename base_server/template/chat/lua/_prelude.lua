@@ -252,7 +252,7 @@ local function next_turn(rec, turns, leases, room_id, ready_until)
   return token
 end
 
--- Leases of another type count as missing: whoever needs one sets it again.
+-- Leases of another type count as missing: the next script that needs one sets it again.
 local function drop_other_leases(leases)
   local kind = redis.call('TYPE', leases).ok
   if kind ~= 'zset' and kind ~= 'none' then redis.call('DEL', leases) end

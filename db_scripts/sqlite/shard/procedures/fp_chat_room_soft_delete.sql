@@ -1,4 +1,4 @@
--- purpose: Make a room a tombstone for good, also where there is no row yet. Another account's room stays; one that
+-- purpose: Make a room a tombstone permanently, also where there is no row yet. Another account's room stays; one that
 --   its messages await is refused: deleted cannot be NULL.
 -- params: room_id, account_db_key
 -- returns:
