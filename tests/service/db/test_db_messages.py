@@ -178,6 +178,20 @@ async def test_reply_is_never_stored_before_its_question(room: Room) -> None:
     assert [row["seq"] for row in await room.window()] == [1, 3, 4, 6]
 
 
+async def test_batch_with_a_moved_reply_that_is_stored_adds_the_rest(room: Room) -> None:
+    """A repeated batch: the reply went after its question, whose number was taken, and stays there."""
+    await room.save(1)
+    question = room.message(1, message_id=new_id())
+    assert await room.call("fp_chat_message_save", *question.values()) == [{"seq": 3}]
+    reply = room.message(2, message_id=new_id(), sender_type="AI", parent_message_id=question["message_id"])
+    assert await room.call("fp_chat_message_save", *reply.values()) == [{"seq": 4}]
+    for _ in range(2):
+        await room.batch("fp_chat_message_batch_save", reply, room.message(5))
+        assert [row["seq"] for row in await room.window()] == [1, 3, 4, 5]
+        row = await room.get()
+        assert (row["message_count"], row["last_seq"]) == (4, 5)
+
+
 async def test_deleted_reply_leaves_no_number_free_behind_it(room: Room) -> None:
     """A reply that was deleted before it was saved is the last row: no other reply is still to come."""
     await room.save(1)

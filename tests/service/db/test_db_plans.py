@@ -47,7 +47,8 @@ async def test_a_batch_finds_its_rows_by_their_key(shared_mariadb: DatabaseBacke
     ):  # fmt: skip
         rows = client.escape(json.dumps([row]))
         cursor.execute("SET @p_rows = " + rows)
-        explained = re.sub(r"\bp_rows\b", "@p_rows", statement).strip()
+        explained = re.sub(r"\bp_rows\b", "@p_rows", statement.replace("INTO v_misplaced", ""))
+        explained = re.sub(r"^\s*(IF .* THEN|ELSE)\n", "", explained)
         cursor.execute("EXPLAIN " + explained)
         plan = {line["table"]: (line["type"], line["key"]) for line in cursor.fetchall()}
     for table, alias in re.findall(r"STRAIGHT_JOIN (\w+) (\w)\b", statement):
