@@ -237,25 +237,28 @@ local function may_write(phase, claim)
   return phase == 'ready' or phase == UNSURE_PHASE or phase == 'calling ' .. claim
 end
 
+-- A command on the leases. Those of another type count as missing, and go. Their type is looked at only
+-- after an error, for every send comes here three times.
+local function on_leases(command, leases, ...)
+  local answer = redis.pcall(command, leases, ...)
+  if type(answer) ~= 'table' or not answer.err then return answer end
+  if redis.call('TYPE', leases).ok ~= 'zset' then redis.call('DEL', leases) end
+  return redis.call(command, leases, ...)
+end
+
 -- Give the turn to the next one waiting, as 'ready', or close it. Returns the token that is ready, or ''.
 local function next_turn(rec, turns, leases, room_id, ready_until)
   local waiting = redis.call('LPOP', turns)
   if not waiting then
     redis.call('HDEL', rec, 'turn_token', 'turn', 'turn_phase', 'turn_at', 'turn_facts')
-    redis.call('ZREM', leases, room_id)
+    on_leases('ZREM', leases, room_id)
     return ''
   end
   local token = string.match(waiting, '^([^|]+)|')
   redis.call('HDEL', rec, 'turn_at', 'turn_facts')
   redis.call('HSET', rec, 'turn_token', token, 'turn', waiting, 'turn_phase', 'ready')
-  redis.call('ZADD', leases, int(ready_until), room_id)
+  on_leases('ZADD', leases, int(ready_until), room_id)
   return token
-end
-
--- Leases of another type count as missing: the next script that needs one sets it again.
-local function drop_other_leases(leases)
-  local kind = redis.call('TYPE', leases).ok
-  if kind ~= 'zset' and kind ~= 'none' then redis.call('DEL', leases) end
 end
 
 -- What is unpersisted has no TTL.

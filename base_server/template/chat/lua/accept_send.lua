@@ -4,7 +4,6 @@
 -- KEYS: 1 room record; 2 messages; 3 room card; 4 epoch; 5 persistence lane; 6 room load token; 7 account record; 8 account's rooms; 9 account's order; 10 account load token; 11 question state; 12 reply state; 13 turns; 14 leases; 15 rooms with dead letters; 16 account's open replies; 17 news; 18 prefix of message states; 19 prefix of the room's reply streams
 -- ARGV: 1 account_db_key; 2 room_id; 3 question id; 4 reply id; 5 turn token; 6 question tail up to its metadata; 7 reply tail up to its metadata; 8 beginning of an event's payload; 9 client_message_id or ''; 10 body hash; 11 the window's floor when MySQL did not know the client id, '' when it was not asked; 12 ISO time of a UUIDv7 client id or ''; 13 on_busy; 14 persona as JSON, '' for the room's own; 15 title for a room that nobody named, as JSON, or ''; 16 waiting turns limit; 17 backlog limit; 18 reply deadline in ms; 19 dead letters limit; 20 sends a minute; 21 sends at once; 22 open replies limit; 23 stream TTL in ms; 24 ready lease in ms; 25 history length; 26 reply lease in ms
 -- returns: {0, seq, question, reply, granted 0|1, backlog, turn, history…} | {11, question, reply, turn or ''} sent before (a turn: nobody has asked yet) | {1, 'room'|'account'} cold | {2} not found | {3, running reply id, on_busy} busy | {4} same client id, other body | {5, floor} ask MySQL | {6, 'backlog'|'dead'} full | {9} the message sent before was deleted | {6, 'sends'|'replies', ms to wait} the account's limits
-drop_other_leases(KEYS[14])
 local rec, messages, room_id = KEYS[1], KEYS[2], ARGV[2]
 local refused = check_room(rec, messages, KEYS[4], ARGV[1])
 if refused then return { refused, 'room' } end
@@ -14,7 +13,7 @@ local v = redis.call('HMGET', rec, 'next_seq', 'floor', 'floor_at', 'len', 'coun
 local seq, floor, client_id = tonumber(v[1]), tonumber(v[2]), ARGV[9]
 -- Leases are by the clock alone. Without one a slot whose process has died would never be free.
 local clock = now_ms()
-if v[10] then redis.call('ZADD', KEYS[14], 'NX', int(clock + tonumber(ARGV[26])), room_id) end
+if v[10] then on_leases('ZADD', KEYS[14], 'NX', int(clock + tonumber(ARGV[26])), room_id) end
 
 -- A reply stands directly after its question, unless another message has that number: a Redis that lost the reply may
 -- have given it away.
@@ -136,7 +135,7 @@ if running then
   return answer
 end
 redis.call('HSET', rec, 'turn_token', ARGV[5], 'turn', turn, 'turn_phase', 'ready')
-redis.call('ZADD', KEYS[14], int(clock + tonumber(ARGV[24])), room_id)
+on_leases('ZADD', KEYS[14], int(clock + tonumber(ARGV[24])), room_id)
 answer[5] = 1
 if length > 2 then
   for _, item in ipairs(redis.call('LRANGE', messages, math.max(0, length - 2 - tonumber(ARGV[25])), length - 3)) do

@@ -4,7 +4,6 @@
 -- ARGV: 1 turn token; 2 room_id; 3 reply id; 4 byte of the reply's text at which this text begins; 5 text ('' only renews); 6 lease in ms; 7 model and tokens so far as JSON members, or ''; 8 claim id; 9 '1' once the provider is called
 -- returns: {0, '1' when another process reads along or ''} | {7} the turn was ended by somebody else, or another process has it | {10, length} the stream holds less: append from there
 -- allow-oom: text of one running reply, at most llmConfig.max_reply_chars
-drop_other_leases(KEYS[3])
 local v = redis.call('HMGET', KEYS[1], 'turn_token', 'w:' .. ARGV[3], 'turn_phase', 'format')
 refuse_newer(v[4])
 if v[1] ~= ARGV[1] or not may_write(v[3], ARGV[8]) then return { LOST } end
@@ -15,7 +14,7 @@ end
 -- Who has not called waits for the lease of an unsure slot like anybody else: renewed by the one that waits, it would
 -- never end.
 if ARGV[9] == '1' or v[3] ~= UNSURE_PHASE then
-  redis.call('ZADD', KEYS[3], int(now_ms() + tonumber(ARGV[6])), ARGV[2])
+  on_leases('ZADD', KEYS[3], int(now_ms() + tonumber(ARGV[6])), ARGV[2])
 end
 redis.call('HSET', KEYS[1], 'turn_facts', ARGV[7])
 if ARGV[5] ~= '' then

@@ -4,7 +4,6 @@
 -- KEYS: 1 room record; 2 messages; 3 room card; 4 epoch; 5 persistence lane; 6 room load token; 7 message state; 8 leases; 9 turns; 10 reply stream of this message; 11 news; 12 note that this call was done, with its states (not by a handler)
 -- ARGV: 1 account_db_key; 2 room_id; 3 message_id; 4 seq found in MySQL or ''; 5 event payload; 6 ready lease in ms; 7 states that it may be in (csv, a missing one is SENT), '' for a loaded room and any; 8 new state, '' for the one that its present state leads to; 9 TTL of the note in ms
 -- returns: {0, backlog, token that is ready or '', state before, new state} | {11} deleted before | {1, 'room'} cold | {2} room not found | {5} not in the window, ask MySQL | {7} no such message | {9, state now} not from this state
-drop_other_leases(KEYS[8])
 local rec, messages, room_id, by_state = KEYS[1], KEYS[2], ARGV[2], ARGV[7] ~= ''
 if KEYS[12] then
   local from, to = string.match(get_text(KEYS[12]) or '', '^(%u+) (%u+)$')

@@ -5,7 +5,6 @@
 -- KEYS: 1 room record; 2 messages; 3 room card; 4 epoch; 5 persistence lane; 6 room load token; 7 room state; 8 account record; 9 account's rooms; 10 account's order; 11 account load token; 12 turns; 13 leases; 14 prefix of the room's reply streams; 15 prefix of message states; 16 news; 17 note that this call was done, with the state before (not by a handler)
 -- ARGV: 1 account_db_key; 2 room_id; 3 event payload; 4 state TTL in ms; 5 states that it may be in (csv, a missing one is ACTIVE), '' for a loaded room of any; 6 new state; 7 TTL of the note in ms
 -- returns: {0, backlog, state before} deleted | {11, state now or ''} deleted before | {1, 'room'|'account'} cold | {2} not found | {9, state now} not from this state
-drop_other_leases(KEYS[13])
 local rec, room_id, by_state = KEYS[1], ARGV[2], ARGV[5] ~= ''
 local done = KEYS[17] and get_text(KEYS[17])
 if done then return { OK, 0, done } end
@@ -37,7 +36,7 @@ local event = redis.call('XADD', KEYS[5], '*', 'id', room_id, 'type', 'CHAT_ROOM
   'priority', '2', 'key', room_id, 'at', int(now))
 redis.call('DEL', rec, KEYS[2], KEYS[3], KEYS[6], KEYS[12], KEYS[11])
 redis.call('HSET', rec, 'owner', ARGV[1], 'gone', '1', 'dirty', event)
-redis.call('ZREM', KEYS[13], room_id)
+on_leases('ZREM', KEYS[13], room_id)
 set_state(KEYS[7], ARGV[6], now)
 if KEYS[17] then redis.call('SET', KEYS[17], state, 'PX', ARGV[7]) end
 if is_listed then

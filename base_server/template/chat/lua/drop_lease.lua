@@ -2,6 +2,5 @@
 -- KEYS: 1 room record; 2 leases
 -- ARGV: 1 room_id
 -- returns: how many leases were dropped
-drop_other_leases(KEYS[2])
 if redis.pcall('HEXISTS', KEYS[1], 'turn_token') == 1 then return 0 end
-return redis.call('ZREM', KEYS[2], ARGV[1])
+return on_leases('ZREM', KEYS[2], ARGV[1])

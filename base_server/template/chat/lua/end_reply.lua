@@ -5,7 +5,6 @@
 -- ARGV: 1 turn token; 2 room_id; 3 reply id; 4 reply seq; 5 final tail; 6 beginning of an event's payload; 7 reason; 8 ready lease in ms; 9 stream TTL in ms; 10 byte at which the text begins that is not in the stream; 11 that text; 12 claim id
 -- returns: {0, entry, backlog, token that is ready or ''} | {7, entry or ''} ended before, by whom came first | {8} another process asks
 -- allow-oom: the final entry and the event of one running reply, its text at most llmConfig.max_reply_chars
-drop_other_leases(KEYS[5])
 local k = { rec = KEYS[1], messages = KEYS[2], lane = KEYS[3], news = KEYS[4], leases = KEYS[5], turns = KEYS[6],
   open = KEYS[7], state = KEYS[8], stream = KEYS[9] }
 local v = redis.call('HMGET', k.rec, 'turn_token', 'turn', 'floor', 'turn_phase', 'format')

@@ -5,9 +5,8 @@
 -- ARGV: 1 '1' for every open turn, however long its lease; 2 how many rooms at most; 3 longest lease in ms
 -- returns: {now in ms, room_id…}
 -- allow-oom: nothing: it replaces numbers
-drop_other_leases(KEYS[1])
 local now, longest = now_ms(), tonumber(ARGV[3])
-for _, room_id in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], '(' .. int(now + longest), '+inf', 'LIMIT', 0, ARGV[2])) do
+for _, room_id in ipairs(on_leases('ZRANGEBYSCORE', KEYS[1], '(' .. int(now + longest), '+inf', 'LIMIT', 0, ARGV[2])) do
   redis.call('ZADD', KEYS[1], int(now + longest), room_id)
 end
 local rooms = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', ARGV[1] == '1' and '+inf' or int(now), 'LIMIT', 0, ARGV[2])

@@ -4,7 +4,6 @@
 -- KEYS: 1 room record; 2 messages; 3 room card; 4 epoch; 5 room load token; 6 room state; 7 turns; 8 leases; 9 prefix of message states; 10 news; 11 prefix of the room's reply streams; 12 persistence lane
 -- ARGV: 1 token; 2 epoch at the load's start; 3 TTL of the window in ms; 4 room_id; 5 last activity in ms; 6 message count; 7 title as JSON; 8 persona as JSON; 9 created at, ISO; 10 TTL of the card in ms; 11 last event of the record at the load's start or ''; 12 lease in ms; 13 ready lease in ms; 14 number of turns that stay open; 15 number of record fields and values; 16 stream TTL in ms; 17 beginning of an event's payload; 18 number of values of lost replies; 19.. turns in order, then record fields and values, then id, seq, time and final tail of each lost reply, then list entries
 -- returns: {0} filled | {7} a write or another load came first | {2} the room is deleted
-drop_other_leases(KEYS[8])
 if redis.call('GET', KEYS[5]) ~= ARGV[1] or redis.call('GET', KEYS[4]) ~= ARGV[2] then return { LOST } end
 local v = redis.call('HMGET', KEYS[1], 'epoch', 'dirty', 'len', 'turn', 'turn_token', 'turn_phase', 'turn_at', 'turn_facts',
   'format')
@@ -53,7 +52,7 @@ if running then
   redis.call('HSET', KEYS[1], 'turn', running, 'turn_token', v[5], 'turn_phase', is_doubtful and UNSURE_PHASE or v[6])
   if v[7] then redis.call('HSET', KEYS[1], 'turn_at', v[7]) end
   if v[8] then redis.call('HSET', KEYS[1], 'turn_facts', v[8]) end
-  redis.call('ZADD', KEYS[8], v[6] == 'ready' and 'CH' or 'NX', int(now + tonumber(ARGV[12])), room_id)
+  on_leases('ZADD', KEYS[8], v[6] == 'ready' and 'CH' or 'NX', int(now + tonumber(ARGV[12])), room_id)
 elseif next_turn(KEYS[1], KEYS[7], KEYS[8], room_id, now + tonumber(ARGV[13])) ~= '' then
   tell(KEYS[10], 'ready', string.match(waiting[1], '^[^|]+|([^|]+)'))
 end

@@ -4,11 +4,10 @@
 -- ARGV: 1 turn token; 2 room_id; 3 claim id; 4 ready lease in ms
 -- returns: 1 another process may take it | 0 it was not this claim's
 -- allow-oom: nothing: it replaces values
-drop_other_leases(KEYS[2])
 local v = redis.call('HMGET', KEYS[1], 'turn_token', 'turn_phase', 'turn', 'format')
 refuse_newer(v[4])
 if v[1] ~= ARGV[1] or not may_write(v[2], ARGV[3]) then return 0 end
 redis.call('HSET', KEYS[1], 'turn_phase', 'ready')
-redis.call('ZADD', KEYS[2], int(now_ms() + tonumber(ARGV[4])), ARGV[2])
+on_leases('ZADD', KEYS[2], int(now_ms() + tonumber(ARGV[4])), ARGV[2])
 tell(KEYS[3], 'ready', string.match(v[3], '^[^|]+|([^|]+)'))
 return 1

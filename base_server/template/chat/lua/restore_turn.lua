@@ -6,7 +6,6 @@
 -- ARGV: 1 turn; 2 turn token; 3 room_id; 4 claim id of who asks, '' of who waits; 5 lease in ms; 6 account_id; 7 account_db_key; 8 shard id
 -- returns: 1 it is open again | 0 the reply is over
 -- allow-oom: one turn
-drop_other_leases(KEYS[3])
 local v = redis.call('HMGET', KEYS[1], 'len', 'gone', 'epoch', 'turn', 'turn_phase', 'turn_token', 'format')
 refuse_newer(v[7])
 if v[2] or v[1] and v[3] == redis.call('GET', KEYS[4]) then return 0 end
@@ -36,7 +35,7 @@ if not v[1] then
 end
 redis.call('HDEL', KEYS[1], 'turn_facts')
 redis.call('HSET', KEYS[1], 'turn', ARGV[1], 'turn_token', ARGV[2], 'turn_phase', 'calling ' .. ARGV[4], 'turn_at', int(now))
-redis.call('ZADD', KEYS[3], int(now + tonumber(ARGV[5])), ARGV[3])
+on_leases('ZADD', KEYS[3], int(now + tonumber(ARGV[5])), ARGV[3])
 pin(KEYS[1])
 -- A load under way has not seen this turn.
 redis.call('DEL', KEYS[6])

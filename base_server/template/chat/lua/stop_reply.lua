@@ -5,7 +5,6 @@
 -- ARGV: 1 account_db_key, '' for no owner; 2 room_id; 3 reply id; 4 reason; 5 ready lease in ms; 6 stream TTL in ms; 7 '1' only when the lease has run out; 8 beginning of an event's payload
 -- returns: {0, entry, state, backlog, token that is ready or ''} | {11, entry, state} ended before | {1, 'room'} cold | {2} not found | {5} not in the window, ask MySQL | {7} no such message, or deleted | {8} the lease still runs
 -- allow-oom: the final entry and the event of one running reply, with the text that its stream holds
-drop_other_leases(KEYS[5])
 local k = { rec = KEYS[1], messages = KEYS[2], lane = KEYS[3], news = KEYS[4], leases = KEYS[5], turns = KEYS[6],
   open = KEYS[7], state = KEYS[8], stream = KEYS[9] }
 local refused = ARGV[1] ~= '' and check_room(k.rec, k.messages, KEYS[10], ARGV[1])
@@ -22,7 +21,7 @@ if not turn then
   return { REPEAT, item, get_state(k.state) or '' }
 end
 if ARGV[7] == '1' then
-  local lease = redis.call('ZSCORE', k.leases, ARGV[2])
+  local lease = on_leases('ZSCORE', k.leases, ARGV[2])
   if lease and tonumber(lease) > now then return { WAIT } end
 end
 local final, ready = put_early_end(k, ARGV[2], turn, ARGV[4], ARGV[8], ARGV[5], ARGV[6], now)
