@@ -44,7 +44,9 @@ class Backends:
             self.folder / name, {f"BASE_SERVER__{key}": str(value) for key, value in values.items()}
         )
 
-    def apply(self, environment: dict[str, str], python: str = sys.executable, folder: Path = ROOT) -> None:
+    def apply(
+        self, environment: dict[str, str], python: str = sys.executable, folder: Path = ROOT
+    ) -> None:
         """Create that server's databases, as the tree in ``folder`` has them."""
         command = [python, "-m", "application.manage", "--env", "DEBUG", "db", "apply"]
         subprocess.run(command, cwd=folder, env=environment, check=True, capture_output=True)
@@ -52,7 +54,10 @@ class Backends:
 
 @contextmanager
 def running_backends(folder: Path) -> Iterator[Backends]:
-    redis, mariadb = RedisServer(find_server("redis")), MariaDbServer(memory_mb=512, max_connections=300)
+    redis, mariadb = (
+        RedisServer(find_server("redis")),
+        MariaDbServer(memory_mb=512, max_connections=300),
+    )
     try:
         redis.start()
         mariadb.start()

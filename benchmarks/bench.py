@@ -41,7 +41,9 @@ class Row:
     def met(self) -> bool | None:
         if self.target is None:
             return None
-        return self.judged >= self.target if self.bound == "at least" else self.judged <= self.target
+        return (
+            self.judged >= self.target if self.bound == "at least" else self.judged <= self.target
+        )
 
 
 @dataclass
@@ -65,7 +67,11 @@ class Bench:
         self.rows.append(row)
         ratio = "" if row.ratio is None else f"  {row.ratio:.2f} of {row.against}"
         ratio += "" if row.cpu_ratio is None else f" ({row.cpu_ratio:.2f} by CPU time)"
-        met = "" if row.met is None else f"  {'met' if row.met else 'NOT MET'} ({row.bound} {row.target:g})"
+        met = (
+            ""
+            if row.met is None
+            else f"  {'met' if row.met else 'NOT MET'} ({row.bound} {row.target:g})"
+        )
         self.say(f"  {row.work}: {row.figure:,.4g} {row.unit}{ratio}{met}")
 
     def contest(self, contenders: Sequence[Contender]) -> dict[str, Measured]:

@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass
 import uvloop
 from redis.asyncio import BlockingConnectionPool, Redis
 
-from service.cache.cache_client import CacheClient
+from base_server.service.cache.cache_client import CacheClient
 from tests.backends_redis import RedisServer, find_server, running_cache
 
 Ask = Callable[[], Awaitable[object]]
@@ -76,7 +76,11 @@ async def measure(callers: list[int], seconds: float) -> list[Figure]:
                 "call": _get(cache.get_bulk_client(), key),
                 "tick": _get(redis, key),
             }
-            return [Figure(way, n, *(await _load(asks[way], n, seconds))) for n in callers for way in asks]
+            return [
+                Figure(way, n, *(await _load(asks[way], n, seconds)))
+                for n in callers
+                for way in asks
+            ]
     finally:
         server.remove()
 
@@ -89,7 +93,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--seconds", type=float, default=1.0)
     parser.add_argument("--callers", default="1,8,32,128")
-    parser.add_argument("--json", action="store_true", help="one object a line instead of the table")
+    parser.add_argument(
+        "--json", action="store_true", help="one object a line instead of the table"
+    )
     options = parser.parse_args()
     figures = uvloop.run(measure([int(n) for n in options.callers.split(",")], options.seconds))
     pool = {figure.callers: figure.calls_per_s for figure in figures if figure.way == "pool"}

@@ -59,7 +59,9 @@ class Contender:
         ).stdout  # fmt: skip
         said = json.loads(output.strip().splitlines()[-1])
         if said["refused"] or said["broken"]:
-            raise SystemExit(f"{self.name}: {said['refused']} requests refused, {said['broken']} broken")
+            raise SystemExit(
+                f"{self.name}: {said['refused']} requests refused, {said['broken']} broken"
+            )
         measured = Measured(
             per_s=said["requests"] / said["duration_us"] * 1e6,
             cpu_ms=(self._server.cpu_s() - before_s) / max(1, said["requests"]) * 1e3,

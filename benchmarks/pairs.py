@@ -17,11 +17,11 @@ from itertools import chain
 from pathlib import Path
 from statistics import median
 
+from base_server.service.core.logger import configure_logging
 from benchmarks.backends import Backends, running_backends
 from benchmarks.load import Contender, wrk
 from benchmarks.population import populate, quiet
 from benchmarks.processes import Child, cpu_s, running
-from service.core.logger import configure_logging
 from tests.server_process import ROOT
 
 WORKS = ("list", "send")
@@ -43,7 +43,9 @@ class Cost:
 class Side:
     """One of the two trees: its server, and what it is asked."""
 
-    def __init__(self, name: str, tree: Path, backends: Backends, ai: str, stack: ExitStack) -> None:
+    def __init__(
+        self, name: str, tree: Path, backends: Backends, ai: str, stack: ExitStack
+    ) -> None:
         python = str(tree / ".venv" / "bin" / "python")
         environment = backends.environment(name)
         backends.apply(environment, python, tree)
@@ -52,7 +54,9 @@ class Side:
         self.server: Child = stack.enter_context(
             running(name, command, environment, backends.folder / f"{name}.log", tree)
         )
-        owners = asyncio.run(populate(self.server.url, accounts=16, rooms=20, messages=20, talking=slice(4)))
+        owners = asyncio.run(
+            populate(self.server.url, accounts=16, rooms=20, messages=20, talking=slice(4))
+        )
         lists = chain.from_iterable(owner.message_lists(slice(4)) for owner in owners)
         sends = chain.from_iterable(owner.sends(slice(4, 8)) for owner in owners)
         self._works = {
@@ -69,7 +73,12 @@ class Side:
         before = [cpu_s(pid) for pid in pids]
         requests = self._works[work].take(seconds).requests
         self.settle()
-        return Cost(*((cpu_s(pid) - begun) / requests * 1e6 for pid, begun in zip(pids, before, strict=True)))
+        return Cost(
+            *(
+                (cpu_s(pid) - begun) / requests * 1e6
+                for pid, begun in zip(pids, before, strict=True)
+            )
+        )
 
 
 def compare(work: str, before: Side, after: Side, pairs: int, seconds: float) -> float:
@@ -87,17 +96,31 @@ def compare(work: str, before: Side, after: Side, pairs: int, seconds: float) ->
     for part in ("server", "redis", "mariadb", "all"):
         old, new = (median(getattr(pair[side], part) for pair in costs) for side in (0, 1))
         print(f"  {work}, {part:7}: {old:7.0f} {new:7.0f} µs  {new / old:.3f}", flush=True)
-    print(f"{work}: {median(ratios):.3f} (median of {pairs}; {min(ratios):.3f} to {max(ratios):.3f})", flush=True)
+    print(
+        f"{work}: {median(ratios):.3f} (median of {pairs}; {min(ratios):.3f} to {max(ratios):.3f})",
+        flush=True,
+    )
     return median(ratios)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.pairs", description=__doc__.split("\n")[0])
-    parser.add_argument("--before", type=Path, required=True, metavar="FOLDER", help="a checkout of the tree before")
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.pairs", description=__doc__.split("\n")[0]
+    )
+    parser.add_argument(
+        "--before", type=Path, required=True, metavar="FOLDER", help="a checkout of the tree before"
+    )
     parser.add_argument("--pairs", type=int, default=12)
     parser.add_argument("--seconds", type=float, default=20.0, help="of one tree in one pair")
-    parser.add_argument("--only", action="append", choices=WORKS, help="this work (may be given several times)")
-    parser.add_argument("--ai", choices=("stub", "langchain"), default="stub", help="what answers (subjects/ours.py)")
+    parser.add_argument(
+        "--only", action="append", choices=WORKS, help="this work (may be given several times)"
+    )
+    parser.add_argument(
+        "--ai",
+        choices=("stub", "langchain"),
+        default="stub",
+        help="what answers (subjects/ours.py)",
+    )
     options = parser.parse_args()
     wrk()
     configure_logging("error")

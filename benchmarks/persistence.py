@@ -22,29 +22,31 @@ from typing import Any
 import pymysql
 import uvloop
 
+from base_server.service.db.databases import Databases, apply_all
+from base_server.service.db.db_settings import DatabaseSettings
+from base_server.service.llm.llm_settings import LlmSettings
+from base_server.service.service_container import ServiceContainer, ServiceSettings
+from base_server.template.chat.cache.loader import ChatLoader
+from base_server.template.chat.chat_persistence_consumer import ChatPersistenceConsumer
+from base_server.template.chat.chat_state_machine import ChatStateMachine
+from base_server.template.chat.domain.caller import Owner
+from base_server.template.chat.domain.events import MESSAGE_COLUMNS, QUEUE_NAME
+from base_server.template.chat.domain.states import MessageState
+from base_server.template.chat.messages.repository import MessageStore, NewMessage
+from base_server.template.chat.persistence.batch_writer import BatchWriter
+from base_server.template.chat.persistence.event_streams import ChatLanes
+from base_server.template.chat.replies.slots import TurnStore
+from base_server.template.chat.rooms.directory import ChatDirectory
+from base_server.template.chat.rooms.repository import RoomStore
+from base_server.template.chat.settings import ChatSettings
 from benchmarks.processes import cpu_s
-from service.db.databases import Databases, apply_all
-from service.db.db_settings import DatabaseSettings
-from service.llm.llm_settings import LlmSettings
-from service.service_container import ServiceContainer, ServiceSettings
-from template.chat.chat_batch_writer import BatchWriter
-from template.chat.chat_directory import ChatDirectory
-from template.chat.chat_events import MESSAGE_COLUMNS, QUEUE_NAME
-from template.chat.chat_lanes import ChatLanes
-from template.chat.chat_loader import ChatLoader
-from template.chat.chat_message_store import MessageStore, NewMessage
-from template.chat.chat_owner import Owner
-from template.chat.chat_persistence_consumer import ChatPersistenceConsumer
-from template.chat.chat_room_store import RoomStore
-from template.chat.chat_settings import ChatSettings
-from template.chat.chat_state_machine import ChatStateMachine
-from template.chat.chat_states import MessageState
-from template.chat.chat_turn_store import TurnStore
 from tests.backends_mariadb import MariaDbServer, mariadb_settings
 from tests.backends_redis import RedisServer, find_server
 from tests.waiting import until
 
-QUESTION = "안녕하세요! What would you take along on a walk of three days through the mountains in autumn?"
+QUESTION = (
+    "안녕하세요! What would you take along on a walk of three days through the mountains in autumn?"
+)
 ANSWER = (
     "Warm layers, a light rain jacket, two pairs of socks, a map, a lamp and more water than you think you need. "
     "If the huts are closed already, add a sleeping bag that is good to five degrees below zero, and tell somebody "
@@ -98,9 +100,8 @@ class Servers:
 class Executemany:
     """The peer: the same rows by ``executemany`` of 200, one connection, a commit after each; nothing else is kept."""
 
-    _INSERT = (
-        f"INSERT INTO chat_messages ({', '.join(MESSAGE_COLUMNS)}) VALUES ({', '.join(['%s'] * len(MESSAGE_COLUMNS))})"
-    )
+    _VALUES = ", ".join(["%s"] * len(MESSAGE_COLUMNS))
+    _INSERT = f"INSERT INTO chat_messages ({', '.join(MESSAGE_COLUMNS)}) VALUES ({_VALUES})"
 
     def __init__(self, port: int, database: str) -> None:
         self._connection = pymysql.connect(
@@ -146,14 +147,25 @@ class Chat:
         self.turns = TurnStore(hot, lanes, settings)
         self.states = ChatStateMachine(hot, settings)
         directory = ChatDirectory(hot, container.database)
-        writer = BatchWriter(container.queue, container.database, bulk, self.states, directory, settings)
+        writer = BatchWriter(
+            container.queue, container.database, bulk, self.states, directory, settings
+        )
         interrupt, check_mark = self.turns.interrupt, writer.marks.check_lane
         loader = ChatLoader(
-            bulk, container.database, lanes, interrupt, check_mark, settings, container.tasks, directory
+            bulk,
+            container.database,
+            lanes,
+            interrupt,
+            check_mark,
+            settings,
+            container.tasks,
+            directory,
         )
         self.rooms = RoomStore(hot, container.database, loader, lanes, settings)
         self.messages = MessageStore(hot, container.database, loader, lanes, settings)
-        self.consumer = ChatPersistenceConsumer(container.queue, writer, container.scheduler, settings, container.tasks)
+        self.consumer = ChatPersistenceConsumer(
+            container.queue, writer, container.scheduler, settings, container.tasks
+        )
         self._container = container
         self._partitions = hot.partitions
 
@@ -169,7 +181,10 @@ class Chat:
                 "fp_account_create", (account_id, "hash", account_id, "", "")
             )
             owner = Owner(
-                account_id, rows[0]["account_db_key"], rows[0]["shard_id"], self._partitions.of_id(account_id)
+                account_id,
+                rows[0]["account_db_key"],
+                rows[0]["shard_id"],
+                self._partitions.of_id(account_id),
             )
             made.append((owner, (await self.rooms.create(owner, "GPT4O", "bench", None)).room_id))
         return made
@@ -178,8 +193,12 @@ class Chat:
         """``turns`` questions with their replies, into Redis; the last reply's id."""
         reply_id = ""
         for _ in range(turns):
-            question_id, reply_id, token = (self._partitions.new_id(owner.partition) for _ in range(3))
-            message = NewMessage(question_id, reply_id, token, QUESTION, None, str(uuid.uuid4()), "reject")
+            question_id, reply_id, token = (
+                self._partitions.new_id(owner.partition) for _ in range(3)
+            )
+            message = NewMessage(
+                question_id, reply_id, token, QUESTION, None, str(uuid.uuid4()), "reject"
+            )
             accepted = await self.messages.accept(owner, room_id, message)
             assert accepted.turn is not None
             await self.turns.end(accepted.turn, "", ANSWER, METADATA)
@@ -206,7 +225,10 @@ async def measure(messages: int, rounds: int, **chat_changes: Any) -> list[Round
             database=databases,
             llm=LlmSettings(demo_without_key=True),
         )
-        await apply_all(Databases(databases, data_dir=settings.data_dir, scripts_dir=settings.scripts_dir), databases)
+        await apply_all(
+            Databases(databases, data_dir=settings.data_dir, scripts_dir=settings.scripts_dir),
+            databases,
+        )
         container = ServiceContainer(settings)
         await container.start()
         try:
@@ -217,12 +239,15 @@ async def measure(messages: int, rounds: int, **chat_changes: Any) -> list[Round
             peer = Executemany(servers.mariadb.port, databases.shards[0].database)
             for _ in range(rounds):
                 peer_rate = peer.run(messages)
-                last = await asyncio.gather(*(chat.converse(owner, room_id, turns) for owner, room_id in rooms))
+                last = await asyncio.gather(
+                    *(chat.converse(owner, room_id, turns) for owner, room_id in rooms)
+                )
                 before_s, start_s = servers.cpu_s(), time.perf_counter()
                 await chat.write_all()
                 took_s = time.perf_counter() - start_s
                 cpu_us = [
-                    (after - before) / messages * 1e6 for before, after in zip(before_s, servers.cpu_s(), strict=True)
+                    (after - before) / messages * 1e6
+                    for before, after in zip(before_s, servers.cpu_s(), strict=True)
                 ]
                 results.append(Round(messages / took_s, peer_rate, cpu_us))
                 for reply_id in last:
@@ -234,10 +259,14 @@ async def measure(messages: int, rounds: int, **chat_changes: Any) -> list[Round
     return results
 
 
-async def check_rows(container: ServiceContainer, rooms: Sequence[tuple[Owner, str]], count: int) -> None:
+async def check_rows(
+    container: ServiceContainer, rooms: Sequence[tuple[Owner, str]], count: int
+) -> None:
     """Every room's row knows ``count`` messages."""
     for owner, room_id in rooms:
-        (row,) = await container.database.call_shard_procedure(owner.shard_id, "fp_chat_room_get", (room_id,))
+        (row,) = await container.database.call_shard_procedure(
+            owner.shard_id, "fp_chat_room_get", (room_id,)
+        )
         assert (row["message_count"], row["last_seq"]) == (count, count), row
 
 
@@ -254,7 +283,9 @@ def main() -> None:
             f"  {result.ours:8,.0f} messages/s  {result.peer:8,.0f} rows/s  ratio {result.ratio:.2f}"
             f"  CPU a message: server {server:.0f}, Redis {redis:.0f}, MySQL {mysql:.0f} µs"
         )
-    print(f"  median ratio {statistics.median(result.ratio for result in results):.2f} (target 0.5)")
+    print(
+        f"  median ratio {statistics.median(result.ratio for result in results):.2f} (target 0.5)"
+    )
 
 
 if __name__ == "__main__":

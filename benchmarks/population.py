@@ -24,22 +24,34 @@ class Owner:
 
     def sends(self, rooms: slice = slice(None)) -> Iterable[Ask]:
         return (
-            Ask("/api/chat/message/send", self.token, {"room_id": r, "content": TEXT}) for r in self.room_ids[rooms]
+            Ask("/api/chat/message/send", self.token, {"room_id": r, "content": TEXT})
+            for r in self.room_ids[rooms]
         )
 
     def message_lists(self, rooms: slice = slice(None)) -> Iterable[Ask]:
-        return (Ask("/api/chat/messages", self.token, {"room_id": r, "limit": 20}) for r in self.room_ids[rooms])
+        return (
+            Ask("/api/chat/messages", self.token, {"room_id": r, "limit": 20})
+            for r in self.room_ids[rooms]
+        )
 
     def room_list(self) -> Ask:
         return Ask("/api/chat/rooms", self.token, {"limit": 20})
 
 
 async def populate(
-    url: str, *, accounts: int, rooms: int, messages: int = 0, talking: slice = slice(None), persona: str = "GPT4O"
+    url: str,
+    *,
+    accounts: int,
+    rooms: int,
+    messages: int = 0,
+    talking: slice = slice(None),
+    persona: str = "GPT4O",
 ) -> list[Owner]:
     """``accounts`` with ``rooms`` each; ``messages`` (half of them replies) in the rooms of ``talking``."""
     async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=120)) as http:
-        return await asyncio.gather(*(_owner(http, url, rooms, messages, talking, persona) for _ in range(accounts)))
+        return await asyncio.gather(
+            *(_owner(http, url, rooms, messages, talking, persona) for _ in range(accounts))
+        )
 
 
 async def _owner(
@@ -47,7 +59,10 @@ async def _owner(
 ) -> Owner:
     client = Client(http, url)
     await client.sign_in(f"bench{uuid.uuid4().hex[:12]}")
-    made = [await client.ok("/api/chat/room/create", ai_persona=persona, title="A bench room") for _ in range(rooms)]
+    made = [
+        await client.ok("/api/chat/room/create", ai_persona=persona, title="A bench room")
+        for _ in range(rooms)
+    ]
     room_ids = [answer["room"]["room_id"] for answer in made]
     for _ in range(messages // 2):
         for room_id in room_ids[talking]:

@@ -20,13 +20,23 @@ class Child:
     """A server that prints ``Ready at URL`` when it serves; ``url`` is that address."""
 
     def __init__(
-        self, name: str, command: Sequence[str], environment: Mapping[str, str], log: Path, folder: Path = ROOT
+        self,
+        name: str,
+        command: Sequence[str],
+        environment: Mapping[str, str],
+        log: Path,
+        folder: Path = ROOT,
     ) -> None:
         self.name = name
         begun_s = time.monotonic()
         with log.open("a", encoding="utf-8") as stream:
             self._process = subprocess.Popen(
-                command, cwd=folder, env=dict(environment), stdout=subprocess.PIPE, stderr=stream, text=True
+                command,
+                cwd=folder,
+                env=dict(environment),
+                stdout=subprocess.PIPE,
+                stderr=stream,
+                text=True,
             )
         self.pid = self._process.pid
         assert self._process.stdout is not None
@@ -58,7 +68,11 @@ class Child:
 
 @contextmanager
 def running(
-    name: str, command: Sequence[str], environment: Mapping[str, str], log: Path, folder: Path = ROOT
+    name: str,
+    command: Sequence[str],
+    environment: Mapping[str, str],
+    log: Path,
+    folder: Path = ROOT,
 ) -> Iterator[Child]:
     """A child, started in ``folder``, that is ended with the block."""
     child = Child(name, command, environment, log, folder)

@@ -30,13 +30,21 @@ def save(rows: Sequence[Row], peers_python: Path | None, *, whole: bool) -> None
     file = _FOLDER / "results" / f"{name}.json"
     file.write_text(json.dumps(numbers, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     if peers_python is not None:
-        plot = [str(peers_python), str(_FOLDER / "peers" / "plot.py"), str(file), str(_FOLDER / "results.svg")]
+        plot = [
+            str(peers_python),
+            str(_FOLDER / "peers" / "plot.py"),
+            str(file),
+            str(_FOLDER / "results.svg"),
+        ]
         subprocess.run(plot, check=True)
     write_results(numbers, rows)
 
 
 def table(rows: Sequence[Row]) -> str:
-    lines = ["| work | figure | CPU a request | ratio | by CPU | target | met |", "|---|---|---|---|---|---|---|"]
+    lines = [
+        "| work | figure | CPU a request | ratio | by CPU | target | met |",
+        "|---|---|---|---|---|---|---|",
+    ]
     for row in rows:
         cpu = "" if row.cpu_ms is None else f"{row.cpu_ms:.3f} ms"
         ratio = "" if row.ratio is None else f"{row.ratio:.2f} of {row.against}"
@@ -52,9 +60,14 @@ def table(rows: Sequence[Row]) -> str:
 
 def machine() -> dict[str, object]:
     """Where and with what it was measured."""
-    redis = subprocess.run([find_server("redis"), "--version"], capture_output=True, text=True, check=True).stdout
+    redis = subprocess.run(
+        [find_server("redis"), "--version"], capture_output=True, text=True, check=True
+    ).stdout
     mariadb = subprocess.run(
-        [find_program("mariadbd", "mysqld"), "--version"], capture_output=True, text=True, check=True
+        [find_program("mariadbd", "mysqld"), "--version"],
+        capture_output=True,
+        text=True,
+        check=True,
     ).stdout
     cpus = [
         line.partition(":")[2].strip()

@@ -18,13 +18,13 @@ from typing import Any
 
 from tqdm import tqdm
 
-from application.base_web_server.config import ENVIRONMENTS, load_settings
-from service.cache.partition import Partitions
-from service.core.errors import StartError
-from service.db.database_service import DatabaseService
-from service.db.db_settings import DatabaseSettings
-from service.service_container import SCRIPTS_FOLDER
-from template.chat.chat_text import to_json
+from application.base_web_server.config.loading import ENVIRONMENTS, load_settings
+from base_server.service.cache.partition import Partitions
+from base_server.service.core.errors import StartError
+from base_server.service.db.database_service import DatabaseService
+from base_server.service.db.db_settings import DatabaseSettings
+from base_server.service.service_container import SCRIPTS_FOLDER
+from base_server.template.chat.domain.message_format import to_json
 
 ROWS = 1000
 """Rows of one call."""
@@ -33,7 +33,9 @@ _CALL_TIMEOUT_S = 120.0
 _QUESTION = "What would you take along on a walk of three days through the mountains in autumn?"
 _ANSWER = "Warm layers, a light rain jacket, two pairs of socks, a map, a lamp, and more water than you think you need."
 _USER_METADATA = to_json({"ai_persona": "GPT4O"})
-_AI_METADATA = to_json({"ai_persona": "GPT4O", "model": "seed", "finish_reason": "stop", "latency_ms": 1})
+_AI_METADATA = to_json(
+    {"ai_persona": "GPT4O", "model": "seed", "finish_reason": "stop", "latency_ms": 1}
+)
 
 
 @dataclass(frozen=True)
@@ -45,12 +47,16 @@ class Account:
     partition: int
 
 
-async def find_account(database: DatabaseService, partitions: Partitions, account_id: str) -> Account:
+async def find_account(
+    database: DatabaseService, partitions: Partitions, account_id: str
+) -> Account:
     """Raises StartError when there is no such account."""
     rows = await database.call_global_procedure("fp_account_get", (account_id,))
     if not rows:
         raise StartError(f"there is no account {account_id}: sign it up first")
-    return Account(int(rows[0]["account_db_key"]), int(rows[0]["shard_id"]), partitions.of_id(account_id))
+    return Account(
+        int(rows[0]["account_db_key"]), int(rows[0]["shard_id"]), partitions.of_id(account_id)
+    )
 
 
 async def seed(
@@ -96,7 +102,9 @@ async def seed(
     return room_ids[0]
 
 
-def _message(account: Account, room_id: str, seq: int, message_id: str, before_id: str, begin: datetime) -> list[Any]:
+def _message(
+    account: Account, room_id: str, seq: int, message_id: str, before_id: str, begin: datetime
+) -> list[Any]:
     """In the order of MESSAGE_COLUMNS; each second one answers the one before."""
     is_user = seq % 2 == 1
     return [
@@ -116,7 +124,13 @@ def _parts(numbers: range) -> Iterator[range]:
 
 
 async def run(
-    settings: DatabaseSettings, data_dir: Path, partitions: int, account_id: str, *, rooms: int, messages: int
+    settings: DatabaseSettings,
+    data_dir: Path,
+    partitions: int,
+    account_id: str,
+    *,
+    rooms: int,
+    messages: int,
 ) -> str:
     """:func:`seed` on the databases of ``settings``, with a progress bar; the room's id."""
     patient = settings.model_copy(update={"timeout_s": max(settings.timeout_s, _CALL_TIMEOUT_S)})
@@ -126,18 +140,28 @@ async def run(
         known = Partitions(partitions)
         account = await find_account(database, known, account_id)
         with tqdm(
-            total=rooms + messages, unit=" rows", desc=f"account {account_id}", file=sys.stderr, mininterval=1
+            total=rooms + messages,
+            unit=" rows",
+            desc=f"account {account_id}",
+            file=sys.stderr,
+            mininterval=1,
         ) as bar:
-            return await seed(database, known, account, rooms=rooms, messages=messages, tell=bar.update)
+            return await seed(
+                database, known, account, rooms=rooms, messages=messages, tell=bar.update
+            )
     finally:
         await database.stop()
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.seed", description=__doc__)
-    parser.add_argument("--env", choices=ENVIRONMENTS, default="LOCAL", help="which configuration (default: LOCAL)")
+    parser.add_argument(
+        "--env", choices=ENVIRONMENTS, default="LOCAL", help="which configuration (default: LOCAL)"
+    )
     parser.add_argument("--config", type=Path, metavar="FILE", help="another configuration file")
-    parser.add_argument("--account", required=True, metavar="ID", help="an account that has signed up")
+    parser.add_argument(
+        "--account", required=True, metavar="ID", help="an account that has signed up"
+    )
     parser.add_argument("--rooms", type=int, default=1, help="rooms to make (1)")
     parser.add_argument("--messages", type=int, default=0, help="messages in the first of them (0)")
     options = parser.parse_args()

@@ -28,7 +28,7 @@ import aiohttp
 from redis import Redis
 from tqdm import tqdm
 
-from service.cache.cache_settings import CacheSettings
+from base_server.service.cache.cache_settings import CacheSettings
 from tests.server_process import Client, ServerProcess, running_server
 from tests.waiting import until
 
@@ -77,11 +77,15 @@ class Player:
 
     async def arrive(self, name: str) -> None:
         await self.client.sign_in(name)
-        self.room_id = (await self.client.ok("/api/chat/room/create", ai_persona="GPT4O"))["room"]["room_id"]
+        self.room_id = (await self.client.ok("/api/chat/room/create", ai_persona="GPT4O"))["room"][
+            "room_id"
+        ]
 
     async def behave(self) -> None:
         """One thing that people do."""
-        what = self.chance.choice([self._send, self._send, self._stream, self._list, self._rooms, self._move])
+        what = self.chance.choice(
+            [self._send, self._send, self._stream, self._list, self._rooms, self._move]
+        )
         await what()
 
     async def _say(self, path: str, **fields: object) -> dict[str, object]:
@@ -101,19 +105,26 @@ class Player:
     async def _move(self) -> None:
         """A new room instead of the old one."""
         await self._say("/api/chat/room/delete", room_id=self.room_id)
-        self.room_id = (await self.client.ok("/api/chat/room/create", ai_persona="GPT4O"))["room"]["room_id"]
+        self.room_id = (await self.client.ok("/api/chat/room/create", ai_persona="GPT4O"))["room"][
+            "room_id"
+        ]
 
     async def _stream(self, patience_s: float | None = None) -> None:
         body = {"room_id": self.room_id, "content": "tell me something"}
         path = self.client.base_url + "/api/chat/message/stream"
-        async with asyncio.timeout(patience_s), self.http.post(path, json=body, headers=self.headers) as answer:
+        async with (
+            asyncio.timeout(patience_s),
+            self.http.post(path, json=body, headers=self.headers) as answer,
+        ):
             async for _ in answer.content:
                 pass
             self.answers[str(answer.status)] += 1
 
     async def misbehave(self) -> None:
         """One thing that nobody should do."""
-        what = self.chance.choice([self._cut, self._leave, self._trickle, self._gibber, self._flood])
+        what = self.chance.choice(
+            [self._cut, self._leave, self._trickle, self._gibber, self._flood]
+        )
         with suppress(aiohttp.ClientError, TimeoutError, OSError):
             await what()
         self.answers["misdeeds"] += 1
@@ -130,7 +141,9 @@ class Player:
         host, _, port = urlsplit(self.client.base_url).netloc.partition(":")
         _, writer = await asyncio.open_connection(host, int(port))
         try:
-            writer.write(b"POST /api/chat/message/send HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n")
+            writer.write(
+                b"POST /api/chat/message/send HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n"
+            )
             for _ in range(5):
                 writer.write(b"{")
                 await writer.drain()
@@ -139,9 +152,15 @@ class Player:
             writer.transport.abort()
 
     async def _gibber(self) -> None:
-        body = self.chance.choice([b"", b"{", b"\xff\x00\xff", b"[" * 50_000, b"x" * 2_000_000, b'{"room_id": 1e999}'])
-        path = self.chance.choice(["/api/chat/message/send", "/api/chat/none", "/../etc/passwd", "/api/protocol/6011"])
-        async with self.http.post(self.client.base_url + path, data=body, headers=self.headers) as answer:
+        body = self.chance.choice(
+            [b"", b"{", b"\xff\x00\xff", b"[" * 50_000, b"x" * 2_000_000, b'{"room_id": 1e999}']
+        )
+        path = self.chance.choice(
+            ["/api/chat/message/send", "/api/chat/none", "/../etc/passwd", "/api/protocol/6011"]
+        )
+        async with self.http.post(
+            self.client.base_url + path, data=body, headers=self.headers
+        ) as answer:
             await answer.read()
 
     async def _flood(self) -> None:
@@ -197,7 +216,9 @@ async def _play(server: ServerProcess, watch: Watch, seconds: float, count: int)
         async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=60)) as http:
             player = Player(Client(http, server.base_url), http, answers, random.Random(number))
             await player.arrive(f"player-{uuid.uuid4().hex[:12]}")
-            act: Callable[[], Awaitable[None]] = player.misbehave if number % 5 == 0 else player.behave
+            act: Callable[[], Awaitable[None]] = (
+                player.misbehave if number % 5 == 0 else player.behave
+            )
             while time.monotonic() < until_s:
                 await act()
                 await asyncio.sleep(player.chance.uniform(0, 0.3))
@@ -220,7 +241,9 @@ def _tell(before: Look, looks: Sequence[Look], after: Look, answers: Counter[str
     second, last = _quarter(looks, 2), _quarter(looks, 4)
     print("| | before | second quarter | last quarter | players gone |\n|---|---|---|---|---|")
     for label in before:
-        print(f"| {label} | {before[label]:.1f} | {second[label]:.1f} | {last[label]:.1f} | {after[label]:.1f} |")
+        print(
+            f"| {label} | {before[label]:.1f} | {second[label]:.1f} | {last[label]:.1f} | {after[label]:.1f} |"
+        )
     print("\nanswers:", ", ".join(f"{name} × {count:,}" for name, count in answers.most_common()))
     left = _left(before, after)
     if left:
@@ -247,7 +270,9 @@ def _left(before: Look, after: Look) -> list[str]:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.soak", description=__doc__)
     parser.add_argument("--minutes", type=float, default=5.0, help="how long (5)")
-    parser.add_argument("--players", type=int, default=40, help="at a time; every fifth misbehaves (40)")
+    parser.add_argument(
+        "--players", type=int, default=40, help="at a time; every fifth misbehaves (40)"
+    )
     options = parser.parse_args()
     sys.exit(0 if asyncio.run(soak(options.minutes, options.players)) else 1)
 

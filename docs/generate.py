@@ -10,12 +10,17 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
+from base_server.template.base.errors import ErrorCode
+from base_server.template.chat.common.chat_protocol import ChatProtocol
+from base_server.template.chat.domain.states import (
+    MESSAGE_TRANSITIONS,
+    ROOM_TRANSITIONS,
+    MessageState,
+    RoomState,
+)
 from docs.generate_configuration import configuration_page, schema_file
 from docs.generate_postman import collection_file
 from docs.generate_records import records_page
-from template.base.errors import ErrorCode
-from template.chat.chat_states import MESSAGE_TRANSITIONS, ROOM_TRANSITIONS, MessageState, RoomState
-from template.chat.common.chat_protocol import ChatProtocol
 
 ROOT = Path(__file__).resolve().parents[1]
 WITH_TABLES = ("docs/architecture.md", "base_server/template/chat/README.md")
@@ -41,7 +46,13 @@ plain text.
 def errors_page() -> str:
     """The whole of docs/errors.md."""
     rows = [
-        (str(int(code)), f"`{code.name}`", str(code.http_status), "yes" if code.retryable else "no", code.described)
+        (
+            str(int(code)),
+            f"`{code.name}`",
+            str(code.http_status),
+            "yes" if code.retryable else "no",
+            code.described,
+        )
         for code in ErrorCode
     ]
     return _ERRORS_HEAD + _table(("errorCode", "error.code", "HTTP", "retryable", "meaning"), rows)
@@ -54,7 +65,9 @@ def with_tables(text: str) -> str:
 
 def pages() -> dict[Path, str]:
     """Every page with something printed from code, as it should stand."""
-    current = {ROOT / name: with_tables((ROOT / name).read_text(encoding="utf-8")) for name in WITH_TABLES}
+    current = {
+        ROOT / name: with_tables((ROOT / name).read_text(encoding="utf-8")) for name in WITH_TABLES
+    }
     return {
         ROOT / "docs/errors.md": errors_page(),
         ROOT / "docs/configuration.md": configuration_page(),
@@ -74,7 +87,10 @@ def _states(transitions: Mapping[str, Sequence[RoomState] | Sequence[MessageStat
 
 
 def _protocols() -> str:
-    rows = [(str(row.id), f"`{row.path}`", row.summary) for row in sorted(ChatProtocol, key=lambda row: row.id)]
+    rows = [
+        (str(row.id), f"`{row.path}`", row.summary)
+        for row in sorted(ChatProtocol, key=lambda row: row.id)
+    ]
     return _table(("id", "POST", ""), rows)
 
 

@@ -6,8 +6,8 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from application.base_web_server.config_schema import config_schema
-from application.base_web_server.environment import PREFIX
+from application.base_web_server.config.environment import PREFIX
+from application.base_web_server.config.schema import config_schema
 
 _HEAD = """# Configuration
 
@@ -53,7 +53,9 @@ def _tables(schema: dict[str, Any], ref: str, path: tuple[str, ...]) -> Iterator
     for name, field in schema["$defs"][ref.rpartition("/")[2]]["properties"].items():
         here = (*path, name)
         if (item := _object_inside(field)) is not None:
-            inner.append((item, (*here, _CHOSEN[name]) if name in _CHOSEN else (f"{'.'.join(here)}[]",)))
+            inner.append(
+                (item, (*here, _CHOSEN[name]) if name in _CHOSEN else (f"{'.'.join(here)}[]",))
+            )
         variable = "" if "[]" in path[0] else f"`{PREFIX}{'__'.join(here).upper()}`"
         yield f"| `{name}` | {variable} | {_type(field)} | {_default(field)} | {_text(field)} |\n"
     for item, inner_path in inner:

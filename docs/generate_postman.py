@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from application.base_web_server.config import ServerSettings
-from application.base_web_server.openapi import describe_api
+from application.base_web_server.config.loading import ServerSettings
+from application.base_web_server.http.openapi import describe_api
 from application.base_web_server.templates import add_templates, create_session_store
-from service.service_container import ServiceContainer, ServiceSettings
-from template.base.template_context import TemplateContext
+from base_server.service.service_container import ServiceContainer, ServiceSettings
+from base_server.template.base.template_context import TemplateContext
 
 # Protocols in an order in which they work: each finds what it needs.
 LIFE = (1001, 1002, 6021, 6002, 6001, 6003, 6011, 6012, 6013, 6014, 6015, 6016, 6004, 1003)
@@ -33,7 +33,10 @@ def collection_file() -> str:
     """The whole file, in Postman's collection format 2.1."""
     operations = operations_by_protocol(described_api())
     # An example's own id → the variable that has the real one.
-    variables = {_at(_answer(operations[protocol][1]), place): name for name, (protocol, place) in _KEPT.items()}
+    variables = {
+        _at(_answer(operations[protocol][1]), place): name
+        for name, (protocol, place) in _KEPT.items()
+    }
     variables |= {value: name for name, value in _START.items()}
     collection = {
         "info": {
@@ -41,8 +44,14 @@ def collection_file() -> str:
             "description": _ABOUT,
             "schema": "https://schema.getpostman.com/json/collection/v2.1.0/collection.json",
         },
-        "auth": {"type": "bearer", "bearer": [{"key": "token", "value": "{{token}}", "type": "string"}]},
-        "variable": [{"key": key, "value": value} for key, value in (_START | dict.fromkeys(_KEPT, "")).items()],
+        "auth": {
+            "type": "bearer",
+            "bearer": [{"key": "token", "value": "{{token}}", "type": "string"}],
+        },
+        "variable": [
+            {"key": key, "value": value}
+            for key, value in (_START | dict.fromkeys(_KEPT, "")).items()
+        ],
         "item": [_item(protocol, *operations[protocol], variables) for protocol in LIFE],
     }
     return json.dumps(collection, indent=2, ensure_ascii=False) + "\n"
@@ -59,11 +68,19 @@ def described_api() -> dict[str, Any]:
 
 def operations_by_protocol(document: Mapping[str, Any]) -> dict[int, tuple[str, dict[str, Any]]]:
     """Protocol id → path and operation."""
-    found = ((path, methods["post"]) for path, methods in document["paths"].items() if "post" in methods)
-    return {operation["x-protocol-id"]: (path, operation) for path, operation in found if "x-protocol-id" in operation}
+    found = (
+        (path, methods["post"]) for path, methods in document["paths"].items() if "post" in methods
+    )
+    return {
+        operation["x-protocol-id"]: (path, operation)
+        for path, operation in found
+        if "x-protocol-id" in operation
+    }
 
 
-def _item(protocol: int, path: str, operation: dict[str, Any], variables: Mapping[str, str]) -> dict[str, Any]:
+def _item(
+    protocol: int, path: str, operation: dict[str, Any], variables: Mapping[str, str]
+) -> dict[str, Any]:
     body = dict(operation["requestBody"]["content"]["application/json"]["example"])
     for name, value in body.items():
         body[name] = f"{{{{{variables[value]}}}}}" if value in variables else value
@@ -73,14 +90,21 @@ def _item(protocol: int, path: str, operation: dict[str, Any], variables: Mappin
     return {
         "name": f"{protocol} {operation['summary']}",
         "event": [
-            {"listen": "test", "script": {"type": "text/javascript", "exec": _script(protocol, operation, kept)}}
+            {
+                "listen": "test",
+                "script": {"type": "text/javascript", "exec": _script(protocol, operation, kept)},
+            }
         ],
         "request": {
             "method": "POST",
             "description": operation["description"],
             "header": [{"key": "Content-Type", "value": "application/json"}],
             "body": {"mode": "raw", "raw": json.dumps(body, indent=2, ensure_ascii=False)},
-            "url": {"raw": f"{{{{base_url}}}}{path}", "host": ["{{base_url}}"], "path": path.strip("/").split("/")},
+            "url": {
+                "raw": f"{{{{base_url}}}}{path}",
+                "host": ["{{base_url}}"],
+                "path": path.strip("/").split("/"),
+            },
         },
         "response": [],
     }
@@ -89,11 +113,16 @@ def _item(protocol: int, path: str, operation: dict[str, Any], variables: Mappin
 def _script(protocol: int, operation: dict[str, Any], kept: list[tuple[str, str]]) -> list[str]:
     if "text/event-stream" in operation["responses"]["200"]["content"]:
         end = r"/event: reply\.(done|stopped)/"
-        return [f'pm.test("the reply has an end", () => pm.expect(pm.response.text()).to.match({end}));']
+        return [
+            f'pm.test("the reply has an end", () => pm.expect(pm.response.text()).to.match({end}));'
+        ]
     good = "[0, 2001]" if protocol == 1001 else "[0]"  # signed up already
     return [
         f'pm.test("it worked", () => pm.expect(pm.response.json().errorCode).to.be.oneOf({good}));',
-        *(f'pm.collectionVariables.set("{name}", pm.response.json().{place});' for name, place in kept),
+        *(
+            f'pm.collectionVariables.set("{name}", pm.response.json().{place});'
+            for name, place in kept
+        ),
     ]
 
 

@@ -7,15 +7,22 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from service.cache.script import PRELUDE_NAME, check_header
-from template.chat import chat_records
-from template.chat.chat_records import ACCOUNT, LANE_MARK, RECORDS, ROOM, Record, field_of
+from base_server.service.redis_client.script import PRELUDE_NAME, check_header
+from base_server.template.chat.cache import records as chat_records
+from base_server.template.chat.cache.records import (
+    ACCOUNT,
+    LANE_MARK,
+    RECORDS,
+    ROOM,
+    Record,
+    field_of,
+)
 
 LUA = Path(chat_records.__file__).parent / "lua"
 
 _HEAD = """# Records
 
-Printed by `make docs` from `base_server/template/chat/chat_records.py` and the scripts beside it. Keys are without the
+Printed by `make docs` from `base_server/template/chat/cache/records.py` and the scripts beside it. Keys are without the
 prefix of the application and without their partition. A field is stored under its short name; the term is the word of
 the documents. A field that ends in `:` stands for many, one for each id. A load of a room (`fill_room`) writes all that
 MySQL knows, too.
@@ -111,7 +118,9 @@ def _records_of(function: str, key: str, keys: str) -> list[Record]:
     if key.startswith("KEYS["):  # settle.lua, of an item of either kind
         return [ROOM, ACCOUNT]
     # The others call a record `rec`.
-    return {"check_account": [ACCOUNT], "settle_account": [ACCOUNT], "forget": [ROOM, ACCOUNT]}.get(function, [ROOM])
+    return {"check_account": [ACCOUNT], "settle_account": [ACCOUNT], "forget": [ROOM, ACCOUNT]}.get(
+        function, [ROOM]
+    )
 
 
 def _arguments(text: str) -> list[str]:

@@ -17,9 +17,18 @@ class AnthropicStub(OpenAIStub):
 
     async def _events(self, call: Call, reply: Reply) -> AsyncIterator[bytes]:
         prompt, completion = reply.usage or (0, 0)
-        message = {"id": "msg_1", "type": "message", "role": "assistant", "content": [], "stop_reason": None}
+        message = {
+            "id": "msg_1",
+            "type": "message",
+            "role": "assistant",
+            "content": [],
+            "stop_reason": None,
+        }
         usage = {"input_tokens": prompt, "output_tokens": 1}
-        yield _event("message_start", message={**message, "model": f"{call.body['model']}-stub", "usage": usage})
+        yield _event(
+            "message_start",
+            message={**message, "model": f"{call.body['model']}-stub", "usage": usage},
+        )
         yield _event("content_block_start", index=0, content_block={"type": "text", "text": ""})
         async for token in spoken(call, reply):
             yield reply.keep_alive.encode() + _delta(token)

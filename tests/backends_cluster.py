@@ -19,8 +19,8 @@ from typing import Any
 import pytest
 import redis
 
-from service.cache.cache_settings import CacheSettings
-from service.cache.slots import tag_slot
+from base_server.service.cache.cache_settings import CacheSettings
+from base_server.service.redis_client.slots import tag_slot
 from tests.backends_redis import find_server, free_port
 from tests.waiting import PATIENCE_S
 
@@ -43,7 +43,9 @@ class ClusterNode:
 
     def _choose_ports(self) -> None:
         self.port, self._bus_port = free_port(), free_port()
-        self.client = redis.Redis(port=self.port, decode_responses=True, protocol=2, socket_timeout=PATIENCE_S)
+        self.client = redis.Redis(
+            port=self.port, decode_responses=True, protocol=2, socket_timeout=PATIENCE_S
+        )
 
     def start_first(self) -> None:
         """:meth:`start`, on other ports if somebody took these meanwhile."""
@@ -108,7 +110,9 @@ class RedisCluster:
     def __init__(self, masters: int, replicas: int) -> None:
         self._folder = Path(tempfile.mkdtemp(prefix="rc-"))
         binary = find_server("redis")
-        self.nodes = [ClusterNode(binary, self._folder, number) for number in range(masters + replicas)]
+        self.nodes = [
+            ClusterNode(binary, self._folder, number) for number in range(masters + replicas)
+        ]
         self.masters, self.replicas = self.nodes[:masters], self.nodes[masters:]
 
     def settings(self, **changes: Any) -> CacheSettings:
@@ -121,23 +125,44 @@ class RedisCluster:
             node.start_first()
         first = self.masters[0]
         for number, node in enumerate(self.masters):
-            begin, end = number * SLOTS // len(self.masters), (number + 1) * SLOTS // len(self.masters) - 1
+            begin, end = (
+                number * SLOTS // len(self.masters),
+                (number + 1) * SLOTS // len(self.masters) - 1,
+            )
             node.client.execute_command("CLUSTER", "ADDSLOTSRANGE", begin, end)
             # Else two masters may hold the same epoch until they notice, and a failover waits for that.
             node.client.execute_command("CLUSTER", "SET-CONFIG-EPOCH", number + 1)
         for node in self.nodes[1:]:
             node.client.execute_command("CLUSTER", "MEET", "127.0.0.1", first.port, first._bus_port)
-        wait(lambda: all(_info(node)["cluster_known_nodes"] == str(len(self.nodes)) for node in self.nodes), "all meet")
+        wait(
+            lambda: all(
+                _info(node)["cluster_known_nodes"] == str(len(self.nodes)) for node in self.nodes
+            ),
+            "all meet",
+        )
         for replica, master in zip(self.replicas, self.masters, strict=False):
-            wait(lambda replica=replica, master=master: _knows(replica, master.id), "the replica knows its master")
+            wait(
+                lambda replica=replica, master=master: _knows(replica, master.id),
+                "the replica knows its master",
+            )
             replica.client.execute_command("CLUSTER", "REPLICATE", master.id)
-        wait(lambda: all(_info(node)["cluster_state"] == "ok" for node in self.nodes), "the cluster is well")
+        wait(
+            lambda: all(_info(node)["cluster_state"] == "ok" for node in self.nodes),
+            "the cluster is well",
+        )
         for replica in self.replicas:
-            wait(lambda replica=replica: replica.client.info("replication")["master_link_status"] == "up", "it follows")
+            wait(
+                lambda replica=replica: (
+                    replica.client.info("replication")["master_link_status"] == "up"
+                ),
+                "it follows",
+            )
 
     def owner(self, tag: str) -> ClusterNode:
         """The master that serves a hash tag, as the first living node has it."""
-        for begin, end, (_, port, *_), *_ in self._living().client.execute_command("CLUSTER", "SLOTS"):
+        for begin, end, (_, port, *_), *_ in self._living().client.execute_command(
+            "CLUSTER", "SLOTS"
+        ):
             if begin <= tag_slot(tag) <= end:
                 return next(node for node in self.nodes if node.port == port)
         raise AssertionError(f"nobody serves {tag}")
@@ -147,11 +172,15 @@ class RedisCluster:
         target.client.execute_command("CLUSTER", "SETSLOT", slot, "IMPORTING", source.id)
         source.client.execute_command("CLUSTER", "SETSLOT", slot, "MIGRATING", target.id)
 
-    def move_keys(self, slot: int, source: ClusterNode, target: ClusterNode, count: int = 10) -> int:
+    def move_keys(
+        self, slot: int, source: ClusterNode, target: ClusterNode, count: int = 10
+    ) -> int:
         """Move up to ``count`` keys; returns how many were there."""
         keys = source.client.execute_command("CLUSTER", "GETKEYSINSLOT", slot, count)
         if keys:
-            source.client.execute_command("MIGRATE", "127.0.0.1", target.port, "", 0, 5000, "KEYS", *keys)
+            source.client.execute_command(
+                "MIGRATE", "127.0.0.1", target.port, "", 0, 5000, "KEYS", *keys
+            )
         return len(keys)
 
     def close_move(self, slot: int, target: ClusterNode) -> None:

@@ -27,9 +27,9 @@ from typing import Any
 import pymysql
 import pytest
 
-from service.db.database_service import DatabaseService
-from service.db.databases import Databases, apply_all
-from service.db.db_settings import DatabaseSettings
+from base_server.service.db.database_service import DatabaseService
+from base_server.service.db.databases import Databases, apply_all
+from base_server.service.db.db_settings import DatabaseSettings
 from tests.backends_redis import free_port, missing_backend
 from tests.waiting import PATIENCE_S
 
@@ -42,7 +42,13 @@ class MariaDbServer:
 
     ``memory_mb``: buffer pool; the log has a quarter of it."""
 
-    def __init__(self, copy_of: MariaDbServer | None = None, *, memory_mb: int = 32, max_connections: int = 80) -> None:
+    def __init__(
+        self,
+        copy_of: MariaDbServer | None = None,
+        *,
+        memory_mb: int = 32,
+        max_connections: int = 80,
+    ) -> None:
         self._memory_mb = memory_mb
         self._max_connections = max_connections
         self._mariadbd = find_program("mariadbd", "mysqld")
@@ -56,7 +62,9 @@ class MariaDbServer:
             find_program("mariadb-install-db", "mysql_install_db"), *self._options(),
             "--auth-root-authentication-method=normal", "--skip-test-db", "--innodb-flush-log-at-trx-commit=0",
         ]  # fmt: skip
-        done = subprocess.run(command, check=False, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        done = subprocess.run(
+            command, check=False, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
         assert done.returncode == 0, done.stdout[:2000]  # what follows is advice
 
     @property
@@ -88,7 +96,11 @@ class MariaDbServer:
     def sql(self, statement: str) -> list[dict[str, Any]]:
         """Run one statement as root, on a connection of its own."""
         client = pymysql.connect(
-            host="127.0.0.1", port=self.port, user="root", autocommit=True, cursorclass=pymysql.cursors.DictCursor
+            host="127.0.0.1",
+            port=self.port,
+            user="root",
+            autocommit=True,
+            cursorclass=pymysql.cursors.DictCursor,
         )
         with client, client.cursor() as cursor:
             cursor.execute(statement)
@@ -166,12 +178,19 @@ def mariadb_settings(server: MariaDbServer, **changes: Any) -> DatabaseSettings:
     """
     prefix = f"t{uuid.uuid4().hex[:10]}"
     shards = [{"shard_id": n, "database": f"{prefix}_shard_{n}"} for n in (1, 2)]
-    options = {"type": "mysql", "port": server.port, "database": f"{prefix}_global", "shards": shards}
+    options = {
+        "type": "mysql",
+        "port": server.port,
+        "database": f"{prefix}_global",
+        "shards": shards,
+    }
     return DatabaseSettings.model_validate(options | {"timeout_s": PATIENCE_S} | changes)
 
 
 @asynccontextmanager
-async def running_database(backend: DatabaseBackend, **changes: Any) -> AsyncIterator[DatabaseService]:
+async def running_database(
+    backend: DatabaseBackend, **changes: Any
+) -> AsyncIterator[DatabaseService]:
     """A started service on ``backend``, stopped at the end."""
     service = backend.service(**changes)
     await service.start()
@@ -233,7 +252,9 @@ def mariadb_server(shared_mariadb: DatabaseBackend) -> MariaDbServer:
 
 @pytest.fixture(scope="session")
 def shared_sqlite(tmp_path_factory: pytest.TempPathFactory) -> DatabaseBackend:
-    return DatabaseBackend("sqlite", DatabaseSettings(timeout_s=PATIENCE_S), tmp_path_factory.mktemp("sqlite"), None)
+    return DatabaseBackend(
+        "sqlite", DatabaseSettings(timeout_s=PATIENCE_S), tmp_path_factory.mktemp("sqlite"), None
+    )
 
 
 @pytest.fixture(params=["sqlite", "mariadb"])
@@ -251,7 +272,9 @@ async def database(database_backend: DatabaseBackend) -> AsyncIterator[DatabaseS
 @pytest.fixture
 def mariadb_backend(mariadb_server: MariaDbServer) -> DatabaseBackend:
     """Empty databases of this test's own on the shared server."""
-    return DatabaseBackend("mariadb", mariadb_settings(mariadb_server), Path("/nonexistent"), mariadb_server)
+    return DatabaseBackend(
+        "mariadb", mariadb_settings(mariadb_server), Path("/nonexistent"), mariadb_server
+    )
 
 
 @pytest.fixture(params=["sqlite", "mariadb"])

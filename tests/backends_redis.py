@@ -24,10 +24,10 @@ from typing import Any
 
 import pytest
 
-from service.cache.cache_service import CacheService
-from service.cache.cache_settings import CacheSettings
-from service.cache.embedded import find_binary
-from service.core.errors import StartError
+from base_server.service.cache.cache_service import CacheService
+from base_server.service.cache.cache_settings import CacheSettings
+from base_server.service.cache.embedded import find_binary
+from base_server.service.core.errors import StartError
 from tests.waiting import PATIENCE_S
 
 LOSES_NOTHING = ("--appendfsync", "always")
@@ -37,7 +37,9 @@ LOSES_NOTHING = ("--appendfsync", "always")
 class RedisServer:
     """One private server process; :meth:`kill` is SIGKILL, :meth:`start` starts it (again) on the same data."""
 
-    def __init__(self, binary: str, *options: str, environment: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, binary: str, *options: str, environment: Mapping[str, str] | None = None
+    ) -> None:
         self._command = [binary, *options]
         self._environment = {**os.environ, **(environment or {})}
         # Short, for a socket's path may have only about 100 bytes.
@@ -60,7 +62,13 @@ class RedisServer:
         return CacheSettings.model_validate({"type": "redis", **options} | changes)
 
     def start(self) -> None:
-        options = {"port": self.port, "unixsocket": self.socket, "dir": self.folder, "save": "", "appendonly": "yes"}
+        options = {
+            "port": self.port,
+            "unixsocket": self.socket,
+            "dir": self.folder,
+            "save": "",
+            "appendonly": "yes",
+        }
         arguments = [word for name, value in options.items() for word in (f"--{name}", str(value))]
         self._process = subprocess.Popen(
             [self._command[0], *arguments, "--loglevel", "warning", *self._command[1:]],
@@ -175,7 +183,9 @@ def make_cache(settings: CacheSettings, app_id: str, **changes: Any) -> CacheSer
 
 
 @asynccontextmanager
-async def running_cache(settings: CacheSettings, app_id: str, **changes: Any) -> AsyncIterator[CacheService]:
+async def running_cache(
+    settings: CacheSettings, app_id: str, **changes: Any
+) -> AsyncIterator[CacheService]:
     """:func:`make_cache`, started and stopped."""
     service = make_cache(settings, app_id, **changes)
     await service.start()
@@ -199,6 +209,8 @@ def _backend(request: pytest.FixtureRequest) -> CacheBackend:
     if name == "fake":
         return CacheBackend(name, CacheSettings(type="fake"), None)
     if name == "cluster":
-        return CacheBackend(name, request.getfixturevalue("redis_cluster").settings(timeout_s=PATIENCE_S), None)
+        return CacheBackend(
+            name, request.getfixturevalue("redis_cluster").settings(timeout_s=PATIENCE_S), None
+        )
     server: RedisServer = request.getfixturevalue(f"{name}_server")
     return CacheBackend(name, server.settings(), server)

@@ -28,5 +28,7 @@ def make_certificate(folder: Path, host: str) -> Path:
     )  # fmt: skip
     path = folder / f"{host}.pem"
     path.write_bytes(certificate.public_bytes(Encoding.PEM))
-    path.with_suffix(".key").write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    path.with_suffix(".key").write_bytes(
+        key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    )
     return path

@@ -9,19 +9,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from service.cache.cache_client import CacheClient
-from service.cache.cache_settings import CacheSettings
-from service.llm.llm_settings import LlmSettings
-from service.service_container import ServiceContainer, ServiceSettings
-from template.base.client_session import ClientSession
-from template.base.session_info import SessionInfo
-from template.chat.chat_events import QUEUE_NAME
-from template.chat.chat_keys import ChatKeys
-from template.chat.chat_message_store import Accepted, NewMessage
-from template.chat.chat_settings import ChatSettings
-from template.chat.chat_template_impl import ChatTemplateImpl, create_chat_template
-from template.chat.common.chat_model import ChatMessage, ChatRoom
-from template.chat.common.chat_serialize import (
+from base_server.service.cache.cache_client import CacheClient
+from base_server.service.cache.cache_settings import CacheSettings
+from base_server.service.llm.llm_settings import LlmSettings
+from base_server.service.service_container import ServiceContainer, ServiceSettings
+from base_server.template.base.client_session import ClientSession
+from base_server.template.base.session_info import SessionInfo
+from base_server.template.chat.cache.keys import ChatKeys
+from base_server.template.chat.chat_template_impl import ChatTemplateImpl, create_chat_template
+from base_server.template.chat.common.chat_model import ChatMessage, ChatRoom
+from base_server.template.chat.common.chat_serialize import (
     ChatMessageDeleteRequest,
     ChatMessageListRequest,
     ChatMessageListResponse,
@@ -31,6 +28,9 @@ from template.chat.common.chat_serialize import (
     ChatRoomListRequest,
     ChatRoomListResponse,
 )
+from base_server.template.chat.domain.events import QUEUE_NAME
+from base_server.template.chat.messages.repository import Accepted, NewMessage
+from base_server.template.chat.settings import ChatSettings
 from tests.backends_mariadb import DatabaseBackend
 from tests.openai_stub import OpenAIStub
 from tests.waiting import until
@@ -62,16 +62,22 @@ class ChatWorld:
         rows = await self.container.database.call_global_procedure(
             "fp_account_create", (account_id, "hash", account_id, "", "")
         )
-        return ClientSession(SessionInfo(account_id, int(rows[0]["account_db_key"]), int(rows[0]["shard_id"])))
+        return ClientSession(
+            SessionInfo(account_id, int(rows[0]["account_db_key"]), int(rows[0]["shard_id"]))
+        )
 
-    async def room(self, user: ClientSession, title: str | None = "room", **fields: Any) -> ChatRoom:
+    async def room(
+        self, user: ClientSession, title: str | None = "room", **fields: Any
+    ) -> ChatRoom:
         request = ChatRoomCreateRequest(ai_persona=PERSONA, title=title, **fields)
         response = await self.template.on_chat_room_create_req(user, request)
         assert response.errorCode == 0, response.error
         assert response.room is not None
         return response.room
 
-    async def send(self, user: ClientSession, room_id: str, content: str = "hello", **fields: Any) -> ChatMessage:
+    async def send(
+        self, user: ClientSession, room_id: str, content: str = "hello", **fields: Any
+    ) -> ChatMessage:
         """Send and have it answered; the question's message."""
         response = await self.try_send(user, room_id, content, **fields)
         assert response.errorCode == 0, response.error
@@ -91,17 +97,25 @@ class ChatWorld:
         message = NewMessage(*ids, content, None, None, "queue")
         return await self.template._parts.messages.accept(owner, room_id, message)
 
-    async def messages(self, user: ClientSession, room_id: str, **fields: Any) -> ChatMessageListResponse:
+    async def messages(
+        self, user: ClientSession, room_id: str, **fields: Any
+    ) -> ChatMessageListResponse:
         response = await self.try_messages(user, room_id, **fields)
         assert response.errorCode == 0, response.error
         return response
 
-    async def try_messages(self, user: ClientSession, room_id: str, **fields: Any) -> ChatMessageListResponse:
-        return await self.template.on_chat_message_list_req(user, ChatMessageListRequest(room_id=room_id, **fields))
+    async def try_messages(
+        self, user: ClientSession, room_id: str, **fields: Any
+    ) -> ChatMessageListResponse:
+        return await self.template.on_chat_message_list_req(
+            user, ChatMessageListRequest(room_id=room_id, **fields)
+        )
 
     async def texts(self, user: ClientSession, room_id: str, **fields: Any) -> list[str]:
         """The contents of a page."""
-        return [message.content for message in (await self.messages(user, room_id, **fields)).messages]
+        return [
+            message.content for message in (await self.messages(user, room_id, **fields)).messages
+        ]
 
     async def questions(self, user: ClientSession, room_id: str, limit: int = 100) -> list[str]:
         """What users said, oldest first."""
@@ -143,7 +157,9 @@ class ChatWorld:
 
     async def rows(self, user: ClientSession, procedure: str, *params: Any) -> list[dict[str, Any]]:
         """What a procedure of the user's shard answers."""
-        return await self.container.database.call_shard_procedure(user.session.shard_id, procedure, params)
+        return await self.container.database.call_shard_procedure(
+            user.session.shard_id, procedure, params
+        )
 
     async def state(self, message_id: str) -> str | None:
         state = await self.template._parts.states.get_message_state(message_id)
@@ -159,7 +175,9 @@ def llm_settings(provider: OpenAIStub) -> LlmSettings:
     return LlmSettings.model_validate(
         {
             "default_persona": PERSONA,
-            "personas": {PERSONA: {"provider": "openai", "model": "stub", "system_prompt": "Be brief."}},
+            "personas": {
+                PERSONA: {"provider": "openai", "model": "stub", "system_prompt": "Be brief."}
+            },
             "providers": {
                 "openai": {
                     "base_url": provider.base_url,

@@ -11,8 +11,8 @@ import aiohttp
 import pytest
 import structlog
 
-from service.cache.cache_client import CacheClient
-from service.cache.script import Script
+from base_server.service.cache.cache_client import CacheClient
+from base_server.service.redis_client.script import Script
 from tests.quick_passwords import use_quick_hashes
 from tests.server_process import WORKERS
 
@@ -52,8 +52,12 @@ def one_partition_a_script(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every call of a script, whatever the backend, has the keys of one partition, as a cluster demands."""
     run_script = CacheClient.run_script
 
-    async def checked(client: CacheClient, script: Script, keys: Sequence[str], *args: Any, **options: Any) -> Any:
-        assert len({key.partition("}")[0] for key in keys}) <= 1, f"{script.name}: keys of several slots: {keys}"
+    async def checked(
+        client: CacheClient, script: Script, keys: Sequence[str], *args: Any, **options: Any
+    ) -> Any:
+        assert len({key.partition("}")[0] for key in keys}) <= 1, (
+            f"{script.name}: keys of several slots: {keys}"
+        )
         return await run_script(client, script, keys, *args, **options)
 
     monkeypatch.setattr(CacheClient, "run_script", checked)

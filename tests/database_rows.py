@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from service.db.database_service import DatabaseService
-from service.db.values import Row
+from base_server.service.db.database_service import DatabaseService
+from base_server.service.db.values import Row
 
 SHARD = 1
 START = datetime(2026, 1, 2, 3, 4, 5, 678_000, tzinfo=UTC)
@@ -33,7 +33,10 @@ def time_text(seq: int) -> str:
 def batch_json(name: str, rows: Sequence[Row], **options: Any) -> str:
     """``rows`` as the bulk procedure ``name`` takes them: messages to save as arrays, all others as objects."""
     is_save = name == "fp_chat_message_batch_save"
-    return json.dumps([list(row.values()) if is_save else row for row in rows], **{"ensure_ascii": False} | options)
+    return json.dumps(
+        [list(row.values()) if is_save else row for row in rows],
+        **{"ensure_ascii": False} | options,
+    )
 
 
 class Room:
@@ -80,7 +83,9 @@ class Room:
         await self.batch("fp_chat_message_batch_save", *[self.message(seq) for seq in seqs])
 
     async def delete(self, *seqs: int) -> None:
-        await self.batch("fp_chat_message_batch_soft_delete", *[self.tombstone(seq) for seq in seqs])
+        await self.batch(
+            "fp_chat_message_batch_soft_delete", *[self.tombstone(seq) for seq in seqs]
+        )
 
     async def get(self) -> Row:
         """The room's row, which must be there."""

@@ -51,13 +51,19 @@ async def read_events(response: aiohttp.ClientResponse) -> AsyncIterator[Event]:
 
 @asynccontextmanager
 async def streaming(
-    http: aiohttp.ClientSession, url: str, token: str | None, headers: dict[str, str] | None = None, **fields: Any
+    http: aiohttp.ClientSession,
+    url: str,
+    token: str | None,
+    headers: dict[str, str] | None = None,
+    **fields: Any,
 ) -> AsyncIterator[AsyncIterator[Event]]:
     """The events of a request that is accepted."""
     authorization = {"Authorization": f"Bearer {token}"} if token else {}
     async with http.post(url, json=fields, headers=authorization | (headers or {})) as response:
         assert response.status == 200, await response.text()
-        assert response.headers["Content-Type"] == "text/event-stream; charset=utf-8", await response.text()
+        assert response.headers["Content-Type"] == "text/event-stream; charset=utf-8", (
+            await response.text()
+        )
         assert response.headers["Cache-Control"] == "no-cache"
         assert response.headers["X-Accel-Buffering"] == "no"
         yield read_events(response)

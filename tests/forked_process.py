@@ -22,12 +22,12 @@ from tests.quick_passwords import use_quick_hashes
 _IMPORTED = (
     "application.base_web_server.lifecycle",
     "application.base_web_server.serving",
-    "application.base_web_server.config_warnings",
+    "application.base_web_server.config.warnings",
     "application.manage",
-    "service.cache.embedded",
-    "service.llm.chat_memory",
-    "service.llm.models",
-    "service.llm.integrations",
+    "base_server.service.cache.embedded",
+    "base_server.service.llm.chat_memory",
+    "base_server.service.llm.models",
+    "base_server.service.llm.integrations",
     "aiomysql",
     "uvloop",
 )
@@ -39,13 +39,19 @@ class ForkedProcess:
     Without ``log`` stderr goes where stdout goes."""
 
     def __init__(
-        self, arguments: Sequence[str], folder: Path, environment: Mapping[str, str], log: Path | None
+        self,
+        arguments: Sequence[str],
+        folder: Path,
+        environment: Mapping[str, str],
+        log: Path | None,
     ) -> None:
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(list(_IMPORTED))
         read, write = context.Pipe(duplex=False)
         self._process = context.Process(
-            target=_run, args=(list(arguments), str(folder), dict(environment), write, log and str(log)), daemon=True
+            target=_run,
+            args=(list(arguments), str(folder), dict(environment), write, log and str(log)),
+            daemon=True,
         )
         self._process.start()
         write.close()
@@ -69,7 +75,13 @@ class ForkedProcess:
         return code
 
 
-def _run(arguments: list[str], folder: str, environment: dict[str, str], stdout: Connection, log: str | None) -> None:
+def _run(
+    arguments: list[str],
+    folder: str,
+    environment: dict[str, str],
+    stdout: Connection,
+    log: str | None,
+) -> None:
     """In the new process."""
     os.dup2(stdout.fileno(), 1)
     stdout.close()

@@ -116,7 +116,9 @@ class OpenAIStub:
         app.router.add_post("/_script", self._script_over_http)
         app.router.add_get("/_calls", self._calls_over_http)
         # handler_cancellation: the handler learns at once that its client has gone.
-        self._runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0.1, access_log=None)
+        self._runner = web.AppRunner(
+            app, handler_cancellation=True, shutdown_timeout=0.1, access_log=None
+        )
         await self._runner.setup()
         site = web.TCPSite(self._runner, "127.0.0.1", self.port)
         await site.start()
@@ -131,7 +133,9 @@ class OpenAIStub:
 
     def _echo(self, body: dict[str, Any]) -> Reply:
         words = f"stub: {texts_of(body)[-1]}".split(" ")
-        return Reply([word if i == 0 else f" {word}" for i, word in enumerate(words)], delay_s=self._delay_s)
+        return Reply(
+            [word if i == 0 else f" {word}" for i, word in enumerate(words)], delay_s=self._delay_s
+        )
 
     async def _completions(self, request: web.Request) -> web.StreamResponse:
         body = await request.json()
@@ -156,9 +160,18 @@ class OpenAIStub:
         if reply.silent:
             await asyncio.Event().wait()
         if reply.status != 200:
-            error = reply.error or {"message": "scripted failure", "type": "stub", "code": "scripted"}
+            error = reply.error or {
+                "message": "scripted failure",
+                "type": "stub",
+                "code": "scripted",
+            }
             text = json.dumps({"error": error}) if reply.raw is None else reply.raw
-            return web.Response(text=text, status=reply.status, headers=reply.headers, content_type="application/json")
+            return web.Response(
+                text=text,
+                status=reply.status,
+                headers=reply.headers,
+                content_type="application/json",
+            )
         if not call.body.get("stream"):
             return web.json_response(_whole(call, reply))
         response = web.StreamResponse(headers={"Content-Type": reply.content_type, **reply.headers})
@@ -220,7 +233,11 @@ def refuse_unlike_roles(body: dict[str, Any]) -> Reply | None:
     spoken_roles = roles[1:] if roles[0] == "system" else roles
     expected = ["user" if place % 2 == 0 else "assistant" for place in range(len(spoken_roles))]
     texts = [message["content"] for message in body["messages"]]
-    if spoken_roles == expected and len(expected) % 2 == 1 and all(isinstance(t, str) and t.strip() for t in texts):
+    if (
+        spoken_roles == expected
+        and len(expected) % 2 == 1
+        and all(isinstance(t, str) and t.strip() for t in texts)
+    ):
         return None
     problem = "Conversation roles must alternate user/assistant/user/assistant/..."
     return Reply(status=400, error={"message": problem, "type": "BadRequestError", "code": 400})
@@ -281,7 +298,11 @@ def _whole(call: Call, reply: Reply) -> dict[str, Any]:
 
 def _usage(usage: tuple[int, int]) -> dict[str, int]:
     prompt, completion = usage
-    return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
+    return {
+        "prompt_tokens": prompt,
+        "completion_tokens": completion,
+        "total_tokens": prompt + completion,
+    }
 
 
 async def _serve(port: int, delay_s: float) -> None:

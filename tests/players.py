@@ -37,7 +37,17 @@ class Unanswered(Exception):
 class Findings:
     """Broken promises by kind, and the first sentences about each."""
 
-    KINDS = ("lost", "duplicated", "reordered", "revived", "foreign", "unasked", "empty", "stuck", "unexpected")
+    KINDS = (
+        "lost",
+        "duplicated",
+        "reordered",
+        "revived",
+        "foreign",
+        "unasked",
+        "empty",
+        "stuck",
+        "unexpected",
+    )
     """unasked: a stored question that the provider never saw. empty: a success without its text. stuck: a backlog that
     does not drain, a dead letter that cannot be replayed, a room that takes no more sends."""
 
@@ -159,7 +169,11 @@ class Player:
             try:
                 await (self._pending or self._choose())()
             except Unanswered:
-                if self._pending is not None and self._pending is self._sends and self._random.random() < 0.02:
+                if (
+                    self._pending is not None
+                    and self._pending is self._sends
+                    and self._random.random() < 0.02
+                ):
                     self.give_up()
                 await asyncio.sleep(0.05)
 
@@ -185,7 +199,9 @@ class Player:
                 self.maybe_rooms |= self.rooms.pop(room_id).possible_titles(before)
                 self.maybe_deleted_rooms.add(room_id)
             # A room whose delete is lost is there again, as it was.
-            for room_id in (self.deleted_rooms - before.deleted_rooms) & self._deleted_records.keys():
+            for room_id in (
+                self.deleted_rooms - before.deleted_rooms
+            ) & self._deleted_records.keys():
                 self.maybe_rooms |= self._deleted_records[room_id].possible_titles(before)
             self.deleted_rooms &= before.deleted_rooms
         for room_id, record in self.rooms.items():
@@ -234,12 +250,16 @@ class Player:
             if self._succeeded("create", answer):
                 self.maybe_rooms.discard(title)
                 room_id = answer["room"]["room_id"]
-                self.findings.expect(room_id not in self.rooms, "duplicated", f"{self.name}: room {room_id}")
+                self.findings.expect(
+                    room_id not in self.rooms, "duplicated", f"{self.name}: room {room_id}"
+                )
                 self.rooms[room_id] = RoomRecord(room_id, titles={title}, given_titles=[title])
 
         return act
 
-    def sending(self, room_id: str, text: str = "", client_id: str = "") -> Callable[[], Awaitable[None]]:
+    def sending(
+        self, room_id: str, text: str = "", client_id: str = ""
+    ) -> Callable[[], Awaitable[None]]:
         """A send that can be repeated; with a new nonce unless ``text`` is given."""
         text = text or f"{self.nonce()} 한글 🎲"
         client_id = client_id or (str(uuid.uuid4()) if self._random.random() < 0.5 else uuid7())
@@ -267,13 +287,17 @@ class Player:
             if question is None:
                 # A room that was perhaps deleted; anything else is a finding.
                 busy = answer["errorCode"] == 1006
-                if not busy and not (answer["errorCode"] in _GONE and room_id in self.maybe_deleted_rooms):
+                if not busy and not (
+                    answer["errorCode"] in _GONE and room_id in self.maybe_deleted_rooms
+                ):
                     self._succeeded("send", answer)
                 return
             if answer["errorCode"] not in _AI_FAILED:
                 self._succeeded("send", answer)
                 self._check_reply(answer["message"])
-            self.findings.expect(question["content"] == text, "foreign", f"{self.name}: {question['content']!r}")
+            self.findings.expect(
+                question["content"] == text, "foreign", f"{self.name}: {question['content']!r}"
+            )
             record.maybe_sent.discard(text)
             record.sent.append(text)
             record.ids[text] = question["message_id"]
@@ -284,7 +308,9 @@ class Player:
     def _check_reply(self, reply: dict[str, Any]) -> None:
         """A success has a text, unless the reply was cut short; if its question was asked at all is seen elsewhere."""
         whole = reply["metadata"].get("finish_reason") not in ("interrupted", "stopped")
-        self.findings.expect(reply["content"] or not whole, "empty", f"{self.name}: a send answered 0 with {reply}")
+        self.findings.expect(
+            reply["content"] or not whole, "empty", f"{self.name}: a send answered 0 with {reply}"
+        )
 
     def renaming(self, room_id: str) -> Callable[[], Awaitable[None]]:
         title, record = self.nonce(), self.rooms[room_id]
@@ -299,7 +325,10 @@ class Player:
             answer = await self._post("/api/chat/room/update", room_id=room_id, new_title=title)
             self._pending = None
             # An attempt that was not answered may still be on its way and come after a later one.
-            if self._succeeded("rename", answer, gone=room_id in self.maybe_deleted_rooms) and tries == 1:
+            if (
+                self._succeeded("rename", answer, gone=room_id in self.maybe_deleted_rooms)
+                and tries == 1
+            ):
                 record.titles = {title}
 
         return act
@@ -314,7 +343,9 @@ class Player:
         async def act() -> None:
             self._pending = act
             record.maybe_deleted.add(text)
-            answer = await self._post("/api/chat/message/delete", room_id=room_id, message_id=record.ids[text])
+            answer = await self._post(
+                "/api/chat/message/delete", room_id=room_id, message_id=record.ids[text]
+            )
             self._pending = None
             gone = room_id in self.maybe_deleted_rooms or text not in record.sent
             if self._succeeded("delete message", answer, gone=gone):
@@ -339,7 +370,9 @@ class Player:
         if answer["errorCode"] == 0:
             self.acknowledged += 1
             return True
-        self.findings.expect(gone and answer["errorCode"] in _GONE, "unexpected", f"{self.name}: {what}: {answer}")
+        self.findings.expect(
+            gone and answer["errorCode"] in _GONE, "unexpected", f"{self.name}: {what}: {answer}"
+        )
         return False
 
     async def _post(self, path: str, **fields: Any) -> dict[str, Any]:
@@ -381,19 +414,32 @@ class Player:
             if not page["has_more"]:
                 break
         listed = {room["room_id"]: room for room in rooms}
-        self.findings.expect(len(listed) == len(rooms), "duplicated", f"{self.name}: a room is listed twice")
-        self.findings.expect(not self.deleted_rooms & listed.keys(), "revived", f"{self.name}: a deleted room")
+        self.findings.expect(
+            len(listed) == len(rooms), "duplicated", f"{self.name}: a room is listed twice"
+        )
+        self.findings.expect(
+            not self.deleted_rooms & listed.keys(), "revived", f"{self.name}: a deleted room"
+        )
         for room_id in self.maybe_deleted_rooms - self.deleted_rooms - listed.keys():
             self.deleted_rooms.add(room_id)
             self.rooms.pop(room_id, None)
         missing = self.rooms.keys() - listed.keys()
         self.findings.expect(not missing, "lost", f"{self.name}: rooms {missing}")
-        titles = [listed[room_id]["title"] for room_id in listed.keys() - self.rooms.keys() - self.deleted_rooms]
-        self.findings.expect(set(titles) <= self.maybe_rooms, "unexpected", f"{self.name}: rooms that nobody made")
-        self.findings.expect(len(titles) == len(set(titles)), "duplicated", f"{self.name}: rooms {titles}")
+        titles = [
+            listed[room_id]["title"]
+            for room_id in listed.keys() - self.rooms.keys() - self.deleted_rooms
+        ]
+        self.findings.expect(
+            set(titles) <= self.maybe_rooms, "unexpected", f"{self.name}: rooms that nobody made"
+        )
+        self.findings.expect(
+            len(titles) == len(set(titles)), "duplicated", f"{self.name}: rooms {titles}"
+        )
         for room_id in self.rooms.keys() & listed.keys():
             record, title = self.rooms[room_id], listed[room_id]["title"]
-            self.findings.expect(title in record.titles, "lost", f"{self.name}: title {title} is not {record.titles}")
+            self.findings.expect(
+                title in record.titles, "lost", f"{self.name}: title {title} is not {record.titles}"
+            )
             await self.check_room(record, ended=ended)
 
     async def check_room(self, record: RoomRecord, *, ended: bool = False) -> None:
@@ -401,7 +447,9 @@ class Player:
         messages: list[dict[str, Any]] = []
         cursor: dict[str, str] = {}
         while True:
-            page = await self._post("/api/chat/messages", room_id=record.room_id, limit=100, **cursor)
+            page = await self._post(
+                "/api/chat/messages", room_id=record.room_id, limit=100, **cursor
+            )
             if page["errorCode"] in _GONE and record.room_id in self.maybe_deleted_rooms:
                 return
             if page["errorCode"] != 0:
@@ -415,11 +463,15 @@ class Player:
             cursor = {"cursor": page["next_cursor"]}
         where = f"{self.name}, room {record.room_id}"
         running = [message for message in messages if message["is_streaming"]]
-        self.findings.expect(not (ended and running), "unexpected", f"{where}: replies without an end: {running}")
+        self.findings.expect(
+            not (ended and running), "unexpected", f"{where}: replies without an end: {running}"
+        )
         check_messages(where, record, messages, self.findings)
 
 
-def check_messages(where: str, record: RoomRecord, messages: list[dict[str, Any]], findings: Findings) -> None:
+def check_messages(
+    where: str, record: RoomRecord, messages: list[dict[str, Any]], findings: Findings
+) -> None:
     """``messages`` (seq, sender_type, content, message_id, parent_message_id), visible ones in order."""
     seqs = [message["seq"] for message in messages]
     findings.expect(seqs == sorted(set(seqs)), "reordered", f"{where}: {seqs}")
@@ -432,13 +484,24 @@ def check_messages(where: str, record: RoomRecord, messages: list[dict[str, Any]
     lost = set(expected) - set(texts) - record.maybe_deleted
     findings.expect(not lost, "lost", f"{where}: {lost}")
     there = [text for text in texts if text in record.sent]
-    findings.expect(there == [text for text in expected if text in there], "reordered", f"{where}: {there}")
+    findings.expect(
+        there == [text for text in expected if text in there], "reordered", f"{where}: {there}"
+    )
     strange = set(texts) - set(record.sent) - record.maybe_sent
-    findings.expect(not strange, "unexpected", f"{where}: refused, or never sent, yet there: {strange}")
+    findings.expect(
+        not strange, "unexpected", f"{where}: refused, or never sent, yet there: {strange}"
+    )
     seq_of = {message["message_id"]: message["seq"] for message in messages}
     for message in messages:
-        if message["sender_type"] == "AI" and (question := seq_of.get(message["parent_message_id"])) is not None:
-            findings.expect(message["seq"] == question + 1, "reordered", f"{where}: reply {message['message_id']}")
+        if (
+            message["sender_type"] == "AI"
+            and (question := seq_of.get(message["parent_message_id"])) is not None
+        ):
+            findings.expect(
+                message["seq"] == question + 1,
+                "reordered",
+                f"{where}: reply {message['message_id']}",
+            )
 
 
 def uuid7() -> str:

@@ -9,7 +9,7 @@ from functools import partial
 
 from argon2 import PasswordHasher
 
-from template.account import password_vault
+from base_server.template.account import password_vault
 
 
 def use_quick_hashes() -> None:

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from template.chat.chat_records import field_of, record_of
+from base_server.template.chat.cache.records import field_of, record_of
 
 
 def check_records(names: Iterable[str], ask: Callable[..., Any]) -> Counter[str]:
@@ -20,6 +20,10 @@ def check_records(names: Iterable[str], ask: Callable[..., Any]) -> Counter[str]
             continue
         found[record.key] += 1
         assert ask("TYPE", name) in (record.kind, "none"), f"{name} is no {record.kind}"
-        unknown = [field for field in ask("HKEYS", name) if not field_of(record, field)] if record.fields else []
+        unknown = (
+            [field for field in ask("HKEYS", name) if not field_of(record, field)]
+            if record.fields
+            else []
+        )
         assert not unknown, f"chat_records.py does not know {unknown} of {name}"
     return found

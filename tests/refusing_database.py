@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from service.core.errors import DataRefused, ServiceUnavailable
+from base_server.service.core.errors import DataRefused, ServiceUnavailable
 from tests.chat_world import ChatWorld
 
 POISON = "☠"
@@ -20,7 +20,9 @@ class Refusing:
         self._database = chat.container.database
         chat.template._parts.consumer._writer._database = self
 
-    async def call_shard_procedure(self, shard_id: int, name: str, params: Any = ()) -> list[dict[str, Any]]:
+    async def call_shard_procedure(
+        self, shard_id: int, name: str, params: Any = ()
+    ) -> list[dict[str, Any]]:
         if self.down:
             raise ServiceUnavailable("database", "read only")
         texts = [str(param) for param in params]

@@ -60,7 +60,9 @@ def run_to_its_end(
         process = ForkedProcess(arguments, ROOT, environment, log)
         with process.stdout as stdout:
             said = stdout.read()
-        return subprocess.CompletedProcess(arguments, process.wait(), said, log.read_text(encoding="utf-8"))
+        return subprocess.CompletedProcess(
+            arguments, process.wait(), said, log.read_text(encoding="utf-8")
+        )
 
 
 class ServerProcess:
@@ -112,7 +114,12 @@ class ServerProcess:
         command = [sys.executable, "-m", *self._arguments]
         with self._log.open("a", encoding="utf-8") as log:
             self._process = subprocess.Popen(
-                command, cwd=ROOT, env=self._environment, stdout=subprocess.PIPE, stderr=log, text=True
+                command,
+                cwd=ROOT,
+                env=self._environment,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
             )
 
     def start(self) -> None:
@@ -121,7 +128,9 @@ class ServerProcess:
         assert self._process is not None
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
-        assert line.startswith("Ready at http://"), f"no address but {line!r}; log: {self.log[-2000:]}"
+        assert line.startswith("Ready at http://"), (
+            f"no address but {line!r}; log: {self.log[-2000:]}"
+        )
         self.base_url = line.split()[-1]
 
     def signal(self, number: int) -> None:
@@ -158,7 +167,12 @@ class ServerProcess:
 
 @contextmanager
 def running_server(
-    data_dir: Path, *, env: str = "LOCAL", workers: int = WORKERS, is_fresh: bool = False, **changes: str
+    data_dir: Path,
+    *,
+    env: str = "LOCAL",
+    workers: int = WORKERS,
+    is_fresh: bool = False,
+    **changes: str,
 ) -> Iterator[ServerProcess]:
     """A server that is stopped at the end, and killed if it does not stop."""
     server = ServerProcess(data_dir, env=env, changes=changes, workers=workers, is_fresh=is_fresh)
@@ -189,7 +203,9 @@ class Client:
         assert isinstance(body, dict)
         # A host may have taken other templates: a path that is not there has no description to keep to.
         if body["errorCode"] not in (0, 1003) and (operation := DESCRIBED.get(path)):
-            assert body["errorCode"] in operation["post"]["x-error-codes"], f"{path} describes no such error: {body}"
+            assert body["errorCode"] in operation["post"]["x-error-codes"], (
+                f"{path} describes no such error: {body}"
+            )
         return body
 
     async def ok(self, path: str, /, **fields: Any) -> dict[str, Any]:
@@ -202,4 +218,6 @@ class Client:
         """Sign up unless the account exists, log in, keep the token."""
         created = await self.post("/api/account/signup", account_id=account_id, password=password)
         assert created["errorCode"] in (0, 2001), created
-        self.token = (await self.ok("/api/account/login", account_id=account_id, password=password))["accessToken"]
+        self.token = (
+            await self.ok("/api/account/login", account_id=account_id, password=password)
+        )["accessToken"]

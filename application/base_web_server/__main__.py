@@ -9,20 +9,30 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from application.base_web_server.config import ENVIRONMENTS, load_settings
-from application.base_web_server.config_warnings import find_warnings
-from application.base_web_server.serving import run_loop, serve
-from service.core.errors import StartError
-from service.core.logger import Logger, configure_logging
-from service.net.net_settings import check_app_name
+from base_server.service.core.errors import StartError
+from base_server.service.core.logger import Logger, configure_logging
+from base_server.service.net.net_settings import check_app_name
+
+from .config.loading import ENVIRONMENTS, load_settings
+from .config.warnings import find_warnings
+from .serving import run_loop, serve
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the server; the exit code (0 stopped, 1 could not start or gave up, by argparse 2 for wrong arguments)."""
-    parser = argparse.ArgumentParser(prog="python -m application.base_web_server", description="The chat server.")
-    parser.add_argument("--env", choices=ENVIRONMENTS, default="LOCAL", help="which configuration (default: LOCAL)")
+    parser = argparse.ArgumentParser(
+        prog="python -m application.base_web_server", description="The chat server."
+    )
+    parser.add_argument(
+        "--env", choices=ENVIRONMENTS, default="LOCAL", help="which configuration (default: LOCAL)"
+    )
     parser.add_argument("--config", type=Path, metavar="FILE", help="another configuration file")
-    parser.add_argument("--workers", type=int, metavar="N", help="processes on the port (default: netConfig.workers)")
+    parser.add_argument(
+        "--workers",
+        type=int,
+        metavar="N",
+        help="processes on the port (default: netConfig.workers)",
+    )
     parser.add_argument(
         "--app",
         type=_app_name,
@@ -41,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if workers == 1:
             run_loop(serve(settings, _announce))
         else:
-            from application.base_web_server.workers import run_workers  # noqa: PLC0415 - needs POSIX
+            from .workers.group import run_workers  # noqa: PLC0415 - needs POSIX
 
             asyncio.run(run_workers(settings, options.config, options.app, workers, _announce))
     except StartError as error:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import inspect
 from importlib import import_module
 
-from service.core.errors import StartError
-from template.base.template_context import TemplateContext
+from base_server.service.core.errors import StartError
+from base_server.template.base.template_context import TemplateContext
 
 
 def register_host_templates(context: TemplateContext, app: str | None) -> None:

@@ -9,24 +9,25 @@ from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 
-from application.base_web_server.app import build_admin_app, build_app
-from application.base_web_server.config import ServerSettings
-from application.base_web_server.durability_watch import DurabilityWatch
-from application.base_web_server.health import HealthMonitor
-from application.base_web_server.listener import Listener
-from application.base_web_server.metrics import Metrics
-from application.base_web_server.readiness import Phase
-from application.base_web_server.templates import add_templates, create_session_store
-from application.base_web_server.worker_seat import WorkerSeat, WorkersHealth
-from service.core.errors import ServiceError, StartError
-from service.core.logger import Logger
-from service.service_container import ServiceContainer, ServiceSettings
-from template.base.base_template import BaseTemplate
-from template.base.template_context import TemplateContext
-from template.base.template_service import TemplateService
+from base_server.service.core.errors import ServiceError, StartError
+from base_server.service.core.logger import Logger
+from base_server.service.service_container import ServiceContainer, ServiceSettings
+from base_server.template.base.base_template import BaseTemplate
+from base_server.template.base.template_context import TemplateContext
+from base_server.template.base.template_service import TemplateService
+
+from .config.loading import ServerSettings
+from .http.app import build_admin_app, build_app
+from .http.listener import Listener
+from .observability.durability_watch import DurabilityWatch
+from .observability.health import HealthMonitor
+from .observability.metrics import Metrics
+from .observability.readiness import Phase
+from .templates import add_templates, create_session_store
+from .workers.context import WorkerSeat, WorkersHealth
 
 if TYPE_CHECKING:
-    from application.base_web_server.tracing import Tracing
+    from .observability.tracing import Tracing
 
 _HURRIED_STOP_S = 2.0
 _IDLE_S = 5.0
@@ -41,7 +42,10 @@ class Server:
     """
 
     def __init__(
-        self, settings: ServerSettings, context: TemplateContext | None = None, seat: WorkerSeat | None = None
+        self,
+        settings: ServerSettings,
+        context: TemplateContext | None = None,
+        seat: WorkerSeat | None = None,
     ) -> None:
         self._settings = settings
         self._context = context or TemplateContext.get_instance()
@@ -56,7 +60,9 @@ class Server:
         net = settings.netConfig
         of_workers = (seat.board.processes, seat.number) if seat else ()
         self._metrics = metrics = Metrics(self._container.queue, *of_workers)
-        service = TemplateService(sessions, status_for_errors=net.http_status_for_errors, observe=metrics.observe)
+        service = TemplateService(
+            sessions, status_for_errors=net.http_status_for_errors, observe=metrics.observe
+        )
         report = WorkersHealth(self._health, seat) if seat else self._health
         app = build_app(net, self._context, service, report, metrics, lambda: not self.is_starting)
         self._tracing = _tracing(net.traces_endpoint)
@@ -132,16 +138,23 @@ class Server:
         templates = list(self._context.templates().values())
         timeout_s = self._settings.netConfig.drain_timeout_s
         if self._is_retired:
-            leaving = (self._attempt("retire", None, listener.retire(_IDLE_S)) for listener in self._listeners)
+            leaving = (
+                self._attempt("retire", None, listener.retire(_IDLE_S))
+                for listener in self._listeners
+            )
             await asyncio.gather(*leaving)
         for template in templates:
             await self._attempt("quiet", template, template.quiet())
         if not self._is_retired:
             await self._attempt("wait", None, asyncio.sleep(self._settings.netConfig.quiet_s))
-        drains = (self._attempt("drain", template, template.drain(timeout_s)) for template in templates)
+        drains = (
+            self._attempt("drain", template, template.drain(timeout_s)) for template in templates
+        )
         await asyncio.gather(*drains)
 
-    async def _attempt(self, step: str, template: BaseTemplate | None, work: Coroutine[Any, Any, None]) -> None:
+    async def _attempt(
+        self, step: str, template: BaseTemplate | None, work: Coroutine[Any, Any, None]
+    ) -> None:
         """Do ``work`` unless or until the server is hurried; a failure is logged and the rest goes on."""
         task = asyncio.create_task(work)
         hurried = asyncio.create_task(self._hurried.wait())
@@ -152,7 +165,12 @@ class Server:
             task.cancel()
             (outcome, _) = await asyncio.gather(task, hurried, return_exceptions=True)
         if isinstance(outcome, Exception):
-            Logger.error("step of the stop failed", step=step, template=type(template).__name__, exc_info=outcome)
+            Logger.error(
+                "step of the stop failed",
+                step=step,
+                template=type(template).__name__,
+                exc_info=outcome,
+            )
 
     @asynccontextmanager
     async def _services(self) -> AsyncIterator[None]:
@@ -178,7 +196,9 @@ class Server:
             async with asyncio.timeout(_HURRIED_STOP_S if self._hurried.is_set() else None):
                 await template.stop()
         except Exception as error:  # the others must be stopped all the same
-            Logger.error("template did not stop cleanly", template=type(template).__name__, exc_info=error)
+            Logger.error(
+                "template did not stop cleanly", template=type(template).__name__, exc_info=error
+            )
 
 
 @asynccontextmanager
@@ -194,7 +214,7 @@ def _tracing(endpoint: str | None) -> Tracing | None:
     """Raises :class:`StartError` when its packages are missing."""
     if endpoint is None:
         return None
-    from application.base_web_server.tracing import Tracing  # noqa: PLC0415 - an extra
+    from .observability.tracing import Tracing  # noqa: PLC0415 - an extra
 
     return Tracing(endpoint)
 

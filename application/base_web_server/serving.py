@@ -10,24 +10,26 @@ import sys
 from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any
 
-from application.base_web_server.config import ServerSettings
+from .config.loading import ServerSettings
 
 if TYPE_CHECKING:
-    from application.base_web_server.worker_seat import WorkerSeat
+    from .workers.context import WorkerSeat
 
 _STDIN = 0
 _SETTLED_S = 10.0
 """So long after the start everything is imported, LangChain too."""
 
 
-async def serve(settings: ServerSettings, on_ready: Callable[[str], None], seat: WorkerSeat | None = None) -> None:
+async def serve(
+    settings: ServerSettings, on_ready: Callable[[str], None], seat: WorkerSeat | None = None
+) -> None:
     """Serve until SIGTERM, SIGINT or SIGHUP; a second one does not wait for what runs. During the start one is enough.
 
     SIGHUP is what a closed terminal sends; under ``nohup`` it stays ignored.
     A worker retires when its standard input ends: its supervisor has put another in its place, or is gone.
     Raises :class:`StartError`.
     """
-    from application.base_web_server.lifecycle import Server  # noqa: PLC0415 - after the configuration is known good
+    from .lifecycle import Server  # noqa: PLC0415 - after the configuration is known good
 
     server = Server(settings, seat=seat)
     stop = asyncio.Event()

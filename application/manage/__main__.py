@@ -8,11 +8,12 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from application.base_web_server.config import ENVIRONMENTS, config_file, load_settings
-from application.base_web_server.environment import PREFIX
-from application.manage import config_commands, db_commands, dlq_commands, doctor_commands, queue_commands
-from service.core.errors import ServiceError, StartError
-from service.core.logger import configure_logging
+from base_server.service.core.errors import ServiceError, StartError
+from base_server.service.core.logger import configure_logging
+
+from ..base_web_server.config.environment import PREFIX
+from ..base_web_server.config.loading import ENVIRONMENTS, config_file, load_settings
+from . import config_commands, db_commands, dlq_commands, doctor_commands, queue_commands
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -20,7 +21,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         settings = load_settings(options.env, options.config)
-        sys.stderr.write(f"Environment {options.env}: {_sources(options.config or config_file(options.env))}.\n")
+        sys.stderr.write(
+            f"Environment {options.env}: {_sources(options.config or config_file(options.env))}.\n"
+        )
         code: int = options.run(settings, options)
     except (StartError, ServiceError) as error:
         sys.stderr.write(f"error: {' '.join(str(error).split())}\n")
@@ -39,8 +42,12 @@ def _sources(file: Path) -> str:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m application.manage", description="Commands for operators.")
-    parser.add_argument("--env", choices=ENVIRONMENTS, default="LOCAL", help="which configuration (default: LOCAL)")
+    parser = argparse.ArgumentParser(
+        prog="python -m application.manage", description="Commands for operators."
+    )
+    parser.add_argument(
+        "--env", choices=ENVIRONMENTS, default="LOCAL", help="which configuration (default: LOCAL)"
+    )
     parser.add_argument("--config", type=Path, metavar="FILE", help="another configuration file")
     groups = parser.add_subparsers(required=True, metavar="COMMAND")
     for commands in (db_commands, config_commands, queue_commands, dlq_commands, doctor_commands):

@@ -6,19 +6,20 @@ import asyncio
 import time
 from collections.abc import Iterator
 
-from application.base_web_server.config import ServerSettings
-from application.manage.finding import Finding, Level
-from application.manage.mends import MEND_OLDER_SHARD, MEND_REDIS, mend_database, split_mend
-from application.manage.operating import Operating, operating
-from service.cache.cache_client import CacheClient
-from service.cache.cache_errors import CacheCommandError
-from service.core.errors import ServiceError, StartError
-from service.db.databases import DatabaseReport, Databases, report_all
-from service.db.durability import judge
-from service.db.schema import read_status
-from service.service_container import SCRIPTS_FOLDER
-from template.account.global_mark import KnownMark
-from template.chat.chat_keys import NEWS
+from base_server.service.cache.cache_client import CacheClient
+from base_server.service.core.errors import ServiceError, StartError
+from base_server.service.db.databases import DatabaseReport, Databases, report_all
+from base_server.service.db.durability import judge
+from base_server.service.db.schema import read_status
+from base_server.service.redis_client.redis_errors import CacheCommandError
+from base_server.service.service_container import SCRIPTS_FOLDER
+from base_server.template.account.global_mark import KnownMark
+from base_server.template.chat.cache.keys import NEWS
+
+from ..base_web_server.config.loading import ServerSettings
+from .finding import Finding, Level
+from .mends import MEND_OLDER_SHARD, MEND_REDIS, mend_database, split_mend
+from .operating import Operating, operating
 
 _CLOCK_NOTE_S, _CLOCK_BAD_S = 1.0, 30.0
 _SIGNAL_S = 5.0
@@ -29,15 +30,23 @@ _OLDEST_MYSQL = {"MySQL": (8, 0), "MariaDB": (10, 11)}
 async def check_database(settings: ServerSettings) -> list[Finding]:
     """Reachability, scripts, version, what a commit is worth, clock; the global database and each shard."""
     config = settings.databaseConfig
-    databases = Databases(config, data_dir=settings.templateConfig.data_dir.absolute(), scripts_dir=SCRIPTS_FOLDER)
+    databases = Databases(
+        config, data_dir=settings.templateConfig.data_dir.absolute(), scripts_dir=SCRIPTS_FOLDER
+    )
     asked_s = time.time()
     partitions = settings.queueConfig.partitions
     reports = await report_all(databases, config, partitions)
     env = settings.templateConfig.env
-    return [finding for report in reports for finding in _database(report, env, asked_s, config.type, partitions)]
+    return [
+        finding
+        for report in reports
+        for finding in _database(report, env, asked_s, config.type, partitions)
+    ]
 
 
-def _database(report: DatabaseReport, env: str, asked_s: float, kind: str, partitions: int) -> Iterator[Finding]:
+def _database(
+    report: DatabaseReport, env: str, asked_s: float, kind: str, partitions: int
+) -> Iterator[Finding]:
     if report.status is None:
         mend = mend_database(report.outage, kind, env)
         yield Finding(report.name, Level.BAD, f"cannot be used: {report.outage}", mend)
@@ -50,7 +59,11 @@ def _database(report: DatabaseReport, env: str, asked_s: float, kind: str, parti
             mend = str(mistake)
         else:
             if kind == "sqlite":
-                yield Finding(report.name, Level.GOOD, f"{report.label} will be brought up to date at the next start")
+                yield Finding(
+                    report.name,
+                    Level.GOOD,
+                    f"{report.label} will be brought up to date at the next start",
+                )
                 return
         yield Finding(report.name, Level.BAD, f"{report.label}: its scripts are not current", mend)
         return
@@ -77,7 +90,9 @@ async def check_redis(settings: ServerSettings) -> list[Finding]:
             clocks = await client.execute_on_each("TIME")
             findings = [Finding("redis", Level.GOOD, tools.how), *await _worth(tools, settings)]
             for node, (seconds, micros) in clocks.items():
-                findings.append(_clock(f"redis {node}".strip(), int(seconds) + int(micros) / 1e6 - asked_s))
+                findings.append(
+                    _clock(f"redis {node}".strip(), int(seconds) + int(micros) / 1e6 - asked_s)
+                )
             findings.extend(await _memory(client))
             findings.append(await _epochs(tools))
             findings += await _global_mark(tools, settings)
@@ -103,7 +118,10 @@ async def _worth(tools: Operating, settings: ServerSettings) -> list[Finding]:
         mend = "CONFIG SET appendonly yes, maxmemory-policy noeviction, and the same in its configuration file"
         if settings.templateConfig.env == "PROD" and not settings.cacheConfig.accept_volatile:
             level = Level.BAD
-    return [_version("redis", product, number, _OLDEST_REDIS), Finding("redis", level, worth.sentence, mend)]
+    return [
+        _version("redis", product, number, _OLDEST_REDIS),
+        Finding("redis", level, worth.sentence, mend),
+    ]
 
 
 async def _memory(client: CacheClient) -> list[Finding]:
@@ -115,9 +133,15 @@ def _memory_of(node: str, info: str) -> Finding:
     facts = dict(line.split(":", 1) for line in info.splitlines() if ":" in line)
     used, limit = int(facts["used_memory"]), int(facts.get("maxmemory", 0))
     what = f"redis {node}".strip()
-    text = f"{used >> 20} MiB of {limit >> 20} MiB used" if limit else f"{used >> 20} MiB used, no limit set"
+    text = (
+        f"{used >> 20} MiB of {limit >> 20} MiB used"
+        if limit
+        else f"{used >> 20} MiB used, no limit set"
+    )
     if limit and used > 0.8 * limit:
-        mend = "raise maxmemory (embedded: cacheConfig.maxmemory_mb): at the limit writes are refused"
+        mend = (
+            "raise maxmemory (embedded: cacheConfig.maxmemory_mb): at the limit writes are refused"
+        )
         return Finding(what, Level.DOUBTFUL, text, mend)
     return Finding(what, Level.GOOD, text)
 
@@ -127,9 +151,13 @@ async def _epochs(tools: Operating) -> Finding:
     epochs = await tools.cache.epochs()
     if wrong := sum(not is_of_this_run for _, is_of_this_run in epochs):
         mend = "look for a server that speaks to another Redis under the same address; restart the servers"
-        return Finding("partitions", Level.BAD, f"{wrong} of {len(epochs)} are of another Redis run", mend)
+        return Finding(
+            "partitions", Level.BAD, f"{wrong} of {len(epochs)} are of another Redis run", mend
+        )
     highest = max(epoch for epoch, _ in epochs)
-    return Finding("partitions", Level.GOOD, f"{len(epochs)}, all of this Redis run, highest epoch {highest}")
+    return Finding(
+        "partitions", Level.GOOD, f"{len(epochs)}, all of this Redis run, highest epoch {highest}"
+    )
 
 
 async def _global_mark(tools: Operating, settings: ServerSettings) -> list[Finding]:
@@ -153,7 +181,13 @@ async def _global_mark(tools: Operating, settings: ServerSettings) -> list[Findi
         return [Finding("mark:global", Level.BAD, text, mend)]
     if known.older is not None and known.older.is_recent:
         return [Finding("mark:global", Level.BAD, str(known.older), mend)]
-    return [Finding("mark:global", Level.GOOD, "the global database has every signup and logout that Redis knows of")]
+    return [
+        Finding(
+            "mark:global",
+            Level.GOOD,
+            "the global database has every signup and logout that Redis knows of",
+        )
+    ]
 
 
 async def _signals(tools: Operating, user: str) -> Finding:
@@ -179,12 +213,16 @@ async def _queues(tools: Operating, env: str) -> list[Finding]:
         findings.append(Finding(f"queue {name}", Level.GOOD, text))
         if numbers["dead"]:
             mend = f"python -m application.manage --env {env} dlq list --queue {name}; then dlq replay or dlq drop"
-            findings.append(Finding(f"queue {name}", Level.DOUBTFUL, f"{numbers['dead']} dead letters", mend))
+            findings.append(
+                Finding(f"queue {name}", Level.DOUBTFUL, f"{numbers['dead']} dead letters", mend)
+            )
     return findings
 
 
 def _version(what: str, product: str, version: str, oldest: tuple[int, int]) -> Finding:
-    numbers = tuple(int(part) for part in version.partition("-")[0].split(".")[:2] if part.isdigit())
+    numbers = tuple(
+        int(part) for part in version.partition("-")[0].split(".")[:2] if part.isdigit()
+    )
     if len(numbers) == 2 and numbers < oldest:
         mend = f"{product} {oldest[0]}.{oldest[1]} or newer is needed"
         return Finding(what, Level.BAD, f"{product} {version} is too old", mend)
@@ -196,4 +234,6 @@ def _clock(what: str, ahead_s: float) -> Finding:
     if abs(ahead_s) <= _CLOCK_NOTE_S:
         return Finding(what, Level.GOOD, text)
     level = Level.BAD if abs(ahead_s) > _CLOCK_BAD_S else Level.DOUBTFUL
-    return Finding(what, level, text, "let both machines follow a time server (chrony, systemd-timesyncd)")
+    return Finding(
+        what, level, text, "let both machines follow a time server (chrony, systemd-timesyncd)"
+    )

@@ -8,14 +8,17 @@ import json
 import sys
 from typing import Any
 
-from application.base_web_server.config import ServerSettings, config_file, describe
-from application.base_web_server.config_warnings import find_warnings
-from template.base.template_context import TemplateContext
+from base_server.template.base.template_context import TemplateContext
+
+from ..base_web_server.config.loading import ServerSettings, config_file, describe
+from ..base_web_server.config.warnings import find_warnings
 
 
 def add_to(groups: Any) -> None:
     """Add the command group ``config`` to argparse's ``groups``."""
-    commands = groups.add_parser("config", help="configuration").add_subparsers(required=True, metavar="COMMAND")
+    commands = groups.add_parser("config", help="configuration").add_subparsers(
+        required=True, metavar="COMMAND"
+    )
     check = commands.add_parser(
         "check", help="read it as the server does, warn of what is seldom meant; 1 if it is wrong"
     )
@@ -26,16 +29,18 @@ def add_to(groups: Any) -> None:
 
 def _check(settings: ServerSettings, options: argparse.Namespace) -> int:
     if settings.netConfig.workers > 1:
-        from application.base_web_server.workers import refuse_workers  # noqa: PLC0415 - needs POSIX
+        from ..base_web_server.workers.group import refuse_workers  # noqa: PLC0415 - needs POSIX
 
         refuse_workers(settings)
     # The server's own making refuses what is left; `print` does without these imports.
-    from application.base_web_server.lifecycle import Server  # noqa: PLC0415
+    from ..base_web_server.lifecycle import Server  # noqa: PLC0415
 
     asyncio.run(Server(settings, TemplateContext()).check())
     for warning in find_warnings(settings):
         sys.stdout.write(f"warning: {warning}.\n")
-    sys.stdout.write(f"The configuration of {options.env}, {options.config or config_file(options.env)}, is good.\n")
+    sys.stdout.write(
+        f"The configuration of {options.env}, {options.config or config_file(options.env)}, is good.\n"
+    )
     return 0
 
 

@@ -8,29 +8,36 @@ import sys
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
-from application.base_web_server.config import ServerSettings
-from application.manage.mends import mend_database
-from application.manage.operating import operating
-from service.core.errors import ServiceUnavailable, StartError
-from service.db.databases import Databases, apply_all, read_all_status, set_fence
-from service.db.schema import ScriptState
-from service.service_container import SCRIPTS_FOLDER
-from template.chat.chat_shard_marks import OlderShard
+from base_server.service.core.errors import ServiceUnavailable, StartError
+from base_server.service.db.databases import Databases, apply_all, read_all_status, set_fence
+from base_server.service.db.schema import ScriptState
+from base_server.service.service_container import SCRIPTS_FOLDER
+from base_server.template.chat.persistence.shard_marks import OlderShard
+
+from ..base_web_server.config.loading import ServerSettings
+from .mends import mend_database
+from .operating import operating
 
 T = TypeVar("T")
 
 
 def add_to(groups: Any) -> None:
     """Add the command group ``db`` to argparse's ``groups``."""
-    commands = groups.add_parser("db", help="database scripts").add_subparsers(required=True, metavar="COMMAND")
-    apply = commands.add_parser("apply", help="create missing databases, bring all up to date, register the shards")
+    commands = groups.add_parser("db", help="database scripts").add_subparsers(
+        required=True, metavar="COMMAND"
+    )
+    apply = commands.add_parser(
+        "apply", help="create missing databases, bring all up to date, register the shards"
+    )
     apply.add_argument(
         "--downgrade",
         action="store_true",
         help="replace the procedures of a newer version by this one's; without it that is refused",
     )
     apply.set_defaults(run=_apply)
-    status = commands.add_parser("status", help="say what is not applied; exit code 1 if anything is not")
+    status = commands.add_parser(
+        "status", help="say what is not applied; exit code 1 if anything is not"
+    )
     status.set_defaults(run=_status)
     for name, run, text in (
         (
@@ -39,10 +46,16 @@ def add_to(groups: Any) -> None:
             "let nobody read or write a MySQL shard, so that it can be copied; what happens waits in Redis",
         ),
         ("unfence", _unfence, "give a fenced shard, or its copy, back to the servers"),
-        ("acknowledge", _acknowledge, "a shard came back older, and you know what it lost: end that alarm"),
+        (
+            "acknowledge",
+            _acknowledge,
+            "a shard came back older, and you know what it lost: end that alarm",
+        ),
     ):
         command = commands.add_parser(name, help=text)
-        command.add_argument("--shard", type=int, required=True, metavar="ID", help="its shard_id in databaseConfig")
+        command.add_argument(
+            "--shard", type=int, required=True, metavar="ID", help="its shard_id in databaseConfig"
+        )
         command.set_defaults(run=run)
 
 
@@ -51,15 +64,21 @@ def _run(settings: ServerSettings, work: Coroutine[Any, Any, T]) -> T:
     try:
         return asyncio.run(work)
     except ServiceUnavailable as outage:
-        mend = mend_database(outage.reason, settings.databaseConfig.type, settings.templateConfig.env)
+        mend = mend_database(
+            outage.reason, settings.databaseConfig.type, settings.templateConfig.env
+        )
         raise StartError(f"{outage}: {mend}") from outage
 
 
 def _apply(settings: ServerSettings, options: argparse.Namespace) -> int:
     command = f"python -m application.manage --env {settings.templateConfig.env} db apply"
-    work = apply_all(_databases(settings), settings.databaseConfig, command=command, downgrade=options.downgrade)
+    work = apply_all(
+        _databases(settings), settings.databaseConfig, command=command, downgrade=options.downgrade
+    )
     for done in _run(settings, work):
-        sys.stdout.write(f"{done.label}: {f'applied {len(done.names)} scripts' if done.names else 'was current'}\n")
+        sys.stdout.write(
+            f"{done.label}: {f'applied {len(done.names)} scripts' if done.names else 'was current'}\n"
+        )
         sys.stdout.writelines(f"  {name}\n" for name in done.names)
     return 0
 
@@ -68,21 +87,31 @@ def _status(settings: ServerSettings, _: argparse.Namespace) -> int:
     statuses = _run(settings, read_all_status(_databases(settings), settings.databaseConfig))
     for status in statuses:
         newer = f" ({status.newer_version})" if status.newer_version else ""
-        sys.stdout.write(f"{status.label}: {'current' if status.is_current else 'NOT current'}{newer}\n")
+        sys.stdout.write(
+            f"{status.label}: {'current' if status.is_current else 'NOT current'}{newer}\n"
+        )
         sys.stdout.writelines(
-            f"  {state:<8} {name}\n" for name, state in status.states.items() if state is not ScriptState.APPLIED
+            f"  {state:<8} {name}\n"
+            for name, state in status.states.items()
+            if state is not ScriptState.APPLIED
         )
     return 0 if all(status.is_current for status in statuses) else 1
 
 
 def _fence(settings: ServerSettings, options: argparse.Namespace) -> int:
-    label = _run(settings, set_fence(_databases(settings), settings.databaseConfig, options.shard, fenced=True))
+    label = _run(
+        settings,
+        set_fence(_databases(settings), settings.databaseConfig, options.shard, fenced=True),
+    )
     sys.stdout.write(f"{label}: fenced, nothing reads or writes there\n")
     return 0
 
 
 def _unfence(settings: ServerSettings, options: argparse.Namespace) -> int:
-    label = _run(settings, set_fence(_databases(settings), settings.databaseConfig, options.shard, fenced=False))
+    label = _run(
+        settings,
+        set_fence(_databases(settings), settings.databaseConfig, options.shard, fenced=False),
+    )
     sys.stdout.write(f"{label}: open\n")
     return 0
 

@@ -15,26 +15,37 @@ from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from application.base_web_server.config import ServerSettings
-from application.manage.operating import Operating, operating
-from service.core.errors import ServiceError
-from service.queue.lane_store import DeadLetter
-from service.queue.lanes import Lane
-from template.chat.chat_events import QUEUE_NAME
+from base_server.service.core.errors import ServiceError
+from base_server.service.queue.lane_store import DeadLetter
+from base_server.service.queue.lanes import Lane
+from base_server.template.chat.domain.events import QUEUE_NAME
+
+from ..base_web_server.config.loading import ServerSettings
+from .operating import Operating, operating
 
 _Work = Callable[[Operating, argparse.Namespace, list[DeadLetter]], Awaitable[int]]
 
 
 def add_to(groups: Any) -> None:
     """Add the command group ``dlq`` to argparse's ``groups``."""
-    commands = groups.add_parser("dlq", help="dead letters").add_subparsers(required=True, metavar="COMMAND")
-    listing = commands.add_parser("list", help="one line a letter: name, type, room, size, time, reason; no content")
+    commands = groups.add_parser("dlq", help="dead letters").add_subparsers(
+        required=True, metavar="COMMAND"
+    )
+    listing = commands.add_parser(
+        "list", help="one line a letter: name, type, room, size, time, reason; no content"
+    )
     show = commands.add_parser("show", help="the whole entry as JSON, with its content")
-    replay = commands.add_parser("replay", help="put letters back into their queue, a room's in order")
-    drop = commands.add_parser("drop", help="throw letters away for good; says what it would do unless --yes is given")
+    replay = commands.add_parser(
+        "replay", help="put letters back into their queue, a room's in order"
+    )
+    drop = commands.add_parser(
+        "drop", help="throw letters away for good; says what it would do unless --yes is given"
+    )
     for parser, work in ((listing, _list), (show, _show), (replay, _replay), (drop, _drop)):
         choice = parser if parser is listing else parser.add_mutually_exclusive_group(required=True)
-        choice.add_argument("--id", metavar="NAME", help="this letter (replay: its room's letters up to this one)")
+        choice.add_argument(
+            "--id", metavar="NAME", help="this letter (replay: its room's letters up to this one)"
+        )
         choice.add_argument("--room", metavar="ROOM_ID", help="the letters of a room")
         choice.add_argument("--queue", metavar="QUEUE", help="the letters of a queue")
         choice.add_argument("--all", action="store_true", help="all letters")
@@ -51,14 +62,20 @@ def _command(work: _Work) -> Callable[[ServerSettings, argparse.Namespace], int]
                 letters += await tools.queue.dead_letters(queue_name, limit)
             chosen = [letter for letter in letters if _is_chosen(letter, options)]
             if not chosen and (options.id or options.room):
-                raise ServiceError(f"there is no dead letter of {options.id or options.room}; see: dlq list")
+                raise ServiceError(
+                    f"there is no dead letter of {options.id or options.room}; see: dlq list"
+                )
             return await work(tools, options, chosen)
 
     return lambda settings, options: asyncio.run(run(settings, options))
 
 
 def _is_chosen(letter: DeadLetter, options: argparse.Namespace) -> bool:
-    wanted = ((options.id, name_of(letter)), (options.room, letter.group), (options.queue, letter.lane.queue_name))
+    wanted = (
+        (options.id, name_of(letter)),
+        (options.room, letter.group),
+        (options.queue, letter.lane.queue_name),
+    )
     return all(value is None or value == found for value, found in wanted)
 
 
@@ -72,7 +89,9 @@ async def _list(_: Operating, __: argparse.Namespace, letters: list[DeadLetter])
         size = sum(len(text.encode()) for text in letter.fields.values())
         at = datetime.fromtimestamp(letter.failed_at_ms / 1000, UTC).isoformat(timespec="seconds")
         kind, room = letter.fields.get("type", "-"), letter.group or "-"
-        sys.stdout.write(f"{name_of(letter)} {kind} room={room} {size} bytes {at} {_without_data(letter.reason)}\n")
+        sys.stdout.write(
+            f"{name_of(letter)} {kind} room={room} {size} bytes {at} {_without_data(letter.reason)}\n"
+        )
     sys.stdout.write(f"{len(letters)} dead letters.\n")
     return 0
 
@@ -100,10 +119,14 @@ async def _replay(tools: Operating, options: argparse.Namespace, letters: list[D
     count = 0
     for (lane, room), of_room in _by_room(letters).items():
         if room and lane.queue_name == QUEUE_NAME:
-            outcome = await tools.chat_letters.replay(lane, room, of_room[0].dead_id if options.id else "")
+            outcome = await tools.chat_letters.replay(
+                lane, room, of_room[0].dead_id if options.id else ""
+            )
             count += outcome.done
             if outcome.left:
-                sys.stdout.write(f"Room {room} still has {outcome.left} dead letters, and waits for them.\n")
+                sys.stdout.write(
+                    f"Room {room} still has {outcome.left} dead letters, and waits for them.\n"
+                )
         else:
             for letter in of_room:
                 count += await tools.queue.replay_dead_letter(lane, letter.dead_id)
@@ -113,7 +136,9 @@ async def _replay(tools: Operating, options: argparse.Namespace, letters: list[D
 
 async def _drop(tools: Operating, options: argparse.Namespace, letters: list[DeadLetter]) -> int:
     if not options.yes:
-        sys.stdout.write(f"This would throw {len(letters)} dead letters away for good; add --yes to do it.\n")
+        sys.stdout.write(
+            f"This would throw {len(letters)} dead letters away for good; add --yes to do it.\n"
+        )
         return 1
     count = 0
     for (lane, room), of_room in _by_room(letters).items():

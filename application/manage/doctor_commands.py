@@ -9,11 +9,11 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from application.base_web_server.config import ServerSettings
-from application.manage.checks import check_database, check_redis
-from application.manage.finding import Finding, Level
-from application.manage.machine_checks import check_descriptors, check_folder, check_ports
-from application.manage.settings_checks import check_ai, check_settings
+from ..base_web_server.config.loading import ServerSettings
+from .checks import check_database, check_redis
+from .finding import Finding, Level
+from .machine_checks import check_descriptors, check_folder, check_ports
+from .settings_checks import check_ai, check_settings
 
 _MARKS = {Level.GOOD: "ok  ", Level.DOUBTFUL: "note", Level.BAD: "BAD "}
 
@@ -37,7 +37,11 @@ def _doctor(settings: ServerSettings, options: argparse.Namespace) -> int:
 
 async def _examine(settings: ServerSettings) -> list[Finding]:
     findings = [*check_settings(settings), *await check_ai(settings)]
-    findings += [*await check_ports(settings.netConfig), *check_folder(settings), *check_descriptors()]
+    findings += [
+        *await check_ports(settings.netConfig),
+        *check_folder(settings),
+        *check_descriptors(),
+    ]
     # The databases before Redis: an embedded Redis is started only for as long as it is looked at.
     findings += await check_database(settings)
     findings += await check_redis(settings)
@@ -57,7 +61,12 @@ def _as_text(findings: Sequence[Finding], bad: int) -> str:
 def _as_json(findings: Sequence[Finding], bad: int) -> str:
     """``{"bad": 0, "findings": [{"what", "level": "good" | "doubtful" | "bad", "text", "mend"}]}``."""
     told = [
-        {"what": finding.what, "level": finding.level.name.lower(), "text": finding.text, "mend": finding.mend}
+        {
+            "what": finding.what,
+            "level": finding.level.name.lower(),
+            "text": finding.text,
+            "mend": finding.mend,
+        }
         for finding in findings
     ]
     return json.dumps({"bad": bad, "findings": told}, indent=2, ensure_ascii=False) + "\n"

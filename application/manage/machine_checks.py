@@ -12,9 +12,10 @@ import tempfile
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 
-from application.base_web_server.config import ServerSettings
-from application.manage.finding import Finding, Level
-from service.net.net_settings import NetSettings
+from base_server.service.net.net_settings import NetSettings
+
+from ..base_web_server.config.loading import ServerSettings
+from .finding import Finding, Level
 
 _SPACE_NOTE, _SPACE_BAD = 1 << 30, 100 << 20
 _DESCRIPTORS = 4096
@@ -22,7 +23,9 @@ _DESCRIPTORS = 4096
 
 async def check_ports(net: NetSettings) -> list[Finding]:
     """Free, or in use by this server."""
-    ports = {"netConfig.port": net.port} | ({} if net.admin_port is None else {"netConfig.admin_port": net.admin_port})
+    ports = {"netConfig.port": net.port} | (
+        {} if net.admin_port is None else {"netConfig.admin_port": net.admin_port}
+    )
     livez_port = net.port if net.admin_port is None else net.admin_port
     alive = await asyncio.to_thread(_is_alive, net.host, livez_port)
     return [_port(key, net.host, port, alive) for key, port in ports.items()]
@@ -32,14 +35,18 @@ def _port(key: str, host: str, port: int, alive: bool) -> Finding:
     if port == 0:
         return Finding(key, Level.GOOD, "0: any free port")
     try:
-        with socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET):
+        with socket.create_server(
+            (host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET
+        ):
             return Finding(key, Level.GOOD, f"{host}:{port} is free")
     except OSError as error:
         if error.errno == errno.EADDRINUSE and alive:
             return Finding(key, Level.GOOD, f"a server is alive on {host}:{port}")
         variable = f"BASE_SERVER__NETCONFIG__{key.partition('.')[2].upper()}"
         mend = f"end the program that has it, or set {key} ({variable})"
-        return Finding(key, Level.BAD, f"{host}:{port} cannot be used ({os.strerror(error.errno or 0)})", mend)
+        return Finding(
+            key, Level.BAD, f"{host}:{port} cannot be used ({os.strerror(error.errno or 0)})", mend
+        )
 
 
 def _is_alive(host: str, port: int) -> bool:
@@ -58,13 +65,17 @@ def check_folder(settings: ServerSettings) -> list[Finding]:
     if settings.cacheConfig.type != "embedded" and settings.databaseConfig.type != "sqlite":
         return []
     folder = settings.templateConfig.data_dir.absolute()
-    there = folder if folder.exists() else next(parent for parent in folder.parents if parent.exists())
+    there = (
+        folder if folder.exists() else next(parent for parent in folder.parents if parent.exists())
+    )
     try:
         with tempfile.TemporaryFile(dir=there):
             pass
     except OSError as error:
         mend = "set templateConfig.data_dir (BASE_SERVER__TEMPLATECONFIG__DATA_DIR) to a folder that can be written"
-        return [Finding("data_dir", Level.BAD, f"{there} cannot be written ({error.strerror})", mend)]
+        return [
+            Finding("data_dir", Level.BAD, f"{there} cannot be written ({error.strerror})", mend)
+        ]
     made = "" if there == folder else "; it will be made at the first start"
     return [Finding("data_dir", Level.GOOD, f"{folder} can be written{made}"), _space(there)]
 
@@ -76,7 +87,10 @@ def _space(folder: Path) -> Finding:
         return Finding("data_dir", Level.GOOD, text)
     level = Level.BAD if free < _SPACE_BAD else Level.DOUBTFUL
     return Finding(
-        "data_dir", level, text, "make room, or move templateConfig.data_dir: a full disk refuses all writes"
+        "data_dir",
+        level,
+        text,
+        "make room, or move templateConfig.data_dir: a full disk refuses all writes",
     )
 
 
@@ -87,7 +101,11 @@ def check_descriptors() -> list[Finding]:
     import resource  # noqa: PLC0415 - POSIX only
 
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    text = f"{soft} files and connections may be open" if soft != resource.RLIM_INFINITY else "no limit is set"
+    text = (
+        f"{soft} files and connections may be open"
+        if soft != resource.RLIM_INFINITY
+        else "no limit is set"
+    )
     if soft == resource.RLIM_INFINITY or soft >= _DESCRIPTORS:
         return [Finding("descriptors", Level.GOOD, text)]
     mend = f"ulimit -n {_DESCRIPTORS} or more (systemd: LimitNOFILE): each open stream takes one"

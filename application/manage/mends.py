@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 
 MEND_REDIS = (
-    "start it, or set cacheConfig host, port, username, password, tls (BASE_SERVER__CACHECONFIG__HOST, …__PASSWORD, …)"
+    "start it, or set cacheConfig host, port, username, password, tls"
+    " (BASE_SERVER__CACHECONFIG__HOST, …__PASSWORD, …)"
 )
 MEND_OLDER_SHARD = (
     "find out why the database went back (a dump put back, a replica that was behind), and see in docs/operations.md,"
@@ -26,7 +27,9 @@ def mend_database(reason: str, kind: str, env: str) -> str:
         return f"set databaseConfig user and password ({variables}; a shard may have its own), or give this user rights"
     if _REFUSED_RIGHT.search(reason):
         return "give this user the right, or run db apply as one that has it (deploy/docker/mariadb-grants.sql)"
-    return "start it, or set databaseConfig host and port (BASE_SERVER__DATABASECONFIG__HOST, …__PORT)"
+    return (
+        "start it, or set databaseConfig host and port (BASE_SERVER__DATABASECONFIG__HOST, …__PORT)"
+    )
 
 
 def split_mend(error: Exception) -> tuple[str, str]:

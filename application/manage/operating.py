@@ -6,15 +6,16 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
-from application.base_web_server.config import ServerSettings
-from service.cache.cache_service import CacheService
-from service.cache.cache_settings import CacheSettings
-from service.core.errors import StartError
-from service.core.tasks import TaskRegistry
-from service.lock.lock_service import LockService
-from service.queue.queue_service import QueueService
-from template.chat.chat_dead_letters import ChatDeadLetters
-from template.chat.chat_shard_marks import OlderShards
+from base_server.service.cache.cache_service import CacheService
+from base_server.service.cache.cache_settings import CacheSettings
+from base_server.service.core.errors import StartError
+from base_server.service.core.tasks import TaskRegistry
+from base_server.service.lock.lock_service import LockService
+from base_server.service.queue.queue_service import QueueService
+from base_server.template.chat.persistence.dead_letters import ChatDeadLetters
+from base_server.template.chat.persistence.shard_marks import OlderShards
+
+from ..base_web_server.config.loading import ServerSettings
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ async def _reach(settings: ServerSettings) -> tuple[CacheSettings, str]:
         )
     if cache.type != "embedded":
         return cache, f"Redis at {cache.address}"
-    from service.cache.embedded import find_running  # noqa: PLC0415 - needs POSIX file locks
+    from base_server.service.cache.embedded import find_running  # noqa: PLC0415 - needs POSIX file locks
 
     data_dir = settings.templateConfig.data_dir.absolute()
     if (running := await find_running(data_dir, cache)) is not None:

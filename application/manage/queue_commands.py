@@ -7,14 +7,18 @@ import asyncio
 import sys
 from typing import Any
 
-from application.base_web_server.config import ServerSettings
-from application.manage.operating import operating
+from ..base_web_server.config.loading import ServerSettings
+from .operating import operating
 
 
 def add_to(groups: Any) -> None:
     """Add the command group ``queue`` to argparse's ``groups``."""
-    commands = groups.add_parser("queue", help="queues").add_subparsers(required=True, metavar="COMMAND")
-    stats = commands.add_parser("stats", help="entries that wait, the age of the oldest, dead letters; a line a queue")
+    commands = groups.add_parser("queue", help="queues").add_subparsers(
+        required=True, metavar="COMMAND"
+    )
+    stats = commands.add_parser(
+        "stats", help="entries that wait, the age of the oldest, dead letters; a line a queue"
+    )
     stats.set_defaults(run=_stats)
 
 

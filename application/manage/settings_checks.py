@@ -7,12 +7,13 @@ import os
 from contextlib import suppress
 from urllib.parse import urlsplit
 
-from application.base_web_server.config import ServerSettings
-from application.base_web_server.config_warnings import find_warnings
-from application.manage.finding import Finding, Level
-from application.manage.mends import split_mend
-from service.core.errors import StartError
-from service.llm.personas import Personas
+from base_server.service.core.errors import StartError
+from base_server.service.llm.personas import Personas
+
+from ..base_web_server.config.loading import ServerSettings
+from ..base_web_server.config.warnings import find_warnings
+from .finding import Finding, Level
+from .mends import split_mend
 
 _CONNECT_S = 3.0
 
@@ -22,7 +23,9 @@ def check_settings(settings: ServerSettings) -> list[Finding]:
     warnings = find_warnings(settings)
     if not warnings:
         return [Finding("configuration", Level.GOOD, "nothing in it is doubtful")]
-    return [Finding("configuration", Level.DOUBTFUL, warning.text, warning.mend) for warning in warnings]
+    return [
+        Finding("configuration", Level.DOUBTFUL, warning.text, warning.mend) for warning in warnings
+    ]
 
 
 async def check_ai(settings: ServerSettings) -> list[Finding]:
@@ -34,12 +37,22 @@ async def check_ai(settings: ServerSettings) -> list[Finding]:
     findings = []
     if names := personas.demo_only():
         mend = "set OPENAI_API_KEY, or BASE_SERVER__LLMCONFIG__PROVIDERS__…__API_KEY of another provider"
-        findings.append(Finding("ai keys", Level.DOUBTFUL, f"the offline demo answers for {', '.join(names)}", mend))
+        findings.append(
+            Finding(
+                "ai keys", Level.DOUBTFUL, f"the offline demo answers for {', '.join(names)}", mend
+            )
+        )
     else:
         findings.append(Finding("ai keys", Level.GOOD, "every persona has what it needs"))
     # An integration with an address of its own keeps it to itself.
-    addresses = {choice.provider_name: choice.base_url for persona in personas.all() for choice in persona.choices}
-    findings += await asyncio.gather(*(_reach(name, url) for name, url in addresses.items() if url is not None))
+    addresses = {
+        choice.provider_name: choice.base_url
+        for persona in personas.all()
+        for choice in persona.choices
+    }
+    findings += await asyncio.gather(
+        *(_reach(name, url) for name, url in addresses.items() if url is not None)
+    )
     return findings
 
 
@@ -51,7 +64,11 @@ async def _reach(name: str, base_url: str) -> Finding:
         async with asyncio.timeout(_CONNECT_S):
             _, writer = await asyncio.open_connection(host, port)
     except (OSError, TimeoutError) as error:
-        reason = f"no connection within {_CONNECT_S:g} s" if isinstance(error, TimeoutError) else str(error)
+        reason = (
+            f"no connection within {_CONNECT_S:g} s"
+            if isinstance(error, TimeoutError)
+            else str(error)
+        )
         mend = f"set llmConfig.providers.{name}.base_url, or let this machine reach it"
         return Finding(what, Level.BAD, f"{host}:{port} cannot be reached ({reason})", mend)
     writer.close()

@@ -10,22 +10,22 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from service.cache.cache_service import CacheService
-from service.cache.cache_settings import CacheSettings
-from service.core.errors import ServiceUnavailable, StartError
-from service.core.facade import Facade
-from service.core.logger import Logger
-from service.core.tasks import TaskRegistry
-from service.db.database_service import DatabaseService
-from service.db.db_settings import DatabaseSettings
-from service.llm.AIChat_service import AIChatService
-from service.llm.llm_settings import LlmSettings
-from service.lock.lock_service import LockService
-from service.queue.queue_service import QueueService
-from service.queue.queue_settings import QueueSettings
-from service.scheduler.base_scheduler import ScheduleJob, ScheduleType
-from service.scheduler.scheduler_service import SchedulerService
-from service.scheduler.scheduler_settings import SchedulerSettings
+from base_server.service.cache.cache_service import CacheService
+from base_server.service.cache.cache_settings import CacheSettings
+from base_server.service.core.errors import ServiceUnavailable, StartError
+from base_server.service.core.facade import Facade
+from base_server.service.core.logger import Logger
+from base_server.service.core.tasks import TaskRegistry
+from base_server.service.db.database_service import DatabaseService
+from base_server.service.db.db_settings import DatabaseSettings
+from base_server.service.llm.AIChat_service import AIChatService
+from base_server.service.llm.llm_settings import LlmSettings
+from base_server.service.lock.lock_service import LockService
+from base_server.service.queue.queue_service import QueueService
+from base_server.service.queue.queue_settings import QueueSettings
+from base_server.service.scheduler.base_scheduler import ScheduleJob, ScheduleType
+from base_server.service.scheduler.scheduler_service import SchedulerService
+from base_server.service.scheduler.scheduler_settings import SchedulerSettings
 
 _HERE = Path(__file__).resolve()
 _IN_A_WHEEL = _HERE.with_name("db_scripts")
@@ -66,10 +66,14 @@ class ServiceContainer:
             data_dir=settings.data_dir,
         )
         self.locks = LockService(self.cache)
-        self.database = DatabaseService(settings.database, settings.data_dir, settings.scripts_dir, env=settings.env)
+        self.database = DatabaseService(
+            settings.database, settings.data_dir, settings.scripts_dir, env=settings.env
+        )
         self.queue = QueueService(settings.queue, self.cache, self.locks, self.tasks)
         self.scheduler = SchedulerService(settings.scheduler, self.locks, self.tasks)
-        self.ai = AIChatService(settings.llm, self.cache, self.tasks, settings.env, settings.environ or os.environ)
+        self.ai = AIChatService(
+            settings.llm, self.cache, self.tasks, settings.env, settings.environ or os.environ
+        )
         self._running = AsyncExitStack()
         self._stop_timeout_s: float | None = None
 
@@ -98,8 +102,12 @@ class ServiceContainer:
         await self._begin(self.locks, _nothing, _nothing)
         await self._begin(self.database, self._start_database, self.database.stop)
         self._running.push_async_callback(self.tasks.drain, _TASK_DRAIN_S)
-        await self._begin(self.queue, self.queue.start, lambda: self.queue.stop(self._stop_timeout_s))
-        await self._begin(self.scheduler, self.scheduler.start, lambda: self.scheduler.stop(self._stop_timeout_s))
+        await self._begin(
+            self.queue, self.queue.start, lambda: self.queue.stop(self._stop_timeout_s)
+        )
+        await self._begin(
+            self.scheduler, self.scheduler.start, lambda: self.scheduler.stop(self._stop_timeout_s)
+        )
         await self.scheduler.add_job(
             ScheduleJob(
                 job_id=f"database_shards:{secrets.token_hex(4)}",
@@ -112,7 +120,10 @@ class ServiceContainer:
         await self._begin(self.ai, self.ai.start, self.ai.stop)
 
     async def _begin(
-        self, service: Facade, start: Callable[[], Awaitable[None]], stop: Callable[[], Awaitable[object]]
+        self,
+        service: Facade,
+        start: Callable[[], Awaitable[None]],
+        stop: Callable[[], Awaitable[object]],
     ) -> None:
         await start()
 
@@ -121,7 +132,9 @@ class ServiceContainer:
             try:
                 await stop()
             except Exception as error:  # the others must be stopped all the same
-                Logger.error("service did not stop cleanly", service=type(service).__name__, exc_info=error)
+                Logger.error(
+                    "service did not stop cleanly", service=type(service).__name__, exc_info=error
+                )
 
         self._running.push_async_callback(end)
         service.install()
@@ -129,7 +142,9 @@ class ServiceContainer:
     async def _start_database(self) -> None:
         await self.database.start()
         try:
-            await self.database.claim_setting("queue_partitions", str(self.settings.queue.partitions))
+            await self.database.claim_setting(
+                "queue_partitions", str(self.settings.queue.partitions)
+            )
         except BaseException:
             await self.database.stop()
             raise
@@ -206,4 +221,6 @@ def _prepare(data_dir: Path) -> None:
         with tempfile.TemporaryFile(dir=data_dir):
             pass
     except OSError as error:
-        raise StartError(f"The data folder {data_dir} cannot be written ({error.strerror}): {mend}.") from None
+        raise StartError(
+            f"The data folder {data_dir} cannot be written ({error.strerror}): {mend}."
+        ) from None

@@ -32,7 +32,12 @@ class Ask(BaseModel):
 @asynccontextmanager
 async def life(app: FastAPI) -> AsyncIterator[None]:
     async with aiomysql.create_pool(
-        host="127.0.0.1", port=int(os.environ["MYSQL_PORT"]), user="root", db="peer_fastapi", minsize=8, maxsize=32
+        host="127.0.0.1",
+        port=int(os.environ["MYSQL_PORT"]),
+        user="root",
+        db="peer_fastapi",
+        minsize=8,
+        maxsize=32,
     ) as pool:
         async with pool.acquire() as connection, connection.cursor() as cursor:
             await cursor.execute(_TABLE)

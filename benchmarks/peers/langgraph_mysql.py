@@ -45,7 +45,9 @@ app = FastAPI(lifespan=life)
 @app.post("/send")
 async def send(ask: Ask) -> dict[str, str]:
     config = {"configurable": {"thread_id": ask.room_id}}
-    state = await app.state.graph.ainvoke({"messages": [{"role": "user", "content": ask.content}]}, config)
+    state = await app.state.graph.ainvoke(
+        {"messages": [{"role": "user", "content": ask.content}]}, config
+    )
     return {"content": state["messages"][-1].content}
 
 

@@ -18,5 +18,7 @@ class _Server(uvicorn.Server):
 def run(app: FastAPI) -> None:
     bound = socket.socket()
     bound.bind(("127.0.0.1", 0))
-    config = uvicorn.Config(app, loop="uvloop", http="httptools", access_log=False, log_level="warning")
+    config = uvicorn.Config(
+        app, loop="uvloop", http="httptools", access_log=False, log_level="warning"
+    )
     _Server(config).run(sockets=[bound])

@@ -22,9 +22,14 @@ def main(results: str, plot: str) -> None:
         # Longer is better, whichever way the target looks.
         reached = judged / row["target"] if row["bound"] == "at least" else row["target"] / judged
         axes.barh(place, reached, color="#3b7a57" if row["met"] else "#b5533c", height=0.66)
-        axes.annotate(f"{reached:.2f}", (reached, place), (4, 0), textcoords="offset points", va="center")
+        axes.annotate(
+            f"{reached:.2f}", (reached, place), (4, 0), textcoords="offset points", va="center"
+        )
     axes.axvline(1, color="black", linewidth=1)
-    names = [f"{row['work']} / {row['against']}" if row["against"] else row["work"] for row in reversed(rows)]
+    names = [
+        f"{row['work']} / {row['against']}" if row["against"] else row["work"]
+        for row in reversed(rows)
+    ]
     axes.set_yticks(range(len(rows)), names)
     axes.set_xscale("log")
     axes.set_xlabel("times the target (log scale; at 1 it is met)")

@@ -29,7 +29,9 @@ def run(bench: Bench) -> None:
         alone, node = _on_a_cluster(bench, stack, 1)
         for work in ("message list", "send"):
             single = _Measured(bench, f"{work}, one Redis by TCP", one, work, [redis.pid])
-            spread = _Measured(bench, f"{work}, Redis Cluster of 3 on this machine", three, work, nodes)
+            spread = _Measured(
+                bench, f"{work}, Redis Cluster of 3 on this machine", three, work, nodes
+            )
             lonely = _Measured(bench, f"{work}, one node of a Redis Cluster", alone, work, node)
             for _ in range(bench.rounds):
                 for measured in (single, spread, lonely):
@@ -42,9 +44,15 @@ def run(bench: Bench) -> None:
 class _Measured:
     """One work under load, with what it costs the servers of Redis."""
 
-    def __init__(self, bench: Bench, name: str, server: Child, work: str, nodes: Sequence[int]) -> None:
-        owners = asyncio.run(populate(server.url, accounts=16, rooms=4, messages=20, persona="DEMO"))
-        asks = chain.from_iterable(owner.sends() if work == "send" else owner.message_lists() for owner in owners)
+    def __init__(
+        self, bench: Bench, name: str, server: Child, work: str, nodes: Sequence[int]
+    ) -> None:
+        owners = asyncio.run(
+            populate(server.url, accounts=16, rooms=4, messages=20, persona="DEMO")
+        )
+        asks = chain.from_iterable(
+            owner.sends() if work == "send" else owner.message_lists() for owner in owners
+        )
         self._contender = Contender(name, server, list(asks), bench.folder)
         self._seconds = bench.seconds
         self._nodes = nodes
@@ -63,7 +71,10 @@ class _Measured:
 
     def row(self, single: _Measured | None = None, target: float | None = None) -> Row:
         """Beside ``single``: requests a second of Redis' CPU, over those of that one."""
-        found, note = self._contender.result, f"Redis: {self.redis_ms * 1e3:.0f} µs of CPU a request"
+        found, note = (
+            self._contender.result,
+            f"Redis: {self.redis_ms * 1e3:.0f} µs of CPU a request",
+        )
         if single is None:
             return Row(self._contender.name, found.per_s, "req/s", found.cpu_ms, note=note)
         return Row(

@@ -10,13 +10,13 @@ from statistics import median
 
 import aiohttp
 
+from base_server.service.db.db_settings import DatabaseSettings
 from benchmarks.bench import Bench, Row
 from benchmarks.load import Ask, Contender
 from benchmarks.ours import our_server
 from benchmarks.population import TEXT
 from benchmarks.processes import Child
 from benchmarks.seed import run as seed
-from service.db.db_settings import DatabaseSettings
 from tests.server_process import Client
 
 SMALL_ROOM, SMALL_ACCOUNT, LARGE_ACCOUNT = 2_000, 20, 10_000
@@ -33,14 +33,18 @@ class Grown:
     messages: int
 
     def page(self, number: int) -> Ask:
-        return Ask("/api/chat/messages", self.token, {"room_id": self.room_id, "page": number, "limit": 50})
+        return Ask(
+            "/api/chat/messages", self.token, {"room_id": self.room_id, "page": number, "limit": 50}
+        )
 
     def room_list(self) -> Ask:
         return Ask("/api/chat/rooms", self.token, {"limit": 20})
 
 
 def run(bench: Bench) -> None:
-    large_room = int(1_000_200 * bench.seconds)  # a million with the seconds that it has if nobody says otherwise
+    large_room = int(
+        1_000_200 * bench.seconds
+    )  # a million with the seconds that it has if nobody says otherwise
     with our_server(bench, "growth", "stub") as server:
         small = asyncio.run(_grow(bench, server, "small", SMALL_ACCOUNT, SMALL_ROOM))
         large = asyncio.run(_grow(bench, server, "large", LARGE_ACCOUNT, large_room))
@@ -68,7 +72,14 @@ def run(bench: Bench) -> None:
     bench.add(Row("send, one after the other: large over small", many_s * 1e3, "ms", None, "the small one",
                   many_s / few_s, target=_AT_MOST, bound="at most", note=sizes))  # fmt: skip
     for what, (small_s, large_s) in first.items():
-        bench.add(Row(f"first look at {what}, cold", large_s * 1e3, "ms", note=f"{small_s * 1e3:.0f} ms of the small"))
+        bench.add(
+            Row(
+                f"first look at {what}, cold",
+                large_s * 1e3,
+                "ms",
+                note=f"{small_s * 1e3:.0f} ms of the small",
+            )
+        )
 
 
 async def _grow(bench: Bench, server: Child, name: str, rooms: int, messages: int) -> Grown:
@@ -80,7 +91,9 @@ async def _grow(bench: Bench, server: Child, name: str, rooms: int, messages: in
     async with aiohttp.ClientSession() as http:
         client = Client(http, server.url)
         await client.sign_in(name)
-        room_id = await seed(databases, Path("/nonexistent"), 16, name, rooms=rooms, messages=messages)
+        room_id = await seed(
+            databases, Path("/nonexistent"), 16, name, rooms=rooms, messages=messages
+        )
         assert client.token is not None
         return Grown(client.token, room_id, messages)
 
@@ -90,7 +103,9 @@ def _written_out(bench: Bench) -> None:
     mariadb, deadline_s = bench.backends.mariadb, time.monotonic() + 180
 
     def dirty_pages() -> int:
-        return int(mariadb.sql("SHOW GLOBAL STATUS LIKE 'Innodb_buffer_pool_pages_dirty'")[0]["Value"])
+        return int(
+            mariadb.sql("SHOW GLOBAL STATUS LIKE 'Innodb_buffer_pool_pages_dirty'")[0]["Value"]
+        )
 
     mariadb.sql("SET GLOBAL innodb_max_dirty_pages_pct = 0")
     while dirty_pages() > 100 and time.monotonic() < deadline_s:

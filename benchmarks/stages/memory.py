@@ -23,7 +23,9 @@ def run(bench: Bench) -> None:
             asyncio.run(quiet(server.url))
             return int(redis.info("memory")["used_memory_dataset"])
 
-        asyncio.run(populate(server.url, accounts=64, rooms=1, messages=2))  # scripts and all lanes are there
+        asyncio.run(
+            populate(server.url, accounts=64, rooms=1, messages=2)
+        )  # scripts and all lanes are there
         before = used()
         asyncio.run(populate(server.url, accounts=_ACCOUNTS, rooms=_ROOMS))
         empty = used()
@@ -33,4 +35,11 @@ def run(bench: Bench) -> None:
     room = (empty - before) / rooms
     message = (full - empty - rooms * room) / (rooms * _MESSAGES)
     bench.add(Row("Redis: a room without messages", room, "bytes"))
-    bench.add(Row(f"Redis: a message of {len(TEXT)} characters", message, "bytes", note="half of them replies"))
+    bench.add(
+        Row(
+            f"Redis: a message of {len(TEXT)} characters",
+            message,
+            "bytes",
+            note="half of them replies",
+        )
+    )

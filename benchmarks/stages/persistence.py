@@ -18,4 +18,6 @@ def run(bench: Bench) -> None:
     cpu_ms = median(each.cpu_us[0] for each in found) / 1e3
     bench.add(Row(_LIMIT, limit, "rows/s", note="one connection, a commit after each"))
     work, ratio = "persistence, queue to database to SENT", median(each.ratio for each in found)
-    bench.add(Row(work, per_s, "rows/s", cpu_ms, _LIMIT, ratio, target=0.5, note="0.7 is the dream"))
+    bench.add(
+        Row(work, per_s, "rows/s", cpu_ms, _LIMIT, ratio, target=0.5, note="0.7 is the dream")
+    )

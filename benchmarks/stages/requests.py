@@ -27,18 +27,30 @@ def run(bench: Bench) -> None:
     with ExitStack() as stack:
         contenders = [*_limits(bench, stack), *_ours(bench, stack), *_peers(bench, stack)]
         found = bench.contest(contenders)
-    for name in ("aiohttp, empty", _PARSED, "aiohttp + pydantic + one script", _AINVOKE, _FASTAPI, _LANGGRAPH):
+    for name in (
+        "aiohttp, empty",
+        _PARSED,
+        "aiohttp + pydantic + one script",
+        _AINVOKE,
+        _FASTAPI,
+        _LANGGRAPH,
+    ):
         if name in found:
             bench.add(Row(name, found[name].per_s, "req/s", found[name].cpu_ms))
     for name in _SKETCHES:
-        ratios = found[name].per_s / found[_PARSED].per_s, found[_PARSED].cpu_ms / found[name].cpu_ms
+        ratios = (
+            found[name].per_s / found[_PARSED].per_s,
+            found[_PARSED].cpu_ms / found[name].cpu_ms,
+        )
         bench.add(Row(name, found[name].per_s, "req/s", found[name].cpu_ms, _PARSED, *ratios))
 
     def judge(work: str, against: str, target: float, note: str = "") -> None:
         if against in found:
             ours, other = found[work], found[against]
             ratios = ours.per_s / other.per_s, other.cpu_ms / ours.cpu_ms
-            bench.add(Row(work, ours.per_s, "req/s", ours.cpu_ms, against, *ratios, target, note=note))
+            bench.add(
+                Row(work, ours.per_s, "req/s", ours.cpu_ms, against, *ratios, target, note=note)
+            )
 
     judge("send, provider stubbed", _PARSED, 0.35, "0.5 is the dream")
     judge("send, provider stubbed", _FASTAPI, 3)
@@ -53,7 +65,9 @@ def _limits(bench: Bench, stack: ExitStack) -> list[Contender]:
     bare = stack.enter_context(running("bare", command, os.environ, bench.folder / "bare.log"))
 
     def contender(name: str, path: str) -> Contender:
-        asks = [Ask(path, "", {"room_id": f"room{number}", "content": TEXT}) for number in range(ROOMS)]
+        asks = [
+            Ask(path, "", {"room_id": f"room{number}", "content": TEXT}) for number in range(ROOMS)
+        ]
         return Contender(name, bare, asks, bench.folder)
 
     return [
@@ -69,7 +83,9 @@ def _limits(bench: Bench, stack: ExitStack) -> list[Contender]:
 def _ours(bench: Bench, stack: ExitStack) -> list[Contender]:
     stubbed = stack.enter_context(our_server(bench, "stubbed", "stub"))
     bench.say("  16 accounts with 20 rooms, 20 messages in 64 of them")
-    owners = asyncio.run(populate(stubbed.url, accounts=16, rooms=20, messages=20, talking=slice(4)))
+    owners = asyncio.run(
+        populate(stubbed.url, accounts=16, rooms=20, messages=20, talking=slice(4))
+    )
     langchain = stack.enter_context(our_server(bench, "langchain", "langchain"))
     others = asyncio.run(populate(langchain.url, accounts=16, rooms=4))
     asyncio.run(quiet(stubbed.url))
@@ -91,11 +107,18 @@ def _peers(bench: Bench, stack: ExitStack) -> list[Contender]:
     if bench.peers_python is None:
         return []
     found = []
-    asks = [Ask("/send", "", {"room_id": f"room{number}", "content": TEXT}) for number in range(ROOMS)]
+    asks = [
+        Ask("/send", "", {"room_id": f"room{number}", "content": TEXT}) for number in range(ROOMS)
+    ]
     for name, module in ((_FASTAPI, "fastapi"), (_LANGGRAPH, "langgraph")):
         bench.backends.mariadb.sql(f"CREATE DATABASE peer_{module} CHARACTER SET utf8mb4")
-        command = [str(bench.peers_python), str(ROOT / "benchmarks" / "peers" / f"{module}_mysql.py")]
+        command = [
+            str(bench.peers_python),
+            str(ROOT / "benchmarks" / "peers" / f"{module}_mysql.py"),
+        ]
         environment = {**os.environ, "MYSQL_PORT": str(bench.backends.mariadb.port)}
-        peer = stack.enter_context(running(name, command, environment, bench.folder / f"{module}.log"))
+        peer = stack.enter_context(
+            running(name, command, environment, bench.folder / f"{module}.log")
+        )
         found.append(Contender(name, peer, asks, bench.folder))
     return found

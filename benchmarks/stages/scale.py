@@ -17,10 +17,16 @@ def run(bench: Bench) -> None:
     with ExitStack() as stack:
         contenders = []
         for workers in (1, 2):
-            server = stack.enter_context(shipped_server(bench, f"workers{workers}", "--workers", str(workers)))
-            owners = asyncio.run(populate(server.url, accounts=16, rooms=4, messages=20, persona="DEMO"))
+            server = stack.enter_context(
+                shipped_server(bench, f"workers{workers}", "--workers", str(workers))
+            )
+            owners = asyncio.run(
+                populate(server.url, accounts=16, rooms=4, messages=20, persona="DEMO")
+            )
             lists = chain.from_iterable(owner.message_lists() for owner in owners)
-            contenders.append(Contender(f"message list, {workers} process(es)", server, list(lists), bench.folder))
+            contenders.append(
+                Contender(f"message list, {workers} process(es)", server, list(lists), bench.folder)
+            )
         before_s = cpu_s(bench.backends.redis.pid)
         found = bench.contest(contenders)
         redis_s = cpu_s(bench.backends.redis.pid) - before_s

@@ -18,12 +18,16 @@ def run(bench: Bench) -> None:
     starts, own, whole = [], [], []
     for number in range(max(3, bench.rounds // 3)):
         data_dir = bench.folder / f"start{number}"
-        with running("start", command, server_environment(data_dir), bench.folder / "start.log") as server:
+        with running(
+            "start", command, server_environment(data_dir), bench.folder / "start.log"
+        ) as server:
             starts.append(server.start_s)
             if number == 0:
                 time.sleep(_IDLE_S)  # LangChain has been imported by then
                 own.append(rss_bytes(server.pid) / 2**20)
                 whole.append(sum(map(rss_bytes, family(server.pid))) / 2**20)
-    bench.add(Row("start, embedded default, empty folder", median(starts), "s", target=2, bound="at most"))
+    bench.add(
+        Row("start, embedded default, empty folder", median(starts), "s", target=2, bound="at most")
+    )
     bench.add(Row("idle memory of the process", own[0], "MiB", target=120, bound="at most"))
     bench.add(Row("idle memory with its Valkey", whole[0], "MiB"))

@@ -36,7 +36,11 @@ def run(bench: Bench) -> None:
 
 async def _first_token(bench: Bench, server: Child, owners: Sequence[Owner]) -> None:
     taken_ms = []
-    asks = [_ask(owner.token, room_id, {"chunks": 1}) for owner in owners for room_id in owner.room_ids[:4]]
+    asks = [
+        _ask(owner.token, room_id, {"chunks": 1})
+        for owner in owners
+        for room_id in owner.room_ids[:4]
+    ]
     for ask in asks:
         begun_s = time.perf_counter()
         async with _stream(server, ask) as reader:
@@ -44,7 +48,16 @@ async def _first_token(bench: Bench, server: Child, owners: Sequence[Owner]) -> 
             taken_ms.append((time.perf_counter() - begun_s) * 1e3)
             await reader.read()
     work = "first token of a stream, over the model's own"
-    bench.add(Row(work, median(taken_ms), "ms", target=3, bound="at most", note="one at a time, client included"))
+    bench.add(
+        Row(
+            work,
+            median(taken_ms),
+            "ms",
+            target=3,
+            bound="at most",
+            note="one at a time, client included",
+        )
+    )
 
 
 async def _deltas(bench: Bench, server: Child, owners: Sequence[Owner]) -> None:
@@ -66,7 +79,15 @@ async def _deltas(bench: Bench, server: Child, owners: Sequence[Owner]) -> None:
     work = f"deltas of {_DELTA_BYTES} bytes relayed, {len(asks)} streams"
     bench.add(Row(work, deltas / elapsed_s, "deltas/s", cpu_s / deltas * 1e3, target=20_000))
     over_text = received / (deltas * _DELTA_BYTES)
-    bench.add(Row("bytes on the wire over the text, in deltas", over_text, "times", target=3, bound="at most"))
+    bench.add(
+        Row(
+            "bytes on the wire over the text, in deltas",
+            over_text,
+            "times",
+            target=3,
+            bound="at most",
+        )
+    )
 
 
 async def _idle(bench: Bench, server: Child, owners: Sequence[Owner]) -> None:
@@ -74,10 +95,14 @@ async def _idle(bench: Bench, server: Child, owners: Sequence[Owner]) -> None:
     replies = []
     for owner in owners:
         for room_id in owner.room_ids[4:]:
-            async with _stream(server, _ask(owner.token, room_id, {"chunks": 2, "pause_s": 300})) as reader:
+            async with _stream(
+                server, _ask(owner.token, room_id, {"chunks": 2, "pause_s": 300})
+            ) as reader:
                 event = await reader.readuntil(b"\n\n")
             data = json.loads(event.partition(b"data: ")[2])
-            replies.append(Ask(_RESUME, owner.token, {"room_id": room_id, "message_id": data["message_id"]}))
+            replies.append(
+                Ask(_RESUME, owner.token, {"room_id": room_id, "message_id": data["message_id"]})
+            )
     await asyncio.sleep(1)
     before = rss_bytes(server.pid)
     asks = (replies * (_STREAMS // len(replies) + 1))[:_STREAMS]
@@ -95,7 +120,15 @@ async def _idle(bench: Bench, server: Child, owners: Sequence[Owner]) -> None:
     kib = (rss_bytes(server.pid) - before) / _STREAMS / 1024
     for writer in writers:
         writer.transport.abort()
-    bench.add(Row(f"{_STREAMS:,} idle streams in one process, each", kib, "KiB", target=30, bound="at most"))
+    bench.add(
+        Row(
+            f"{_STREAMS:,} idle streams in one process, each",
+            kib,
+            "KiB",
+            target=30,
+            bound="at most",
+        )
+    )
 
 
 def _ask(token: str, room_id: str, plan: Mapping[str, object]) -> Ask:

@@ -94,7 +94,9 @@ class Listed(BaseModel):
 
 async def sketch(app: web.Application, redis_socket: Path) -> None:
     """Add the routes of our own path without what it is for."""
-    _, redis = await asyncio.get_running_loop().create_unix_connection(OneWriteATick, str(redis_socket))
+    _, redis = await asyncio.get_running_loop().create_unix_connection(
+        OneWriteATick, str(redis_socket)
+    )
     append = await redis.ask("SCRIPT", "LOAD", _APPEND)
     read = await redis.ask("SCRIPT", "LOAD", _READ)
     await redis.ask("SET", "session", "an account")
@@ -113,7 +115,9 @@ async def sketch(app: web.Application, redis_socket: Path) -> None:
     async def read_list(request: web.Request) -> web.Response:
         ask = Ask.model_validate_json(await request.read(), strict=True)
         await redis.ask("GETEX", "session", "EX", 3600)
-        entries = await redis.ask("EVALSHA", read, 3, f"b:{ask.room_id}", f"l:{ask.room_id}", f"s:{ask.room_id}")
+        entries = await redis.ask(
+            "EVALSHA", read, 3, f"b:{ask.room_id}", f"l:{ask.room_id}", f"s:{ask.room_id}"
+        )
         head = Listed(sequence=ask.sequence).model_dump_json()
         body = f'{head[:-1]},"messages":[{",".join(entries)}]}}'.encode()
         return web.Response(body=body, content_type="application/json")
@@ -154,7 +158,12 @@ async def main(redis_socket: str) -> None:
         return answer(Reply(sequence=ask.sequence, content=str(said.content)))
 
     app = web.Application()
-    for path, handler in (("/empty", empty), ("/parsed", parsed), ("/script", scripted), ("/ainvoke", ainvoked)):
+    for path, handler in (
+        ("/empty", empty),
+        ("/parsed", parsed),
+        ("/script", scripted),
+        ("/ainvoke", ainvoked),
+    ):
         app.router.add_post(path, handler)
     await sketch(app, Path(redis_socket))
     runner = web.AppRunner(app, access_log=None)

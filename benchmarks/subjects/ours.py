@@ -12,13 +12,13 @@ import json
 import sys
 from collections.abc import AsyncGenerator, Sequence
 
-from application.base_web_server.config import load_settings
+from application.base_web_server.config.loading import load_settings
 from application.base_web_server.serving import run_loop, serve
+from base_server.service.core.logger import configure_logging
+from base_server.service.llm import AIChat_service
+from base_server.service.llm.call_permit import CallPermit
+from base_server.service.llm.conversation import ReplyChunk, ReplyEnd, ReplyItem, ReplyStart, Turn
 from benchmarks.subjects.fake_model import ANSWER, OneChunkModel
-from service.core.logger import configure_logging
-from service.llm import AIChat_service
-from service.llm.call_permit import CallPermit
-from service.llm.conversation import ReplyChunk, ReplyEnd, ReplyItem, ReplyStart, Turn
 
 
 class StubModels:
@@ -48,8 +48,8 @@ def main(ai: str) -> None:
     if ai == "stub":
         setattr(AIChat_service, "_import_and_build", lambda *_: StubModels())  # noqa: B010 - it is no ModelSet
     else:
-        import service.llm.integrations as integrations  # noqa: PLC0415 - imports LangChain
-        from service.llm.model_stream import ModelTraits  # noqa: PLC0415
+        import base_server.service.llm.integrations as integrations  # noqa: PLC0415 - imports LangChain
+        from base_server.service.llm.model_stream import ModelTraits  # noqa: PLC0415
 
         traits = ModelTraits(says_why=True, usage_adds_up=False)
         setattr(integrations, "build_model", lambda *_: (OneChunkModel(), traits))  # noqa: B010 - in place of all integrations

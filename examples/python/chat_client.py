@@ -66,12 +66,17 @@ class ChatClient:
             except ChatError as error:
                 if error.code != "ACCOUNT_EXISTS":
                     raise
-        self._token = self.call("/api/account/login", account_id=account_id, password=password)["accessToken"]
+        self._token = self.call("/api/account/login", account_id=account_id, password=password)[
+            "accessToken"
+        ]
 
     def create_room(self, ai_persona: str, title: str | None = None) -> dict[str, Any]:
         """A new room; repeated attempts make one."""
         answer = self.call(
-            "/api/chat/room/create", ai_persona=ai_persona, title=title, client_request_id=str(uuid.uuid4())
+            "/api/chat/room/create",
+            ai_persona=ai_persona,
+            title=title,
+            client_request_id=str(uuid.uuid4()),
         )
         room: dict[str, Any] = answer["room"]
         return room
@@ -84,7 +89,11 @@ class ChatClient:
         """
         path = "/api/chat/message/stream"
         # One id for all attempts: the server stores the message, and asks the AI, once.
-        fields: dict[str, Any] = {"room_id": room_id, "content": content, "client_message_id": uuid7()}
+        fields: dict[str, Any] = {
+            "room_id": room_id,
+            "content": content,
+            "client_message_id": uuid7(),
+        }
         failure: Exception | None = None
         for attempt in range(ATTEMPTS):
             least_s = 0.0
@@ -107,9 +116,13 @@ class ChatClient:
                 failure = error
                 least_s = error.retry_after_s or 0.0
             except (OSError, http.client.HTTPException) as error:
-                failure = error  # the connection broke, or was not made: the reply goes on without us
+                failure = (
+                    error  # the connection broke, or was not made: the reply goes on without us
+                )
             _pause(attempt, least_s)
-        raise TimeoutError(f"no whole reply in {ATTEMPTS} attempts ({failure or 'the stream ended early'})")
+        raise TimeoutError(
+            f"no whole reply in {ATTEMPTS} attempts ({failure or 'the stream ended early'})"
+        )
 
     def call(self, path: str, **fields: Any) -> dict[str, Any]:
         """POST, and POST the same again while that may help. The answer's envelope; raises :class:`ChatError`."""
@@ -147,7 +160,9 @@ class ChatClient:
         kind = http.client.HTTPSConnection if self._secure else http.client.HTTPConnection
         connection = kind(self._address, timeout=self._timeout_s)
         self._sequence += 1
-        body = {"sequence": self._sequence} | {name: value for name, value in fields.items() if value is not None}
+        body = {"sequence": self._sequence} | {
+            name: value for name, value in fields.items() if value is not None
+        }
         headers = {"Content-Type": "application/json"}
         if self._token:
             headers["Authorization"] = f"Bearer {self._token}"
@@ -187,7 +202,9 @@ def explained(error: Exception, base_url: str, account_id: str) -> str:
     """One line for the person before the terminal: what happened, and what to do about it."""
     if isinstance(error, ChatError):
         if error.code == "WRONG_CREDENTIALS":
-            return f"{account_id}: the password is wrong, or the name is somebody else's; try another"
+            return (
+                f"{account_id}: the password is wrong, or the name is somebody else's; try another"
+            )
         return str(error)
     if isinstance(error, OSError):
         return f"{error}: is a server running at {base_url}?"

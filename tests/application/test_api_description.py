@@ -12,12 +12,14 @@ import aiohttp
 import jsonschema_rs
 import pytest
 
+from base_server.template.base.errors import ErrorCode
 from docs.generate_postman import LIFE, described_api, operations_by_protocol
-from template.base.errors import ErrorCode
 from tests.server_process import running_server
 
 ROOT = Path(__file__).resolve().parents[2]
-COLLECTION = json.loads((ROOT / "docs/postman/chat-template-server.postman_collection.json").read_text("utf-8"))
+COLLECTION = json.loads(
+    (ROOT / "docs/postman/chat-template-server.postman_collection.json").read_text("utf-8")
+)
 DOCUMENT = described_api()
 OPERATIONS = operations_by_protocol(DOCUMENT)
 
@@ -61,7 +63,9 @@ def shape(value: Any) -> Any:
 
 def test_every_protocol_is_described_once_by_its_number() -> None:
     assert sorted(OPERATIONS) == sorted(LIFE)
-    assert DOCUMENT["paths"]["/api/protocol/{protocol_id}"]["post"]["parameters"][0]["schema"]["enum"] == sorted(LIFE)
+    assert DOCUMENT["paths"]["/api/protocol/{protocol_id}"]["post"]["parameters"][0]["schema"][
+        "enum"
+    ] == sorted(LIFE)
     for protocol, (_, operation) in OPERATIONS.items():
         assert operation["operationId"] == f"protocol_{protocol}"
         also = f"Protocol {protocol}; the same as POST /api/protocol/{protocol}."
@@ -70,7 +74,9 @@ def test_every_protocol_is_described_once_by_its_number() -> None:
 
 
 def test_every_operation_lists_the_errors_that_it_may_answer() -> None:
-    codes = {number: set(operation["x-error-codes"]) for number, (_, operation) in OPERATIONS.items()}
+    codes = {
+        number: set(operation["x-error-codes"]) for number, (_, operation) in OPERATIONS.items()
+    }
     any_request, any_chat = {1002, 5000, 5003}, {1000, 1002, 5000, 5003, 10000}
     assert codes[1001] == any_request | {1010, 2001}
     assert codes[6001] == any_chat
@@ -81,8 +87,14 @@ def test_every_operation_lists_the_errors_that_it_may_answer() -> None:
     assert codes[6012] == codes[6013] | {1001, 1006, 1007, 1010}
     assert codes[6011] - codes[6012] == {1020, 1021}, "in a stream the AI's failure is an event"
     for _, operation in OPERATIONS.values():
-        told = " ".join(answer["description"] for status, answer in operation["responses"].items() if status != "200")
-        assert {int(code) for code in re.findall(r"\b(\d{4,5}) [A-Z]", told)} == set(operation["x-error-codes"])
+        told = " ".join(
+            answer["description"]
+            for status, answer in operation["responses"].items()
+            if status != "200"
+        )
+        assert {int(code) for code in re.findall(r"\b(\d{4,5}) [A-Z]", told)} == set(
+            operation["x-error-codes"]
+        )
     by_number = DOCUMENT["paths"]["/api/protocol/{protocol_id}"]["post"]
     assert set(by_number["x-error-codes"]) == set().union(*codes.values()) | {1003}
     assert set(by_number["x-error-codes"]) == {int(code) for code in ErrorCode if code}
@@ -121,10 +133,15 @@ def test_examples_are_what_the_schemas_allow(protocol: int) -> None:
 def test_a_wrong_example_would_be_noticed() -> None:
     schema = content(6002, "request")["schema"]
     assert complaints(schema, {"ai_persona": 5})
-    assert complaints(content(6011, "answer")["schema"], {"errorCode": 0, "sequence": 0, "message": {"seq": "one"}})
+    assert complaints(
+        content(6011, "answer")["schema"],
+        {"errorCode": 0, "sequence": 0, "message": {"seq": "one"}},
+    )
 
 
-async def test_the_collection_runs_from_top_to_bottom_and_answers_have_the_examples_shapes(tmp_path: Path) -> None:
+async def test_the_collection_runs_from_top_to_bottom_and_answers_have_the_examples_shapes(
+    tmp_path: Path,
+) -> None:
     variables = {each["key"]: each["value"] for each in COLLECTION["variable"]}
     with running_server(tmp_path / "data") as server:
         variables["base_url"] = server.base_url
@@ -135,7 +152,9 @@ async def test_the_collection_runs_from_top_to_bottom_and_answers_have_the_examp
                 headers = {header["key"]: header["value"] for header in request["header"]}
                 headers["Authorization"] = f"Bearer {variables['token']}"
                 url = filled(request["url"]["raw"], variables)
-                async with http.request(request["method"], url, data=body.encode(), headers=headers) as answer:
+                async with http.request(
+                    request["method"], url, data=body.encode(), headers=headers
+                ) as answer:
                     text = await answer.text()
                 (script,) = (event["script"]["exec"] for event in item["event"])
                 if is_stream(protocol):
@@ -149,7 +168,9 @@ async def test_the_collection_runs_from_top_to_bottom_and_answers_have_the_examp
                     ):
                         variables[name] = at(answered, place)
                 example = content(protocol, "answer")["example"]
-                assert shape(answered) == shape(events(example) if is_stream(protocol) else example), item["name"]
+                assert shape(answered) == shape(
+                    events(example) if is_stream(protocol) else example
+                ), item["name"]
 
 
 def filled(text: str, variables: dict[str, str]) -> str:

@@ -8,10 +8,18 @@ from typing import Any
 
 import pytest
 
-from application.base_web_server.config import ENVIRONMENTS, ServerSettings, describe, load_settings
-from service.core.errors import StartError
+from application.base_web_server.config.loading import (
+    ENVIRONMENTS,
+    ServerSettings,
+    describe,
+    load_settings,
+)
+from base_server.service.core.errors import StartError
 
-SECRETS = {"BASE_SERVER__DATABASECONFIG__PASSWORD": "geheim-1", "BASE_SERVER__CACHECONFIG__PASSWORD": "geheim-2"}
+SECRETS = {
+    "BASE_SERVER__DATABASECONFIG__PASSWORD": "geheim-1",
+    "BASE_SERVER__CACHECONFIG__PASSWORD": "geheim-2",
+}
 
 
 def load(content: dict[str, Any], folder: Path, **environ: str) -> ServerSettings:
@@ -30,7 +38,12 @@ def test_the_shipped_files_are_valid(env: Any) -> None:
 def test_the_shipped_values_are_the_documents() -> None:
     chat = load_settings("LOCAL", environ={}).chatConfig
     assert (chat.room_list_ttl_s, chat.stream_ttl_s, chat.state_ttl_s) == (3600, 300, 86400)
-    assert (chat.batch_size, chat.batch_interval_s, chat.lock_timeout_s, chat.lock_ttl_s) == (50, 3, 10, 30)
+    assert (chat.batch_size, chat.batch_interval_s, chat.lock_timeout_s, chat.lock_ttl_s) == (
+        50,
+        3,
+        10,
+        30,
+    )
 
 
 def test_the_environment_overrides_whatever_the_case_and_the_depth() -> None:
@@ -48,26 +61,58 @@ def test_the_environment_overrides_whatever_the_case_and_the_depth() -> None:
             "BASE_SERVERS": "not ours",
         },
     )
-    assert (settings.cacheConfig.host, settings.netConfig.port, settings.netConfig.admin_port) == ("12345", 9, 10)
+    assert (settings.cacheConfig.host, settings.netConfig.port, settings.netConfig.admin_port) == (
+        "12345",
+        9,
+        10,
+    )
     assert settings.llmConfig.personas["GPT4O"].model == "other"
     assert settings.llmConfig.demo_without_key is False
     assert [shard.shard_id for shard in settings.databaseConfig.shards] == [7]
 
 
 MISTAKES: dict[str, tuple[dict[str, Any], dict[str, str], list[str]]] = {
-    "unknown section": ({"netConfg": {}}, {}, ["config.json", "'netConfg'", "did you mean 'netConfig'"]),
-    "unknown key": ({"netConfig": {"prot": 1}}, {}, ["config.json", "'netConfig.prot'", "did you mean 'port'"]),
-    "text for a number": ({"netConfig": {"port": "80"}}, {}, ["'netConfig.port' = \"80\"", "integer"]),
+    "unknown section": (
+        {"netConfg": {}},
+        {},
+        ["config.json", "'netConfg'", "did you mean 'netConfig'"],
+    ),
+    "unknown key": (
+        {"netConfig": {"prot": 1}},
+        {},
+        ["config.json", "'netConfig.prot'", "did you mean 'port'"],
+    ),
+    "text for a number": (
+        {"netConfig": {"port": "80"}},
+        {},
+        ["'netConfig.port' = \"80\"", "integer"],
+    ),
     "out of range": ({"netConfig": {"port": 70000}}, {}, ["'netConfig.port' = 70000", "65535"]),
-    "bad list entry": ({"netConfig": {"trusted_proxies": ["x"]}}, {}, ["netConfig.trusted_proxies.0", '"x"']),
+    "bad list entry": (
+        {"netConfig": {"trusted_proxies": ["x"]}},
+        {},
+        ["netConfig.trusted_proxies.0", '"x"'],
+    ),
     "deep unknown key": (
         {"databaseConfig": {"shards": [{"shard_id": 1, "database": "a", "hots": "b"}]}},
         {},
         ["'databaseConfig.shards.0.hots'", "did you mean 'host'"],
     ),
-    "variable with unknown key": ({}, {"BASE_SERVER__NETCONFIG__PROT": "1"}, ["BASE_SERVER__NETCONFIG__PROT", "port"]),
-    "variable of wrong type": ({}, {"BASE_SERVER__NETCONFIG__PORT": "x"}, ["BASE_SERVER__NETCONFIG__PORT", "'x'"]),
-    "variable out of range": ({}, {"BASE_SERVER__NETCONFIG__PORT": "0x"}, ["BASE_SERVER__NETCONFIG__PORT"]),
+    "variable with unknown key": (
+        {},
+        {"BASE_SERVER__NETCONFIG__PROT": "1"},
+        ["BASE_SERVER__NETCONFIG__PROT", "port"],
+    ),
+    "variable of wrong type": (
+        {},
+        {"BASE_SERVER__NETCONFIG__PORT": "x"},
+        ["BASE_SERVER__NETCONFIG__PORT", "'x'"],
+    ),
+    "variable out of range": (
+        {},
+        {"BASE_SERVER__NETCONFIG__PORT": "0x"},
+        ["BASE_SERVER__NETCONFIG__PORT"],
+    ),
     "variable too deep": ({}, {"BASE_SERVER__NETCONFIG__PORT__A": "1"}, ["netConfig.port.A"]),
     "variable that is no list": ({}, {"BASE_SERVER__NETCONFIG__CORS_ORIGINS": "x"}, ["not JSON"]),
     "no host of a provider": (
@@ -80,10 +125,26 @@ MISTAKES: dict[str, tuple[dict[str, Any], dict[str, str], list[str]]] = {
         {},
         ["'llmConfig.providers.openai.base_url'", "65535"],
     ),
-    "no host": ({}, {"BASE_SERVER__NETCONFIG__HOST": ""}, ["BASE_SERVER__NETCONFIG__HOST", "host name or an address"]),
-    "no host in the file": ({"netConfig": {"host": ""}}, {}, ["config.json", "'netConfig.host'", "an address"]),
-    "no Redis host": ({"cacheConfig": {"host": " "}}, {}, ["'cacheConfig.host'", "host name or an address"]),
-    "no database host": ({"databaseConfig": {"host": ""}}, {}, ["'databaseConfig.host'", "host name or an address"]),
+    "no host": (
+        {},
+        {"BASE_SERVER__NETCONFIG__HOST": ""},
+        ["BASE_SERVER__NETCONFIG__HOST", "host name or an address"],
+    ),
+    "no host in the file": (
+        {"netConfig": {"host": ""}},
+        {},
+        ["config.json", "'netConfig.host'", "an address"],
+    ),
+    "no Redis host": (
+        {"cacheConfig": {"host": " "}},
+        {},
+        ["'cacheConfig.host'", "host name or an address"],
+    ),
+    "no database host": (
+        {"databaseConfig": {"host": ""}},
+        {},
+        ["'databaseConfig.host'", "host name or an address"],
+    ),
     "two services on one port": (
         {"netConfig": {"admin_port": 8080}},
         {},
@@ -94,14 +155,22 @@ MISTAKES: dict[str, tuple[dict[str, Any], dict[str, str], list[str]]] = {
         {},
         ["'netConfig.session_ttl_s'", "less than or equal to 315360000"],
     ),
-    "no end of time": ({}, {"BASE_SERVER__CHATCONFIG__LOAD_TIMEOUT_S": "inf"}, ["LOAD_TIMEOUT_S", "finite"]),
+    "no end of time": (
+        {},
+        {"BASE_SERVER__CHATCONFIG__LOAD_TIMEOUT_S": "inf"},
+        ["LOAD_TIMEOUT_S", "finite"],
+    ),
     "a default shard that is none": (
         {"chatConfig": {"default_shard_id": 9}},
         {},
         ["config.json", "'chatConfig.default_shard_id' = 9", "it has 1, 2"],
     ),
     "two shards in one database": (
-        {"databaseConfig": {"shards": [{"shard_id": 1, "database": "a"}, {"shard_id": 2, "database": "a"}]}},
+        {
+            "databaseConfig": {
+                "shards": [{"shard_id": 1, "database": "a"}, {"shard_id": 2, "database": "a"}]
+            }
+        },
         {},
         ["'databaseConfig'", "shards 1 and 2 are one database, a;", "of its own"],
     ),
@@ -110,7 +179,11 @@ MISTAKES: dict[str, tuple[dict[str, Any], dict[str, str], list[str]]] = {
         {},
         ["'databaseConfig'", "shard 1 and the global database are one, g", "of its own"],
     ),
-    "another environment": ({"templateConfig": {"env": "PROD"}}, {}, ["templateConfig.env", "--env LOCAL"]),
+    "another environment": (
+        {"templateConfig": {"env": "PROD"}},
+        {},
+        ["templateConfig.env", "--env LOCAL"],
+    ),
 }
 
 

@@ -8,16 +8,28 @@ from typing import Any
 
 import pytest
 
-from application.base_web_server.config import ENVIRONMENTS, load_settings
-from application.base_web_server.config_warnings import find_warnings
+from application.base_web_server.config.loading import ENVIRONMENTS, load_settings
+from application.base_web_server.config.warnings import find_warnings
 from application.manage.__main__ import main
 from tests.server_process import running_server
 
 SECRETS = {"PROD": {"BASE_SERVER__DATABASECONFIG__PASSWORD": "of the test"}}
 DOUBTFUL = {
-    "a public address without an admin port": ("LOCAL", {"NETCONFIG__HOST": "0.0.0.0"}, "netConfig.admin_port"),
-    "every page may call": ("LOCAL", {"NETCONFIG__CORS_ORIGINS": '["*"]'}, "netConfig.cors_origins"),
-    "everybody is a trusted proxy": ("LOCAL", {"NETCONFIG__TRUSTED_PROXIES": '["0.0.0.0/0"]'}, "trusted_proxies"),
+    "a public address without an admin port": (
+        "LOCAL",
+        {"NETCONFIG__HOST": "0.0.0.0"},
+        "netConfig.admin_port",
+    ),
+    "every page may call": (
+        "LOCAL",
+        {"NETCONFIG__CORS_ORIGINS": '["*"]'},
+        "netConfig.cors_origins",
+    ),
+    "everybody is a trusted proxy": (
+        "LOCAL",
+        {"NETCONFIG__TRUSTED_PROXIES": '["0.0.0.0/0"]'},
+        "trusted_proxies",
+    ),
     "debug in PROD": ("PROD", {"NETCONFIG__LOG_LEVEL": "debug"}, "netConfig.log_level"),
     "a fake Redis": ("LOCAL", {"CACHECONFIG__TYPE": "fake"}, "cacheConfig.type"),
     "no fsync": ("LOCAL", {"CACHECONFIG__APPENDFSYNC": "no"}, "cacheConfig.appendfsync"),
@@ -37,10 +49,22 @@ DOUBTFUL = {
         {"DATABASECONFIG__SHARDS": '[{"shard_id": 1, "database": "a", "host": "mysql-1"}]'},
         "databaseConfig.shards.0.host is set and not used",
     ),
-    "a volatile Redis in PROD": ("PROD", {"CACHECONFIG__ACCEPT_VOLATILE": "true"}, "cacheConfig.accept_volatile"),
-    "a remote Redis without a password": ("PROD", {"CACHECONFIG__HOST": "redis.example"}, "cacheConfig.password"),
+    "a volatile Redis in PROD": (
+        "PROD",
+        {"CACHECONFIG__ACCEPT_VOLATILE": "true"},
+        "cacheConfig.accept_volatile",
+    ),
+    "a remote Redis without a password": (
+        "PROD",
+        {"CACHECONFIG__HOST": "redis.example"},
+        "cacheConfig.password",
+    ),
     "root in PROD": ("PROD", {"DATABASECONFIG__USER": "root"}, "databaseConfig.user"),
-    "a demo in PROD": ("PROD", {"LLMCONFIG__DEMO_WITHOUT_KEY": "true"}, "llmConfig.demo_without_key"),
+    "a demo in PROD": (
+        "PROD",
+        {"LLMCONFIG__DEMO_WITHOUT_KEY": "true"},
+        "llmConfig.demo_without_key",
+    ),
     "a key over http": (
         "DEBUG",
         {
@@ -59,7 +83,9 @@ def test_what_ships_is_quiet(env: Any) -> None:
 
 @pytest.mark.parametrize(("env", "changes", "key"), DOUBTFUL.values(), ids=DOUBTFUL)
 def test_it_is_said(env: Any, changes: dict[str, str], key: str) -> None:
-    environ = SECRETS.get(env, {}) | {f"BASE_SERVER__{name}": value for name, value in changes.items()}
+    environ = SECRETS.get(env, {}) | {
+        f"BASE_SERVER__{name}": value for name, value in changes.items()
+    }
     (warning,) = find_warnings(load_settings(env, environ=environ))
     assert key in str(warning)
     assert warning.mend
@@ -81,6 +107,8 @@ def test_config_check_prints_them_and_the_server_logs_them(
     assert main(["config", "check"]) == 0
     assert capsys.readouterr().out.startswith("warning: cacheConfig.maxmemory_mb is 0")
     with running_server(tmp_path / "data", BASE_SERVER__CACHECONFIG__MAXMEMORY_MB="0") as server:
-        (line,) = (json.loads(line) for line in server.log.splitlines() if "doubtful configuration" in line)
+        (line,) = (
+            json.loads(line) for line in server.log.splitlines() if "doubtful configuration" in line
+        )
     assert line["level"] == "warning"
     assert line["warning"].startswith("cacheConfig.maxmemory_mb is 0")

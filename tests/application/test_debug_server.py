@@ -27,7 +27,10 @@ def redis_on_a_port() -> Iterator[RedisServer]:
 @pytest.fixture
 def changes(redis_on_a_port: RedisServer, private_mariadb: DatabaseBackend) -> dict[str, str]:
     assert private_mariadb.server is not None
-    shards = [{"shard_id": 1, "database": "old_schema_1"}, {"shard_id": 2, "database": "old_schema_2"}]
+    shards = [
+        {"shard_id": 1, "database": "old_schema_1"},
+        {"shard_id": 2, "database": "old_schema_2"},
+    ]
     return {
         "BASE_SERVER__CACHECONFIG__PORT": str(redis_on_a_port.port),
         "BASE_SERVER__DATABASECONFIG__PORT": str(private_mariadb.server.port),
@@ -70,7 +73,9 @@ async def test_from_an_old_schema_to_outages(
 
         assert private_mariadb.server is not None
         private_mariadb.server.kill()
-        await until(lambda: _says(http, server, 200, "degraded", "database:shard1"), what="degraded")
+        await until(
+            lambda: _says(http, server, 200, "degraded", "database:shard1"), what="degraded"
+        )
         await client.ok("/api/chat/message/send", room_id=room, content="the database is away")
         private_mariadb.server.start()
         await until(lambda: _says(http, server, 200, "degraded", None), what="whole again")
@@ -86,7 +91,9 @@ async def test_from_an_old_schema_to_outages(
         server.stop()
 
 
-async def _says(http: aiohttp.ClientSession, server: ServerProcess, status: int, kind: str, name: str | None) -> bool:
+async def _says(
+    http: aiohttp.ClientSession, server: ServerProcess, status: int, kind: str, name: str | None
+) -> bool:
     """Whether /readyz answers ``status`` with ``name`` in its list ``kind`` (None: an empty list)."""
     answered, body = await readyz(http, server)
     return answered == status and (name in body[kind] if name else not body[kind])

@@ -8,10 +8,10 @@ from pathlib import Path
 from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 
-from application.base_web_server.middlewares import make_error_middleware
-from application.base_web_server.routers.docs_router import API_BROWSER, add_docs_routes
-from template.base.template_context import TemplateContext
-from template.base.template_service import TemplateService
+from application.base_web_server.http.middlewares import make_error_middleware
+from application.base_web_server.http.routers.docs_router import API_BROWSER, add_docs_routes
+from base_server.template.base.template_context import TemplateContext
+from base_server.template.base.template_service import TemplateService
 
 
 async def client_of_docs() -> TestClient[web.Request, web.Application]:
@@ -30,7 +30,9 @@ async def test_the_page_and_all_that_it_names_come_from_here() -> None:
         policy = answer.headers["Content-Security-Policy"]
         assert answer.content_type == "text/html"
     assert "default-src 'none'; script-src 'self'; style-src 'self';" in policy
-    assert not re.search(r"<script(?! src=)|<style| on\w+=| style=|//", page.replace("<!doctype", "")), page
+    assert not re.search(
+        r"<script(?! src=)|<style| on\w+=| style=|//", page.replace("<!doctype", "")
+    ), page
     named = set(re.findall(r'(?:src|href)="/docs/([^"]+)"', page))
     assert named == {"swagger-ui.css", "swagger-ui-bundle.js", "start.js"}
     for name in named:

@@ -14,12 +14,12 @@ from pathlib import Path
 import pytest
 import structlog
 
-from application.base_web_server.config import ServerSettings, load_settings
+from application.base_web_server.config.loading import ServerSettings, load_settings
 from application.manage.__main__ import main
 from application.manage.finding import Finding, Level
 from application.manage.machine_checks import check_descriptors, check_folder
 from application.manage.settings_checks import check_ai, check_settings
-from service.core.logger import configure_logging
+from base_server.service.core.logger import configure_logging
 
 PROVIDER = "BASE_SERVER__LLMCONFIG__PROVIDERS__OPENAI"
 
@@ -42,22 +42,31 @@ async def test_a_missing_key_is_bad_where_the_server_would_not_start() -> None:
     found = await found_ai("PROD")
     assert found["ai keys"].level is Level.BAD
     assert found["ai keys"].text.endswith("openai.api_key is missing (persona GPT4O needs it)")
-    assert found["ai keys"].mend.startswith("set BASE_SERVER__LLMCONFIG__PROVIDERS__OPENAI__API_KEY")
+    assert found["ai keys"].mend.startswith(
+        "set BASE_SERVER__LLMCONFIG__PROVIDERS__OPENAI__API_KEY"
+    )
 
 
 async def test_a_demo_that_answers_for_a_persona_is_said() -> None:
     found = await found_ai("LOCAL")
-    assert (found["ai keys"].level, found["ai keys"].text) == (Level.DOUBTFUL, "the offline demo answers for GPT4O")
+    assert (found["ai keys"].level, found["ai keys"].text) == (
+        Level.DOUBTFUL,
+        "the offline demo answers for GPT4O",
+    )
     assert list(found) == ["ai keys"]
 
 
 async def test_a_provider_is_reached_or_not() -> None:
     with socket.create_server(("127.0.0.1", 0)) as door:
         address = f"http://127.0.0.1:{door.getsockname()[1]}/v1"
-        good = await found_ai("LOCAL", **{f"{PROVIDER}__BASE_URL": address, f"{PROVIDER}__API_KEY": "geheim"})
+        good = await found_ai(
+            "LOCAL", **{f"{PROVIDER}__BASE_URL": address, f"{PROVIDER}__API_KEY": "geheim"}
+        )
     assert good["provider openai"].level is Level.GOOD
     assert good["ai keys"].level is Level.GOOD
-    bad = await found_ai("LOCAL", **{f"{PROVIDER}__BASE_URL": address, f"{PROVIDER}__API_KEY": "geheim"})
+    bad = await found_ai(
+        "LOCAL", **{f"{PROVIDER}__BASE_URL": address, f"{PROVIDER}__API_KEY": "geheim"}
+    )
     assert bad["provider openai"].level is Level.BAD
     assert "llmConfig.providers.openai.base_url" in bad["provider openai"].mend
     assert "geheim" not in str(bad)
@@ -69,8 +78,12 @@ def test_what_config_check_warns_of_is_found() -> None:
     assert finding.mend == "set a limit"
 
 
-@pytest.mark.parametrize(("free", "level"), [(10 << 20, Level.BAD), (500 << 20, Level.DOUBTFUL), (5 << 30, Level.GOOD)])
-def test_a_disk_that_is_nearly_full(free: int, level: Level, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("free", "level"), [(10 << 20, Level.BAD), (500 << 20, Level.DOUBTFUL), (5 << 30, Level.GOOD)]
+)
+def test_a_disk_that_is_nearly_full(
+    free: int, level: Level, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     usage = namedtuple("usage", "free")
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage(free))
     settings = local(BASE_SERVER__TEMPLATECONFIG__DATA_DIR=str(tmp_path / "not" / "there"))
@@ -95,7 +108,9 @@ def _log() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("_log")
-def test_for_programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_for_programs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setenv("BASE_SERVER__TEMPLATECONFIG__DATA_DIR", str(tmp_path))
     monkeypatch.setenv("BASE_SERVER__NETCONFIG__PORT", "0")
     monkeypatch.setenv("BASE_SERVER__CACHECONFIG__TYPE", "redis")

@@ -6,17 +6,17 @@ from pathlib import Path
 
 import pytest
 
-from application.base_web_server.durability_watch import DurabilityWatch
-from application.base_web_server.health import HealthMonitor
-from application.base_web_server.readiness import Phase
-from service.cache.cache_settings import CacheSettings
-from service.cache.server_facts import judge as judge_redis
-from service.core.durability import Durability
-from service.db.durability import judge as judge_database
-from service.llm.llm_settings import LlmSettings
-from service.service_container import ServiceContainer, ServiceSettings
-from template.base.readiness import Health
-from template.base.template_context import TemplateContext
+from application.base_web_server.observability.durability_watch import DurabilityWatch
+from application.base_web_server.observability.health import HealthMonitor
+from application.base_web_server.observability.readiness import Phase
+from base_server.service.cache.cache_settings import CacheSettings
+from base_server.service.cache.server_facts import judge as judge_redis
+from base_server.service.core.durability import Durability
+from base_server.service.db.durability import judge as judge_database
+from base_server.service.llm.llm_settings import LlmSettings
+from base_server.service.service_container import ServiceContainer, ServiceSettings
+from base_server.template.base.readiness import Health
+from base_server.template.base.template_context import TemplateContext
 from tests.backends_mariadb import DatabaseBackend
 from tests.backends_redis import RedisServer
 from tests.waiting import until
@@ -54,7 +54,11 @@ def test_redis_settings_in_a_sentence(changes: dict[str, str], safe: bool, words
         ({"innodb_flush_log_at_trx_commit": "1"}, True, "killed server and a power cut"),
         ({"innodb_flush_log_at_trx_commit": "2"}, True, "a power cut loses up to a second"),
         ({"innodb_flush_log_at_trx_commit": "0"}, False, "a killed server loses up to a second"),
-        ({"innodb_flush_log_at_trx_commit": "1", "log_bin": "1", "sync_binlog": "0"}, True, "binary log"),
+        (
+            {"innodb_flush_log_at_trx_commit": "1", "log_bin": "1", "sync_binlog": "0"},
+            True,
+            "binary log",
+        ),
         ({"synchronous": "2"}, True, "on the disk"),
         ({"synchronous": "1"}, False, "may lose commits"),
         ({}, False, "does not tell"),
@@ -67,7 +71,10 @@ def test_database_settings_in_a_sentence(settings: dict[str, str], safe: bool, w
 
 
 async def test_a_setting_changed_at_run_time_is_seen_logged_and_told(
-    private_server: RedisServer, database_backend: DatabaseBackend, capsys: pytest.CaptureFixture[str], app_id: str
+    private_server: RedisServer,
+    database_backend: DatabaseBackend,
+    capsys: pytest.CaptureFixture[str],
+    app_id: str,
 ) -> None:
     container = _container(private_server.settings(), database_backend, app_id)
     await container.start()
@@ -78,7 +85,9 @@ async def test_a_setting_changed_at_run_time_is_seen_logged_and_told(
         await watch.start()
         readiness = await health.readiness()
         assert readiness.names(Health.DEGRADED) == []
-        told = {check["name"]: check["reason"] for check in readiness.to_json(verbose=True)["checks"]}
+        told = {
+            check["name"]: check["reason"] for check in readiness.to_json(verbose=True)["checks"]
+        }
         assert "survives a killed Redis and a power cut" in told["durability:redis"]
         assert told["durability:database:shard1"]
         capsys.readouterr()
@@ -90,7 +99,11 @@ async def test_a_setting_changed_at_run_time_is_seen_logged_and_told(
         assert readiness.names(Health.DEGRADED) == ["durability:redis"]
         await container.cache.get_client().execute("CONFIG", "SET", "appendonly", "yes")
         await until(lambda: _redis(watch).safe, what="and when it is changed back")
-        said = [line for line in capsys.readouterr().out.splitlines() if "what an acknowledgement is worth" in line]
+        said = [
+            line
+            for line in capsys.readouterr().out.splitlines()
+            if "what an acknowledgement is worth" in line
+        ]
         assert len(said) == 2
         assert "lost when it dies" in said[0]
         private_server.kill()

@@ -13,20 +13,23 @@ from aiohttp import web
 from aiohttp.typedefs import Handler
 
 from application.base_web_server.__main__ import main
-from application.base_web_server.config import load_settings
+from application.base_web_server.config.loading import load_settings
 from application.base_web_server.host_app import register_host_templates
-from application.base_web_server.listener import Listener
-from application.base_web_server.middlewares import make_error_middleware, request_id_middleware
-from application.base_web_server.peer import PeerFinder
-from application.base_web_server.routers.protocol_router import add_protocol_routes
-from service.core.errors import StartError
-from template.base.base_template import BaseTemplate
-from template.base.client_session import ClientSession
-from template.base.protocol import Protocol
-from template.base.session_info import SessionInfo
-from template.base.template_context import TemplateContext
-from template.base.template_service import TemplateService
-from template.base.wire import Request, Response
+from application.base_web_server.http.listener import Listener
+from application.base_web_server.http.middlewares import (
+    make_error_middleware,
+    request_id_middleware,
+)
+from application.base_web_server.http.peer import PeerFinder
+from application.base_web_server.http.routers.protocol_router import add_protocol_routes
+from base_server.service.core.errors import StartError
+from base_server.template.base.base_template import BaseTemplate
+from base_server.template.base.client_session import ClientSession
+from base_server.template.base.endpoint import Protocol
+from base_server.template.base.envelope import Request, Response
+from base_server.template.base.session_info import SessionInfo
+from base_server.template.base.template_context import TemplateContext
+from base_server.template.base.template_service import TemplateService
 from tests.waiting import until
 
 
@@ -81,12 +84,16 @@ async def host(market: MarketTemplate) -> AsyncIterator[Listener]:
     await listener.close()
 
 
-async def test_a_hosts_template_and_pages_live_in_its_own_app(host: Listener, market: MarketTemplate) -> None:
+async def test_a_hosts_template_and_pages_live_in_its_own_app(
+    host: Listener, market: MarketTemplate
+) -> None:
     market.go_on.set()
     body = json.dumps({"accessToken": "host-token", "sequence": 4})
     async with aiohttp.ClientSession() as http:
         for path in ("/market/buy", "/api/protocol/7001"):
-            async with http.post(host.url + path, data=body, headers={"X-Forwarded-For": "192.0.2.7"}) as answer:
+            async with http.post(
+                host.url + path, data=body, headers={"X-Forwarded-For": "192.0.2.7"}
+            ) as answer:
                 assert await answer.json() == {"errorCode": 0, "sequence": 4}
         async with http.get(host.url + "/own") as answer:
             assert await answer.text() == "the host's own"
@@ -133,7 +140,9 @@ async def test_a_body_counts_by_its_length_however_it_comes(small: Listener, at_
 
 async def test_a_body_that_the_host_has_read_is_there_for_our_routes(small: Listener) -> None:
     headers = {"Look": "yes"}
-    async with aiohttp.request("POST", small.url + "/market/buy", data=LOGGED_IN, headers=headers) as answer:
+    async with aiohttp.request(
+        "POST", small.url + "/market/buy", data=LOGGED_IN, headers=headers
+    ) as answer:
         assert (await answer.json())["errorCode"] == 0
 
 
@@ -147,17 +156,25 @@ async def test_a_body_that_the_host_has_read_is_there_for_our_routes(small: List
         ("application/json;Charset=latin-1", 400),
     ],
 )
-async def test_a_body_says_in_which_encoding_it_is(small: Listener, content_type: str, status: int) -> None:
+async def test_a_body_says_in_which_encoding_it_is(
+    small: Listener, content_type: str, status: int
+) -> None:
     headers = {"Content-Type": content_type}
-    async with aiohttp.request("POST", small.url + "/market/buy", data=LOGGED_IN, headers=headers) as answer:
+    async with aiohttp.request(
+        "POST", small.url + "/market/buy", data=LOGGED_IN, headers=headers
+    ) as answer:
         assert answer.status == status
 
 
-async def test_a_request_whose_client_leaves_is_finished(host: Listener, market: MarketTemplate) -> None:
+async def test_a_request_whose_client_leaves_is_finished(
+    host: Listener, market: MarketTemplate
+) -> None:
     address = host.url.removeprefix("http://").split(":")
     _, writer = await asyncio.open_connection(address[0], int(address[1]))
     body = b'{"accessToken": "host-token"}'
-    writer.write(b"POST /market/buy HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body))
+    writer.write(
+        b"POST /market/buy HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body)
+    )
     await market.begun.wait()
     writer.transport.abort()
     server = host._runner.server
@@ -175,7 +192,9 @@ async def test_a_listener_waits_for_requests_under_way(market: MarketTemplate) -
     listener = Listener(app, "127.0.0.1", 0, key="port")
     await listener.open()
     async with aiohttp.ClientSession() as http:
-        asking = asyncio.create_task(http.post(listener.url + "/market/buy", data=b'{"accessToken": "host-token"}'))
+        asking = asyncio.create_task(
+            http.post(listener.url + "/market/buy", data=b'{"accessToken": "host-token"}')
+        )
         await market.begun.wait()
         closing = asyncio.create_task(listener.close())
         market.go_on.set()
@@ -184,13 +203,17 @@ async def test_a_listener_waits_for_requests_under_way(market: MarketTemplate) -
         await listener.close()
 
 
-@pytest.mark.parametrize(("host", "port"), [("127.0.0.1", None), ("192.0.2.1", 0), ("no.such.host.invalid", 0)])
+@pytest.mark.parametrize(
+    ("host", "port"), [("127.0.0.1", None), ("192.0.2.1", 0), ("no.such.host.invalid", 0)]
+)
 async def test_a_door_that_cannot_open_says_why(host: str, port: int | None) -> None:
     open_one = Listener(web.Application(), "127.0.0.1", 0, key="port")
     await open_one.open()
     taken = int(open_one.url.rpartition(":")[2])
     with pytest.raises(StartError, match="Cannot listen"):
-        await Listener(web.Application(), host, taken if port is None else port, key="admin_port").open()
+        await Listener(
+            web.Application(), host, taken if port is None else port, key="admin_port"
+        ).open()
     await open_one.close()
 
 
@@ -198,14 +221,21 @@ FORWARDED = {
     "nobody trusted": ((), "10.0.0.1", "198.51.100.1", "10.0.0.1"),
     "one proxy": (("10.0.0.0/8",), "10.0.0.1", "198.51.100.1", "198.51.100.1"),
     "two proxies": (("10.0.0.0/8",), "10.0.0.1", "198.51.100.1, 10.0.0.2", "198.51.100.1"),
-    "a client that lies": (("10.0.0.0/8",), "10.0.0.1", "203.0.113.9, 198.51.100.1", "198.51.100.1"),
+    "a client that lies": (
+        ("10.0.0.0/8",),
+        "10.0.0.1",
+        "203.0.113.9, 198.51.100.1",
+        "198.51.100.1",
+    ),
     "not from a proxy": (("10.0.0.0/8",), "198.51.100.1", "203.0.113.9", "198.51.100.1"),
     "nonsense": (("10.0.0.0/8",), "10.0.0.1", "<script>", "10.0.0.1"),
     "no header": (("10.0.0.0/8",), "10.0.0.1", "", "10.0.0.1"),
 }
 
 
-@pytest.mark.parametrize(("trusted", "remote", "header", "peer"), FORWARDED.values(), ids=FORWARDED.keys())
+@pytest.mark.parametrize(
+    ("trusted", "remote", "header", "peer"), FORWARDED.values(), ids=FORWARDED.keys()
+)
 def test_forwarded_addresses_are_believed_from_trusted_proxies(
     trusted: Sequence[str], remote: str, header: str, peer: str
 ) -> None:
@@ -238,7 +268,10 @@ def test_an_app_registers_the_hosts_templates_with_the_context_that_it_is_given(
 @pytest.mark.parametrize(
     ("app", "why"),
     [
-        ("no_such_game.chat:register", "no_such_game.chat cannot be imported: No module named 'no_such_game'"),
+        (
+            "no_such_game.chat:register",
+            "no_such_game.chat cannot be imported: No module named 'no_such_game'",
+        ),
         (f"{__name__}:registrieren", "has no ordinary function 'registrieren'"),
         (f"{__name__}:LOGGED_IN", "has no ordinary function 'LOGGED_IN'"),
         (f"{__name__}:register_later", "has no ordinary function 'register_later'"),

@@ -11,21 +11,25 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from application.base_web_server.config import load_settings
+from application.base_web_server.config.loading import load_settings
 from application.base_web_server.lifecycle import Server
-from service.llm import AIChat_service
-from service.llm.AIChat_service import AIChatService
-from template.base.template_context import TemplateContext
+from base_server.service.llm import AIChat_service
+from base_server.service.llm.AIChat_service import AIChatService
+from base_server.template.base.template_context import TemplateContext
 from tests.backends_redis import free_port
 from tests.server_process import ROOT, server_environment
 from tests.waiting import until
 
 
-async def test_a_server_is_ready_when_its_models_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_server_is_ready_when_its_models_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """U9"""
     port, built = free_port(), threading.Event()
     build = AIChat_service._import_and_build
-    monkeypatch.setattr(AIChat_service, "_import_and_build", lambda *args: built.wait() and build(*args))
+    monkeypatch.setattr(
+        AIChat_service, "_import_and_build", lambda *args: built.wait() and build(*args)
+    )
     wait, all_else_is_up = AIChatService.wait_until_ready, asyncio.Event()
 
     async def noted_wait(service: AIChatService) -> None:
@@ -33,7 +37,9 @@ async def test_a_server_is_ready_when_its_models_are(tmp_path: Path, monkeypatch
         await wait(service)
 
     monkeypatch.setattr(AIChatService, "wait_until_ready", noted_wait)
-    for name, value in server_environment(tmp_path, {"BASE_SERVER__NETCONFIG__PORT": str(port)}).items():
+    for name, value in server_environment(
+        tmp_path, {"BASE_SERVER__NETCONFIG__PORT": str(port)}
+    ).items():
         monkeypatch.setenv(name, value)
     server, stop = Server(load_settings("LOCAL", None), TemplateContext()), asyncio.Event()
     running = asyncio.create_task(server.run(stop, lambda _: None))
@@ -66,8 +72,8 @@ async def test_the_first_call_of_a_ready_service_imports_nothing() -> None:
     """U9"""
     program = """
 import asyncio, sys
-from service.core.tasks import TaskRegistry
-from service.llm.AIChat_service import AIChatService
+from base_server.service.core.tasks import TaskRegistry
+from base_server.service.llm.AIChat_service import AIChatService
 from tests.openai_stub import OpenAIStub
 from tests.service.llm.ai_fixtures import stub_settings
 

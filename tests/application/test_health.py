@@ -12,20 +12,20 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 
-from application.base_web_server import health, metrics
-from application.base_web_server.health import HealthMonitor
-from application.base_web_server.metrics import Metrics
-from application.base_web_server.readiness import Phase
-from application.base_web_server.routers.health_router import add_health_routes
-from service.cache.cache_settings import CacheSettings
-from service.core.errors import ServiceUnavailable, StartError
-from service.db.database_service import DatabaseService
-from service.llm.llm_settings import LlmSettings
-from service.queue.queue_settings import QueueSettings
-from service.service_container import ServiceContainer, ServiceSettings
-from template.base.base_template import BaseTemplate
-from template.base.readiness import Health, ReadinessCheck
-from template.base.template_context import TemplateContext
+from application.base_web_server.http.routers.health_router import add_health_routes
+from application.base_web_server.observability import health, metrics
+from application.base_web_server.observability.health import HealthMonitor
+from application.base_web_server.observability.metrics import Metrics
+from application.base_web_server.observability.readiness import Phase
+from base_server.service.cache.cache_settings import CacheSettings
+from base_server.service.core.errors import ServiceUnavailable, StartError
+from base_server.service.db.database_service import DatabaseService
+from base_server.service.llm.llm_settings import LlmSettings
+from base_server.service.queue.queue_settings import QueueSettings
+from base_server.service.service_container import ServiceContainer, ServiceSettings
+from base_server.template.base.base_template import BaseTemplate
+from base_server.template.base.readiness import Health, ReadinessCheck
+from base_server.template.base.template_context import TemplateContext
 from tests.backends_redis import RedisServer
 
 
@@ -56,7 +56,11 @@ async def container(tmp_path: Path) -> AsyncIterator[ServiceContainer]:
     ids=["full", "takes no writes", "a replica"],
 )
 async def test_redis_that_refuses_writes(
-    private_server: RedisServer, tmp_path: Path, settings: dict[str, str], ready: bool, degraded: list[str]
+    private_server: RedisServer,
+    tmp_path: Path,
+    settings: dict[str, str],
+    ready: bool,
+    degraded: list[str],
 ) -> None:
     """cases/providers.md V14: 503 when nothing can be written, degraded while what is there can be drained."""
     running = make_container(tmp_path, private_server.settings())
@@ -107,11 +111,17 @@ async def test_before_and_after_it_serves_it_is_not_ready(container: ServiceCont
 
 
 async def test_a_template_can_fail_or_degrade_the_server(container: ServiceContainer) -> None:
-    degraded = await monitor(container, Moody(ReadinessCheck("mood", Health.DEGRADED, "grey"))).readiness()
+    degraded = await monitor(
+        container, Moody(ReadinessCheck("mood", Health.DEGRADED, "grey"))
+    ).readiness()
     assert (degraded.ready, degraded.to_json(verbose=False)["degraded"]) == (True, ["mood"])
-    failed = await monitor(container, Moody(ReadinessCheck("consumer", Health.FAILED, "stands still"))).readiness()
+    failed = await monitor(
+        container, Moody(ReadinessCheck("consumer", Health.FAILED, "stands still"))
+    ).readiness()
     assert (failed.ready, failed.to_json(verbose=False)["failed"]) == (False, ["consumer"])
-    assert {"name": "consumer", "health": "failed", "reason": "stands still"} in failed.to_json(verbose=True)["checks"]
+    assert {"name": "consumer", "health": "failed", "reason": "stands still"} in failed.to_json(
+        verbose=True
+    )["checks"]
 
 
 async def test_a_check_that_breaks_is_a_finding_like_another(container: ServiceContainer) -> None:
@@ -120,7 +130,9 @@ async def test_a_check_that_breaks_is_a_finding_like_another(container: ServiceC
     assert "KeyError" in str(readiness.to_json(verbose=True))
 
 
-async def test_a_database_away_degrades(container: ServiceContainer, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_database_away_degrades(
+    container: ServiceContainer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     async def away(*_: object) -> None:
         raise ServiceUnavailable("database", "connection refused")
 
@@ -139,7 +151,9 @@ async def test_redis_away_fails_and_comes_back(tmp_path: Path, private_server: R
         health = monitor(container)
         assert (await health.readiness()).names(Health.FAILED) == ["redis"]
         assert b"base_server_ready 0.0" in Metrics(container.queue).render(ready=False, queues={})
-        said = Metrics(container.queue).render(ready=True, queues={}, degraded=["chat_older_shards"])
+        said = Metrics(container.queue).render(
+            ready=True, queues={}, degraded=["chat_older_shards"]
+        )
         assert b'base_server_degraded{check="chat_older_shards"} 1.0' in said
         private_server.start()
         assert (await monitor(container).readiness()).ready
@@ -147,7 +161,9 @@ async def test_redis_away_fails_and_comes_back(tmp_path: Path, private_server: R
         await container.stop()
 
 
-async def test_health_routes_answer_while_redis_hangs(tmp_path: Path, private_server: RedisServer) -> None:
+async def test_health_routes_answer_while_redis_hangs(
+    tmp_path: Path, private_server: RedisServer
+) -> None:
     """cases/faults.md U4: /metrics took 22 s, longer than a scrape waits; here a call to Redis may take 60 s."""
     container = make_container(tmp_path, private_server.settings(timeout_s=60.0))
     await container.start()
@@ -169,7 +185,10 @@ async def test_health_routes_answer_while_redis_hangs(tmp_path: Path, private_se
             answer = await http.get("/readyz")
             assert (answer.status, (await answer.json())["failed"]) == (503, ["redis"])
             os.kill(private_server.pid, signal.SIGCONT)
-            while 'base_server_source_up{source="redis"} 0.0' in await (await http.get("/metrics")).text():
+            while (
+                'base_server_source_up{source="redis"} 0.0'
+                in await (await http.get("/metrics")).text()
+            ):
                 await asyncio.sleep(0.1)
     finally:
         os.kill(private_server.pid, signal.SIGCONT)
@@ -221,7 +240,9 @@ async def test_the_containers_names_work_while_it_runs_and_not_after(tmp_path: P
     assert not any(ServiceContainer.get_service_status().values())
 
 
-async def test_another_partition_count_than_the_database_knows_stops_the_start(tmp_path: Path) -> None:
+async def test_another_partition_count_than_the_database_knows_stops_the_start(
+    tmp_path: Path,
+) -> None:
     first = make_container(tmp_path, CacheSettings(type="fake"))
     await first.start()
     await first.stop()

@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 
-from application.base_web_server.config import config_file
+from application.base_web_server.config.loading import config_file
 from application.manage.__main__ import main
-from service.db.databases import Databases, apply_all, read_all_status
-from service.db.db_settings import DatabaseSettings
+from base_server.service.db.databases import Databases, apply_all, read_all_status
+from base_server.service.db.db_settings import DatabaseSettings
 from tests.backends_mariadb import SCRIPTS_DIR, DatabaseBackend
 from tests.server_process import ServerProcess, run_to_its_end, server_environment
 
@@ -23,7 +23,9 @@ from tests.server_process import ServerProcess, run_to_its_end, server_environme
 @pytest.fixture
 def config(fresh_database_backend: DatabaseBackend, tmp_path: Path) -> Path:
     """A configuration file whose databases do not exist yet."""
-    database: dict[str, Any] = fresh_database_backend.settings.model_dump(mode="json", exclude={"password"})
+    database: dict[str, Any] = fresh_database_backend.settings.model_dump(
+        mode="json", exclude={"password"}
+    )
     for shard in database["shards"]:
         shard.pop("password")
     path = tmp_path / "config.json"
@@ -36,7 +38,9 @@ def run(config: Path, *command: str) -> int:
     return main(["--env", "DEBUG", "--config", str(config), *command])
 
 
-def test_apply_makes_the_databases_and_status_says_so(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_apply_makes_the_databases_and_status_says_so(
+    config: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert run(config, "db", "status") == 1
     assert "pending  tables/0001_chat_rooms" in capsys.readouterr().out
     assert run(config, "db", "apply") == 0
@@ -67,15 +71,24 @@ def test_apply_of_an_older_version_is_refused_unless_asked_for(
 
     assert run(config, "db", "apply") == 1
     said = capsys.readouterr().err.splitlines()[-1]
-    assert f"a newer version was applied: its scripts have number {number + 1}, these {number}" in said
+    assert (
+        f"a newer version was applied: its scripts have number {number + 1}, these {number}" in said
+    )
     assert said.endswith(": python -m application.manage --env DEBUG db apply --downgrade")
     assert run(config, "db", "status") == 1
     said = capsys.readouterr().out
-    assert said.count(f"a newer version was applied: its scripts have number {number + 1}, these {number}") == 3
+    assert (
+        said.count(
+            f"a newer version was applied: its scripts have number {number + 1}, these {number}"
+        )
+        == 3
+    )
     assert said.count("newer    procedures/fp_chat_message_find") == 2
     assert run(config, "doctor") == 1
     assert "db apply --downgrade" in capsys.readouterr().out
-    assert all(status.is_current for status in asyncio.run(read_all_status(newer, backend.settings)))
+    assert all(
+        status.is_current for status in asyncio.run(read_all_status(newer, backend.settings))
+    )
 
     assert run(config, "db", "apply", "--downgrade") == 0
     assert capsys.readouterr().out.count("procedures/fp_chat_message_find") == 2
@@ -150,7 +163,8 @@ def test_a_command_says_what_it_is_about_to_act_on(
         main(command.split())
         output = capsys.readouterr()
         assert (
-            output.err == f"Environment LOCAL: {config_file('LOCAL')}, OPENAI_API_KEY and 2 BASE_SERVER__ variables.\n"
+            output.err
+            == f"Environment LOCAL: {config_file('LOCAL')}, OPENAI_API_KEY and 2 BASE_SERVER__ variables.\n"
         )
         assert "BASE_SERVER__ variables" not in output.out
 
@@ -169,8 +183,16 @@ REFUSED: dict[str, tuple[str, dict[str, str], str]] = {
         KEY | {"CACHECONFIG__TLS": "true", "CACHECONFIG__TLS_CA_FILE": "/not/there.pem"},
         "cacheConfig.tls_ca_file /not/there.pem",
     ),
-    "workers of a fake Redis": ("LOCAL", {"CACHECONFIG__TYPE": "fake", "NETCONFIG__WORKERS": "2"}, "in one process"),
-    "a shard that is none": ("LOCAL", {"CHATCONFIG__DEFAULT_SHARD_ID": "9"}, "no such shard, it has 1, 2"),
+    "workers of a fake Redis": (
+        "LOCAL",
+        {"CACHECONFIG__TYPE": "fake", "NETCONFIG__WORKERS": "2"},
+        "in one process",
+    ),
+    "a shard that is none": (
+        "LOCAL",
+        {"CHATCONFIG__DEFAULT_SHARD_ID": "9"},
+        "no such shard, it has 1, 2",
+    ),
     "a package that is not there": (
         "LOCAL",
         KEY | {"LLMCONFIG__PROVIDERS__OPENAI__INTEGRATION": "deepseek"},
@@ -193,7 +215,9 @@ def test_what_a_start_refuses_is_refused_by_check_in_the_same_words(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    environ = server_environment(tmp_path / "data", {f"BASE_SERVER__{name}": text for name, text in changes.items()})
+    environ = server_environment(
+        tmp_path / "data", {f"BASE_SERVER__{name}": text for name, text in changes.items()}
+    )
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     for name in set(environ) - set(os.environ):
         monkeypatch.setenv(name, environ[name])
@@ -211,7 +235,9 @@ def test_the_shipped_configuration_is_good(env: str, capsys: pytest.CaptureFixtu
     assert "is good" in capsys.readouterr().out
 
 
-def test_print_hides_secrets(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_print_hides_secrets(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("BASE_SERVER__DATABASECONFIG__PASSWORD", "geheim")
     assert main(["config", "print"]) == 0
     printed = capsys.readouterr().out
@@ -219,7 +245,9 @@ def test_print_hides_secrets(capsys: pytest.CaptureFixture[str], monkeypatch: py
     assert json.loads(printed)["databaseConfig"]["password"] == "**********"
 
 
-def test_a_wrong_configuration_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_wrong_configuration_is_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     path = tmp_path / "config.json"
     path.write_text('{"databaseConfig": {"hots": 1}}')
     assert main(["--config", str(path), "config", "check"]) == 1

@@ -15,11 +15,11 @@ import aiohttp
 import pytest
 import structlog
 
-from application.base_web_server.config import load_settings
+from application.base_web_server.config.loading import load_settings
 from application.manage.__main__ import main
 from application.manage.operating import operating
-from service.core.logger import configure_logging
-from template.chat.chat_events import QUEUE_NAME
+from base_server.service.core.logger import configure_logging
+from base_server.template.chat.domain.events import QUEUE_NAME
 from tests.backends_cluster import RedisCluster, on_a_cluster
 from tests.server_process import Client, ServerProcess
 from tests.waiting import until
@@ -150,7 +150,11 @@ async def test_what_is_no_event_is_replayed_in_vain_and_dropped_with_yes(
 
 
 async def test_the_commands_look_at_every_master_of_a_cluster(
-    data_dir: Path, terminal: Terminal, monkeypatch: pytest.MonkeyPatch, redis_cluster: RedisCluster, app_id: str
+    data_dir: Path,
+    terminal: Terminal,
+    monkeypatch: pytest.MonkeyPatch,
+    redis_cluster: RedisCluster,
+    app_id: str,
 ) -> None:
     for name, value in on_a_cluster(redis_cluster, app_id).items():
         monkeypatch.setenv(name, value)

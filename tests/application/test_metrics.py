@@ -14,13 +14,13 @@ from prometheus_client import Histogram as PrometheusHistogram
 from prometheus_client.parser import text_string_to_metric_families
 
 import application.base_web_server.lifecycle  # noqa: F401 - all that counts is imported
-from application.base_web_server import metrics as metrics_module
-from application.base_web_server.metrics import Metrics
-from service.core import instruments
-from service.core.instruments import Counter, Gauge, Histogram, declared_instruments
-from service.service_container import ServiceContainer, ServiceSettings
-from template.base.protocol import Protocol
-from template.base.wire import Request, Response
+from application.base_web_server.observability import metrics as metrics_module
+from application.base_web_server.observability.metrics import Metrics
+from base_server.service.core import instruments
+from base_server.service.core.instruments import Counter, Gauge, Histogram, declared_instruments
+from base_server.service.service_container import ServiceContainer, ServiceSettings
+from base_server.template.base.endpoint import Protocol
+from base_server.template.base.envelope import Request, Response
 from tests.openai_stub import OpenAIStub, Reply
 from tests.server_process import Client, running_server
 from tests.waiting import until
@@ -35,7 +35,9 @@ class Numbers:
 
     def sum(self, name: str, **labels: str) -> float:
         found = [
-            s.value for s in self._samples if s.name == f"base_server_{name}" and labels.items() <= s.labels.items()
+            s.value
+            for s in self._samples
+            if s.name == f"base_server_{name}" and labels.items() <= s.labels.items()
         ]
         assert found, f"no series {name}{labels}"
         return sum(found)
@@ -59,7 +61,9 @@ async def reading_with(http: aiohttp.ClientSession, base_url: str, **sums: float
 
 
 async def test_a_life_with_known_numbers(tmp_path: Path) -> None:
-    with running_server(tmp_path / "data", BASE_SERVER__CHATCONFIG__BATCH_INTERVAL_S="0.1") as server:
+    with running_server(
+        tmp_path / "data", BASE_SERVER__CHATCONFIG__BATCH_INTERVAL_S="0.1"
+    ) as server:
         async with aiohttp.ClientSession() as http:
             client = Client(http, server.base_url)
             await client.sign_in("alice")
@@ -69,7 +73,9 @@ async def test_a_life_with_known_numbers(tmp_path: Path) -> None:
             for _ in range(3):
                 await client.ok("/api/chat/message/send", **message)
             # A room, a question, its title, a reply.
-            numbers = await reading_with(http, server.base_url, chat_batch_events_sum=4, queue_waiting=0)
+            numbers = await reading_with(
+                http, server.base_url, chat_batch_events_sum=4, queue_waiting=0
+            )
             await client.ok("/api/account/logout")
             assert (await read(http, server.base_url)).sum("account_logouts_total") == 1
 
@@ -86,7 +92,9 @@ async def test_a_life_with_known_numbers(tmp_path: Path) -> None:
     assert numbers.sum("ai_first_token_seconds_count", persona="DEMO") == 1
     assert numbers.sum("ai_tokens_total", persona="DEMO", kind="completion") > 5
     assert (numbers.sum("ai_running"), numbers.sum("ai_waiting")) == (0, 0)
-    assert 1 <= numbers.sum("chat_batch_seconds_count") == numbers.sum("chat_batch_events_count") <= 4
+    assert (
+        1 <= numbers.sum("chat_batch_seconds_count") == numbers.sum("chat_batch_events_count") <= 4
+    )
     assert numbers.sum("db_call_seconds_count", procedure="fp_chat_message_batch_save") >= 1
     assert numbers.sum("cache_call_seconds_count") > 10
     assert numbers.sum("cache_round_trips_total") > 10
@@ -98,7 +106,10 @@ async def test_a_stream_that_is_stopped_and_resumed(tmp_path: Path) -> None:
     async with OpenAIStub() as provider, aiohttp.ClientSession() as http:
         provider.script(Reply(["Once", " upon"], hang=True))
         changes = {"BASE_URL": provider.base_url, "API_KEY": "of-the-test"}
-        changes = {f"BASE_SERVER__LLMCONFIG__PROVIDERS__OPENAI__{name}": value for name, value in changes.items()}
+        changes = {
+            f"BASE_SERVER__LLMCONFIG__PROVIDERS__OPENAI__{name}": value
+            for name, value in changes.items()
+        }
         with running_server(tmp_path / "data", **changes) as server:
             client = Client(http, server.base_url)
             await client.sign_in("alice")
@@ -115,10 +126,18 @@ async def test_a_stream_that_is_stopped_and_resumed(tmp_path: Path) -> None:
                 reply = {"room_id": room, "message_id": reply_id.decode()}
                 await client.ok("/api/chat/message/stop", **reply)
                 assert b"reply.stopped" in await answer.read()
-            async with http.post(stream.replace("stream", "resume"), json=reply, headers=headers) as answer:
+            async with http.post(
+                stream.replace("stream", "resume"), json=reply, headers=headers
+            ) as answer:
                 assert b"reply.stopped" in await answer.read()
-            stopped = await reading_with(http, server.base_url, chat_open_replies=0, streams_open=0, ai_running=0)
-    assert (running.sum("chat_open_replies"), running.sum("streams_open"), running.sum("ai_running")) == (1, 1, 1)
+            stopped = await reading_with(
+                http, server.base_url, chat_open_replies=0, streams_open=0, ai_running=0
+            )
+    assert (
+        running.sum("chat_open_replies"),
+        running.sum("streams_open"),
+        running.sum("ai_running"),
+    ) == (1, 1, 1)
     assert stopped.sum("chat_replies_total", finish_reason="stopped") == 1
     assert (stopped.sum("chat_stops_total"), stopped.sum("chat_resumes_total")) == (1, 1)
     assert stopped.sum("ai_replies_total", persona="GPT4O", outcome="cut") == 1
@@ -157,7 +176,9 @@ def test_what_a_histogram_hears_at_a_scrape_is_what_prometheus_would_have_counte
     ours, theirs = CollectorRegistry(), CollectorRegistry()
     instrument = Histogram("of_a_test", "text", ("kind",), buckets=(0.1, 1, 2.5))
     instrument.sink = metrics_module._sink(instrument, ours)
-    metric = PrometheusHistogram("base_server_of_a_test", "text", ("kind",), buckets=(0.1, 1, 2.5), registry=theirs)
+    metric = PrometheusHistogram(
+        "base_server_of_a_test", "text", ("kind",), buckets=(0.1, 1, 2.5), registry=theirs
+    )
     for values in [(-1, 0, 0.1, 0.11), (), (1, 2.5, 2.6, 1e9), (0.5,)]:
         for number, value in enumerate(values):
             kind = "odd" if number % 2 else "even"
@@ -169,7 +190,9 @@ def test_what_a_histogram_hears_at_a_scrape_is_what_prometheus_would_have_counte
 
 
 def _without_birth(registry: CollectorRegistry) -> list[str]:
-    return [line for line in generate_latest(registry).decode().splitlines() if "_created" not in line]
+    return [
+        line for line in generate_latest(registry).decode().splitlines() if "_created" not in line
+    ]
 
 
 async def test_answers_are_counted_by_error_and_timed_by_protocol(tmp_path: Path) -> None:
@@ -195,7 +218,9 @@ def test_a_name_is_declared_once() -> None:
         Counter("cache_round_trips", "again")
 
 
-def test_an_instrument_without_a_listener_costs_nothing_and_fails_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_instrument_without_a_listener_costs_nothing_and_fails_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(instruments, "_declared", {})
     instrument = Gauge("of_a_test", "not exposed")
     heard: list[tuple[float, tuple[str, ...]]] = []

@@ -15,7 +15,9 @@ from tests.backends_redis import RedisServer, find_server, running_cache
 from tests.server_process import ROOT, Client, ServerProcess, run_to_its_end, running_server
 from tests.waiting import until
 
-(COMMAND,) = re.findall(r"^(ACL SETUSER .*)$", (ROOT / "docs/operations.md").read_text("utf-8"), re.MULTILINE)
+(COMMAND,) = re.findall(
+    r"^(ACL SETUSER .*)$", (ROOT / "docs/operations.md").read_text("utf-8"), re.MULTILINE
+)
 ALLOWED = shlex.split(COMMAND.replace("app:PROD:", "app:LOCAL:"))
 
 
@@ -29,7 +31,9 @@ def own_redis() -> Iterator[RedisServer]:
         server.remove()
 
 
-async def test_a_server_needs_no_more_rights_than_the_documents_say(own_redis: RedisServer, tmp_path: Path) -> None:
+async def test_a_server_needs_no_more_rights_than_the_documents_say(
+    own_redis: RedisServer, tmp_path: Path
+) -> None:
     settings = {
         "BASE_SERVER__CACHECONFIG__TYPE": "redis",
         "BASE_SERVER__CACHECONFIG__PORT": str(own_redis.port),
@@ -44,7 +48,9 @@ async def test_a_server_needs_no_more_rights_than_the_documents_say(own_redis: R
             async with aiohttp.ClientSession() as http:
                 client = Client(http, server.base_url)
                 await client.sign_in("alice")
-                room = (await client.ok("/api/chat/room/create", ai_persona="DEMO"))["room"]["room_id"]
+                room = (await client.ok("/api/chat/room/create", ai_persona="DEMO"))["room"][
+                    "room_id"
+                ]
                 await client.ok("/api/chat/message/send", room_id=room, content="hello")
 
                 async def stored() -> bool:
@@ -68,6 +74,8 @@ async def test_a_server_needs_no_more_rights_than_the_documents_say(own_redis: R
 
 
 async def _manage(server: ServerProcess, *command: str) -> str:
-    ended = await asyncio.to_thread(run_to_its_end, ["application.manage", *command], server.environment)
+    ended = await asyncio.to_thread(
+        run_to_its_end, ["application.manage", *command], server.environment
+    )
     assert ended.returncode == 0, ended.stdout + ended.stderr
     return ended.stdout

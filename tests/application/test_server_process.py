@@ -19,7 +19,14 @@ from typing import Any
 import aiohttp
 import pytest
 
-from tests.server_process import ROOT, Client, ServerProcess, run_to_its_end, running_server, server_environment
+from tests.server_process import (
+    ROOT,
+    Client,
+    ServerProcess,
+    run_to_its_end,
+    running_server,
+    server_environment,
+)
 from tests.waiting import PATIENCE_S
 
 
@@ -44,9 +51,18 @@ async def test_health_and_metrics(server: ServerProcess, http: aiohttp.ClientSes
         assert (answer.status, await answer.json()) == (200, {"status": "alive"})
     async with http.get(server.base_url + "/readyz?verbose") as answer:
         body = await answer.json()
-        assert (answer.status, body["status"], body["failed"], body["degraded"]) == (200, "ready", [], [])
-        assert {"redis", "database:global", "database:shard1", "database:shard2"} <= {c["name"] for c in body["checks"]}
-    await Client(http, server.base_url).post("/api/account/login", account_id="nobody", password="wrong password")
+        assert (answer.status, body["status"], body["failed"], body["degraded"]) == (
+            200,
+            "ready",
+            [],
+            [],
+        )
+        assert {"redis", "database:global", "database:shard1", "database:shard2"} <= {
+            c["name"] for c in body["checks"]
+        }
+    await Client(http, server.base_url).post(
+        "/api/account/login", account_id="nobody", password="wrong password"
+    )
     async with http.get(server.base_url + "/metrics") as answer:
         text = await answer.text()
     assert 'base_server_requests_total{error_code="2002",protocol="1002"} 1.0' in text
@@ -63,10 +79,23 @@ async def test_openapi_describes_every_protocol_and_error_code(
     assert document["openapi"] == "3.1.0"
     paths = {"/api/account/signup", "/api/account/login", "/api/account/logout", "/api/chat/rooms"}
     assert paths <= set(document["paths"])
-    codes = {item["const"]: item["title"] for item in document["components"]["schemas"]["ErrorCode"]["oneOf"]}
+    codes = {
+        item["const"]: item["title"]
+        for item in document["components"]["schemas"]["ErrorCode"]["oneOf"]
+    }
     assert (len(codes), codes[1004], codes[10000]) == (18, "ROOM_NOT_FOUND", "SESSION_MISSING")
     signup = document["paths"]["/api/account/signup"]["post"]
-    assert set(signup["responses"]) == {"200", "400", "408", "409", "413", "415", "429", "500", "503"}
+    assert set(signup["responses"]) == {
+        "200",
+        "400",
+        "408",
+        "409",
+        "413",
+        "415",
+        "429",
+        "500",
+        "503",
+    }
     for ref in set(re.findall(r'"#/components/schemas/([^"]+)"', str(document).replace("'", '"'))):
         assert ref in document["components"]["schemas"]
 
@@ -91,7 +120,9 @@ REFUSED: dict[str, tuple[str, str, dict[str, Any], int, int]] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize(("method", "path", "options", "status", "code"), REFUSED.values(), ids=REFUSED.keys())
+@pytest.mark.parametrize(
+    ("method", "path", "options", "status", "code"), REFUSED.values(), ids=REFUSED.keys()
+)
 async def test_what_is_refused_is_an_envelope(
     server: ServerProcess,
     http: aiohttp.ClientSession,
@@ -122,7 +153,12 @@ MENDS = {
 
 @pytest.mark.parametrize(("method", "path", "body", "mend"), MENDS.values(), ids=MENDS.keys())
 async def test_what_is_refused_says_how_to_mend_it(
-    server: ServerProcess, http: aiohttp.ClientSession, method: str, path: str, body: bytes | None, mend: str
+    server: ServerProcess,
+    http: aiohttp.ClientSession,
+    method: str,
+    path: str,
+    body: bytes | None,
+    mend: str,
 ) -> None:
     async with http.request(method, server.base_url + path, data=body) as answer:
         assert mend in (await answer.json())["error"]["message"]
@@ -130,7 +166,10 @@ async def test_what_is_refused_says_how_to_mend_it(
 
 def test_a_body_is_asked_for_when_its_client_waits_to_be_asked(server: ServerProcess) -> None:
     host, _, port = server.base_url.removeprefix("http://").partition(":")
-    with socket.create_connection((host, int(port)), timeout=10) as raw, raw.makefile("rb") as answers:
+    with (
+        socket.create_connection((host, int(port)), timeout=10) as raw,
+        raw.makefile("rb") as answers,
+    ):
         raw.sendall(
             b"POST /api/account/logout HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\nExpect: 100-continue\r\n\r\n"
         )
@@ -152,7 +191,9 @@ async def _chunks() -> AsyncIterator[bytes]:
         yield b"a" * 10_000
 
 
-async def test_request_ids_are_taken_if_sane_and_returned(server: ServerProcess, http: aiohttp.ClientSession) -> None:
+async def test_request_ids_are_taken_if_sane_and_returned(
+    server: ServerProcess, http: aiohttp.ClientSession
+) -> None:
     for given, path in (("abc-1.2_3", "/livez"), ("abc-4", "/nowhere")):
         async with http.get(server.base_url + path, headers={"X-Request-ID": given}) as answer:
             assert answer.headers["X-Request-ID"] == given
@@ -161,11 +202,16 @@ async def test_request_ids_are_taken_if_sane_and_returned(server: ServerProcess,
             assert re.fullmatch("[0-9a-f]{32}", answer.headers["X-Request-ID"])
 
 
-async def test_only_listed_origins_may_call(server: ServerProcess, http: aiohttp.ClientSession) -> None:
+async def test_only_listed_origins_may_call(
+    server: ServerProcess, http: aiohttp.ClientSession
+) -> None:
     asks = {"Access-Control-Request-Method": "POST"}
     url = server.base_url + "/api/account/login"
     async with http.options(url, headers={"Origin": "https://game.example", **asks}) as answer:
-        assert (answer.status, answer.headers["Access-Control-Allow-Origin"]) == (204, "https://game.example")
+        assert (answer.status, answer.headers["Access-Control-Allow-Origin"]) == (
+            204,
+            "https://game.example",
+        )
     async with http.options(url, headers={"Origin": "https://evil.example", **asks}) as answer:
         assert answer.status == 405
         assert "Access-Control-Allow-Origin" not in answer.headers
@@ -188,7 +234,9 @@ async def test_accounts_over_http(server: ServerProcess, http: aiohttp.ClientSes
         "/api/protocol/1001", account_id="ＰＬＡＹＥＲ_1", password="비밀번호 열두 글자", sequence=3
     )
     assert (created["account_id"], created["sequence"]) == ("player_1", 3)
-    again = await client.post("/api/account/signup", account_id="player_1", password="another password")
+    again = await client.post(
+        "/api/account/signup", account_id="player_1", password="another password"
+    )
     assert again["errorCode"] == 2001
     login = await client.ok("/api/account/login", account_id="Player_1", password=PASSWORD)
     assert login["account"]["account_id"] == "player_1"
@@ -201,12 +249,18 @@ async def test_accounts_over_http(server: ServerProcess, http: aiohttp.ClientSes
     assert PASSWORD not in server.log
 
 
-async def test_what_was_acknowledged_outlives_a_kill(tmp_path: Path, http: aiohttp.ClientSession) -> None:
+async def test_what_was_acknowledged_outlives_a_kill(
+    tmp_path: Path, http: aiohttp.ClientSession
+) -> None:
     with running_server(tmp_path / "data", is_fresh=True) as server:
         client = Client(http, server.base_url)
         await client.sign_in("alice")
-        room = (await client.ok("/api/chat/room/create", ai_persona="DEMO", title="한글 방 🎮"))["room"]
-        sent = await client.ok("/api/chat/message/send", room_id=room["room_id"], content="첫 메시지 👋")
+        room = (await client.ok("/api/chat/room/create", ai_persona="DEMO", title="한글 방 🎮"))[
+            "room"
+        ]
+        sent = await client.ok(
+            "/api/chat/message/send", room_id=room["room_id"], content="첫 메시지 👋"
+        )
         server.kill()
         server.start()
         client.base_url = server.base_url
@@ -217,7 +271,9 @@ async def test_what_was_acknowledged_outlives_a_kill(tmp_path: Path, http: aioht
         assert [item["title"] for item in rooms["rooms"]] == ["한글 방 🎮"]
 
 
-async def test_a_terminal_that_closes_ends_the_server_in_order(tmp_path: Path, http: aiohttp.ClientSession) -> None:
+async def test_a_terminal_that_closes_ends_the_server_in_order(
+    tmp_path: Path, http: aiohttp.ClientSession
+) -> None:
     """It sends SIGHUP, and takes no line of the log any more."""
     data_dir, (screen, terminal) = tmp_path / "data", os.openpty()
     process = await asyncio.create_subprocess_exec(
@@ -255,7 +311,9 @@ def test_under_nohup_a_terminal_that_closes_changes_nothing(tmp_path: Path) -> N
 
 
 def test_sigterm_stops_cleanly_and_a_second_one_does_not_wait(tmp_path: Path) -> None:
-    with running_server(tmp_path / "data", is_fresh=True, BASE_SERVER__NETCONFIG__QUIET_S="3600") as server:
+    with running_server(
+        tmp_path / "data", is_fresh=True, BASE_SERVER__NETCONFIG__QUIET_S="3600"
+    ) as server:
         server.signal(signal.SIGTERM)
         server.wait_for_log("server drains")
         server.signal(signal.SIGTERM)
@@ -264,13 +322,19 @@ def test_sigterm_stops_cleanly_and_a_second_one_does_not_wait(tmp_path: Path) ->
         assert not _children_in(server.data_dir)
 
 
-async def test_while_it_drains_it_answers_but_is_not_ready(tmp_path: Path, http: aiohttp.ClientSession) -> None:
-    with running_server(tmp_path / "data", is_fresh=True, BASE_SERVER__NETCONFIG__QUIET_S="60") as server:
+async def test_while_it_drains_it_answers_but_is_not_ready(
+    tmp_path: Path, http: aiohttp.ClientSession
+) -> None:
+    with running_server(
+        tmp_path / "data", is_fresh=True, BASE_SERVER__NETCONFIG__QUIET_S="60"
+    ) as server:
         server.signal(signal.SIGTERM)
         server.wait_for_log("server drains")
         async with http.get(server.base_url + "/readyz") as answer:
             assert (answer.status, (await answer.json())["status"]) == (503, "draining")
-        assert (await Client(http, server.base_url).post("/api/account/logout"))["errorCode"] == 10000
+        assert (await Client(http, server.base_url).post("/api/account/logout"))[
+            "errorCode"
+        ] == 10000
         server.signal(signal.SIGTERM)
 
 
@@ -291,7 +355,9 @@ async def test_the_admin_port_has_the_operators_routes_to_itself(
         for path in ("/livez", "/readyz?verbose", "/metrics"):
             for ask in (http.get, http.head):
                 async with ask(server.base_url + path) as answer:
-                    assert answer.status == 404, "a probe of the wrong port must not take it for well"
+                    assert answer.status == 404, (
+                        "a probe of the wrong port must not take it for well"
+                    )
         async with http.get(server.base_url + "/metrics") as answer:
             assert (await answer.json())["errorCode"] == 1003
         async with http.post(server.base_url + "/api/nowhere") as answer:
@@ -313,7 +379,9 @@ def _children_in(data_dir: Path) -> list[str]:
 
 def _start_error(tmp_path: Path, **changes: str) -> str:
     """The one line of a server that cannot start."""
-    ended = run_to_its_end(["application.base_web_server"], server_environment(tmp_path / "data", changes))
+    ended = run_to_its_end(
+        ["application.base_web_server"], server_environment(tmp_path / "data", changes)
+    )
     assert ended.returncode == 1, ended.stderr
     assert ended.stdout == ""
     (line,) = [line for line in ended.stderr.splitlines() if not line.startswith("{")]
@@ -338,7 +406,9 @@ def test_a_data_dir_of_another_server_is_one_line(tmp_path: Path, server: Server
 
 def test_a_data_dir_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    line = _start_error(tmp_path, BASE_SERVER__TEMPLATECONFIG__DATA_DIR=str(tmp_path / "file" / "data"))
+    line = _start_error(
+        tmp_path, BASE_SERVER__TEMPLATECONFIG__DATA_DIR=str(tmp_path / "file" / "data")
+    )
     assert "cannot be written" in line
 
 
@@ -350,8 +420,12 @@ def test_a_server_that_does_not_answer_is_one_line(tmp_path: Path) -> None:
 
 
 def test_a_bad_value_is_one_line_without_a_traceback(tmp_path: Path) -> None:
-    assert "'netConfig.port' = 99999" in _start_error(tmp_path, BASE_SERVER__NETCONFIG__PORT="99999")
-    assert "default_persona" in _start_error(tmp_path, BASE_SERVER__LLMCONFIG__DEFAULT_PERSONA="NOBODY")
+    assert "'netConfig.port' = 99999" in _start_error(
+        tmp_path, BASE_SERVER__NETCONFIG__PORT="99999"
+    )
+    assert "default_persona" in _start_error(
+        tmp_path, BASE_SERVER__LLMCONFIG__DEFAULT_PERSONA="NOBODY"
+    )
 
 
 def test_wrong_arguments_end_with_2() -> None:
@@ -360,7 +434,9 @@ def test_wrong_arguments_end_with_2() -> None:
 
 
 def test_a_missing_provider_key_stops_prod(tmp_path: Path) -> None:
-    environment = server_environment(tmp_path / "data", {"BASE_SERVER__DATABASECONFIG__PASSWORD": "geheim"})
+    environment = server_environment(
+        tmp_path / "data", {"BASE_SERVER__DATABASECONFIG__PASSWORD": "geheim"}
+    )
     ended = subprocess.run(
         [sys.executable, "-m", "application.base_web_server", "--env", "PROD"],
         env=environment, capture_output=True, text=True, timeout=60, check=False,

@@ -10,9 +10,9 @@ import aiohttp
 import pytest
 from aiohttp import web
 
-from application.base_web_server import stream_outlet
-from application.base_web_server.stream_outlet import StreamOutlet
-from template.base.event_stream import ReaderLeft
+from application.base_web_server.http import sse_response as stream_outlet
+from application.base_web_server.http.sse_response import StreamOutlet
+from base_server.template.base.event_stream import ReaderLeft
 from tests.waiting import until
 
 EVENT = b"data: " + b"x" * 64_000 + b"\n\n"
@@ -52,7 +52,9 @@ class Source:
 
 
 @asynccontextmanager
-async def reading(source: Source, *, cancels: bool = False) -> AsyncIterator[aiohttp.ClientResponse]:
+async def reading(
+    source: Source, *, cancels: bool = False
+) -> AsyncIterator[aiohttp.ClientResponse]:
     """A client that has the headers and reads when the test says so."""
     app = web.Application()
     app.router.add_post("/", source.handle)
@@ -84,7 +86,9 @@ async def test_a_slow_reader_is_waited_for_and_gets_everything() -> None:
     assert not source.left
 
 
-async def test_a_reader_who_takes_nothing_for_too_long_has_left(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_reader_who_takes_nothing_for_too_long_has_left(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(stream_outlet, "STALLED_S", 0.3)
     source = Source(EVENTS)
     async with reading(source):
@@ -92,7 +96,9 @@ async def test_a_reader_who_takes_nothing_for_too_long_has_left(monkeypatch: pyt
         assert source.sent < EVENTS / 2
 
 
-@pytest.mark.parametrize("cancels", [False, True], ids=["handlers run on", "handlers are cancelled"])
+@pytest.mark.parametrize(
+    "cancels", [False, True], ids=["handlers run on", "handlers are cancelled"]
+)
 async def test_a_quiet_stream_has_pings_and_a_reader_who_goes_is_noticed(
     monkeypatch: pytest.MonkeyPatch, cancels: bool
 ) -> None:

@@ -15,16 +15,18 @@ from pathlib import Path
 import pytest
 import structlog
 
-from application.base_web_server import supervisor as supervisor_module
-from application.base_web_server.readiness import Phase, Readiness
-from application.base_web_server.supervisor import Supervisor
-from application.base_web_server.worker_board import Posting, WorkerBoard
-from service.core.errors import StartError
+from application.base_web_server.observability.readiness import Phase, Readiness
+from application.base_web_server.workers import supervisor as supervisor_module
+from application.base_web_server.workers.heartbeats import Posting, WorkerBoard
+from application.base_web_server.workers.supervisor import Supervisor
+from base_server.service.core.errors import StartError
 from tests.waiting import PATIENCE_S, until
 
 GOOD = 'echo "Ready at http://it"; exec cat'  # cat ends with its input, as a retired worker does
 BAD = "exit 3"
-STUBBORN = 'trap "echo no >&2" TERM; echo "Ready at http://it"; while :; do read line || sleep 0.01; done'
+STUBBORN = (
+    'trap "echo no >&2" TERM; echo "Ready at http://it"; while :; do read line || sleep 0.01; done'
+)
 
 
 class Bench:
@@ -53,7 +55,9 @@ class Bench:
         if self.refusals:
             self.refusals -= 1
             raise BlockingIOError("the system has no process for us")
-        process = await asyncio.create_subprocess_exec("sh", "-c", self.script, stdin=PIPE, stdout=PIPE)
+        process = await asyncio.create_subprocess_exec(
+            "sh", "-c", self.script, stdin=PIPE, stdout=PIPE
+        )
         self.processes.append(process)
         return process
 
@@ -91,7 +95,9 @@ async def test_the_first_worker_starts_alone_and_all_end_by_sigterm(bench: Bench
 
 async def test_a_first_start_that_fails_ends_everything_at_once(bench: Bench) -> None:
     bench.script = BAD
-    with pytest.raises(StartError, match="Worker 1 ended at its start once, the last time with exit code 3"):
+    with pytest.raises(
+        StartError, match="Worker 1 ended at its start once, the last time with exit code 3"
+    ):
         await bench.supervisor.run(lambda: pytest.fail("it was never ready"))
     assert bench.events == ["launch 1", "close"]
 
@@ -125,7 +131,9 @@ async def test_pauses_grow_for_a_worker_that_dies_young_and_not_for_one_that_liv
     assert [entry["delay_s"] for entry in logs if "delay_s" in entry] == [0.0, 0.1, 0.2, 0.2, 0.0]
 
 
-async def test_it_goes_on_trying_while_another_serves_and_gives_up_when_none_does(bench: Bench) -> None:
+async def test_it_goes_on_trying_while_another_serves_and_gives_up_when_none_does(
+    bench: Bench,
+) -> None:
     async with bench.running() as run:
         bench.script = BAD
         bench.processes[0].kill()
@@ -133,7 +141,9 @@ async def test_it_goes_on_trying_while_another_serves_and_gives_up_when_none_doe
         await until(lambda: bench.events.count("launch 1") > 8)
         assert not run.done()
         bench.processes[2].kill()
-        with pytest.raises(StartError, match="in a row, the last time with exit code 3, and no other serves"):
+        with pytest.raises(
+            StartError, match="in a row, the last time with exit code 3, and no other serves"
+        ):
             await asyncio.wait_for(run, PATIENCE_S)
 
 
@@ -159,7 +169,9 @@ async def test_failed_starts_count_in_a_row(tmp_path: Path) -> None:
         bench.processes[0].kill()
         await until(lambda: len(bench.processes) == 6 and bench.supervisor._any_serves())
         bench.processes[5].kill()
-        await until(lambda: run.done() or (len(bench.processes) == 11 and bench.supervisor._any_serves()))
+        await until(
+            lambda: run.done() or (len(bench.processes) == 11 and bench.supervisor._any_serves())
+        )
         assert not run.done()
 
 
@@ -176,13 +188,17 @@ async def test_a_system_that_gives_no_process_for_a_while_ends_nobody(bench: Ben
         assert not run.done()
 
 
-async def test_a_rolling_restart_replaces_one_after_the_other_the_new_one_first(bench: Bench) -> None:
+async def test_a_rolling_restart_replaces_one_after_the_other_the_new_one_first(
+    bench: Bench,
+) -> None:
     async with bench.running():
         before = list(bench.processes)
         bench.supervisor.roll()
         await until(ended(*before))
         assert bench.events[3:] == ["launch 1", "launch 2", "launch 3"], "nobody died"
-        assert [process.returncode for process in before] == [0, 0, 0], "told by the end of their input"
+        assert [process.returncode for process in before] == [0, 0, 0], (
+            "told by the end of their input"
+        )
         assert not ended(*bench.processes[3:])()
         # The supervisor still looks after those that came.
         bench.processes[3].kill()
@@ -200,7 +216,9 @@ async def test_a_rolling_restart_waits_for_the_end_of_each_that_it_replaced(benc
         await until(ended(*before))
 
 
-async def test_who_is_replaced_already_is_not_hurried_by_a_stop(bench: Bench, tmp_path: Path) -> None:
+async def test_who_is_replaced_already_is_not_hurried_by_a_stop(
+    bench: Bench, tmp_path: Path
+) -> None:
     may_end = tmp_path / "may end"
     bench.script = (
         'trap "exit 7" TERM; echo "Ready at http://it"; while read line; do :; done; '
@@ -283,14 +301,20 @@ async def test_a_worker_whose_board_is_silent_is_killed(
         assert not ended(*bench.processes[1:3])()
 
 
-async def test_a_silence_that_ends_kills_nobody(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_silence_that_ends_kills_nobody(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(supervisor_module, "_LOOK_INTERVAL_S", 0.02)
     looks = 0
 
     def heard_at_every_fifth_look() -> list[Posting]:
         nonlocal looks
         looks += 1
-        return [Posting(1, bench.processes[0].pid, 100.0 if looks % 5 else 0.0, Readiness(Phase.READY, ()))]
+        return [
+            Posting(
+                1, bench.processes[0].pid, 100.0 if looks % 5 else 0.0, Readiness(Phase.READY, ())
+            )
+        ]
 
     async with bench.running():
         monkeypatch.setattr(bench.board, "postings", heard_at_every_fifth_look)
@@ -305,7 +329,9 @@ async def test_a_worker_that_printed_an_endless_line_is_started_again(bench: Ben
         await until(lambda: len(bench.processes) == 4)
 
 
-async def test_what_a_worker_prints_is_passed_on(bench: Bench, capfd: pytest.CaptureFixture[str]) -> None:
+async def test_what_a_worker_prints_is_passed_on(
+    bench: Bench, capfd: pytest.CaptureFixture[str]
+) -> None:
     bench.script = 'echo before; echo "Ready at http://it"; echo after; exec cat'
     printed: list[str] = []
 

@@ -14,7 +14,7 @@ from aiohttp import web
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
-from service.core import tracing
+from base_server.service.core import tracing
 from tests.server_process import Client, run_to_its_end, running_server, server_environment
 
 TRACE_ID, CALLER_ID = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
@@ -33,7 +33,9 @@ class Collector:
         message.ParseFromString(gzip.decompress(body) if body[:2] == b"\x1f\x8b" else body)
         for of_resource in message.resource_spans:
             self.service_names |= {
-                a.value.string_value for a in of_resource.resource.attributes if a.key == "service.name"
+                a.value.string_value
+                for a in of_resource.resource.attributes
+                if a.key == "service.name"
             }
             for scope in of_resource.scope_spans:
                 self.spans += scope.spans
@@ -45,7 +47,9 @@ class Collector:
 
 def _title(span: Span) -> str:
     """Its name, with what it is about."""
-    about = [a.value.string_value for a in span.attributes if a.key in ("script", "procedure", "persona")]
+    about = [
+        a.value.string_value for a in span.attributes if a.key in ("script", "procedure", "persona")
+    ]
     return " ".join([span.name, *about])
 
 
@@ -61,10 +65,16 @@ async def collector() -> AsyncIterator[tuple[Collector, str]]:
     await runner.cleanup()
 
 
-async def test_a_send_is_a_trace_of_its_callers(collector: tuple[Collector, str], tmp_path: Path) -> None:
+async def test_a_send_is_a_trace_of_its_callers(
+    collector: tuple[Collector, str], tmp_path: Path
+) -> None:
     taking, endpoint = collector
-    with running_server(tmp_path / "data", BASE_SERVER__NETCONFIG__TRACES_ENDPOINT=endpoint) as server:
-        async with aiohttp.ClientSession(headers={"traceparent": f"00-{TRACE_ID}-{CALLER_ID}-01"}) as http:
+    with running_server(
+        tmp_path / "data", BASE_SERVER__NETCONFIG__TRACES_ENDPOINT=endpoint
+    ) as server:
+        async with aiohttp.ClientSession(
+            headers={"traceparent": f"00-{TRACE_ID}-{CALLER_ID}-01"}
+        ) as http:
             client = Client(http, server.base_url)
             await client.sign_in("alice")
             room = (await client.ok("/api/chat/room/create", ai_persona="DEMO"))["room"]["room_id"]
@@ -79,7 +89,9 @@ async def test_a_send_is_a_trace_of_its_callers(collector: tuple[Collector, str]
     assert spans["redis script end_reply"].trace_id == sent.trace_id
     # The batch is nobody's request.
     assert "database procedure fp_chat_message_batch_save" not in spans
-    assert "database procedure fp_chat_message_batch_save" in {_title(span) for span in taking.spans}
+    assert "database procedure fp_chat_message_batch_save" in {
+        _title(span) for span in taking.spans
+    }
     assert taking.service_names == {"base_server"}
     assert "secret of alice" not in str(taking.spans)
 
@@ -87,13 +99,22 @@ async def test_a_send_is_a_trace_of_its_callers(collector: tuple[Collector, str]
 def test_without_its_packages_the_start_names_the_mend(tmp_path: Path) -> None:
     hidden = tmp_path / "hidden"
     (hidden / "opentelemetry").mkdir(parents=True)
-    (hidden / "opentelemetry" / "__init__.py").write_text("raise ImportError('hidden', name='opentelemetry')")
-    changes = {"BASE_SERVER__NETCONFIG__TRACES_ENDPOINT": "http://127.0.0.1:1/v1/traces", "PYTHONPATH": str(hidden)}
+    (hidden / "opentelemetry" / "__init__.py").write_text(
+        "raise ImportError('hidden', name='opentelemetry')"
+    )
+    changes = {
+        "BASE_SERVER__NETCONFIG__TRACES_ENDPOINT": "http://127.0.0.1:1/v1/traces",
+        "PYTHONPATH": str(hidden),
+    }
     ended = run_to_its_end(
-        ["application.base_web_server"], server_environment(tmp_path / "data", changes), is_fresh=True
+        ["application.base_web_server"],
+        server_environment(tmp_path / "data", changes),
+        is_fresh=True,
     )
     assert ended.returncode == 1
-    assert "opentelemetry is not installed: install the extra 'otel'" in ended.stderr.splitlines()[-1]
+    assert (
+        "opentelemetry is not installed: install the extra 'otel'" in ended.stderr.splitlines()[-1]
+    )
 
 
 def test_without_a_tracer_a_span_is_nothing_at_all() -> None:

@@ -9,15 +9,15 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 
-from application.base_web_server.health import HealthMonitor
-from application.base_web_server.metrics import Metrics
-from application.base_web_server.readiness import Phase
-from application.base_web_server.routers.health_router import add_health_routes
-from service.core.errors import ServiceUnavailable
-from service.db.db_settings import DatabaseSettings
-from service.queue.lanes import Lane
-from template.base.template_context import TemplateContext
-from template.chat import chat_template_impl
+from application.base_web_server.http.routers.health_router import add_health_routes
+from application.base_web_server.observability.health import HealthMonitor
+from application.base_web_server.observability.metrics import Metrics
+from application.base_web_server.observability.readiness import Phase
+from base_server.service.core.errors import ServiceUnavailable
+from base_server.service.db.db_settings import DatabaseSettings
+from base_server.service.queue.lanes import Lane
+from base_server.template.base.template_context import TemplateContext
+from base_server.template.chat import chat_template_impl
 from tests.backends_mariadb import DatabaseBackend
 from tests.backends_redis import RedisServer
 from tests.chat_world import ChatWorld, running_world
@@ -29,19 +29,27 @@ _STUCK_S = 0.3
 
 @pytest.mark.parametrize("others_go_on", [False, True], ids=["all lanes", "one lane of several"])
 async def test_a_consumer_that_is_wedged_while_the_database_answers_is_503(
-    valkey_server: RedisServer, tmp_path: Path, app_id: str, monkeypatch: pytest.MonkeyPatch, others_go_on: bool
+    valkey_server: RedisServer,
+    tmp_path: Path,
+    app_id: str,
+    monkeypatch: pytest.MonkeyPatch,
+    others_go_on: bool,
 ) -> None:
     monkeypatch.setattr(chat_template_impl, "_STUCK_S", _STUCK_S)
     database = DatabaseBackend("sqlite", DatabaseSettings(timeout_s=PATIENCE_S), tmp_path, None)
     async with (
         OpenAIStub() as provider,
-        running_world(valkey_server.settings(), database, app_id, provider, batch_interval_s=0.05) as chat,
+        running_world(
+            valkey_server.settings(), database, app_id, provider, batch_interval_s=0.05
+        ) as chat,
         _probe(chat) as client,
     ):
         user, other = await chat.user("wedged"), await chat.user("other")
         release = _wedge(chat, (await chat.template._owner(user)).partition)
         room, others = await chat.room(user), await chat.room(other)
-        assert (await chat.template._owner(other)).partition != (await chat.template._owner(user)).partition
+        assert (await chat.template._owner(other)).partition != (
+            await chat.template._owner(user)
+        ).partition
 
         async def unready() -> bool:
             if others_go_on:
@@ -66,7 +74,10 @@ async def test_a_consumer_that_waits_for_its_database_is_degraded_only(
 ) -> None:
     monkeypatch.setattr(chat_template_impl, "_STUCK_S", 0.0)
     database = DatabaseBackend("sqlite", DatabaseSettings(timeout_s=PATIENCE_S), tmp_path, None)
-    async with OpenAIStub() as provider, running_world(valkey_server.settings(), database, app_id, provider) as chat:
+    async with (
+        OpenAIStub() as provider,
+        running_world(valkey_server.settings(), database, app_id, provider) as chat,
+    ):
 
         async def away(*_: object) -> None:
             raise ServiceUnavailable("database", "away")

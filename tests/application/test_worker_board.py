@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 import structlog
 
-from application.base_web_server.readiness import Phase, Readiness
-from application.base_web_server.worker_board import SILENT_S, WorkerBoard
-from template.base.readiness import Health
+from application.base_web_server.observability.readiness import Phase, Readiness
+from application.base_web_server.workers.heartbeats import SILENT_S, WorkerBoard
+from base_server.template.base.readiness import Health
 
 OK = ("redis", Health.OK, "")
 SHARD_AWAY = ("database:shard1", Health.DEGRADED, "no answer")
@@ -25,7 +25,9 @@ def board(tmp_path: Path) -> WorkerBoard:
     return WorkerBoard(tmp_path, 2)
 
 
-def post(folder: Path, worker: int, pid: int, phase: Phase, *checks: Any, age_s: float = 0.0) -> None:
+def post(
+    folder: Path, worker: int, pid: int, phase: Phase, *checks: Any, age_s: float = 0.0
+) -> None:
     file = folder / f"{worker}-{pid}.json"
     file.write_text(json.dumps({"phase": phase, "checks": checks}))
     os.utime(file, (0, time.monotonic() - age_s))
@@ -55,7 +57,9 @@ def test_a_worker_that_is_not_up_degrades(board: WorkerBoard, tmp_path: Path) ->
     post(tmp_path, 1, 11, Phase.READY, OK)
     assert said(board) == (True, "ready", ["workers"], [])
     _, body = board.report(verbose=True)
-    assert {"name": "workers", "health": "degraded", "reason": "1 of 2 workers are not up"} in body["checks"]
+    assert {"name": "workers", "health": "degraded", "reason": "1 of 2 workers are not up"} in body[
+        "checks"
+    ]
     assert body["workers"][1] == {"worker": 2, "status": "not up"}
 
 
@@ -79,7 +83,9 @@ def test_a_worker_that_cannot_write_is_not_silent(board: WorkerBoard, tmp_path: 
     board.post(2, Readiness(Phase.READY, ()))
     (mine,) = (posting for posting in board.postings() if posting.worker == 2)
     assert -0.1 < mine.age_s < SILENT_S
-    (tmp_path / f"2-{os.getpid()}.new").mkdir()  # as on a full disk: nothing new can be written, what is there stays
+    (
+        tmp_path / f"2-{os.getpid()}.new"
+    ).mkdir()  # as on a full disk: nothing new can be written, what is there stays
     os.utime(tmp_path / f"2-{os.getpid()}.json", (0, time.monotonic() - SILENT_S - 1))
     assert said(board) == (False, "not ready", [], ["workers"])
     with structlog.testing.capture_logs() as logs:
@@ -98,7 +104,9 @@ def test_a_worker_that_never_could_write_is_not_up(board: WorkerBoard, tmp_path:
     assert said(board) == (True, "ready", ["workers"], [])
 
 
-def test_who_is_being_replaced_does_not_speak_for_its_worker(board: WorkerBoard, tmp_path: Path) -> None:
+def test_who_is_being_replaced_does_not_speak_for_its_worker(
+    board: WorkerBoard, tmp_path: Path
+) -> None:
     post(tmp_path, 1, 11, Phase.READY, OK)
     post(tmp_path, 2, 22, Phase.DRAINING, STUCK)
     post(tmp_path, 2, 23, Phase.READY, OK)

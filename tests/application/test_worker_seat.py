@@ -9,12 +9,12 @@ from typing import cast
 import pytest
 import structlog
 
-from application.base_web_server import worker_seat
-from application.base_web_server.health import HealthMonitor
-from application.base_web_server.readiness import Phase, Readiness
-from application.base_web_server.worker_board import WorkerBoard
-from application.base_web_server.worker_seat import WorkerSeat
-from service.core.tasks import TaskRegistry
+from application.base_web_server.observability.health import HealthMonitor
+from application.base_web_server.observability.readiness import Phase, Readiness
+from application.base_web_server.workers import context as worker_seat
+from application.base_web_server.workers.context import WorkerSeat
+from application.base_web_server.workers.heartbeats import WorkerBoard
+from base_server.service.core.tasks import TaskRegistry
 from tests.waiting import PATIENCE_S, until
 
 
@@ -38,7 +38,10 @@ async def test_counts_that_cannot_be_written_do_not_silence_the_worker(
 
     seat = WorkerSeat(1, {}, WorkerBoard(tmp_path, 1))
     with structlog.testing.capture_logs() as logs:
-        async with asyncio.timeout(PATIENCE_S), seat.posting(cast(HealthMonitor, health), tasks, on_a_full_disk):
+        async with (
+            asyncio.timeout(PATIENCE_S),
+            seat.posting(cast(HealthMonitor, health), tasks, on_a_full_disk),
+        ):
             await until(lambda: health.asked > 5)
             assert seat.board.report(verbose=False)[0]
     assert [entry["event"] for entry in logs] == ["metrics are not written"]

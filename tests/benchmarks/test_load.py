@@ -34,7 +34,9 @@ class Served:
         return self._cpu_s.pop(0)
 
 
-def contender(folder: Path, server: object, name: str = "one", asks: Sequence[Ask] = ()) -> Contender:
+def contender(
+    folder: Path, server: object, name: str = "one", asks: Sequence[Ask] = ()
+) -> Contender:
     return Contender(name, cast(Child, server), asks, folder)
 
 
@@ -75,7 +77,9 @@ def wrk_that_says(tmp_path: Path, calls: Path, monkeypatch: pytest.MonkeyPatch) 
     return install
 
 
-def test_figures_are_of_a_second_and_of_a_request(tmp_path: Path, calls: Path, wrk_that_says: Wrk) -> None:
+def test_figures_are_of_a_second_and_of_a_request(
+    tmp_path: Path, calls: Path, wrk_that_says: Wrk
+) -> None:
     wrk_that_says([said()])
     asks = [Ask("/a", "token", {"room_id": "r"}), Ask("/b", "", {})]
     measured = contender(tmp_path, Served(10.0, 10.5), "message list, 1 / 2", asks).take(2)
@@ -98,7 +102,9 @@ def test_contenders_take_turns_and_medians_count_without_the_warm_up(
     tmp_path: Path, calls: Path, wrk_that_says: Wrk, capsys: pytest.CaptureFixture[str]
 ) -> None:
     warm_up, rounds = [1, 1], [300, 3000, 100, 1000, 200, 2900]
-    wrk_that_says([said(requests=n, duration_us=1_000_000, p50_us=10 * n) for n in warm_up + rounds])
+    wrk_that_says(
+        [said(requests=n, duration_us=1_000_000, p50_us=10 * n) for n in warm_up + rounds]
+    )
     one, other = (contender(tmp_path, Served(*[0.0, 0.3] * 4), name) for name in ("one", "other"))
     found = Bench(cast(Any, None), None, seconds=3, rounds=3).contest([one, other])
     assert {name: measured.per_s for name, measured in found.items()} == {"one": 200, "other": 2900}
@@ -109,7 +115,9 @@ def test_contenders_take_turns_and_medians_count_without_the_warm_up(
 
 
 @pytest.mark.skipif(shutil.which("wrk") is None, reason="wrk is not installed")
-async def test_wrk_sends_each_request_with_its_own_token_and_counts_the_refused(tmp_path: Path) -> None:
+async def test_wrk_sends_each_request_with_its_own_token_and_counts_the_refused(
+    tmp_path: Path,
+) -> None:
     seen = set()
 
     async def answer(request: web.Request) -> web.Response:
@@ -125,7 +133,14 @@ async def test_wrk_sends_each_request_with_its_own_token_and_counts_the_refused(
         async def take(*asks: Ask) -> float:
             return (await asyncio.to_thread(contender(tmp_path, served, "one", asks).take, 1)).per_s
 
-        assert await take(Ask("/a", "of a", {"n": 1}), Ask("/b", "", {"n": 2}), Ask("/c", "of c", {})) > 10
-        assert seen == {("/a", "Bearer of a", '{"n": 1}'), ("/b", None, '{"n": 2}'), ("/c", "Bearer of c", "{}")}
+        assert (
+            await take(Ask("/a", "of a", {"n": 1}), Ask("/b", "", {"n": 2}), Ask("/c", "of c", {}))
+            > 10
+        )
+        assert seen == {
+            ("/a", "Bearer of a", '{"n": 1}'),
+            ("/b", None, '{"n": 2}'),
+            ("/c", "Bearer of c", "{}"),
+        }
         with pytest.raises(SystemExit, match="refused"):
             await take(Ask("/a", "", {}), Ask("/refused", "", {}))

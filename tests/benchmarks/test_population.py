@@ -16,12 +16,12 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
+from base_server.service.db.db_settings import DatabaseSettings
 from benchmarks.load import Ask
 from benchmarks.population import TEXT, populate, quiet
 from benchmarks.processes import running
 from benchmarks.seed import ROWS
 from benchmarks.seed import run as seed
-from service.db.db_settings import DatabaseSettings
 from tests.server_process import Client, ServerProcess, running_server
 from tests.waiting import PATIENCE_S
 
@@ -36,7 +36,9 @@ async def asked(http: aiohttp.ClientSession, url: str, ask: Ask) -> dict[str, An
     return await _client(http, url, ask.token).ok(ask.path, **ask.fields)
 
 
-async def test_players_have_the_rooms_and_messages_that_are_asked_for(server: ServerProcess) -> None:
+async def test_players_have_the_rooms_and_messages_that_are_asked_for(
+    server: ServerProcess,
+) -> None:
     owners = await populate(server.base_url, accounts=2, rooms=3, messages=44, talking=slice(1, 2))
     assert len(TEXT) == 40
     async with aiohttp.ClientSession() as http:
@@ -62,13 +64,20 @@ async def test_a_seeded_room_is_read_as_if_it_had_been_written(tmp_path: Path) -
             client = Client(http, server.base_url)
             await client.sign_in("seeded")
         room_id = await seed(
-            DatabaseSettings(timeout_s=PATIENCE_S), data, 16, "seeded", rooms=ROWS + 1, messages=messages
+            DatabaseSettings(timeout_s=PATIENCE_S),
+            data,
+            16,
+            "seeded",
+            rooms=ROWS + 1,
+            messages=messages,
         )
         with running_server(data) as server:
             client = _client(http, server.base_url, client.token)
             rooms = await client.ok("/api/chat/rooms", limit=1)
             pages = [
-                (await client.ok("/api/chat/messages", room_id=room_id, page=page, limit=50))["messages"]
+                (await client.ok("/api/chat/messages", room_id=room_id, page=page, limit=50))[
+                    "messages"
+                ]
                 for page in range(messages // 50 + 1, 0, -1)
             ]
     assert rooms["total_count"] == ROWS + 1

@@ -51,23 +51,31 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(report, "_FOLDER", tmp_path)
     monkeypatch.setattr(report, "machine", lambda: MACHINE)
     (tmp_path / "results").mkdir()
-    (tmp_path / "RESULTS.md").write_text("# Title\n<!-- begin run -->\nold\n<!-- end run -->\nour words\n")
+    (tmp_path / "RESULTS.md").write_text(
+        "# Title\n<!-- begin run -->\nold\n<!-- end run -->\nour words\n"
+    )
     return tmp_path
 
 
-def test_a_whole_run_is_kept_and_the_words_around_it_stay(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_whole_run_is_kept_and_the_words_around_it_stay(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     report.save(ROWS, None, whole=True)
     assert capsys.readouterr().out == TABLE + "\n"
     text = (folder / "RESULTS.md").read_text(encoding="utf-8")
     assert text.startswith("# Title\n<!-- begin run -->\n\nRun of 2")
-    assert text.endswith(f"Load of the machine before: 0.2.\n\n{TABLE}\n\n<!-- end run -->\nour words\n")
+    assert text.endswith(
+        f"Load of the machine before: 0.2.\n\n{TABLE}\n\n<!-- end run -->\nour words\n"
+    )
     (kept,) = (folder / "results").iterdir()
     rows = json.loads(kept.read_text(encoding="utf-8"))["rows"]
     assert [row["met"] for row in rows] == [None, False, True]
     assert [row["figure"] for row in rows] == [28687.3, 1811.4, 1.977]
 
 
-def test_a_part_of_a_run_is_printed_and_not_kept(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_part_of_a_run_is_printed_and_not_kept(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     before = (folder / "RESULTS.md").read_bytes()
     report.save(ROWS, None, whole=False)
     assert capsys.readouterr().out == TABLE + "\n"
@@ -79,7 +87,9 @@ def test_the_published_table_is_that_of_the_run_it_names() -> None:
     text = (report._FOLDER / "RESULTS.md").read_text(encoding="utf-8")
     name, _, rest = text.partition("Run of ")[2].partition(" ")
     run = json.loads((report._FOLDER / "results" / f"{name}.json").read_text(encoding="utf-8"))
-    rows = [Row(**{key: value for key, value in row.items() if key != "met"}) for row in run["rows"]]
+    rows = [
+        Row(**{key: value for key, value in row.items() if key != "met"}) for row in run["rows"]
+    ]
     assert report.table(rows) in rest
     assert [row.met for row in rows] == [row["met"] for row in run["rows"]]
     named = {row.work: row for row in rows if row.unit == "req/s"}

@@ -16,10 +16,18 @@ REST = {
     "server, MiB": 90.0, "descriptors": 30.0, "tasks": 7.0, "open streams": 0.0, "open replies": 0.0,
     "events waiting": 0.0, "Redis, MiB": 2.0,
 }  # fmt: skip
-BUSY = REST | {"server, MiB": 130.0, "descriptors": 310.0, "tasks": 330.0, "open replies": 30.0, "events waiting": 80.0}
+BUSY = REST | {
+    "server, MiB": 130.0,
+    "descriptors": 310.0,
+    "tasks": 330.0,
+    "open replies": 30.0,
+    "events waiting": 80.0,
+}
 
 
-def verdict(after: dict[str, float], last: dict[str, float], capsys: pytest.CaptureFixture[str]) -> list[str]:
+def verdict(
+    after: dict[str, float], last: dict[str, float], capsys: pytest.CaptureFixture[str]
+) -> list[str]:
     """The lines below the table; the run had a busy first half and ends with ``last``, then ``after``."""
     flat = soak._tell(REST, [BUSY] * 20 + [last] * 20, after, Counter({"0": 1}))
     told = capsys.readouterr().out.splitlines()
@@ -34,7 +42,8 @@ def test_a_busy_server_that_comes_to_rest_is_flat(capsys: pytest.CaptureFixture[
 
 
 @pytest.mark.parametrize(
-    ("what", "many"), [("tasks", 20), ("descriptors", 300), ("open streams", 1), ("open replies", 1)]
+    ("what", "many"),
+    [("tasks", 20), ("descriptors", 300), ("open streams", 1), ("open replies", 1)],
 )
 def test_what_stays_when_players_are_gone_is_left_over(
     what: str, many: float, capsys: pytest.CaptureFixture[str]
@@ -43,9 +52,12 @@ def test_what_stays_when_players_are_gone_is_left_over(
 
 
 @pytest.mark.parametrize(
-    ("what", "many"), [("tasks", 400), ("descriptors", 400), ("server, MiB", 150), ("Redis, MiB", 5)]
+    ("what", "many"),
+    [("tasks", 400), ("descriptors", 400), ("server, MiB", 150), ("Redis, MiB", 5)],
 )
-def test_what_is_more_at_the_end_has_grown(what: str, many: float, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_is_more_at_the_end_has_grown(
+    what: str, many: float, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert verdict(REST, BUSY | {what: many}, capsys) == [f"grown: {what}"]
 
 

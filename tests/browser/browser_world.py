@@ -83,7 +83,11 @@ class Provider:
 @contextmanager
 def running_provider() -> Iterator[Provider]:
     process = subprocess.Popen(
-        [sys.executable, "-m", "tests.openai_stub"], cwd=ROOT, env=dict(os.environ), stdout=subprocess.PIPE, text=True
+        [sys.executable, "-m", "tests.openai_stub"],
+        cwd=ROOT,
+        env=dict(os.environ),
+        stdout=subprocess.PIPE,
+        text=True,
     )
     assert process.stdout is not None
     try:
@@ -102,7 +106,9 @@ def words(text: str, delay_s: float = 0.0, *, hang: bool = False) -> dict[str, A
 
 def post(url: str, body: Any) -> dict[str, Any]:
     """The JSON of the answer; raises ``HTTPError`` for a failure."""
-    request = urllib.request.Request(url, json.dumps(body).encode(), {"Content-Type": "application/json"})
+    request = urllib.request.Request(
+        url, json.dumps(body).encode(), {"Content-Type": "application/json"}
+    )
     with urllib.request.urlopen(request, timeout=PATIENCE_S) as answer:
         found = json.load(answer)
     assert isinstance(found, dict)
@@ -136,19 +142,26 @@ class Player:
     @property
     def session(self) -> str:
         """What the page keeps of a login."""
-        return json.dumps({"token": self.token, "accountId": self.account_id, "name": self.account_id})
+        return json.dumps(
+            {"token": self.token, "accountId": self.account_id, "name": self.account_id}
+        )
 
 
 class Visitor:
     """A browser profile. :meth:`check` fails if any of its pages erred, or asked another server for anything."""
 
-    def __init__(self, browser: Browser, server: ServerProcess, player: Player | None = None, **options: Any) -> None:
+    def __init__(
+        self, browser: Browser, server: ServerProcess, player: Player | None = None, **options: Any
+    ) -> None:
         self._server = server
         kept = [{"name": "chat.session", "value": player.session}] if player else []
         defaults = {
             "locale": "en-US",
             "base_url": server.base_url,
-            "storage_state": {"cookies": [], "origins": [{"origin": server.base_url, "localStorage": kept}]},
+            "storage_state": {
+                "cookies": [],
+                "origins": [{"origin": server.base_url, "localStorage": kept}],
+            },
         }
         self.context: BrowserContext = browser.new_context(**defaults | options)
         self.context.set_default_timeout(1000 * PATIENCE_S)
@@ -168,10 +181,18 @@ class Visitor:
 
     def requests_to(self, path: str) -> list[dict[str, Any]]:
         """The bodies of what was posted to ``path``."""
-        return [request.post_data_json for request in self.requests if request.url == self._server.base_url + path]
+        return [
+            request.post_data_json
+            for request in self.requests
+            if request.url == self._server.base_url + path
+        ]
 
     def check(self) -> None:
-        foreign = [request.url for request in self.requests if not request.url.startswith(self._server.base_url)]
+        foreign = [
+            request.url
+            for request in self.requests
+            if not request.url.startswith(self._server.base_url)
+        ]
         assert not foreign, foreign
         assert not self.errors, self.errors
 
@@ -179,7 +200,9 @@ class Visitor:
         self.requests.append(request)
 
     def _on_console(self, message: ConsoleMessage) -> None:
-        if message.type in ("error", "warning") and not any(part in message.text for part in self.expected):
+        if message.type in ("error", "warning") and not any(
+            part in message.text for part in self.expected
+        ):
             self.errors.append(f"{message.type}: {message.text}")
 
 

@@ -8,7 +8,13 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser
 
-from tests.browser.browser_world import Player, Provider, Visitor, running_chromium, running_provider
+from tests.browser.browser_world import (
+    Player,
+    Provider,
+    Visitor,
+    running_chromium,
+    running_provider,
+)
 from tests.server_process import ServerProcess, running_server
 
 Visit = Callable[..., Visitor]
@@ -29,7 +35,9 @@ def provider() -> Iterator[Provider]:
 @pytest.fixture(scope="package")
 def server(tmp_path_factory: pytest.TempPathFactory, provider: Provider) -> Iterator[ServerProcess]:
     """LOCAL as shipped, with the stub as provider: GPT4O asks it, DEMO works without."""
-    with running_server(tmp_path_factory.mktemp("page") / "data", **provider_settings(provider)) as running:
+    with running_server(
+        tmp_path_factory.mktemp("page") / "data", **provider_settings(provider)
+    ) as running:
         yield running
 
 

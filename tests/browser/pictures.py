@@ -8,7 +8,14 @@ from typing import Any
 
 from playwright.sync_api import Browser, expect
 
-from tests.browser.browser_world import Player, Provider, Visitor, running_chromium, running_provider, words
+from tests.browser.browser_world import (
+    Player,
+    Provider,
+    Visitor,
+    running_chromium,
+    running_provider,
+    words,
+)
 from tests.browser.conftest import provider_settings
 from tests.server_process import ROOT, ServerProcess, running_server
 
@@ -25,7 +32,10 @@ ROOMS = {
     "en": ["Names for a small dragon", "Why is the sky blue?", "A week in Busan"],
     "ko": ["작은 용의 이름 짓기", "하늘은 왜 파랄까?", "부산에서 보내는 일주일"],
 }
-QUESTIONS = {"en": "What happens to my message when the server dies?", "ko": "서버가 죽으면 제 메시지는 어떻게 되나요?"}
+QUESTIONS = {
+    "en": "What happens to my message when the server dies?",
+    "ko": "서버가 죽으면 제 메시지는 어떻게 되나요?",
+}
 REPLIES = {
     "en": """It stays. What was acknowledged is in Redis together with the event that takes it to MySQL:
 
@@ -57,7 +67,9 @@ await http.post("/api/chat/message/stream",
 }
 
 
-def take(browser: Browser, server: ServerProcess, provider: Provider, name: str, language: str, look: Any) -> None:
+def take(
+    browser: Browser, server: ServerProcess, provider: Provider, name: str, language: str, look: Any
+) -> None:
     """A conversation in the middle of a reply."""
     player = Player(server, {"en": "mina", "ko": "jiho"}[language])
     for title in reversed(ROOMS[language]):

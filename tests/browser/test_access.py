@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Page, expect
 
-from template.base.errors import ErrorCode
+from base_server.template.base.errors import ErrorCode
 from tests.browser.browser_world import PASSWORD, Player, Provider, all_texts, send, words
 from tests.browser.conftest import Visit
 
@@ -36,12 +36,22 @@ def violations(page: Page) -> list[str]:
     """What axe-core finds, as ``rule: element``."""
     page.evaluate(AXE)
     found: Any = page.evaluate("axe.run(document, {resultTypes: ['violations']})")
-    return [f"{rule['id']}: {node['html'][:200]}" for rule in found["violations"] for node in rule["nodes"]]
+    return [
+        f"{rule['id']}: {node['html'][:200]}"
+        for rule in found["violations"]
+        for node in rule["nodes"]
+    ]
 
 
 @pytest.mark.parametrize(("theme", "width"), [("light", 390), ("dark", 1280)])
-def test_axe_finds_nothing(player: Player, provider: Provider, visit: Visit, theme: str, width: int) -> None:
-    look = {"color_scheme": theme, "viewport": {"width": width, "height": 844}, "reduced_motion": "reduce"}
+def test_axe_finds_nothing(
+    player: Player, provider: Provider, visit: Visit, theme: str, width: int
+) -> None:
+    look = {
+        "color_scheme": theme,
+        "viewport": {"width": width, "height": 844},
+        "reduced_motion": "reduce",
+    }
     stranger = visit(**look).open()
     assert violations(stranger) == [], "the form"
 
@@ -67,7 +77,10 @@ def test_axe_finds_nothing(player: Player, provider: Provider, visit: Visit, the
 
     page.get_by_role("button", name="Stop the reply", exact=True).click()
     expect(page.locator(".outcome")).to_be_visible()
-    refusal = {"errorCode": 1001, "error": {"code": "MESSAGE_NOT_SENT", "message": "no", "retryable": False}}
+    refusal = {
+        "errorCode": 1001,
+        "error": {"code": "MESSAGE_NOT_SENT", "message": "no", "retryable": False},
+    }
     page.route("**/api/chat/message/stream", lambda route: route.fulfill(status=503, json=refusal))
     send(page, "refused")
     expect(page.get_by_text("Not sent.")).to_be_visible()
@@ -180,7 +193,9 @@ def test_both_languages_have_every_text_and_every_error(visit: Visit) -> None:
     assert texts["en"].keys() == texts["ko"].keys()
     errors = {f"error.{int(code)}" for code in ErrorCode if code}
     assert errors == {key for key in texts["en"] if key.removeprefix("error.").isdigit()}
-    placeholders = {tag: {key: _placeholders(text) for key, text in texts[tag].items()} for tag in texts}
+    placeholders = {
+        tag: {key: _placeholders(text) for key, text in texts[tag].items()} for tag in texts
+    }
     assert placeholders["en"] == placeholders["ko"]
 
 

@@ -45,10 +45,17 @@ def wait_until_answered(page: Page, count: int) -> None:
     expect(page.locator(".unsent")).to_have_count(0)
 
 
-def test_a_visit_that_convinces(own_server: ServerProcess, provider: Provider, visit: Visit) -> None:
+def test_a_visit_that_convinces(
+    own_server: ServerProcess, provider: Provider, visit: Visit
+) -> None:
     visitor = visit(server=own_server)
     # While the server is dead, and starting; and a tab that asks for a room which another tab has deleted.
-    visitor.expected = ("net::ERR_CONNECTION", "net::ERR_INCOMPLETE_CHUNKED_ENCODING", "503", "404 (Not Found)")
+    visitor.expected = (
+        "net::ERR_CONNECTION",
+        "net::ERR_INCOMPLETE_CHUNKED_ENCODING",
+        "503",
+        "404 (Not Found)",
+    )
     first = visitor.open()
 
     # A stranger chats without a key.
@@ -77,7 +84,9 @@ def test_a_visit_that_convinces(own_server: ServerProcess, provider: Provider, v
     send(first, "Never stop")
     expect(first.locator(".theirs").nth(1)).to_contain_text("never ended")
     second = visitor.open(first.url)
-    expect(second.locator(".theirs[data-streaming='true'] .prose")).to_have_text("begun but never ended")
+    expect(second.locator(".theirs[data-streaming='true'] .prose")).to_have_text(
+        "begun but never ended"
+    )
     second.get_by_role("button", name="Stop the reply").click()
     for page in (first, second):
         expect(page.locator(".outcome")).to_contain_text("Stopped. What was said so far is kept.")
@@ -172,7 +181,10 @@ def test_a_message_that_fails_is_sent_again_as_the_same(player: Player, visit: V
     assert player.messages(room_id).count("Only once, please") == 1
 
     # Refused again and again, it says so and waits for its writer.
-    refusal = {"errorCode": 1001, "error": {"code": "MESSAGE_NOT_SENT", "message": "no", "retryable": True}}
+    refusal = {
+        "errorCode": 1001,
+        "error": {"code": "MESSAGE_NOT_SENT", "message": "no", "retryable": True},
+    }
     page.unroute("**/api/chat/message/stream")
     page.route("**/api/chat/message/stream", lambda route: route.fulfill(status=503, json=refusal))
     send(page, "Not now")
@@ -181,7 +193,9 @@ def test_a_message_that_fails_is_sent_again_as_the_same(player: Player, visit: V
     page.unroute("**/api/chat/message/stream")
     page.reload()
     wait_until_answered(page, 2)
-    ids = {request["client_message_id"] for request in visitor.requests_to("/api/chat/message/stream")}
+    ids = {
+        request["client_message_id"] for request in visitor.requests_to("/api/chat/message/stream")
+    }
     assert len(ids) == 2
     assert player.messages(room_id).count("Not now") == 1
 
@@ -191,7 +205,9 @@ def test_a_message_that_fails_is_sent_again_as_the_same(player: Player, visit: V
     expect(page.locator(".unsent")).to_have_count(0)
 
 
-def test_a_message_that_does_not_wait_stops_the_reply(player: Player, provider: Provider, visit: Visit) -> None:
+def test_a_message_that_does_not_wait_stops_the_reply(
+    player: Player, provider: Provider, visit: Visit
+) -> None:
     room_id = player.create_room("No time", "GPT4O")
     visitor = visit(player=player)
     page = visitor.open(f"/#room={room_id}")
@@ -230,7 +246,9 @@ def test_what_is_written_is_kept_until_it_is_sent(player: Player, visit: Visit) 
     expect(page.get_by_label("Message", exact=True)).to_have_value("half a thou")
 
 
-def test_older_messages_come_while_scrolling_and_the_place_is_kept(player: Player, visit: Visit) -> None:
+def test_older_messages_come_while_scrolling_and_the_place_is_kept(
+    player: Player, visit: Visit
+) -> None:
     room_id = player.create_room("Long")
     for number in range(60):
         player.post("/api/chat/message/send", room_id=room_id, content=f"question {number}")
@@ -252,7 +270,9 @@ def test_older_messages_come_while_scrolling_and_the_place_is_kept(player: Playe
     box.evaluate("box => { box.scrollTop = 0 }")
     expect(page.locator(".message")).to_have_count(120)
     expect(page.get_by_text("This is where the conversation began.")).to_be_attached()
-    assert [text for text in all_texts(page) if text.startswith("question")] == [f"question {n}" for n in range(60)]
+    assert [text for text in all_texts(page) if text.startswith("question")] == [
+        f"question {n}" for n in range(60)
+    ]
     box.evaluate("box => { box.scrollTop = 0 }")
     # What others write does not pull the reader away; what is written here does.
     player.post("/api/chat/message/send", room_id=room_id, content="from elsewhere")
@@ -263,7 +283,9 @@ def test_older_messages_come_while_scrolling_and_the_place_is_kept(player: Playe
     expect(page.locator(".message").last).to_be_in_viewport()
 
 
-def test_another_browser_learns_of_what_happens(player: Player, provider: Provider, visit: Visit) -> None:
+def test_another_browser_learns_of_what_happens(
+    player: Player, provider: Provider, visit: Visit
+) -> None:
     room_id = player.create_room("Two browsers", "GPT4O")
     here = visit(player=player).open(f"/#room={room_id}")
     there = visit(player=player).open(f"/#room={room_id}")
@@ -338,7 +360,9 @@ BREAK_FIRST_STREAM = """
 """
 
 
-def test_a_stream_that_breaks_is_taken_up_where_it_broke(player: Player, provider: Provider, visit: Visit) -> None:
+def test_a_stream_that_breaks_is_taken_up_where_it_broke(
+    player: Player, provider: Provider, visit: Visit
+) -> None:
     room_id = player.create_room("Tunnel", "GPT4O")
     visitor = visit(player=player)
     visitor.context.add_init_script(BREAK_FIRST_STREAM)
@@ -370,7 +394,9 @@ HIDE = """isHidden => {
 }"""
 
 
-def test_a_tab_that_nobody_looks_at_holds_no_stream(player: Player, provider: Provider, visit: Visit) -> None:
+def test_a_tab_that_nobody_looks_at_holds_no_stream(
+    player: Player, provider: Provider, visit: Visit
+) -> None:
     """Browsers allow six connections to a server, for all tabs together."""
     room_id = player.create_room("Hidden", "GPT4O")
     visitor = visit(player=player)

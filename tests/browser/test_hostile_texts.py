@@ -45,7 +45,11 @@ PAYLOADS = [
     "[a](https://evil.example/\"onmouseover=\"hit=1)",
     "\u202eevil\u2066<script>hit=1</script>",
 ]  # fmt: skip
-ALLOWED_LINKS = ("https://evil.example/auto", "https://evil.example/pixel.png", "https://evil.example/ref.png")
+ALLOWED_LINKS = (
+    "https://evil.example/auto",
+    "https://evil.example/pixel.png",
+    "https://evil.example/ref.png",
+)
 
 
 @pytest.fixture
@@ -63,7 +67,8 @@ def assert_harmless(page: Page) -> None:
         == 0
     )
     handlers = (
-        "[...document.querySelectorAll('*')].flatMap(e => e.getAttributeNames()).filter(name => name.startsWith('on'))"
+        "[...document.querySelectorAll('*')].flatMap(e => e.getAttributeNames())"
+        ".filter(name => name.startsWith('on'))"
     )
     assert page.evaluate(handlers) == []
     for link in page.locator(".prose a[href]").all():
@@ -93,7 +98,12 @@ def test_replies_and_messages(page: Page, player: Player, provider: Provider) ->
 def test_a_reply_while_it_grows(page: Page, provider: Provider) -> None:
     """Cut at every letter, markup is half open most of the time."""
     provider.will_say(
-        {"tokens": list("a <img src=x onerror=hit=1> ![b](https://evil.example/c.png) `<script>`"), "delay_s": 0.01}
+        {
+            "tokens": list(
+                "a <img src=x onerror=hit=1> ![b](https://evil.example/c.png) `<script>`"
+            ),
+            "delay_s": 0.01,
+        }
     )
     page.get_by_role("radio", name="GPT-4o").check()
     send(page, "go")
@@ -121,7 +131,9 @@ def test_names_and_titles(visit: Visit, player: Player) -> None:
     assert_harmless(page)
 
 
-@pytest.mark.parametrize("address", ["#room=<img src=x onerror=hit=1>", "#room=../../x", "?<script>hit=1</script>#new"])
+@pytest.mark.parametrize(
+    "address", ["#room=<img src=x onerror=hit=1>", "#room=../../x", "?<script>hit=1</script>#new"]
+)
 def test_addresses(page: Page, address: str) -> None:
     page.goto(f"/{address}")
     page.reload()
@@ -145,7 +157,9 @@ def test_the_policy_holds_even_if_the_page_did_not(visit: Visit, player: Player)
             f"() => {{ try {{ {attempt}; return 'done' }} catch (error) {{ return error.name }} }}"
         )
         assert outcome == "TypeError" or name == "eval", (name, outcome)
-    blocked = page.evaluate("fetch('https://evil.example/').then(() => 'went out', error => error.name)")
+    blocked = page.evaluate(
+        "fetch('https://evil.example/').then(() => 'went out', error => error.name)"
+    )
     assert blocked == "TypeError"
     page.wait_for_timeout(50)
     assert_harmless(page)

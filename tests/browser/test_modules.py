@@ -14,12 +14,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from playwright.sync_api import Browser, Page
 
-from template.base.event_stream import PING, StreamEvent
+from base_server.template.base.event_stream import PING, StreamEvent
 from tests.browser.browser_world import Visitor
 from tests.server_process import ServerProcess
 from tests.waiting import PATIENCE_S
 
-in_a_browser = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+in_a_browser = settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 
 
 @pytest.fixture(scope="module")
@@ -31,11 +33,15 @@ def page(chromium: Browser, server: ServerProcess) -> Iterator[Page]:
 
 
 texts = st.text(
-    alphabet=st.one_of(st.characters(codec="utf-8"), st.sampled_from("\r\n\u2028\u2029\u0085: 한👋")), max_size=30
+    alphabet=st.one_of(
+        st.characters(codec="utf-8"), st.sampled_from("\r\n\u2028\u2029\u0085: 한👋")
+    ),
+    max_size=30,
 )
 names = st.sampled_from(["reply.delta", "reply.done"])
 events = st.lists(
-    st.builds(StreamEvent, names, st.fixed_dictionaries({"text": texts}), st.integers(0, 10**6)), max_size=6
+    st.builds(StreamEvent, names, st.fixed_dictionaries({"text": texts}), st.integers(0, 10**6)),
+    max_size=6,
 )
 
 READ = """async chunks => {
@@ -108,7 +114,17 @@ def test_a_long_line_is_not_read_again_with_each_piece(page: Page) -> None:
 
 
 # What happens to a room while a page looks at it: messages come and go, and are read in pages that overtake each other.
-STEPS = ["come", "come", "come here", "delete", "delete newest", "read", "read short", "older", "late"]
+STEPS = [
+    "come",
+    "come",
+    "come here",
+    "delete",
+    "delete newest",
+    "read",
+    "read short",
+    "older",
+    "late",
+]
 STORIES = 3_000
 
 THREAD = """async stories => {
@@ -190,7 +206,13 @@ def test_a_finished_reply_does_not_run_again_and_a_running_one_does_not_shrink(p
         }
         return seen;
     }""")
-    assert contents == [["abc", True], ["abc", True], ["abcd", True], ["abcde", False], ["abcde", False]]
+    assert contents == [
+        ["abc", True],
+        ["abc", True],
+        ["abcd", True],
+        ["abcde", False],
+        ["abcde", False],
+    ]
 
 
 FRAGMENTS = """< > </ <!-- script svg style math img src=x onerror=h=1 javascript: data: https://e.example/ &#58; &lt; "
@@ -225,7 +247,10 @@ def test_no_markdown_gives_more_than_is_allowed(page: Page, text: str) -> None:
 def test_markdown_is_shown_as_meant(page: Page) -> None:
     def html(text: str) -> str:
         return str(
-            page.evaluate("async text => (await import('/static/markdown.js')).safeBlocks(text).join('')", text)
+            page.evaluate(
+                "async text => (await import('/static/markdown.js')).safeBlocks(text).join('')",
+                text,
+            )
         ).strip()
 
     assert html("a\nb") == "<p>a<br>\nb</p>"
@@ -265,7 +290,9 @@ HTML = """async texts => {
         ("**주의!**API를", "strong", "주의!", "API를"),
     ],
 )
-def test_emphasis_ends_before_a_particle(page: Page, text: str, tag: str, inside: str, after: str) -> None:
+def test_emphasis_ends_before_a_particle(
+    page: Page, text: str, tag: str, inside: str, after: str
+) -> None:
     """cases/page.md G4."""
     (html,) = page.evaluate(HTML, [text])
     assert html.replace('"', "&quot;") == f"<p><{tag}>{inside}</{tag}>{after}</p>"
@@ -308,9 +335,18 @@ def test_what_was_no_emphasis_is_none_now(page: Page) -> None:
         ("**https://example.com/docs**에서", "https://example.com/docs"),
         ("https://example.com/한글", "https://example.com/"),
         ("https://ko.wikipedia.org/wiki/%ED%95%9C을", "https://ko.wikipedia.org/wiki/%ED%95%9C"),
-        ("https://de.wikipedia.org/wiki/Österreich ist", "https://de.wikipedia.org/wiki/%C3%96sterreich"),
-        ("<https://ko.wikipedia.org/wiki/한국>을", "https://ko.wikipedia.org/wiki/%ED%95%9C%EA%B5%AD"),
-        ("[위키](https://ko.wikipedia.org/wiki/한국)를", "https://ko.wikipedia.org/wiki/%ED%95%9C%EA%B5%AD"),
+        (
+            "https://de.wikipedia.org/wiki/Österreich ist",
+            "https://de.wikipedia.org/wiki/%C3%96sterreich",
+        ),
+        (
+            "<https://ko.wikipedia.org/wiki/한국>을",
+            "https://ko.wikipedia.org/wiki/%ED%95%9C%EA%B5%AD",
+        ),
+        (
+            "[위키](https://ko.wikipedia.org/wiki/한국)를",
+            "https://ko.wikipedia.org/wiki/%ED%95%9C%EA%B5%AD",
+        ),
         ("http://한국.kr에서", "http://xn--3e0b707e.kr"),
         ("http://한국.kr/경로", "http://xn--3e0b707e.kr/"),
         ("https://m.쇼핑몰.co.kr/event를", "https://m.xn--352bl7khqr.co.kr/event"),
@@ -344,7 +380,12 @@ def test_a_scheme_with_a_particle_is_no_address(page: Page) -> None:
     links = [
         re.findall(r'href="([^"]*)"', html)
         for html in page.evaluate(
-            HTML, ["https://로 시작합니다", "https://와 http://의 차이", "https://로 시작하는 https://example.com을"]
+            HTML,
+            [
+                "https://로 시작합니다",
+                "https://와 http://의 차이",
+                "https://로 시작하는 https://example.com을",
+            ],
         )
     ]
     assert links == [[], [], ["https://example.com"]]

@@ -78,7 +78,9 @@ PUT_TOGETHER = """async ([text, parts]) => {
 
 @given(text=texts, cuts=st.lists(st.tuples(st.integers(0, 40), st.integers(0, 40)), max_size=12))
 @settings(in_a_browser, max_examples=50)
-def test_parts_in_any_order_give_the_text(page: Page, text: str, cuts: list[tuple[int, int]]) -> None:
+def test_parts_in_any_order_give_the_text(
+    page: Page, text: str, cuts: list[tuple[int, int]]
+) -> None:
     """G1. Each part that joins up adds exactly what lies beyond; no other part changes anything."""
     parts = [(min(pair), min(max(pair), len(text))) for pair in cuts]
     parts = [(start, end) for start, end in parts if start <= end]
@@ -92,7 +94,9 @@ def test_parts_in_any_order_give_the_text(page: Page, text: str, cuts: list[tupl
 say = st.tuples(st.just("say"), st.integers(1, 6))
 event = st.tuples(st.just("event"), st.integers(1, 8), st.integers(0, 4))
 hear = st.just(("hear",))
-answer = st.tuples(st.just("list"), st.sampled_from(["oldest", "newest"]), st.sampled_from(["then", "now"]))
+answer = st.tuples(
+    st.just("list"), st.sampled_from(["oldest", "newest"]), st.sampled_from(["then", "now"])
+)
 steps = st.one_of(
     st.tuples(say, event),
     st.tuples(say, hear, answer, event),
@@ -109,13 +113,24 @@ beginnings = st.sampled_from([[FIRST_LIST, ("ask",)], [("elsewhere",), FIRST_LIS
 room_numbers = itertools.count()
 
 
-@given(texts=st.lists(texts, min_size=1, max_size=3), begin=beginnings, story=st.lists(steps, max_size=12))
+@given(
+    texts=st.lists(texts, min_size=1, max_size=3),
+    begin=beginnings,
+    story=st.lists(steps, max_size=12),
+)
 @settings(in_a_browser, max_examples=50)
 def test_whatever_comes_in_whatever_order_the_text_is_the_replys(
-    page: Page, texts: list[str], begin: list[tuple[Any, ...]], story: list[tuple[tuple[Any, ...], ...]]
+    page: Page,
+    texts: list[str],
+    begin: list[tuple[Any, ...]],
+    story: list[tuple[tuple[Any, ...], ...]],
 ) -> None:
     """G1. Lists, deltas, breaks, resumes, hidden tabs, another tab's questions, stops and failures, in any order."""
-    told = {"roomId": f"story-{next(room_numbers)}", "texts": texts, "story": [*begin, *itertools.chain(*story)]}
+    told = {
+        "roomId": f"story-{next(room_numbers)}",
+        "texts": texts,
+        "story": [*begin, *itertools.chain(*story)],
+    }
     assert page.evaluate("story => playStory(story)", told) is None
 
 
@@ -184,7 +199,9 @@ def plain_text(name: str) -> str:
 
 
 @pytest.mark.timeout(6_000 if REPLIES > 20 else 240)
-def test_at_no_change_of_the_page_is_a_text_torn(player: Player, provider: Provider, visit: Visit) -> None:
+def test_at_no_change_of_the_page_is_a_text_torn(
+    player: Player, provider: Provider, visit: Visit
+) -> None:
     """G1. Two tabs, of which one reads on in a new stream at random: plain words as they are shown, and the source of
     Markdown as the modules hold it. Some replies are the first of a chat, some were queued by the other tab.
     ``REPLY_TEXT_REPLIES``: how many replies."""
@@ -222,7 +239,11 @@ def test_at_no_change_of_the_page_is_a_text_torn(player: Player, provider: Provi
         for tab in (first, second):
             assert tab.evaluate("wrong.splice(0)") == []
             assert tab.evaluate(HELD) == in_room
-            shown = [text for text in tab.locator(".theirs .prose").all_inner_texts() if text.startswith("plain")]
+            shown = [
+                text
+                for text in tab.locator(".theirs .prose").all_inner_texts()
+                if text.startswith("plain")
+            ]
             assert shown == [text for text in in_room if text in texts["plain"]]
 
 

@@ -12,7 +12,11 @@ from tests.browser.browser_world import Player, Provider
 from tests.browser.conftest import Visit
 
 DESK: dict[str, Any] = {"viewport": {"width": 1440, "height": 900}}
-PHONE: dict[str, Any] = {"viewport": {"width": 390, "height": 844}, "is_mobile": True, "has_touch": True}
+PHONE: dict[str, Any] = {
+    "viewport": {"width": 390, "height": 844},
+    "is_mobile": True,
+    "has_touch": True,
+}
 
 REPLY = """| Product name | Unit price | Description of the product | Available |
 |---|--:|---|:-:|
@@ -85,7 +89,9 @@ def test_no_cell_of_a_table_is_broken_inside_a_word(
 
 
 @pytest.mark.parametrize("locale", ["en-US", "ko-KR"])
-def test_no_button_and_no_title_is_broken_inside_a_word(player: Player, visit: Visit, locale: str) -> None:
+def test_no_button_and_no_title_is_broken_inside_a_word(
+    player: Player, visit: Visit, locale: str
+) -> None:
     """G2. At 390 and at 320 pixels: the new chat, an open chat and the form of its title."""
     room_id = player.create_room("아주 긴 제목을 가진 채팅방 " * 5)
     player.post("/api/chat/message/send", room_id=room_id, content="안녕하세요")
@@ -114,7 +120,13 @@ def test_korean_words_are_whole_on_an_english_page(player: Player, visit: Visit)
     visitor.expected = ("400", "503")
 
     def in_korean(route: Route) -> None:
-        persona = {"ai_persona": "DEMO", "title": words, "description": words, "model": "m", "default": True}
+        persona = {
+            "ai_persona": "DEMO",
+            "title": words,
+            "description": words,
+            "model": "m",
+            "default": True,
+        }
         route.fulfill(json={"errorCode": 0, "sequence": 0, "personas": [persona]})
 
     def refuse(status: int, code: int) -> Callable[[Route], None]:
@@ -140,7 +152,9 @@ def test_korean_words_are_whole_on_an_english_page(player: Player, visit: Visit)
 
 
 @pytest.mark.parametrize(("locale", "fallback"), [("en-US", "Assistant"), ("ko-KR", "어시스턴트")])
-def test_each_reply_and_each_chat_says_with_whom(player: Player, visit: Visit, locale: str, fallback: str) -> None:
+def test_each_reply_and_each_chat_says_with_whom(
+    player: Player, visit: Visit, locale: str, fallback: str
+) -> None:
     """cases/page.md G3. The room's persona, a reply's own, and one that is not configured any more."""
     borin = player.create_room("Swords", "GPT4O")
     player.create_room("Old friend", "DEMO")
@@ -148,7 +162,13 @@ def test_each_reply_and_each_chat_says_with_whom(player: Player, visit: Visit, l
         player.post("/api/chat/message/send", room_id=borin, content="Hello", ai_persona=persona)
 
     def only_borin(route: Route) -> None:
-        persona = {"ai_persona": "GPT4O", "title": "Borin the smith", "description": "", "model": "m", "default": True}
+        persona = {
+            "ai_persona": "GPT4O",
+            "title": "Borin the smith",
+            "description": "",
+            "model": "m",
+            "default": True,
+        }
         route.fulfill(json={"errorCode": 0, "sequence": 0, "personas": [persona]})
 
     visitor = visit(player=player, locale=locale)
@@ -170,7 +190,13 @@ def test_a_persona_in_another_case_is_the_same(player: Player, visit: Visit) -> 
     player.post("/api/chat/message/send", room_id=room_id, content="Hello")
 
     def only_borin(route: Route) -> None:
-        persona = {"ai_persona": "Demo", "title": "Borin the smith", "description": "", "model": "m", "default": True}
+        persona = {
+            "ai_persona": "Demo",
+            "title": "Borin the smith",
+            "description": "",
+            "model": "m",
+            "default": True,
+        }
         route.fulfill(json={"errorCode": 0, "sequence": 0, "personas": [persona]})
 
     visitor = visit(player=player)

@@ -31,7 +31,9 @@ class Instruction:
 
 
 def read_dockerfile(file: Path) -> list[Instruction]:
-    lines = [line for line in file.read_text(encoding="utf-8").splitlines() if not line.startswith("#")]
+    lines = [
+        line for line in file.read_text(encoding="utf-8").splitlines() if not line.startswith("#")
+    ]
     joined = re.sub(r"\\\n\s*", " ", "\n".join(lines))
     return [Instruction(*line.split(" ", 1)) for line in joined.splitlines() if line.strip()]
 
@@ -54,7 +56,9 @@ def filled(value: str, variables: dict[str, str]) -> str:
 
     def fill(found: re.Match[str]) -> str:
         name, _, default = found[1].partition(":-")
-        return variables.get(name, default) if ":-" in found[1] else variables[name.partition(":?")[0]]
+        return (
+            variables.get(name, default) if ":-" in found[1] else variables[name.partition(":?")[0]]
+        )
 
     return re.sub(r"\$\{([^}]+)\}", fill, value)
 

@@ -12,16 +12,19 @@ import aiohttp
 import pytest
 
 from application.base_web_server.__main__ import main
-from application.base_web_server.config import ServerSettings, load_settings
-from application.base_web_server.config_warnings import find_warnings
-from application.base_web_server.environment import PREFIX, find_overrides
+from application.base_web_server.config.environment import PREFIX, find_overrides
+from application.base_web_server.config.loading import ServerSettings, load_settings
+from application.base_web_server.config.warnings import find_warnings
 from tests.backends_mariadb import MariaDbServer
 from tests.backends_redis import RedisServer, find_server, free_port
 from tests.deploy.deployment import DEPLOY, dotenv, filled, read_yaml
 from tests.server_process import Client, ServerProcess, run_to_its_end, server_environment
 
 FILES = ("docker/compose.demo.yaml", "docker/compose.full.yaml")
-SECRETS = {name: f"secret-{name.lower()}" for name in ("REDIS_PASSWORD", "DATABASE_PASSWORD", "OPENAI_API_KEY")}
+SECRETS = {
+    name: f"secret-{name.lower()}"
+    for name in ("REDIS_PASSWORD", "DATABASE_PASSWORD", "OPENAI_API_KEY")
+}
 VARIABLES = dotenv(DEPLOY / "docker/.env.example") | SECRETS | {"DEMO_WITHOUT_KEY": "false"}
 
 
@@ -31,7 +34,10 @@ def services(name: str) -> dict[str, dict[str, Any]]:
 
 
 def environment_of(service: dict[str, Any]) -> dict[str, str]:
-    return {name: filled(str(value), VARIABLES) for name, value in service.get("environment", {}).items()}
+    return {
+        name: filled(str(value), VARIABLES)
+        for name, value in service.get("environment", {}).items()
+    }
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -42,7 +48,11 @@ def test_what_a_service_names_is_there(name: str) -> None:
         assert set(service.get("depends_on", {})) <= set(compose["services"])
         for volume in service.get("volumes", []):
             source = volume.partition(":")[0]
-            assert (folder / source).exists() if source.startswith(".") else source in compose["volumes"], volume
+            assert (
+                (folder / source).exists()
+                if source.startswith(".")
+                else source in compose["volumes"]
+            ), volume
         if "build" in service:
             context = folder / service["build"]["context"]
             assert (context / service["build"]["dockerfile"]).is_file()
@@ -73,7 +83,9 @@ def test_our_services_are_closed_and_have_time_to_stop(name: str) -> None:
     assert server["cap_drop"] == ["ALL"]
     env = "PROD" if "full" in name else "LOCAL"
     net = load_settings(env, environ={"BASE_SERVER__DATABASECONFIG__PASSWORD": "x"}).netConfig
-    assert int(server["stop_grace_period"].removesuffix("s")) >= net.quiet_s + net.drain_timeout_s + 20
+    assert (
+        int(server["stop_grace_period"].removesuffix("s")) >= net.quiet_s + net.drain_timeout_s + 20
+    )
 
 
 def test_the_full_ones_settings_are_settings_and_nothing_in_them_is_doubtful() -> None:
@@ -82,9 +94,9 @@ def test_the_full_ones_settings_are_settings_and_nothing_in_them_is_doubtful() -
     assert len(list(find_overrides(ServerSettings, {}, ours))) == len(ours) > 5
     settings = load_settings("PROD", environ=environment)
     assert find_warnings(settings) == []
-    assert {shard.host or settings.databaseConfig.host for shard in settings.databaseConfig.shards} <= set(
-        services("docker/compose.full.yaml")
-    )
+    assert {
+        shard.host or settings.databaseConfig.host for shard in settings.databaseConfig.shards
+    } <= set(services("docker/compose.full.yaml"))
 
 
 def test_the_servers_arguments_are_known() -> None:
@@ -100,7 +112,9 @@ def test_prometheus_asks_the_port_that_has_the_metrics() -> None:
     assert service in services("docker/compose.full.yaml")
     assert (
         int(port)
-        == load_settings("PROD", environ=SECRETS | {f"{PREFIX}DATABASECONFIG__PASSWORD": "x"}).netConfig.admin_port
+        == load_settings(
+            "PROD", environ=SECRETS | {f"{PREFIX}DATABASECONFIG__PASSWORD": "x"}
+        ).netConfig.admin_port
     )
     for file in config["rule_files"]:
         assert (DEPLOY / "prometheus" / file).is_file()
@@ -117,7 +131,9 @@ def full(mariadb_server: MariaDbServer) -> Iterator[dict[str, str]]:
     try:
         redis.start()
         made = environment_of(compose["mariadb-1"])
-        mariadb_server.sql(f"CREATE USER '{made['MARIADB_USER']}'@'%' IDENTIFIED BY '{made['MARIADB_PASSWORD']}'")
+        mariadb_server.sql(
+            f"CREATE USER '{made['MARIADB_USER']}'@'%' IDENTIFIED BY '{made['MARIADB_PASSWORD']}'"
+        )
         grants = (DEPLOY / "docker/mariadb-grants.sql").read_text(encoding="utf-8")
         mariadb_server.sql(re.sub(r"^--.*$", "", grants, flags=re.MULTILINE))
         shards = json.loads(environment["BASE_SERVER__DATABASECONFIG__SHARDS"])
@@ -140,7 +156,9 @@ def full(mariadb_server: MariaDbServer) -> Iterator[dict[str, str]]:
             mariadb_server.sql(f"DROP DATABASE IF EXISTS {name}")
 
 
-async def test_the_full_one_serves_and_keeps_on_real_servers(full: dict[str, str], tmp_path: Path) -> None:
+async def test_the_full_one_serves_and_keeps_on_real_servers(
+    full: dict[str, str], tmp_path: Path
+) -> None:
     compose = services("docker/compose.full.yaml")
     migrate = [*compose["migrate"]["entrypoint"][2:], *compose["migrate"]["command"]]
     environment = server_environment(tmp_path / "data", full)

@@ -48,7 +48,11 @@ def test_it_runs_as_nobody_in_particular() -> None:
 
 
 def test_what_is_copied_exists_and_reaches_the_engine() -> None:
-    allowed = [line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")]
+    allowed = [
+        line[1:]
+        for line in (ROOT / ".dockerignore").read_text().splitlines()
+        if line.startswith("!")
+    ]
     for instruction in DOCKERFILE:
         if instruction.name == "COPY" and "--from" not in instruction.text:
             source = instruction.words[0]
@@ -78,9 +82,14 @@ def container(tmp_path: Path) -> tuple[Path, dict[str, str]]:
             place.parent.mkdir(parents=True, exist_ok=True)
             (shutil.copytree if (ROOT / source).is_dir() else shutil.copy)(ROOT / source, place)
     environment = dict(re.findall(r"(\w+)=(\S+)", " ".join(of("ENV"))))
-    shipped_paths = {workdir: str(root / workdir.lstrip("/")), "/var/lib/base_server": str(tmp_path / "data")}
+    shipped_paths = {
+        workdir: str(root / workdir.lstrip("/")),
+        "/var/lib/base_server": str(tmp_path / "data"),
+    }
     for there, here in shipped_paths.items():
-        environment = {name: re.sub(rf"(?<![\w/]){there}", here, value) for name, value in environment.items()}
+        environment = {
+            name: re.sub(rf"(?<![\w/]){there}", here, value) for name, value in environment.items()
+        }
     # The packages of /opt/venv are those of this test's environment.
     environment["PATH"] = f"{Path(sys.executable).parent}:{os.defpath}"
     environment["BASE_SERVER__NETCONFIG__PORT"] = str(free_port())
@@ -88,18 +97,29 @@ def container(tmp_path: Path) -> tuple[Path, dict[str, str]]:
     return root / workdir.lstrip("/"), environment
 
 
-def test_what_the_image_starts_becomes_healthy_and_stops_in_order(container: tuple[Path, dict[str, str]]) -> None:
+def test_what_the_image_starts_becomes_healthy_and_stops_in_order(
+    container: tuple[Path, dict[str, str]],
+) -> None:
     folder, environment = container
     words = {i.name: i.words for i in IMAGE if i.name in ("ENTRYPOINT", "CMD")}
     healthcheck = next(i.text for i in IMAGE if i.name == "HEALTHCHECK").partition("CMD ")[2]
     check = [str(word) for word in json.loads(healthcheck)]
 
     def is_healthy() -> bool:
-        return subprocess.run(check, cwd=folder, env=environment, capture_output=True, check=False).returncode == 0
+        return (
+            subprocess.run(
+                check, cwd=folder, env=environment, capture_output=True, check=False
+            ).returncode
+            == 0
+        )
 
     assert not is_healthy()
     server = subprocess.Popen(
-        [*words["ENTRYPOINT"], *words["CMD"]], cwd=folder, env=environment, stdout=subprocess.PIPE, text=True
+        [*words["ENTRYPOINT"], *words["CMD"]],
+        cwd=folder,
+        env=environment,
+        stdout=subprocess.PIPE,
+        text=True,
     )
     try:
         assert server.stdout is not None

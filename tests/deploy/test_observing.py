@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 import application.base_web_server.lifecycle  # noqa: F401 - all that counts is imported
-from application.base_web_server.metrics import Metrics
-from service.core.instruments import declared_instruments
-from service.service_container import ServiceContainer, ServiceSettings
+from application.base_web_server.observability.metrics import Metrics
+from base_server.service.core.instruments import declared_instruments
+from base_server.service.service_container import ServiceContainer, ServiceSettings
 from tests.deploy.deployment import DEPLOY, read_yaml
 
 # Given to every series by Prometheus itself.
@@ -36,7 +36,9 @@ async def exposed(folder: Path) -> dict[str, set[str]]:
     """Name of a series → its labels."""
     metrics = Metrics(ServiceContainer(ServiceSettings("m", "LOCAL", folder)).queue)
     text = metrics.render(ready=True, queues={}).decode()
-    labels = LABELS | {f"base_server_{each.name}": set(each.labels) for each in declared_instruments()}
+    labels = LABELS | {
+        f"base_server_{each.name}": set(each.labels) for each in declared_instruments()
+    }
     return {
         family + suffix: labels.get(family.removesuffix("_total"), set())
         for family, kind in re.findall(r"^# TYPE (\w+) (\w+)$", text, flags=re.MULTILINE)
@@ -60,7 +62,9 @@ async def test_every_number_that_is_asked_for_exists_and_has_the_labels(tmp_path
     assert len(asked) > 40
     for where, expr in asked:
         labels = set()
-        for name, matchers in re.findall(r"\b((?:base_server|process)_\w+|up)(?:\{([^}]*)\})?", expr):
+        for name, matchers in re.findall(
+            r"\b((?:base_server|process)_\w+|up)(?:\{([^}]*)\})?", expr
+        ):
             assert name in series or name == "up", f"{where}: {name}"
             labels |= series.get(name, set())
             matched = set(re.findall(r"(\w+)(?:=|!)", matchers))
@@ -71,7 +75,10 @@ async def test_every_number_that_is_asked_for_exists_and_has_the_labels(tmp_path
 
 async def test_no_number_of_ours_is_left_unlooked_at(tmp_path: Path) -> None:
     asked = " ".join(expr for _, expr in expressions())
-    ours = {re.sub(r"_(total|created|bucket|sum|count|info)$", "", name) for name in await exposed(tmp_path)}
+    ours = {
+        re.sub(r"_(total|created|bucket|sum|count|info)$", "", name)
+        for name in await exposed(tmp_path)
+    }
     unseen = {name for name in ours if name.startswith("base_server_") and name not in asked}
     assert unseen <= {"base_server_build"}
 
@@ -88,6 +95,11 @@ def test_prometheus_own_tool_takes_rules_and_configuration() -> None:
     if tool is None:
         pytest.skip("promtool is not on PATH (Debian: apt-get install prometheus)")
     rules_test = Path(__file__).parent / "alerts_test.yml"
-    for arguments in (["check", "config", DEPLOY / "prometheus/prometheus.yml"], ["test", "rules", rules_test]):
-        checked = subprocess.run([tool, *map(str, arguments)], capture_output=True, text=True, check=False)
+    for arguments in (
+        ["check", "config", DEPLOY / "prometheus/prometheus.yml"],
+        ["test", "rules", rules_test],
+    ):
+        checked = subprocess.run(
+            [tool, *map(str, arguments)], capture_output=True, text=True, check=False
+        )
         assert checked.returncode == 0, checked.stdout + checked.stderr

@@ -14,12 +14,14 @@ import pytest
 import yaml
 
 from application.base_web_server.__main__ import main
-from application.base_web_server.config import ServerSettings, load_settings
-from application.base_web_server.config_warnings import find_warnings
+from application.base_web_server.config.loading import ServerSettings, load_settings
+from application.base_web_server.config.warnings import find_warnings
 from tests.deploy.deployment import DEPLOY, ROOT, last_stage, read_dockerfile
 
 UNIT = (DEPLOY / "systemd/base-server.service").read_text(encoding="utf-8")
-MANIFESTS: list[dict[str, Any]] = list(yaml.safe_load_all((DEPLOY / "kubernetes/chat-server.yaml").read_text()))
+MANIFESTS: list[dict[str, Any]] = list(
+    yaml.safe_load_all((DEPLOY / "kubernetes/chat-server.yaml").read_text())
+)
 SECRETS = {
     "BASE_SERVER__DATABASECONFIG__PASSWORD": "of the test",
     "BASE_SERVER__CACHECONFIG__PASSWORD": "of the test",
@@ -55,7 +57,9 @@ def test_the_unit_runs_modules_that_exist() -> None:
         assert words[0] == "/opt/base_server/.venv/bin/python"
         assert find_spec(f"{words[2]}.__main__")
     # Unknown arguments end in argparse, with 2.
-    assert main([*shlex.split(commands["ExecStart"])[3:], "--config", "/there/is/no/such/file"]) == 1
+    assert (
+        main([*shlex.split(commands["ExecStart"])[3:], "--config", "/there/is/no/such/file"]) == 1
+    )
 
 
 def test_the_unit_gives_time_to_stop() -> None:
@@ -69,7 +73,9 @@ def test_systemd_takes_the_unit(tmp_path: Path) -> None:
         pytest.skip("systemd-analyze is not on PATH (Debian: apt-get install systemd)")
     unit = tmp_path / "base-server.service"
     unit.write_text(UNIT.replace("/opt/base_server", str(ROOT)), encoding="utf-8")
-    checked = subprocess.run([tool, "verify", str(unit)], capture_output=True, text=True, check=False)
+    checked = subprocess.run(
+        [tool, "verify", str(unit)], capture_output=True, text=True, check=False
+    )
     assert (checked.returncode, checked.stderr) == (0, "")
 
 
@@ -81,7 +87,9 @@ def test_the_probes_ask_what_they_should_where_it_is_served() -> None:
     server = container("Deployment")
     ports = {port["name"]: port["containerPort"] for port in server["ports"]}
     assert ports == {"http": settings().netConfig.port, "admin": settings().netConfig.admin_port}
-    asked = {kind: server[f"{kind}Probe"]["httpGet"] for kind in ("liveness", "readiness", "startup")}
+    asked = {
+        kind: server[f"{kind}Probe"]["httpGet"] for kind in ("liveness", "readiness", "startup")
+    }
     assert {probe["port"] for probe in asked.values()} == {"admin"}
     assert {kind: probe["path"] for kind, probe in asked.items()} == {
         "liveness": "/livez",
@@ -98,7 +106,11 @@ def test_a_pod_has_time_to_stop_and_is_nobody_in_particular() -> None:
     pod = manifest("Deployment")["spec"]["template"]["spec"]
     assert pod["terminationGracePeriodSeconds"] >= longest_stop_s()
     assert pod["securityContext"]["runAsNonRoot"] is True
-    user = next(i.text for i in last_stage(read_dockerfile(DEPLOY / "docker/Dockerfile")) if i.name == "USER")
+    user = next(
+        i.text
+        for i in last_stage(read_dockerfile(DEPLOY / "docker/Dockerfile"))
+        if i.name == "USER"
+    )
     assert pod["securityContext"]["runAsUser"] == int(user)
     mounted = {mount["name"] for mount in container("Deployment")["volumeMounts"]}
     assert mounted == {volume["name"] for volume in pod["volumes"]}
@@ -109,4 +121,7 @@ def test_job_and_pods_are_of_one_image_and_know_the_same() -> None:
     assert job["image"] == server["image"]
     assert job["envFrom"] == server["envFrom"]
     assert find_spec(f"{job['command'][2]}.__main__")
-    assert manifest("Deployment")["spec"]["selector"]["matchLabels"] == manifest("Service")["spec"]["selector"]
+    assert (
+        manifest("Deployment")["spec"]["selector"]["matchLabels"]
+        == manifest("Service")["spec"]["selector"]
+    )

@@ -6,9 +6,9 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-
 from service.cache.cache_settings import CacheSettings
 from service.db.db_settings import DatabaseSettings
+
 from tests.backends_mariadb import DatabaseBackend
 from tests.chat_world import ChatWorld, running_world
 from tests.documented.host_world import HostWorld, hosted
@@ -24,7 +24,9 @@ async def provider() -> AsyncIterator[OpenAIStub]:
 
 
 @pytest.fixture(params=["embedded", "redis+mariadb"])
-def backends(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[CacheSettings, DatabaseBackend]:
+def backends(
+    request: pytest.FixtureRequest, tmp_path: Path
+) -> tuple[CacheSettings, DatabaseBackend]:
     """LOCAL's own (embedded Valkey + SQLite, both of this test alone), and real servers."""
     if request.param == "embedded":
         return CacheSettings(type="embedded"), DatabaseBackend(
@@ -36,12 +38,17 @@ def backends(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[CacheSetti
 
 @pytest.fixture
 async def chat(
-    backends: tuple[CacheSettings, DatabaseBackend], app_id: str, provider: OpenAIStub, request: pytest.FixtureRequest
+    backends: tuple[CacheSettings, DatabaseBackend],
+    app_id: str,
+    provider: OpenAIStub,
+    request: pytest.FixtureRequest,
 ) -> AsyncIterator[ChatWorld]:
     """A running chat; ``@pytest.mark.chat_settings(window=4)`` changes its settings."""
     cache, database = backends
     marker = request.node.get_closest_marker("chat_settings")
-    async with running_world(cache, database, app_id, provider, **(marker.kwargs if marker else {})) as world:
+    async with running_world(
+        cache, database, app_id, provider, **(marker.kwargs if marker else {})
+    ) as world:
         yield world
 
 

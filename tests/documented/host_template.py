@@ -20,7 +20,7 @@ from service.queue.queue_service import QueueService
 from service.service_container import ServiceContainer
 from template.base.base_template import BaseTemplate
 from template.base.client_session import ClientSession
-from template.base.protocol import Protocol
+from template.base.endpoint import Protocol
 from template.chat.chat_state_machine import MessageState, RoomState, get_chat_state_machine
 from template.chat.common.chat_model import ChatMessage, ChatRoom
 from template.chat.common.chat_serialize import (

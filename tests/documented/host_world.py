@@ -16,6 +16,7 @@ from template.base.session_info import SessionInfo
 from template.base.template_context import TemplateContext
 from template.base.template_service import Call, TemplateService
 from template.base.template_type import TemplateType
+
 from tests.chat_world import ChatWorld
 from tests.documented.host_template import HOST, MESSAGE_SEND, ROOM_LIST, DocumentedTemplate
 
@@ -29,8 +30,12 @@ class HostWorld:
     async def list_rooms(self, user: ClientSession) -> dict[str, Any]:
         return await self._call(user, ROOM_LIST)
 
-    async def send(self, user: ClientSession, room_id: str, content: str, persona: str | None = None) -> dict[str, Any]:
-        return await self._call(user, MESSAGE_SEND, room_id=room_id, content=content, ai_persona=persona)
+    async def send(
+        self, user: ClientSession, room_id: str, content: str, persona: str | None = None
+    ) -> dict[str, Any]:
+        return await self._call(
+            user, MESSAGE_SEND, room_id=room_id, content=content, ai_persona=persona
+        )
 
     async def save(self, user: ClientSession, room_id: str, message_id: str, **message: Any) -> str:
         """The document's event alone, as ``on_chat_message_send_req`` sends it."""
@@ -44,16 +49,25 @@ class HostWorld:
         } | message
         return await self.enqueue(user, {"type": "save_user_message", "message_data": message_data})
 
-    async def enqueue(self, user: ClientSession, payload: dict[str, Any], message_type: str = "chat_save") -> str:
+    async def enqueue(
+        self, user: ClientSession, payload: dict[str, Any], message_type: str = "chat_save"
+    ) -> str:
         base = {"account_db_key": user.session.account_db_key, "shard_id": user.session.shard_id}
         return await QueueService.get_instance().send_message(
-            queue_name="chat_persistence", payload=base | payload, message_type=message_type, priority=2
+            queue_name="chat_persistence",
+            payload=base | payload,
+            message_type=message_type,
+            priority=2,
         )
 
-    async def rows(self, user: ClientSession, room_id: str, shard_id: int | None = None) -> list[dict[str, Any]]:
+    async def rows(
+        self, user: ClientSession, room_id: str, shard_id: int | None = None
+    ) -> list[dict[str, Any]]:
         """All rows of the room in a shard, by default the account's, in order."""
         shard = user.session.shard_id if shard_id is None else shard_id
-        return await self.chat.container.database.call_shard_procedure(shard, "fp_chat_window_get", (room_id, 1000))
+        return await self.chat.container.database.call_shard_procedure(
+            shard, "fp_chat_window_get", (room_id, 1000)
+        )
 
     async def dead(self) -> list[DeadLetter]:
         return await self.chat.container.queue.dead_letters("chat_persistence")

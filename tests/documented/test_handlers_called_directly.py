@@ -10,13 +10,13 @@ from typing import Any
 
 import pytest
 from pydantic import ValidationError
-
 from service.db.db_settings import DatabaseSettings
 from template.base.client_session import ClientSession
+from template.base.envelope import Response, encode
 from template.base.session_info import SessionInfo
-from template.base.wire import Response, encode
 from template.chat.common import chat_serialize as wire
 from template.chat.common.chat_model import ChatMessage, ChatRoom
+
 from tests.backends_mariadb import DatabaseBackend
 from tests.backends_redis import RedisServer
 from tests.chat_world import PERSONA, ChatWorld, running_world
@@ -41,7 +41,9 @@ def requests_for(room: ChatRoom, message: ChatMessage) -> dict[str, wire.Request
         "on_chat_room_create_req": wire.ChatRoomCreateRequest(ai_persona=PERSONA),
         "on_chat_message_send_req": wire.ChatMessageSendRequest(room_id=room.room_id, content="hi"),
         "on_chat_message_list_req": wire.ChatMessageListRequest(room_id=room.room_id),
-        "on_chat_room_update_req": wire.ChatRoomUpdateRequest(room_id=room.room_id, new_title="new"),
+        "on_chat_room_update_req": wire.ChatRoomUpdateRequest(
+            room_id=room.room_id, new_title="new"
+        ),
         "on_chat_message_delete_req": wire.ChatMessageDeleteRequest(
             room_id=room.room_id, message_id=message.message_id
         ),
@@ -85,7 +87,14 @@ async def test_called_with_a_session_and_a_request_they_succeed(
 async def test_wrong_arguments_are_an_answer(chat: ChatWorld, handler: str) -> None:
     user = await chat.user()
     nobody = ClientSession(SessionInfo(""))
-    for arguments in ((), (user,), (user, None), (None, None), (user, object()), (user, {"room_id": "x"})):
+    for arguments in (
+        (),
+        (user,),
+        (user, None),
+        (None, None),
+        (user, object()),
+        (user, {"room_id": "x"}),
+    ):
         if handler == "on_chat_room_list_req" and arguments == (user, object()):
             continue
         assert_failed(await call(chat, handler, *arguments), 1000, 1002)
@@ -96,7 +105,10 @@ async def test_a_request_can_be_changed_but_not_into_something_invalid(chat: Cha
     user = await chat.user()
     room = await chat.room(user)
     request = wire.ChatMessageSendRequest(room_id=room.room_id, content="hi")
-    for field, value in {"content": [None, 5, "\ud800", ["a"], "", "a\0b"], "room_id": [7, "a b"]}.items():
+    for field, value in {
+        "content": [None, 5, "\ud800", ["a"], "", "a\0b"],
+        "room_id": [7, "a b"],
+    }.items():
         for wrong in value:
             with pytest.raises(ValidationError):
                 setattr(request, field, wrong)
@@ -130,7 +142,9 @@ async def test_cancellation_is_raised_and_what_was_accepted_is_answered(chat: Ch
     await until(answered)
 
 
-async def test_a_session_without_a_shard_is_found_by_the_mapping_table_or_gets_the_default(chat: ChatWorld) -> None:
+async def test_a_session_without_a_shard_is_found_by_the_mapping_table_or_gets_the_default(
+    chat: ChatWorld,
+) -> None:
     users = [await chat.user(), await chat.user()]
     mapped = next(user for user in users if user.session.shard_id == 2)
     unmapped = ClientSession(SessionInfo("host-account", account_db_key=2**40, shard_id=0))
@@ -143,7 +157,9 @@ async def test_a_session_without_a_shard_is_found_by_the_mapping_table_or_gets_t
             shard_id, "fp_chat_messages_get", (room.room_id, None, 10)
         )
         assert len(rows) == 2
-        await call(chat, "on_chat_room_delete_req", user, wire.ChatRoomDeleteRequest(room_id=room.room_id))
+        await call(
+            chat, "on_chat_room_delete_req", user, wire.ChatRoomDeleteRequest(room_id=room.room_id)
+        )
 
 
 @asynccontextmanager
@@ -163,9 +179,17 @@ async def test_without_redis_lists_come_from_the_database_and_writes_say_try_aga
         requests = requests_for(room, await chat.send(user, room.room_id))
         await chat.persist()
         private_server.kill()
-        rooms = await call(chat, "on_chat_room_list_req", user, requests.pop("on_chat_room_list_req"))
-        assert (rooms.errorCode, rooms.stale, [r.room_id for r in rooms.rooms]) == (0, True, [room.room_id])
-        messages = await call(chat, "on_chat_message_list_req", user, requests.pop("on_chat_message_list_req"))
+        rooms = await call(
+            chat, "on_chat_room_list_req", user, requests.pop("on_chat_room_list_req")
+        )
+        assert (rooms.errorCode, rooms.stale, [r.room_id for r in rooms.rooms]) == (
+            0,
+            True,
+            [room.room_id],
+        )
+        messages = await call(
+            chat, "on_chat_message_list_req", user, requests.pop("on_chat_message_list_req")
+        )
         assert (messages.errorCode, messages.stale) == (0, True)
         assert [message.content for message in messages.messages] == ["hello", "stub: hello"]
         for handler, request in requests.items():

@@ -8,13 +8,13 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
-
 from service.queue.message_queue import MessagePriority, QueueMessage
 from service.queue.queue_service import QueueService
 from template.base.client_session import ClientSession
-from template.chat.chat_events import QUEUE_NAME
 from template.chat.chat_state_machine import MessageState, RoomState, get_chat_state_machine
 from template.chat.common.chat_serialize import ChatRoomDeleteRequest, ChatRoomUpdateRequest
+
+from base_server.template.chat.domain.events import QUEUE_NAME
 from tests.chat_world import PERSONA, ChatWorld
 from tests.documented.host_world import HostWorld
 
@@ -38,7 +38,11 @@ async def send_event(user: ClientSession, kind: str, room_id: str, **fields: Any
 
 
 async def create(user: ClientSession, room_id: str, **fields: Any) -> None:
-    fields = {"title": "theirs", "ai_persona": PERSONA, "created_at": datetime.now().isoformat()} | fields
+    fields = {
+        "title": "theirs",
+        "ai_persona": PERSONA,
+        "created_at": datetime.now().isoformat(),
+    } | fields
     await send_event(user, "CHAT_ROOM_CREATE", room_id, **fields)
 
 
@@ -72,11 +76,18 @@ async def cold(chat: ChatWorld, user: ClientSession, room_id: str) -> None:
     await chat.forget_everything()
 
 
-CONDITIONS: dict[str, Prepare] = {"warm": warm, "settled": settled, "cold room": cold_room, "cold": cold}
+CONDITIONS: dict[str, Prepare] = {
+    "warm": warm,
+    "settled": settled,
+    "cold room": cold_room,
+    "cold": cold,
+}
 
 
 @pytest.mark.parametrize("list_is", CONDITIONS)
-async def test_a_hosts_room_is_listed_at_once_and_used_as_ours(host: HostWorld, list_is: str) -> None:
+async def test_a_hosts_room_is_listed_at_once_and_used_as_ours(
+    host: HostWorld, list_is: str
+) -> None:
     """cases/promises.md P2."""
     chat = host.chat
     user = await chat.user()
@@ -85,7 +96,10 @@ async def test_a_hosts_room_is_listed_at_once_and_used_as_ours(host: HostWorld, 
     theirs = new_id()
     await create(user, theirs)
     listed = await chat.rooms(user)
-    assert ({room.room_id for room in listed.rooms}, listed.total_count) == ({ours.room_id, theirs}, 2)
+    assert ({room.room_id for room in listed.rooms}, listed.total_count) == (
+        {ours.room_id, theirs},
+        2,
+    )
     assert (await chat.messages(user, theirs)).messages == []
     await create(user, theirs, title="another title")  # sent again
     assert (await titles(chat, user))[theirs] == "theirs"
@@ -96,13 +110,27 @@ async def test_a_hosts_room_is_listed_at_once_and_used_as_ours(host: HostWorld, 
     await chat.persist()
     assert await chat.texts(user, theirs) == ["hello", "stub: hello", "saved by them"]
     await chat.send(user, theirs, "next")
-    asked = [message["content"] for message in chat.provider.requests[-1].messages if message["role"] != "system"]
+    asked = [
+        message["content"]
+        for message in chat.provider.requests[-1].messages
+        if message["role"] != "system"
+    ]
     assert asked == ["hello", "stub: hello", "saved by them\n\nnext"]
     await chat.persist()
     for _ in range(2):
-        assert [message.seq for message in (await chat.messages(user, theirs)).messages] == [1, 2, 3, 4, 5]
+        assert [message.seq for message in (await chat.messages(user, theirs)).messages] == [
+            1,
+            2,
+            3,
+            4,
+            5,
+        ]
         rooms = {room.room_id: room for room in (await chat.rooms(user)).rooms}
-        assert (rooms[theirs].title, rooms[theirs].message_count, rooms[theirs].ai_persona) == ("theirs", 5, PERSONA)
+        assert (rooms[theirs].title, rooms[theirs].message_count, rooms[theirs].ai_persona) == (
+            "theirs",
+            5,
+            PERSONA,
+        )
         (row,) = await chat.rows(user, "fp_chat_room_get", theirs)
         assert (row["title"], row["message_count"], row["last_seq"]) == ("theirs", 5, 5)
         await chat.forget_everything()
@@ -122,7 +150,9 @@ async def test_a_hosts_room_is_listed_at_once_and_used_as_ours(host: HostWorld, 
 
 
 @pytest.mark.parametrize("is_written", [True, False], ids=["written", "waiting"])
-async def test_a_room_that_anothers_messages_await_is_theirs(host: HostWorld, is_written: bool) -> None:
+async def test_a_room_that_anothers_messages_await_is_theirs(
+    host: HostWorld, is_written: bool
+) -> None:
     """cases/promises.md G6: nobody else creates it, deletes it or adds to it."""
     chat = host.chat
     user, other = await chat.user(), await chat.user()
@@ -156,7 +186,9 @@ async def test_a_delete_never_reaches_a_room_that_another_awaits(host: HostWorld
     while other.session.shard_id != user.session.shard_id:
         other = await chat.user()
     room_id = new_id()
-    while chat.redis.partitions.of_id(room_id) != chat.keys.account_partition(user.session.account_id):
+    while chat.redis.partitions.of_id(room_id) != chat.keys.account_partition(
+        user.session.account_id
+    ):
         room_id = new_id()
     await host.save(user, room_id, new_id())
     await chat.persist()
@@ -168,7 +200,9 @@ async def test_a_delete_never_reaches_a_room_that_another_awaits(host: HostWorld
 
 
 @pytest.mark.parametrize("list_is", ["loaded", "cold"])
-async def test_a_create_with_the_number_of_another_is_refused(host: HostWorld, list_is: str) -> None:
+async def test_a_create_with_the_number_of_another_is_refused(
+    host: HostWorld, list_is: str
+) -> None:
     """cases/promises.md P2: the room would be one account's in its row and another's in its list."""
     chat = host.chat
     user, other = await chat.user(), await chat.user()
@@ -203,11 +237,17 @@ async def test_states_of_a_hosts_room_are_found_by_its_id(host: HostWorld) -> No
 
 
 @pytest.mark.parametrize("room_is", CONDITIONS)
-async def test_titles_of_a_host_and_ours_win_in_the_order_they_came(host: HostWorld, room_is: str) -> None:
+async def test_titles_of_a_host_and_ours_win_in_the_order_they_came(
+    host: HostWorld, room_is: str
+) -> None:
     """cases/promises.md P2."""
     chat = host.chat
     user = await chat.user()
-    for order in (["ours", "theirs"], ["ours", "theirs", "ours again"], ["theirs", "ours", "theirs again"]):
+    for order in (
+        ["ours", "theirs"],
+        ["ours", "theirs", "ours again"],
+        ["theirs", "ours", "theirs again"],
+    ):
         room = await chat.room(user, "first")
         await CONDITIONS[room_is](chat, user, room.room_id)
         for title in order:
@@ -215,7 +255,9 @@ async def test_titles_of_a_host_and_ours_win_in_the_order_they_came(host: HostWo
                 await rename(chat, user, room.room_id, title)
             else:
                 with_account = {} if title == "theirs" else {"account_id": None}
-                await send_event(user, "CHAT_ROOM_UPDATE", room.room_id, title=title, **with_account)
+                await send_event(
+                    user, "CHAT_ROOM_UPDATE", room.room_id, title=title, **with_account
+                )
             assert (await titles(chat, user))[room.room_id] == title
         for _ in range(2):
             await chat.persist()
@@ -250,7 +292,9 @@ async def test_an_event_sent_again_changes_nothing(host: HostWorld) -> None:
     assert (await titles(chat, user))[room.room_id] == "ours"
     question = (await chat.messages(user, room.room_id)).messages[0]
     for _ in range(2):
-        await queue.send_message(QUEUE_NAME, base | {"message_id": question.message_id}, "CHAT_MESSAGE_DELETE", 1)
+        await queue.send_message(
+            QUEUE_NAME, base | {"message_id": question.message_id}, "CHAT_MESSAGE_DELETE", 1
+        )
     assert await chat.texts(user, room.room_id) == ["stub: hello"]
     assert (await chat.rooms(user)).rooms[0].message_count == 1
     for _ in range(2):
@@ -276,7 +320,9 @@ async def test_a_message_of_a_host_is_deleted_before_and_after_it_was_read(host:
                 await chat.persist()
             await send_event(user, "CHAT_MESSAGE_DELETE", room_id, message_id=message_id)
             await chat.persist()
-            row = next(row for row in await host.rows(user, room_id) if row["message_id"] == message_id)
+            row = next(
+                row for row in await host.rows(user, room_id) if row["message_id"] == message_id
+            )
             assert row["deleted"]
             assert await chat.state(message_id) == "DELETED"
     assert await chat.texts(user, room_ids[0]) == []
@@ -320,7 +366,11 @@ BAD: list[tuple[str, dict[str, Any], str]] = [
     ("CHAT_ROOM_CREATE", {"ai_persona": None}, "ai_persona is missing"),
     ("CHAT_ROOM_CREATE", {"title": "x" * 201}, "title is longer than 200 characters"),
     ("CHAT_ROOM_CREATE", {"created_at": "yesterday"}, "created_at 'yesterday' is no ISO 8601 time"),
-    ("CHAT_ROOM_CREATE", {"created_at": "9999-12-31T23:59:59.999"}, "created_at '9999.*' is more than one day in"),
+    (
+        "CHAT_ROOM_CREATE",
+        {"created_at": "9999-12-31T23:59:59.999"},
+        "created_at '9999.*' is more than one day in",
+    ),
     ("CHAT_ROOM_UPDATE", {"title": None}, "title is missing"),
     ("CHAT_ROOM_UPDATE", {"title": " "}, "title is blank"),
     ("CHAT_ROOM_UPDATE", {"title": "x" * 201}, "title is longer than 200 characters"),
@@ -334,7 +384,9 @@ async def test_what_cannot_be_understood_is_refused_naming_the_field(host: HostW
     """cases/promises.md P2."""
     chat = host.chat
     user, other = await chat.user(), await chat.user()
-    while chat.keys.account_partition(other.session.account_id) == chat.keys.account_partition(user.session.account_id):
+    while chat.keys.account_partition(other.session.account_id) == chat.keys.account_partition(
+        user.session.account_id
+    ):
         other = await chat.user()
     room = await chat.room(user, "ours")
     await chat.send(user, room.room_id)
@@ -377,7 +429,9 @@ async def test_a_hosts_time_is_the_rooms_and_counts_as_its_activity(host: HostWo
     for _ in range(2):
         rooms = (await chat.rooms(user)).rooms
         assert [room.room_id for room in rooms] == [newer.room_id, room_id]
-        assert datetime.fromisoformat(str(rooms[1].created_at)) == datetime(2026, 1, 2, 3, 4, 5, 678000, UTC)
+        assert datetime.fromisoformat(str(rooms[1].created_at)) == datetime(
+            2026, 1, 2, 3, 4, 5, 678000, UTC
+        )
         assert rooms[1].created_at == rooms[1].last_message_at
         await chat.persist()
         await chat.forget_everything()
@@ -407,7 +461,9 @@ async def user_on_shard(chat: ChatWorld, shard_id: int) -> ClientSession:
 
 
 @pytest.mark.parametrize("shard_id", [None, 0, "0"])
-async def test_an_event_without_a_shard_goes_to_the_accounts_shard(host: HostWorld, shard_id: object) -> None:
+async def test_an_event_without_a_shard_goes_to_the_accounts_shard(
+    host: HostWorld, shard_id: object
+) -> None:
     """cases/promises.md P2, G2: the mapping table is asked before the default shard is taken."""
     chat = host.chat
     user = await user_on_shard(chat, 2)
@@ -419,8 +475,15 @@ async def test_an_event_without_a_shard_goes_to_the_accounts_shard(host: HostWor
         await send_event(user, "CHAT_ROOM_UPDATE", ours, title="named", shard_id=shard_id)
         assert (await titles(chat, user))[ours] == "named"
     for room_id in (ours, early):
-        saved = {"message_id": new_id(), "room_id": room_id, "sender_type": "USER", "content": "saved"}
-        await host.enqueue(user, {"type": "save_user_message", "message_data": saved, "shard_id": shard_id})
+        saved = {
+            "message_id": new_id(),
+            "room_id": room_id,
+            "sender_type": "USER",
+            "content": "saved",
+        }
+        await host.enqueue(
+            user, {"type": "save_user_message", "message_data": saved, "shard_id": shard_id}
+        )
     await chat.persist()
     assert await host.rows(user, ours, shard_id=1) == await host.rows(user, early, shard_id=1) == []
     assert await chat.texts(user, ours) == ["saved"]
@@ -439,15 +502,26 @@ async def test_an_event_with_another_accounts_shard_is_refused(host: HostWorld) 
         await condition(chat, user, room.room_id)
         for kind, fields in GOOD.items():
             for room_id in (room.room_id, new_id()):
-                with pytest.raises(ValueError, match="shard_id 1 is not the shard of account_db_key"):
+                with pytest.raises(
+                    ValueError, match="shard_id 1 is not the shard of account_db_key"
+                ):
                     await send_event(user, kind, room_id, **fields, shard_id=1)
-        saved = {"message_id": new_id(), "room_id": room.room_id, "sender_type": "USER", "content": "saved"}
+        saved = {
+            "message_id": new_id(),
+            "room_id": room.room_id,
+            "sender_type": "USER",
+            "content": "saved",
+        }
         with pytest.raises(ValueError, match="shard_id 1 is not the shard of account_db_key"):
-            await host.enqueue(user, {"type": "save_user_message", "message_data": saved, "shard_id": 1})
+            await host.enqueue(
+                user, {"type": "save_user_message", "message_data": saved, "shard_id": 1}
+            )
     assert await titles(chat, user) == {room.room_id: "ours"}
 
 
-async def test_a_hosts_room_whose_partition_is_not_noted_any_more_is_deleted_and_saved(host: HostWorld) -> None:
+async def test_a_hosts_room_whose_partition_is_not_noted_any_more_is_deleted_and_saved(
+    host: HostWorld,
+) -> None:
     """cases/promises.md P1, G1, G5."""
     chat, partitions = host.chat, host.chat.redis.partitions
     user = await chat.user()

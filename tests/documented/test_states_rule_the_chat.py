@@ -10,11 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
 from service.db.db_settings import DatabaseSettings
 from service.queue.queue_service import QueueService
 from template.base.client_session import ClientSession
-from template.chat.chat_events import QUEUE_NAME
 from template.chat.chat_state_machine import MessageState, RoomState, get_chat_state_machine
 from template.chat.common.chat_serialize import (
     ChatMessageResumeRequest,
@@ -22,6 +20,8 @@ from template.chat.common.chat_serialize import (
     ChatRoomDeleteRequest,
     ChatRoomUpdateRequest,
 )
+
+from base_server.template.chat.domain.events import QUEUE_NAME
 from tests.backends_mariadb import DatabaseBackend
 from tests.backends_redis import RedisServer
 from tests.chat_world import ChatWorld, running_world
@@ -43,14 +43,22 @@ class Case:
 
     async def send_event(self, kind: str, **fields: Any) -> None:
         session = self.user.session
-        base = {"room_id": self.room_id, "account_db_key": session.account_db_key, "shard_id": session.shard_id}
-        await QueueService.get_instance().send_message(QUEUE_NAME, base | fields, kind, 2, self.room_id)
+        base = {
+            "room_id": self.room_id,
+            "account_db_key": session.account_db_key,
+            "shard_id": session.shard_id,
+        }
+        await QueueService.get_instance().send_message(
+            QUEUE_NAME, base | fields, kind, 2, self.room_id
+        )
 
     async def count(self, kind: str) -> int:
         """Events of the room that wait, of one type."""
         shard_id = self.user.session.shard_id
         partition = self.chat.keys.account_partition(self.user.session.account_id)
-        stream = self.chat.template._wiring._container.queue.lane(QUEUE_NAME, partition, str(shard_id)).stream_key
+        stream = self.chat.template._wiring._container.queue.lane(
+            QUEUE_NAME, partition, str(shard_id)
+        ).stream_key
         entries = await self.chat.redis.execute("XRANGE", stream, "-", "+")
         found = [dict(zip(fields[::2], fields[1::2], strict=True)) for _, fields in entries]
         return sum(entry["type"] == kind and entry["key"] == self.room_id for entry in found)
@@ -87,7 +95,12 @@ async def cold_room(case: Case) -> None:
     """The account's list is in Redis, the room is not."""
     await settled(case)
     keys = case.chat.keys
-    await delete_keys(case.chat, keys.room_record(case.room_id), keys.messages(case.room_id), keys.room(case.room_id))
+    await delete_keys(
+        case.chat,
+        keys.room_record(case.room_id),
+        keys.messages(case.room_id),
+        keys.room(case.room_id),
+    )
 
 
 async def cold(case: Case) -> None:
@@ -165,7 +178,9 @@ async def assert_room_is_gone(case: Case) -> None:
 
 
 @pytest.mark.parametrize("condition", CONDITIONS)
-async def test_a_room_deleted_by_any_documented_way_is_gone_and_stays_so(host: HostWorld, condition: str) -> None:
+async def test_a_room_deleted_by_any_documented_way_is_gone_and_stays_so(
+    host: HostWorld, condition: str
+) -> None:
     """cases/promises.md P1."""
     chat = host.chat
     for way in ROOM_WAYS:
@@ -217,15 +232,21 @@ MESSAGE_WAYS = (by_message_state, by_smart_delete, by_message_event, by_the_docu
 
 async def assert_message_is_gone(case: Case) -> None:
     chat, user = case.chat, case.user
-    assert [message.message_id for message in (await chat.messages(user, case.room_id)).messages] == [case.reply_id]
-    assert {room.room_id: room.message_count for room in (await chat.rooms(user)).rooms}[case.room_id] == 1
+    assert [
+        message.message_id for message in (await chat.messages(user, case.room_id)).messages
+    ] == [case.reply_id]
+    assert {room.room_id: room.message_count for room in (await chat.rooms(user)).rooms}[
+        case.room_id
+    ] == 1
     stop = ChatMessageStopRequest(room_id=case.room_id, message_id=case.question_id)
     assert (await chat.template.on_chat_message_stop_req(user, stop)).errorCode == 1005
     assert await case.history() == ["stub: hello"]
 
 
 @pytest.mark.parametrize("condition", CONDITIONS)
-async def test_a_message_deleted_by_any_documented_way_is_gone_and_stays_so(host: HostWorld, condition: str) -> None:
+async def test_a_message_deleted_by_any_documented_way_is_gone_and_stays_so(
+    host: HostWorld, condition: str
+) -> None:
     """cases/promises.md P1."""
     chat = host.chat
     for way in MESSAGE_WAYS:
@@ -266,7 +287,9 @@ async def test_a_message_older_than_the_window_is_deleted_by_its_state(host: Hos
     assert await case.count("CHAT_MESSAGE_DELETE") == 1
     for _ in range(2):
         assert (await chat.texts(case.user, case.room_id))[0] == "stub: hello"
-        assert {room.room_id: room.message_count for room in (await chat.rooms(case.user)).rooms}[case.room_id] == 9
+        assert {room.room_id: room.message_count for room in (await chat.rooms(case.user)).rooms}[
+            case.room_id
+        ] == 9
         await chat.persist()
     await chat.forget_everything()
     assert (await chat.texts(case.user, case.room_id))[0] == "stub: hello"
@@ -300,7 +323,9 @@ async def test_of_concurrent_deletes_of_a_room_one_event_is_queued(host: HostWor
         *(states.transition_room(case.room_id, RoomState.DELETING) for _ in range(5)),
         *(by_event(case) for _ in range(3)),
         *(
-            host.chat.template.on_chat_room_delete_req(case.user, ChatRoomDeleteRequest(room_id=case.room_id))
+            host.chat.template.on_chat_room_delete_req(
+                case.user, ChatRoomDeleteRequest(room_id=case.room_id)
+            )
             for _ in range(3)
         ),
     )
@@ -333,7 +358,10 @@ async def test_an_id_that_nobody_knows_moves_its_state_alone(host: HostWorld) ->
     for message_step in (MessageState.PENDING, MessageState.DELETED):
         assert await states.transition_message("msg_456", message_step)
     assert not await states.transition_room("room_999", RoomState.DELETING)
-    assert await states.smart_delete_message("msg_999") == (False, "message msg_999 is ABSENT: nothing to delete")
+    assert await states.smart_delete_message("msg_999") == (
+        False,
+        "message msg_999 is ABSENT: nothing to delete",
+    )
     assert await host.chat.backlog() == 0
 
 
@@ -342,7 +370,10 @@ async def test_an_id_that_cannot_be_is_refused_with_a_reason(host: HostWorld, od
     """cases/promises.md P1: only an outage is raised."""
     states = get_chat_state_machine()
     for to in ("DELETING", "DELETED"):
-        for result in (await states.transition_room(odd, to), await states.transition_message(odd, to)):
+        for result in (
+            await states.transition_room(odd, to),
+            await states.transition_message(odd, to),
+        ):
             assert not result
             assert result.reason
     done, text = await states.smart_delete_message(odd)
@@ -382,7 +413,9 @@ async def test_a_state_of_another_kind_is_refused_with_a_reason(host: HostWorld)
 
 
 @pytest.mark.parametrize("partition", ["the room's partition", "another partition"])
-async def test_a_message_of_a_host_deleted_before_its_event_is_read_is_deleted(host: HostWorld, partition: str) -> None:
+async def test_a_message_of_a_host_deleted_before_its_event_is_read_is_deleted(
+    host: HostWorld, partition: str
+) -> None:
     """cases/promises.md P1: the document's ids are UUIDs of its own; one in 16 is hashed to its room's partition."""
     chat = host.chat
     case = await made(chat)
@@ -394,13 +427,18 @@ async def test_a_message_of_a_host_deleted_before_its_event_is_read_is_deleted(h
     assert await states.transition_message(message_id, MessageState.PENDING)
     await host.save(case.user, case.room_id, message_id)
     # "already" when the event was read in the middle of the call.
-    assert await states.smart_delete_message(message_id) in [(True, "DELETED"), (True, "already DELETED")]
+    assert await states.smart_delete_message(message_id) in [
+        (True, "DELETED"),
+        (True, "already DELETED"),
+    ]
     await chat.persist()
     assert len((await chat.messages(case.user, case.room_id)).messages) == 2
     await chat.persist()
     await chat.forget_everything()
     assert len((await chat.messages(case.user, case.room_id)).messages) == 2
-    assert {room.room_id: room.message_count for room in (await chat.rooms(case.user)).rooms}[case.room_id] == 2
+    assert {room.room_id: room.message_count for room in (await chat.rooms(case.user)).rooms}[
+        case.room_id
+    ] == 2
 
 
 async def test_while_the_database_is_away_a_cold_delete_is_refused_with_the_reason(
@@ -431,7 +469,9 @@ async def test_without_redis_the_stale_list_has_no_room_that_was_deleted(
 ) -> None:
     """cases/promises.md P1."""
     database = DatabaseBackend("sqlite", DatabaseSettings(), tmp_path, None)
-    async with running_world(private_server.settings(timeout_s=1), database, app_id, provider) as chat:
+    async with running_world(
+        private_server.settings(timeout_s=1), database, app_id, provider
+    ) as chat:
         case = await made(chat)
         await by_state(case)
         await chat.persist()

@@ -9,10 +9,10 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-
 from service.db.db_settings import DatabaseSettings
 from template.chat.chat_state_machine import MessageState, RoomState, get_chat_state_machine
 from template.chat.common.chat_serialize import ChatRoomDeleteRequest
+
 from tests.backends_mariadb import DatabaseBackend
 from tests.backends_redis import RedisServer
 from tests.chat_world import PERSONA, ChatWorld, running_world
@@ -46,7 +46,9 @@ async def test_the_list_example_shows_what_our_handlers_made(host: HostWorld) ->
     assert (room["room_id"], room["title"], room["message_count"]) == (kept.room_id, "제목 🙂", 2)
 
 
-async def test_the_list_example_reads_the_database_when_redis_has_forgotten(host: HostWorld) -> None:
+async def test_the_list_example_reads_the_database_when_redis_has_forgotten(
+    host: HostWorld,
+) -> None:
     chat = host.chat
     user = await chat.user()
     rooms = [await chat.room(user, title=f"방 {number}") for number in range(3)]
@@ -77,13 +79,22 @@ async def test_the_send_example_ends_as_a_row_of_the_accounts_shard(host: HostWo
         response = await host.send(user, room_id, TEXT, PERSONA)
         assert (response["errorCode"], response["message"]["content"]) == (0, TEXT)
         message_id = response["message"]["message_id"]
-        assert abs(datetime.fromisoformat(response["message"]["timestamp"]) - began) < timedelta(seconds=30)
+        assert abs(datetime.fromisoformat(response["message"]["timestamp"]) - began) < timedelta(
+            seconds=30
+        )
         assert await chat.state(message_id) == "PENDING"
         await chat.persist()
         (row,) = await host.rows(user, room_id)
-        assert (row["message_id"], row["seq"], row["content"], row["sender_type"]) == (message_id, 1, TEXT, "USER")
+        assert (row["message_id"], row["seq"], row["content"], row["sender_type"]) == (
+            message_id,
+            1,
+            TEXT,
+            "USER",
+        )
         assert row["metadata"] == f'{{"ai_persona":"{PERSONA}"}}'
-        assert row["created_at"].isoformat(timespec="milliseconds") == response["message"]["timestamp"]
+        assert (
+            row["created_at"].isoformat(timespec="milliseconds") == response["message"]["timestamp"]
+        )
         assert await host.rows(user, room_id, shard_id=3 - user.session.shard_id) == []
         assert await chat.state(message_id) == "SENT"
         steps = [state for state, _ in await get_chat_state_machine().get_message_log(message_id)]
@@ -91,17 +102,25 @@ async def test_the_send_example_ends_as_a_row_of_the_accounts_shard(host: HostWo
     assert await host.dead() == []
 
 
-async def test_the_send_example_asks_the_persona_about_the_rooms_conversation(host: HostWorld) -> None:
+async def test_the_send_example_asks_the_persona_about_the_rooms_conversation(
+    host: HostWorld,
+) -> None:
     chat = host.chat
     user = await chat.user()
     room = await chat.room(user)
     await chat.send(user, room.room_id, "first")
     await host.send(user, room.room_id, "second", PERSONA)
-    asked = [message["content"] for message in chat.provider.requests[-1].messages if message["role"] != "system"]
+    asked = [
+        message["content"]
+        for message in chat.provider.requests[-1].messages
+        if message["role"] != "system"
+    ]
     assert asked == ["first", "stub: first", "second"]
 
 
-async def test_the_send_example_knows_the_conversation_after_redis_has_forgotten_it(host: HostWorld) -> None:
+async def test_the_send_example_knows_the_conversation_after_redis_has_forgotten_it(
+    host: HostWorld,
+) -> None:
     chat = host.chat
     user = await chat.user()
     room = await chat.room(user)
@@ -109,7 +128,11 @@ async def test_the_send_example_knows_the_conversation_after_redis_has_forgotten
     await chat.persist()
     await forget(chat)
     await host.send(user, room.room_id, "second", PERSONA)
-    asked = [message["content"] for message in chat.provider.requests[-1].messages if message["role"] != "system"]
+    asked = [
+        message["content"]
+        for message in chat.provider.requests[-1].messages
+        if message["role"] != "system"
+    ]
     assert asked == ["first", "stub: first", "second"]
 
 
@@ -141,7 +164,11 @@ async def test_an_event_sent_twice_is_stored_once(host: HostWorld, room: str, ap
         for _ in range(2):
             page = await chat.messages(user, room_id)
             assert [message.seq for message in page.messages] == [1, 2, 3]
-            assert [message.content for message in page.messages] == ["hello", "stub: hello", "안녕 🎉"]
+            assert [message.content for message in page.messages] == [
+                "hello",
+                "stub: hello",
+                "안녕 🎉",
+            ]
             (listed,) = (await chat.rooms(user)).rooms
             assert listed.message_count == 3
             await forget(chat)
@@ -168,11 +195,15 @@ async def test_an_event_that_comes_again_after_its_message_left_the_window_chang
     assert len(await chat.texts(user, room.room_id)) == 7
     await host.save(user, room.room_id, message_id)
     await chat.persist()
-    assert [message.seq for message in (await chat.messages(user, room.room_id)).messages] == list(range(1, 8))
+    assert [message.seq for message in (await chat.messages(user, room.room_id)).messages] == list(
+        range(1, 8)
+    )
     assert [row["seq"] for row in await host.rows(user, room.room_id)] == list(range(1, 8))
 
 
-async def test_the_send_example_in_a_loaded_room_shows_its_message_once_and_keeps_the_numbers(host: HostWorld) -> None:
+async def test_the_send_example_in_a_loaded_room_shows_its_message_once_and_keeps_the_numbers(
+    host: HostWorld,
+) -> None:
     chat = host.chat
     user = await chat.user()
     room = await chat.room(user)
@@ -189,11 +220,15 @@ async def test_the_send_example_in_a_loaded_room_shows_its_message_once_and_keep
         assert {message.state for message in page.messages} == {"SENT"}
         await forget(chat)
     rows = await host.rows(user, room.room_id)
-    assert [(row["seq"], row["content"]) for row in rows] == [(m.seq, m.content) for m in page.messages]
+    assert [(row["seq"], row["content"]) for row in rows] == [
+        (m.seq, m.content) for m in page.messages
+    ]
     assert await host.dead() == []
 
 
-async def test_the_send_example_while_a_reply_of_ours_runs_disturbs_neither(host: HostWorld) -> None:
+async def test_the_send_example_while_a_reply_of_ours_runs_disturbs_neither(
+    host: HostWorld,
+) -> None:
     chat = host.chat
     user = await chat.user()
     room = await chat.room(user)
@@ -212,13 +247,23 @@ async def test_the_send_example_while_a_reply_of_ours_runs_disturbs_neither(host
     await chat.persist()
     for _ in range(2):
         page = await chat.messages(user, room.room_id)
-        assert [(message.seq, message.content) for message in page.messages] == [(1, "ours"), (2, "abc"), (3, "theirs")]
+        assert [(message.seq, message.content) for message in page.messages] == [
+            (1, "ours"),
+            (2, "abc"),
+            (3, "theirs"),
+        ]
         await forget(chat)
-    assert [row["content"] for row in await host.rows(user, room.room_id)] == ["ours", "abc", "theirs"]
+    assert [row["content"] for row in await host.rows(user, room.room_id)] == [
+        "ours",
+        "abc",
+        "theirs",
+    ]
     assert await host.dead() == []
 
 
-async def test_many_send_examples_and_ours_at_once_are_all_stored_without_gaps(host: HostWorld) -> None:
+async def test_many_send_examples_and_ours_at_once_are_all_stored_without_gaps(
+    host: HostWorld,
+) -> None:
     chat = host.chat
     user = await chat.user()
     room = await chat.room(user)
@@ -254,7 +299,9 @@ async def test_a_message_of_the_send_example_can_be_deleted_for_good(host: HostW
     (row,) = await host.rows(user, room.room_id)
     assert row["deleted"]
     keys = await chat.redis._client.keys(f"*msg_state:{message_id}")
-    assert [await chat.redis._client.pttl(key) > 0 for key in keys] == [True] * len(keys), "a state that never expires"
+    assert [await chat.redis._client.pttl(key) > 0 for key in keys] == [True] * len(keys), (
+        "a state that never expires"
+    )
     assert await chat.state(message_id) == "DELETED"
 
 
@@ -285,7 +332,9 @@ async def test_without_redis_the_list_example_reads_the_database_and_the_send_ex
     private_server: RedisServer, tmp_path: Path, app_id: str, provider: OpenAIStub
 ) -> None:
     database = DatabaseBackend("sqlite", DatabaseSettings(timeout_s=PATIENCE_S), tmp_path, None)
-    async with running_world(private_server.settings(timeout_s=1), database, app_id, provider) as chat:
+    async with running_world(
+        private_server.settings(timeout_s=1), database, app_id, provider
+    ) as chat:
         with hosted(chat) as host:
             user = await chat.user()
             room = await chat.room(user)
@@ -299,20 +348,38 @@ async def test_without_redis_the_list_example_reads_the_database_and_the_send_ex
             assert await chat.texts(user, room.room_id) == ["hello", "stub: hello"]
 
 
-async def test_prompt_with_entries_pushed_by_a_host_is_what_every_provider_takes(host: HostWorld) -> None:
+async def test_prompt_with_entries_pushed_by_a_host_is_what_every_provider_takes(
+    host: HostWorld,
+) -> None:
     """cases/providers.md V1: senders of any spelling, two in a row, and one that no model knows."""
     chat = host.chat
     user = await chat.user()
     room = await chat.room(user)
     await chat.send(user, room.room_id, "first")
-    pushed = [("assistant", "a"), ("ai", "b"), ("user", "c"), ("USER", "d"), ("BOT", "e"), ("SYSTEM", "f"), ("AI", "")]
+    pushed = [
+        ("assistant", "a"),
+        ("ai", "b"),
+        ("user", "c"),
+        ("USER", "d"),
+        ("BOT", "e"),
+        ("SYSTEM", "f"),
+        ("AI", ""),
+    ]
     for sender, content in pushed:
-        entry = json.dumps({"message_id": str(uuid.uuid4()), "sender_type": sender, "content": content})
+        entry = json.dumps(
+            {"message_id": str(uuid.uuid4()), "sender_type": sender, "content": content}
+        )
         await chat.redis.execute("RPUSH", chat.keys.messages(room.room_id), entry)
     chat.provider.refuse = refuse_unlike_roles
     response = await host.send(user, room.room_id, "now", PERSONA)
     assert response["errorCode"] == 0
-    asked = [(message["role"], message["content"]) for message in chat.provider.requests[-1].messages]
-    assert asked[-3:] == [("user", "first"), ("assistant", "stub: first\n\na\n\nb"), ("user", "c\n\nd\n\nnow")]
+    asked = [
+        (message["role"], message["content"]) for message in chat.provider.requests[-1].messages
+    ]
+    assert asked[-3:] == [
+        ("user", "first"),
+        ("assistant", "stub: first\n\na\n\nb"),
+        ("user", "c\n\nd\n\nnow"),
+    ]
     assert asked[0][0] == "system"
     assert asked[0][1].endswith("f")

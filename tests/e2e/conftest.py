@@ -173,7 +173,9 @@ class Debug(Deployment):
         self.mariadb.sql(statement)
 
     def dump_global(self) -> None:
-        self.mariadb.sql(f"CREATE DATABASE {self.name}_dump CHARACTER SET utf8mb4 COLLATE utf8mb4_bin")
+        self.mariadb.sql(
+            f"CREATE DATABASE {self.name}_dump CHARACTER SET utf8mb4 COLLATE utf8mb4_bin"
+        )
         self._copy_tables(f"{self.name}_global", f"{self.name}_dump")
 
     def restore_global(self) -> None:
@@ -205,7 +207,9 @@ def configuration() -> dict[str, str]:
 
 
 @pytest.fixture(params=["LOCAL", "DEBUG"])
-def deployment(request: pytest.FixtureRequest, app_id: str, configuration: dict[str, str]) -> Iterator[Deployment]:
+def deployment(
+    request: pytest.FixtureRequest, app_id: str, configuration: dict[str, str]
+) -> Iterator[Deployment]:
     """Stopped; the test starts, kills and restarts it. ``DEBUG 4`` has four workers, ``CLUSTER`` a Redis Cluster."""
     env, _, workers = request.param.partition(" ")
     count = int(workers or WORKERS)
@@ -215,11 +219,20 @@ def deployment(request: pytest.FixtureRequest, app_id: str, configuration: dict[
             deployed: Deployment = Local("LOCAL", data_dir, configuration, count)
         elif env == "CLUSTER":
             cluster: RedisCluster = request.getfixturevalue("redis_cluster")
-            deployed = Local("LOCAL", data_dir, configuration | on_a_cluster(cluster, app_id), count)
+            deployed = Local(
+                "LOCAL", data_dir, configuration | on_a_cluster(cluster, app_id), count
+            )
         else:
             redis = RedisServer(find_server("redis"), *LOSES_NOTHING)
             stack.callback(redis.remove)
             redis.start()
-            deployed = Debug(data_dir, redis, request.getfixturevalue("mariadb_server"), app_id, configuration, count)
+            deployed = Debug(
+                data_dir,
+                redis,
+                request.getfixturevalue("mariadb_server"),
+                app_id,
+                configuration,
+                count,
+            )
         yield deployed
         deployed.server.stop()

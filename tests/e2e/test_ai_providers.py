@@ -53,12 +53,18 @@ async def place() -> AsyncIterator[Place]:
                 "ODD": {"provider": "odd", "model": "m"},
                 "LATE": {"provider": "late", "model": "m"},
                 "SILENT": {"provider": "silent", "model": "m"},
-                "SAFE": {"provider": "late", "model": "m", "fallbacks": [{"provider": "spare", "model": "n"}]},
+                "SAFE": {
+                    "provider": "late",
+                    "model": "m",
+                    "fallbacks": [{"provider": "spare", "model": "n"}],
+                },
                 "SMALL": {"provider": "odd", "model": "m"},
                 "LOST": {"provider": "lost", "model": "m"},
             }
             common = {"api_key": "k", "max_retries": 0}
-            providers = {name: {**common, **limits[name], "base_url": url} for name, url in urls.items()}
+            providers = {
+                name: {**common, **limits[name], "base_url": url} for name, url in urls.items()
+            }
             changes = {
                 "BASE_SERVER__LLMCONFIG__DEFAULT_PERSONA": "ODD",
                 "BASE_SERVER__LLMCONFIG__PERSONAS": json.dumps(personas),
@@ -97,7 +103,10 @@ MISBEHAVIOUR: dict[str, tuple[Reply, Outcome]] = {
     "500": (Reply(status=500), UNAVAILABLE),
     "401": (Reply(status=401), UNAVAILABLE),
     "HTML": (Reply(raw="<html><body>busy</body></html>", content_type="text/html"), UNAVAILABLE),
-    "JSON in place of a stream": (Reply(raw='{"choices": []}', content_type="application/json"), UNAVAILABLE),
+    "JSON in place of a stream": (
+        Reply(raw='{"choices": []}', content_type="application/json"),
+        UNAVAILABLE,
+    ),
     "invalid JSON after text": (Reply(["some "], cut="mid_json"), CUT),
     "connection reset": (Reply(["some "], cut="reset"), CUT),
     "end without a reason": (Reply(["some "], cut="clean"), CUT),
@@ -111,8 +120,14 @@ MISBEHAVIOUR: dict[str, tuple[Reply, Outcome]] = {
         Reply(["some ", "text"], keep_alive="id: 1\n\n: ping\n\nretry: 3000\n\nevent: ping\n\n"),
         Outcome(0, "some text", "stop"),
     ),
-    "an unknown finish reason (cases/providers.md V3)": (Reply(["some "], finish_reason="error"), CUT),
-    "another unknown finish reason (cases/providers.md V3)": (Reply(["some "], finish_reason="abort"), CUT),
+    "an unknown finish reason (cases/providers.md V3)": (
+        Reply(["some "], finish_reason="error"),
+        CUT,
+    ),
+    "another unknown finish reason (cases/providers.md V3)": (
+        Reply(["some "], finish_reason="abort"),
+        CUT,
+    ),
     "a whole reply by another word (cases/providers.md V3)": (
         Reply(["some "], finish_reason="EOS"),
         Outcome(0, "some ", "stop"),
@@ -121,13 +136,18 @@ MISBEHAVIOUR: dict[str, tuple[Reply, Outcome]] = {
         Reply(["some ", "text"], finish_reason=None),
         Outcome(0, "some text", "stop"),
     ),
-    "no reason and no [DONE] (cases/providers.md V17)": (Reply(["some "], finish_reason=None, done=False), CUT),
+    "no reason and no [DONE] (cases/providers.md V17)": (
+        Reply(["some "], finish_reason=None, done=False),
+        CUT,
+    ),
     "thousands of chunks": (Reply(list("가x\r\n") * 1000), Outcome(0, "가x\r\n" * 1000, "stop")),
 }
 
 
 @pytest.mark.parametrize("kind", MISBEHAVIOUR)
-async def test_a_misbehaving_provider_ends_in_a_reply_a_partial_or_a_typed_error(place: Place, kind: str) -> None:
+async def test_a_misbehaving_provider_ends_in_a_reply_a_partial_or_a_typed_error(
+    place: Place, kind: str
+) -> None:
     reply, expected = MISBEHAVIOUR[kind]
     calls = place.provider.calls
     place.provider.script(reply)
@@ -163,7 +183,10 @@ async def test_a_fallback_answers_and_the_message_says_which_model_it_was(place:
     place.provider.script(Reply(silent=True))
     room_id = await _new_room(place, "SAFE")
     sent = await place.player.ok("/api/chat/message/send", room_id=room_id, content="question")
-    assert (sent["message"]["content"], sent["message"]["metadata"]["model"]) == ("stub: question", "n-stub")
+    assert (sent["message"]["content"], sent["message"]["metadata"]["model"]) == (
+        "stub: question",
+        "n-stub",
+    )
     assert place.spare.calls == 1
 
 
@@ -189,7 +212,9 @@ async def test_model_of_alternating_roles_answers_after_every_kind_of_failure(pl
             * 2
         ):
             deleted += await _leave_behind(place, room_id, kind, f"{kind} {number}")
-            sent = await place.player.ok("/api/chat/message/send", room_id=room_id, content=f"after {number}")
+            sent = await place.player.ok(
+                "/api/chat/message/send", room_id=room_id, content=f"after {number}"
+            )
             assert sent["message"]["content"] == f"stub: after {number}", kind
             texts = texts_of(place.provider.requests[-1].body)
             assert not set(texts) & set(deleted)
@@ -218,20 +243,30 @@ async def _leave_behind(place: Place, room_id: str, kind: str, content: str) -> 
             while place.provider.calls == calls:
                 await asyncio.sleep(0.01)
             if kind == "interrupted":
-                await player.ok(send, room_id=room_id, content=f"instead of {content}", on_busy="interrupt")
+                await player.ok(
+                    send, room_id=room_id, content=f"instead of {content}", on_busy="interrupt"
+                )
             else:
                 page = await player.ok("/api/chat/messages", room_id=room_id)
                 message_id = page["messages"][-1]["message_id"]
                 await player.ok("/api/chat/message/stop", room_id=room_id, message_id=message_id)
             await sending
         case "queued":
-            await asyncio.gather(*(player.ok(send, room_id=room_id, content=f"{content}, {n}") for n in range(3)))
+            await asyncio.gather(
+                *(player.ok(send, room_id=room_id, content=f"{content}, {n}") for n in range(3))
+            )
         case _:
             sent = await player.ok(send, **fields)
             asked, answered = sent["user_message"], sent["message"]
-            gone = {"delete reply": [answered], "delete question": [asked], "delete both": [asked, answered]}[kind]
+            gone = {
+                "delete reply": [answered],
+                "delete question": [asked],
+                "delete both": [asked, answered],
+            }[kind]
             for message in gone:
-                await player.ok("/api/chat/message/delete", room_id=room_id, message_id=message["message_id"])
+                await player.ok(
+                    "/api/chat/message/delete", room_id=room_id, message_id=message["message_id"]
+                )
             return [message["content"] for message in gone]
     return []
 
@@ -250,7 +285,9 @@ async def test_conversation_longer_than_the_context_goes_on_with_half_of_it(plac
         place.provider.refuse = context_of(10)
         calls = place.provider.calls
         fields = {"room_id": room_id, "content": "still too long", "client_message_id": "c1"}
-        for answer in [await place.player.post("/api/chat/message/send", **fields) for _ in range(2)]:
+        for answer in [
+            await place.player.post("/api/chat/message/send", **fields) for _ in range(2)
+        ]:
             _assert_ended(answer, UNAVAILABLE)
             assert "shorter" in answer["error"]["message"]
             assert "new room" in answer["error"]["message"]
@@ -261,19 +298,28 @@ async def test_conversation_longer_than_the_context_goes_on_with_half_of_it(plac
 
 
 async def _new_room(place: Place, persona: str) -> str:
-    return str((await place.player.ok("/api/chat/room/create", ai_persona=persona))["room"]["room_id"])
+    return str(
+        (await place.player.ok("/api/chat/room/create", ai_persona=persona))["room"]["room_id"]
+    )
 
 
 def _assert_ended(answer: dict[str, Any], expected: Outcome) -> None:
     assert answer["errorCode"] == expected.error_code, answer.get("error")
     message = answer["message"]
     assert message["content"] == expected.text
-    assert (message["metadata"]["finish_reason"], message["is_streaming"]) == (expected.finish_reason, False)
+    assert (message["metadata"]["finish_reason"], message["is_streaming"]) == (
+        expected.finish_reason,
+        False,
+    )
 
 
 async def _assert_room_goes_on(place: Place, room_id: str, text: str, **fields: str) -> None:
     page = await place.player.ok("/api/chat/messages", room_id=room_id)
     assert [message["content"] for message in page["messages"]] == ["question", text]
-    assert not any(message["is_streaming"] or message["state"] == "COMPOSING" for message in page["messages"])
-    sent = await place.player.ok("/api/chat/message/send", room_id=room_id, content="next", **fields)
+    assert not any(
+        message["is_streaming"] or message["state"] == "COMPOSING" for message in page["messages"]
+    )
+    sent = await place.player.ok(
+        "/api/chat/message/send", room_id=room_id, content="next", **fields
+    )
     assert sent["message"]["content"] == "stub: next"

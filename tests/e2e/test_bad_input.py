@@ -23,7 +23,10 @@ OWN_FORM = "01a20937-1188-8008-acb1-b5ac80cf451d"
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[ServerProcess]:
-    with tempfile.TemporaryDirectory(prefix="e-") as folder, running_server(Path(folder) / "data") as running:
+    with (
+        tempfile.TemporaryDirectory(prefix="e-") as folder,
+        running_server(Path(folder) / "data") as running,
+    ):
         yield running
 
 
@@ -130,32 +133,58 @@ async def test_a_field_that_does_not_fit_is_named_and_nothing_changes(
         assert answer["error"]["details"]["field"] == field
         assert answer["error"]["message"].startswith(f"{field}: ")
     page = await player.ok(LIST, room_id=room["room_id"])
-    assert [message["content"] for message in page["messages"] if message["sender_type"] == "USER"] == ["kept"]
+    assert [
+        message["content"] for message in page["messages"] if message["sender_type"] == "USER"
+    ] == ["kept"]
     rooms = (await player.ok("/api/chat/rooms"))["rooms"]
     assert [(listed["room_id"], listed["title"]) for listed in rooms] == [(room["room_id"], "kept")]
 
 
-@pytest.mark.parametrize("fields", [{}, {"persona": "NOBODY"}, {"ai_persona": ""}], ids=["none", "unknown", "empty"])
-async def test_a_room_without_a_known_persona_is_told_the_known_ones(player: Client, fields: dict[str, Any]) -> None:
-    known = [persona["ai_persona"] for persona in (await player.ok("/api/chat/personas"))["personas"]]
+@pytest.mark.parametrize(
+    "fields", [{}, {"persona": "NOBODY"}, {"ai_persona": ""}], ids=["none", "unknown", "empty"]
+)
+async def test_a_room_without_a_known_persona_is_told_the_known_ones(
+    player: Client, fields: dict[str, Any]
+) -> None:
+    known = [
+        persona["ai_persona"] for persona in (await player.ok("/api/chat/personas"))["personas"]
+    ]
     error = (await player.post(CREATE, **fields))["error"]
     assert sorted(error["details"]["known"]) == sorted(known)
     assert all(name in error["message"] for name in known)
 
 
 async def test_no_message_shows_a_pattern(player: Client) -> None:
-    fields = {"room_id": "a b", "content": "x", LAST_ID: "x", "message_id": "a b", "client_request_id": "a b"}
+    fields = {
+        "room_id": "a b",
+        "content": "x",
+        LAST_ID: "x",
+        "message_id": "a b",
+        "client_request_id": "a b",
+    }
     for path in (SEND, RESUME, CREATE, "/api/account/signup"):
-        answer = await player.post(path, **fields, email="x", platform_type="a b", ai_persona="DEMO")
+        answer = await player.post(
+            path, **fields, email="x", platform_type="a b", ai_persona="DEMO"
+        )
         assert answer["errorCode"] == 1002
-        assert not set("^$[]\\") & set("".join(answer["error"]["details"]["errors"].values())), answer
+        assert not set("^$[]\\") & set("".join(answer["error"]["details"]["errors"].values())), (
+            answer
+        )
 
 
 async def test_the_longest_and_strangest_text_comes_back_as_it_was(player: Client) -> None:
-    room_id = (await player.ok(CREATE, ai_persona="DEMO", title="\u202e" + "한" * 199))["room"]["room_id"]
-    texts = ["가" * 16_000, '\x01\x7f\u2028\ufeff\U0010ffff\r\n\t\\u0000 {"lc":1}', " lead and trail "]
+    room_id = (await player.ok(CREATE, ai_persona="DEMO", title="\u202e" + "한" * 199))["room"][
+        "room_id"
+    ]
+    texts = [
+        "가" * 16_000,
+        '\x01\x7f\u2028\ufeff\U0010ffff\r\n\t\\u0000 {"lc":1}',
+        " lead and trail ",
+    ]
     for text in texts:
         sent = await player.ok(SEND, room_id=room_id, content=text)
         assert sent["user_message"]["content"] == text
     listed = await player.ok(LIST, room_id=room_id)
-    assert [message["content"] for message in listed["messages"] if message["sender_type"] == "USER"] == texts
+    assert [
+        message["content"] for message in listed["messages"] if message["sender_type"] == "USER"
+    ] == texts

@@ -36,7 +36,10 @@ def provider() -> CountingProvider:
 @pytest.fixture
 def configuration(provider: CountingProvider) -> dict[str, str]:
     values = {"BASE_URL": f"http://127.0.0.1:{provider.port}/v1", "API_KEY": "of-the-test"}
-    return {f"BASE_SERVER__LLMCONFIG__PROVIDERS__OPENAI__{name}": value for name, value in values.items()}
+    return {
+        f"BASE_SERVER__LLMCONFIG__PROVIDERS__OPENAI__{name}": value
+        for name, value in values.items()
+    }
 
 
 @pytest.mark.parametrize("killed", ["server", "server and cache"])
@@ -60,13 +63,19 @@ async def test_nothing_acknowledged_is_lost_doubled_or_revived(
             raise
 
 
-async def _round(world: DeployedWorld, players: list[Player], chance: random.Random, *, both: bool) -> None:
+async def _round(
+    world: DeployedWorld, players: list[Player], chance: random.Random, *, both: bool
+) -> None:
     """Play, kill in the middle, start again, check everything."""
     (server,) = world.servers
     stop = asyncio.Event()
     before = [player.acknowledged for player in players]
     playing = [asyncio.create_task(player.play(stop)) for player in players]
-    await until(lambda: all(player.acknowledged > count for player, count in zip(players, before, strict=True)))
+    await until(
+        lambda: all(
+            player.acknowledged > count for player, count in zip(players, before, strict=True)
+        )
+    )
     await asyncio.sleep(chance.uniform(0.5, 2.5))
     cache_first = both and chance.random() < 0.5
     if cache_first:

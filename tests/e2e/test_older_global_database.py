@@ -71,14 +71,18 @@ async def sees_nothing(client: Client, room_id: str) -> None:
     for path, fields in calls.items():
         body = await client.post(f"/api/chat/{path}", room_id=room_id, **fields)
         assert body["errorCode"] == 1004, (path, body)
-    own = (await client.ok("/api/chat/room/create", ai_persona="DEMO", title="own"))["room"]["room_id"]
+    own = (await client.ok("/api/chat/room/create", ai_persona="DEMO", title="own"))["room"][
+        "room_id"
+    ]
     sent = await client.ok("/api/chat/message/send", room_id=own, content="remember?")
     assert SECRET not in str(sent)
     assert [room["room_id"] for room in (await client.ok("/api/chat/rooms"))["rooms"]] == [own]
 
 
 async def ends(client: Client) -> None:
-    await until(lambda: _is_over(client), 30, "the session of an account that is not known any more ends")
+    await until(
+        lambda: _is_over(client), 30, "the session of an account that is not known any more ends"
+    )
 
 
 async def _is_over(client: Client) -> bool:
@@ -89,7 +93,9 @@ async def _is_over(client: Client) -> bool:
 
 @pytest.mark.parametrize("deployment", ["LOCAL", "DEBUG"], indirect=True)
 @pytest.mark.parametrize("redis_is", ["warm", "empty"])
-async def test_older_global_database_gives_nobody_anothers_rooms(deployment: Deployment, redis_is: str) -> None:
+async def test_older_global_database_gives_nobody_anothers_rooms(
+    deployment: Deployment, redis_is: str
+) -> None:
     """cases/faults.md U11: an account that the database forgot is nobody's, and its session ends; others go on."""
     deployment.server.start()
     async with aiohttp.ClientSession() as http:
@@ -109,12 +115,17 @@ async def test_older_global_database_gives_nobody_anothers_rooms(deployment: Dep
         await sees_nothing(stranger, room_id)
         await ends(victim)
         if redis_is == "warm":
-            assert len((await kept.ok("/api/chat/rooms"))["rooms"]) == 1, "a session that was not lost goes on"
+            assert len((await kept.ok("/api/chat/rooms"))["rooms"]) == 1, (
+                "a session that was not lost goes on"
+            )
         # The name is free again, and whoever takes it is another.
         namesake = await players.player(name, "another password")
         await sees_nothing(namesake, room_id)
         assert (await victim.post("/api/chat/rooms"))["errorCode"] == 10000
-        keys = [row["account_db_key"] for row in deployment.global_rows("SELECT account_db_key FROM accounts")]
+        keys = [
+            row["account_db_key"]
+            for row in deployment.global_rows("SELECT account_db_key FROM accounts")
+        ]
         owners = {
             row["account_db_key"]
             for shard_id in (1, 2)
@@ -145,7 +156,10 @@ async def test_older_global_database_at_start_leaks_nothing(deployment: Deployme
         else:
             deployment.ask_cache("FLUSHALL")
         deployment.server.start()
-        for stranger in (await players.player(new_name("stranger")), await players.player(name, "another password")):
+        for stranger in (
+            await players.player(new_name("stranger")),
+            await players.player(name, "another password"),
+        ):
             await sees_nothing(stranger, room_id)
         victim.base_url = deployment.server.base_url
         assert (await victim.post("/api/chat/rooms"))["errorCode"] == 10000
@@ -175,10 +189,15 @@ async def test_older_global_database_alarms_the_operator(deployment: Deployment)
             return (await ready())["mark:global"]["health"] == "degraded"
 
         await until(is_told, 30)
-        assert "1 or more acknowledged signups and logouts are lost" in (await ready())["mark:global"]["reason"]
+        assert (
+            "1 or more acknowledged signups and logouts are lost"
+            in (await ready())["mark:global"]["reason"]
+        )
         assert deployment.server.log.count("the global database came back older") == 1
         async with http.get(f"{deployment.server.base_url}/metrics") as answer:
-            assert 'base_server_db_came_back_older_total{database="global"} 1.0' in await answer.text()
+            assert (
+                'base_server_db_came_back_older_total{database="global"} 1.0' in await answer.text()
+            )
         arguments = ["application.manage", "--env", deployment.env, "doctor"]
         doctor = run_to_its_end(arguments, deployment.server.environment)
         assert doctor.returncode == 1
@@ -194,7 +213,9 @@ async def test_account_without_mapping_goes_to_no_other_shard(deployment: Deploy
         players = Players(deployment, http)
         name = new_name("player")
         player, room_id = await players.with_secret(name)
-        (account,) = deployment.global_rows(f"SELECT account_db_key FROM accounts WHERE account_id = '{name}'")
+        (account,) = deployment.global_rows(
+            f"SELECT account_db_key FROM accounts WHERE account_id = '{name}'"
+        )
         key = account["account_db_key"]
         mapping = f"SELECT shard_id FROM account_shards WHERE account_db_key = {key}"
         (row,) = deployment.global_rows(mapping)
@@ -203,7 +224,9 @@ async def test_account_without_mapping_goes_to_no_other_shard(deployment: Deploy
         secret = {"account_id": name, "password": "correct horse"}
         for _ in range(2):
             assert (await player.post("/api/account/login", **secret))["errorCode"] == 5003
-        assert (await player.post("/api/account/login", account_id=name, password="another horse"))["errorCode"] == 2002
+        assert (await player.post("/api/account/login", account_id=name, password="another horse"))[
+            "errorCode"
+        ] == 2002
         assert (await player.post("/api/account/signup", **secret))["errorCode"] == 2001
         assert deployment.global_rows(mapping) == []
         assert deployment.server.log.count("account without a shard") == 1
@@ -212,4 +235,6 @@ async def test_account_without_mapping_goes_to_no_other_shard(deployment: Deploy
 
         deployment.change_global(f"INSERT INTO account_shards VALUES ({key}, {row['shard_id']})")
         again = await players.player(name)
-        assert [room["room_id"] for room in (await again.ok("/api/chat/rooms"))["rooms"]] == [room_id]
+        assert [room["room_id"] for room in (await again.ok("/api/chat/rooms"))["rooms"]] == [
+            room_id
+        ]

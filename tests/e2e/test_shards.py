@@ -38,13 +38,18 @@ class Fleet:
 
     async def manage(self, *command: str, shard_3: Mapping[str, Any], code: int = 0) -> str:
         """Run an operator's command with ``shard_3`` in its configuration; what it said."""
-        shards = [*json.loads(self.changes["BASE_SERVER__DATABASECONFIG__SHARDS"]), SHARD_3 | dict(shard_3)]
+        shards = [
+            *json.loads(self.changes["BASE_SERVER__DATABASECONFIG__SHARDS"]),
+            SHARD_3 | dict(shard_3),
+        ]
         changes = self.changes | {"BASE_SERVER__DATABASECONFIG__SHARDS": json.dumps(shards)}
         said = io.StringIO()
         with pytest.MonkeyPatch.context() as patch, redirect_stdout(said), redirect_stderr(said):
             for name, value in server_environment(self.servers[0].data_dir, changes).items():
                 patch.setenv(name, value)
-            assert await asyncio.to_thread(main, ["--env", "DEBUG", *command]) == code, said.getvalue()
+            assert await asyncio.to_thread(main, ["--env", "DEBUG", *command]) == code, (
+                said.getvalue()
+            )
         return said.getvalue()
 
 
@@ -69,10 +74,14 @@ def fleet(prepared_mariadb: PreparedMariaDb, app_id: str) -> Iterator[Fleet]:
             "BASE_SERVER__CHATCONFIG__BATCH_INTERVAL_S": "0.2",
             "BASE_SERVER__CHATCONFIG__LOAD_TIMEOUT_S": "2",
         }
-        servers = [ServerProcess(Path(folder) / str(n), env="DEBUG", changes=changes) for n in range(2)]
+        servers = [
+            ServerProcess(Path(folder) / str(n), env="DEBUG", changes=changes) for n in range(2)
+        ]
         made = Fleet(redis, here, there, servers, changes)
         environment = server_environment(servers[0].data_dir, changes)
-        applied = run_to_its_end(["application.manage", "--env", "DEBUG", "db", "apply"], environment)
+        applied = run_to_its_end(
+            ["application.manage", "--env", "DEBUG", "db", "apply"], environment
+        )
         assert applied.returncode == 0, applied.stderr
         for process in servers:
             stack.callback(process.stop)
@@ -120,9 +129,18 @@ async def test_a_shard_is_added_and_moved_while_servers_run(fleet: Fleet) -> Non
         await written(fleet.there, 6)
         await player.ok("/api/chat/messages", room_id=cold)
         listed = (await player.ok("/api/chat/messages", room_id=room))["messages"]
-        assert [message["content"] for message in listed[::2]] == ["one", "three", "four", "fifth", "six", "sixth"]
+        assert [message["content"] for message in listed[::2]] == [
+            "one",
+            "three",
+            "four",
+            "fifth",
+            "six",
+            "sixth",
+        ]
         # The old place stays fenced: a process that had slept through it all could write nothing there.
-        assert fleet.here.sql("SELECT COUNT(*) AS n FROM chat_shard_3.chat_messages__fenced") == [{"n": 4}]
+        assert fleet.here.sql("SELECT COUNT(*) AS n FROM chat_shard_3.chat_messages__fenced") == [
+            {"n": 4}
+        ]
         await fleet.manage("doctor", shard_3=moved)
         for client in early:
             await client.ok("/api/chat/rooms")
@@ -133,7 +151,10 @@ async def written(server: MariaDbServer, questions: int) -> None:
     query = "SELECT COUNT(*) AS n FROM chat_shard_3.chat_messages WHERE sender_type = '{}' AND deleted = 0"
 
     async def all_there() -> bool:
-        counts = [(await asyncio.to_thread(server.sql, query.format(who)))[0]["n"] for who in ("USER", "AI")]
+        counts = [
+            (await asyncio.to_thread(server.sql, query.format(who)))[0]["n"]
+            for who in ("USER", "AI")
+        ]
         return counts == [questions, questions]
 
     await until(all_there, what=f"{questions} questions with their replies in shard 3")

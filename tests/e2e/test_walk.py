@@ -23,7 +23,9 @@ async def test_a_whole_life_and_what_it_leaves_behind(deployment: Deployment) ->
         player = Client(http, deployment.server.base_url)
         account_id = f"walker{uuid.uuid4().hex[:8]}"
         await player.sign_in(account_id)
-        room = (await player.ok("/api/chat/room/create", ai_persona="GPT4O", title=TITLE, sequence=7))["room"]
+        room = (
+            await player.ok("/api/chat/room/create", ai_persona="GPT4O", title=TITLE, sequence=7)
+        )["room"]
         room_id = room["room_id"]
         sent = await player.ok("/api/chat/message/send", room_id=room_id, content=TEXT, sequence=8)
         assert sent["sequence"] == 8
@@ -35,7 +37,11 @@ async def test_a_whole_life_and_what_it_leaves_behind(deployment: Deployment) ->
         assert [(r["room_id"], r["title"]) for r in listed["rooms"]] == [(room_id, TITLE)]
         await player.ok("/api/chat/room/update", room_id=room_id, new_title="새 이름 ✨")
         second = await player.ok("/api/chat/message/send", room_id=room_id, content="to be deleted")
-        await player.ok("/api/chat/message/delete", room_id=room_id, message_id=second["user_message"]["message_id"])
+        await player.ok(
+            "/api/chat/message/delete",
+            room_id=room_id,
+            message_id=second["user_message"]["message_id"],
+        )
         doomed = (await player.ok("/api/chat/room/create", ai_persona="DEMO"))["room"]
         await player.ok("/api/chat/room/delete", room_id=doomed["room_id"])
         await until(lambda: _settled(player, room_id))
@@ -46,11 +52,16 @@ async def test_a_whole_life_and_what_it_leaves_behind(deployment: Deployment) ->
     doomed_id = doomed["room_id"]
 
     def written() -> tuple[dict[str, tuple[Any, ...]], list[tuple[Any, ...]]]:
-        rooms = deployment.shard_rows(shard_id, "SELECT room_id, title, message_count, deleted FROM chat_rooms")
-        messages = deployment.shard_rows(
-            shard_id, "SELECT room_id, seq, content, sender_type, deleted FROM chat_messages ORDER BY seq"
+        rooms = deployment.shard_rows(
+            shard_id, "SELECT room_id, title, message_count, deleted FROM chat_rooms"
         )
-        return {room.pop("room_id"): tuple(room.values()) for room in rooms}, [tuple(row.values()) for row in messages]
+        messages = deployment.shard_rows(
+            shard_id,
+            "SELECT room_id, seq, content, sender_type, deleted FROM chat_messages ORDER BY seq",
+        )
+        return {room.pop("room_id"): tuple(room.values()) for room in rooms}, [
+            tuple(row.values()) for row in messages
+        ]
 
     expected = (
         {room_id: ("새 이름 ✨", 3, 0), doomed_id: ("New chat", 0, 1)},
@@ -91,7 +102,9 @@ async def test_everything_is_there_after_a_restart_and_after_a_kill(deployment: 
     async with aiohttp.ClientSession() as http:
         player = Client(http, deployment.server.base_url)
         await player.sign_in(account_id)
-        room_id = (await player.ok("/api/chat/room/create", ai_persona="GPT4O", title=TITLE))["room"]["room_id"]
+        room_id = (await player.ok("/api/chat/room/create", ai_persona="GPT4O", title=TITLE))[
+            "room"
+        ]["room_id"]
         said: list[str] = []
         for how in ("stop", "kill", "kill both", "kill both again"):
             said.append(f"before {how} 🔥")
@@ -108,19 +121,27 @@ async def test_everything_is_there_after_a_restart_and_after_a_kill(deployment: 
             page = await player.ok("/api/chat/messages", room_id=room_id, limit=100)
             assert [m["content"] for m in page["messages"] if m["sender_type"] == "USER"] == said
             assert [m["seq"] for m in page["messages"]] == list(range(1, 2 * len(said) + 1))
-            assert all(m["metadata"]["finish_reason"] == "stop" for m in page["messages"] if m["sender_type"] == "AI")
+            assert all(
+                m["metadata"]["finish_reason"] == "stop"
+                for m in page["messages"]
+                if m["sender_type"] == "AI"
+            )
             assert (await player.ok("/api/chat/rooms"))["rooms"][0]["title"] == TITLE
 
 
 async def _settled(player: Client, room_id: str) -> bool:
     page: dict[str, Any] = await player.ok("/api/chat/messages", room_id=room_id)
     rooms = await player.ok("/api/chat/rooms")
-    return [m["state"] for m in page["messages"]] == ["SENT"] * 3 and rooms["rooms"][0]["state"] == "ACTIVE"
+    return [m["state"] for m in page["messages"]] == ["SENT"] * 3 and rooms["rooms"][0][
+        "state"
+    ] == "ACTIVE"
 
 
 def _shard_of(deployment: Deployment, account_id: str) -> int:
     """By the mapping table."""
-    (account,) = deployment.global_rows(f"SELECT account_db_key FROM accounts WHERE account_id = '{account_id}'")
+    (account,) = deployment.global_rows(
+        f"SELECT account_db_key FROM accounts WHERE account_id = '{account_id}'"
+    )
     (mapped,) = deployment.global_rows(
         f"SELECT shard_id FROM account_shards WHERE account_db_key = {account['account_db_key']}"
     )

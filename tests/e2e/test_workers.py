@@ -20,7 +20,13 @@ import pytest
 from tests.e2e.conftest import Deployment
 from tests.event_client import streaming
 from tests.players import Findings, Player
-from tests.server_process import Client, ServerProcess, run_to_its_end, running_server, server_environment
+from tests.server_process import (
+    Client,
+    ServerProcess,
+    run_to_its_end,
+    running_server,
+    server_environment,
+)
 from tests.waiting import PATIENCE_S, until
 
 
@@ -28,7 +34,9 @@ from tests.waiting import PATIENCE_S, until
 async def http() -> AsyncIterator[aiohttp.ClientSession]:
     """Each request on a connection of its own, and so at a worker of chance."""
     connector = aiohttp.TCPConnector(force_close=True)
-    async with aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(total=PATIENCE_S)) as session:
+    async with aiohttp.ClientSession(
+        connector=connector, timeout=aiohttp.ClientTimeout(total=PATIENCE_S)
+    ) as session:
         yield session
 
 
@@ -41,7 +49,9 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     data_dir = tmp_path_factory.mktemp("pair") / "data"
     disk = data_dir.with_name("tmp")
     disk.mkdir()
-    with running_server(data_dir, workers=2, BASE_SERVER__NETCONFIG__ADMIN_PORT=port, TMPDIR=str(disk)) as server:
+    with running_server(
+        data_dir, workers=2, BASE_SERVER__NETCONFIG__ADMIN_PORT=port, TMPDIR=str(disk)
+    ) as server:
         server.admin_url = f"http://127.0.0.1:{port}"  # type: ignore[attr-defined]
         yield server
 
@@ -58,7 +68,9 @@ async def pids(http: aiohttp.ClientSession, url: str) -> dict[int, int]:
     return {worker["worker"]: worker["pid"] for worker in body["workers"] if "pid" in worker}
 
 
-async def all_up(http: aiohttp.ClientSession, url: str, count: int, *, without: Set[int] = frozenset()) -> bool:
+async def all_up(
+    http: aiohttp.ClientSession, url: str, count: int, *, without: Set[int] = frozenset()
+) -> bool:
     """Whether all workers are ready, none of them a process of ``without``, whose end may not be noticed yet."""
     with suppress(aiohttp.ClientError):
         workers = (await readyz(http, url))["workers"]
@@ -79,13 +91,19 @@ def is_alive(pid: int) -> bool:
     return False
 
 
-async def test_one_scrape_and_one_readiness_tell_of_all(pair: ServerProcess, http: aiohttp.ClientSession) -> None:
+async def test_one_scrape_and_one_readiness_tell_of_all(
+    pair: ServerProcess, http: aiohttp.ClientSession
+) -> None:
     admin: str = pair.admin_url  # type: ignore[attr-defined]
     client = Client(http, pair.base_url)
     await client.sign_in("counter")
     for _ in range(30):
         await client.ok("/api/chat/rooms")
-    await until(lambda: is_counted(http, admin, 'base_server_requests_total{error_code="0",protocol="6001"} 30.0'))
+    await until(
+        lambda: is_counted(
+            http, admin, 'base_server_requests_total{error_code="0",protocol="6001"} 30.0'
+        )
+    )
     body = await readyz(http, admin)
     assert (body["http_status"], body["status"], body["failed"]) == (200, "ready", [])
     assert [worker["status"] for worker in body["workers"]] == ["ready", "ready"]
@@ -96,16 +114,23 @@ async def test_one_scrape_and_one_readiness_tell_of_all(pair: ServerProcess, htt
         assert 'base_server_request_seconds_count{protocol="6001"} 30.0' in text
         assert "base_server_ready 1.0" in text
         for of_a_process in ("process_resident_memory_bytes", "base_server_tasks"):
-            assert len(re.findall(rf'^{of_a_process}\{{worker="[12]"\}} [1-9]', text, re.MULTILINE)) == 2
+            assert (
+                len(re.findall(rf'^{of_a_process}\{{worker="[12]"\}} [1-9]', text, re.MULTILINE))
+                == 2
+            )
         assert 'base_server_queue_waiting{queue="chat_persistence"}' in text
     async with http.get(pair.base_url + "/readyz") as answer:
         assert answer.status == 404
 
 
 @pytest.mark.skipif(not os.access("/dev/shm", os.W_OK), reason="no files in memory")
-async def test_what_workers_say_of_themselves_needs_no_disk(pair: ServerProcess, http: aiohttp.ClientSession) -> None:
+async def test_what_workers_say_of_themselves_needs_no_disk(
+    pair: ServerProcess, http: aiohttp.ClientSession
+) -> None:
     assert len(await pids(http, pair.admin_url)) == 2  # type: ignore[attr-defined]
-    assert not list(pair.data_dir.with_name("tmp").glob("chat-workers-*")), "a full one would end all of them"
+    assert not list(pair.data_dir.with_name("tmp").glob("chat-workers-*")), (
+        "a full one would end all of them"
+    )
 
 
 async def test_both_workers_take_connections_and_know_the_same_chat(
@@ -118,7 +143,9 @@ async def test_both_workers_take_connections_and_know_the_same_chat(
     for text in said:
         await client.ok("/api/chat/message/send", room_id=room_id, content=text)
     listed = await client.ok("/api/chat/messages", room_id=room_id)
-    assert [message["content"] for message in listed["messages"] if message["sender_type"] == "USER"] == said
+    assert [
+        message["content"] for message in listed["messages"] if message["sender_type"] == "USER"
+    ] == said
     served = {}
     for number, pid in (await pids(http, pair.admin_url)).items():  # type: ignore[attr-defined]
         served[number] = len(re.findall(rf'"pid": {pid}\b', pair.log))
@@ -165,9 +192,13 @@ async def test_nothing_is_lost_while_workers_are_killed_and_replaced(
 ) -> None:
     server, findings, stop = deployment.server, Findings(), asyncio.Event()
     server.start()
-    kept = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=PATIENCE_S))  # its connections are used again
+    kept = aiohttp.ClientSession(
+        timeout=aiohttp.ClientTimeout(total=PATIENCE_S)
+    )  # its connections are used again
     players = [
-        Player(session, lambda: server.base_url, number=n, seed=time.time_ns() + n, findings=findings)
+        Player(
+            session, lambda: server.base_url, number=n, seed=time.time_ns() + n, findings=findings
+        )
         for n, session in enumerate([http, kept] * 3)
     ]
     await asyncio.gather(*(player.sign_in() for player in players))
@@ -178,7 +209,12 @@ async def test_nothing_is_lost_while_workers_are_killed_and_replaced(
         await asyncio.to_thread(server.wait_for_log, "rolling restart done", 90)
         second = await pids(http, server.base_url)
         assert not set(first.values()) & set(second.values())
-        failed = [line for player in players for line in player.history if not re.search(r"-> (0|1006) ", line)]
+        failed = [
+            line
+            for player in players
+            for line in player.history
+            if not re.search(r"-> (0|1006) ", line)
+        ]
         assert not failed, "a rolling restart is not noticed"
 
         killed = {second[number] for number in (1, 3)}
@@ -196,17 +232,24 @@ async def test_nothing_is_lost_while_workers_are_killed_and_replaced(
     last = await pids(http, server.base_url)
     assert server.stop() == 0
     assert not [pid for pid in last.values() if is_alive(pid)]
-    assert Counter(re.findall('"event": "server stopped"', server.log)).total() == 8, "four retired, four stopped"
+    assert Counter(re.findall('"event": "server stopped"', server.log)).total() == 8, (
+        "four retired, four stopped"
+    )
 
 
-async def test_a_stream_goes_on_through_a_rolling_restart(tmp_path: Path, http: aiohttp.ClientSession) -> None:
+async def test_a_stream_goes_on_through_a_rolling_restart(
+    tmp_path: Path, http: aiohttp.ClientSession
+) -> None:
     slow = {"BASE_SERVER__LLMCONFIG__DEMO_WORD_DELAY_S": "0.25"}
     with running_server(tmp_path / "data", workers=2, **slow) as server:
         client = Client(http, server.base_url)
         await client.sign_in("listener")
         room_id = (await client.ok("/api/chat/room/create", ai_persona="DEMO"))["room"]["room_id"]
         question = "Tell me a short story."
-        url, fields = f"{server.base_url}/api/chat/message/stream", {"room_id": room_id, "content": question}
+        url, fields = (
+            f"{server.base_url}/api/chat/message/stream",
+            {"room_id": room_id, "content": question},
+        )
         before = set((await pids(http, server.base_url)).values())
         text, offset, last = "", 0, None
         server.signal(signal.SIGHUP)
@@ -228,8 +271,12 @@ async def test_a_stream_goes_on_through_a_rolling_restart(tmp_path: Path, http: 
         assert not before & set((await pids(http, server.base_url)).values())
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL], ids=["Ctrl-C", "SIGKILL of the supervisor"])
-async def test_no_worker_outlives_its_supervisor(tmp_path: Path, http: aiohttp.ClientSession, number: int) -> None:
+@pytest.mark.parametrize(
+    "number", [signal.SIGINT, signal.SIGKILL], ids=["Ctrl-C", "SIGKILL of the supervisor"]
+)
+async def test_no_worker_outlives_its_supervisor(
+    tmp_path: Path, http: aiohttp.ClientSession, number: int
+) -> None:
     with running_server(tmp_path / "data", workers=2) as server:
         client = Client(http, server.base_url)
         await client.sign_in("leaver")
@@ -243,13 +290,17 @@ async def test_no_worker_outlives_its_supervisor(tmp_path: Path, http: aiohttp.C
         assert (await client.ok("/api/chat/rooms"))["rooms"][0]["room_id"] == room_id
 
 
-def test_a_start_waits_until_a_killed_servers_workers_have_let_go_of_the_port(tmp_path: Path) -> None:
+def test_a_start_waits_until_a_killed_servers_workers_have_let_go_of_the_port(
+    tmp_path: Path,
+) -> None:
     with socket.socket() as held:
         held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         held.bind(("127.0.0.1", 0))
         held.listen()
         port = str(held.getsockname()[1])
-        server = ServerProcess(tmp_path / "data", workers=2, changes={"BASE_SERVER__NETCONFIG__PORT": port})
+        server = ServerProcess(
+            tmp_path / "data", workers=2, changes={"BASE_SERVER__NETCONFIG__PORT": port}
+        )
         server.launch()
         server.wait_for_log("port in use, waiting for it")
     try:
@@ -268,7 +319,9 @@ def test_what_stops_the_start_is_said_once(tmp_path: Path) -> None:
     mysql = {"BASE_SERVER__DATABASECONFIG__TYPE": "mysql", "BASE_SERVER__DATABASECONFIG__PORT": "1"}
     why, what = lines("--workers", "4", **mysql)
     assert "databaseConfig" in why
-    assert what.startswith("error: Worker 1 ended at its start once, the last time with exit code 1")
+    assert what.startswith(
+        "error: Worker 1 ended at its start once, the last time with exit code 1"
+    )
     with socket.socket() as taken:
         taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         taken.bind(("127.0.0.1", 0))

@@ -53,7 +53,9 @@ class CuttingProxy:
             writer.close()
             server_writer.close()
 
-    async def _answers(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, asked: bytearray) -> None:
+    async def _answers(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, asked: bytearray
+    ) -> None:
         deltas = 0
         while data := await reader.read(65536):
             is_stream = b"/message/stream" in asked or b"/message/resume" in asked
@@ -69,7 +71,9 @@ class CuttingProxy:
                 return
 
 
-async def _pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, note: Callable[[bytes], None]) -> None:
+async def _pass_on(
+    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, note: Callable[[bytes], None]
+) -> None:
     while data := await reader.read(65536):
         note(data)
         writer.write(data)

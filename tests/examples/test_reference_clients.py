@@ -66,7 +66,9 @@ async def test_a_client_gets_every_reply_whole_sends_every_message_once_and_tell
             )  # fmt: skip
             _, complained = await refused.communicate()
             assert refused.returncode == 1
-            assert complained.startswith(f"{Path(words[-1]).name}: 1002 INVALID_REQUEST: ai_persona".encode())
+            assert complained.startswith(
+                f"{Path(words[-1]).name}: 1002 INVALID_REQUEST: ai_persona".encode()
+            )
             assert complained.count(b"\n") == 1
             refused = await asyncio.create_subprocess_exec(
                 *words, server.base_url, "alice", "another password",
@@ -81,8 +83,14 @@ async def test_a_client_gets_every_reply_whole_sends_every_message_once_and_tell
                 alice = Client(http, server.base_url)
                 await alice.sign_in("alice")
                 (room,) = (await alice.ok("/api/chat/rooms"))["rooms"]
-                messages = (await alice.ok("/api/chat/messages", room_id=room["room_id"]))["messages"]
-    assert [m["content"] for m in messages if m["sender_type"] == "USER"] == ["first", "second", "third"]
+                messages = (await alice.ok("/api/chat/messages", room_id=room["room_id"]))[
+                    "messages"
+                ]
+    assert [m["content"] for m in messages if m["sender_type"] == "USER"] == [
+        "first",
+        "second",
+        "third",
+    ]
     assert [m["content"] for m in messages if m["sender_type"] == "AI"] == REPLIES
 
 

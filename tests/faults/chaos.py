@@ -27,7 +27,7 @@ from pathlib import Path
 
 import pytest
 
-from service.db.databases import apply_all
+from base_server.service.db.databases import apply_all
 from tests.backends_mariadb import DatabaseBackend, MariaDbServer, mariadb_settings
 from tests.faults.checker import check_everything
 from tests.faults.embedded_world import EMBEDDED_FAULTS, embedded_world, run_embedded_fault
@@ -106,7 +106,9 @@ class Run:
 
     async def _new_cast(self, players: int) -> list[Player]:
         first = len(self.everybody)
-        cast = [self.world.player(self.chance.getrandbits(32), number=first + n) for n in range(players)]
+        cast = [
+            self.world.player(self.chance.getrandbits(32), number=first + n) for n in range(players)
+        ]
         await asyncio.gather(*(player.sign_in() for player in cast))
         self.everybody += cast
         return cast
@@ -123,7 +125,9 @@ class Run:
         self.world.guests.clear()
         acknowledged = sum(player.acknowledged for player in cast) - before
         tally.acknowledged += acknowledged
-        _say(f"{bout:4} {name:34} {acknowledged:5} writes, all well again after {recovered_s:4.1f} s")
+        _say(
+            f"{bout:4} {name:34} {acknowledged:5} writes, all well again after {recovered_s:4.1f} s"
+        )
 
 
 async def chaos(arguments: argparse.Namespace) -> int:
@@ -175,7 +179,9 @@ async def _embedded(folder: Path) -> AsyncIterator[Opened]:
     async with embedded_world(folder) as world:
         yield (
             world,
-            lambda name, players, chance: run_embedded_fault(name.removeprefix(_PREFIX), world, players, chance),
+            lambda name, players, chance: run_embedded_fault(
+                name.removeprefix(_PREFIX), world, players, chance
+            ),
         )
 
 
@@ -214,7 +220,9 @@ def main() -> int:
     parser.add_argument("--seed", type=int)
     parser.add_argument("--players", type=int, default=4)
     parser.add_argument("--keep", type=Path, help="where to keep everything of a failed run")
-    parser.add_argument("--only", action="append", choices=[*SHARED, *EMBEDDED], help="this fault (repeatable)")
+    parser.add_argument(
+        "--only", action="append", choices=[*SHARED, *EMBEDDED], help="this fault (repeatable)"
+    )
     # The provider's and the proxies' own view of connections that are cut on purpose.
     for name in ("asyncio", "aiohttp.server"):
         logging.getLogger(name).setLevel(logging.CRITICAL)

@@ -60,7 +60,9 @@ async def _replay_letters(world: World) -> None:
     if letters:
         await world.manage("dlq", "replay", "--all")
         if await _drained(world) and (left := world.dead_letters()):
-            world.findings.add("stuck", f"{len(left)} dead letters cannot be replayed, the first: {left[0]}")
+            world.findings.add(
+                "stuck", f"{len(left)} dead letters cannot be replayed, the first: {left[0]}"
+            )
 
 
 async def _use_every_room(world: World, player: Player) -> None:
@@ -77,10 +79,14 @@ async def _use_every_room(world: World, player: Player) -> None:
                     if reply.get("content") == full_reply(text):
                         break
                 else:
-                    world.findings.add("stuck", f"{player.name}: room {room_id} answered only {reply}")
+                    world.findings.add(
+                        "stuck", f"{player.name}: room {room_id} answered only {reply}"
+                    )
     except TimeoutError:
         last = player.history[-1] if player.history else "nothing"
-        world.findings.add("stuck", f"{player.name}: a room takes no question for {_SEND_S:g} s: {last}")
+        world.findings.add(
+            "stuck", f"{player.name}: a room takes no question for {_SEND_S:g} s: {last}"
+        )
 
 
 async def _read_through(server: FaultServer, player: Player, world: World) -> None:
@@ -96,7 +102,8 @@ async def _read_through(server: FaultServer, player: Player, world: World) -> No
                 await asyncio.sleep(0.2)
                 if time.monotonic() > give_up_s:
                     world.findings.add(
-                        "unexpected", f"{player.name}: no answer when all is mended: {player.history[-1]}"
+                        "unexpected",
+                        f"{player.name}: no answer when all is mended: {player.history[-1]}",
                     )
                     return
     finally:
@@ -104,19 +111,25 @@ async def _read_through(server: FaultServer, player: Player, world: World) -> No
 
 
 def _check_rows(world: World, player: Player) -> None:
-    account = world.global_rows(f"SELECT account_db_key FROM accounts WHERE account_id = '{player.name}'")
+    account = world.global_rows(
+        f"SELECT account_db_key FROM accounts WHERE account_id = '{player.name}'"
+    )
     if not account:
         world.findings.add("lost", f"account {player.name}")
         return
     owner = account[0]["account_db_key"]
     rooms: dict[str, dict[str, Any]] = {}
     for shard_id in world.shard_ids:
-        for row in world.shard_rows(shard_id, f"SELECT * FROM chat_rooms WHERE account_db_key = {owner}"):
+        for row in world.shard_rows(
+            shard_id, f"SELECT * FROM chat_rooms WHERE account_db_key = {owner}"
+        ):
             rooms[row["room_id"]] = row | {"shard_id": shard_id}
     live = {room_id for room_id, row in rooms.items() if row["deleted"] == 0}
     findings = world.findings
     findings.expect(
-        not live & player.deleted_rooms, "revived", f"{player.name}: room row {live & player.deleted_rooms}"
+        not live & player.deleted_rooms,
+        "revived",
+        f"{player.name}: room row {live & player.deleted_rooms}",
     )
     for record in player.rooms.values():
         if record.room_id not in live:
@@ -126,17 +139,23 @@ def _check_rows(world: World, player: Player) -> None:
         _check_room_rows(world, player, record, rooms[record.room_id], owner)
 
 
-def _check_room_rows(world: World, player: Player, record: RoomRecord, room: dict[str, Any], owner: int) -> None:
+def _check_room_rows(
+    world: World, player: Player, record: RoomRecord, room: dict[str, Any], owner: int
+) -> None:
     where, findings = f"{player.name}, rows of room {record.room_id}", world.findings
     query = f"SELECT * FROM chat_messages WHERE room_id = '{record.room_id}' ORDER BY seq"
     rows = world.shard_rows(room["shard_id"], query)
-    findings.expect({row["account_db_key"] for row in rows} <= {owner}, "foreign", f"{where}: other owners")
+    findings.expect(
+        {row["account_db_key"] for row in rows} <= {owner}, "foreign", f"{where}: other owners"
+    )
     seqs = [row["seq"] for row in rows]
     whole = seqs == sorted(set(seqs)) if record.has_gaps else seqs == list(range(1, len(rows) + 1))
     findings.expect(whole, "reordered", f"{where}: gaps or repeats in {seqs}")
     visible = [row for row in rows if not row["deleted"]]
     findings.expect(
-        room["message_count"] == len(visible), "unexpected", f"{where}: {room['message_count']} != {len(visible)}"
+        room["message_count"] == len(visible),
+        "unexpected",
+        f"{where}: {room['message_count']} != {len(visible)}",
     )
     seen = {name for row in visible for name in NONCE.findall(row["content"])}
     findings.expect(seen <= {player.name}, "foreign", f"{where}: {seen}")
@@ -147,7 +166,9 @@ def _check_room_rows(world: World, player: Player, record: RoomRecord, room: dic
             _check_asked(world, where, row, replies.get(row["message_id"]))
 
 
-def _check_asked(world: World, where: str, question: dict[str, Any], reply: dict[str, Any] | None) -> None:
+def _check_asked(
+    world: World, where: str, question: dict[str, Any], reply: dict[str, Any] | None
+) -> None:
     """A stored question that nobody deleted was asked, and has a reply that is what the provider said."""
     text, findings = question["content"], world.findings
     where = f"{where}, question {question['seq']} {marker_of(text)}"
@@ -162,9 +183,20 @@ def _check_asked(world: World, where: str, question: dict[str, Any], reply: dict
     if not asked:
         refused = end == "error" and facts.get("called") is False
         if not refused and not world.excuse(question["message_id"], end):
-            findings.add("unasked", f"{where} was never asked; its reply ended as {facts}: {reply['content']!r}")
+            findings.add(
+                "unasked",
+                f"{where} was never asked; its reply ended as {facts}: {reply['content']!r}",
+            )
         return
     said = reply["content"]
-    findings.expect(is_beginning_of_reply(said, text), "unexpected", f"{where}: the provider did not say {said!r}")
+    findings.expect(
+        is_beginning_of_reply(said, text),
+        "unexpected",
+        f"{where}: the provider did not say {said!r}",
+    )
     if end == "stop":
-        findings.expect(said == full_reply(text), "empty", f"{where}: only {said!r} of a reply that ended as {facts}")
+        findings.expect(
+            said == full_reply(text),
+            "empty",
+            f"{where}: only {said!r} of a reply that ended as {facts}",
+        )

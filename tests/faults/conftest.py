@@ -17,7 +17,10 @@ from tests.players import Player
 
 @pytest_asyncio.fixture(scope="package", loop_scope="package")
 async def running_world(prepared_mariadb: PreparedMariaDb) -> AsyncIterator[SharedWorld]:
-    with tempfile.TemporaryDirectory(prefix="f-") as folder, prepared_mariadb.running_copy() as backend:
+    with (
+        tempfile.TemporaryDirectory(prefix="f-") as folder,
+        prepared_mariadb.running_copy() as backend,
+    ):
         async with shared_world(backend, Path(folder), "faults") as world:
             yield world
 

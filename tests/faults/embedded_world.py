@@ -20,7 +20,13 @@ from tests.faults.world import FaultServer, World, play_during
 from tests.players import Player
 from tests.waiting import PATIENCE_S
 
-EMBEDDED_FAULTS = ("server killed", "Valkey killed", "server and Valkey killed", "Valkey paused", "server paused")
+EMBEDDED_FAULTS = (
+    "server killed",
+    "Valkey killed",
+    "server and Valkey killed",
+    "Valkey paused",
+    "server paused",
+)
 
 
 @dataclass
@@ -53,7 +59,9 @@ class EmbeddedWorld(DeployedWorld):
 async def embedded_world(folder: Path, **changes: object) -> AsyncIterator[EmbeddedWorld]:
     async with AsyncExitStack() as stack:
         provider = await stack.enter_async_context(CountingProvider())
-        http = await stack.enter_async_context(aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=PATIENCE_S)))
+        http = await stack.enter_async_context(
+            aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=PATIENCE_S))
+        )
         values = {
             "CHATCONFIG__WINDOW": 20,
             "CHATCONFIG__BATCH_INTERVAL_S": 0.3,
@@ -63,7 +71,9 @@ async def embedded_world(folder: Path, **changes: object) -> AsyncIterator[Embed
             "LLMCONFIG__PROVIDERS__OPENAI__BASE_URL": provider.base_url,
             "LLMCONFIG__PROVIDERS__OPENAI__API_KEY": "of-the-test",
         }
-        environment = {f"BASE_SERVER__{name}": str(value) for name, value in (values | changes).items()}
+        environment = {
+            f"BASE_SERVER__{name}": str(value) for name, value in (values | changes).items()
+        }
         deployed = Local("LOCAL", folder / "embedded", environment, workers=1)
         world = EmbeddedWorld(provider, [FaultServer(deployed.server)], http, deployed)
         try:
@@ -73,7 +83,9 @@ async def embedded_world(folder: Path, **changes: object) -> AsyncIterator[Embed
             await asyncio.to_thread(deployed.server.stop)
 
 
-async def run_embedded_fault(name: str, world: EmbeddedWorld, players: list[Player], chance: random.Random) -> float:
+async def run_embedded_fault(
+    name: str, world: EmbeddedWorld, players: list[Player], chance: random.Random
+) -> float:
     """As ``run_fault``, for one of ``EMBEDDED_FAULTS``."""
     (server,) = world.servers
     long_s = chance.uniform(1, 5)

@@ -116,7 +116,9 @@ class FaultProxy:
         self.delay_s, self.refusing, self.silent, self.mute = 0.0, False, False, False
         for trap in list(self._traps):
             self.remove(trap)
-        for connection in [connection for connection in self._connections if connection.dead or connection.muted]:
+        for connection in [
+            connection for connection in self._connections if connection.dead or connection.muted
+        ]:
             connection.close()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -128,7 +130,9 @@ class FaultProxy:
             if self.refusing:
                 writer.transport.abort()
                 return
-            server_reader, server_writer = await asyncio.open_connection("127.0.0.1", self._target_port)
+            server_reader, server_writer = await asyncio.open_connection(
+                "127.0.0.1", self._target_port
+            )
         except OSError:
             writer.transport.abort()
             return

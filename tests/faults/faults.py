@@ -53,7 +53,10 @@ async def server_killed_in_a_request(world: SharedWorld, chance: random.Random) 
     """Between two of its commands to Redis, or between a command and its answer."""
     victim = chance.choice(world.servers)
     action: Action = chance.choice(["hold", "hold answer"])
-    await _kill_at(victim, [victim.redis.trap(action, lambda c: c.name in OF_REQUESTS, at=chance.randint(1, 12))])
+    await _kill_at(
+        victim,
+        [victim.redis.trap(action, lambda c: c.name in OF_REQUESTS, at=chance.randint(1, 12))],
+    )
 
 
 async def consumer_killed_between_steps(
@@ -125,7 +128,9 @@ async def redis_paused_beyond_its_time_out(world: SharedWorld, chance: random.Ra
 async def server_killed_with_sends_under_way(world: SharedWorld, chance: random.Random) -> None:
     """Redis has taken what the server sent, and the server dies before it knows."""
     victim = chance.choice(world.servers)
-    trap = victim.redis.trap("hold answer", lambda command: command.name == "accept_send", at=chance.randint(1, 4))
+    trap = victim.redis.trap(
+        "hold answer", lambda command: command.name == "accept_send", at=chance.randint(1, 4)
+    )
     await _kill_at(victim, [trap])
 
 
@@ -167,7 +172,9 @@ async def redis_clients_killed(world: SharedWorld, chance: random.Random) -> Non
 
 async def redis_connections_broken(world: SharedWorld, chance: random.Random) -> None:
     """Cut before a command, after it, half closed, or swallowed, many times over."""
-    await _break_connections([server.redis for server in world.servers], OF_REQUESTS | {"settle"}, chance)
+    await _break_connections(
+        [server.redis for server in world.servers], OF_REQUESTS | {"settle"}, chance
+    )
 
 
 async def redis_cut_off(world: SharedWorld, chance: random.Random) -> None:
@@ -231,17 +238,23 @@ async def mysql_refuses_messages(world: SharedWorld, chance: random.Random) -> N
     """Some for good, by a trigger. When that is gone, an operator puts back what waits, and throws one room's away."""
     outcast = world.player(chance.getrandbits(32), number=99)
     await outcast.sign_in()
-    room_id = (await outcast.client.ok("/api/chat/room/create", ai_persona="GPT4O"))["room"]["room_id"]
+    room_id = (await outcast.client.ok("/api/chat/room/create", ai_persona="GPT4O"))["room"][
+        "room_id"
+    ]
     thrown = outcast.nonce()
     some = f"MOD(CRC32(NEW.content), 9) = {chance.randrange(9)}"
     with world.refusing(f"{some} OR NEW.content = '{thrown}'"):
         await outcast.client.ok("/api/chat/message/send", room_id=room_id, content=thrown)
-        await until(lambda: any(fields["dead_group"] == room_id for _, fields in world.dead_letters()))
+        await until(
+            lambda: any(fields["dead_group"] == room_id for _, fields in world.dead_letters())
+        )
         await asyncio.sleep(chance.uniform(0.5, 3))
         await world.manage("dlq", "drop", "--room", room_id, "--yes")
         await world.manage("dlq", "list")
     page = await outcast.client.ok("/api/chat/messages", room_id=room_id)
-    world.findings.expect(thrown not in str(page), "revived", f"{outcast.name}: {thrown} was thrown away")
+    world.findings.expect(
+        thrown not in str(page), "revived", f"{outcast.name}: {thrown} was thrown away"
+    )
     deadline_s = time.monotonic() + PATIENCE_S
     while world.dead_letters() and time.monotonic() < deadline_s:
         await world.manage("dlq", "replay", "--all")
@@ -271,7 +284,12 @@ async def host_calls(world: SharedWorld, chance: random.Random) -> None:
         ["smart_delete_message", thinned.ids[by_call]],
         event("CHAT_MESSAGE_DELETE", thinned, message_id=thinned.ids[by_its_event]),
         event("CHAT_ROOM_UPDATE", renamed, title=title),
-        event("chat_save", renamed, type="save_user_message", message_data={**said, "room_id": renamed.room_id}),
+        event(
+            "chat_save",
+            renamed,
+            type="save_user_message",
+            message_data={**said, "room_id": renamed.room_id},
+        ),
     )
     for gone in (by_state, by_event):
         guest.deleted_rooms.add(gone.room_id)
@@ -285,9 +303,13 @@ async def host_calls(world: SharedWorld, chance: random.Random) -> None:
 
 def _owner(world: SharedWorld, player: Player) -> dict[str, Any]:
     """Of a payload: whose it is."""
-    (account,) = world.global_rows(f"SELECT account_db_key FROM accounts WHERE account_id = '{player.name}'")
+    (account,) = world.global_rows(
+        f"SELECT account_db_key FROM accounts WHERE account_id = '{player.name}'"
+    )
     key = account["account_db_key"]
-    (shard,) = world.global_rows(f"SELECT shard_id FROM account_shards WHERE account_db_key = {key}")
+    (shard,) = world.global_rows(
+        f"SELECT shard_id FROM account_shards WHERE account_db_key = {key}"
+    )
     return {"account_id": player.name, **account, **shard}
 
 

@@ -12,12 +12,12 @@ import json
 import sys
 from typing import Any
 
-from application.base_web_server.config import load_settings
-from service.queue.queue_service import get_queue_service
-from service.service_container import ServiceContainer, ServiceSettings
-from template.chat.chat_state_machine import get_chat_state_machine
-from template.chat.chat_states import MessageState, RoomState
-from template.chat.chat_template_impl import create_chat_template
+from application.base_web_server.config.loading import load_settings
+from base_server.service.queue.queue_service import get_queue_service
+from base_server.service.service_container import ServiceContainer, ServiceSettings
+from base_server.template.chat.chat_state_machine import get_chat_state_machine
+from base_server.template.chat.chat_template_impl import create_chat_template
+from base_server.template.chat.domain.states import MessageState, RoomState
 
 QUEUE = "chat_persistence"
 
@@ -34,7 +34,9 @@ async def call(name: str, *arguments: Any) -> Any:
             return (await machine.smart_delete_message(arguments[0]))[0]
         case "send_message":
             message_type, payload = arguments
-            return await get_queue_service().send_message(QUEUE, payload, message_type, 2, payload["room_id"])
+            return await get_queue_service().send_message(
+                QUEUE, payload, message_type, 2, payload["room_id"]
+            )
         case _:
             raise ValueError(name)
 

@@ -23,14 +23,18 @@ _PAUSED_S = 2.0
 """A batch is held for at most so long after Redis changed."""
 
 
-async def redis_restarted_empty(world: SharedWorld, players: list[Player], chance: random.Random) -> float:
+async def redis_restarted_empty(
+    world: SharedWorld, players: list[Player], chance: random.Random
+) -> float:
     await _play(world, players, chance.uniform(0.5, 2))
     await world.settled()
     await world.replace_redis()
     return await _play(world, players)
 
 
-async def redis_restarted_old(world: SharedWorld, players: list[Player], chance: random.Random) -> float:
+async def redis_restarted_old(
+    world: SharedWorld, players: list[Player], chance: random.Random
+) -> float:
     old = world.redis_files()
     await _play(world, players, chance.uniform(0.5, 2))
     await world.settled()
@@ -38,11 +42,15 @@ async def redis_restarted_old(world: SharedWorld, players: list[Player], chance:
     return await _play(world, players)
 
 
-async def redis_empty_while_a_batch_is_held(world: SharedWorld, players: list[Player], chance: random.Random) -> float:
+async def redis_empty_while_a_batch_is_held(
+    world: SharedWorld, players: list[Player], chance: random.Random
+) -> float:
     return await _while_a_batch_is_held(world, players, chance, is_empty=True)
 
 
-async def redis_old_while_a_batch_is_held(world: SharedWorld, players: list[Player], chance: random.Random) -> float:
+async def redis_old_while_a_batch_is_held(
+    world: SharedWorld, players: list[Player], chance: random.Random
+) -> float:
     return await _while_a_batch_is_held(world, players, chance, is_empty=False)
 
 
@@ -71,13 +79,17 @@ async def _while_a_batch_is_held(
     return await play_during(players, release, world.findings)
 
 
-async def global_database_old(world: SharedWorld, players: list[Player], chance: random.Random) -> float:
+async def global_database_old(
+    world: SharedWorld, players: list[Player], chance: random.Random
+) -> float:
     """Accounts that it forgot are nobody's, and new ones see nothing of theirs."""
     await _global_database_old(world, players, chance, is_redis_gone=False)
     return await _play(world, players)
 
 
-async def global_database_old_and_redis_gone(world: SharedWorld, players: list[Player], chance: random.Random) -> float:
+async def global_database_old_and_redis_gone(
+    world: SharedWorld, players: list[Player], chance: random.Random
+) -> float:
     await _global_database_old(world, players, chance, is_redis_gone=True)
     return await _play(world, players)
 
@@ -102,7 +114,9 @@ async def _global_database_old(
     world.guests += strangers
     for player in forgotten:
         answer = await player.client.post("/api/chat/rooms")
-        world.findings.expect(answer["errorCode"] == 10000, "foreign", f"{player.name} is forgotten, yet: {answer}")
+        world.findings.expect(
+            answer["errorCode"] == 10000, "foreign", f"{player.name} is forgotten, yet: {answer}"
+        )
 
 
 async def shard_old(world: SharedWorld, players: list[Player], chance: random.Random) -> float:
@@ -112,14 +126,18 @@ async def shard_old(world: SharedWorld, players: list[Player], chance: random.Ra
     return await _play(world, players)
 
 
-async def shard_old_and_redis_gone(world: SharedWorld, players: list[Player], chance: random.Random) -> float:
+async def shard_old_and_redis_gone(
+    world: SharedWorld, players: list[Player], chance: random.Random
+) -> float:
     before = await _shard_old(world, players, chance)
     _forgive(players, before)
     await world.replace_redis()
     return await _play(world, players)
 
 
-async def _shard_old(world: SharedWorld, players: list[Player], chance: random.Random) -> dict[Player, Known]:
+async def _shard_old(
+    world: SharedWorld, players: list[Player], chance: random.Random
+) -> dict[Player, Known]:
     await _play(world, players, chance.uniform(0.2, 1))
     await world.settled()
     before = _known(players)
@@ -147,7 +165,9 @@ LOSSES: dict[str, Loss] = {
 SHARED_FAULTS = (*FAULTS, *LOSSES)
 
 
-async def run_fault(name: str, world: SharedWorld, players: list[Player], chance: random.Random) -> float:
+async def run_fault(
+    name: str, world: SharedWorld, players: list[Player], chance: random.Random
+) -> float:
     """Inject a fault of ``SHARED_FAULTS``; returns the seconds from its end until all players had a success again."""
     if name in LOSSES:
         return await LOSSES[name](world, players, chance)
@@ -159,7 +179,9 @@ async def _play(
 ) -> float:
     """For so long, and until everybody has had a success."""
     within_s = 60.0 if until_answered else None
-    return await play_during(players, partial(asyncio.sleep, seconds), world.findings, within_s=within_s)
+    return await play_during(
+        players, partial(asyncio.sleep, seconds), world.findings, within_s=within_s
+    )
 
 
 def _known(players: list[Player]) -> dict[Player, Known]:

@@ -37,7 +37,9 @@ class CountingProvider(OpenAIStub):
         texts = texts_of(body)
         if len({name for text in texts for name in NONCE.findall(text)}) > 1:
             self.foreign.append(" | ".join(texts))
-        question = marker_of([str(m["content"]) for m in body["messages"] if m["role"] == "user"][-1])
+        question = marker_of(
+            [str(m["content"]) for m in body["messages"] if m["role"] == "user"][-1]
+        )
         self.asked[question] += 1
         if self._random.random() < self.misbehave:
             kind = self._random.choice(["refuse", "overload", "cut", "reset", "hang", "garbage"])
@@ -51,7 +53,9 @@ class CountingProvider(OpenAIStub):
             return Reply(["half of ", "it "], cut="reset" if kind == "reset" else "mid_json")
         self.served[question] += 1
         words = full_reply(question).split(" ")
-        return Reply([word if i == 0 else f" {word}" for i, word in enumerate(words)], delay_s=self._delay_s)
+        return Reply(
+            [word if i == 0 else f" {word}" for i, word in enumerate(words)], delay_s=self._delay_s
+        )
 
     @contextmanager
     def speaking(self, chance: random.Random) -> Iterator[None]:
@@ -71,7 +75,9 @@ class CountingProvider(OpenAIStub):
     def check(self, findings: Findings) -> None:
         """No question was served twice, and no conversation had another's text in it."""
         for question, times in self.served.items():
-            findings.expect(times == 1, "duplicated", f"the provider answered {times} times: {question!r}")
+            findings.expect(
+                times == 1, "duplicated", f"the provider answered {times} times: {question!r}"
+            )
         for text in self.foreign:
             findings.add("foreign", f"asked with {text!r}")
         self.foreign.clear()

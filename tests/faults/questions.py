@@ -53,24 +53,36 @@ class Question:
 
     async def is_answered_whole(self, server: FaultServer) -> bool:
         """Whether the room lists question and reply; nobody has to repeat it for that."""
-        return full_reply(self.text) in [message["content"] for message in await self.messages(server)]
+        return full_reply(self.text) in [
+            message["content"] for message in await self.messages(server)
+        ]
 
     async def has_ended(self, server: FaultServer) -> bool:
         """Whether it is the room's only one and has a reply, however that ended."""
         messages = await self.messages(server)
-        return [message["sender_type"] for message in messages] == ["USER", "AI"] and not messages[1]["is_streaming"]
+        return [message["sender_type"] for message in messages] == ["USER", "AI"] and not messages[
+            1
+        ]["is_streaming"]
 
     async def stored(self, server: FaultServer) -> None:
         await until(lambda: self.is_stored(server), _WITHIN_S, f"question {self.text} is listed")
 
     async def listed_whole(self, server: FaultServer) -> None:
-        await until(lambda: self.is_answered_whole(server), _WITHIN_S, f"question {self.text} is asked and answered")
+        await until(
+            lambda: self.is_answered_whole(server),
+            _WITHIN_S,
+            f"question {self.text} is asked and answered",
+        )
 
     async def persisted(self) -> None:
         """In the database."""
         query = f"SELECT seq FROM chat_messages WHERE content = '{self.text}'"
         await until(
-            lambda: any(self.world.shard_rows(shard_id, query) for shard_id in self.world.shard_ids), _WITHIN_S, query
+            lambda: any(
+                self.world.shard_rows(shard_id, query) for shard_id in self.world.shard_ids
+            ),
+            _WITHIN_S,
+            query,
         )
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import aiohttp
 import pymysql
 
-from service.db.db_settings import DatabaseSettings
+from base_server.service.db.db_settings import DatabaseSettings
 from tests.backends_mariadb import DatabaseBackend, MariaDbServer
 from tests.backends_redis import LOSES_NOTHING, RedisServer, find_server
 from tests.faults.fault_proxy import FaultProxy
@@ -90,7 +90,10 @@ class SharedWorld(World):
 
         def restore() -> None:
             run(f"CREATE DATABASE {name}_newer")
-            moves = [f"{name}.{table} TO {name}_newer.{table}, {copy}.{table} TO {name}.{table}" for table in tables]
+            moves = [
+                f"{name}.{table} TO {name}_newer.{table}, {copy}.{table} TO {name}.{table}"
+                for table in tables
+            ]
             run(f"RENAME TABLE {', '.join(moves)}")
             run(f"DROP DATABASE {name}_newer")
             run(f"DROP DATABASE {copy}")
@@ -100,7 +103,9 @@ class SharedWorld(World):
     async def host_calls(self, *calls: list[Any]) -> list[Any]:
         """What documented calls return in a process of their own (``tests/faults/host.py``)."""
         arguments = ["tests.faults.host", json.dumps(calls)]
-        ended = await asyncio.to_thread(run_to_its_end, arguments, self.servers[0].process.environment)
+        ended = await asyncio.to_thread(
+            run_to_its_end, arguments, self.servers[0].process.environment
+        )
         assert ended.returncode == 0, ended.stderr[-2000:]
         returned: list[Any] = json.loads(ended.stdout.splitlines()[-1])
         return returned
@@ -171,13 +176,18 @@ def create_user(backend: DatabaseBackend) -> None:
     assert backend.server is not None
     names = [settings.database, *(shard.database for shard in settings.shards)]
     with (
-        pymysql.connect(host="127.0.0.1", port=backend.server.port, user="root", autocommit=True) as client,
+        pymysql.connect(
+            host="127.0.0.1", port=backend.server.port, user="root", autocommit=True
+        ) as client,
         client.cursor() as cursor,
     ):
         cursor.execute(f"CREATE USER IF NOT EXISTS {DB_USER}@'%'")
         for name in names:
             cursor.execute(f"GRANT ALL ON {name}.* TO {DB_USER}@'%'")
-            cursor.execute("SELECT ROUTINE_NAME FROM information_schema.ROUTINES WHERE ROUTINE_SCHEMA = %s", (name,))
+            cursor.execute(
+                "SELECT ROUTINE_NAME FROM information_schema.ROUTINES WHERE ROUTINE_SCHEMA = %s",
+                (name,),
+            )
             for (procedure,) in list(cursor.fetchall()):
                 cursor.execute(f"ALTER PROCEDURE {name}.{procedure} SQL SECURITY INVOKER")
 

@@ -37,7 +37,10 @@ async def world(prepared_mariadb: PreparedMariaDb, clock: Path) -> AsyncIterator
     }
     # The packages' redis-server does not start under the library: its allocator asks for the time too early.
     redis_server = RedisServer(find_server("valkey"), *LOSES_NOTHING, environment=environment)
-    with tempfile.TemporaryDirectory(prefix="f-") as folder, prepared_mariadb.running_copy() as backend:
+    with (
+        tempfile.TemporaryDirectory(prefix="f-") as folder,
+        prepared_mariadb.running_copy() as backend,
+    ):
         async with shared_world(backend, Path(folder), "clock", redis_server=redis_server) as world:
             yield world
 
@@ -49,7 +52,9 @@ def _library() -> Path:
     return found[0]
 
 
-async def test_rooms_of_a_dead_server_go_on_though_the_clock_is_set_back(world: SharedWorld, clock: Path) -> None:
+async def test_rooms_of_a_dead_server_go_on_though_the_clock_is_set_back(
+    world: SharedWorld, clock: Path
+) -> None:
     """cases/faults.md U10: a lease that ends further ahead than a lease lasts counts as over."""
     dying, other = world.servers
     player = world.player(1)

@@ -29,7 +29,11 @@ async def letters_of(world: SharedWorld, room_id: str, count: int) -> list[str]:
 
 def rows(world: SharedWorld, room_id: str) -> list[tuple[int, str]]:
     query = f"SELECT seq, content FROM chat_messages WHERE room_id = '{room_id}' AND sender_type = 'USER' ORDER BY seq"
-    return [(row["seq"], row["content"]) for shard in world.shard_ids for row in world.shard_rows(shard, query)]
+    return [
+        (row["seq"], row["content"])
+        for shard in world.shard_ids
+        for row in world.shard_rows(shard, query)
+    ]
 
 
 async def texts(player: Player, room_id: str) -> list[str]:

@@ -21,7 +21,9 @@ ROOMS = 4
 @pytest.fixture
 async def embedded() -> AsyncIterator[EmbeddedWorld]:
     with tempfile.TemporaryDirectory(prefix="f-") as folder:
-        async with embedded_world(Path(folder), NETCONFIG__QUIET_S=0, NETCONFIG__DRAIN_TIMEOUT_S=1) as world:
+        async with embedded_world(
+            Path(folder), NETCONFIG__QUIET_S=0, NETCONFIG__DRAIN_TIMEOUT_S=1
+        ) as world:
             yield world
 
 
@@ -36,7 +38,9 @@ async def stop(world: EmbeddedWorld, server: FaultServer, how: str) -> None:
 
 
 @pytest.mark.parametrize("how", ["SIGTERM", "SIGKILL", "SIGKILL of both"])
-async def test_waiting_questions_are_answered_after_a_restart(embedded: EmbeddedWorld, how: str) -> None:
+async def test_waiting_questions_are_answered_after_a_restart(
+    embedded: EmbeddedWorld, how: str
+) -> None:
     """cases/faults.md U6: half of them are repeated, the others are not."""
     world = embedded
     (server,) = world.servers

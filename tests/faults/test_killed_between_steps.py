@@ -47,7 +47,9 @@ async def test_a_send_a_create_and_a_delete_killed_after_every_command(
     assert steps["delete"] >= first + 1
 
 
-async def _killed_during(world: SharedWorld, k: int, player: Player, deed: Callable[[], Awaitable[None]]) -> bool:
+async def _killed_during(
+    world: SharedWorld, k: int, player: Player, deed: Callable[[], Awaitable[None]]
+) -> bool:
     """Kill the first server when Redis has executed the k-th command of ``deed`` and its answer is on the way; the
     other server is asked again, at once, with the same ids. (Before a command is after the one before it.)
 
@@ -71,5 +73,7 @@ async def _killed_during(world: SharedWorld, k: int, player: Player, deed: Calla
 async def test_a_consumer_killed_after_a_step_leaves_its_batch_to_the_other(
     world: SharedWorld, players: list[Player], step: str
 ) -> None:
-    deed = partial(consumer_killed_between_steps, world, random.Random(step), step=step, action="hold answer")
+    deed = partial(
+        consumer_killed_between_steps, world, random.Random(step), step=step, action="hold answer"
+    )
     await play_during(players, deed, world.findings)

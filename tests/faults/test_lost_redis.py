@@ -32,8 +32,13 @@ def said() -> str:
 async def running_world(prepared_mariadb: PreparedMariaDb) -> AsyncIterator[SharedWorld]:
     """Servers that wait for their database for as long as a test holds a batch: one that was given up is sent again,
     and is no late batch any more."""
-    with tempfile.TemporaryDirectory(prefix="f-") as folder, prepared_mariadb.running_copy() as backend:
-        async with shared_world(backend, Path(folder), "faults", DATABASECONFIG__TIMEOUT_S=PATIENCE_S) as world:
+    with (
+        tempfile.TemporaryDirectory(prefix="f-") as folder,
+        prepared_mariadb.running_copy() as backend,
+    ):
+        async with shared_world(
+            backend, Path(folder), "faults", DATABASECONFIG__TIMEOUT_S=PATIENCE_S
+        ) as world:
             yield world
 
 
@@ -97,7 +102,8 @@ async def new_room(player: Player) -> str:
 
 def stored(world: World, room_id: str) -> list[tuple[int, str, str]]:
     query = (
-        f"SELECT seq, message_id, content FROM chat_messages WHERE room_id = '{room_id}' AND deleted = 0 ORDER BY seq"
+        "SELECT seq, message_id, content FROM chat_messages"
+        f" WHERE room_id = '{room_id}' AND deleted = 0 ORDER BY seq"
     )
     return [
         (row["seq"], row["message_id"], row["content"])
@@ -117,7 +123,9 @@ async def same_as_stored(world: SharedWorld, player: Player, room_id: str) -> li
 
     async def agree() -> bool:
         messages = await listed(player, room_id)
-        return [(m["seq"], m["message_id"], m["content"]) for m in messages] == stored(world, room_id)
+        return [(m["seq"], m["message_id"], m["content"]) for m in messages] == stored(
+            world, room_id
+        )
 
     await world.settled()
     await until(agree, 30, "the list is what is stored")
@@ -144,17 +152,29 @@ async def test_late_batch_and_later_messages_both_stay(
         traps = hold_next_batch(world)
     for text, client_id in ys:
         answers[text] = await ok(
-            player, "/api/chat/message/send", room_id=room_id, content=text, client_message_id=client_id
+            player,
+            "/api/chat/message/send",
+            room_id=room_id,
+            content=text,
+            client_message_id=client_id,
         )
     if not late:
         later = await reached(traps)
         held.disarm()
-        await until(lambda: x in [text for _, _, text in stored(world, room_id)], 30, "X is in MySQL")
+        await until(
+            lambda: x in [text for _, _, text in stored(world, room_id)], 30, "X is in MySQL"
+        )
         later.disarm()
     else:
-        await until(lambda: ys[-1][0] in [text for _, _, text in stored(world, room_id)], 60, "Y is in MySQL")
+        await until(
+            lambda: ys[-1][0] in [text for _, _, text in stored(world, room_id)],
+            60,
+            "Y is in MySQL",
+        )
         held.disarm()
-        await until(lambda: x in [text for _, _, text in stored(world, room_id)], 30, "X is in MySQL")
+        await until(
+            lambda: x in [text for _, _, text in stored(world, room_id)], 30, "X is in MySQL"
+        )
 
     messages = await same_as_stored(world, player, room_id)
     assert world.dead_letters() == []
@@ -163,10 +183,18 @@ async def test_late_batch_and_later_messages_both_stay(
     assert [text for text in questions if text != x] == [first, *(text for text, _ in ys)]
     for text, client_id in ys:
         question = next(message for message in messages if message["content"] == text)
-        (reply,) = [each for each in messages if each["parent_message_id"] == question["message_id"]]
+        (reply,) = [
+            each for each in messages if each["parent_message_id"] == question["message_id"]
+        ]
         assert reply["seq"] == question["seq"] + 1
         # A repeat answers what was answered first.
-        again = await ok(player, "/api/chat/message/send", room_id=room_id, content=text, client_message_id=client_id)
+        again = await ok(
+            player,
+            "/api/chat/message/send",
+            room_id=room_id,
+            content=text,
+            client_message_id=client_id,
+        )
         assert again["message"]["message_id"] == answers[text]["message"]["message_id"]
     # The room goes on, and is the same when it is read from MySQL alone.
     last = await ok(player, "/api/chat/message/send", room_id=room_id, content=said())
@@ -176,7 +204,9 @@ async def test_late_batch_and_later_messages_both_stay(
     assert await listed(player, room_id) == before
 
 
-async def test_repeat_of_a_send_whose_redis_was_lost_breaks_no_room(world: SharedWorld, player: Player) -> None:
+async def test_repeat_of_a_send_whose_redis_was_lost_breaks_no_room(
+    world: SharedWorld, player: Player
+) -> None:
     """Its client repeats the send that MySQL does not have yet: the same id twice, two messages, no dead letter."""
     room_id = await new_room(player)
     await ok(player, "/api/chat/message/send", room_id=room_id, content=said())
@@ -190,7 +220,9 @@ async def test_repeat_of_a_send_whose_redis_was_lost_breaks_no_room(world: Share
     await ok(player, "/api/chat/message/send", room_id=room_id, **x)
     later = await reached(traps)
     held.disarm()
-    await until(lambda: x["content"] in [text for _, _, text in stored(world, room_id)], 30, "X is in MySQL")
+    await until(
+        lambda: x["content"] in [text for _, _, text in stored(world, room_id)], 30, "X is in MySQL"
+    )
     later.disarm()
     messages = await same_as_stored(world, player, room_id)
     assert world.dead_letters() == []
@@ -200,7 +232,9 @@ async def test_repeat_of_a_send_whose_redis_was_lost_breaks_no_room(world: Share
     assert world.dead_letters() == []
 
 
-async def test_rename_and_create_of_a_lost_redis_do_not_win(world: SharedWorld, player: Player) -> None:
+async def test_rename_and_create_of_a_lost_redis_do_not_win(
+    world: SharedWorld, player: Player
+) -> None:
     """A title that came to MySQL late does not replace a later one; a repeated create is another room, and works."""
     room_id = await new_room(player)
     await world.settled()

@@ -23,7 +23,9 @@ SEND = "/api/chat/message/send"
 @pytest.fixture
 async def embedded() -> AsyncIterator[EmbeddedWorld]:
     with tempfile.TemporaryDirectory(prefix="f-") as folder:
-        async with embedded_world(Path(folder), NETCONFIG__QUIET_S=0, NETCONFIG__DRAIN_TIMEOUT_S=1) as world:
+        async with embedded_world(
+            Path(folder), NETCONFIG__QUIET_S=0, NETCONFIG__DRAIN_TIMEOUT_S=1
+        ) as world:
             yield world
 
 
@@ -73,7 +75,11 @@ async def test_older_databases_are_written_again(embedded: EmbeddedWorld) -> Non
         copy.replace(file)
 
     await start(world, player, stranger)
-    await until(lambda: [stored(world, each) for each in (room_id, made)] == before, 60, "all rows are there again")
+    await until(
+        lambda: [stored(world, each) for each in (room_id, made)] == before,
+        60,
+        "all rows are there again",
+    )
     log = world.servers[0].process.log
     assert "a shard database came back older" in log
     assert "the global database came back older" in log
@@ -98,7 +104,12 @@ async def test_older_valkey_takes_nothing_back(embedded: EmbeddedWorld) -> None:
     shutil.copytree(folder, folder.with_name("yesterday"))
 
     await ok(player, SEND, room_id=room_id, content=said())
-    await ok(player, "/api/chat/message/delete", room_id=room_id, message_id=first["message"]["message_id"])
+    await ok(
+        player,
+        "/api/chat/message/delete",
+        room_id=room_id,
+        message_id=first["message"]["message_id"],
+    )
     await ok(player, "/api/chat/room/delete", room_id=gone)
     before = await listed(player, room_id)
     leaver = await signed_in(world, 2)

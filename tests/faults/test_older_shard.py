@@ -25,7 +25,10 @@ TABLES = ("chat_rooms", "chat_messages", "stream_marks")
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def world(prepared_mariadb: PreparedMariaDb) -> AsyncIterator[SharedWorld]:
-    with tempfile.TemporaryDirectory(prefix="o-") as folder, prepared_mariadb.running_copy() as backend:
+    with (
+        tempfile.TemporaryDirectory(prefix="o-") as folder,
+        prepared_mariadb.running_copy() as backend,
+    ):
         async with shared_world(
             backend, Path(folder), "older", servers=1, CHATCONFIG__MARK_CHECK_INTERVAL_S=0.5
         ) as world:
@@ -36,7 +39,9 @@ def dump(world: SharedWorld) -> None:
     for shard in world.settings.shards:
         for table in TABLES:
             world.mariadb.sql(f"DROP TABLE IF EXISTS {shard.database}.dump_{table}")
-            world.mariadb.sql(f"CREATE TABLE {shard.database}.dump_{table} AS SELECT * FROM {shard.database}.{table}")
+            world.mariadb.sql(
+                f"CREATE TABLE {shard.database}.dump_{table} AS SELECT * FROM {shard.database}.{table}"
+            )
 
 
 def put_back(world: SharedWorld) -> None:
@@ -44,7 +49,9 @@ def put_back(world: SharedWorld) -> None:
     for shard in world.settings.shards:
         for table in TABLES:
             world.mariadb.sql(f"DELETE FROM {shard.database}.{table}")
-            world.mariadb.sql(f"INSERT INTO {shard.database}.{table} SELECT * FROM {shard.database}.dump_{table}")
+            world.mariadb.sql(
+                f"INSERT INTO {shard.database}.{table} SELECT * FROM {shard.database}.dump_{table}"
+            )
             world.mariadb.sql(f"DROP TABLE {shard.database}.dump_{table}")
 
 
@@ -75,7 +82,10 @@ def everything(world: World, room_ids: list[str]) -> list[Any]:
         f" client_message_id, body_hash FROM chat_messages WHERE ({rooms}) AND deleted = 0 ORDER BY room_id, seq",
         f"SELECT message_id FROM chat_messages WHERE ({rooms}) AND deleted = 1 ORDER BY message_id",
     )
-    return [[row for shard in world.shard_ids for row in world.shard_rows(shard, query)] for query in queries]
+    return [
+        [row for shard in world.shard_ids for row in world.shard_rows(shard, query)]
+        for query in queries
+    ]
 
 
 async def live_through(world: World, player: Player) -> tuple[list[str], str, str]:
@@ -94,7 +104,12 @@ async def go_on(world: World, player: Player, rooms: list[str], gone: str, first
     for n in range(3):
         await ok(player, SEND, room_id=rooms[0], content=said(), client_message_id=f"id-{n}")
     last = await ok(player, SEND, room_id=rooms[1], content=said())
-    await ok(player, "/api/chat/message/delete", room_id=rooms[1], message_id=last["message"]["message_id"])
+    await ok(
+        player,
+        "/api/chat/message/delete",
+        room_id=rooms[1],
+        message_id=last["message"]["message_id"],
+    )
     await ok(player, "/api/chat/message/delete", room_id=rooms[0], message_id=first)
     await ok(player, "/api/chat/room/update", room_id=rooms[1], new_title="renamed")
     await ok(player, "/api/chat/room/delete", room_id=gone)
@@ -137,7 +152,10 @@ async def test_rows_are_written_again_while_servers_run(world: SharedWorld) -> N
     world.ask_redis("FLUSHALL")
     assert await listed(player, rooms[0]) == whole
     assert [message["seq"] for message in whole] == [seq for seq, _, _ in stored(world, rooms[0])]
-    titles = {room["room_id"]: room["title"] for room in (await ok(player, "/api/chat/rooms", limit=100))["rooms"]}
+    titles = {
+        room["room_id"]: room["title"]
+        for room in (await ok(player, "/api/chat/rooms", limit=100))["rooms"]
+    }
     assert titles[rooms[1]] == "renamed"
     assert gone not in titles
     assert rooms[3] in titles
@@ -156,7 +174,9 @@ async def test_batch_after_the_dump_finds_it(world: SharedWorld) -> None:
     with world.servers[0].paused():
         put_back(world)
     await ok(player, SEND, room_id=room_id, content=said())
-    await until(lambda: [seq for seq, _, _ in stored(world, room_id)] == list(range(1, 11)), 60, "no hole")
+    await until(
+        lambda: [seq for seq, _, _ in stored(world, room_id)] == list(range(1, 11)), 60, "no hole"
+    )
 
 
 async def test_what_nobody_has_is_said_by_room(world: SharedWorld) -> None:
@@ -167,9 +187,17 @@ async def test_what_nobody_has_is_said_by_room(world: SharedWorld) -> None:
     for _ in range(14):  # beyond the window of 20
         await ok(player, SEND, room_id=room_id, content=said())
     await world.settled()
-    await until(lambda: int(world.ask_redis("HGET", *floor_of(world, room_id))) > 8, 30, "the window was trimmed")
+    await until(
+        lambda: int(world.ask_redis("HGET", *floor_of(world, room_id))) > 8,
+        30,
+        "the window was trimmed",
+    )
     put_back(world)
-    await until(lambda: [seq for seq, _, _ in stored(world, room_id)] == list(range(9, 29)), 60, "the window is back")
+    await until(
+        lambda: [seq for seq, _, _ in stored(world, room_id)] == list(range(9, 29)),
+        60,
+        "the window is back",
+    )
     said_so = await complaint(world)
     assert f"room {room_id} lacks messages 1 to 8" in said_so
     async with world.http.get(f"{world.servers[0].process.base_url}/metrics") as answer:
@@ -189,14 +217,18 @@ def floor_of(world: SharedWorld, room_id: str) -> tuple[str, str]:
 def _manage(world: SharedWorld, *words: str) -> str:
     from tests.server_process import run_to_its_end  # noqa: PLC0415
 
-    return run_to_its_end(["application.manage", "--env", "DEBUG", *words], world.servers[0].process.environment).stdout
+    return run_to_its_end(
+        ["application.manage", "--env", "DEBUG", *words], world.servers[0].process.environment
+    ).stdout
 
 
 _BINLOG = ("--log-bin=b", "--binlog-format=ROW", "--sync-binlog=1", "--log-slave-updates")
 _REPLICA = ("--read-only=ON",)
 
 
-async def test_late_replica_is_completed_from_redis(prepared_mariadb: PreparedMariaDb, tmp_path: Path) -> None:
+async def test_late_replica_is_completed_from_redis(
+    prepared_mariadb: PreparedMariaDb, tmp_path: Path
+) -> None:
     """The primary dies, and a replica that lacks its last batches is promoted."""
     with prepared_mariadb.running_copy() as backend:
         primary, replica = backend.server, MariaDbServer(copy_of=prepared_mariadb.server)
@@ -210,7 +242,11 @@ async def test_late_replica_is_completed_from_redis(prepared_mariadb: PreparedMa
                 " MASTER_LOG_FILE='b.000001', MASTER_LOG_POS=4"
             )
             replica.sql("START SLAVE")
-            await until(lambda: replica.sql("SHOW SLAVE STATUS")[0]["Slave_IO_Running"] == "Yes", 30, "it replicates")
+            await until(
+                lambda: replica.sql("SHOW SLAVE STATUS")[0]["Slave_IO_Running"] == "Yes",
+                30,
+                "it replicates",
+            )
             async with shared_world(
                 backend, tmp_path, "failover", servers=1, CHATCONFIG__MARK_CHECK_INTERVAL_S=0.5
             ) as world:
@@ -234,10 +270,16 @@ async def test_late_replica_is_completed_from_redis(prepared_mariadb: PreparedMa
                     proxy._target_port = replica.port
                     proxy.cut_all()
                 await ok(player, SEND, room_id=room_id, content=said())
-                await until(lambda: len(stored(world, room_id)) == len(before) + 2, 60, "everything is in the replica")
+                await until(
+                    lambda: len(stored(world, room_id)) == len(before) + 2,
+                    60,
+                    "everything is in the replica",
+                )
                 after = await listed(player, room_id)
                 assert after[: len(before)] == [message | {"state": "SENT"} for message in before]
-                rows = [(message["seq"], message["message_id"], message["content"]) for message in after]
+                rows = [
+                    (message["seq"], message["message_id"], message["content"]) for message in after
+                ]
                 assert rows == stored(world, room_id)
                 assert "a shard database came back older" in world.servers[0].process.log
         finally:

@@ -76,7 +76,9 @@ async def test_server_killed_with_sends_under_way_leaves_none_unasked(
     dying.cut_off = 0  # nothing is excused: its process never knew that they were stored
 
 
-async def test_flushed_redis_ends_replies_whose_questions_are_stored(world: SharedWorld, players: list[Player]) -> None:
+async def test_flushed_redis_ends_replies_whose_questions_are_stored(
+    world: SharedWorld, players: list[Player]
+) -> None:
     """cases/faults.md U5: repeated, read, and with a new question behind it; the checker looks for every reply."""
     player = players[0]
     repeated, read, followed = questions = await questions_in_new_rooms(world, player, 3)
@@ -97,7 +99,9 @@ async def test_flushed_redis_ends_replies_whose_questions_are_stored(world: Shar
     await question(world, player, followed.room_id).answered_whole()
 
 
-async def test_full_redis_drains_its_backlog_and_ends_replies(world: SharedWorld, players: list[Player]) -> None:
+async def test_full_redis_drains_its_backlog_and_ends_replies(
+    world: SharedWorld, players: list[Player]
+) -> None:
     """cases/faults.md U2, cases/abuse.md A5b: the way from Redis to MySQL needs no memory."""
     player, other, _ = players
     running = await questions_in_new_rooms(world, player, 3)
@@ -116,7 +120,9 @@ async def test_full_redis_drains_its_backlog_and_ends_replies(world: SharedWorld
             await asyncio.gather(*sending)
         for each in running:
             assert player.replies[each.text]["content"] == full_reply(each.text)
-        await until(lambda: world.waiting_events() == 0, 60, "the backlog drains while Redis is full")
+        await until(
+            lambda: world.waiting_events() == 0, 60, "the backlog drains while Redis is full"
+        )
         await until(lambda: world.open_turns() == 0, 60, "the replies end while Redis is full")
         for server in world.servers:
             async with world.http.get(f"{server.process.base_url}/readyz") as ready:
@@ -127,7 +133,9 @@ async def test_full_redis_drains_its_backlog_and_ends_replies(world: SharedWorld
         world.ask_redis("CONFIG", "SET", "maxmemory", "0")
 
 
-async def test_start_after_a_flush_interrupts_no_reply(world: SharedWorld, players: list[Player]) -> None:
+async def test_start_after_a_flush_interrupts_no_reply(
+    world: SharedWorld, players: list[Player]
+) -> None:
     """cases/faults.md U6: a process that starts beside another one ends only what Redis lost."""
     starting, serving = world.servers
     player = players[0]

@@ -20,7 +20,11 @@ RECIPE = (Path(__file__).parents[2] / "docs" / "operations.md").read_text(encodi
 
 def options_of_primary() -> list[str]:
     """The lines of the recipe as options of a server."""
-    block = next(block for block in re.findall(r"```ini\n(.*?)```", RECIPE, re.DOTALL) if "rpl_semi_sync" in block)
+    block = next(
+        block
+        for block in re.findall(r"```ini\n(.*?)```", RECIPE, re.DOTALL)
+        if "rpl_semi_sync" in block
+    )
     lines = dict(re.findall(r"^(\w+) = (\w+)$", block, re.MULTILINE))
     assert lines["rpl_semi_sync_master_wait_point"] == "AFTER_SYNC"
     # The name of a private server's log is its own.
@@ -60,7 +64,10 @@ async def test_acknowledged_commits_are_on_the_replica_when_the_primary_dies(
 ) -> None:
     """A commit waits for the replica, also when that is away for long; so SIGKILL of the primary loses none."""
     primary, replica = servers
-    await until(lambda: _status(primary, "Rpl_semi_sync_master_clients") == "1", what="the replica acknowledges")
+    await until(
+        lambda: _status(primary, "Rpl_semi_sync_master_clients") == "1",
+        what="the replica acknowledges",
+    )
     assert _status(primary, "Rpl_semi_sync_master_status") == "ON"
     primary.sql("CREATE DATABASE kept")
     primary.sql("CREATE TABLE kept.rows_of_chat (n INT PRIMARY KEY) ENGINE=InnoDB")
@@ -96,4 +103,7 @@ def _waits_for_replica(primary: MariaDbServer) -> bool:
 
 def _has_applied_all(replica: MariaDbServer) -> bool:
     (slave,) = replica.sql("SHOW SLAVE STATUS")
-    return bool(slave["Exec_Master_Log_Pos"] == slave["Read_Master_Log_Pos"]) and slave["Slave_IO_Running"] != "Yes"
+    return (
+        bool(slave["Exec_Master_Log_Pos"] == slave["Read_Master_Log_Pos"])
+        and slave["Slave_IO_Running"] != "Yes"
+    )

@@ -12,8 +12,8 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from service.cache.premise import asking_first
-from service.cache.script import load_scripts
+from base_server.service.redis_client.precondition import asking_first
+from base_server.service.redis_client.script import load_scripts
 
 _SOURCES = Path(__file__).parents[2] / "base_server"
 _SCRIPT_NAMES = {

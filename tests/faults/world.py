@@ -108,7 +108,12 @@ class World:
         """A player that asks any server that is up, in turn of chance."""
         chance = random.Random(seed)
         return Player(
-            self.http, lambda: self.url(chance), number=number, seed=seed, findings=self.findings, persona="GPT4O"
+            self.http,
+            lambda: self.url(chance),
+            number=number,
+            seed=seed,
+            findings=self.findings,
+            persona="GPT4O",
         )
 
     def url(self, chance: random.Random) -> str:
@@ -117,7 +122,9 @@ class World:
 
     def ask_redis(self, *command: Any) -> Any:
         """One command past the proxies, on a connection of its own."""
-        with redis.Redis(unix_socket_path=str(self.socket), decode_responses=True, socket_timeout=20) as client:
+        with redis.Redis(
+            unix_socket_path=str(self.socket), decode_responses=True, socket_timeout=20
+        ) as client:
             return client.execute_command(*command)  # type: ignore[no-untyped-call]
 
     def dump(self, key: str) -> bytes:
@@ -127,7 +134,10 @@ class World:
 
     def waiting_events(self) -> int:
         """Events in all persistence lanes."""
-        return sum(self.ask_redis("XLEN", key) for key in self.ask_redis("KEYS", "*}:queue:chat_persistence:*"))
+        return sum(
+            self.ask_redis("XLEN", key)
+            for key in self.ask_redis("KEYS", "*}:queue:chat_persistence:*")
+        )
 
     def dead_letters(self) -> list[Any]:
         keys = self.ask_redis("KEYS", "*}:queue_dead:chat_persistence:*")
@@ -196,7 +206,10 @@ async def play_during(
             await asyncio.sleep(0.01)
             waiting -= {player for player in waiting if player.last_success_s > mended_s}
         for player in waiting:
-            findings.add("unexpected", f"{player.name}: no success within {within_s:g} s; {player.history[-1]}")
+            findings.add(
+                "unexpected",
+                f"{player.name}: no success within {within_s:g} s; {player.history[-1]}",
+            )
         return time.monotonic() - mended_s
     finally:
         stop.set()

@@ -14,12 +14,17 @@ import time
 
 import atheris
 
-with atheris.instrument_imports(include=["template.base.wire", "template.chat.common.chat_serialize"]):
-    from service.net.net_settings import NetSettings
-    from template.account.common.account_serialize import LoginRequest, SignupRequest
-    from template.base import wire
-    from template.base.errors import InvalidRequest
-    from template.chat.common.chat_serialize import (
+with atheris.instrument_imports(
+    include=[
+        "base_server.template.base.envelope",
+        "base_server.template.chat.common.chat_serialize",
+    ]
+):
+    from base_server.service.net.net_settings import NetSettings
+    from base_server.template.account.common.account_serialize import LoginRequest, SignupRequest
+    from base_server.template.base import envelope as wire
+    from base_server.template.base.errors import InvalidRequest
+    from base_server.template.chat.common.chat_serialize import (
         ChatMessageListRequest,
         ChatMessageSendRequest,
         ChatRoomCreateRequest,
@@ -51,9 +56,15 @@ def make_body(model: type[wire.Request], choice: atheris.FuzzedDataProvider) -> 
         lambda: choice.ConsumeUnicode(choice.ConsumeIntInRange(0, 40)),  # lone surrogates too
         lambda: choice.ConsumeInt(9),
         choice.ConsumeFloat,
-        lambda: choice.PickValueInList([None, True, [], {}, "DEMO", "room_1", "queue", "2026-01-01T00:00:00Z"]),
+        lambda: choice.PickValueInList(
+            [None, True, [], {}, "DEMO", "room_1", "queue", "2026-01-01T00:00:00Z"]
+        ),
     ]
-    fields = {name: choice.PickValueInList(values)() for name in model.model_fields if choice.ConsumeBool()}
+    fields = {
+        name: choice.PickValueInList(values)()
+        for name in model.model_fields
+        if choice.ConsumeBool()
+    }
     text = json.dumps(fields, ensure_ascii=choice.ConsumeBool())
     return text.encode("utf-8", "surrogatepass")
 
@@ -62,9 +73,20 @@ def grow_body(choice: atheris.FuzzedDataProvider) -> bytes:
     """Few bytes many times: mutation alone never gets near the largest body, nor finds what grows with its length."""
     parts = [choice.ConsumeBytes(choice.ConsumeIntInRange(0, 12)) for _ in range(5)]
     room = choice.PickValueInList([FULL // 16, FULL // 4, FULL]) // 2
-    repeated = [part * min(choice.ConsumeIntInRange(0, FULL), room // max(1, len(part))) for part in parts[1::2]]
-    keys = b",".join(b'"%d":0' % number for number in range(choice.ConsumeIntInRange(0, room // 10)))
-    body = parts[0] + repeated[0] + parts[2] + (keys if choice.ConsumeBool() else repeated[1]) + parts[4]
+    repeated = [
+        part * min(choice.ConsumeIntInRange(0, FULL), room // max(1, len(part)))
+        for part in parts[1::2]
+    ]
+    keys = b",".join(
+        b'"%d":0' % number for number in range(choice.ConsumeIntInRange(0, room // 10))
+    )
+    body = (
+        parts[0]
+        + repeated[0]
+        + parts[2]
+        + (keys if choice.ConsumeBool() else repeated[1])
+        + parts[4]
+    )
     return body[:FULL]
 
 

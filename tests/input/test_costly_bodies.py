@@ -17,11 +17,16 @@ def hostile_body(key_length: int, keys: int) -> bytes:
     """The body of cases/abuse.md A1: a long key around many short ones, then the character that is refused."""
     inside = b",".join(b'"%s":0' % f"{number:x}".zfill(3).encode() for number in range(keys))
     key = b"K" * key_length
-    return b'{"account_id":"alice","password":"correct horse","%s":{%s},"z":"\\u0000"}' % (key, inside)
+    return b'{"account_id":"alice","password":"correct horse","%s":{%s},"z":"\\u0000"}' % (
+        key,
+        inside,
+    )
 
 
 SIZES = {"140 KB": hostile_body(100_000, 5_000), "980 KB": hostile_body(500_000, 60_000)}
-POST_ROUTES = [path for path, described in DESCRIBED.items() if "post" in described and "{" not in path]
+POST_ROUTES = [
+    path for path, described in DESCRIBED.items() if "post" in described and "{" not in path
+]
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +40,10 @@ def server() -> Iterator[ServerProcess]:
 
 def peak_memory_bytes(pid: int) -> int:
     status = Path(f"/proc/{pid}/status").read_text()
-    return int(next(line.split()[1] for line in status.splitlines() if line.startswith("VmHWM:"))) * 1024
+    return (
+        int(next(line.split()[1] for line in status.splitlines() if line.startswith("VmHWM:")))
+        * 1024
+    )
 
 
 def cpu_ticks(pid: int) -> int:
@@ -60,7 +68,9 @@ async def test_a_hostile_body_costs_little_on_any_route(server: ServerProcess, s
             assert await refused_status(http, path, body) == (400, 1002)
         # A tenth of what one of these bodies took, for all of them.
         assert peak_memory_bytes(server.pid) - peak_before < 64 * 2**20
-        assert (cpu_ticks(server.pid) - ticks_before) / len(paths) < 30, "more than 0.3 s of CPU a body"
+        assert (cpu_ticks(server.pid) - ticks_before) / len(paths) < 30, (
+            "more than 0.3 s of CPU a body"
+        )
 
 
 async def test_livez_answers_while_hostile_bodies_are_refused(server: ServerProcess) -> None:

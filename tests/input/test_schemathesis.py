@@ -32,7 +32,12 @@ from schemathesis.specs.openapi.checks import (
 from tests.server_process import ServerProcess, running_server
 
 EXAMPLES = int(os.environ.get("SCHEMATHESIS_EXAMPLES", "12"))
-CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]
+CHECKS = [
+    not_a_server_error,
+    status_code_conformance,
+    content_type_conformance,
+    response_schema_conformance,
+]
 _REAL = ("account_id", "password", "room_id", "message_id")
 PASSWORD = "correct horse"
 
@@ -60,21 +65,35 @@ def players(server: ServerProcess) -> list[dict[str, str]]:
         _ok(server, "/api/account/signup", body)
         token = _ok(server, "/api/account/login", body)["accessToken"]
         room = _ok(server, "/api/chat/room/create", {"ai_persona": "DEMO"}, token)["room"]
-        sent = _ok(server, "/api/chat/message/send", {"room_id": room["room_id"], "content": "hello"}, token)
+        sent = _ok(
+            server,
+            "/api/chat/message/send",
+            {"room_id": room["room_id"], "content": "hello"},
+            token,
+        )
         made.append(
-            body | {"token": token, "room_id": room["room_id"], "message_id": sent["user_message"]["message_id"]}
+            body
+            | {
+                "token": token,
+                "room_id": room["room_id"],
+                "message_id": sent["user_message"]["message_id"],
+            }
         )
     return made
 
 
 def _ok(server: ServerProcess, path: str, body: dict[str, Any], token: str = "") -> dict[str, Any]:
-    answer = requests.post(server.base_url + path, json=body, headers={"Authorization": f"Bearer {token}"}, timeout=30)
+    answer = requests.post(
+        server.base_url + path, json=body, headers={"Authorization": f"Bearer {token}"}, timeout=30
+    )
     envelope: dict[str, Any] = answer.json()
     assert envelope["errorCode"] == 0, envelope
     return envelope
 
 
-def test_what_the_server_answers_is_what_it_describes(server: ServerProcess, players: list[dict[str, str]]) -> None:
+def test_what_the_server_answers_is_what_it_describes(
+    server: ServerProcess, players: list[dict[str, str]]
+) -> None:
     description = requests.get(server.base_url + "/openapi.json", timeout=30).json()
     schema = schemathesis.openapi.from_dict(description)
     schema.config.update(base_url=server.base_url)
@@ -111,7 +130,12 @@ def _attack(
         max_examples=EXAMPLES, deadline=None, database=None, derandomize=True, phases=[Phase.generate],
         suppress_health_check=list(HealthCheck),
     )  # fmt: skip
-    @given(case=cases, me=st.sampled_from([0, 1, None]), of=st.sampled_from(players), real=st.booleans())
+    @given(
+        case=cases,
+        me=st.sampled_from([0, 1, None]),
+        of=st.sampled_from(players),
+        real=st.booleans(),
+    )
     def run(case: Any, me: int | None, of: dict[str, str], real: bool) -> None:
         if real and isinstance(case.body, dict) and mode is GenerationMode.POSITIVE:
             # What exists, of the caller or of the other account, and a persona that answers.

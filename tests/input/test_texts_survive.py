@@ -31,9 +31,13 @@ LIMITS = [
     "\\u0000",
     '"',
 ]
-_TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1, max_size=120)
+_TEXT = st.text(
+    st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1, max_size=120
+)
 _HOSTILE = st.text(
-    st.sampled_from("'\"\\/%_`;-#{}[]<>&\r\n\t\b\x7f\x85\u2028\u202e\ufefféｅ́한👩‍👩‍👧"), min_size=1, max_size=40
+    st.sampled_from("'\"\\/%_`;-#{}[]<>&\r\n\t\b\x7f\x85\u2028\u202e\ufefféｅ́한👩‍👩‍👧"),
+    min_size=1,
+    max_size=40,
 )
 
 
@@ -49,7 +53,9 @@ def make_texts() -> list[str]:
             database=None, derandomize=True, phases=[Phase.generate], suppress_health_check=list(HealthCheck),
             max_examples=500,
         )  # fmt: skip
-        found += find(st.lists(_TEXT | _HOSTILE, min_size=20 + number, max_size=24), keep, settings=options)
+        found += find(
+            st.lists(_TEXT | _HOSTILE, min_size=20 + number, max_size=24), keep, settings=options
+        )
     return found
 
 
@@ -63,14 +69,20 @@ async def test_every_accepted_text_is_the_same_from_redis_the_database_and_after
         await client.sign_in("texts")
         titles = [text[:200] for text in texts if len(text) < 300][:8]
         rooms = [
-            (await client.ok("/api/chat/room/create", ai_persona="DEMO", title=title))["room"]["room_id"]
+            (await client.ok("/api/chat/room/create", ai_persona="DEMO", title=title))["room"][
+                "room_id"
+            ]
             for title in titles
         ]
         for number, text in enumerate(texts):
-            sent = await client.ok("/api/chat/message/send", room_id=rooms[number % len(rooms)], content=text)
+            sent = await client.ok(
+                "/api/chat/message/send", room_id=rooms[number % len(rooms)], content=text
+            )
             assert sent["user_message"]["content"] == text
         for too_long in ("x" * 16_001, "👩" * 16_385):
-            refused = await client.post("/api/chat/message/send", room_id=rooms[0], content=too_long)
+            refused = await client.post(
+                "/api/chat/message/send", room_id=rooms[0], content=too_long
+            )
             assert refused["errorCode"] == 1002
         assert await _read(client, rooms) == _expected(rooms, titles, texts), "from Redis"
 
@@ -88,23 +100,34 @@ async def test_every_accepted_text_is_the_same_from_redis_the_database_and_after
 
 
 def _rows(deployment: Deployment) -> list[dict[str, Any]]:
-    rows = [deployment.shard_rows(shard, "SELECT content, sender_type FROM chat_messages") for shard in (1, 2)]
+    rows = [
+        deployment.shard_rows(shard, "SELECT content, sender_type FROM chat_messages")
+        for shard in (1, 2)
+    ]
     return [row for shard in rows for row in shard if row["sender_type"] == "USER"]
 
 
 async def _read(client: Client, rooms: list[str]) -> dict[str, tuple[str, list[str]]]:
     """Title and questions of each room, as the API gives them."""
-    titles = {room["room_id"]: room["title"] for room in (await client.ok("/api/chat/rooms"))["rooms"]}
+    titles = {
+        room["room_id"]: room["title"] for room in (await client.ok("/api/chat/rooms"))["rooms"]
+    }
     read = {}
     for room_id in rooms:
         page = await client.ok("/api/chat/messages", room_id=room_id, limit=100)
-        asked = [message["content"] for message in page["messages"] if message["sender_type"] == "USER"]
+        asked = [
+            message["content"] for message in page["messages"] if message["sender_type"] == "USER"
+        ]
         read[room_id] = (titles[room_id], asked)
     return read
 
 
-def _expected(rooms: list[str], titles: list[str], texts: list[str]) -> dict[str, tuple[str, list[str]]]:
+def _expected(
+    rooms: list[str], titles: list[str], texts: list[str]
+) -> dict[str, tuple[str, list[str]]]:
     by_room: dict[str, list[str]] = {room_id: [] for room_id in rooms}
     for number, text in enumerate(texts):
         by_room[rooms[number % len(rooms)]].append(text)
-    return {room_id: (title, by_room[room_id]) for room_id, title in zip(rooms, titles, strict=True)}
+    return {
+        room_id: (title, by_room[room_id]) for room_id, title in zip(rooms, titles, strict=True)
+    }

@@ -22,13 +22,15 @@ MINSU, JIWOO, GUEST = ("game-token-of-minsu", "game-token-of-jiwoo", "game-token
 
 
 def environment(data_dir: Path) -> dict[str, str]:
-    """As a host starts it: its own source root first, ours behind."""
-    roots = os.pathsep.join(map(str, (HOST_APP, ROOT, ROOT / "base_server")))
+    """As a host starts it: its own source root first, ours after it."""
+    roots = os.pathsep.join(map(str, (HOST_APP, ROOT)))
     return server_environment(data_dir) | {"PYTHONPATH": roots}
 
 
 @contextmanager
-def running(data_dir: Path, *arguments: str, **variables: str) -> Iterator[tuple[str, subprocess.Popen[str]]]:
+def running(
+    data_dir: Path, *arguments: str, **variables: str
+) -> Iterator[tuple[str, subprocess.Popen[str]]]:
     """The host as a process: its address and the process; SIGTERM and exit code 0 at the end."""
     with (data_dir.parent / "host.log").open("w+") as log:
         process = subprocess.Popen(
@@ -42,7 +44,9 @@ def running(data_dir: Path, *arguments: str, **variables: str) -> Iterator[tuple
             yield line.split()[-1], process
             if process.poll() is None:
                 process.send_signal(signal.SIGTERM)
-                assert process.wait(PATIENCE_S) == 0, (data_dir.parent / "host.log").read_text()[-3000:]
+                assert process.wait(PATIENCE_S) == 0, (data_dir.parent / "host.log").read_text()[
+                    -3000:
+                ]
         finally:
             process.kill()
             process.wait()
@@ -80,7 +84,11 @@ async def test_the_game_has_its_own_pages_templates_and_the_chat(
     async with http.get(f"{address}/") as page:
         assert await page.text() == "the game"
     minsu, jiwoo = player(http, address, MINSU), player(http, address, JIWOO)
-    assert [(await minsu.ok("/api/market/buy", item="sword"))["left"] for _ in range(3)] == [2, 1, 0]
+    assert [(await minsu.ok("/api/market/buy", item="sword"))["left"] for _ in range(3)] == [
+        2,
+        1,
+        0,
+    ]
     sold_out = await jiwoo.post("/api/protocol/8001", item="sword")
     assert (sold_out["errorCode"], sold_out["error"]["message"]) == (1008, "sword is sold out")
     room = (await minsu.ok("/api/chat/room/create", ai_persona="DEMO", title="모험 🗡️"))["room"]
@@ -92,7 +100,9 @@ async def test_the_game_has_its_own_pages_templates_and_the_chat(
     assert (await jiwoo.ok("/api/chat/rooms"))["total_count"] == 0
     assert (await jiwoo.post("/api/chat/messages", room_id=room["room_id"]))["errorCode"] == 1004
     assert (await player(http, address, "stolen").post("/api/chat/rooms"))["errorCode"] == 10000
-    assert (await minsu.post("/api/account/login", account_id="minsu", password="12345678"))["errorCode"] == 1003
+    assert (await minsu.post("/api/account/login", account_id="minsu", password="12345678"))[
+        "errorCode"
+    ] == 1003
     # A player of whom the game knows no shard.
     guest = player(http, address, GUEST)
     await guest.ok("/api/chat/room/create", ai_persona="DEMO")
@@ -109,12 +119,16 @@ async def test_the_games_template_calls_the_chat_and_the_games_wire_reaches_it(
     async with http.post(f"{address}/game/rpc", json=message) as answer:
         listed = (await answer.json())["body"]
     assert (listed["errorCode"], listed["sequence"]) == (0, 9)
-    assert [(room["room_id"], room["title"]) for room in listed["rooms"]] == [(room_id, "About the sword")]
+    assert [(room["room_id"], room["title"]) for room in listed["rooms"]] == [
+        (room_id, "About the sword")
+    ]
     async with http.post(f"{address}/game/rpc", json=message | {"token": "stolen"}) as answer:
         assert (await answer.json())["body"]["errorCode"] == 10000
 
 
-async def test_everything_is_there_after_a_kill(http: aiohttp.ClientSession, tmp_path: Path) -> None:
+async def test_everything_is_there_after_a_kill(
+    http: aiohttp.ClientSession, tmp_path: Path
+) -> None:
     with game(tmp_path / "data") as (address, process):
         minsu = player(http, address, MINSU)
         room_id = (await minsu.ok("/api/chat/room/create", ai_persona="DEMO"))["room"]["room_id"]
@@ -123,7 +137,9 @@ async def test_everything_is_there_after_a_kill(http: aiohttp.ClientSession, tmp
         process.wait()
     with game(tmp_path / "data") as (address, _):
         page = await player(http, address, MINSU).ok("/api/chat/messages", room_id=room_id)
-        assert [m["content"] for m in page["messages"] if m["sender_type"] == "USER"] == ["before the kill"]
+        assert [m["content"] for m in page["messages"] if m["sender_type"] == "USER"] == [
+            "before the kill"
+        ]
 
 
 def refused(data_dir: Path, *more: str) -> str:
@@ -224,7 +240,9 @@ async def test_workers_that_are_started_again_serve_the_guest(tmp_path: Path) ->
 
                 await until(two_others)
                 for _ in range(12):
-                    assert (await client.post("/api/market/buy", item="shield"))["errorCode"] == 1008, "sold out"
+                    assert (await client.post("/api/market/buy", item="shield"))[
+                        "errorCode"
+                    ] == 1008, "sold out"
                 return found
 
             first = await all_serve_the_market(without=set())
@@ -234,7 +252,9 @@ async def test_workers_that_are_started_again_serve_the_guest(tmp_path: Path) ->
             await all_serve_the_market(without={min(second)})
 
 
-def test_templates_that_only_one_process_would_have_are_refused_with_workers(tmp_path: Path) -> None:
+def test_templates_that_only_one_process_would_have_are_refused_with_workers(
+    tmp_path: Path,
+) -> None:
     """cases/promises.md P5: not served by the workers, and said before anything has started."""
     line = refused_start(tmp_path / "data", "game_server.guest", "--env", "LOCAL", "--workers", "2")
     assert "in this process only: market" in line

@@ -20,7 +20,16 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(ROOT)
         name = build_wheel(str(folder))
-    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-index", "--no-deps"]
+    pip = [
+        sys.executable,
+        "-m",
+        "pip",
+        "install",
+        "--quiet",
+        "--disable-pip-version-check",
+        "--no-index",
+        "--no-deps",
+    ]
     subprocess.run([*pip, "--target", str(folder / "site"), str(folder / name)], check=True)
     return folder / "site"
 
@@ -29,22 +38,35 @@ def run(installed: Path, tmp_path: Path, *arguments: str) -> subprocess.Complete
     """Python away from the repository, with the wheel before everything else."""
     environment = server_environment(tmp_path / "data") | {"PYTHONPATH": str(installed)}
     return subprocess.run(
-        [sys.executable, *arguments], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+        [sys.executable, *arguments],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
     )
 
 
 def test_its_top_level_is_ours_alone(installed: Path) -> None:
     names = {path.name for path in installed.iterdir() if not path.name.endswith(".dist-info")}
-    assert names == {"application", "service", "template"}
+    assert names == {"base_server", "chat_template_server_names.pth"}
 
 
 def test_it_makes_its_databases(installed: Path, tmp_path: Path) -> None:
-    look = "import application.base_web_server.config as c, service.service_container as s, os; "
-    found = run(installed, tmp_path, "-c", look + "print(c.CONFIG_FOLDER, s.SCRIPTS_FOLDER, sep=os.linesep)")
-    assert [Path(line).is_relative_to(installed) for line in found.stdout.split(os.linesep)[:2]] == [True, True]
-    manage = ("-m", "application.manage", "db")
+    # Without the checkout, whose `application` would be a package of a host.
+    look = f"import sys; sys.path.remove({str(ROOT)!r}); import os\n"
+    look += (
+        "import application.base_web_server.config.loading as c, service.service_container as s\n"
+    )
+    look += "print(c.CONFIG_FOLDER, s.SCRIPTS_FOLDER, sep=os.linesep)"
+    found = run(installed, tmp_path, "-c", look)
+    folders = found.stdout.split(os.linesep)[:2]
+    assert [Path(line).is_relative_to(installed) for line in folders] == [True, True], found.stderr
+    manage = ("-m", "base_server.application.manage", "db")
     pending = run(installed, tmp_path, *manage, "status")
-    assert (pending.returncode, "pending  tables/0001_chat_rooms" in pending.stdout) == (1, True), pending.stderr
+    assert (pending.returncode, "pending  tables/0001_chat_rooms" in pending.stdout) == (1, True), (
+        pending.stderr
+    )
     applied = run(installed, tmp_path, *manage, "apply")
     assert applied.returncode == 0, applied.stderr
     assert run(installed, tmp_path, *manage, "status").stdout.count(": current") == 3

@@ -14,13 +14,13 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from application.base_web_server.templates import create_account_template, create_session_store
-from service.cache.cache_settings import CacheSettings
-from service.net.net_settings import NetSettings
-from template.base.protocol import Protocol
-from template.base.session_info import SessionInfo
-from template.base.template_context import TemplateContext
-from template.base.template_service import Answer, Call, TemplateService
-from template.base.template_type import TemplateType
+from base_server.service.cache.cache_settings import CacheSettings
+from base_server.service.net.net_settings import NetSettings
+from base_server.template.base.endpoint import Protocol
+from base_server.template.base.session_info import SessionInfo
+from base_server.template.base.template_context import TemplateContext
+from base_server.template.base.template_service import Answer, Call, TemplateService
+from base_server.template.base.template_type import TemplateType
 from tests.backends_mariadb import DatabaseBackend
 from tests.chat_world import ChatWorld, running_world
 from tests.openai_stub import OpenAIStub
@@ -79,12 +79,18 @@ class Door:
     def protocols(self) -> list[Protocol]:
         return self.context.protocols()
 
-    async def call(self, protocol: Protocol, body: dict[str, Any], token: str | None = None) -> Answer:
+    async def call(
+        self, protocol: Protocol, body: dict[str, Any], token: str | None = None
+    ) -> Answer:
         """The answer as the server would send it; the body of a stream is the list of its events."""
         collected = Collected()
-        answer = await self._service.handle(protocol, Call(json.dumps(body).encode(), bearer=token), collected)
+        answer = await self._service.handle(
+            protocol, Call(json.dumps(body).encode(), bearer=token), collected
+        )
         if answer.is_streamed:
-            answer = replace(answer, body=json.dumps(collected.events, separators=(",", ":")).encode())
+            answer = replace(
+                answer, body=json.dumps(collected.events, separators=(",", ":")).encode()
+            )
         return answer
 
     async def account(self, partition: int | None = None, shard_id: int | None = None) -> Account:
@@ -99,7 +105,11 @@ class Door:
                 session = SessionInfo(account_id, int(row["account_db_key"]), int(row["shard_id"]))
                 token = await self.sessions.create(session)
                 return Account(
-                    account_id, session.account_db_key, session.shard_id, partitions.of_text(account_id), token
+                    account_id,
+                    session.account_db_key,
+                    session.shard_id,
+                    partitions.of_text(account_id),
+                    token,
                 )
 
     async def _insert(self, account_id: str) -> dict[str, Any]:
@@ -112,7 +122,9 @@ class Door:
         """The envelope of a success."""
         protocol = self.context.find_by_path(path)
         assert protocol is not None, path
-        envelope: dict[str, Any] = json.loads((await self.call(protocol, fields, account.token)).body)
+        envelope: dict[str, Any] = json.loads(
+            (await self.call(protocol, fields, account.token)).body
+        )
         assert envelope["errorCode"] == 0, envelope
         return envelope
 
@@ -122,14 +134,21 @@ class Door:
         prefix = redis.key("x:y", 0).split("{", maxsplit=1)[0]
         keys, cursor = [], "0"
         while True:
-            cursor, found = await redis.execute("SCAN", cursor, "MATCH", f"{prefix}*", "COUNT", 1000)
+            cursor, found = await redis.execute(
+                "SCAN", cursor, "MATCH", f"{prefix}*", "COUNT", 1000
+            )
             keys += [key for key in found if not any(word in key for word in _PASSING)]
             if str(cursor) == "0":
                 break
         kinds = await redis.execute_many([("TYPE", key) for key in keys])
         there = [(key, kind) for key, kind in zip(keys, kinds, strict=True) if kind != "none"]
-        values = await redis.execute_many([(_READ[kind], key, *_REST.get(kind, ())) for key, kind in there])
-        return {key.removeprefix(prefix): _plain(kind, value) for (key, kind), value in zip(there, values, strict=True)}
+        values = await redis.execute_many(
+            [(_READ[kind], key, *_REST.get(kind, ())) for key, kind in there]
+        )
+        return {
+            key.removeprefix(prefix): _plain(kind, value)
+            for (key, kind), value in zip(there, values, strict=True)
+        }
 
     async def rows(self, *accounts: Account) -> list[Any]:
         """All rows of these accounts: rooms (live ones and those that Redis names) with all their messages."""
@@ -139,18 +158,29 @@ class Door:
             rooms = await call(account.shard_id, "fp_chat_rooms_get", (account.db_key,))
             found.append(rooms)
             for room in rooms:
-                found.append(await call(account.shard_id, "fp_chat_window_get", (room["room_id"], 1000)))
+                found.append(
+                    await call(account.shard_id, "fp_chat_window_get", (room["room_id"], 1000))
+                )
         return found
 
     async def forget(self, *ids: str) -> None:
         """Expire every key of these ids (rooms, messages, accounts), as if their TTLs had ended."""
         picture = await self.redis_picture()
         prefix = self.world.redis.key("x:y", 0).split("{", maxsplit=1)[0]
-        if keys := [prefix + key for key in picture if any(identifier in key for identifier in ids)]:
+        if keys := [
+            prefix + key for key in picture if any(identifier in key for identifier in ids)
+        ]:
             await self.world.redis.execute_many([("DEL", key) for key in keys])
 
 
-_READ = {"string": "GET", "hash": "HGETALL", "list": "LRANGE", "set": "SMEMBERS", "zset": "ZRANGE", "stream": "XRANGE"}
+_READ = {
+    "string": "GET",
+    "hash": "HGETALL",
+    "list": "LRANGE",
+    "set": "SMEMBERS",
+    "zset": "ZRANGE",
+    "stream": "XRANGE",
+}
 _REST = {"list": (0, -1), "zset": (0, -1, "WITHSCORES"), "stream": ("-", "+")}
 
 

@@ -42,7 +42,9 @@ class Outcome:
     foreign: list[tuple[str, str]] = field(default_factory=list)
 
 
-async def storm(base_url: str, callers: list[Caller], requests: int, *, longest_s: float, seed: int) -> Outcome:
+async def storm(
+    base_url: str, callers: list[Caller], requests: int, *, longest_s: float, seed: int
+) -> Outcome:
     """``requests`` requests by 24 at a time, four of five cut within ``longest_s``; what came back."""
     outcome, chance = Outcome(), random.Random(seed)
     numbers = iter(range(requests))

@@ -18,14 +18,14 @@ from typing import Any
 
 import pytest
 
-from application.base_web_server.config import ServerSettings
+from application.base_web_server.config.loading import ServerSettings
 from application.base_web_server.lifecycle import Server
-from service.cache.cache_settings import CacheSettings
-from template.base.protocol import Access, Protocol
-from template.base.template_context import TemplateContext
-from template.base.template_service import Answer
-from template.base.wire import Request
-from template.chat.chat_reader import make_cursor
+from base_server.service.cache.cache_settings import CacheSettings
+from base_server.template.base.endpoint import Access, Protocol
+from base_server.template.base.envelope import Request
+from base_server.template.base.template_context import TemplateContext
+from base_server.template.base.template_service import Answer
+from base_server.template.chat.messages.pages import make_cursor
 from tests.backends_mariadb import DatabaseBackend
 from tests.chat_world import PERSONA
 from tests.isolation.door import PASSWORD, Account, Door, running_door
@@ -42,7 +42,10 @@ PLAIN = {
 """Fields that name nothing of anybody's, with what a probe sends for the required ones."""
 
 TELLS = {
-    (1001, "account_id"): "a name can be taken once and 2001 says so; signups are limited per address",
+    (
+        1001,
+        "account_id",
+    ): "a name can be taken once and 2001 says so; signups are limited per address",
 }
 """Where foreign and unknown differ, and why."""
 
@@ -57,7 +60,12 @@ MALFORMED: dict[str, list[Any]] = {
 }
 CLIENT_IDS = {"client_message_id", "client_request_id"}
 """Alone they are new ids to their sender: accepted, so that a second probe would be a repeat of the first."""
-WAYS = ["in the account's partition", "on another shard", "in another partition", "with a running reply"]
+WAYS = [
+    "in the account's partition",
+    "on another shard",
+    "in another partition",
+    "with a running reply",
+]
 
 
 @dataclass
@@ -97,7 +105,11 @@ async def make_target(door: Door, account: Account, *, running: bool = False) ->
     room_id = (await door.ok(account, "/api/chat/room/create", **made))["room"]["room_id"]
     secret = f"secret of {account.account_id}"
     first = await door.ok(
-        account, "/api/chat/message/send", room_id=room_id, content=secret, client_message_id=client_message_id
+        account,
+        "/api/chat/message/send",
+        room_id=room_id,
+        content=secret,
+        client_message_id=client_message_id,
     )
     await door.ok(account, "/api/chat/message/send", room_id=room_id, content=secret)
     message_id = first["user_message"]["message_id"]
@@ -122,13 +134,16 @@ async def _hanging_reply(door: Door, account: Account, room_id: str) -> str:
     door.world.provider.script(Reply(["so far"], hang=True))
     before = door.world.provider.running
     door.world.container.tasks.spawn(
-        door.ok(account, "/api/chat/message/send", room_id=room_id, content="a long story"), "hanging send"
+        door.ok(account, "/api/chat/message/send", room_id=room_id, content="a long story"),
+        "hanging send",
     )
     await until(lambda: door.world.provider.running > before)
     # Its first delta is stored, so that nothing of it changes by itself any more.
     await until(lambda: _has_stream(door, room_id), what="the first delta")
     page = await door.ok(account, "/api/chat/messages", room_id=room_id)
-    return str(next(message["message_id"] for message in page["messages"] if message["is_streaming"]))
+    return str(
+        next(message["message_id"] for message in page["messages"] if message["is_streaming"])
+    )
 
 
 async def _has_stream(door: Door, room_id: str) -> bool:
@@ -188,7 +203,10 @@ async def make_targets(door: Door, own: Account) -> dict[str, Target]:
         await door.account(other_partition),
         await door.account(own.partition, own.shard_id),
     ]
-    targets = {way: await make_target(door, account) for way, account in zip(WAYS[:3], accounts[:3], strict=True)}
+    targets = {
+        way: await make_target(door, account)
+        for way, account in zip(WAYS[:3], accounts[:3], strict=True)
+    }
     await door.world.persist()
     targets[WAYS[3]] = await make_target(door, accounts[3], running=True)
     return targets
@@ -206,19 +224,29 @@ async def test_a_foreign_id_is_answered_as_an_unknown_one_and_changes_nothing(do
         own, fields = owns[bool(protocol.events)], id_fields(protocol)
         choices = [[field] for field in fields] + ([fields] if len(fields) > 1 else [])
         for chosen, (way, target), cold in product(choices, targets.items(), (False, True)):
-            if (protocol.id, chosen[0]) in TELLS or (cold and (target.running or chosen[0] in CLIENT_IDS)):
+            if (protocol.id, chosen[0]) in TELLS or (
+                cold and (target.running or chosen[0] in CLIENT_IDS)
+            ):
                 continue
             if cold:
                 await door.forget(*target.values.values())
             else:
                 await _warm(door, target)
-            await _compare(door, protocol, own, target, chosen, f"{protocol.path} {chosen} {way} {cold=}")
+            await _compare(
+                door, protocol, own, target, chosen, f"{protocol.path} {chosen} {way} {cold=}"
+            )
             probes += 1
     assert probes > 60
     assert await _all_that_they_see(door, targets) == before
-    asked = [str(call.messages) for call in door.world.provider.requests if call.messages[-1]["content"] == "probe"]
+    asked = [
+        str(call.messages)
+        for call in door.world.provider.requests
+        if call.messages[-1]["content"] == "probe"
+    ]
     assert asked, "no probe was accepted: client ids of others are new ones to me"
-    assert not [text for text in asked for target in targets.values() if target.account.account_id in text]
+    assert not [
+        text for text in asked for target in targets.values() if target.account.account_id in text
+    ]
 
 
 async def _warm(door: Door, target: Target) -> None:
@@ -226,7 +254,9 @@ async def _warm(door: Door, target: Target) -> None:
     await door.ok(target.account, "/api/chat/messages", room_id=target.values["room_id"])
 
 
-async def _compare(door: Door, protocol: Protocol, own: Target, target: Target, chosen: list[str], what: str) -> None:
+async def _compare(
+    door: Door, protocol: Protocol, own: Target, target: Target, chosen: list[str], what: str
+) -> None:
     foreign = {name: target.values[name] for name in chosen}
     twin = {name: value for name, value in target.unknown(door).items() if name in chosen}
     rows, picture = await door.rows(target.account), await door.redis_picture()
@@ -234,7 +264,11 @@ async def _compare(door: Door, protocol: Protocol, own: Target, target: Target, 
     answer = await door.call(protocol, body_with(protocol, own, foreign), own.account.token)
     asked_for_foreign = door.world.provider.calls - asked
     changed = _changed(picture, await door.redis_picture())
-    theirs = [key for key in changed if _names(key, target) and not key.split("}:")[1].startswith("room_load:")]
+    theirs = [
+        key
+        for key in changed
+        if _names(key, target) and not key.split("}:")[1].startswith("room_load:")
+    ]
     assert not theirs, f"{what} changed {theirs}"
     assert await door.rows(target.account) == rows, what
     unknown = await door.call(protocol, body_with(protocol, own, twin), own.account.token)
@@ -274,25 +308,42 @@ async def test_a_malformed_id_is_named_before_anything_is_looked_at(door: Door) 
         for name in id_fields(protocol):
             for value in MALFORMED[name]:
                 before = door.world.redis.round_trips
-                answer = await door.call(protocol, body_with(protocol, own, {name: value}), me.token)
+                answer = await door.call(
+                    protocol, body_with(protocol, own, {name: value}), me.token
+                )
                 body = json.loads(answer.body)
-                assert (answer.status, body["errorCode"]) == (400, 1002), (protocol.path, name, value)
+                assert (answer.status, body["errorCode"]) == (400, 1002), (
+                    protocol.path,
+                    name,
+                    value,
+                )
                 assert body["error"]["details"]["field"] == name, (protocol.path, name, value)
                 round_trips = max(round_trips, door.world.redis.round_trips - before)
     assert round_trips <= 1, "only the session is looked up"
     assert await door.redis_picture() == picture
 
 
-async def test_a_session_that_is_missing_malformed_unknown_or_ended_is_one_answer(door: Door) -> None:
+async def test_a_session_that_is_missing_malformed_unknown_or_ended_is_one_answer(
+    door: Door,
+) -> None:
     ended = await door.account()
     session = await door.sessions.find(ended.token)
     assert session is not None
     await door.sessions.delete(session.session_key)
-    tokens = [None, "", "nonsense", "99." + "a" * 43, f"{ended.partition:02d}." + "a" * 43, ended.token]
+    tokens = [
+        None,
+        "",
+        "nonsense",
+        "99." + "a" * 43,
+        f"{ended.partition:02d}." + "a" * 43,
+        ended.token,
+    ]
     own = await make_target(door, await door.account())
     for protocol in door.protocols:
         if protocol.access is Access.USER:
-            answers = [await door.call(protocol, body_with(protocol, own, {}), token) for token in tokens]
+            answers = [
+                await door.call(protocol, body_with(protocol, own, {}), token) for token in tokens
+            ]
             assert {(answer.status, answer.body, answer.error_code) for answer in answers} == {
                 (401, answers[0].body, 10000)
             }, protocol.path
@@ -305,7 +356,9 @@ async def test_nobody_logs_in_as_another_with_his_own_password(door: Door) -> No
     assert login is not None
     names = [f"user{uuid.uuid4().hex[:12]}" for _ in range(2)]
     for name in names:
-        assert (await door.call(signup, {"account_id": name, "password": PASSWORD + name})).error_code == 0
+        assert (
+            await door.call(signup, {"account_id": name, "password": PASSWORD + name})
+        ).error_code == 0
     crossed = await door.call(login, {"account_id": names[0], "password": PASSWORD + names[1]})
     right = await door.call(login, {"account_id": names[0], "password": PASSWORD + names[0]})
     assert (crossed.error_code, right.error_code) == (2002, 0)

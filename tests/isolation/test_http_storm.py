@@ -22,10 +22,10 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from application.base_web_server.routers.protocol_router import add_protocol_routes
-from service.cache.cache_settings import CacheSettings
-from service.cache.script import Script
-from template.base.template_service import TemplateService
+from application.base_web_server.http.routers.protocol_router import add_protocol_routes
+from base_server.service.cache.cache_settings import CacheSettings
+from base_server.service.redis_client.script import Script
+from base_server.template.base.template_service import TemplateService
 from tests.backends_mariadb import DatabaseBackend
 from tests.backends_redis import RedisServer
 from tests.chat_world import PERSONA
@@ -41,7 +41,8 @@ ACCOUNTS = 6
 CONNECTIONS = 8
 SEED = int(os.environ.get("STORM_SEED", "11"))
 _EXPIRE = Script(
-    "expire", "for _, key in ipairs(KEYS) do if redis.call('PTTL', key) > 0 then redis.call('DEL', key) end end"
+    "expire",
+    "for _, key in ipairs(KEYS) do if redis.call('PTTL', key) > 0 then redis.call('DEL', key) end end",
 )
 CARELESS = Path(__file__).with_name("careless_server.py")
 
@@ -66,7 +67,12 @@ class StormWorld:
 
 @asynccontextmanager
 async def storm_world(
-    cache: CacheSettings, database: DatabaseBackend, app_id: str, provider: OpenAIStub, *, handlers_end: bool
+    cache: CacheSettings,
+    database: DatabaseBackend,
+    app_id: str,
+    provider: OpenAIStub,
+    *,
+    handlers_end: bool,
 ) -> AsyncIterator[StormWorld]:
     """The shipped protocols over HTTP, with slow wires. ``handlers_end``: as a host may have it, a handler is
     cancelled when its client leaves (ours run on)."""
@@ -81,13 +87,19 @@ async def storm_world(
             }
         )
         if database.server is not None:
-            db_wire = await stack.enter_async_context(DelayProxy(database.server.port, longest_s=0.001))
+            db_wire = await stack.enter_async_context(
+                DelayProxy(database.server.port, longest_s=0.001)
+            )
             settings = database.settings.model_copy(update={"port": db_wire.port, "pool_size": 2})
             database = DatabaseBackend(database.name, settings, database.data_dir, database.server)
-        door = await stack.enter_async_context(running_door(cache, database, app_id, provider, batch_interval_s=0.5))
+        door = await stack.enter_async_context(
+            running_door(cache, database, app_id, provider, batch_interval_s=0.5)
+        )
         app = web.Application()
         add_protocol_routes(app, door.context, TemplateService(door.sessions))
-        runner = web.AppRunner(app, handler_cancellation=handlers_end, access_log=None, shutdown_timeout=0.1)
+        runner = web.AppRunner(
+            app, handler_cancellation=handlers_end, access_log=None, shutdown_timeout=0.1
+        )
         await runner.setup()
         stack.push_async_callback(runner.cleanup)
         await web.TCPSite(runner, "127.0.0.1", 0).start()
@@ -97,7 +109,9 @@ async def storm_world(
 async def make_caller(door: Door, account: Account) -> tuple[Caller, str]:
     """Reads and writes its own room; every text in it carries its nonce."""
     nonce = new_nonce()
-    room = (await door.ok(account, "/api/chat/room/create", ai_persona=PERSONA, title=nonce))["room"]
+    room = (await door.ok(account, "/api/chat/room/create", ai_persona=PERSONA, title=nonce))[
+        "room"
+    ]
     room_id = room["room_id"]
     sent = await door.ok(account, "/api/chat/message/send", room_id=room_id, content=nonce)
     first = {"room_id": room_id, "message_id": sent["message"]["message_id"]}
@@ -117,7 +131,11 @@ async def make_caller(door: Door, account: Account) -> tuple[Caller, str]:
 
 async def _forget_now_and_then(door: Door, accounts: list[Account], room_ids: list[str]) -> None:
     """Rooms and lists go cold all the time, so that reads go to the database too; what is pinned stays."""
-    chance, keys, redis = random.Random(SEED), door.world.keys, door.world.container.cache.get_bulk_client()
+    chance, keys, redis = (
+        random.Random(SEED),
+        door.world.keys,
+        door.world.container.cache.get_bulk_client(),
+    )
     while True:
         account, room_id = chance.choice(list(zip(accounts, room_ids, strict=True)))
         lost = [keys.room_record(room_id), keys.account_record(account.account_id)]
@@ -151,7 +169,9 @@ async def test_nobody_reads_anothers_text_and_nothing_stays_behind(
         assert outcome.statuses[200] > outcome.answered * 0.5, outcome.statuses
         await until(world.idle, what="everything comes back")
         # A connection through a wire is three files here; pools may have grown to their limits.
-        await until(lambda: len(asyncio.all_tasks()) <= tasks + 12, what=f"tasks come back to {tasks}")
+        await until(
+            lambda: len(asyncio.all_tasks()) <= tasks + 12, what=f"tasks come back to {tasks}"
+        )
         await until(lambda: open_files() <= files + 24, what=f"open files come back to {files}")
         for account, caller in zip(accounts, callers, strict=True):
             rooms = await world.door.ok(account, "/api/chat/rooms")
@@ -164,10 +184,22 @@ def known_bad_redis_py(request: pytest.FixtureRequest) -> Path:
     folder = Path(request.config.cache.mkdir("redis-py-4.5.1"))
     if not (folder / "redis").exists():
         packages = ["redis==4.5.1", "async-timeout==5.0.1"]
-        command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(folder), *packages]
+        command = [
+            sys.executable,
+            "-m",
+            "pip",
+            "install",
+            "--quiet",
+            "--no-deps",
+            "--target",
+            str(folder),
+            *packages,
+        ]
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
         if done.returncode:
-            pytest.skip(f"redis-py 4.5.1 cannot be had here: {done.stderr.strip().splitlines()[-1][:200]}")
+            pytest.skip(
+                f"redis-py 4.5.1 cannot be had here: {done.stderr.strip().splitlines()[-1][:200]}"
+            )
     return folder
 
 
@@ -190,9 +222,12 @@ async def test_the_detector_finds_the_leak_of_a_client_that_is_known_for_it(
             version, port = (await process.stdout.readline()).decode().split()
             assert version == "4.5.1"
             callers = [
-                Caller(nonce, lambda _, nonce=nonce: ("/mine", {"key": f"{app_id}:{nonce}"})) for nonce in nonces
+                Caller(nonce, lambda _, nonce=nonce: ("/mine", {"key": f"{app_id}:{nonce}"}))
+                for nonce in nonces
             ]
-            outcome = await storm(f"http://127.0.0.1:{port}", callers, 800, longest_s=0.02, seed=SEED)
+            outcome = await storm(
+                f"http://127.0.0.1:{port}", callers, 800, longest_s=0.02, seed=SEED
+            )
         finally:
             process.kill()
             await process.wait()

@@ -12,11 +12,11 @@ from typing import Any, Protocol
 import aiohttp
 import redis
 
-from application.base_web_server.config import ServerSettings
+from application.base_web_server.config.loading import ServerSettings
 from application.base_web_server.lifecycle import Server
-from template.base.template_context import TemplateContext
-from template.base.template_type import TemplateType
-from template.chat.chat_template_impl import ChatTemplateImpl
+from base_server.template.base.template_context import TemplateContext
+from base_server.template.base.template_type import TemplateType
+from base_server.template.chat.chat_template_impl import ChatTemplateImpl
 from tests.backends_mariadb import DatabaseBackend
 from tests.backends_redis import RedisServer
 from tests.chat_world import NO_LIMITS, llm_settings
@@ -56,7 +56,9 @@ class StoryServers(Protocol):
 
 def ask_redis(servers: StoryServers, *command: Any) -> Any:
     """One command past the servers, on a connection of its own."""
-    with redis.Redis(unix_socket_path=str(servers.socket), decode_responses=True, socket_timeout=20) as client:
+    with redis.Redis(
+        unix_socket_path=str(servers.socket), decode_responses=True, socket_timeout=20
+    ) as client:
         return client.execute_command(*command)
 
 
@@ -88,7 +90,9 @@ class InProcess:
     async def start(self, index: int) -> None:
         context, stop = TemplateContext(), asyncio.Event()
         ready: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        running: asyncio.Future[Any] = asyncio.create_task(Server(self._settings, context).run(stop, ready.set_result))
+        running: asyncio.Future[Any] = asyncio.create_task(
+            Server(self._settings, context).run(stop, ready.set_result)
+        )
         await asyncio.wait([running, ready], return_when=asyncio.FIRST_COMPLETED)
         self.urls[index] = (await running) if running.done() else (await ready)
         self._running[index] = context, stop, running
@@ -116,7 +120,10 @@ class InProcess:
         await until(lambda: not consumer._draining, what="the drains end")
 
     def redis_files(self) -> Files:
-        return {file.name: file.read_bytes() for file in (self._cache.folder / "appendonlydir").glob("*")}
+        return {
+            file.name: file.read_bytes()
+            for file in (self._cache.folder / "appendonlydir").glob("*")
+        }
 
     async def restart_redis(self, files: Files | None) -> None:
         await asyncio.to_thread(self._cache.kill)
@@ -128,7 +135,9 @@ class InProcess:
         found: list[dict[str, Any]] = []
         for shard in self._database.settings.shards:
             if self._database.server is not None:
-                found += self._database.server.sql(query.replace("FROM ", f"FROM {shard.database}."))
+                found += self._database.server.sql(
+                    query.replace("FROM ", f"FROM {shard.database}.")
+                )
                 continue
             file = self._database.data_dir / "db" / f"{shard.database}.sqlite3"
             with closing(sqlite3.connect(f"file:{file}?mode=ro", uri=True)) as connection:
@@ -183,7 +192,11 @@ class Processes:
         await server.start()
 
     def rows(self, query: str) -> list[dict[str, Any]]:
-        return [row for shard_id in self._world.shard_ids for row in self._world.shard_rows(shard_id, query)]
+        return [
+            row
+            for shard_id in self._world.shard_ids
+            for row in self._world.shard_rows(shard_id, query)
+        ]
 
 
 def waiting_events(servers: StoryServers) -> int:
@@ -204,7 +217,9 @@ async def in_process(
 ) -> AsyncIterator[InProcess]:
     async with AsyncExitStack() as stack:
         provider = await stack.enter_async_context(OpenAIStub())
-        http = await stack.enter_async_context(aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=60)))
+        http = await stack.enter_async_context(
+            aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=60))
+        )
         settings = ServerSettings.model_validate(
             {
                 "templateConfig": {

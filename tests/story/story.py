@@ -17,8 +17,8 @@ from typing import Any
 from hypothesis import strategies as st
 from hypothesis.stateful import initialize, invariant, precondition, rule
 
-from service.cache.partition import Partitions
-from service.queue.queue_settings import QueueSettings
+from base_server.service.cache.partition import Partitions
+from base_server.service.queue.queue_settings import QueueSettings
 from tests.event_client import Event, streaming
 from tests.openai_stub import Reply
 from tests.record_check import check_records
@@ -33,7 +33,17 @@ WHICH = st.integers(0, 30)
 """Picks one of however many there are."""
 CLIENT_IDS = st.sampled_from(ID_FORMS)
 # Kinds of keys that may have a TTL.
-KINDS = ("room_rec", "messages", "room", "room_state", "msg_state", "rooms_rec", "rooms", "rooms_order", "operation")
+KINDS = (
+    "room_rec",
+    "messages",
+    "room",
+    "room_state",
+    "msg_state",
+    "rooms_rec",
+    "rooms",
+    "rooms_order",
+    "operation",
+)
 HALF = "half "
 MISMATCH, NOT_ALLOWED, NO_ROOM, NO_MESSAGE, NO_SESSION = 1007, 1008, 1004, 1005, 10000
 
@@ -43,7 +53,9 @@ class ChatStory(StoryTeller):
 
     def __init__(self) -> None:
         super().__init__()
-        self.settled: list[tuple[str, dict[str, str]]] = []  # stream and fields of events that were written
+        self.settled: list[
+            tuple[str, dict[str, str]]
+        ] = []  # stream and fields of events that were written
         self.earlier: tuple[Files, list[set[str]]] = {}, []  # Redis' files, and the tokens of then
         self.steps = 0
 
@@ -55,7 +67,9 @@ class ChatStory(StoryTeller):
         while len(self.accounts) < 2:
             account = Account(f"a{uuid.uuid4().hex[:12]}")
             # In one partition, so that nothing but their owners keeps them apart.
-            if self.accounts and partitions.of_id(account.name) != partitions.of_id(self.accounts[0].name):
+            if self.accounts and partitions.of_id(account.name) != partitions.of_id(
+                self.accounts[0].name
+            ):
                 continue
             fields = {"account_id": account.name, "password": "correct horse"}
             assert self.run(self.ask(0, None, "/api/account/signup", fields))["errorCode"] == OK
@@ -65,7 +79,9 @@ class ChatStory(StoryTeller):
             self.send(0, 0, form, busy=False)
         self.something_is_restarted("redis copied", 0)
 
-    @rule(what=st.sampled_from(["log in", "log out", "use one that ended"]), which=WHICH, door=DOORS)
+    @rule(
+        what=st.sampled_from(["log in", "log out", "use one that ended"]), which=WHICH, door=DOORS
+    )
     def something_about_sessions(self, what: str, which: int, door: int) -> None:
         account = max(self.accounts, key=lambda account: len(account.tokens))
         dead = [token for account in self.accounts for token in account.dead_tokens]
@@ -79,7 +95,10 @@ class ChatStory(StoryTeller):
         else:
             create = ("/api/chat/room/create", {"ai_persona": self.servers.persona})
             for path, fields in (("/api/chat/rooms", {}), create):
-                assert self.run(self.ask(door, dead[which % len(dead)], path, fields))["errorCode"] == NO_SESSION
+                assert (
+                    self.run(self.ask(door, dead[which % len(dead)], path, fields))["errorCode"]
+                    == NO_SESSION
+                )
 
     # Rooms
 
@@ -102,7 +121,9 @@ class ChatStory(StoryTeller):
         request_id = list(account.made)[which % len(account.made)]
         room, title = account.made[request_id]
         fields = {"ai_persona": self.servers.persona, "title": "other" if other_body else title}
-        answer = self.post(account, door, "/api/chat/room/create", client_request_id=request_id, **fields)
+        answer = self.post(
+            account, door, "/api/chat/room/create", client_request_id=request_id, **fields
+        )
         if other_body:
             assert answer["errorCode"] == MISMATCH, answer
         elif room in account.gone:
@@ -124,7 +145,9 @@ class ChatStory(StoryTeller):
     @precondition(lambda self: any(account.rooms or account.gone for account in self.accounts))
     @rule(which=WHICH, door=DOORS)
     def delete_room(self, which: int, door: int) -> None:
-        pairs = [(account, room) for account in self.accounts for room in account.gone + account.rooms]
+        pairs = [
+            (account, room) for account in self.accounts for room in account.gone + account.rooms
+        ]
         account, room = pairs[which % len(pairs)]
         self.ok(account, door, "/api/chat/room/delete", room_id=room.room_id)
         if room in account.rooms:
@@ -134,7 +157,9 @@ class ChatStory(StoryTeller):
     @precondition(lambda self: any(account.rooms or account.gone for account in self.accounts))
     @rule(which=WHICH, door=DOORS)
     def what_is_not_ones_own_is_not_there(self, which: int, door: int) -> None:
-        pairs = [(account, room) for account in self.accounts for room in account.rooms + account.gone]
+        pairs = [
+            (account, room) for account in self.accounts for room in account.rooms + account.gone
+        ]
         account, room = pairs[which % len(pairs)]
         stranger = next(other for other in self.accounts if other is not account)
         self.finds_nothing(stranger, door, room)
@@ -166,17 +191,24 @@ class ChatStory(StoryTeller):
         """Check an answer with two new messages and put them into the model; the question's index."""
         assert answer["errorCode"] == OK, answer
         question, reply = answer["user_message"], answer["message"]
-        assert (reply["content"], reply["parent_message_id"]) == (f"re: {question['content']}", question["message_id"])
+        assert (reply["content"], reply["parent_message_id"]) == (
+            f"re: {question['content']}",
+            question["message_id"],
+        )
         assert (question["seq"], reply["seq"]) == (len(room.messages) + 1, len(room.messages) + 2)
         assert not reply["is_streaming"]
         for message in (question, reply):
-            room.messages.append(Message(message["message_id"], message["content"], message["timestamp"]))
+            room.messages.append(
+                Message(message["message_id"], message["content"], message["timestamp"])
+            )
         account.touch(room)
         return len(room.messages) - 2
 
     @precondition(lambda self: any(account.rooms for account in self.accounts))
     @rule(which=WHICH, door=DOORS, form=CLIENT_IDS, written=st.booleans())
-    def send_as_much_as_the_window_holds(self, which: int, door: int, form: str, written: bool) -> None:
+    def send_as_much_as_the_window_holds(
+        self, which: int, door: int, form: str, written: bool
+    ) -> None:
         for n in range(WINDOW // 2):
             self.send(which, (door + n) % 2, form, busy=False)
         if written:
@@ -193,7 +225,9 @@ class ChatStory(StoryTeller):
 
         async def both() -> dict[str, Any]:
             sending = self.ask(door, account.tokens[0], "/api/chat/message/send", fields)
-            answer, _ = await asyncio.gather(sending, self.servers.write() if busy else asyncio.sleep(0))
+            answer, _ = await asyncio.gather(
+                sending, self.servers.write() if busy else asyncio.sleep(0)
+            )
             return dict(answer)
 
         alive = [message.content for message in room.visible]
@@ -228,18 +262,28 @@ class ChatStory(StoryTeller):
             return
         for answer in sorted(answers, key=lambda answer: answer["user_message"]["seq"]):
             index = self.accepted(account, room, answer)
-            if "client_message_id" in fields[0] and room.messages[index].content == fields[0]["content"]:
+            if (
+                "client_message_id" in fields[0]
+                and room.messages[index].content == fields[0]["content"]
+            ):
                 room.sent[fields[0]["client_message_id"]] = index
 
-    @precondition(lambda self: any(room.sent for account in self.accounts for room in account.rooms))
+    @precondition(
+        lambda self: any(room.sent for account in self.accounts for room in account.rooms)
+    )
     @rule(which=WHICH, door=DOORS, other_body=st.booleans())
     def repeat_a_send(self, which: int, door: int, other_body: bool) -> None:
         sends = [
-            (account, room, client_id) for account in self.accounts for room in account.rooms for client_id in room.sent
+            (account, room, client_id)
+            for account in self.accounts
+            for room in account.rooms
+            for client_id in room.sent
         ]
         self.ask_again(*sends[which % len(sends)], door, other_body=other_body)
 
-    def ask_again(self, account: Account, room: Room, client_id: str, door: int, *, other_body: bool = False) -> None:
+    def ask_again(
+        self, account: Account, room: Room, client_id: str, door: int, *, other_body: bool = False
+    ) -> None:
         """A send with the id of an earlier one: the same two messages, and the AI is not asked."""
         question, reply = room.messages[room.sent[client_id] : room.sent[client_id] + 2]
         fields = {"room_id": room.room_id, "client_message_id": client_id}
@@ -259,7 +303,9 @@ class ChatStory(StoryTeller):
 
     async def told(self, door: int, token: str, path: str, fields: dict[str, Any]) -> list[Event]:
         """The events of a streaming route, checked against each other."""
-        async with streaming(self.servers.http, self.servers.urls[door] + path, token, **fields) as events:
+        async with streaming(
+            self.servers.http, self.servers.urls[door] + path, token, **fields
+        ) as events:
             heard = [event async for event in events]
         assert [event.is_last for event in heard] == [False] * (len(heard) - 1) + [True], heard
         ids = [event.id for event in heard]
@@ -283,29 +329,54 @@ class ChatStory(StoryTeller):
         fields = self.send_fields(room, form)
         heard = self.run(self.told(door, account.tokens[0], "/api/chat/message/stream", fields))
         question, reply = heard[0].data["user_message"], heard[-1].data["message"]
-        assert (heard[0].name, heard[0].id, heard[0].data["message_id"]) == ("message.accepted", 0, reply["message_id"])
-        index = self.accepted(account, room, {"errorCode": OK, "user_message": question, "message": reply})
+        assert (heard[0].name, heard[0].id, heard[0].data["message_id"]) == (
+            "message.accepted",
+            0,
+            reply["message_id"],
+        )
+        index = self.accepted(
+            account, room, {"errorCode": OK, "user_message": question, "message": reply}
+        )
         self.rest_of(heard, 0, room.messages[index + 1])
         if "client_message_id" in fields:
             room.sent[fields["client_message_id"]] = index
 
-    @precondition(lambda self: any(room.messages for account in self.accounts for room in account.rooms))
+    @precondition(
+        lambda self: any(room.messages for account in self.accounts for room in account.rooms)
+    )
     @rule(which=WHICH, place=WHICH, door=DOORS, heard=st.integers(0, 20))
     def listen_again(self, which: int, place: int, door: int, heard: int) -> None:
         """From any place in any reply, however long ago it was."""
         replies = [
-            (account, room, reply) for account in self.accounts for room in account.rooms for reply in room.replies
+            (account, room, reply)
+            for account in self.accounts
+            for room in account.rooms
+            for reply in room.replies
         ]
         account, room, reply = replies[(which * 31 + place) % len(replies)]
         offset = len(reply.content[:heard].encode())
-        fields = {"room_id": room.room_id, "message_id": reply.message_id, "last_event_id": str(offset)}
+        fields = {
+            "room_id": room.room_id,
+            "message_id": reply.message_id,
+            "last_event_id": str(offset),
+        }
         if reply.deleted:
             assert self.code(account, door, "/api/chat/message/resume", **fields) == NO_MESSAGE
             return
         if not account.tokens:
             self.log_in(account, door)
-        self.rest_of(self.run(self.told(door, account.tokens[0], "/api/chat/message/resume", fields)), offset, reply)
-        stopped = self.ok(account, door, "/api/chat/message/stop", room_id=room.room_id, message_id=reply.message_id)
+        self.rest_of(
+            self.run(self.told(door, account.tokens[0], "/api/chat/message/resume", fields)),
+            offset,
+            reply,
+        )
+        stopped = self.ok(
+            account,
+            door,
+            "/api/chat/message/stop",
+            room_id=room.room_id,
+            message_id=reply.message_id,
+        )
         assert stopped["message"]["content"] == reply.content
 
     @precondition(lambda self: any(account.rooms for account in self.accounts))
@@ -319,7 +390,9 @@ class ChatStory(StoryTeller):
         sending, running = self.run(self.half_said(door, token, fields))
         where = {"room_id": room.room_id}
         if how == "stop":
-            self.ok(account, other, "/api/chat/message/stop", **where, message_id=running["message_id"])
+            self.ok(
+                account, other, "/api/chat/message/stop", **where, message_id=running["message_id"]
+            )
         elif how == "redis restarts":
             self.run(self.servers.restart_redis(None))
         next_fields = self.send_fields(room) | {"on_busy": "interrupt"}
@@ -329,7 +402,9 @@ class ChatStory(StoryTeller):
         assert (question["content"], reply["content"]) == (fields["content"], HALF)
         assert reply["metadata"]["finish_reason"] in ("stopped", "interrupted")
         for message in (question, reply):
-            room.messages.append(Message(message["message_id"], message["content"], message["timestamp"]))
+            room.messages.append(
+                Message(message["message_id"], message["content"], message["timestamp"])
+            )
         self.accepted(account, room, next_answer)
         answer = self.run(asyncio.wait_for(sending, PATIENCE_S))
         assert answer["errorCode"] in (OK, 5003), answer
@@ -354,13 +429,23 @@ class ChatStory(StoryTeller):
         assert listed[0]["is_streaming"]
         return sending, listed[0]
 
-    @precondition(lambda self: any(room.messages for account in self.accounts for room in account.rooms))
+    @precondition(
+        lambda self: any(room.messages for account in self.accounts for room in account.rooms)
+    )
     @rule(which=WHICH, place=WHICH, door=DOORS)
     def delete_message(self, which: int, place: int, door: int) -> None:
-        pairs = [(account, room) for account in self.accounts for room in account.rooms if room.messages]
+        pairs = [
+            (account, room) for account in self.accounts for room in account.rooms if room.messages
+        ]
         account, room = pairs[which % len(pairs)]
         message = room.messages[place % len(room.messages)]
-        self.ok(account, door, "/api/chat/message/delete", room_id=room.room_id, message_id=message.message_id)
+        self.ok(
+            account,
+            door,
+            "/api/chat/message/delete",
+            room_id=room.room_id,
+            message_id=message.message_id,
+        )
         message.deleted = True
 
     # What happens to the servers
@@ -368,10 +453,16 @@ class ChatStory(StoryTeller):
     @rule()
     def write(self) -> None:
         for stream in self.redis("KEYS", "*}:queue:chat_persistence:*"):
-            self.settled += [(stream, fields) for _, fields in self.redis("XRANGE", stream, "-", "+")]
+            self.settled += [
+                (stream, fields) for _, fields in self.redis("XRANGE", stream, "-", "+")
+            ]
         self.run(self.servers.write())
 
-    @rule(kinds=st.sets(st.sampled_from(KINDS), min_size=1), part=st.sampled_from([0.3, 1.0]), seed=st.integers(0, 99))
+    @rule(
+        kinds=st.sets(st.sampled_from(KINDS), min_size=1),
+        part=st.sampled_from([0.3, 1.0]),
+        seed=st.integers(0, 99),
+    )
     def expire(self, kinds: set[str], part: float, seed: int) -> None:
         """Some of the keys that may expire, do."""
         chosen = random.Random(seed)
@@ -400,10 +491,14 @@ class ChatStory(StoryTeller):
         self.ok(account, 0, "/api/chat/rooms")
         (order,) = self.redis("KEYS", f"*}}:rooms_order:{account.name}")
         self.redis("ZINCRBY", order, 7_200_000, room.room_id)
-        self.accepted(account, room, self.ok(account, 0, "/api/chat/message/send", **self.send_fields(room)))
+        self.accepted(
+            account, room, self.ok(account, 0, "/api/chat/message/send", **self.send_fields(room))
+        )
 
     @rule(
-        what=st.sampled_from(["server", "redis", "redis empty", "redis copied", "redis as it was", "redis as it was"]),
+        what=st.sampled_from(
+            ["server", "redis", "redis empty", "redis copied", "redis as it was", "redis as it was"]
+        ),
         door=DOORS,
     )
     def something_is_restarted(self, what: str, door: int) -> None:
@@ -413,7 +508,10 @@ class ChatStory(StoryTeller):
         elif what == "redis":
             self.run(self.servers.restart_redis(None))
         elif what == "redis copied":
-            self.earlier = self.servers.redis_files(), [set(account.tokens) for account in self.accounts]
+            self.earlier = (
+                self.servers.redis_files(),
+                [set(account.tokens) for account in self.accounts],
+            )
         else:
             files, tokens = ({}, [set(), set()]) if what == "redis empty" else self.earlier
             self.write()
@@ -439,11 +537,17 @@ class ChatStory(StoryTeller):
     def check(self, account: Account, door: int) -> None:
         """The lists, and the answers to whatever is asked again."""
         page = self.ok(account, door, "/api/chat/rooms", limit=100)
-        expected = [(room.room_id, room.title, len(room.visible)) for room in reversed(account.rooms)]
-        assert [(found["room_id"], found["title"], found["message_count"]) for found in page["rooms"]] == expected
+        expected = [
+            (room.room_id, room.title, len(room.visible)) for room in reversed(account.rooms)
+        ]
+        assert [
+            (found["room_id"], found["title"], found["message_count"]) for found in page["rooms"]
+        ] == expected
         assert (page["total_count"], page["has_more"]) == (len(account.rooms), False)
         for room in account.rooms:
-            assert self.read(account, door, room) == [(n.message_id, n.content) for n in room.visible]
+            assert self.read(account, door, room) == [
+                (n.message_id, n.content) for n in room.visible
+            ]
             for client_id in list(room.sent)[:2]:
                 self.ask_again(account, room, client_id, 1 - door)
         for room in account.gone[-1:]:
@@ -454,7 +558,9 @@ class ChatStory(StoryTeller):
         found: list[dict[str, Any]] = []
         cursor: dict[str, str] = {}
         while True:
-            page = self.ok(account, door, "/api/chat/messages", room_id=room.room_id, limit=5, **cursor)
+            page = self.ok(
+                account, door, "/api/chat/messages", room_id=room.room_id, limit=5, **cursor
+            )
             assert page["messages"] or not cursor
             assert not page.get("stale")
             found = page["messages"] + found
@@ -472,25 +578,40 @@ class ChatStory(StoryTeller):
         page, more = 0, True
         while more:
             page += 1
-            answer = self.ok(account, door, "/api/chat/messages", room_id=room.room_id, page=page, limit=limit)
-            read, more = [message["message_id"] for message in answer["messages"]], answer["has_more"]
+            answer = self.ok(
+                account, door, "/api/chat/messages", room_id=room.room_id, page=page, limit=limit
+            )
+            read, more = (
+                [message["message_id"] for message in answer["messages"]],
+                answer["has_more"],
+            )
             if page == 1:
                 assert (read, more) == (ids[-limit:], len(ids) > limit)
             found |= dict.fromkeys(reversed(read))
             assert more == (len(found) < len(ids))
         assert list(found) == ids[::-1]
 
-    @precondition(lambda self: any(room.messages for account in self.accounts for room in account.rooms))
+    @precondition(
+        lambda self: any(room.messages for account in self.accounts for room in account.rooms)
+    )
     @rule(which=WHICH, place=WHICH, door=DOORS, limit=st.integers(1, 7))
     def read_before_a_time(self, which: int, place: int, door: int, limit: int) -> None:
-        pairs = [(account, room) for account in self.accounts for room in account.rooms if room.messages]
+        pairs = [
+            (account, room) for account in self.accounts for room in account.rooms if room.messages
+        ]
         account, room = pairs[which % len(pairs)]
         before = room.messages[place % len(room.messages)].timestamp
         fields = {"room_id": room.room_id, "before_timestamp": before, "limit": limit}
         answer = self.ok(account, door, "/api/chat/messages", **fields)
         moment = datetime.fromisoformat(before)
-        earlier = [message for message in room.visible if datetime.fromisoformat(message.timestamp) < moment]
-        assert [message["content"] for message in answer["messages"]] == [n.content for n in earlier[-limit:]]
+        earlier = [
+            message
+            for message in room.visible
+            if datetime.fromisoformat(message.timestamp) < moment
+        ]
+        assert [message["content"] for message in answer["messages"]] == [
+            n.content for n in earlier[-limit:]
+        ]
         assert answer["has_more"] == (len(earlier) > limit)
 
     def teardown(self) -> None:
@@ -504,16 +625,30 @@ class ChatStory(StoryTeller):
         for account in self.accounts:
             for room in account.rooms:
                 query = (
-                    f"SELECT seq, message_id, deleted FROM chat_messages WHERE room_id = '{room.room_id}' ORDER BY seq"
+                    "SELECT seq, message_id, deleted FROM chat_messages"
+                    f" WHERE room_id = '{room.room_id}' ORDER BY seq"
                 )
-                stored = [(row["seq"], row["message_id"], bool(row["deleted"])) for row in self.servers.rows(query)]
-                expected = [(n, message.message_id, message.deleted) for n, message in enumerate(room.messages, 1)]
+                stored = [
+                    (row["seq"], row["message_id"], bool(row["deleted"]))
+                    for row in self.servers.rows(query)
+                ]
+                expected = [
+                    (n, message.message_id, message.deleted)
+                    for n, message in enumerate(room.messages, 1)
+                ]
                 assert stored == expected
-                for message in self.ok(account, 0, "/api/chat/messages", room_id=room.room_id)["messages"]:
+                for message in self.ok(account, 0, "/api/chat/messages", room_id=room.room_id)[
+                    "messages"
+                ]:
                     assert message["state"] == "SENT"
             rooms = self.ok(account, 0, "/api/chat/rooms", limit=100)["rooms"]
             assert {room["state"] for room in rooms} <= {"ACTIVE"}
         names = self.redis("KEYS", "*")
         check_records(names, self.redis)
-        assert [name for name in names if self.redis("PTTL", name) == -1 and not is_for_good(name)] == []
-        assert [self.redis("XLEN", key) for key in self.redis("KEYS", "*}:queue_dead:*")] in ([], [0])
+        assert [
+            name for name in names if self.redis("PTTL", name) == -1 and not is_for_good(name)
+        ] == []
+        assert [self.redis("XLEN", key) for key in self.redis("KEYS", "*}:queue_dead:*")] in (
+            [],
+            [0],
+        )

@@ -16,7 +16,13 @@ from tests.server_process import Client
 from tests.story.servers import StoryServers, ask_redis
 
 T = TypeVar("T")
-_CLOCKS_MS = {"uuid7": 0, "behind": -3_600_000, "soon": 300, "ahead": 600_000, "far ahead": 36_000_000}
+_CLOCKS_MS = {
+    "uuid7": 0,
+    "behind": -3_600_000,
+    "soon": 300,
+    "ahead": 600_000,
+    "far ahead": 36_000_000,
+}
 ID_FORMS = ("none", "plain", *_CLOCKS_MS)
 """Of a client's own id; the later ones of a client whose clock is wrong."""
 OK = 0
@@ -87,7 +93,9 @@ class StoryTeller(RuleBasedStateMachine):
 
     def answer(self, body: dict[str, Any]) -> Reply:
         """The AI: says what it was asked. Keeps what it was given as history."""
-        texts = texts_of({"messages": [message for message in body["messages"] if message["role"] != "system"]})
+        texts = texts_of(
+            {"messages": [message for message in body["messages"] if message["role"] != "system"]}
+        )
         self.asked, self.heard = self.asked + 1, texts[:-1]
         return Reply([f"re: {texts[-1]}"])
 
@@ -106,10 +114,14 @@ class StoryTeller(RuleBasedStateMachine):
             return {"id": self.next("c")}
         seconds, micros = self.redis("TIME")
         ms = int(seconds) * 1000 + int(micros) // 1000 + _CLOCKS_MS[form]
-        head = uuid.UUID(int=(ms << 80) | (7 << 76) | random.getrandbits(74) & ~(3 << 62) | (2 << 62))
+        head = uuid.UUID(
+            int=(ms << 80) | (7 << 76) | random.getrandbits(74) & ~(3 << 62) | (2 << 62)
+        )
         return {"id": str(head)}
 
-    async def ask(self, door: int, token: str | None, path: str, fields: dict[str, Any]) -> dict[str, Any]:
+    async def ask(
+        self, door: int, token: str | None, path: str, fields: dict[str, Any]
+    ) -> dict[str, Any]:
         client = Client(self.servers.http, self.servers.urls[door])
         client.token = token
         return await client.post(path, **fields)
@@ -118,7 +130,9 @@ class StoryTeller(RuleBasedStateMachine):
         """The envelope that an account gets; it logs in first when it is logged in nowhere."""
         if not account.tokens:
             self.log_in(account, door)
-        return self.run(self.ask(door, account.tokens[self.count % len(account.tokens)], path, fields))
+        return self.run(
+            self.ask(door, account.tokens[self.count % len(account.tokens)], path, fields)
+        )
 
     def ok(self, account: Account, door: int, path: str, /, **fields: Any) -> dict[str, Any]:
         answer = self.post(account, door, path, **fields)

@@ -46,7 +46,9 @@ async def tell(on: StoryServers, stories: int, *, steps: int = 40) -> None:
 async def test_stories_on_valkey_and_sqlite(
     private_server: RedisServer, shared_sqlite: DatabaseBackend, app_id: str, tmp_path: Path
 ) -> None:
-    async with in_process(private_server, shared_sqlite, app_id, tmp_path, window=WINDOW, reply_lease_s=5) as servers:
+    async with in_process(
+        private_server, shared_sqlite, app_id, tmp_path, window=WINDOW, reply_lease_s=5
+    ) as servers:
         await tell(servers, 5)
 
 
@@ -54,7 +56,9 @@ async def test_stories_on_valkey_and_sqlite(
 async def test_stories_on_redis_and_mariadb(
     private_server: RedisServer, shared_mariadb: DatabaseBackend, app_id: str, tmp_path: Path
 ) -> None:
-    async with in_process(private_server, shared_mariadb, app_id, tmp_path, window=WINDOW, reply_lease_s=5) as servers:
+    async with in_process(
+        private_server, shared_mariadb, app_id, tmp_path, window=WINDOW, reply_lease_s=5
+    ) as servers:
         await tell(servers, 5)
 
 

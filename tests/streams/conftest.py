@@ -25,9 +25,15 @@ PERSONA = "TALK"
 
 def server_settings(provider_port: int, **chat: Any) -> dict[str, str]:
     """One persona, answered by a stub on that port; ``chat``: changes to chatConfig."""
-    provider = {"base_url": f"http://127.0.0.1:{provider_port}/v1", "api_key": "key", "max_retries": 0}
+    provider = {
+        "base_url": f"http://127.0.0.1:{provider_port}/v1",
+        "api_key": "key",
+        "max_retries": 0,
+    }
     return {
-        "BASE_SERVER__LLMCONFIG__PERSONAS": json.dumps({PERSONA: {"provider": "openai", "model": "stub"}}),
+        "BASE_SERVER__LLMCONFIG__PERSONAS": json.dumps(
+            {PERSONA: {"provider": "openai", "model": "stub"}}
+        ),
         "BASE_SERVER__LLMCONFIG__DEFAULT_PERSONA": PERSONA,
         "BASE_SERVER__LLMCONFIG__PROVIDERS": json.dumps({"openai": provider}),
         "BASE_SERVER__LLMCONFIG__MAX_CONCURRENT_REQUESTS": "1000",
@@ -38,7 +44,10 @@ def server_settings(provider_port: int, **chat: Any) -> dict[str, str]:
 
 def shared_settings(redis: RedisServer, database: DatabaseBackend, app_id: str) -> dict[str, str]:
     """Redis and MariaDB of this test run, whose scripts are applied."""
-    shards = [{"shard_id": shard.shard_id, "database": shard.database} for shard in database.settings.shards]
+    shards = [
+        {"shard_id": shard.shard_id, "database": shard.database}
+        for shard in database.settings.shards
+    ]
     return {
         "BASE_SERVER__TEMPLATECONFIG__APPID": app_id,
         "BASE_SERVER__CACHECONFIG__PORT": str(redis.port),
@@ -80,9 +89,12 @@ def start_servers(
     """``count`` servers over one Redis and MariaDB, each of so many workers."""
     port = free_port()
     folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="s-"))
-    changes = server_settings(port, **chat) | shared_settings(redis, database, f"t{uuid.uuid4().hex[:12]}")
+    changes = server_settings(port, **chat) | shared_settings(
+        redis, database, f"t{uuid.uuid4().hex[:12]}"
+    )
     servers = [
-        ServerProcess(Path(folder) / f"{n}", env="DEBUG", changes=changes, workers=workers) for n in range(count)
+        ServerProcess(Path(folder) / f"{n}", env="DEBUG", changes=changes, workers=workers)
+        for n in range(count)
     ]
     for server in servers:
         stack.callback(server.stop)
@@ -94,7 +106,10 @@ def start_servers(
 def servers(request: pytest.FixtureRequest) -> Iterator[Servers]:
     with ExitStack() as stack:
         if request.param == "DEBUG":
-            redis, database = request.getfixturevalue("redis_server"), request.getfixturevalue("shared_mariadb")
+            redis, database = (
+                request.getfixturevalue("redis_server"),
+                request.getfixturevalue("shared_mariadb"),
+            )
             yield start_servers(stack, redis, database, 2)
             return
         port = free_port()
@@ -144,7 +159,9 @@ class Player:
         self, content: str, base_url: str | None = None, **fields: Any
     ) -> AbstractAsyncContextManager[AsyncIterator[Event]]:
         url = f"{base_url or self.client.base_url}/api/chat/message/stream"
-        return streaming(self.http, url, self.client.token, room_id=self.room_id, content=content, **fields)
+        return streaming(
+            self.http, url, self.client.token, room_id=self.room_id, content=content, **fields
+        )
 
     def resume(
         self, message_id: str, offset: int | None, base_url: str | None = None, **fields: Any
@@ -155,7 +172,9 @@ class Player:
         return streaming(self.http, url, self.client.token, **body)
 
     async def messages(self, base_url: str | None = None) -> list[dict[str, Any]]:
-        page = await self.at(base_url or self.client.base_url).ok("/api/chat/messages", room_id=self.room_id)
+        page = await self.at(base_url or self.client.base_url).ok(
+            "/api/chat/messages", room_id=self.room_id
+        )
         return list(page["messages"])
 
 

@@ -31,10 +31,14 @@ WHOLE = "".join(CHUNKS)
 def servers(redis_server: RedisServer, shared_mariadb: DatabaseBackend) -> Iterator[Servers]:
     """Two processes; one that is silent for three seconds counts as dead."""
     with ExitStack() as stack:
-        yield start_servers(stack, redis_server, shared_mariadb, 2, workers=1, reply_lease_s=3, sweep_interval_s=0.2)
+        yield start_servers(
+            stack, redis_server, shared_mariadb, 2, workers=1, reply_lease_s=3, sweep_interval_s=0.2
+        )
 
 
-async def enter_rooms(servers: Servers, http: aiohttp.ClientSession, base_url: str, count: int) -> list[Player]:
+async def enter_rooms(
+    servers: Servers, http: aiohttp.ClientSession, base_url: str, count: int
+) -> list[Player]:
     players = [Player(http, base_url) for _ in range(count)]
     for player in players:
         await player.enter(servers)
@@ -64,7 +68,10 @@ async def test_replies_of_a_killed_process_end_once_with_what_was_said_and_their
         provider.requests.clear()
         # Half of them have no end: on a slow machine the others are over when the last has begun.
         provider.script(
-            *(Reply(CHUNKS, delay_s=chance.uniform(0.005, 0.03), hang=n % 2 == 0) for n in range(len(players)))
+            *(
+                Reply(CHUNKS, delay_s=chance.uniform(0.005, 0.03), hang=n % 2 == 0)
+                for n in range(len(players))
+            )
         )
         reading = [asyncio.create_task(read_until_death(player)) for player in players]
         await until(lambda: provider.calls == REPLIES)
@@ -74,7 +81,10 @@ async def test_replies_of_a_killed_process_end_once_with_what_was_said_and_their
         sent = ["".join(CHUNKS[: call.tokens_sent]) for call in provider.requests]
         for player, (text, offset) in zip(players, parts, strict=True):
             reply_id = (await player.messages(servers.elsewhere))[1]["message_id"]
-            async with asyncio.timeout(PATIENCE_S), player.resume(reply_id, offset, servers.elsewhere) as events:
+            async with (
+                asyncio.timeout(PATIENCE_S),
+                player.resume(reply_id, offset, servers.elsewhere) as events,
+            ):
                 rest, seen = await take(events)
             final = seen[-1].data["message"]
             assert final["content"] == text + rest, f"seed {SEED}"
@@ -83,7 +93,9 @@ async def test_replies_of_a_killed_process_end_once_with_what_was_said_and_their
         provider.script(*(Reply(["again"]) for _ in players))
         for player in players:
             again = {"room_id": player.room_id, "content": "and now?"}
-            assert (await player.at(servers.elsewhere).ok("/api/chat/message/send", **again))["message"]["content"]
+            assert (await player.at(servers.elsewhere).ok("/api/chat/message/send", **again))[
+                "message"
+            ]["content"]
             listed = await player.messages(servers.elsewhere)
             assert [message["is_streaming"] for message in listed] == [False] * 4
             assert WHOLE.startswith(listed[1]["content"])
@@ -96,7 +108,9 @@ async def test_replies_of_a_killed_process_end_once_with_what_was_said_and_their
 def lone(redis_server: RedisServer, shared_mariadb: DatabaseBackend) -> Iterator[Servers]:
     """One process: nobody else can take up what it leaves."""
     with ExitStack() as stack:
-        yield start_servers(stack, redis_server, shared_mariadb, 1, reply_lease_s=3, sweep_interval_s=0.2)
+        yield start_servers(
+            stack, redis_server, shared_mariadb, 1, reply_lease_s=3, sweep_interval_s=0.2
+        )
 
 
 async def test_a_question_that_waits_outlives_its_server_and_is_asked_once(
@@ -107,7 +121,11 @@ async def test_a_question_that_waits_outlives_its_server_and_is_asked_once(
     await player.enter(lone)
 
     def send(content: str) -> Coroutine[None, None, dict[str, Any]]:
-        fields = {"room_id": player.room_id, "content": content, "client_message_id": f"id-of-{content}"}
+        fields = {
+            "room_id": player.room_id,
+            "content": content,
+            "client_message_id": f"id-of-{content}",
+        }
         return player.at(lone.here).ok("/api/chat/message/send", on_busy="queue", **fields)
 
     async def contents() -> list[str]:
@@ -128,7 +146,9 @@ async def test_a_question_that_waits_outlives_its_server_and_is_asked_once(
 
         server.start()
         await until(lambda: is_written_down(["one", "half ", "two", "whole"]))
-        ends = [message["metadata"].get("finish_reason") for message in await player.messages(lone.here)]
+        ends = [
+            message["metadata"].get("finish_reason") for message in await player.messages(lone.here)
+        ]
         assert ends == [None, "interrupted", None, "stop"]
         assert (await send("two"))["message"] == (await player.messages(lone.here))[3]
         assert [call.messages[-1]["content"] for call in provider.requests] == ["one", "two"]
@@ -155,7 +175,10 @@ async def test_a_process_that_stood_still_past_its_lease_says_nothing_more(
             finally:
                 os.kill(pid, signal.SIGCONT)
         final = seen[-1].data["message"]
-        assert (seen[-1].name, final["metadata"]["finish_reason"]) == ("reply.stopped", "interrupted")
+        assert (seen[-1].name, final["metadata"]["finish_reason"]) == (
+            "reply.stopped",
+            "interrupted",
+        )
         assert final["content"].endswith(rest)
         # It goes on as if nothing had been, finds out, and leaves the provider.
         _, woken = await take(events)
@@ -184,7 +207,9 @@ async def test_a_server_that_drains_sends_its_readers_on_and_ends_its_own_replie
             await anext(guest)
             servers.all[0].signal(signal.SIGTERM)
             left = [event async for event in guest]
-        assert not any(event.is_last for event in left), "its reply goes on elsewhere, and so can its reader"
+        assert not any(event.is_last for event in left), (
+            "its reply goes on elsewhere, and so can its reader"
+        )
         _, ended = await take(own)
         assert ended[-1].data["message"]["metadata"]["finish_reason"] == "interrupted"
         assert await asyncio.to_thread(servers.all[0].wait) == 0

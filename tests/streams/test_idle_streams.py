@@ -27,7 +27,9 @@ def servers() -> Iterator[Servers]:
     with ExitStack() as stack:
         port = free_port()
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="s-"))
-        server = ServerProcess(Path(folder) / "data", changes=server_settings(port), workers=1, is_fresh=True)
+        server = ServerProcess(
+            Path(folder) / "data", changes=server_settings(port), workers=1, is_fresh=True
+        )
         stack.callback(server.stop)
         server.start()
         yield Servers([server], port)
@@ -42,10 +44,14 @@ def rss_kib(pid: int) -> float:
 async def test_an_idle_stream_takes_some_kibibytes(servers: Servers, provider: OpenAIStub) -> None:
     provider.script(Reply(["one word "], hang=True))
     async with AsyncExitStack() as streams:
-        http = await streams.enter_async_context(aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)))
+        http = await streams.enter_async_context(
+            aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0))
+        )
         player = Player(http, servers.here)
         await player.enter(servers)
-        reply_id = (await anext(await streams.enter_async_context(player.stream("and?")))).data["message_id"]
+        reply_id = (await anext(await streams.enter_async_context(player.stream("and?")))).data[
+            "message_id"
+        ]
 
         async def read_along(count: int) -> None:
             for _ in range(count):

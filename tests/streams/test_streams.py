@@ -92,7 +92,10 @@ async def test_readers_anywhere_and_at_any_time_see_the_same(
 
     async with player.stream("go") as events:
         reply_id = (await anext(events)).data["message_id"]
-        early = [asyncio.create_task(read(base_url, reply_id)) for base_url in (servers.here, servers.elsewhere)]
+        early = [
+            asyncio.create_task(read(base_url, reply_id))
+            for base_url in (servers.here, servers.elsewhere)
+        ]
         async for event in events:
             if event.id > 100:
                 break
@@ -162,14 +165,18 @@ async def test_a_stop_from_anywhere_ends_it_at_once_also_while_the_model_is_sile
     assert (metadata["finish_reason"], metadata["model"]) == ("stopped", "stub")
     assert metadata["tokens"]["completion"] > 0
     assert metadata["latency_ms"] >= 0
-    await until(lambda: provider.requests[0].closed_by_client, what="the provider's connection is closed")
+    await until(
+        lambda: provider.requests[0].closed_by_client, what="the provider's connection is closed"
+    )
     for base_url in (servers.here, servers.elsewhere):
         again = await player.at(base_url).ok("/api/chat/message/stop", **stop)
         assert again["message"] | {"state": ""} == answer["message"] | {"state": ""}
     sent = await player.client.ok("/api/chat/message/send", room_id=player.room_id, content="go on")
     assert sent["message"]["content"] == "next"
     assert [call.messages[-1]["content"] for call in provider.requests] == ["and then?", "go on"]
-    assert "some words " in str(provider.requests[1].messages), "what was said before the stop is history"
+    assert "some words " in str(provider.requests[1].messages), (
+        "what was said before the stop is history"
+    )
 
 
 @pytest.mark.parametrize("silent", [False, True], ids=["speaking", "silent"])
@@ -188,7 +195,9 @@ async def test_nothing_is_said_or_paid_for_soon_after_a_stop(
             await anext(events)
             stop = {"room_id": player.room_id, "message_id": reply_id}
             asked_s = time.monotonic()
-            stopping = asyncio.create_task(player.at(servers.elsewhere).ok("/api/chat/message/stop", **stop))
+            stopping = asyncio.create_task(
+                player.at(servers.elsewhere).ok("/api/chat/message/stop", **stop)
+            )
             _, seen = await take(events)
             ended_s.append(time.monotonic() - asked_s)
             assert seen[-1].name == "reply.stopped"
@@ -197,20 +206,31 @@ async def test_nothing_is_said_or_paid_for_soon_after_a_stop(
             assert provider.requests[n].closed_by_client
             await stopping
     for what, took_s in (("the last delta", ended_s), ("the provider's connection", closed_s)):
-        assert median(took_s) < max(0.3, 10 * median(request_s)), (what, sorted(took_s), sorted(request_s))
+        assert median(took_s) < max(0.3, 10 * median(request_s)), (
+            what,
+            sorted(took_s),
+            sorted(request_s),
+        )
 
 
-async def test_a_reply_that_waits_can_be_stopped_too(servers: Servers, player: Player, provider: OpenAIStub) -> None:
+async def test_a_reply_that_waits_can_be_stopped_too(
+    servers: Servers, player: Player, provider: OpenAIStub
+) -> None:
     provider.script(Reply(["first "], hang=True))
     async with player.stream("one") as first, player.stream("two") as second:
-        first_id, second_id = (await anext(first)).data["message_id"], (await anext(second)).data["message_id"]
+        first_id, second_id = (
+            (await anext(first)).data["message_id"],
+            (await anext(second)).data["message_id"],
+        )
         await until(lambda: provider.calls == 1)
         stop = {"room_id": player.room_id, "message_id": second_id}
         stopped = await player.at(servers.elsewhere).ok("/api/chat/message/stop", **stop)
         text, seen = await take(second)
         assert (text, seen[-1].name, seen[-1].id) == ("", "reply.stopped", 1)
         assert stopped["message"]["metadata"]["finish_reason"] == "stopped"
-        await player.client.ok("/api/chat/message/stop", room_id=player.room_id, message_id=first_id)
+        await player.client.ok(
+            "/api/chat/message/stop", room_id=player.room_id, message_id=first_id
+        )
         assert (await take(first))[1][-1].name == "reply.stopped"
     assert provider.calls == 1
 
@@ -229,7 +249,11 @@ async def test_an_interrupt_keeps_what_was_said_and_answers_the_new_question(
     await until(lambda: provider.requests[0].closed_by_client)
     contents = [message["content"] for message in await player.messages(servers.elsewhere)]
     assert contents == ["one", "half of ", "two", "the answer"]
-    assert [message["content"] for message in provider.requests[1].messages][-3:] == ["one", "half of ", "two"]
+    assert [message["content"] for message in provider.requests[1].messages][-3:] == [
+        "one",
+        "half of ",
+        "two",
+    ]
 
 
 @pytest.mark.parametrize("what", ["message", "room"])
@@ -242,7 +266,9 @@ async def test_deleting_it_ends_its_streams_with_one_event(
         await anext(events)
         async with player.resume(reply_id, 0, servers.elsewhere) as others:
             await anext(others)
-            fields = {"room_id": player.room_id} | ({"message_id": reply_id} if what == "message" else {})
+            fields = {"room_id": player.room_id} | (
+                {"message_id": reply_id} if what == "message" else {}
+            )
             await player.at(servers.elsewhere).ok(f"/api/chat/{what}/delete", **fields)
             ends = [(await take(events))[1], (await take(others))[1]]
     for seen in ends:
@@ -266,7 +292,9 @@ async def test_a_logout_ends_the_sessions_streams_and_not_the_reply(
             async with asyncio.timeout(PATIENCE_S):
                 left = [[event async for event in stream] for stream in (events, others)]
     assert left == [[], []], "it is closed without a word: who comes back is asked to log in"
-    answer = await player.client.post("/api/chat/message/resume", room_id=player.room_id, message_id=reply_id)
+    answer = await player.client.post(
+        "/api/chat/message/resume", room_id=player.room_id, message_id=reply_id
+    )
     assert answer["errorCode"] == 10000
     assert not provider.requests[0].closed_by_client
 
@@ -280,9 +308,15 @@ async def test_a_failing_provider_is_told_before_or_after_the_first_words(
             text, seen = await take(events)
         assert text == said
         last = seen[-1]
-        assert (last.name, last.data["error"]["code"], last.id) == ("reply.error", "AI_UNAVAILABLE", len(said) + 1)
+        assert (last.name, last.data["error"]["code"], last.id) == (
+            "reply.error",
+            "AI_UNAVAILABLE",
+            len(said) + 1,
+        )
         assert last.data["message"]["metadata"]["finish_reason"] == "error"
-        async with player.resume(last.data["message"]["message_id"], None, servers.elsewhere) as events:
+        async with player.resume(
+            last.data["message"]["message_id"], None, servers.elsewhere
+        ) as events:
             again, ends = await take(events)
         assert (again, ends[-1].name, ends[-1].id) == (said, "reply.error", last.id)
 
@@ -296,7 +330,12 @@ async def test_what_cannot_be_followed_is_an_envelope_with_its_status(
     room = {"room_id": player.room_id}
     cases = [
         (resume, room | {"message_id": reply_id, "last_event_id": 1000}, 400, 1002),
-        (resume, room | {"message_id": reply_id, "last_event_id": 7}, 400, 1002),  # inside the é of "stub: é"
+        (
+            resume,
+            room | {"message_id": reply_id, "last_event_id": 7},
+            400,
+            1002,
+        ),  # inside the é of "stub: é"
         (resume, room | {"message_id": reply_id, "last_event_id": "nonsense"}, 400, 1002),
         (resume, room | {"message_id": reply_id, "last_event_id": -1}, 400, 1002),
         (resume, room | {"message_id": question_id}, 409, 1008),
@@ -326,7 +365,9 @@ async def test_the_place_to_go_on_may_stand_in_the_header_and_the_id_of_the_prot
         ("/api/protocol/6013", {}, "hello"),
         ("/api/protocol/6013", {"last_event_id": "0"}, "stub: hello"),
     ):
-        async with player.http.post(servers.here + path, json=body | fields, headers=headers) as answer:
+        async with player.http.post(
+            servers.here + path, json=body | fields, headers=headers
+        ) as answer:
             text = await answer.text()
         assert f'"text":"{rest}"' in text, (path, fields, text)
         assert text.count("event: reply.done") == 1

@@ -10,18 +10,22 @@ from typing import Any, Self, TypeVar
 
 from redis.exceptions import NoScriptError
 
-from service.cache.cache_errors import NEWER_FORMAT, CacheCommandError, command_error
-from service.cache.call import REFUSED, Command, Effect
-from service.cache.cluster_exchange import ClusterExchange
-from service.cache.exchange import Exchange, effect_of
-from service.cache.keyspace import Keyspace
-from service.cache.partition import Partitions
-from service.cache.premise import Premise, asking_first, is_refusal
-from service.cache.raw_client import RawClient
-from service.cache.script import Script
-from service.core.errors import OutcomeUnknown, PremiseFailed, ServiceUnavailable
-from service.core.logger import Logger
-from service.core.tracing import span
+from base_server.service.cache.keyspace import Keyspace
+from base_server.service.cache.partition import Partitions
+from base_server.service.core.errors import OutcomeUnknown, PremiseFailed, ServiceUnavailable
+from base_server.service.core.logger import Logger
+from base_server.service.core.tracing import span
+from base_server.service.redis_client.calls import REFUSED, Command, Effect
+from base_server.service.redis_client.client import Exchange, effect_of
+from base_server.service.redis_client.cluster_client import ClusterExchange
+from base_server.service.redis_client.precondition import Premise, asking_first, is_refusal
+from base_server.service.redis_client.raw_client import RawClient
+from base_server.service.redis_client.redis_errors import (
+    NEWER_FORMAT,
+    CacheCommandError,
+    command_error,
+)
+from base_server.service.redis_client.script import Script
 
 T = TypeVar("T")
 _REPORT_EVERY_S = 60.0
@@ -30,14 +34,19 @@ _REPORT_EVERY_S = 60.0
 class CacheClient:
     """A handle on one pool of connections; making it, entering and leaving it open none.
 
-    Every call raises :class:`~service.core.errors.ServiceUnavailable` when Redis certainly did not
-    execute it, its subclass :class:`~service.core.errors.OutcomeUnknown` when it may have, and
-    :class:`~service.cache.cache_errors.CacheCommandError` when Redis refused the command itself.
+    Every call raises :class:`~base_server.service.core.errors.ServiceUnavailable` when Redis certainly did not
+    execute it, its subclass :class:`~base_server.service.core.errors.OutcomeUnknown` when it may have, and
+    :class:`~base_server.service.redis_client.redis_errors.CacheCommandError` when Redis refused the command itself.
     A caller's cancellation does not reach a call that was begun: it runs to its end.
     """
 
     def __init__(
-        self, exchange: Exchange | ClusterExchange, keyspace: Keyspace, script_guard: str = "", *, flags: bool = True
+        self,
+        exchange: Exchange | ClusterExchange,
+        keyspace: Keyspace,
+        script_guard: str = "",
+        *,
+        flags: bool = True,
     ) -> None:
         """``script_guard`` is put before every script. ``flags``: whether the server knows a script's flags."""
         self._exchange = exchange
@@ -103,7 +112,8 @@ class CacheClient:
 
         ``repeatable``: called again with the same arguments it answers what it answered first
         (it carries its own ids), so it is sent once more when the connection was lost.
-        With a ``premise`` it is not: what held may not hold any more, so that is ``service.core.errors.AnswerLost``;
+        With a ``premise`` it is not: what held may not hold any more:
+        ``base_server.service.core.errors.AnswerLost``;
         one that does not hold is ``PremiseFailed``.
         """
         effect = Effect.REPEATABLE if repeatable and premise is None else Effect.ONCE
@@ -113,7 +123,9 @@ class CacheClient:
         with span("redis script", script=script.name):
             try:
                 if script.sha1 in self._evaluated:
-                    answers = await self._exchange.run([("EVALSHA", script.sha1, *operands)], effect)
+                    answers = await self._exchange.run(
+                        [("EVALSHA", script.sha1, *operands)], effect
+                    )
                     if not isinstance(answers[0], NoScriptError):
                         return _result(answers, effect)[0]
                 (answer,) = await self._run([("EVAL", script.source, *operands)], effect)
@@ -130,11 +142,19 @@ class CacheClient:
     def _report_newer(self, error: ServiceUnavailable) -> None:
         """Log, once a minute, that a script met a record of a newer version."""
         now_s = time.monotonic()
-        if error.reason.startswith(NEWER_FORMAT) and now_s - self._newer_reported_s > _REPORT_EVERY_S:
+        if (
+            error.reason.startswith(NEWER_FORMAT)
+            and now_s - self._newer_reported_s > _REPORT_EVERY_S
+        ):
             self._newer_reported_s = now_s
-            Logger.error("a newer version has written records that this server does not know", reason=error.reason)
+            Logger.error(
+                "a newer version has written records that this server does not know",
+                reason=error.reason,
+            )
 
-    async def ask_partitions(self, partitions: Iterable[int], ask: Callable[[int], Awaitable[T]]) -> dict[int, T]:
+    async def ask_partitions(
+        self, partitions: Iterable[int], ask: Callable[[int], Awaitable[T]]
+    ) -> dict[int, T]:
         """What ``ask`` answers for each partition. One whose master is away is left out, with a warning; raises
         ServiceUnavailable when all of them are."""
         asked = list(partitions)
@@ -152,7 +172,9 @@ class CacheClient:
             outage = next(iter(away.values()))
             if not told:
                 raise outage
-            Logger.warn("cache partitions are left out", partitions=list(away), reason=outage.reason)
+            Logger.warn(
+                "cache partitions are left out", partitions=list(away), reason=outage.reason
+            )
         return told
 
     async def execute_on_each(self, *command: Any) -> dict[str, Any]:
@@ -160,8 +182,12 @@ class CacheClient:
         of a cluster, else the one server, whose name is ''."""
         effect = effect_of([command])
         nodes = self._exchange.nodes
-        answers = await asyncio.gather(*(self._exchange.run_on(node, [command], effect) for node in nodes))
-        return {node: _result(answer, effect)[0] for node, answer in zip(nodes, answers, strict=True)}
+        answers = await asyncio.gather(
+            *(self._exchange.run_on(node, [command], effect) for node in nodes)
+        )
+        return {
+            node: _result(answer, effect)[0] for node, answer in zip(nodes, answers, strict=True)
+        }
 
     async def scan(self, pattern: str) -> set[str]:
         """The full names of all keys that match the glob ``pattern``. Reads through all names: not for a hot path."""
@@ -170,7 +196,9 @@ class CacheClient:
             cursor = "0"
             while True:
                 page = ("SCAN", cursor, "MATCH", pattern, "COUNT", 1000)
-                ((cursor, names),) = _result(await self._exchange.run_on(node, [page], Effect.READ), Effect.READ)
+                ((cursor, names),) = _result(
+                    await self._exchange.run_on(node, [page], Effect.READ), Effect.READ
+                )
                 found.update(names)
                 if str(cursor) == "0":
                     break
@@ -189,7 +217,9 @@ class CacheClient:
         value: str | None = await self.execute("GET", self.key(key))
         return value
 
-    async def set_string(self, key: str, value: str | bytes | int | float, expire: float | None = None) -> bool:
+    async def set_string(
+        self, key: str, value: str | bytes | int | float, expire: float | None = None
+    ) -> bool:
         """Set ``key``; with ``expire`` it lives so many seconds, without it for good."""
         ttl = () if expire is None else ("PX", _ms(expire))
         return bool(await self.execute("SET", self.key(key), value, *ttl) == "OK")
@@ -224,21 +254,29 @@ class CacheClient:
     async def set_members(self, key: str) -> set[str]:
         return set(await self.execute("SMEMBERS", self.key(key)))
 
-    async def eval_script(self, script: str | Script, keys: Iterable[str] = (), args: Iterable[Any] = ()) -> Any:
+    async def eval_script(
+        self, script: str | Script, keys: Iterable[str] = (), args: Iterable[Any] = ()
+    ) -> Any:
         """Run Lua source (or a loaded script) on logical ``keys`` of one partition; never sent twice."""
         if isinstance(script, str):
             script = Script("eval_script", script)
-        return await self.run_script(script, [self.key(key) for key in keys], list(args), repeatable=False)
+        return await self.run_script(
+            script, [self.key(key) for key in keys], list(args), repeatable=False
+        )
 
     def _variant(self, script: Script, *, asks: bool) -> Script:
         """``script`` with the guard before it and, if it ``asks``, the question for its premise."""
         if (known := self._variants.get((script.sha1, asks))) is None:
             asked = asking_first(script) if asks else script
-            known = replace(asked, body=self._guard + asked.body, allow_oom=asked.allow_oom and self._flags)
+            known = replace(
+                asked, body=self._guard + asked.body, allow_oom=asked.allow_oom and self._flags
+            )
             self._variants[script.sha1, asks] = known
         return known
 
-    async def _run(self, commands: Sequence[Command], effect: Effect, wait_s: float = 0.0) -> list[Any]:
+    async def _run(
+        self, commands: Sequence[Command], effect: Effect, wait_s: float = 0.0
+    ) -> list[Any]:
         return _result(await self._exchange.run(commands, effect, wait_s), effect)
 
 
@@ -247,7 +285,11 @@ def _result(answers: list[Any], effect: Effect) -> list[Any]:
     if not refused:
         return answers
     error = command_error(refused[0])
-    if isinstance(error, ServiceUnavailable) and len(refused) < len(answers) and effect is not Effect.READ:
+    if (
+        isinstance(error, ServiceUnavailable)
+        and len(refused) < len(answers)
+        and effect is not Effect.READ
+    ):
         error = OutcomeUnknown("cache", f"a part of a pipeline was refused: {error.reason}")
     raise error from refused[0]
 

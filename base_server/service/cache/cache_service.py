@@ -8,25 +8,36 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from service.cache.cache_client import CacheClient
-from service.cache.cache_settings import CacheSettings
-from service.cache.cluster import Address, Cluster
-from service.cache.cluster_exchange import SCRIPT_GUARD, ClusterExchange
-from service.cache.connections import OnConnect, make_fake_pool, make_fake_server, make_pool, refuse_certificates
-from service.cache.exchange import Exchange
-from service.cache.keyspace import Keyspace
-from service.cache.partition import Partitions
-from service.cache.pool import Pool
-from service.cache.run_epoch import RunEpoch
-from service.cache.server_facts import judge, judge_durability, read_facts
-from service.cache.signals import Handler, Signals
-from service.core.durability import Durability
-from service.core.errors import ServiceError, ServiceNotRunning, ServiceUnavailable, StartError
-from service.core.facade import Facade, facade
-from service.core.tasks import TaskRegistry
+from base_server.service.cache.cache_client import CacheClient
+from base_server.service.cache.cache_settings import CacheSettings
+from base_server.service.cache.generation import RunEpoch
+from base_server.service.cache.keyspace import Keyspace
+from base_server.service.cache.partition import Partitions
+from base_server.service.cache.server_facts import judge, judge_durability, read_facts
+from base_server.service.cache.signals import Handler, Signals
+from base_server.service.core.durability import Durability
+from base_server.service.core.errors import (
+    ServiceError,
+    ServiceNotRunning,
+    ServiceUnavailable,
+    StartError,
+)
+from base_server.service.core.facade import Facade, facade
+from base_server.service.core.tasks import TaskRegistry
+from base_server.service.redis_client.client import Exchange
+from base_server.service.redis_client.cluster_client import SCRIPT_GUARD, ClusterExchange
+from base_server.service.redis_client.cluster_map import Address, Cluster
+from base_server.service.redis_client.connecting import (
+    OnConnect,
+    make_fake_pool,
+    make_fake_server,
+    make_pool,
+    refuse_certificates,
+)
+from base_server.service.redis_client.connection_pool import Pool
 
 if TYPE_CHECKING:
-    from service.cache.embedded import EmbeddedServer
+    from base_server.service.cache.embedded import EmbeddedServer
 
 T = TypeVar("T")
 
@@ -40,7 +51,9 @@ class CacheService(Facade):
     ``data_dir`` holds the embedded server's data; the other types do not touch it.
     """
 
-    def __init__(self, settings: CacheSettings, *, app_id: str, env: str, partitions: int, data_dir: Path) -> None:
+    def __init__(
+        self, settings: CacheSettings, *, app_id: str, env: str, partitions: int, data_dir: Path
+    ) -> None:
         refuse_certificates(settings)
         self._settings = settings
         self._env = env
@@ -94,14 +107,18 @@ class CacheService(Facade):
         """Connections of its own for fills, settles, large ranges and blocking reads."""
         return self._running(self._bulk_client)
 
-    async def subscribe(self, pattern: str, handler: Handler, on_begun: Callable[[], None] | None = None) -> bool:
+    async def subscribe(
+        self, pattern: str, handler: Handler, on_begun: Callable[[], None] | None = None
+    ) -> bool:
         """Call ``handler(channel, text)`` for every :meth:`CacheClient.publish` on a logical channel that matches
         the glob ``pattern`` (``stop:*``), until the service stops, and ``on_begun()`` whenever signals may have been
-        missed; see :mod:`service.cache.signals`.
+        missed; see :mod:`base_server.service.cache.signals`.
 
         True: signals from now on are heard. False: the server is away, they are once it is back.
         """
-        return await self._running(self._signals).subscribe(pattern, handler, self._settings.timeout_s, on_begun)
+        return await self._running(self._signals).subscribe(
+            pattern, handler, self._settings.timeout_s, on_begun
+        )
 
     def channels(self, pattern: str) -> str:
         """What a Redis user must be allowed (``ACL SETUSER name &…``) for :meth:`subscribe` and publishing to it."""
@@ -117,7 +134,9 @@ class CacheService(Facade):
     async def epochs(self) -> list[tuple[int, bool]]:
         """Of each partition: its epoch, and whether it is of the server run that answers now."""
         client, partitions = self.get_client(), range(self.partitions.count)
-        stored = await client.execute_many([("MGET", *self._epoch.keys(partition)) for partition in partitions])
+        stored = await client.execute_many(
+            [("MGET", *self._epoch.keys(partition)) for partition in partitions]
+        )
         return [
             (int(epoch or 0), run_id == self._epoch_of(partition).run_id)
             for partition, (epoch, run_id) in zip(partitions, stored, strict=True)
@@ -147,8 +166,10 @@ class CacheService(Facade):
         settings = self._settings
         if settings.owns_server:
             if sys.platform == "win32":
-                raise StartError('There is no embedded cache server for Windows: set cacheConfig.type to "redis".')
-            from service.cache.embedded import EmbeddedServer  # noqa: PLC0415 - needs POSIX file locks
+                raise StartError(
+                    'There is no embedded cache server for Windows: set cacheConfig.type to "redis".'
+                )
+            from base_server.service.cache.embedded import EmbeddedServer  # noqa: PLC0415 - needs POSIX file locks
 
             self._embedded = EmbeddedServer(self._data_dir, settings)
             await self._embedded.start()
@@ -172,7 +193,9 @@ class CacheService(Facade):
                 gather=False,
             )
             self._signals = Signals(
-                lambda: self._make_pool(settings, fake_server, max_connections=1, timeout_s=settings.timeout_s),
+                lambda: self._make_pool(
+                    settings, fake_server, max_connections=1, timeout_s=settings.timeout_s
+                ),
                 self._keyspace,
                 self._waits,
             )
@@ -180,7 +203,9 @@ class CacheService(Facade):
                 await self._prepare_fake(self._client)
             else:
                 self._facts = await read_facts(self._client)
-                judge_durability(self._facts, env=self._env, accept_volatile=settings.accept_volatile)
+                judge_durability(
+                    self._facts, env=self._env, accept_volatile=settings.accept_volatile
+                )
             await self._claim_partition_count(self._client)
         except ServiceError as error:
             raise StartError(
@@ -190,22 +215,34 @@ class CacheService(Facade):
 
     async def _find_cluster(self, settings: CacheSettings) -> Cluster:
         def ask(node: Address) -> Pool:
-            return make_pool(settings.at(node), None, max_connections=1, timeout_s=settings.timeout_s)
+            return make_pool(
+                settings.at(node), None, max_connections=1, timeout_s=settings.timeout_s
+            )
 
         cluster = Cluster(settings.seeds, self._keyspace, ask, self._tasks)
         await cluster.refresh()
         return cluster
 
     def _make_client(
-        self, settings: CacheSettings, fake_server: Any, *, max_connections: int, timeout_s: float, gather: bool
+        self,
+        settings: CacheSettings,
+        fake_server: Any,
+        *,
+        max_connections: int,
+        timeout_s: float,
+        gather: bool,
     ) -> CacheClient:
         exchange: Exchange | ClusterExchange
 
         def pool(node: Address | None = None) -> Pool:
-            return self._make_pool(settings, fake_server, node, max_connections=max_connections, timeout_s=timeout_s)
+            return self._make_pool(
+                settings, fake_server, node, max_connections=max_connections, timeout_s=timeout_s
+            )
 
         if self._cluster is not None:
-            exchange = ClusterExchange(self._cluster, pool, self._tasks, self._waits, timeout_s, gather=gather)
+            exchange = ClusterExchange(
+                self._cluster, pool, self._tasks, self._waits, timeout_s, gather=gather
+            )
         else:
             exchange = Exchange(pool(), self._tasks, self._waits, timeout_s, gather=gather)
         self._exchanges.append(exchange)
@@ -230,7 +267,13 @@ class CacheService(Facade):
             settings, epoch = settings.at(node), self._cluster.run(node)
         patience_s = _RESTART_PATIENCE_S if self._settings.type == "embedded" else 0.0
         adopt: OnConnect = epoch.on_connect
-        return make_pool(settings, adopt, max_connections=max_connections, timeout_s=timeout_s, patience_s=patience_s)
+        return make_pool(
+            settings,
+            adopt,
+            max_connections=max_connections,
+            timeout_s=timeout_s,
+            patience_s=patience_s,
+        )
 
     def _epoch_of(self, partition: int) -> RunEpoch:
         if self._cluster is None:
@@ -244,7 +287,12 @@ class CacheService(Facade):
             epoch, run = self._epoch.keys(partition)
             await client.execute("MSET", epoch, 1, run, "fake")
         unknown = dict.fromkeys(("appendfsync", "maxmemory_policy"), "unknown")
-        self._facts = {"version": "fakeredis", "run_id": "fake", "appendonly": "no", "replicas": "0"} | unknown
+        self._facts = {
+            "version": "fakeredis",
+            "run_id": "fake",
+            "appendonly": "no",
+            "replicas": "0",
+        } | unknown
 
     async def _claim_partition_count(self, client: CacheClient) -> None:
         name, mine = self._keyspace.partition_count_key, str(self.partitions.count)

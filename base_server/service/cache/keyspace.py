@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 
-from service.cache.partition import Partitions
-from service.core.errors import StartError
+from base_server.service.cache.partition import Partitions
+from base_server.service.core.errors import StartError
 
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
@@ -16,7 +16,9 @@ class Keyspace:
     def __init__(self, app_id: str, env: str, partitions: Partitions) -> None:
         for name, value in (("templateConfig.appId", app_id), ("templateConfig.env", env)):
             if not _NAME.fullmatch(value):
-                raise StartError(f"{name} is {value!r}: use 1 to 64 of A-Z a-z 0-9 . _ - (it begins every Redis key).")
+                raise StartError(
+                    f"{name} is {value!r}: use 1 to 64 of A-Z a-z 0-9 . _ - (it begins every Redis key)."
+                )
         self.partitions = partitions
         self.prefix = f"{app_id}:{env}:"
         self.partition_count_key = f"{self.prefix}partitions"
@@ -27,7 +29,9 @@ class Keyspace:
         if partition is None:
             partition = self.partitions.of_key(logical)
         if (beginning := self._beginnings.get(partition)) is None:
-            beginning = self._beginnings[partition] = f"{self.prefix}{{{self.partitions.tag(partition)}}}:"
+            beginning = self._beginnings[partition] = (
+                f"{self.prefix}{{{self.partitions.tag(partition)}}}:"
+            )
         return beginning + logical
 
     def pattern(self, logical: str) -> str:

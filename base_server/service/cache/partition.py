@@ -21,7 +21,9 @@ MAX_PARTITIONS = 4096
 """The partition field of an id has 12 bits."""
 
 _CLUSTER_SLOTS = 16384
-_UUID_V7_OR_V8 = re.compile(r"([0-9a-f]{8})-([0-9a-f]{4})-([78])([0-9a-f]{3})-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
+_UUID_V7_OR_V8 = re.compile(
+    r"([0-9a-f]{8})-([0-9a-f]{4})-([78])([0-9a-f]{3})-[89ab][0-9a-f]{3}-[0-9a-f]{12}"
+)
 
 
 # Seeded by the system once; asking it for every id costs ten times as much. (An id need not be unguessable: whose it is
@@ -101,7 +103,10 @@ class Partitions:
         for length in itertools.count():
             for letters in itertools.product(string.ascii_lowercase, repeat=length):
                 tag = digits + "".join(letters)
-                if crc_hqx(tag.encode(), 0) % _CLUSTER_SLOTS * self.count // _CLUSTER_SLOTS == partition:
+                if (
+                    crc_hqx(tag.encode(), 0) % _CLUSTER_SLOTS * self.count // _CLUSTER_SLOTS
+                    == partition
+                ):
                     return tag
         raise AssertionError("unreachable: some tag falls into every part of the slots")
 

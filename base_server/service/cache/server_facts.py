@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import re
 
-from service.cache.cache_client import CacheClient
-from service.cache.cache_errors import CacheCommandError
-from service.cache.run_epoch import parse_info
-from service.core.durability import Durability
-from service.core.errors import StartError
-from service.core.logger import Logger
+from base_server.service.cache.cache_client import CacheClient
+from base_server.service.cache.generation import parse_info
+from base_server.service.core.durability import Durability
+from base_server.service.core.errors import StartError
+from base_server.service.core.logger import Logger
+from base_server.service.redis_client.redis_errors import CacheCommandError
 
 
 async def read_facts(client: CacheClient) -> dict[str, str]:
@@ -46,7 +46,9 @@ def _worst(facts: list[dict[str, str]]) -> dict[str, str]:
         "version": min((node["version"] for node in facts), key=_numbers),
         "appendonly": worst("appendonly", ("no", "unknown", "yes")),
         "appendfsync": worst("appendfsync", ("no", "unknown", "everysec", "always")),
-        "maxmemory_policy": next((policy for policy in policies if policy.startswith("allkeys-")), min(policies)),
+        "maxmemory_policy": next(
+            (policy for policy in policies if policy.startswith("allkeys-")), min(policies)
+        ),
         "replicas": str(min(int(node["replicas"]) for node in facts)),
         "masters": str(len(facts)),
     }
@@ -90,13 +92,17 @@ def judge_durability(facts: dict[str, str], *, env: str, accept_volatile: bool) 
     for danger in dangers:
         Logger.warn("cache server may lose acknowledged writes", danger=danger)
     if dangers and env == "PROD" and not accept_volatile:
-        raise StartError(f"This Redis is not safe for PROD: {'; '.join(dangers)}; or set cacheConfig.accept_volatile.")
+        raise StartError(
+            f"This Redis is not safe for PROD: {'; '.join(dangers)}; or set cacheConfig.accept_volatile."
+        )
 
 
 def _dangers(facts: dict[str, str]) -> list[str]:
     dangers = []
     if facts["appendonly"] == "no":
-        dangers.append("without an append-only file, acknowledged writes are lost when it dies (set appendonly yes)")
+        dangers.append(
+            "without an append-only file, acknowledged writes are lost when it dies (set appendonly yes)"
+        )
     if facts["maxmemory_policy"].startswith("allkeys-"):
         dangers.append(
             f"maxmemory-policy {facts['maxmemory_policy']} drops data that is nowhere else yet (set noeviction)"

@@ -14,10 +14,10 @@ from redis.asyncio.client import PubSub
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 
-from service.cache.keyspace import Keyspace
-from service.cache.pool import Pool
-from service.core.logger import Logger
-from service.core.tasks import TaskRegistry
+from base_server.service.cache.keyspace import Keyspace
+from base_server.service.core.logger import Logger
+from base_server.service.core.tasks import TaskRegistry
+from base_server.service.redis_client.connection_pool import Pool
 
 Handler = Callable[[str, str], None]
 """Gets the logical channel (``stop:<room_id>``) and the text. Called in the event loop: it must return at once."""
@@ -31,7 +31,9 @@ _PAUSE_S, _LONGEST_PAUSE_S = 0.2, 2.0
 class Signals:
     """Listens on one connection of its own, opened by the first subscription and again whenever it is lost."""
 
-    def __init__(self, make_pool: Callable[[], Pool], keyspace: Keyspace, tasks: TaskRegistry) -> None:
+    def __init__(
+        self, make_pool: Callable[[], Pool], keyspace: Keyspace, tasks: TaskRegistry
+    ) -> None:
         """``make_pool`` gives connections to any node; ``tasks`` ends the listening at the service's stop."""
         self._make_pool = make_pool
         self._keyspace = keyspace
@@ -43,7 +45,11 @@ class Signals:
         self._pause_s = _PAUSE_S
 
     async def subscribe(
-        self, pattern: str, handler: Handler, timeout_s: float, on_begun: Callable[[], None] | None = None
+        self,
+        pattern: str,
+        handler: Handler,
+        timeout_s: float,
+        on_begun: Callable[[], None] | None = None,
     ) -> bool:
         """Call ``handler`` for every signal on a channel that matches ``pattern``, in any partition, and ``on_begun``
         whenever listening begins, also anew: signals before that may have been missed.
@@ -71,9 +77,13 @@ class Signals:
         while True:
             try:
                 await self._listen()
-            except Exception as error:  # whatever was said: who stops listening hears nothing ever after
+            except (
+                Exception
+            ) as error:  # whatever was said: who stops listening hears nothing ever after
                 if self._pause_s == _PAUSE_S:  # the first failure since it last listened
-                    Logger.warn("cache signals interrupted", reason=f"{type(error).__name__}: {error}")
+                    Logger.warn(
+                        "cache signals interrupted", reason=f"{type(error).__name__}: {error}"
+                    )
             await asyncio.sleep(self._pause_s)
             self._pause_s = min(2 * self._pause_s, _LONGEST_PAUSE_S)
 

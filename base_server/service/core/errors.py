@@ -1,4 +1,4 @@
-"""Failures that services report. Templates translate them into wire errors (``template.base.errors``)."""
+"""Failures that services report. Templates translate them into wire errors (``base_server.template.base.errors``)."""
 
 from __future__ import annotations
 

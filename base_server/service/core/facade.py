@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, ClassVar, Concatenate, Generic, ParamSpec, Self, TypeVar, cast
 
-from service.core.errors import ServiceNotRunning
+from base_server.service.core.errors import ServiceNotRunning
 
 P = ParamSpec("P")
 R = TypeVar("R")

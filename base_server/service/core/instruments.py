@@ -73,7 +73,12 @@ class Histogram(Instrument):
     """How the values spread; ``buckets`` are upper bounds."""
 
     def __init__(
-        self, name: str, text: str, labels: tuple[str, ...] = (), *, buckets: tuple[float, ...] = SECONDS
+        self,
+        name: str,
+        text: str,
+        labels: tuple[str, ...] = (),
+        *,
+        buckets: tuple[float, ...] = SECONDS,
     ) -> None:
         super().__init__(name, text, labels)
         self.buckets = buckets

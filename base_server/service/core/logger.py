@@ -16,7 +16,12 @@ from typing import Any, TextIO, cast
 
 import structlog
 
-_LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warn": logging.WARNING, "error": logging.ERROR}
+_LEVELS = {
+    "debug": logging.DEBUG,
+    "info": logging.INFO,
+    "warn": logging.WARNING,
+    "error": logging.ERROR,
+}
 # One variable for all fields: binding is on the way of every request.
 _bound: ContextVar[Mapping[str, Any]] = ContextVar("log_context", default=MappingProxyType({}))
 _lowest = logging.DEBUG
@@ -61,7 +66,9 @@ def bind_log_context(**fields: Any) -> None:
     _bound.set(fields)
 
 
-def _add_bound(logger: object, name: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+def _add_bound(
+    logger: object, name: str, event: MutableMapping[str, Any]
+) -> MutableMapping[str, Any]:
     return {**_bound.get(), **event}
 
 

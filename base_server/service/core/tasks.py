@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
-from service.core.logger import Logger
+from base_server.service.core.logger import Logger
 
 T = TypeVar("T")
 

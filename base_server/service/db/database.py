@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
-from service.db.scripts import Script
-from service.db.values import Row
+from base_server.service.db.scripts import Script
+from base_server.service.db.values import Row
 
 Selection = Callable[[Mapping[str, str]], Sequence[Script]]
 """What to run, given the ledger; it may refuse by raising."""

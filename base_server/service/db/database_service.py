@@ -9,21 +9,30 @@ from pathlib import Path
 from time import monotonic
 from typing import Any
 
-from service.core.durability import Durability
-from service.core.errors import DataRefused, NotDeployed, OutcomeUnknown, ServiceError, ServiceUnavailable, StartError
-from service.core.facade import Facade, facade
-from service.core.instruments import Counter, Histogram
-from service.core.logger import Logger
-from service.core.tasks import TaskRegistry
-from service.core.tracing import span
-from service.db import schema
-from service.db.database import SERVICE, Database
-from service.db.databases import Databases, ShardPlace, apply_all
-from service.db.db_settings import DatabaseSettings
-from service.db.durability import judge
-from service.db.values import Row
+from base_server.service.core.durability import Durability
+from base_server.service.core.errors import (
+    DataRefused,
+    NotDeployed,
+    OutcomeUnknown,
+    ServiceError,
+    ServiceUnavailable,
+    StartError,
+)
+from base_server.service.core.facade import Facade, facade
+from base_server.service.core.instruments import Counter, Histogram
+from base_server.service.core.logger import Logger
+from base_server.service.core.tasks import TaskRegistry
+from base_server.service.core.tracing import span
+from base_server.service.db import schema
+from base_server.service.db.database import SERVICE, Database
+from base_server.service.db.databases import Databases, ShardPlace, apply_all
+from base_server.service.db.db_settings import DatabaseSettings
+from base_server.service.db.durability import judge
+from base_server.service.db.values import Row
 
-CALL_SECONDS = Histogram("db_call_seconds", "Time of a procedure call, failed ones included.", ("procedure",))
+CALL_SECONDS = Histogram(
+    "db_call_seconds", "Time of a procedure call, failed ones included.", ("procedure",)
+)
 FAILED_CALLS = Counter(
     "db_failed_calls",
     "Procedure calls that failed; reason: refused (the data), unavailable (not executed), missing, unknown, or other.",
@@ -43,7 +52,9 @@ class DatabaseService(Facade):
     ``env`` is only for the command that a start error names.
     """
 
-    def __init__(self, settings: DatabaseSettings, data_dir: Path, scripts_dir: Path, *, env: str = "LOCAL") -> None:
+    def __init__(
+        self, settings: DatabaseSettings, data_dir: Path, scripts_dir: Path, *, env: str = "LOCAL"
+    ) -> None:
         self._settings = settings
         self._databases = Databases(settings, data_dir=data_dir, scripts_dir=scripts_dir)
         self._mend = f"python -m application.manage --env {env} db apply"
@@ -72,11 +83,15 @@ class DatabaseService(Facade):
             await apply_all(self._databases, self._settings, command=self._mend)
         self._global = self._databases.open_global()
         try:
-            await schema.require_current(self._global, self._databases.global_scripts, mend=self._mend)
+            await schema.require_current(
+                self._global, self._databases.global_scripts, mend=self._mend
+            )
             await self.refresh_shards()
         except ServiceUnavailable as error:
             await self.stop()
-            raise StartError(f"{error.reason}: check databaseConfig (host, port, user, password)") from error
+            raise StartError(
+                f"{error.reason}: check databaseConfig (host, port, user, password)"
+            ) from error
         except StartError:
             await self.stop()
             raise
@@ -101,14 +116,18 @@ class DatabaseService(Facade):
             await database.close()
 
     @facade
-    async def call_shard_procedure(self, shard_id: int, name: str, params: Sequence[Any] = ()) -> list[Row]:
+    async def call_shard_procedure(
+        self, shard_id: int, name: str, params: Sequence[Any] = ()
+    ) -> list[Row]:
         """Call ``name`` on a shard; the rows of its last result set, date columns as aware UTC datetimes."""
         return await self._tasks.finish(self._call_shard(shard_id, name, params), f"db:{name}")
 
     @facade
     async def call_global_procedure(self, name: str, params: Sequence[Any] = ()) -> list[Row]:
         """Call ``name`` on the global database; rows as in :meth:`call_shard_procedure`."""
-        return await self._tasks.finish(self._call(self._require_global(), name, params), f"db:{name}")
+        return await self._tasks.finish(
+            self._call(self._require_global(), name, params), f"db:{name}"
+        )
 
     @facade
     async def ping_global(self) -> None:
@@ -126,13 +145,17 @@ class DatabaseService(Facade):
         if shard_id in self._shards:
             return
         if monotonic() - self._looked_s <= _LOOK_AGAIN_S:
-            raise ServiceUnavailable(SERVICE, f"there is no shard {shard_id}; known are {self.shard_ids}")
+            raise ServiceUnavailable(
+                SERVICE, f"there is no shard {shard_id}; known are {self.shard_ids}"
+            )
         self._looked_s = monotonic()
         await self.refresh_shards()
         if shard_id not in self._shards:
             reason = f"there is no shard {shard_id}; known are {self.shard_ids}"
             Logger.error("unknown shard", shard_id=shard_id, known=self.shard_ids, mend=self._mend)
-            raise NotDeployed(SERVICE, f"{reason}: list it in databaseConfig.shards and run: {self._mend}")
+            raise NotDeployed(
+                SERVICE, f"{reason}: list it in databaseConfig.shards and run: {self._mend}"
+            )
 
     async def follow_shards(self) -> None:
         """Job of every process: :meth:`refresh_shards`; an outage is left to the next time."""
@@ -160,7 +183,10 @@ class DatabaseService(Facade):
     async def durability(self) -> list[Durability]:
         """What a commit is worth now in the global database and in each shard that answers, asked anew."""
         databases = [("database:global", self._require_global())]
-        databases += [(f"database:shard{shard_id}", database) for shard_id, database in sorted(self._shards.items())]
+        databases += [
+            (f"database:shard{shard_id}", database)
+            for shard_id, database in sorted(self._shards.items())
+        ]
         found = []
         for name, database in databases:
             try:
@@ -189,9 +215,12 @@ class DatabaseService(Facade):
                 return await database.call(name, params)
         except NotDeployed as error:
             FAILED_CALLS.add(name, "missing")
-            Logger.error("procedure is missing", procedure=name, database=database.label, mend=self._mend)
+            Logger.error(
+                "procedure is missing", procedure=name, database=database.label, mend=self._mend
+            )
             raise NotDeployed(
-                error.service, f"{error.reason}; run: {self._mend} (one of your own you create yourself)"
+                error.service,
+                f"{error.reason}; run: {self._mend} (one of your own you create yourself)",
             ) from error
         except ServiceError as error:
             FAILED_CALLS.add(name, _reason_of(error))
@@ -215,7 +244,9 @@ class DatabaseService(Facade):
         return database
 
     async def _check_shard(self, shard_id: int) -> None:
-        await schema.require_current(self._shards[shard_id], self._databases.shard_scripts, mend=self._mend)
+        await schema.require_current(
+            self._shards[shard_id], self._databases.shard_scripts, mend=self._mend
+        )
         self._unchecked.discard(shard_id)
 
 

@@ -6,16 +6,16 @@ import ssl
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from service.core.errors import ServiceUnavailable, StartError
-from service.db import schema
-from service.db.database import Database
-from service.db.db_settings import DatabaseSettings, ShardSettings
-from service.db.mysql_connection import MySqlTarget
-from service.db.mysql_database import MySqlDatabase
-from service.db.schema import SchemaStatus
-from service.db.scripts import ScriptSet, load_scripts
-from service.db.sqlite_database import SqliteDatabase
-from service.db.values import Row
+from base_server.service.core.errors import ServiceUnavailable, StartError
+from base_server.service.db import schema
+from base_server.service.db.database import Database
+from base_server.service.db.db_settings import DatabaseSettings, ShardSettings
+from base_server.service.db.mysql_connection import MySqlTarget
+from base_server.service.db.mysql_database import MySqlDatabase
+from base_server.service.db.schema import SchemaStatus
+from base_server.service.db.scripts import ScriptSet, load_scripts
+from base_server.service.db.sqlite_database import SqliteDatabase
+from base_server.service.db.values import Row
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,9 @@ class Databases:
     def _open(self, name: str, place: ShardPlace | None, scripts: ScriptSet) -> Database:
         settings = self._settings
         if settings.type == "sqlite":
-            return SqliteDatabase(self._folder / f"{name}.sqlite3", scripts, timeout_s=settings.timeout_s)
+            return SqliteDatabase(
+                self._folder / f"{name}.sqlite3", scripts, timeout_s=settings.timeout_s
+            )
         own = settings.shard(place.shard_id) if place else None
         password = own.password if own and own.password is not None else settings.password
         target = MySqlTarget(
@@ -77,7 +79,9 @@ class Databases:
             database=name,
             tls=self._tls,
         )
-        return MySqlDatabase(target, scripts, pool_size=settings.pool_size, timeout_s=settings.timeout_s)
+        return MySqlDatabase(
+            target, scripts, pool_size=settings.pool_size, timeout_s=settings.timeout_s
+        )
 
 
 def _tls_context(settings: DatabaseSettings) -> ssl.SSLContext:
@@ -91,7 +95,11 @@ def _tls_context(settings: DatabaseSettings) -> ssl.SSLContext:
 
 
 async def apply_all(
-    databases: Databases, settings: DatabaseSettings, *, command: str = "db apply", downgrade: bool = False
+    databases: Databases,
+    settings: DatabaseSettings,
+    *,
+    command: str = "db apply",
+    downgrade: bool = False,
 ) -> list[AppliedScripts]:
     """Create and bring up to date every configured database, and register the shards in the global one.
 
@@ -99,7 +107,10 @@ async def apply_all(
     ``downgrade``; ``ServiceUnavailable`` for a server that does not answer. ``command`` is what the error names.
     """
     global_database = databases.open_global()
-    opened = [(databases.open_shard(ShardPlace.of(shard)), databases.shard_scripts) for shard in settings.shards]
+    opened = [
+        (databases.open_shard(ShardPlace.of(shard)), databases.shard_scripts)
+        for shard in settings.shards
+    ]
     opened.append((global_database, databases.global_scripts))
     try:
         for database, scripts in opened:  # before anything is changed in any of them
@@ -109,7 +120,9 @@ async def apply_all(
         for database, scripts in opened:
             names = await schema.apply(database, scripts, command=command, downgrade=downgrade)
             done.append(AppliedScripts(database.label, names))
-        known = [ShardPlace.registered(row) for row in await global_database.call("fp_shards_get", ())]
+        known = [
+            ShardPlace.registered(row) for row in await global_database.call("fp_shards_get", ())
+        ]
         for place in map(ShardPlace.of, settings.shards):
             if place not in known:
                 values = (place.shard_id, place.database, place.host, place.port)
@@ -120,7 +133,9 @@ async def apply_all(
             await database.close()
 
 
-async def set_fence(databases: Databases, settings: DatabaseSettings, shard_id: int, *, fenced: bool) -> str:
+async def set_fence(
+    databases: Databases, settings: DatabaseSettings, shard_id: int, *, fenced: bool
+) -> str:
     """Fence a configured shard, or lift its fence (:meth:`Database.fence`); what a person calls it."""
     shard = settings.shard(shard_id)
     if shard is None:
@@ -145,7 +160,9 @@ class DatabaseReport:
     facts: dict[str, str] = field(default_factory=dict)
 
 
-async def report_all(databases: Databases, settings: DatabaseSettings, partitions: int) -> list[DatabaseReport]:
+async def report_all(
+    databases: Databases, settings: DatabaseSettings, partitions: int
+) -> list[DatabaseReport]:
     """Look at every configured database, the global one first; one that is away is a report too.
 
     The global one's facts have ``queue_partitions``: the number that its servers share (``partitions``, if none did
@@ -162,7 +179,9 @@ async def report_all(databases: Databases, settings: DatabaseSettings, partition
                 await database.ping()  # a fenced one says so
             facts = await database.facts() if status.is_current else {}
             if facts and scripts is databases.global_scripts:
-                rows = await database.call("fp_setting_claim", ("queue_partitions", str(partitions)))
+                rows = await database.call(
+                    "fp_setting_claim", ("queue_partitions", str(partitions))
+                )
                 facts["queue_partitions"] = rows[0]["value"]
             reports.append(DatabaseReport(name, database.label, "", status, facts))
         except ServiceUnavailable as outage:
@@ -176,7 +195,10 @@ async def read_all_status(databases: Databases, settings: DatabaseSettings) -> l
     """The state of every configured database, the global one first."""
     statuses: list[SchemaStatus] = []
     opened = [(databases.open_global(), databases.global_scripts)]
-    opened += [(databases.open_shard(ShardPlace.of(shard)), databases.shard_scripts) for shard in settings.shards]
+    opened += [
+        (databases.open_shard(ShardPlace.of(shard)), databases.shard_scripts)
+        for shard in settings.shards
+    ]
     for database, scripts in opened:
         try:
             statuses.append(await schema.read_status(database, scripts))

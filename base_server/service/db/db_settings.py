@@ -7,7 +7,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, SecretStr, model_validator
 
-from service.core.settings import Host, Settings
+from base_server.service.core.settings import Host, Settings
 
 DatabaseName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_]{1,64}$")]
 Port = Annotated[int, Field(ge=1, le=65535)]

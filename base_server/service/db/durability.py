@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from service.core.durability import Durability
+from base_server.service.core.durability import Durability
 
 _SQLITE = "a commit is on the disk when it returns: it survives a kill and a power cut"
 _FLUSH = {
@@ -12,7 +12,9 @@ _FLUSH = {
     "1": "a commit survives a killed server and a power cut",
     "2": "a commit survives a killed server, a power cut loses up to a second (innodb_flush_log_at_trx_commit = 2)",
 }
-_BINLOG = "; its binary log may be behind after a power cut, and replicas with it (sync_binlog is not 1)"
+_BINLOG = (
+    "; its binary log may be behind after a power cut, and replicas with it (sync_binlog is not 1)"
+)
 
 
 def judge(server: str, settings: Mapping[str, str]) -> Durability:

@@ -10,14 +10,19 @@ from typing import Any
 
 from pymysql.err import Error as MySqlError
 
-from service.core.errors import OutcomeUnknown, ServiceError, ServiceUnavailable
-from service.db.database import SERVICE, Selection
-from service.db.mysql_connection import MySqlConnection, MySqlTarget
-from service.db.mysql_errors import Verdict, judge, translate
-from service.db.mysql_pool import MySqlPool
-from service.db.mysql_schema import FENCED_TABLES, apply_scripts, read_ledger, rename_tables
-from service.db.scripts import ScriptSet
-from service.db.values import Row, encode_params
+from base_server.service.core.errors import OutcomeUnknown, ServiceError, ServiceUnavailable
+from base_server.service.db.database import SERVICE, Selection
+from base_server.service.db.mysql_connection import MySqlConnection, MySqlTarget
+from base_server.service.db.mysql_errors import Verdict, judge, translate
+from base_server.service.db.mysql_pool import MySqlPool
+from base_server.service.db.mysql_schema import (
+    FENCED_TABLES,
+    apply_scripts,
+    read_ledger,
+    rename_tables,
+)
+from base_server.service.db.scripts import ScriptSet
+from base_server.service.db.values import Row, encode_params
 
 _PROCEDURE_NAME = re.compile(r"^\w{1,64}$", re.ASCII)
 _BUSY_RETRIES = 3
@@ -35,7 +40,9 @@ class MySqlDatabase:
     lost connection and up to three times after a deadlock. A host's own procedures are sent once.
     """
 
-    def __init__(self, target: MySqlTarget, scripts: ScriptSet, *, pool_size: int, timeout_s: float) -> None:
+    def __init__(
+        self, target: MySqlTarget, scripts: ScriptSet, *, pool_size: int, timeout_s: float
+    ) -> None:
         self._target = target
         self._timeout_s = timeout_s
         self._repeatable = frozenset(scripts.procedures)
@@ -95,7 +102,11 @@ class MySqlDatabase:
                     return await self._answer(connection, connection.statement(procedure, values))
             except MySqlError as error:
                 verdict = judge(error)
-                if procedure in self._repeatable and verdict is Verdict.BUSY and deadlocks < _BUSY_RETRIES:
+                if (
+                    procedure in self._repeatable
+                    and verdict is Verdict.BUSY
+                    and deadlocks < _BUSY_RETRIES
+                ):
                     deadlocks += 1
                 elif procedure in self._repeatable and verdict is Verdict.LOST and not lost:
                     lost = True
@@ -116,4 +127,6 @@ class MySqlDatabase:
             async with asyncio.timeout(self._timeout_s):
                 return await connection.run(statement)
         except TimeoutError as error:
-            raise OutcomeUnknown(SERVICE, f"{self.label}: no answer in {self._timeout_s} s") from error
+            raise OutcomeUnknown(
+                SERVICE, f"{self.label}: no answer in {self._timeout_s} s"
+            ) from error

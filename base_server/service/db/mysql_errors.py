@@ -6,8 +6,13 @@ from enum import Enum
 
 import pymysql.err
 
-from service.core.errors import DataRefused, NotDeployed, OutcomeUnknown, ServiceUnavailable
-from service.db.database import SERVICE
+from base_server.service.core.errors import (
+    DataRefused,
+    NotDeployed,
+    OutcomeUnknown,
+    ServiceUnavailable,
+)
+from base_server.service.db.database import SERVICE
 
 
 class Verdict(Enum):
@@ -48,7 +53,9 @@ NO_SUCH_TABLE = 1146
 def error_number(error: pymysql.err.Error) -> int:
     """The server's number, 0 for an error without one."""
     number = error.args[0] if error.args else 0
-    return number % 65536 if isinstance(number, int) else 0  # PyMySQL reads the upper half as negative
+    return (
+        number % 65536 if isinstance(number, int) else 0
+    )  # PyMySQL reads the upper half as negative
 
 
 def describe(error: pymysql.err.Error) -> str:

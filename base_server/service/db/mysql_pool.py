@@ -9,10 +9,10 @@ from time import monotonic
 
 from pymysql.err import Error as MySqlError
 
-from service.core.errors import ServiceUnavailable
-from service.db.database import SERVICE
-from service.db.mysql_connection import MySqlConnection, MySqlTarget
-from service.db.mysql_errors import describe
+from base_server.service.core.errors import ServiceUnavailable
+from base_server.service.db.database import SERVICE
+from base_server.service.db.mysql_connection import MySqlConnection, MySqlTarget
+from base_server.service.db.mysql_errors import describe
 
 _PING_AFTER_IDLE_S = 30.0
 
@@ -45,7 +45,9 @@ class MySqlPool:
             async with asyncio.timeout(self._timeout_s):
                 await self._slots.acquire()
         except TimeoutError as error:
-            raise ServiceUnavailable(SERVICE, f"{self._target}: all connections are busy") from error
+            raise ServiceUnavailable(
+                SERVICE, f"{self._target}: all connections are busy"
+            ) from error
         try:
             connection = await self._take()
             self._in_use += 1
@@ -78,7 +80,9 @@ class MySqlPool:
                         return connection
                     connection.discard()
                 return await MySqlConnection.open(
-                    self._target, lock_wait_s=max(1, int(self._timeout_s / 2)), statement_s=self._timeout_s
+                    self._target,
+                    lock_wait_s=max(1, int(self._timeout_s / 2)),
+                    statement_s=self._timeout_s,
                 )
         except TimeoutError as error:
             raise ServiceUnavailable(SERVICE, f"{self._target}: does not answer") from error

@@ -13,10 +13,15 @@ from dataclasses import replace
 
 from pymysql.err import Error as MySqlError
 
-from service.core.errors import ServiceUnavailable
-from service.db.database import SERVICE, Selection
-from service.db.mysql_connection import MySqlConnection, MySqlTarget
-from service.db.mysql_errors import NO_SUCH_TABLE, UNKNOWN_DATABASE, describe, error_number
+from base_server.service.core.errors import ServiceUnavailable
+from base_server.service.db.database import SERVICE, Selection
+from base_server.service.db.mysql_connection import MySqlConnection, MySqlTarget
+from base_server.service.db.mysql_errors import (
+    NO_SUCH_TABLE,
+    UNKNOWN_DATABASE,
+    describe,
+    error_number,
+)
 
 _APPLY_LOCK_WAIT_S = 30
 # A fenced database has all its tables but the ledger under their name and this.
@@ -69,10 +74,18 @@ async def rename_tables(target: MySqlTarget, *, fenced: bool) -> None:
     statement uses them any more."""
     try:
         async with _connection(target, None) as connection:
-            names = [row["name"] for row in await connection.run(_OPEN_TABLES if fenced else FENCED_TABLES)]
-            new_names = [f"{name}{_FENCED}" if fenced else name.removesuffix(_FENCED) for name in names]
+            names = [
+                row["name"]
+                for row in await connection.run(_OPEN_TABLES if fenced else FENCED_TABLES)
+            ]
+            new_names = [
+                f"{name}{_FENCED}" if fenced else name.removesuffix(_FENCED) for name in names
+            ]
             if names:
-                renames = (f"`{name}` TO `{new_name}`" for name, new_name in zip(names, new_names, strict=True))
+                renames = (
+                    f"`{name}` TO `{new_name}`"
+                    for name, new_name in zip(names, new_names, strict=True)
+                )
                 await connection.run(f"SET lock_wait_timeout = {_APPLY_LOCK_WAIT_S}")
                 await connection.run(f"RENAME TABLE {', '.join(renames)}")
     except MySqlError as error:
@@ -81,7 +94,10 @@ async def rename_tables(target: MySqlTarget, *, fenced: bool) -> None:
 
 async def _run(connection: MySqlConnection, select: Selection) -> None:
     await connection.run(_LEDGER)
-    applied = {row["name"]: row["checksum"] for row in await connection.run("SELECT * FROM schema_versions")}
+    applied = {
+        row["name"]: row["checksum"]
+        for row in await connection.run("SELECT * FROM schema_versions")
+    }
     for script in select(applied):
         if script.is_procedure:
             await connection.run(f"DROP PROCEDURE IF EXISTS `{script.procedure}`")
@@ -95,8 +111,12 @@ async def _run(connection: MySqlConnection, select: Selection) -> None:
 
 
 @asynccontextmanager
-async def _connection(target: MySqlTarget, statement_s: float | None) -> AsyncIterator[MySqlConnection]:
-    connection = await MySqlConnection.open(target, lock_wait_s=_APPLY_LOCK_WAIT_S, statement_s=statement_s)
+async def _connection(
+    target: MySqlTarget, statement_s: float | None
+) -> AsyncIterator[MySqlConnection]:
+    connection = await MySqlConnection.open(
+        target, lock_wait_s=_APPLY_LOCK_WAIT_S, statement_s=statement_s
+    )
     try:
         yield connection
     finally:

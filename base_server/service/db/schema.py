@@ -12,9 +12,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
-from service.core.errors import StartError
-from service.db.database import Database
-from service.db.scripts import VERSION_ENTRY, Script, ScriptSet
+from base_server.service.core.errors import StartError
+from base_server.service.db.database import Database
+from base_server.service.db.scripts import VERSION_ENTRY, Script, ScriptSet
 
 
 class ScriptState(StrEnum):
@@ -133,4 +133,6 @@ async def require_current(database: Database, scripts: ScriptSet, *, mend: str) 
     status.refuse_mistakes(command=mend)
     if not status.is_current:
         todo = status.names(ScriptState.PENDING, ScriptState.OUTDATED)
-        raise StartError(f"{database.label}: {len(todo)} database scripts are not applied; run: {mend}")
+        raise StartError(
+            f"{database.label}: {len(todo)} database scripts are not applied; run: {mend}"
+        )

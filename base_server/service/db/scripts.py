@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from service.core.errors import StartError
+from base_server.service.core.errors import StartError
 
 Kind = Literal["global", "shard"]
 VERSION_ENTRY = "set/version"
@@ -75,14 +75,18 @@ def load_scripts(folder: Path, dialect: str, kind: Kind) -> ScriptSet:
     root = folder / dialect / kind
     if not (root / "tables").is_dir():
         raise StartError(f"no database scripts in {root}: is the installation complete?")
-    return ScriptSet((*_read(root, "tables"), *_read(root, "procedures")), _read_version(folder / "VERSION"))
+    return ScriptSet(
+        (*_read(root, "tables"), *_read(root, "procedures")), _read_version(folder / "VERSION")
+    )
 
 
 def _read_version(path: Path) -> int:
     try:
         return int(path.read_text(encoding="ascii").split()[0])
     except (OSError, ValueError, IndexError) as error:
-        raise StartError(f"{path} does not begin with a number: is the installation complete?") from error
+        raise StartError(
+            f"{path} does not begin with a number: is the installation complete?"
+        ) from error
 
 
 def _read(root: Path, part: str) -> Iterator[Script]:

@@ -10,11 +10,17 @@ from pathlib import Path
 from time import monotonic, sleep
 from typing import Any, TypeVar
 
-from service.core.errors import DataRefused, NotDeployed, OutcomeUnknown, ServiceError, ServiceUnavailable
-from service.db.database import SERVICE, Selection
-from service.db.scripts import ScriptSet
-from service.db.sqlite_procedure import SqliteProcedure, split_statements
-from service.db.values import Row, encode_params
+from base_server.service.core.errors import (
+    DataRefused,
+    NotDeployed,
+    OutcomeUnknown,
+    ServiceError,
+    ServiceUnavailable,
+)
+from base_server.service.db.database import SERVICE, Selection
+from base_server.service.db.scripts import ScriptSet
+from base_server.service.db.sqlite_procedure import SqliteProcedure, split_statements
+from base_server.service.db.values import Row, encode_params
 
 T = TypeVar("T")
 
@@ -34,7 +40,9 @@ class SqliteDatabase:
     def __init__(self, path: Path, scripts: ScriptSet, *, timeout_s: float) -> None:
         self._path = path
         self._timeout_s = timeout_s
-        self._procedures = {name: SqliteProcedure(script) for name, script in scripts.procedures.items()}
+        self._procedures = {
+            name: SqliteProcedure(script) for name, script in scripts.procedures.items()
+        }
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix=f"sqlite-{path.stem}")
         self._connection: sqlite3.Connection | None = None
 
@@ -60,7 +68,9 @@ class SqliteDatabase:
 
     async def apply(self, select: Selection) -> None:
         # Without the calls' time-out: on a slow disk it would stop the start, each time.
-        await asyncio.wrap_future(self._thread.submit(_translated, lambda: self._apply(select), self.label))
+        await asyncio.wrap_future(
+            self._thread.submit(_translated, lambda: self._apply(select), self.label)
+        )
 
     async def fence(self) -> None:
         raise ServiceError(_NO_FENCE)
@@ -89,14 +99,19 @@ class SqliteDatabase:
                 self._connection.interrupt()
             await asyncio.wait({answer}, timeout=self._timeout_s)
             if not answer.done():
-                raise OutcomeUnknown(SERVICE, f"{self.label} did not answer in {2 * self._timeout_s} s")
+                raise OutcomeUnknown(
+                    SERVICE, f"{self.label} did not answer in {2 * self._timeout_s} s"
+                )
         return answer.result()
 
     def _open(self) -> sqlite3.Connection:
         if self._connection is None:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             connection = sqlite3.connect(
-                self._path, timeout=self._timeout_s / 2, isolation_level=None, check_same_thread=False
+                self._path,
+                timeout=self._timeout_s / 2,
+                isolation_level=None,
+                check_same_thread=False,
             )
             try:
                 _use_wal(connection, self._timeout_s / 2)
@@ -109,7 +124,9 @@ class SqliteDatabase:
 
     def _read_ledger(self) -> dict[str, str]:
         connection = self._open()
-        if not connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'schema_versions'").fetchone():
+        if not connection.execute(
+            "SELECT 1 FROM sqlite_master WHERE name = 'schema_versions'"
+        ).fetchone():
             return {}
         return dict(connection.execute("SELECT name, checksum FROM schema_versions").fetchall())
 

@@ -6,9 +6,9 @@ import sqlite3
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from service.core.errors import ServiceError
-from service.db.scripts import Script
-from service.db.values import Row, decode_time
+from base_server.service.core.errors import ServiceError
+from base_server.service.db.scripts import Script
+from base_server.service.db.values import Row, decode_time
 
 
 def split_statements(text: str) -> Iterator[str]:
@@ -31,12 +31,16 @@ class SqliteProcedure:
         self.name = script.procedure
         self.params = script.header("params")
         self._statements = tuple(split_statements(script.text))
-        self._begin = "BEGIN" if all(s.startswith("SELECT") for s in self._statements) else "BEGIN IMMEDIATE"
+        self._begin = (
+            "BEGIN" if all(s.startswith("SELECT") for s in self._statements) else "BEGIN IMMEDIATE"
+        )
 
     def run(self, connection: sqlite3.Connection, params: Sequence[Any]) -> list[Row]:
         """Run in one transaction; the rows of the last SELECT. Columns named ``…_at`` are times."""
         if len(params) != len(self.params):
-            raise ServiceError(f"{self.name} takes {len(self.params)} parameters, {len(params)} were given")
+            raise ServiceError(
+                f"{self.name} takes {len(self.params)} parameters, {len(params)} were given"
+            )
         named = dict(zip(self.params, params, strict=True))
         rows: list[Row] = []
         connection.execute(self._begin)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from service.core.errors import DataRefused
+from base_server.service.core.errors import DataRefused
 
 Row = dict[str, Any]
 

@@ -9,24 +9,31 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mappi
 from contextlib import aclosing, nullcontext, suppress
 from typing import TYPE_CHECKING, Any
 
-from service.cache.cache_service import CacheService
-from service.core.errors import ServiceUnavailable
-from service.core.facade import Facade, facade
-from service.core.heap import heap_growing_for_good
-from service.core.logger import Logger
-from service.core.tasks import TaskRegistry
-from service.llm.call_gate import CallGate
-from service.llm.call_meter import CallMeter
-from service.llm.call_permit import CallPermit
-from service.llm.conversation import Question, ReplyChunk, ReplyEnd, ReplyItem, Turn, as_turn
-from service.llm.histories import Histories, HistoryReader
-from service.llm.llm_errors import AIUnavailable
-from service.llm.llm_settings import LlmSettings
-from service.llm.personas import PersonaInfo, Personas
+from base_server.service.cache.cache_service import CacheService
+from base_server.service.core.errors import ServiceUnavailable
+from base_server.service.core.facade import Facade, facade
+from base_server.service.core.heap import heap_growing_for_good
+from base_server.service.core.logger import Logger
+from base_server.service.core.tasks import TaskRegistry
+from base_server.service.llm.call_gate import CallGate
+from base_server.service.llm.call_meter import CallMeter
+from base_server.service.llm.call_permit import CallPermit
+from base_server.service.llm.conversation import (
+    Question,
+    ReplyChunk,
+    ReplyEnd,
+    ReplyItem,
+    Turn,
+    as_turn,
+)
+from base_server.service.llm.histories import Histories, HistoryReader
+from base_server.service.llm.llm_errors import AIUnavailable
+from base_server.service.llm.llm_settings import LlmSettings
+from base_server.service.llm.personas import PersonaInfo, Personas
 
 if TYPE_CHECKING:
-    from service.llm.chat_memory import SessionChatHistory
-    from service.llm.models import ModelSet
+    from base_server.service.llm.chat_memory import SessionChatHistory
+    from base_server.service.llm.models import ModelSet
 
 
 class SessionMemory:
@@ -41,7 +48,7 @@ class SessionMemory:
     def chat_memory(self) -> SessionChatHistory:
         """The session's LangChain ``BaseChatMessageHistory``, one object for the life of this one."""
         if self._chat_memory is None:
-            from service.llm.chat_memory import SessionChatHistory  # noqa: PLC0415 - LangChain stays lazy
+            from base_server.service.llm.chat_memory import SessionChatHistory  # noqa: PLC0415 - LangChain stays lazy
 
             self._chat_memory = SessionChatHistory(self._histories, self.session_id)
         return self._chat_memory
@@ -62,7 +69,9 @@ class AIChatService(Facade):
         self._tasks = tasks
         self._personas = Personas(settings, env, os.environ if environ is None else environ)
         self._histories = Histories(settings, cache, tasks)
-        self._gate = CallGate(settings.max_concurrent_requests, settings.max_waiting_requests, settings.wait_timeout_s)
+        self._gate = CallGate(
+            settings.max_concurrent_requests, settings.max_waiting_requests, settings.wait_timeout_s
+        )
         self._loading: asyncio.Task[ModelSet] | None = None
         self._stopped = False
 
@@ -164,7 +173,9 @@ class AIChatService(Facade):
                     meter.forget()
                     raise
                 try:
-                    async with aclosing(models.stream(persona, question.history, question.message, permit)) as items:
+                    async with aclosing(
+                        models.stream(persona, question.history, question.message, permit)
+                    ) as items:
                         async for item in items:
                             meter.note(item)
                             yield item
@@ -186,7 +197,9 @@ class AIChatService(Facade):
         """
         pieces: list[str] = []
         answer: dict[str, Any] = {}
-        async with aclosing(self.stream(message, session_id, ai_persona=ai_persona, history=history)) as items:
+        async with aclosing(
+            self.stream(message, session_id, ai_persona=ai_persona, history=history)
+        ) as items:
             async for item in items:
                 if isinstance(item, ReplyChunk):
                     pieces.append(item.text)
@@ -195,7 +208,9 @@ class AIChatService(Facade):
         return {"session_id": session_id, "reply": "".join(pieces), **answer}
 
     @facade
-    async def process_message(self, *, room_id: str, user_message: str, ai_persona: str | None = None) -> str:
+    async def process_message(
+        self, *, room_id: str, user_message: str, ai_persona: str | None = None
+    ) -> str:
         """The text of the reply to ``user_message`` in the session ``room_id``."""
         answer = await self.chat(user_message, room_id, ai_persona)
         return str(answer["reply"])
@@ -231,7 +246,12 @@ class AIChatService(Facade):
     def status(self) -> dict[str, Any]:
         """``{"warm", "running", "waiting", "demo"}``: models built, calls now, calls waiting, personas without key."""
         loading = self._loading
-        warm = loading is not None and loading.done() and not loading.cancelled() and loading.exception() is None
+        warm = (
+            loading is not None
+            and loading.done()
+            and not loading.cancelled()
+            and loading.exception() is None
+        )
         return {
             "warm": warm,
             "running": self._gate.running,
@@ -247,7 +267,9 @@ class AIChatService(Facade):
             return loading.result() if loading.done() else await asyncio.shield(loading)
         except Exception as error:  # an import or a constructor of a third party: anything
             Logger.error("ai models could not be built", error=type(error).__name__)
-            self._loading = None if self._loading is loading else self._loading  # the next call tries again
+            self._loading = (
+                None if self._loading is loading else self._loading
+            )  # the next call tries again
             raise AIUnavailable("the models could not be built", called=False) from error
 
     def _load(self) -> asyncio.Task[ModelSet]:
@@ -267,7 +289,7 @@ class AIChatService(Facade):
 def _import_and_build(settings: LlmSettings, personas: Personas) -> ModelSet:
     is_first = "langchain_core" not in sys.modules
     with heap_growing_for_good() if is_first else nullcontext():
-        from service.llm import chat_memory, models  # noqa: F401, PLC0415 - one to three seconds: in a thread
+        from base_server.service.llm import chat_memory, models  # noqa: F401, PLC0415 - one to three seconds: in a thread
 
         return models.ModelSet(settings, personas)
 

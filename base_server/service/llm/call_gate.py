@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 
-from service.llm.call_meter import RUNNING, WAITING
-from service.llm.llm_errors import AIUnavailable
+from base_server.service.llm.call_meter import RUNNING, WAITING
+from base_server.service.llm.llm_errors import AIUnavailable
 
 _RETRY_AFTER_S = 5.0
 
@@ -36,13 +36,17 @@ class CallGate:
 
     async def _wait(self) -> None:
         if self.waiting >= self._max_waiting:
-            raise AIUnavailable("too many replies are waiting", called=False, retry_after_s=_RETRY_AFTER_S)
+            raise AIUnavailable(
+                "too many replies are waiting", called=False, retry_after_s=_RETRY_AFTER_S
+            )
         self.waiting += 1
         try:
             with WAITING.held():
                 async with asyncio.timeout(self._wait_timeout_s):
                     await self._free.acquire()
         except TimeoutError:
-            raise AIUnavailable("no free place", called=False, retry_after_s=_RETRY_AFTER_S) from None
+            raise AIUnavailable(
+                "no free place", called=False, retry_after_s=_RETRY_AFTER_S
+            ) from None
         finally:
             self.waiting -= 1

@@ -5,11 +5,13 @@ from __future__ import annotations
 import time
 from typing import Self
 
-from service.core.instruments import Counter, Gauge, Histogram
-from service.llm.conversation import ReplyChunk, ReplyEnd, ReplyItem, ReplyStart
-from service.llm.llm_errors import AITimeout, AIUnavailable
+from base_server.service.core.instruments import Counter, Gauge, Histogram
+from base_server.service.llm.conversation import ReplyChunk, ReplyEnd, ReplyItem, ReplyStart
+from base_server.service.llm.llm_errors import AITimeout, AIUnavailable
 
-CALLS = Counter("ai_calls", "Providers asked, a fallback for itself; persona is whose.", ("persona",))
+CALLS = Counter(
+    "ai_calls", "Providers asked, a fallback for itself; persona is whose.", ("persona",)
+)
 REPLIES = Counter(
     "ai_replies",
     "Replies by their end: stop, length, cut (its reader left or it was stopped), unavailable, timeout,"
@@ -17,10 +19,14 @@ REPLIES = Counter(
     ("persona", "outcome"),
 )
 FIRST_TOKEN_SECONDS = Histogram(
-    "ai_first_token_seconds", "From the first question to a provider to the reply's first text.", ("persona",)
+    "ai_first_token_seconds",
+    "From the first question to a provider to the reply's first text.",
+    ("persona",),
 )
 TOKENS = Counter(
-    "ai_tokens", "Tokens by kind, prompt or completion; estimated where the provider said nothing.", ("persona", "kind")
+    "ai_tokens",
+    "Tokens by kind, prompt or completion; estimated where the provider said nothing.",
+    ("persona", "kind"),
 )
 RUNNING = Gauge("ai_running", "Replies that hold one of llmConfig.max_concurrent_requests places.")
 WAITING = Gauge("ai_waiting", "Replies that wait for such a place.")
@@ -68,5 +74,8 @@ class CallMeter:
             self._asked_s = self._asked_s or time.monotonic()
             self._prompt_tokens = item.prompt_tokens
         elif isinstance(item, ReplyEnd):
-            self._prompt_tokens, self._completion_tokens = item.prompt_tokens, item.completion_tokens
+            self._prompt_tokens, self._completion_tokens = (
+                item.prompt_tokens,
+                item.completion_tokens,
+            )
             self._outcome = item.finish_reason

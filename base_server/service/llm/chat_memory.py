@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from langchain_core.chat_history import BaseChatMessageHistory
 from langchain_core.messages import BaseMessage
 
-from service.llm.conversation import Turn, as_turn
-from service.llm.histories import Histories
-from service.llm.prompt import as_messages
+from base_server.service.llm.conversation import Turn, as_turn
+from base_server.service.llm.histories import Histories
+from base_server.service.llm.prompt import as_messages
 
 
 class SessionChatHistory(BaseChatMessageHistory):
@@ -46,11 +46,15 @@ class SessionChatHistory(BaseChatMessageHistory):
 
     def add_messages(self, messages: Sequence[BaseMessage]) -> None:
         turns = _turns(messages)
-        self._histories.write_later(self._session_id, lambda: self._histories.append(self._session_id, turns))
+        self._histories.write_later(
+            self._session_id, lambda: self._histories.append(self._session_id, turns)
+        )
         self._snapshot += as_messages(turns)
 
     def clear(self) -> None:
-        self._histories.write_later(self._session_id, lambda: self._histories.replace(self._session_id, []))
+        self._histories.write_later(
+            self._session_id, lambda: self._histories.replace(self._session_id, [])
+        )
         self._snapshot = []
 
 

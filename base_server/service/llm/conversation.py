@@ -81,10 +81,14 @@ def as_turn(message: Any) -> Turn:
         return message
     fields = message if isinstance(message, Mapping) else _Attributes(message)
     names = (fields.get(name) for name in ("sender_type", "sender", "role", "type"))
-    sender = _SENDERS.get(next((str(getattr(name, "value", name)) for name in names if name), "").casefold())
+    sender = _SENDERS.get(
+        next((str(getattr(name, "value", name)) for name in names if name), "").casefold()
+    )
     content = fields.get("content")
     if sender is None or not isinstance(content, str):
-        raise ValueError("a history message needs a sender (USER, AI or SYSTEM) and a text as content")
+        raise ValueError(
+            "a history message needs a sender (USER, AI or SYSTEM) and a text as content"
+        )
     return Turn(sender, content)
 
 

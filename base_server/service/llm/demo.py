@@ -13,10 +13,10 @@ from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage, Huma
 from langchain_core.messages.ai import UsageMetadata
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
 
-from service.llm.conversation import estimate_tokens
-from service.llm.demo_replies import demo_reply
-from service.llm.llm_settings import DEMO_PROVIDER
-from service.llm.prompt import count_tokens
+from base_server.service.llm.conversation import estimate_tokens
+from base_server.service.llm.demo_replies import demo_reply
+from base_server.service.llm.llm_settings import DEMO_PROVIDER
+from base_server.service.llm.prompt import count_tokens
 
 _WORDS = re.compile(r"\s*\S+|\s+$")
 _LONGEST_REPLY_S = 3.0
@@ -41,7 +41,9 @@ class DemoChatModel(BaseChatModel):
         **kwargs: Any,
     ) -> ChatResult:
         reply = demo_reply(_questions(messages))
-        message = AIMessage(reply, response_metadata=_METADATA, usage_metadata=_usage(messages, reply))
+        message = AIMessage(
+            reply, response_metadata=_METADATA, usage_metadata=_usage(messages, reply)
+        )
         return ChatResult(generations=[ChatGeneration(message=message)])
 
     async def _astream(
@@ -56,7 +58,9 @@ class DemoChatModel(BaseChatModel):
         delay_s = min(self.word_delay_s, _LONGEST_REPLY_S / len(words))
         for number, word in enumerate(words):
             if delay_s or number % _WORDS_AT_ONCE == 0:
-                await asyncio.sleep(delay_s)  # without a delay too: a long reply leaves room for others
+                await asyncio.sleep(
+                    delay_s
+                )  # without a delay too: a long reply leaves room for others
             yield ChatGenerationChunk(message=AIMessageChunk(content=word))
         end = AIMessageChunk(content="", usage_metadata=_usage(messages, reply))
         yield ChatGenerationChunk(message=end, generation_info=_METADATA)

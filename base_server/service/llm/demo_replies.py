@@ -19,7 +19,9 @@ _ENGLISH_OPENER = re.compile(
 )
 _GREETING = re.compile(r"hello|hey|hi", re.IGNORECASE)
 # Last words of a Korean sentence that may name English ones: "Show me the money 가사"
-_KOREAN_REQUEST = re.compile(r"\w*(?:줘|줘요|주세요)|가사|뜻|번역|비교|설명|요약|줄거리|차이|추천|해석")
+_KOREAN_REQUEST = re.compile(
+    r"\w*(?:줘|줘요|주세요)|가사|뜻|번역|비교|설명|요약|줄거리|차이|추천|해석"
+)
 _NAMES_ONE = 4
 """From so many words on, a single Korean one behind English ones is a name or a quotation."""
 
@@ -132,7 +134,9 @@ _DEMO_EN = "*This is a demo: the reply was prepared, and no AI provider was call
 _DEMO_KO = "*데모 응답입니다. 준비된 답변이며, AI 제공자를 호출하지 않았습니다.*"
 
 # Benchmarks send many of these: no longer than the replies of earlier runs, word by word.
-_OTHER_EN = "This is a **demo**: no AI was asked. Try “Tell me a story” or “Show me a table and code”."
+_OTHER_EN = (
+    "This is a **demo**: no AI was asked. Try “Tell me a story” or “Show me a table and code”."
+)
 _OTHER_KO = (
     "**데모** 응답입니다. AI를 호출하지 않았습니다."
     " “짧은 이야기를 들려주세요” 또는 “표와 코드 블록을 보여 주세요”라고 말해 보세요."
@@ -165,11 +169,17 @@ _TOPICS = (
     _topic("en", r"\b(?:a|the|in|as) table\b", reply=f"{_TABLE_EN}\n{_DEMO_EN}"),
     _topic("en", r"\b(?:code|python|program)\b", reply=f"{_CODE_EN}\n\n{_DEMO_EN}"),
     _topic("en", r"\b(?:story|tale)\b", reply=_STORY_EN),
-    _topic("en", r"\bwho are you\b|\bwhat can you do\b|^\W*(?:hello|hi|hey)\b\W*$", reply=_GREETING_EN),
+    _topic(
+        "en", r"\bwho are you\b|\bwhat can you do\b|^\W*(?:hello|hi|hey)\b\W*$", reply=_GREETING_EN
+    ),
     _topic("ko", r"(?<!\w)표(?!\w{2})", r"코드", reply=f"{_TABLE_KO}\n{_CODE_KO}"),
     _topic("ko", r"(?<!\w)표(?:를|로|는|가)?(?!\w)", reply=f"{_TABLE_KO}\n{_DEMO_KO}"),
     _topic("ko", r"코드|파이썬|python", reply=f"{_CODE_KO}\n\n{_DEMO_KO}"),
-    _topic("ko", r"이야기(?:를|를\s*하나|\s*하나)?\s*(?:좀\s*)?(?:들려|해|써|만들)|동화|소설", reply=_STORY_KO),
+    _topic(
+        "ko",
+        r"이야기(?:를|를\s*하나|\s*하나)?\s*(?:좀\s*)?(?:들려|해|써|만들)|동화|소설",
+        reply=_STORY_KO,
+    ),
     _topic(
         "ko",
         r"누구(?:예요|세요|인가요|이고|야|니|죠|입니까)|무엇을 할 수|^\W*안녕(?:하세요|하십니까)?\W*$",

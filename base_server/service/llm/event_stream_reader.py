@@ -82,7 +82,9 @@ class EventStreamReader:
         for line in lines:
             if self._data_bytes + len(line) > self._max_bytes:
                 raise self._too_long()
-            if line.startswith(b"data: "):  # nearly every line of a provider's, so the first that is looked for
+            if line.startswith(
+                b"data: "
+            ):  # nearly every line of a provider's, so the first that is looked for
                 self._add_data(line[6:])
             elif line:
                 self._read_field(line)

@@ -10,7 +10,7 @@ import re
 
 from langchain_core.exceptions import ContextOverflowError, ModelTimeoutError
 
-from service.llm.llm_errors import AITimeout, AIUnavailable, ConversationTooLong
+from base_server.service.llm.llm_errors import AITimeout, AIUnavailable, ConversationTooLong
 
 _CODE = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 _REFUSED_UNSERVED = frozenset({429, 500, 503, 529})
@@ -36,7 +36,8 @@ _CONTEXT_TEXT = re.compile(
     re.IGNORECASE,
 )
 _LIMITED_USE = re.compile(
-    r"per (second|min|minute|hour|day|month)\b|rate[ _-]?limit|quota|throttl|billing|wait before", re.IGNORECASE
+    r"per (second|min|minute|hour|day|month)\b|rate[ _-]?limit|quota|throttl|billing|wait before",
+    re.IGNORECASE,
 )
 """Too many tokens for now, or for the money: half of them would be refused too, or be a way around the limit."""
 _RAISED_HERE = (AttributeError, LookupError, OSError, TypeError, ValueError, AIUnavailable)

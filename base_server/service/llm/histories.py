@@ -9,14 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from service.cache.cache_errors import CacheCommandError
-from service.cache.cache_service import CacheService
-from service.cache.script import load_scripts
-from service.core.errors import ServiceError
-from service.core.logger import Logger
-from service.core.tasks import TaskRegistry
-from service.llm.conversation import Turn, as_turn
-from service.llm.llm_settings import LlmSettings
+from base_server.service.cache.cache_service import CacheService
+from base_server.service.core.errors import ServiceError
+from base_server.service.core.logger import Logger
+from base_server.service.core.tasks import TaskRegistry
+from base_server.service.llm.conversation import Turn, as_turn
+from base_server.service.llm.llm_settings import LlmSettings
+from base_server.service.redis_client.redis_errors import CacheCommandError
+from base_server.service.redis_client.script import load_scripts
 
 HistoryReader = Callable[[str], Awaitable[Sequence[Turn] | None]]
 
@@ -59,7 +59,9 @@ class Histories:
             return History([], own=True)
         try:
             texts = await self._cache.get_client().list_range(_key(session_id), -self._keep, -1)
-        except CacheCommandError:  # a key of another type counts as a miss; the next write replaces it
+        except (
+            CacheCommandError
+        ):  # a key of another type counts as a miss; the next write replaces it
             Logger.warn("ai history unreadable", session_id=session_id)
             texts = []
         return History([turn for text in texts if (turn := _decoded(text)) is not None], own=True)
@@ -82,7 +84,9 @@ class Histories:
         self._queued[session_id] = task
         task.add_done_callback(lambda done: self._forget(session_id, done))
 
-    async def _queued_write(self, before: asyncio.Task[None] | None, write: Callable[[], Awaitable[None]]) -> None:
+    async def _queued_write(
+        self, before: asyncio.Task[None] | None, write: Callable[[], Awaitable[None]]
+    ) -> None:
         if before is not None:
             await asyncio.wait({before})
         try:
@@ -108,7 +112,9 @@ class Histories:
         newest = [_encoded(turn) for turn in turns[-self._keep :]] if self._keep else []
         args = [str(self._keep), str(self._ttl_s), how, *newest]
         if newest or how == "replace":
-            await self._cache.get_client().eval_script(self._script.source, [_key(session_id)], args)
+            await self._cache.get_client().eval_script(
+                self._script.source, [_key(session_id)], args
+            )
 
 
 def _key(session_id: str) -> str:

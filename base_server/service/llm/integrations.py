@@ -16,12 +16,12 @@ from langchain_openai import ChatOpenAI
 from langchain_openai.chat_models.base import BaseChatOpenAI
 from pydantic import SecretStr, ValidationError
 
-from service.core.errors import StartError
-from service.llm.call_permit import obtain_permit
-from service.llm.llm_settings import PersonaSettings, ProviderSettings
-from service.llm.model_stream import ModelTraits, fold_reason
-from service.llm.personas import Choice
-from service.llm.response_events import ResponseEvents
+from base_server.service.core.errors import StartError
+from base_server.service.llm.call_permit import obtain_permit
+from base_server.service.llm.llm_settings import PersonaSettings, ProviderSettings
+from base_server.service.llm.model_stream import ModelTraits, fold_reason
+from base_server.service.llm.personas import Choice
+from base_server.service.llm.response_events import ResponseEvents
 
 _KEYLESS = SecretStr("none")  # the OpenAI SDK wants some key
 _SAY_WHY = frozenset({"anthropic", "ollama"})  # of the others it is not known
@@ -42,7 +42,8 @@ class HttpClients:
     def of(self, name: str, provider: ProviderSettings) -> openai.DefaultAsyncHttpxClient:
         if name not in self._clients:
             self._clients[name] = openai.DefaultAsyncHttpxClient(
-                timeout=_timeout(provider), event_hooks={"request": [obtain_permit], "response": self._hooks}
+                timeout=_timeout(provider),
+                event_hooks={"request": [obtain_permit], "response": self._hooks},
             )
         return self._clients[name]
 
@@ -78,7 +79,9 @@ def _silence_serializer() -> None:
 
     The warning holds the model's text, and the interpreter keeps one entry for each text, without end.
     """
-    warnings.filterwarnings("ignore", "Pydantic serializer warnings", UserWarning, r"pydantic\.main\Z")
+    warnings.filterwarnings(
+        "ignore", "Pydantic serializer warnings", UserWarning, r"pydantic\.main\Z"
+    )
 
 
 def _openai(
@@ -97,14 +100,18 @@ def _openai(
     return ChatOpenAI(**arguments | _openai_rules(choice, provider, clients) | dict(choice.options))
 
 
-def _other(choice: Choice, provider: ProviderSettings, persona: PersonaSettings, clients: HttpClients) -> BaseChatModel:
+def _other(
+    choice: Choice, provider: ProviderSettings, persona: PersonaSettings, clients: HttpClients
+) -> BaseChatModel:
     standard = {
         "api_key": choice.api_key and choice.api_key.get_secret_value(),
         "base_url": choice.base_url,
         "temperature": persona.temperature,
         "max_tokens": persona.max_tokens,
     }
-    given = {name: value for name, value in standard.items() if value is not None} | dict(choice.options)
+    given = {name: value for name, value in standard.items() if value is not None} | dict(
+        choice.options
+    )
 
     def build(**more: Any) -> BaseChatModel:
         return init_chat_model(choice.model, model_provider=provider.integration, **given | more)
@@ -118,7 +125,9 @@ def _other(choice: Choice, provider: ProviderSettings, persona: PersonaSettings,
     return build(**retries) if "max_retries" in _parameters(kind) else build()
 
 
-def _openai_rules(choice: Choice, provider: ProviderSettings, clients: HttpClients) -> dict[str, Any]:
+def _openai_rules(
+    choice: Choice, provider: ProviderSettings, clients: HttpClients
+) -> dict[str, Any]:
     return {
         "http_async_client": clients.of(choice.provider_name, provider),
         "timeout": _timeout(provider),
@@ -150,10 +159,16 @@ def _as_start_error(name: str, provider: ProviderSettings) -> Iterator[None]:
         yield
     except ImportError as error:
         package = re.search(r"pip install ([\w-]+)", str(error))
-        raise StartError(f"{where} needs a package: pip install {package[1] if package else error.name}.") from error
+        raise StartError(
+            f"{where} needs a package: pip install {package[1] if package else error.name}."
+        ) from error
     except ValidationError as error:
         # Without the input, which may be a key.
-        named = "; ".join(f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors())
+        named = "; ".join(
+            f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors()
+        )
         raise StartError(f"{where}: {' '.join(named.split())}.") from None
     except Exception as error:  # a third party's constructor: anything
-        raise StartError(f"{where}: {type(error).__name__}: {' '.join(str(error).split())[:300]}.") from error
+        raise StartError(
+            f"{where}: {type(error).__name__}: {' '.join(str(error).split())[:300]}."
+        ) from error

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from service.core.errors import ServiceError
+from base_server.service.core.errors import ServiceError
 
 
 class AIUnavailable(ServiceError):
@@ -14,7 +14,9 @@ class AIUnavailable(ServiceError):
     ``retry_after_s`` is when asking again makes sense, if that is known.
     """
 
-    def __init__(self, reason: str, *, called: bool = True, retry_after_s: float | None = None) -> None:
+    def __init__(
+        self, reason: str, *, called: bool = True, retry_after_s: float | None = None
+    ) -> None:
         super().__init__(reason)
         self.called = called
         self.retry_after_s = retry_after_s

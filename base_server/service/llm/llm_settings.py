@@ -9,19 +9,38 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, JsonValue, SecretStr, StringConstraints, model_validator
 
-from service.core.settings import Settings, TtlSeconds
+from base_server.service.core.settings import Settings, TtlSeconds
 
 DEMO_PROVIDER = "demo"
 OPENAI_URL = "https://api.openai.com/v1"
 
 Name = Annotated[str, StringConstraints(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9._-]+$")]
-FinishReasonName = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=64)]
+FinishReasonName = Annotated[
+    str, StringConstraints(strip_whitespace=True, min_length=1, max_length=64)
+]
 Seconds = Annotated[float, Field(gt=0, le=3600)]
 
 # Options that have a setting of their own, or that the rules of a call decide.
 _OWN_OPTIONS = frozenset(
-    {"model", "model_name", "model_provider", "api_key", "base_url", "temperature", "max_tokens", "timeout"}
-    | {"max_retries", "streaming", "stream_usage", "stream_chunk_timeout", "http_async_client", "callbacks", "verbose"}
+    {
+        "model",
+        "model_name",
+        "model_provider",
+        "api_key",
+        "base_url",
+        "temperature",
+        "max_tokens",
+        "timeout",
+    }
+    | {
+        "max_retries",
+        "streaming",
+        "stream_usage",
+        "stream_chunk_timeout",
+        "http_async_client",
+        "callbacks",
+        "verbose",
+    }
 )
 
 
@@ -130,7 +149,9 @@ class LlmSettings(Settings):
 
     default_persona: Name = "GPT4O"
     """Answers where a room names none."""
-    personas: Mapping[Name, PersonaSettings] = Field(default_factory=lambda: MappingProxyType(_SHIPPED_PERSONAS))
+    personas: Mapping[Name, PersonaSettings] = Field(
+        default_factory=lambda: MappingProxyType(_SHIPPED_PERSONAS)
+    )
     """The personas by name."""
     providers: Mapping[Name, ProviderSettings] = Field(
         default_factory=lambda: MappingProxyType({"openai": ProviderSettings(base_url=OPENAI_URL)})
@@ -168,14 +189,25 @@ class LlmSettings(Settings):
         if len({name.casefold() for name in self.personas}) != len(self.personas):
             raise ValueError("personas: two names differ only in case")
         if self.default_persona not in self.personas:
-            raise ValueError(f"default_persona: not one of personas ({', '.join(sorted(self.personas))})")
+            raise ValueError(
+                f"default_persona: not one of personas ({', '.join(sorted(self.personas))})"
+            )
         for name, persona in self.personas.items():
-            for place, chosen in (("", persona), *((f".fallbacks.{n}", f) for n, f in enumerate(persona.fallbacks))):
+            for place, chosen in (
+                ("", persona),
+                *((f".fallbacks.{n}", f) for n, f in enumerate(persona.fallbacks)),
+            ):
                 if chosen.provider != DEMO_PROVIDER and chosen.provider not in self.providers:
                     known = ", ".join([*sorted(self.providers), DEMO_PROVIDER])
-                    raise ValueError(f"personas.{name}{place}.provider: not one of providers ({known})")
+                    raise ValueError(
+                        f"personas.{name}{place}.provider: not one of providers ({known})"
+                    )
                 context_tokens = self.context_tokens_of(chosen)
-                if persona.max_tokens is not None and context_tokens and persona.max_tokens >= context_tokens:
+                if (
+                    persona.max_tokens is not None
+                    and context_tokens
+                    and persona.max_tokens >= context_tokens
+                ):
                     raise ValueError(
                         f"personas.{name}.max_tokens: leaves nothing of the context_tokens of {chosen.model}"
                         f" ({context_tokens}) for the question"

@@ -36,7 +36,17 @@ def _folded(*reasons: str) -> frozenset[str]:
 
 
 _WHOLE = _folded(
-    *["stop", "eos", "eos_token", "end_turn", "stop_sequence", "complete", "completed", "finished", "done"]
+    *[
+        "stop",
+        "eos",
+        "eos_token",
+        "end_turn",
+        "stop_sequence",
+        "complete",
+        "completed",
+        "finished",
+        "done",
+    ]
 )
 _LENGTH = _folded(
     *["length", "max_tokens", "max_length", "max_output_tokens", "max_completion_tokens"],
@@ -53,7 +63,13 @@ _LOGGED_REASON = re.compile(r"[^A-Za-z0-9_.:/-]")
 _LONGEST_LOGGED_REASON = 64
 
 EndKind = Literal["stop", "length", "unknown", "withheld"]
-_SEVERITY: dict[EndKind | None, int] = {None: 0, "stop": 1, "length": 2, "unknown": 3, "withheld": 4}
+_SEVERITY: dict[EndKind | None, int] = {
+    None: 0,
+    "stop": 1,
+    "length": 2,
+    "unknown": 3,
+    "withheld": 4,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,13 +143,17 @@ class ChunkReader:
         self.usage = (before[0] + prompt, before[1] + completion)
 
     def _note_end(self, metadata: Mapping[str, Any]) -> None:
-        if (reason := _first(metadata, _REASONS)) and (folded := fold_reason(reason)) not in _NO_REASON:
+        if (reason := _first(metadata, _REASONS)) and (
+            folded := fold_reason(reason)
+        ) not in _NO_REASON:
             self.note_reason(self._kind_of(folded))
             if self.reason == "unknown":
                 self.unknown_reason = _LOGGED_REASON.sub("?", reason[:_LONGEST_LOGGED_REASON])
         if name := _first(metadata, _MODELS):
             # It goes into the message's metadata: text that can be stored, of a name's length.
-            self.model_name = name[:_LONGEST_NAME].encode("utf-8", "replace").decode().replace("\0", "?")
+            self.model_name = (
+                name[:_LONGEST_NAME].encode("utf-8", "replace").decode().replace("\0", "?")
+            )
 
 
 async def _whole(model: BaseChatModel, messages: list[BaseMessage]) -> Chunks:

@@ -8,19 +8,19 @@ from typing import TYPE_CHECKING
 
 from langchain_core.language_models.chat_models import BaseChatModel
 
-from service.core.logger import Logger
-from service.llm.call_permit import CallPermit
-from service.llm.conversation import ReplyChunk, ReplyItem, Turn
-from service.llm.demo import DemoChatModel
-from service.llm.llm_errors import AITimeout, AIUnavailable, ReplyWithheld
-from service.llm.llm_settings import LlmSettings, ProviderSettings
-from service.llm.model_stream import ModelTraits
-from service.llm.personas import Choice, Persona, Personas
-from service.llm.prompt import build_prompt
-from service.llm.provider_call import Callee, CallLimits, ProviderCall
+from base_server.service.core.logger import Logger
+from base_server.service.llm.call_permit import CallPermit
+from base_server.service.llm.conversation import ReplyChunk, ReplyItem, Turn
+from base_server.service.llm.demo import DemoChatModel
+from base_server.service.llm.llm_errors import AITimeout, AIUnavailable, ReplyWithheld
+from base_server.service.llm.llm_settings import LlmSettings, ProviderSettings
+from base_server.service.llm.model_stream import ModelTraits
+from base_server.service.llm.personas import Choice, Persona, Personas
+from base_server.service.llm.prompt import build_prompt
+from base_server.service.llm.provider_call import Callee, CallLimits, ProviderCall
 
 if TYPE_CHECKING:
-    from service.llm.integrations import HttpClients
+    from base_server.service.llm.integrations import HttpClients
 
 _DEMO_TRAITS = ModelTraits(says_why=True, usage_adds_up=False, joins_neighbours=False)
 
@@ -65,9 +65,16 @@ class ModelSet:
                         yield item
                 return
             except (AIUnavailable, AITimeout) as error:
-                if spoke or number == len(callees) or isinstance(error, ReplyWithheld) or permit.failure is error:
+                if (
+                    spoke
+                    or number == len(callees)
+                    or isinstance(error, ReplyWithheld)
+                    or permit.failure is error
+                ):
                     raise
-                Logger.warn("ai fallback", persona=persona_name, failed=callee.model_name, reason=str(error))
+                Logger.warn(
+                    "ai fallback", persona=persona_name, failed=callee.model_name, reason=str(error)
+                )
             finally:
                 self._running.discard(call)
 
@@ -81,17 +88,29 @@ class ModelSet:
     def _callee(self, persona: Persona, choice: Choice) -> Callee:
         model: BaseChatModel
         if choice.provider is None:
-            model, traits = DemoChatModel(word_delay_s=self._settings.demo_word_delay_s), _DEMO_TRAITS
+            model, traits = (
+                DemoChatModel(word_delay_s=self._settings.demo_word_delay_s),
+                _DEMO_TRAITS,
+            )
         else:
             # Thirty megabytes, which a server of demos does without.
-            from service.llm.integrations import HttpClients, build_model  # noqa: PLC0415
+            from base_server.service.llm.integrations import HttpClients, build_model  # noqa: PLC0415
 
             self._clients = self._clients or HttpClients(self._settings.max_reply_chars)
             model, traits = build_model(choice, choice.provider, persona.settings, self._clients)
-        limits = CallLimits.of(choice.provider or ProviderSettings(), self._settings.max_reply_chars)
+        limits = CallLimits.of(
+            choice.provider or ProviderSettings(), self._settings.max_reply_chars
+        )
         prompt_tokens = _room_for_prompt(choice.context_tokens, persona.settings.max_tokens)
         return Callee(
-            model, traits, limits, persona.name, choice.provider_name, choice.model, choice.address, prompt_tokens
+            model,
+            traits,
+            limits,
+            persona.name,
+            choice.provider_name,
+            choice.model,
+            choice.address,
+            prompt_tokens,
         )
 
 

@@ -8,10 +8,10 @@ from urllib.parse import urlsplit
 
 from pydantic import JsonValue, SecretStr
 
-from service.core.errors import StartError
-from service.core.logger import Logger
-from service.llm.llm_errors import UnknownPersona
-from service.llm.llm_settings import (
+from base_server.service.core.errors import StartError
+from base_server.service.core.logger import Logger
+from base_server.service.llm.llm_errors import UnknownPersona
+from base_server.service.llm.llm_settings import (
     DEMO_PROVIDER,
     OPENAI_URL,
     LlmSettings,
@@ -48,7 +48,9 @@ class Choice:
         """The address that is asked; None when only the integration knows it, or nobody is."""
         if self.provider is None:
             return None
-        return self.provider.base_url or (OPENAI_URL if self.provider.integration == "openai" else None)
+        return self.provider.base_url or (
+            OPENAI_URL if self.provider.integration == "openai" else None
+        )
 
     @property
     def address(self) -> str | None:
@@ -86,7 +88,9 @@ class Personas:
         self._environ = environ
         self._demo_allowed = settings.demo_without_key or env == "LOCAL"
         self._without_key: list[str] = []
-        self._all = {name: self._resolved(name, persona) for name, persona in settings.personas.items()}
+        self._all = {
+            name: self._resolved(name, persona) for name, persona in settings.personas.items()
+        }
         self._names = {name.casefold(): name for name in self._all}
 
     def resolve(self, name: str | None) -> str:
@@ -126,7 +130,8 @@ class Personas:
         """Whether packages or options are configured that only LangChain can judge, when the models are built."""
         choices = [choice for persona in self._all.values() for choice in persona.choices]
         return any(
-            choice.provider is not None and (choice.provider.integration != "openai" or choice.options)
+            choice.provider is not None
+            and (choice.provider.integration != "openai" or choice.options)
             for choice in choices
         )
 
@@ -134,9 +139,14 @@ class Personas:
         """One warning for all of :meth:`demo_only`, one for the other models that were left out."""
         demo_only = self.demo_only()
         if demo_only:
-            Logger.warn("no api key: these personas are answered by the offline demo model", personas=demo_only)
+            Logger.warn(
+                "no api key: these personas are answered by the offline demo model",
+                personas=demo_only,
+            )
         if fewer := [name for name in self._without_key if name not in demo_only]:
-            Logger.warn("no api key: a model or fallback of these personas is left out", personas=fewer)
+            Logger.warn(
+                "no api key: a model or fallback of these personas is left out", personas=fewer
+            )
 
     def _resolved(self, name: str, persona: PersonaSettings) -> Persona:
         choices = [self._choice(name, chosen) for chosen in (persona, *persona.fallbacks)]
@@ -154,7 +164,12 @@ class Personas:
         if key is not None or not provider.key_required:
             options = {**provider.options, **chosen.options}
             return Choice(
-                chosen.provider, provider, key, chosen.model, options, self._settings.context_tokens_of(chosen)
+                chosen.provider,
+                provider,
+                key,
+                chosen.model,
+                options,
+                self._settings.context_tokens_of(chosen),
             )
         if self._demo_allowed:
             return None

@@ -7,7 +7,7 @@ from itertools import groupby
 
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, SystemMessage
 
-from service.llm.conversation import Sender, Turn, cautious_tokens, estimate_tokens
+from base_server.service.llm.conversation import Sender, Turn, cautious_tokens, estimate_tokens
 
 _OVERHEAD_TOKENS = 4  # role and separators of a message
 _BETWEEN = "\n\n"
@@ -30,7 +30,9 @@ class Prompt:
 
     __slots__ = ("_history", "_joins", "_question", "_system_prompt", "messages", "tokens")
 
-    def __init__(self, system_prompt: str, history: Sequence[Turn], question: str, *, joins: bool = True) -> None:
+    def __init__(
+        self, system_prompt: str, history: Sequence[Turn], question: str, *, joins: bool = True
+    ) -> None:
         self._joins = joins
         self._system_prompt = system_prompt
         self._history = _from_first_question(history)
@@ -45,7 +47,9 @@ class Prompt:
         """The same question behind the newer half of the history; None when there is no history."""
         if not self._history:
             return None
-        newer = _newest(self._history, len(self._history) // 2, sum(map(turn_tokens, self._history)) // 2)
+        newer = _newest(
+            self._history, len(self._history) // 2, sum(map(turn_tokens, self._history)) // 2
+        )
         return Prompt(self._system_prompt, newer, self._question, joins=self._joins)
 
 
@@ -70,7 +74,9 @@ def build_prompt(
     room = None
     if context_tokens is not None:
         room = context_tokens - _cautious(Turn("SYSTEM", system_prompt)) - _cautious(asked)
-    return Prompt(system_prompt, _newest(earlier, max_messages, max_tokens, room), question, joins=joins)
+    return Prompt(
+        system_prompt, _newest(earlier, max_messages, max_tokens, room), question, joins=joins
+    )
 
 
 def as_messages(turns: Iterable[Turn]) -> list[BaseMessage]:
@@ -91,7 +97,9 @@ def _cautious(turn: Turn) -> int:
     return cautious_tokens(turn.content) + _OVERHEAD_TOKENS
 
 
-def _newest(history: Sequence[Turn], max_messages: int, max_tokens: int, room: int | None = None) -> list[Turn]:
+def _newest(
+    history: Sequence[Turn], max_messages: int, max_tokens: int, room: int | None = None
+) -> list[Turn]:
     """The newest turns that are at most ``max_messages`` of ``max_tokens``, and fit the context's ``room``."""
     # LangChain's trim_messages gives the same for the budget, by counting message objects made of all of the history.
     kept: list[Turn] = []
@@ -110,7 +118,9 @@ def _newest(history: Sequence[Turn], max_messages: int, max_tokens: int, room: i
 
 def _from_first_question(history: Sequence[Turn]) -> list[Turn]:
     """``history`` without the AI's turns that come before the first of a user's."""
-    first = next((place for place, turn in enumerate(history) if turn.sender == "USER"), len(history))
+    first = next(
+        (place for place, turn in enumerate(history) if turn.sender == "USER"), len(history)
+    )
     return [turn for place, turn in enumerate(history) if place >= first or turn.sender == "SYSTEM"]
 
 

@@ -10,17 +10,29 @@ from typing import Self
 from langchain_core.language_models.chat_models import BaseChatModel
 from langchain_core.outputs import ChatGeneration
 
-from service.core.logger import Logger
-from service.llm.call_permit import CallPermit, needing
-from service.llm.conversation import FinishReason, ReplyChunk, ReplyEnd, ReplyItem, ReplyStart, tokens_of_bytes
-from service.llm.failures import is_context_overflow, may_retry, retry_delay_s, translate
-from service.llm.llm_errors import AITimeout, AIUnavailable, ReplyWithheld
-from service.llm.llm_settings import ProviderSettings
-from service.llm.model_stream import ChunkReader, Chunks, ModelTraits, open_chunks
-from service.llm.open_responses import OpenResponse, collect_responses
-from service.llm.prompt import Prompt
-from service.llm.reply_text import ReplyText
-from service.llm.watch import Overdue, Watch
+from base_server.service.core.logger import Logger
+from base_server.service.llm.call_permit import CallPermit, needing
+from base_server.service.llm.conversation import (
+    FinishReason,
+    ReplyChunk,
+    ReplyEnd,
+    ReplyItem,
+    ReplyStart,
+    tokens_of_bytes,
+)
+from base_server.service.llm.failures import (
+    is_context_overflow,
+    may_retry,
+    retry_delay_s,
+    translate,
+)
+from base_server.service.llm.llm_errors import AITimeout, AIUnavailable, ReplyWithheld
+from base_server.service.llm.llm_settings import ProviderSettings
+from base_server.service.llm.model_stream import ChunkReader, Chunks, ModelTraits, open_chunks
+from base_server.service.llm.open_responses import OpenResponse, collect_responses
+from base_server.service.llm.prompt import Prompt
+from base_server.service.llm.reply_text import ReplyText
+from base_server.service.llm.watch import Overdue, Watch
 
 _USAGE_WAIT_S = 2.0  # after the finish reason: usage follows at once or not at all
 
@@ -145,7 +157,9 @@ class ProviderCall:
                     continue
                 retries = self._attempts - (2 if self._is_shortened else 1)
                 delay_s = retry_delay_s(error, retries + 1) if may_retry(error) else None
-                out_of_time = delay_s is None or self._elapsed_s() + delay_s >= self._limits.first_token_s
+                out_of_time = (
+                    delay_s is None or self._elapsed_s() + delay_s >= self._limits.first_token_s
+                )
                 if retries >= self._limits.max_retries or delay_s is None or out_of_time:
                     raise translate(error, self._limits.connect_s, self._limits.total_s) from None
             await asyncio.sleep(delay_s)
@@ -175,13 +189,22 @@ class ProviderCall:
             if self._reader.reason is None:
                 raise translate(error, self._limits.connect_s, self._limits.total_s) from None
             return None  # the reply itself is whole; only usage is missing
-        if chunk is None and self._reader.reason is None and self._callee.traits.says_why and not self._came_to_done():
+        if (
+            chunk is None
+            and self._reader.reason is None
+            and self._callee.traits.says_why
+            and not self._came_to_done()
+        ):
             raise AIUnavailable("the reply was cut off")
         return chunk
 
     def _came_to_done(self) -> bool:
         """Whether the stream ended with ``[DONE]``: some servers give no other sign that a reply is whole."""
-        return self._callee.traits.done_is_whole and bool(self._responses) and self._responses[-1].is_done
+        return (
+            self._callee.traits.done_is_whole
+            and bool(self._responses)
+            and self._responses[-1].is_done
+        )
 
     async def _next(self, chunks: Chunks) -> ChatGeneration | None:
         try:
@@ -239,12 +262,16 @@ class ProviderCall:
         if self._reader.reason == "withheld":
             raise ReplyWithheld
         if self._reader.reason == "unknown":
-            raise AIUnavailable(f"the reply ended with an unknown finish reason: {self._reader.unknown_reason}")
+            raise AIUnavailable(
+                f"the reply ended with an unknown finish reason: {self._reader.unknown_reason}"
+            )
         if not self._chars:
             raise AIUnavailable("empty reply")
         prompt, completion = self._usage()
         reason: FinishReason = "length" if self._reader.reason == "length" else "stop"
-        return ReplyEnd(self._answered_by(), prompt, completion, reason, round(self._elapsed_s() * 1000))
+        return ReplyEnd(
+            self._answered_by(), prompt, completion, reason, round(self._elapsed_s() * 1000)
+        )
 
     def _usage(self) -> tuple[int, int]:
         """Prompt and completion tokens: the provider's where it told them, or estimated."""

@@ -10,9 +10,13 @@ from collections.abc import AsyncGenerator, Iterable
 from contextlib import aclosing
 from functools import partial
 
-from service.llm.event_stream_reader import EventStreamReader, EventTooLong, ServerSentEvent
-from service.llm.llm_errors import AIUnavailable
-from service.llm.open_responses import Body, HttpResponse, OpenResponse, note_response
+from base_server.service.llm.event_stream_reader import (
+    EventStreamReader,
+    EventTooLong,
+    ServerSentEvent,
+)
+from base_server.service.llm.llm_errors import AIUnavailable
+from base_server.service.llm.open_responses import Body, HttpResponse, OpenResponse, note_response
 
 _MAX_EVENT_BYTES = 16 * 2**20
 """A whole reply in one event has some megabytes."""
@@ -20,7 +24,9 @@ _BYTES_PER_CHAR = 1024
 """What comes for a character of text at most: 200 to 500 bytes of JSON a token are usual, and some think aloud."""
 _MAX_BLANK_BYTES = 1024
 _KEEP_ALIVES = frozenset({"ping", "keep-alive", "keepalive", "heartbeat"})
-_EMPTY_DATA = frozenset({b"", b"null", b"[]", b"[keep-alive]", *(name.encode() for name in _KEEP_ALIVES)})
+_EMPTY_DATA = frozenset(
+    {b"", b"null", b"[]", b"[keep-alive]", *(name.encode() for name in _KEEP_ALIVES)}
+)
 
 
 class ResponseEvents:
@@ -92,8 +98,12 @@ class _ChunkEvents:
             text = data.lstrip()
             if text.startswith(b"{"):
                 # Quotes inside a JSON string are escaped: these can only be keys.
-                self._only_chunks = self._only_chunks and (b'"choices"' in data or b'"usage"' in data)
-                yield b"data: %b\n\n" % (data.replace(b"\n", b"\ndata: ") if b"\n" in data else data)
+                self._only_chunks = self._only_chunks and (
+                    b'"choices"' in data or b'"usage"' in data
+                )
+                yield b"data: %b\n\n" % (
+                    data.replace(b"\n", b"\ndata: ") if b"\n" in data else data
+                )
             elif text.startswith(b"[DONE]"):
                 self._opened.is_done = self._only_chunks and not self._has_error
                 yield b"data: [DONE]\n\n"

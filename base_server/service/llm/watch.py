@@ -45,7 +45,8 @@ class Watch:
         except (asyncio.CancelledError, Exception) as error:
             # Somebody else's cancellation, or the items' own failure, passes on as it is.
             if self._rung is None or (
-                isinstance(error, asyncio.CancelledError) and task.cancelling() > 1 + cancelled_before
+                isinstance(error, asyncio.CancelledError)
+                and task.cancelling() > 1 + cancelled_before
             ):
                 raise
             raise self._rung from None

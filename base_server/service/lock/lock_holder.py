@@ -8,10 +8,10 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
-from service.core.errors import ServiceUnavailable
-from service.core.logger import Logger
-from service.core.tasks import TaskRegistry
-from service.lock.lock_service import LockService
+from base_server.service.core.errors import ServiceUnavailable
+from base_server.service.core.logger import Logger
+from base_server.service.core.tasks import TaskRegistry
+from base_server.service.lock.lock_service import LockService
 
 
 @dataclass
@@ -24,7 +24,9 @@ class HeldLock:
     ttl_s: float
     partition: int | None
     lost: bool = False
-    leave_for_s: float | None = None  # set by the holder: at the end let it run out after this, unreleased
+    leave_for_s: float | None = (
+        None  # set by the holder: at the end let it run out after this, unreleased
+    )
 
 
 class LockHolder:
@@ -56,7 +58,9 @@ class LockHolder:
             renewer.cancel()
             await self._tasks.finish(self._leave(held), f"release {key}")
 
-    async def _acquire(self, key: str, ttl_s: float, timeout_s: float, partition: int | None) -> HeldLock | None:
+    async def _acquire(
+        self, key: str, ttl_s: float, timeout_s: float, partition: int | None
+    ) -> HeldLock | None:
         if (forgotten := self._unreleased.get(key)) is not None:
             await self._locks.release(key, forgotten.token, partition=forgotten.partition)
             self._unreleased.pop(key, None)
@@ -69,7 +73,9 @@ class LockHolder:
             await asyncio.sleep(held.ttl_s / 3)
             asked_s = time.monotonic()
             try:
-                if await self._locks.extend(held.key, held.token, held.ttl_s, partition=held.partition):
+                if await self._locks.extend(
+                    held.key, held.token, held.ttl_s, partition=held.partition
+                ):
                     sure_until_s = asked_s + held.ttl_s
                 else:
                     held.lost = True
@@ -82,7 +88,9 @@ class LockHolder:
             if held.leave_for_s is None or held.lost:
                 await self._locks.release(held.key, held.token, partition=held.partition)
             else:
-                await self._locks.extend(held.key, held.token, held.leave_for_s, partition=held.partition)
+                await self._locks.extend(
+                    held.key, held.token, held.leave_for_s, partition=held.partition
+                )
         except ServiceUnavailable as error:
             self._unreleased[held.key] = held
             # Other processes want it too.

@@ -15,12 +15,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from service.cache.cache_service import CacheService
-from service.cache.script import ScriptFolder
-from service.core.errors import OutcomeUnknown, ServiceUnavailable
-from service.core.facade import Facade, facade
-from service.core.logger import Logger
-from service.core.tasks import TaskRegistry
+from base_server.service.cache.cache_service import CacheService
+from base_server.service.core.errors import OutcomeUnknown, ServiceUnavailable
+from base_server.service.core.facade import Facade, facade
+from base_server.service.core.logger import Logger
+from base_server.service.core.tasks import TaskRegistry
+from base_server.service.redis_client.script import ScriptFolder
 
 _SCRIPTS = ScriptFolder(Path(__file__).parent / "lua")
 _SHORTEST_WAIT_S = 0.01
@@ -29,7 +29,7 @@ _LONGEST_PAUSE_S = 1.0  # of who gives back what an outage left taken
 
 
 class LockService(Facade):
-    """Every call raises :class:`~service.core.errors.ServiceUnavailable` when Redis does not answer.
+    """Every call raises :class:`~base_server.service.core.errors.ServiceUnavailable` when Redis does not answer.
 
     A lock ``key`` is any text; it lies in the partition of the data that it names (``room:<id>`` in
     that of the room) or in the ``partition`` given, and is no data key itself. It ends with its TTL, or with
@@ -47,7 +47,14 @@ class LockService(Facade):
         await self._tasks.drain(timeout_s=5.0)
 
     @facade
-    async def acquire(self, key: str, ttl: float, timeout: float, *, partition: int | None = None) -> str | None:  # noqa: ASYNC109 - documented name
+    async def acquire(
+        self,
+        key: str,
+        ttl: float,
+        timeout: float,  # noqa: ASYNC109 - documented name
+        *,
+        partition: int | None = None,
+    ) -> str | None:
         """Take the lock for ``ttl`` seconds, waiting up to ``timeout`` seconds; ``None`` when it stayed taken.
 
         0 tries once. Not fair: whoever asks at the right moment gets it. A caller that is cancelled
@@ -76,24 +83,32 @@ class LockService(Facade):
         return bool(await self._run("release_lock", key, partition, token))
 
     @facade
-    async def extend(self, key: str, token: str, ttl: float, *, partition: int | None = None) -> bool:
+    async def extend(
+        self, key: str, token: str, ttl: float, *, partition: int | None = None
+    ) -> bool:
         """Hold the lock for ``ttl`` seconds from now; false when ``token`` no longer held it."""
         return bool(await self._run("extend_lock", key, partition, token, _ms(ttl)))
 
     async def _try(self, key: str, token: str, ttl: float, partition: int | None) -> int:
-        attempt = self._tasks.spawn(self._run("acquire_lock", key, partition, token, _ms(ttl)), "lock acquire")
+        attempt = self._tasks.spawn(
+            self._run("acquire_lock", key, partition, token, _ms(ttl)), "lock acquire"
+        )
         try:
             return await asyncio.shield(attempt)
         except (asyncio.CancelledError, OutcomeUnknown):
             # It may have been taken for nobody: without this it would stay taken until its TTL ends.
-            self._tasks.spawn(self._give_back_attempt(attempt, key, token, partition), "lock give back")
+            self._tasks.spawn(
+                self._give_back_attempt(attempt, key, token, partition), "lock give back"
+            )
             raise
 
     def give_back(self, key: str, token: str, *, partition: int | None = None) -> None:
         """Release the lock as soon as Redis answers; does not wait."""
         self._tasks.spawn(self._give_back(key, token, partition, answers=1), "lock give back")
 
-    async def _give_back_attempt(self, attempt: asyncio.Task[int], key: str, token: str, partition: int | None) -> None:
+    async def _give_back_attempt(
+        self, attempt: asyncio.Task[int], key: str, token: str, partition: int | None
+    ) -> None:
         await asyncio.wait([attempt])
         is_unsure = attempt.cancelled() or attempt.exception() is not None
         # A Redis that stood still may run the attempt, and begin its TTL, after the first release.
@@ -105,17 +120,24 @@ class LockService(Facade):
         while True:
             is_last = self._stopping.is_set()
             try:
-                if await self.release(key, token, partition=partition) or (answers := answers - 1) == 0:
+                if (
+                    await self.release(key, token, partition=partition)
+                    or (answers := answers - 1) == 0
+                ):
                     return
             except ServiceUnavailable as error:
                 if is_last:
-                    Logger.warn("a lock may stay taken until its TTL ends", key=key, error=str(error))
+                    Logger.warn(
+                        "a lock may stay taken until its TTL ends", key=key, error=str(error)
+                    )
                     return
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._stopping.wait(), pause_s)
             pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
 
-    def _run(self, script: str, key: str, partition: int | None, *args: Any) -> Coroutine[Any, Any, int]:
+    def _run(
+        self, script: str, key: str, partition: int | None, *args: Any
+    ) -> Coroutine[Any, Any, int]:
         client = self._cache.get_client()
         name = key.removeprefix("lock:")
         if partition is None:

@@ -7,7 +7,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
-from service.core.settings import LONGEST_TTL_S, Host, Settings, TtlSeconds
+from base_server.service.core.settings import LONGEST_TTL_S, Host, Settings, TtlSeconds
 
 
 def _is_network(value: str) -> str:
@@ -21,7 +21,9 @@ def check_app_name(value: str) -> str:
     if not function.isidentifier() or not all(part.isidentifier() for part in module.split(".")):
         raise ValueError("must be module:function, e.g. game_server.chat_host:register")
     if module == "__main__":
-        raise ValueError("must name the module as it is imported: __main__ is another module in each process")
+        raise ValueError(
+            "must name the module as it is imported: __main__ is another module in each process"
+        )
     return value
 
 
@@ -79,5 +81,7 @@ class NetSettings(Settings):
     @model_validator(mode="after")
     def _ports_are_distinct(self) -> Self:
         if self.admin_port == self.port != 0:
-            raise ValueError(f"admin_port: {self.admin_port} is port too; set another, or null to serve both on one")
+            raise ValueError(
+                f"admin_port: {self.admin_port} is port too; set another, or null to serve both on one"
+            )
         return self

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 
-from service.lock.lock_holder import HeldLock
-from service.queue.lane_store import LaneStore
-from service.queue.lanes import Lane
-from service.queue.message_queue import QueueEntry
+from base_server.service.lock.lock_holder import HeldLock
+from base_server.service.queue.lane_store import LaneStore
+from base_server.service.queue.lanes import Lane
+from base_server.service.queue.message_queue import QueueEntry
 
 DrainHandler = Callable[[Lane, list[QueueEntry]], Awaitable[object]]
 DrainBegin = Callable[[Lane], Awaitable[object]]
@@ -33,7 +33,9 @@ async def drain(
         while held is not None and not held.lost:
             entries = await store.head(lane, batch, batch_bytes)
             ids = [entry.entry_id for entry in entries]
-            if not ids or ids == before:  # empty, or the handler took nothing away: it has its reasons
+            if (
+                not ids or ids == before
+            ):  # empty, or the handler took nothing away: it has its reasons
                 break
             handed += len(ids)
             if await handler(lane, entries) is False:

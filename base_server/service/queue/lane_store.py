@@ -12,20 +12,22 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from service.cache.cache_client import CacheClient
-from service.cache.cache_service import CacheService
-from service.cache.script import Script, load_scripts
-from service.core.instruments import Counter
-from service.queue.lanes import Lane
-from service.queue.message_queue import QueueEntry, QueueMessage
-from service.queue.queue_errors import DeadLettersFull, QueueFull
-from service.queue.queue_settings import QueueSettings
+from base_server.service.cache.cache_client import CacheClient
+from base_server.service.cache.cache_service import CacheService
+from base_server.service.core.instruments import Counter
+from base_server.service.queue.lanes import Lane
+from base_server.service.queue.message_queue import QueueEntry, QueueMessage
+from base_server.service.queue.queue_errors import DeadLettersFull, QueueFull
+from base_server.service.queue.queue_settings import QueueSettings
+from base_server.service.redis_client.script import Script, load_scripts
 
 _SCRIPTS = load_scripts(Path(__file__).parent / "lua")
 _ENQUEUE = _SCRIPTS["enqueue_message"]
 # A full Redis runs it too: the entry that it adds is taken out of the other lane right after it.
 MOVE = replace(_ENQUEUE, name="move_message", allow_oom=True)
-DEAD_LETTERS = Counter("queue_dead_lettered", "Entries moved to a queue's dead letters.", ("queue",))
+DEAD_LETTERS = Counter(
+    "queue_dead_lettered", "Entries moved to a queue's dead letters.", ("queue",)
+)
 _FIRST_PAGE = 64
 _NO_LIMIT = 2**62
 _DEAD_FIELDS = ("dead_entry", "dead_reason", "dead_at", "dead_group")
@@ -88,10 +90,14 @@ class LaneStore:
         """Store the ``message`` of an entry of ``lane`` at the end of ``to``, then take the entry out; two round trips.
         Raises as :meth:`append`."""
         moved = f"queue_moved:{lane.queue_name}:{lane.name}:{lane.partition}:{entry_id}"
-        await self._append(MOVE, to, message, self._cache.get_client().key(moved, partition=to.partition))
+        await self._append(
+            MOVE, to, message, self._cache.get_client().key(moved, partition=to.partition)
+        )
         await self.remove(lane, [entry_id])
 
-    async def _append(self, script: Script, lane: Lane, message: QueueMessage, *more_keys: str) -> None:
+    async def _append(
+        self, script: Script, lane: Lane, message: QueueMessage, *more_keys: str
+    ) -> None:
         payload = _encode_payload(message.payload, self._settings.max_payload_bytes)
         client = self._cache.get_client()
         memory_key = client.key(f"queue_seen:{message.message_id}", partition=lane.partition)
@@ -132,7 +138,9 @@ class LaneStore:
     async def read(self, lane: Lane, start: str, count: int) -> LanePage:
         """A page from ``start`` on ("-" the head, "(id" after that entry)."""
         script = _SCRIPTS["read_lane"]
-        now_ms, rows, notes = await self._works.run_script(script, (lane.stream_key, lane.retry_key), (start, count))
+        now_ms, rows, notes = await self._works.run_script(
+            script, (lane.stream_key, lane.retry_key), (start, count)
+        )
         entries = [_entry(row) for row in rows]
         retries = {}
         for entry, note in zip(entries, notes, strict=True):
@@ -152,7 +160,9 @@ class LaneStore:
     async def hold(self, lane: Lane, entry_id: str, attempts: int, wait_s: float) -> None:
         """Note that ``attempts`` deliveries were begun and the next waits ``wait_s``."""
         keys = (lane.stream_key, lane.retry_key)
-        await self._works.run_script(_SCRIPTS["hold_entry"], keys, (entry_id, attempts, round(wait_s * 1000)))
+        await self._works.run_script(
+            _SCRIPTS["hold_entry"], keys, (entry_id, attempts, round(wait_s * 1000))
+        )
 
     async def dead_letter(
         self, lane: Lane, entries_with_reasons: Sequence[tuple[str, str]], groups: Mapping[str, str]
@@ -162,7 +172,10 @@ class LaneStore:
         if not entries_with_reasons:
             return 0
         keys = (lane.stream_key, lane.dead_key, lane.retry_key, lane.held_key)
-        given_up = ((entry_id, reason, groups.get(entry_id, "")) for entry_id, reason in entries_with_reasons)
+        given_up = (
+            (entry_id, reason, groups.get(entry_id, ""))
+            for entry_id, reason in entries_with_reasons
+        )
         args = (self._settings.dead_letter_limit, *(text for triple in given_up for text in triple))
         moved = int(await self._works.run_script(_SCRIPTS["dead_letter_entries"], keys, args))
         if moved < 0:
@@ -171,7 +184,10 @@ class LaneStore:
         return moved
 
     async def add_dead_letters(
-        self, lane: Lane, entries_with_reasons: Sequence[tuple[QueueEntry, str]], groups: Mapping[str, str]
+        self,
+        lane: Lane,
+        entries_with_reasons: Sequence[tuple[QueueEntry, str]],
+        groups: Mapping[str, str],
     ) -> int:
         """Make dead letters of entries that are in no stream any more, all or none; returns how many were new.
         Raises DeadLettersFull at dead_letter_limit."""
@@ -181,7 +197,11 @@ class LaneStore:
         for entry, reason in entries_with_reasons:
             words = [word for name_and_value in entry.fields.items() for word in name_and_value]
             args += [entry.entry_id, reason, groups.get(entry.entry_id, ""), len(words), *words]
-        added = int(await self._works.run_script(_SCRIPTS["add_dead_letters"], (lane.dead_key, lane.held_key), args))
+        added = int(
+            await self._works.run_script(
+                _SCRIPTS["add_dead_letters"], (lane.dead_key, lane.held_key), args
+            )
+        )
         if added < 0:
             raise DeadLettersFull(lane.queue_name, self._settings.dead_letter_limit)
         DEAD_LETTERS.add(lane.queue_name, amount=added)
@@ -199,14 +219,21 @@ class LaneStore:
         answers = await self._works.execute_many(
             [("XRANGE", lane.dead_key, "-", "+", "COUNT", limit) for lane in lanes]
         )
-        return [_dead_letter(lane, row) for lane, rows in zip(lanes, answers, strict=True) for row in rows]
+        return [
+            _dead_letter(lane, row)
+            for lane, rows in zip(lanes, answers, strict=True)
+            for row in rows
+        ]
 
     async def dead_letter_count(self, lanes: Sequence[Lane]) -> int:
         return sum(await self._works.execute_many([("XLEN", lane.dead_key) for lane in lanes]))
 
     async def replay(self, lane: Lane, dead_id: str) -> bool:
         """Put a dead letter back at the end of its lane; false if it is not there."""
-        script, keys = _SCRIPTS["replay_dead_letter"], (lane.dead_key, lane.stream_key, lane.held_key)
+        script, keys = (
+            _SCRIPTS["replay_dead_letter"],
+            (lane.dead_key, lane.stream_key, lane.held_key),
+        )
         # Not repeated after a lost connection: the second run would say "not there" of what it had replayed.
         return bool(await self._works.run_script(script, keys, (dead_id,), repeatable=False))
 
@@ -224,9 +251,12 @@ class LaneStore:
         by_partition: dict[int, list[Lane]] = {}
         for lane in lanes:
             by_partition.setdefault(lane.partition, []).append(lane)
-        client = self._cache.get_client()  # a short look, whose time-out is short too: others wait for its answer
+        client = (
+            self._cache.get_client()
+        )  # a short look, whose time-out is short too: others wait for its answer
         lengths = await client.ask_partitions(
-            by_partition, lambda p: client.execute_many([("XLEN", lane.stream_key) for lane in by_partition[p]])
+            by_partition,
+            lambda p: client.execute_many([("XLEN", lane.stream_key) for lane in by_partition[p]]),
         )
         return {
             lane: int(length)
@@ -237,16 +267,26 @@ class LaneStore:
     async def facts(self, lanes: Sequence[Lane]) -> tuple[int, dict[Lane, LaneFacts]]:
         """Redis time in ms and the facts of each lane; two round trips."""
         lengths = await self._works.execute_many(
-            [("TIME",), *(("XLEN", key) for lane in lanes for key in (lane.stream_key, lane.dead_key))]
+            [
+                ("TIME",),
+                *(("XLEN", key) for lane in lanes for key in (lane.stream_key, lane.dead_key)),
+            ]
         )
         (seconds, micros), counts = lengths[0], [int(length) for length in lengths[1:]]
-        waiting, dead = dict(zip(lanes, counts[::2], strict=True)), dict(zip(lanes, counts[1::2], strict=True))
+        waiting, dead = (
+            dict(zip(lanes, counts[::2], strict=True)),
+            dict(zip(lanes, counts[1::2], strict=True)),
+        )
         filled = [lane for lane in lanes if waiting[lane]]
         heads: list[Any] = []
         if filled:
             commands = [("XRANGE", lane.stream_key, "-", "+", "COUNT", 1) for lane in filled]
             heads = await self._works.execute_many(commands)
-        oldest = {lane: int(rows[0][0].partition("-")[0]) for lane, rows in zip(filled, heads, strict=True) if rows}
+        oldest = {
+            lane: int(rows[0][0].partition("-")[0])
+            for lane, rows in zip(filled, heads, strict=True)
+            if rows
+        }
         facts = {lane: LaneFacts(waiting[lane], dead[lane], oldest.get(lane)) for lane in lanes}
         return int(seconds) * 1000 + int(micros) // 1000, facts
 
@@ -256,7 +296,9 @@ def _encode_payload(payload: dict[str, Any], limit: int) -> str:
         raise TypeError("a queue payload is a dict")
     text = json.dumps(payload, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     if len(text.encode()) > limit:  # a lone surrogate raises UnicodeEncodeError, a ValueError, here
-        raise ValueError(f"a queue payload has at most {limit} bytes as JSON (queueConfig.max_payload_bytes)")
+        raise ValueError(
+            f"a queue payload has at most {limit} bytes as JSON (queueConfig.max_payload_bytes)"
+        )
     return text
 
 

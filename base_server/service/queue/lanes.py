@@ -6,9 +6,9 @@ import re
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
-from service.cache.cache_service import CacheService
-from service.core.errors import ServiceError
-from service.queue.message_queue import MessagePriority, QueueMessage
+from base_server.service.cache.cache_service import CacheService
+from base_server.service.core.errors import ServiceError
+from base_server.service.queue.message_queue import MessagePriority, QueueMessage
 
 Route = Callable[[QueueMessage], tuple[int, str]]
 """From a message (with its id) to (partition, lane name); must give the same answer everywhere."""
@@ -34,9 +34,15 @@ class Lane:
     name: str
     stream_key: str = field(repr=False, compare=False)
     dead_key: str = field(repr=False, compare=False)
-    retry_key: str = field(repr=False, compare=False)  # HASH entry id → "attempts:not before (Unix ms)"
-    held_key: str = field(repr=False, compare=False)  # HASH group → its dead letters; see QueueService.held
-    lock_key: str = field(repr=False, compare=False)  # logical: LockService names it, with `partition`
+    retry_key: str = field(
+        repr=False, compare=False
+    )  # HASH entry id → "attempts:not before (Unix ms)"
+    held_key: str = field(
+        repr=False, compare=False
+    )  # HASH group → its dead letters; see QueueService.held
+    lock_key: str = field(
+        repr=False, compare=False
+    )  # logical: LockService names it, with `partition`
 
 
 @dataclass(frozen=True)
@@ -59,7 +65,9 @@ class LaneMap:
         self._declared: dict[str, _Queue] = {}
         self._lanes: dict[tuple[str, int, str], Lane] = {}
         priorities = sorted(MessagePriority, reverse=True)
-        self._default = _Queue(tuple(str(int(priority)) for priority in priorities), self._route_by_priority)
+        self._default = _Queue(
+            tuple(str(int(priority)) for priority in priorities), self._route_by_priority
+        )
 
     def declare(self, queue_name: str, lanes: LaneNames, route: Route) -> None:
         queue = _Queue(lanes, route)
@@ -91,7 +99,11 @@ class LaneMap:
     def lanes(self, queue_name: str) -> list[Lane]:
         """Every lane, in reading order: the first name in all partitions, then the second, …"""
         names = self._queue(queue_name).lanes
-        return [self.lane(queue_name, partition, name) for name in names for partition in range(self._partitions.count)]
+        return [
+            self.lane(queue_name, partition, name)
+            for name in names
+            for partition in range(self._partitions.count)
+        ]
 
     def key_patterns(self) -> list[str]:
         """What the keys of all lanes and of all their dead letters match."""
@@ -113,7 +125,9 @@ class LaneMap:
     def route(self, message: QueueMessage) -> Lane:
         """Raises ServiceError for an owner's queue that this process has not declared, or only reads."""
         if message.queue_name in _OWNED and message.queue_name not in self._declared:
-            raise ServiceError(f"queue: {message.queue_name} takes nothing before its owner's template is made here")
+            raise ServiceError(
+                f"queue: {message.queue_name} takes nothing before its owner's template is made here"
+            )
         partition, name = self._queue(message.queue_name).route(message)
         return self.lane(message.queue_name, partition, name)
 

@@ -8,15 +8,15 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from enum import Enum, auto
 
-from service.core.errors import ServiceError, ServiceUnavailable
-from service.core.logger import Logger
-from service.core.tasks import TaskRegistry
-from service.lock.lock_holder import HeldLock, LockHolder
-from service.queue.lane_store import LanePage, LaneStore
-from service.queue.lanes import Lane, LaneMap
-from service.queue.message_queue import QueueEntry, QueueMessage
-from service.queue.queue_errors import DeadLettersFull
-from service.queue.queue_settings import QueueSettings
+from base_server.service.core.errors import ServiceError, ServiceUnavailable
+from base_server.service.core.logger import Logger
+from base_server.service.core.tasks import TaskRegistry
+from base_server.service.lock.lock_holder import HeldLock, LockHolder
+from base_server.service.queue.lane_store import LanePage, LaneStore
+from base_server.service.queue.lanes import Lane, LaneMap
+from base_server.service.queue.message_queue import QueueEntry, QueueMessage
+from base_server.service.queue.queue_errors import DeadLettersFull
+from base_server.service.queue.queue_settings import QueueSettings
 
 Handler = Callable[[QueueMessage], Awaitable[bool]]
 
@@ -43,7 +43,9 @@ class _Visit:
     lane: Lane
     held: HeldLock
     delivered: int = 0
-    blocked: set[str] = field(default_factory=set)  # partition keys that wait behind a failing entry
+    blocked: set[str] = field(
+        default_factory=set
+    )  # partition keys that wait behind a failing entry
 
 
 class QueueConsumer:
@@ -72,12 +74,16 @@ class QueueConsumer:
         self._stopping = False
         self._busy: set[Lane] = set()
         self._rests: dict[Lane, _Rest] = {}
-        self._turns: dict[Lane, int] = {}  # when each lane was visited last: lanes of one name take turns
+        self._turns: dict[
+            Lane, int
+        ] = {}  # when each lane was visited last: lanes of one name take turns
         self._turn = 0
 
     def start(self) -> None:
         name = f"consume {self._queue_name}"
-        self._workers = [self._tasks.spawn(self._work(), name) for _ in range(self._settings.workers)]
+        self._workers = [
+            self._tasks.spawn(self._work(), name) for _ in range(self._settings.workers)
+        ]
 
     def wake(self) -> None:
         """There is something new in the queue."""
@@ -103,9 +109,13 @@ class QueueConsumer:
                 outage = _Rest()
             except ServiceError as error:
                 _prolong(outage, self._settings)
-                Logger.warn("a queue consumer cannot work", queue=self._queue_name, reason=str(error))
+                Logger.warn(
+                    "a queue consumer cannot work", queue=self._queue_name, reason=str(error)
+                )
                 await self._pause(outage.wait_s)
-            except Exception as error:  # something in a lane that cannot be read: a worker never ends of it
+            except (
+                Exception
+            ) as error:  # something in a lane that cannot be read: a worker never ends of it
                 _prolong(outage, self._settings)
                 Logger.error("a queue consumer failed", queue=self._queue_name, exc_info=error)
                 await self._pause(outage.wait_s)
@@ -136,22 +146,33 @@ class QueueConsumer:
 
     async def _candidates(self) -> list[Lane]:
         lanes = self._lanes.lanes(self._queue_name)
-        rank = {name: index for index, name in enumerate(dict.fromkeys(lane.name for lane in lanes))}
+        rank = {
+            name: index for index, name in enumerate(dict.fromkeys(lane.name for lane in lanes))
+        }
         waiting = await self._store.backlog(lanes)
         now_s = time.monotonic()
-        ready = [lane for lane in lanes if waiting.get(lane) and self._rests.get(lane, _Rest()).until_s <= now_s]
+        ready = [
+            lane
+            for lane in lanes
+            if waiting.get(lane) and self._rests.get(lane, _Rest()).until_s <= now_s
+        ]
         return sorted(ready, key=lambda lane: (rank[lane.name], self._turns.get(lane, 0)))
 
     async def _visit(self, lane: Lane) -> int:
         """Deliver up to ``batch`` messages of ``lane``; 0 also when another consumer has it."""
         ttl_s = self._settings.lock_ttl_s
-        async with self._locks.holding(lane.lock_key, ttl_s=ttl_s, timeout_s=0, partition=lane.partition) as held:
+        async with self._locks.holding(
+            lane.lock_key, ttl_s=ttl_s, timeout_s=0, partition=lane.partition
+        ) as held:
             if held is None:
                 return 0
             visit, start = _Visit(lane, held), "-"
             for _ in range(0, self._settings.scan_limit, self._settings.batch):
                 page = await self._store.read(lane, start, self._settings.batch)
-                if not await self._deliver_page(visit, page) or len(page.entries) < self._settings.batch:
+                if (
+                    not await self._deliver_page(visit, page)
+                    or len(page.entries) < self._settings.batch
+                ):
                     break
                 start = f"({page.entries[-1].entry_id}"
             return visit.delivered
@@ -170,7 +191,9 @@ class QueueConsumer:
             if 0 < wait_ms <= self._settings.retry_cap_s * 1000:
                 outcome = _Outcome.FAILED
             else:
-                outcome = await self._deliver(visit.lane, entry, attempt=retry.attempts + 1 if retry else 1)
+                outcome = await self._deliver(
+                    visit.lane, entry, attempt=retry.attempts + 1 if retry else 1
+                )
                 visit.delivered += outcome is not _Outcome.NOT_NOW
             if outcome is _Outcome.NOT_NOW:
                 return False
@@ -184,7 +207,9 @@ class QueueConsumer:
         except ValueError as error:
             return await self._give_up(lane, entry, attempt, f"not a message: {error}")
         if attempt > self._settings.max_attempts:
-            return await self._give_up(lane, entry, attempt - 1, "its last deliveries never ended: their process died")
+            return await self._give_up(
+                lane, entry, attempt - 1, "its last deliveries never ended: their process died"
+            )
         # Counted before it begins, or a message that kills its process would do so for ever.
         await self._store.hold(lane, entry.entry_id, attempt, 0)
         try:
@@ -192,10 +217,17 @@ class QueueConsumer:
         except ServiceUnavailable as error:
             await self._store.hold(lane, entry.entry_id, attempt - 1, 0)
             _prolong(self._rests.setdefault(lane, _Rest()), self._settings)
-            Logger.warn("a queue handler has to wait", queue=self._queue_name, lane=lane.name, reason=str(error))
+            Logger.warn(
+                "a queue handler has to wait",
+                queue=self._queue_name,
+                lane=lane.name,
+                reason=str(error),
+            )
             return _Outcome.NOT_NOW
         except asyncio.CancelledError:
-            await self._tasks.finish(self._store.hold(lane, entry.entry_id, attempt - 1, 0), "uncount a delivery")
+            await self._tasks.finish(
+                self._store.hold(lane, entry.entry_id, attempt - 1, 0), "uncount a delivery"
+            )
             raise
         self._rests.pop(lane, None)
         if failure is not None:
@@ -219,12 +251,21 @@ class QueueConsumer:
         except Exception as error:
             if limit.expired():
                 return f"no end within {self._settings.handler_timeout_s:g} s"
-            Logger.error("a queue handler failed", queue=self._queue_name, type=message.message_type, exc_info=error)
+            Logger.error(
+                "a queue handler failed",
+                queue=self._queue_name,
+                type=message.message_type,
+                exc_info=error,
+            )
             return f"{type(error).__name__}: {error}"
 
-    async def _retry_later(self, lane: Lane, entry: QueueEntry, attempt: int, reason: str) -> _Outcome:
+    async def _retry_later(
+        self, lane: Lane, entry: QueueEntry, attempt: int, reason: str
+    ) -> _Outcome:
         if attempt >= self._settings.max_attempts:
-            return await self._give_up(lane, entry, attempt, f"{attempt} deliveries failed, the last: {reason}")
+            return await self._give_up(
+                lane, entry, attempt, f"{attempt} deliveries failed, the last: {reason}"
+            )
         await self._store.hold(lane, entry.entry_id, attempt, self._wait_s(attempt))
         return _Outcome.FAILED
 
@@ -233,7 +274,9 @@ class QueueConsumer:
             await self._store.dead_letter(lane, [(entry.entry_id, reason[:1000])], {})
         except DeadLettersFull as full:
             Logger.error(
-                "a message failed for good and its dead letters are full", queue=self._queue_name, reason=str(full)
+                "a message failed for good and its dead letters are full",
+                queue=self._queue_name,
+                reason=str(full),
             )
             await self._store.hold(lane, entry.entry_id, attempt, self._settings.retry_cap_s)
             return _Outcome.FAILED
@@ -247,7 +290,9 @@ class QueueConsumer:
         return _Outcome.DEAD
 
     def _wait_s(self, attempt: int) -> float:
-        return min(self._settings.retry_cap_s, self._settings.retry_base_s * 2.0 ** min(attempt - 1, 32))
+        return min(
+            self._settings.retry_cap_s, self._settings.retry_base_s * 2.0 ** min(attempt - 1, 32)
+        )
 
 
 def _prolong(rest: _Rest, settings: QueueSettings) -> None:

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from service.core.errors import ServiceUnavailable
+from base_server.service.core.errors import ServiceUnavailable
 
 
 class QueueFull(ServiceUnavailable):
     """The lane is at ``queueConfig.max_backlog``: nothing was stored."""
 
     def __init__(self, queue_name: str, limit: int) -> None:
-        super().__init__("queue", f"{queue_name} has a lane at its limit of {limit} waiting entries")
+        super().__init__(
+            "queue", f"{queue_name} has a lane at its limit of {limit} waiting entries"
+        )
 
 
 class DeadLettersFull(ServiceUnavailable):
     """The lane is at ``queueConfig.dead_letter_limit``: the entries stay in the lane."""
 
     def __init__(self, queue_name: str, limit: int) -> None:
-        super().__init__("queue", f"{queue_name} has a lane at its limit of {limit} dead letters; replay or drop them")
+        super().__init__(
+            "queue",
+            f"{queue_name} has a lane at its limit of {limit} dead letters; replay or drop them",
+        )

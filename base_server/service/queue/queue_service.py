@@ -13,25 +13,29 @@ from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
-from service.cache.cache_service import CacheService
-from service.core.errors import ServiceError, ServiceUnavailable
-from service.core.facade import Facade, facade
-from service.core.tasks import TaskRegistry
-from service.lock.lock_holder import LockHolder
-from service.lock.lock_service import LockService
-from service.queue.lane_drain import DrainBegin, DrainHandler, drain
-from service.queue.lane_store import DeadLetter, LaneFacts, LaneStore
-from service.queue.lanes import Intake, Lane, LaneMap, LaneNames, Route, check_name
-from service.queue.message_queue import MessagePriority, QueueEntry, QueueMessage
-from service.queue.queue_consumer import Handler, QueueConsumer
-from service.queue.queue_settings import QueueSettings
+from base_server.service.cache.cache_service import CacheService
+from base_server.service.core.errors import ServiceError, ServiceUnavailable
+from base_server.service.core.facade import Facade, facade
+from base_server.service.core.tasks import TaskRegistry
+from base_server.service.lock.lock_holder import LockHolder
+from base_server.service.lock.lock_service import LockService
+from base_server.service.queue.lane_drain import DrainBegin, DrainHandler, drain
+from base_server.service.queue.lane_store import DeadLetter, LaneFacts, LaneStore
+from base_server.service.queue.lanes import Intake, Lane, LaneMap, LaneNames, Route, check_name
+from base_server.service.queue.message_queue import MessagePriority, QueueEntry, QueueMessage
+from base_server.service.queue.queue_consumer import Handler, QueueConsumer
+from base_server.service.queue.queue_settings import QueueSettings
 
 
 class QueueService(Facade):
     """All calls raise ServiceUnavailable when Redis cannot be asked (OutcomeUnknown: it may have been done)."""
 
     def __init__(
-        self, settings: QueueSettings, cache: CacheService, locks: LockService, tasks: TaskRegistry | None = None
+        self,
+        settings: QueueSettings,
+        cache: CacheService,
+        locks: LockService,
+        tasks: TaskRegistry | None = None,
     ) -> None:
         self._settings = settings
         self._tasks = TaskRegistry() if tasks is None else tasks
@@ -79,7 +83,9 @@ class QueueService(Facade):
         if isinstance(queue_name, QueueMessage):
             message = queue_name
         else:
-            message = QueueMessage(queue_name, payload or {}, message_type or "", priority, partition_key)
+            message = QueueMessage(
+                queue_name, payload or {}, message_type or "", priority, partition_key
+            )
         accepted = self._complete(message)
         intake = self._intakes.get(accepted.queue_name)
         lane = self._lanes.route(accepted) if intake is None else await intake(accepted)
@@ -108,7 +114,9 @@ class QueueService(Facade):
     # Consuming, one message at a time
 
     @facade
-    async def register_message_consumer(self, queue_name: str, consumer_id: str, handler: Handler) -> None:
+    async def register_message_consumer(
+        self, queue_name: str, consumer_id: str, handler: Handler
+    ) -> None:
         """Deliver the queue's messages to ``handler(QueueMessage)``.
 
         True acknowledges. False, an exception or no answer within handler_timeout_s is a failed delivery: the
@@ -118,7 +126,9 @@ class QueueService(Facade):
         Raises ServiceError when this ``consumer_id`` is registered for the queue already.
         """
         if (queue_name, consumer_id) in self._consumers:
-            raise ServiceError(f"queue: consumer {consumer_id} of {queue_name} is registered already")
+            raise ServiceError(
+                f"queue: consumer {consumer_id} of {queue_name} is registered already"
+            )
         check_name(queue_name)
         consumer = QueueConsumer(
             queue_name,
@@ -145,7 +155,9 @@ class QueueService(Facade):
 
     # Consuming, in batches, by the owner of a queue with lanes of its own
 
-    def declare(self, queue_name: str, *, lanes: LaneNames, route: Route, intake: Intake | None = None) -> None:
+    def declare(
+        self, queue_name: str, *, lanes: LaneNames, route: Route, intake: Intake | None = None
+    ) -> None:
         """Give a queue its own lanes (in reading order) and its own route instead of one lane a priority.
         Every process must declare the same before it sends or reads; declared again, the last counts.
 
@@ -210,14 +222,19 @@ class QueueService(Facade):
             timeout_s=lock_timeout_s,
             partition=lane.partition,
         )
-        return await drain(self._store, holding, lane, handler, batch=batch, batch_bytes=batch_bytes, begin=begin)
+        return await drain(
+            self._store, holding, lane, handler, batch=batch, batch_bytes=batch_bytes, begin=begin
+        )
 
     async def remove(self, lane: Lane, entry_ids: Iterable[str]) -> int:
         """Take finished entries out; returns how many were still there. Also works when Redis is full."""
         return await self._store.remove(lane, entry_ids)
 
     async def dead_letter(
-        self, lane: Lane, entries_with_reasons: Sequence[tuple[str, str]], groups: Mapping[str, str] | None = None
+        self,
+        lane: Lane,
+        entries_with_reasons: Sequence[tuple[str, str]],
+        groups: Mapping[str, str] | None = None,
     ) -> int:
         """Move (entry id, reason) to the lane's dead letters, all in one step, fields kept; returns how many
         were still there. ``groups``: by entry id, what it holds up until it is replayed or dropped (:meth:`held`).
@@ -225,7 +242,10 @@ class QueueService(Facade):
         return await self._store.dead_letter(lane, entries_with_reasons, groups or {})
 
     async def add_dead_letters(
-        self, lane: Lane, entries_with_reasons: Sequence[tuple[QueueEntry, str]], groups: Mapping[str, str]
+        self,
+        lane: Lane,
+        entries_with_reasons: Sequence[tuple[QueueEntry, str]],
+        groups: Mapping[str, str],
     ) -> int:
         """As :meth:`dead_letter`, for entries that Redis lost: only the caller still has them. One that is among the
         dead letters already is left out. Raises DeadLettersFull (none is added)."""
@@ -239,10 +259,15 @@ class QueueService(Facade):
     async def holding(self, lane: Lane, timeout_s: float) -> AsyncIterator[None]:
         """Keep everybody else from draining the lane. Raises ServiceUnavailable if it is not free in ``timeout_s``."""
         async with self._locks.holding(
-            lane.lock_key, ttl_s=self._settings.lock_ttl_s, timeout_s=timeout_s, partition=lane.partition
+            lane.lock_key,
+            ttl_s=self._settings.lock_ttl_s,
+            timeout_s=timeout_s,
+            partition=lane.partition,
         ) as held:
             if held is None:
-                raise ServiceUnavailable("queue", f"lane {lane.name} of {lane.queue_name} is at work, try again")
+                raise ServiceUnavailable(
+                    "queue", f"lane {lane.name} of {lane.queue_name} is at work, try again"
+                )
             yield
 
     # For operators
@@ -286,7 +311,9 @@ class QueueService(Facade):
         for queue_name in sorted(self._seen):
             now_ms, facts = await self._store.facts(self._lanes.lanes(queue_name))
             result[queue_name] = _sum_up(now_ms, list(facts.values())) | {
-                "consumers": sorted(consumer_id for name, consumer_id in self._consumers if name == queue_name)
+                "consumers": sorted(
+                    consumer_id for name, consumer_id in self._consumers if name == queue_name
+                )
             }
         return result
 
@@ -297,7 +324,9 @@ def get_queue_service() -> QueueService:
 
 
 def _sum_up(now_ms: int, facts: Sequence[LaneFacts]) -> dict[str, Any]:
-    oldest_ms = min((lane.oldest_ms for lane in facts if lane.oldest_ms is not None), default=now_ms)
+    oldest_ms = min(
+        (lane.oldest_ms for lane in facts if lane.oldest_ms is not None), default=now_ms
+    )
     return {
         "waiting": sum(lane.waiting for lane in facts),
         "oldest_age_s": max(now_ms - oldest_ms, 0) / 1000,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from service.core.settings import LONGEST_TTL_S, Settings
+from base_server.service.core.settings import LONGEST_TTL_S, Settings
 
 
 class QueueSettings(Settings):

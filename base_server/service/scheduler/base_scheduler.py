@@ -13,7 +13,9 @@ class ScheduleType(StrEnum):
 
     INTERVAL = "interval"  # seconds (int, float) or a timedelta, at least 10 ms
     CRON = "cron"  # five fields "minute hour day month weekday" as in crontab(5), UTC
-    ONCE = "once"  # an aware datetime, or ISO 8601 text with an offset; a time gone by means at once
+    ONCE = (
+        "once"  # an aware datetime, or ISO 8601 text with an offset; a time gone by means at once
+    )
     DAILY = "daily"  # "HH:MM" or "HH:MM:SS", UTC
 
 
@@ -40,7 +42,9 @@ class ScheduleJob:
     callback: Callback
     enabled: bool = True  # False: known and can be triggered, never run by the clock
     use_distributed_lock: bool = False
-    lock_key: str | None = None  # default "scheduler:<job_id>"; the same on every process that shares the job
+    lock_key: str | None = (
+        None  # default "scheduler:<job_id>"; the same on every process that shares the job
+    )
     lock_ttl_s: float = 30.0  # extended while a run lasts
     run_at_start: bool = False  # the first run as soon as the scheduler runs
 

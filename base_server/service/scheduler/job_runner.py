@@ -8,11 +8,11 @@ import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 
-from service.core.errors import ServiceError, ServiceUnavailable
-from service.core.logger import Logger
-from service.core.tasks import TaskRegistry
-from service.lock.lock_holder import HeldLock, LockHolder
-from service.scheduler.base_scheduler import JobStatus, ScheduleJob
+from base_server.service.core.errors import ServiceError, ServiceUnavailable
+from base_server.service.core.logger import Logger
+from base_server.service.core.tasks import TaskRegistry
+from base_server.service.lock.lock_holder import HeldLock, LockHolder
+from base_server.service.scheduler.base_scheduler import JobStatus, ScheduleJob
 
 # An outage is one line at its begin, one now and then, and one at its end.
 _OUTAGE_SAID_EVERY_S = 60.0
@@ -22,7 +22,11 @@ class JobRunner:
     """Starts runs of ``job`` and keeps its figures. ``next_run`` tells when the clock fires next."""
 
     def __init__(
-        self, job: ScheduleJob, locks: LockHolder, tasks: TaskRegistry, next_run: Callable[[], datetime | None]
+        self,
+        job: ScheduleJob,
+        locks: LockHolder,
+        tasks: TaskRegistry,
+        next_run: Callable[[], datetime | None],
     ) -> None:
         self.job = job
         self._locks = locks
@@ -59,7 +63,12 @@ class JobRunner:
     @property
     def is_done(self) -> bool:
         """True when nothing more will run by the clock and nothing runs now."""
-        return self.job.enabled and self._runs > 0 and self._current is None and self._next_run() is None
+        return (
+            self.job.enabled
+            and self._runs > 0
+            and self._current is None
+            and self._next_run() is None
+        )
 
     def cancel(self) -> bool:
         """Cancel the run under way; false if there is none."""
@@ -107,7 +116,9 @@ class JobRunner:
 
     def _keep_for_occurrence(self, held: HeldLock) -> None:
         next_run = self._next_run()
-        gap_s = (next_run - datetime.now(UTC)).total_seconds() if next_run else self.job.lock_ttl_s * 2
+        gap_s = (
+            (next_run - datetime.now(UTC)).total_seconds() if next_run else self.job.lock_ttl_s * 2
+        )
         # The other processes' clocks fire a little earlier or later than ours for the same occurrence.
         held.leave_for_s = min(self.job.lock_ttl_s, max(gap_s / 2, 0.001))
 
@@ -138,4 +149,6 @@ class JobRunner:
         now_s = time.monotonic()
         if self._outage_said_s is None or now_s - self._outage_said_s >= _OUTAGE_SAID_EVERY_S:
             self._outage_said_s = now_s
-            Logger.warn("a scheduled job waits for a service", job=self.job.job_id, reason=str(error))
+            Logger.warn(
+                "a scheduled job waits for a service", job=self.job.job_id, reason=str(error)
+            )

@@ -10,17 +10,17 @@ from datetime import UTC, datetime
 from apscheduler.executors.base import BaseExecutor
 from apscheduler.schedulers.asyncio import AsyncIOScheduler
 
-from service.core.errors import ServiceError
-from service.core.facade import Facade, facade
-from service.core.logger import Logger
-from service.core.tasks import TaskRegistry
-from service.lock.lock_holder import LockHolder
-from service.lock.lock_service import LockService
-from service.scheduler.base_scheduler import JobStatus, ScheduleJob, ScheduleType
-from service.scheduler.interval_timer import IntervalTimer
-from service.scheduler.job_runner import JobRunner
-from service.scheduler.scheduler_settings import SchedulerSettings
-from service.scheduler.triggers import interval_s, make_trigger
+from base_server.service.core.errors import ServiceError
+from base_server.service.core.facade import Facade, facade
+from base_server.service.core.logger import Logger
+from base_server.service.core.tasks import TaskRegistry
+from base_server.service.lock.lock_holder import LockHolder
+from base_server.service.lock.lock_service import LockService
+from base_server.service.scheduler.base_scheduler import JobStatus, ScheduleJob, ScheduleType
+from base_server.service.scheduler.interval_timer import IntervalTimer
+from base_server.service.scheduler.job_runner import JobRunner
+from base_server.service.scheduler.scheduler_settings import SchedulerSettings
+from base_server.service.scheduler.triggers import interval_s, make_trigger
 
 _LOOK_AT_CLOCK_S = 1.0
 _SET_S = 0.5
@@ -35,7 +35,9 @@ class SchedulerService(Facade):
     at every start.
     """
 
-    def __init__(self, settings: SchedulerSettings, locks: LockService, tasks: TaskRegistry) -> None:
+    def __init__(
+        self, settings: SchedulerSettings, locks: LockService, tasks: TaskRegistry
+    ) -> None:
         self._settings = settings
         self._tasks = tasks
         self._locks = LockHolder(locks, tasks)
@@ -87,12 +89,20 @@ class SchedulerService(Facade):
         taken or ``max_jobs`` are known (those that are done, ONCE and past, make room)."""
         make_trigger(job)
         if job.job_id in self._runners:
-            raise ServiceError(f"scheduler: a job with the id {job.job_id} is there already; remove it first")
+            raise ServiceError(
+                f"scheduler: a job with the id {job.job_id} is there already; remove it first"
+            )
         if len(self._runners) >= self._settings.max_jobs:
-            self._runners = {job_id: runner for job_id, runner in self._runners.items() if not runner.is_done}
+            self._runners = {
+                job_id: runner for job_id, runner in self._runners.items() if not runner.is_done
+            }
         if len(self._runners) >= self._settings.max_jobs:
-            raise ServiceError(f"scheduler: schedulerConfig.max_jobs ({self._settings.max_jobs}) jobs are known")
-        self._runners[job.job_id] = JobRunner(job, self._locks, self._tasks, lambda: self._next_run(job.job_id))
+            raise ServiceError(
+                f"scheduler: schedulerConfig.max_jobs ({self._settings.max_jobs}) jobs are known"
+            )
+        self._runners[job.job_id] = JobRunner(
+            job, self._locks, self._tasks, lambda: self._next_run(job.job_id)
+        )
         if self._clock is not None:
             self._schedule(job)
 
@@ -152,7 +162,10 @@ class SchedulerService(Facade):
         if self._clock is None or abs(moved_s) < _SET_S:
             return
         self._wall_ahead_s += moved_s
-        Logger.warn("the machine's clock was set; jobs by the clock are planned anew", moved_s=round(moved_s, 1))
+        Logger.warn(
+            "the machine's clock was set; jobs by the clock are planned anew",
+            moved_s=round(moved_s, 1),
+        )
         if moved_s < 0:
             for job in self._clock.get_jobs():
                 job.reschedule(job.trigger)

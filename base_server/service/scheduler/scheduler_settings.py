@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from service.core.settings import Settings
+from base_server.service.core.settings import Settings
 
 
 class SchedulerSettings(Settings):

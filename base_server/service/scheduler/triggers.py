@@ -11,7 +11,7 @@ from apscheduler.triggers.cron import CronTrigger
 from apscheduler.triggers.date import DateTrigger
 from apscheduler.triggers.interval import IntervalTrigger
 
-from service.scheduler.base_scheduler import ScheduleJob, ScheduleType
+from base_server.service.scheduler.base_scheduler import ScheduleJob, ScheduleType
 
 _SHORTEST = timedelta(milliseconds=10)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -35,7 +35,9 @@ def make_trigger(job: ScheduleJob) -> BaseTrigger:
                     raise ValueError("HH:MM or HH:MM:SS in UTC, without an offset")
                 return CronTrigger(hour=at.hour, minute=at.minute, second=at.second, timezone=UTC)
     except (ValueError, TypeError, OverflowError) as error:
-        raise ValueError(f"job {job.job_id}: schedule_value {job.schedule_value!r} is not valid: {error}") from error
+        raise ValueError(
+            f"job {job.job_id}: schedule_value {job.schedule_value!r} is not valid: {error}"
+        ) from error
 
 
 def interval_s(job: ScheduleJob) -> float:
@@ -60,21 +62,35 @@ def _cron(expression: str) -> BaseTrigger:
     days = _weekdays(weekday)
     if day.startswith("*") or weekday.startswith("*"):
         return CronTrigger(day=day, day_of_week=days, **time_of_day)
-    return OrTrigger([CronTrigger(day=day, **time_of_day), CronTrigger(day_of_week=days, **time_of_day)])
+    return OrTrigger(
+        [CronTrigger(day=day, **time_of_day), CronTrigger(day_of_week=days, **time_of_day)]
+    )
 
 
 def _weekdays(field: str) -> str:
     """``1-5``, ``FRI-7``, ``*/2`` as the days' names."""
     days: list[str] = []
     for item in field.lower().split(","):
-        match = re.fullmatch(r"(?:\*|(?P<first>\w+)(?:-(?P<last>\w+))?)(?:/(?P<step>[1-9]\d*))?", item)
+        match = re.fullmatch(
+            r"(?:\*|(?P<first>\w+)(?:-(?P<last>\w+))?)(?:/(?P<step>[1-9]\d*))?", item
+        )
         if match is None:
-            raise ValueError(f"weekday {item!r} is none of 0 to 7, sun to sat, a-b, *, each with /step")
+            raise ValueError(
+                f"weekday {item!r} is none of 0 to 7, sun to sat, a-b, *, each with /step"
+            )
         first = _weekday(match["first"] or "sun")
-        last = _weekday(match["last"]) if match["last"] else 6 if match["first"] is None or match["step"] else first
+        last = (
+            _weekday(match["last"])
+            if match["last"]
+            else 6
+            if match["first"] is None or match["step"]
+            else first
+        )
         if last < first:
             last += 7  # sat-mon
-        days += [_WEEKDAYS[number % 7] for number in range(first, last + 1, int(match["step"] or 1))]
+        days += [
+            _WEEKDAYS[number % 7] for number in range(first, last + 1, int(match["step"] or 1))
+        ]
     return ",".join(dict.fromkeys(days))
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 
-from service.db.database_service import DatabaseService
-from template.account.global_mark import GlobalMark
+from base_server.service.db.database_service import DatabaseService
+from base_server.template.account.global_mark import GlobalMark
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,9 @@ class AccountStore:
         self._database = database
         self._mark = mark
 
-    async def create(self, account_id: str, password_hash: str, nickname: str, email: str, platform_type: str) -> bool:
+    async def create(
+        self, account_id: str, password_hash: str, nickname: str, email: str, platform_type: str
+    ) -> bool:
         """Insert the account on the least-loaded shard; False if the id is taken (nothing changes then)."""
         await self._mark.check()
         rows = await self._database.call_global_procedure(

@@ -6,14 +6,18 @@ import asyncio
 import secrets
 from collections.abc import Sequence
 
-from service.core.instruments import Counter
-from service.core.logger import Logger
-from service.scheduler.base_scheduler import ScheduleJob, ScheduleType
-from service.scheduler.scheduler_service import SchedulerService
-from template.account.account_store import AccountStore
-from template.account.attempt_limits import LoginLimit, SignupLimit
-from template.account.common.account_examples import LOGIN_EXAMPLE, LOGOUT_EXAMPLE, SIGNUP_EXAMPLE
-from template.account.common.account_serialize import (
+from base_server.service.core.instruments import Counter
+from base_server.service.core.logger import Logger
+from base_server.service.scheduler.base_scheduler import ScheduleJob, ScheduleType
+from base_server.service.scheduler.scheduler_service import SchedulerService
+from base_server.template.account.account_store import AccountStore
+from base_server.template.account.attempt_limits import LoginLimit, SignupLimit
+from base_server.template.account.common.account_examples import (
+    LOGIN_EXAMPLE,
+    LOGOUT_EXAMPLE,
+    SIGNUP_EXAMPLE,
+)
+from base_server.template.account.common.account_serialize import (
     AccountView,
     LoginRequest,
     LoginResponse,
@@ -22,19 +26,21 @@ from template.account.common.account_serialize import (
     SignupRequest,
     SignupResponse,
 )
-from template.account.global_mark import CHECK_INTERVAL_S, GlobalMark
-from template.account.password_vault import PasswordVault
-from template.account.session_store import SessionStore
-from template.base.answers import answers
-from template.base.base_template import BaseTemplate
-from template.base.client_session import ClientSession
-from template.base.errors import AccountExists, ErrorCode, ServiceDown, WrongCredentials
-from template.base.protocol import Access, Protocol
-from template.base.readiness import Health, ReadinessCheck
-from template.base.session_info import SessionInfo
+from base_server.template.account.global_mark import CHECK_INTERVAL_S, GlobalMark
+from base_server.template.account.password_vault import PasswordVault
+from base_server.template.account.session_store import SessionStore
+from base_server.template.base.base_template import BaseTemplate
+from base_server.template.base.client_session import ClientSession
+from base_server.template.base.endpoint import Access, Protocol
+from base_server.template.base.error_response import answers
+from base_server.template.base.errors import AccountExists, ErrorCode, ServiceDown, WrongCredentials
+from base_server.template.base.readiness import Health, ReadinessCheck
+from base_server.template.base.session_info import SessionInfo
 
 SIGNUPS = Counter("account_signups", "Accounts created.")
-LOGINS = Counter("account_logins", "Logins with the right password (ok) or without (refused).", ("outcome",))
+LOGINS = Counter(
+    "account_logins", "Logins with the right password (ok) or without (refused).", ("outcome",)
+)
 _MOST_REPORTED = 10_000
 LOGOUTS = Counter("account_logouts", "Sessions ended by their account.")
 
@@ -95,14 +101,18 @@ class AccountTemplateImpl(BaseTemplate):
     async def readiness(self) -> Sequence[ReadinessCheck]:
         """An alarm for a day after the global database came back older."""
         alarm = self._mark.alarm
-        return [ReadinessCheck("mark:global", Health.DEGRADED if alarm else Health.OK, str(alarm or ""))]
+        return [
+            ReadinessCheck("mark:global", Health.DEGRADED if alarm else Health.OK, str(alarm or ""))
+        ]
 
     async def stop(self) -> None:
         await self._scheduler.remove_job(self._mark_job)
         await asyncio.to_thread(self._vault.close)
 
     @answers(SignupResponse)
-    async def on_signup_req(self, client_session: ClientSession, request: SignupRequest) -> SignupResponse:
+    async def on_signup_req(
+        self, client_session: ClientSession, request: SignupRequest
+    ) -> SignupResponse:
         """Create the account. After an answer 5003 it may exist: signing up again then says 2001, and login works."""
         await self._signups.check(client_session.peer)
         created = await self._accounts.create(
@@ -118,11 +128,18 @@ class AccountTemplateImpl(BaseTemplate):
         return SignupResponse(account_id=request.account_id)
 
     @answers(LoginResponse)
-    async def on_login_req(self, client_session: ClientSession, request: LoginRequest) -> LoginResponse:
+    async def on_login_req(
+        self, client_session: ClientSession, request: LoginRequest
+    ) -> LoginResponse:
         """A new token at every login; an unknown account and a wrong password differ neither in answer nor in time."""
         await self._logins.check(request.account_id, client_session.peer)
         account = await self._accounts.find(request.account_id)
-        if not await self._vault.verify(account.password_hash if account else None, request.password) or not account:
+        if (
+            not await self._vault.verify(
+                account.password_hash if account else None, request.password
+            )
+            or not account
+        ):
             LOGINS.add("refused")
             raise WrongCredentials()
         await self._logins.forgive(request.account_id, client_session.peer)
@@ -130,11 +147,15 @@ class AccountTemplateImpl(BaseTemplate):
             self._report_missing_shard(account.account_db_key)
             raise ServiceDown("the shard of this account is not known")
         self._without_shard.discard(account.account_db_key)
-        session = SessionInfo(account.account_id, account.account_db_key, account.shard_id, account.nickname)
+        session = SessionInfo(
+            account.account_id, account.account_db_key, account.shard_id, account.nickname
+        )
         token = await self._sessions.create(session, account.generation)
         LOGINS.add("ok")
         view = AccountView(
-            account_id=account.account_id, nickname=account.nickname, created_at=account.created_at.isoformat()
+            account_id=account.account_id,
+            nickname=account.nickname,
+            created_at=account.created_at.isoformat(),
         )
         return LoginResponse(accessToken=token, account=view)
 
@@ -146,10 +167,14 @@ class AccountTemplateImpl(BaseTemplate):
             self._without_shard.clear()
         self._without_shard.add(account_db_key)
         # Any other shard would be another account's rooms or none: only an operator can bring the mapping back.
-        Logger.error("account without a shard: its row of account_shards is lost", account=account_db_key)
+        Logger.error(
+            "account without a shard: its row of account_shards is lost", account=account_db_key
+        )
 
     @answers(LogoutResponse)
-    async def on_logout_req(self, client_session: ClientSession, request: LogoutRequest) -> LogoutResponse:
+    async def on_logout_req(
+        self, client_session: ClientSession, request: LogoutRequest
+    ) -> LogoutResponse:
         """End the session for good, on every process; its requests under way end with 10000 within a second."""
         await self._sessions.delete(client_session.session.session_key)
         LOGOUTS.add()

@@ -5,9 +5,9 @@ from __future__ import annotations
 from ipaddress import IPv4Address, ip_address, ip_network
 from pathlib import Path
 
-from service.cache.cache_service import CacheService
-from service.cache.script import load_scripts
-from template.base.errors import TooManyRequests
+from base_server.service.cache.cache_service import CacheService
+from base_server.service.redis_client.script import load_scripts
+from base_server.template.base.errors import TooManyRequests
 
 _IPV6_PREFIX = 64
 """RFC 6177: a site gets at least so much, and its hosts choose the other 64 bits as they like."""
@@ -21,7 +21,9 @@ class LoginLimit:
     Attempts under way count, so parallel guesses gain nothing.
     """
 
-    def __init__(self, cache: CacheService, *, per_account: int, per_address: int, window_s: int) -> None:
+    def __init__(
+        self, cache: CacheService, *, per_account: int, per_address: int, window_s: int
+    ) -> None:
         self._cache = cache
         self._per_account = per_account
         self._per_address = per_address
@@ -30,18 +32,26 @@ class LoginLimit:
     async def check(self, account_id: str, peer: str) -> None:
         """Count an attempt; raises :class:`TooManyRequests` with the time to wait when there were too many."""
         for key, limit in self._counters(account_id, peer):
-            await _count(self._cache, key, limit, self._window_s, "too many failed logins, try again later")
+            await _count(
+                self._cache, key, limit, self._window_s, "too many failed logins, try again later"
+            )
 
     async def forgive(self, account_id: str, peer: str) -> None:
         """The attempt succeeded: it does not count."""
         for key, _ in self._counters(account_id, peer):
-            await self._cache.get_client().run_script(_SCRIPTS["forgive_attempt"], [key], [], repeatable=False)
+            await self._cache.get_client().run_script(
+                _SCRIPTS["forgive_attempt"], [key], [], repeatable=False
+            )
 
     def _counters(self, account_id: str, peer: str) -> list[tuple[str, int]]:
         """The address first: one that is over its own limit cannot use up the attempts of accounts."""
-        counters = [(self._cache.get_client().key(f"login_attempts:{account_id}"), self._per_account)]
+        counters = [
+            (self._cache.get_client().key(f"login_attempts:{account_id}"), self._per_account)
+        ]
         if peer:
-            counters.insert(0, (_address_key(self._cache, "login_attempts_from", peer), self._per_address))
+            counters.insert(
+                0, (_address_key(self._cache, "login_attempts_from", peer), self._per_address)
+            )
         return counters
 
 
@@ -57,11 +67,19 @@ class SignupLimit:
         """Count a signup; raises :class:`TooManyRequests`. A caller without an address is not counted."""
         if peer:
             key = _address_key(self._cache, "signups_from", peer)
-            await _count(self._cache, key, self._per_address, self._window_s, "too many signups, try again later")
+            await _count(
+                self._cache,
+                key,
+                self._per_address,
+                self._window_s,
+                "too many signups, try again later",
+            )
 
 
 async def _count(cache: CacheService, key: str, limit: int, window_s: int, refusal: str) -> None:
-    wait_s = await cache.get_client().run_script(_SCRIPTS["count_attempt"], [key], [limit, window_s], repeatable=False)
+    wait_s = await cache.get_client().run_script(
+        _SCRIPTS["count_attempt"], [key], [limit, window_s], repeatable=False
+    )
     if wait_s:
         raise TooManyRequests(refusal, retry_after_s=float(wait_s))
 

@@ -3,7 +3,7 @@ undo, and whether a session's account exists."""
 
 from __future__ import annotations
 
-from service.db.database_service import DatabaseService
+from base_server.service.db.database_service import DatabaseService
 
 
 class EndedSessions:
@@ -16,11 +16,15 @@ class EndedSessions:
     async def add(self, session_hash: str) -> int:
         """The database's mark with this logout in it. Raises ``ServiceUnavailable`` when it could not be noted. A
         repeat changes nothing else."""
-        rows = await self._database.call_global_procedure("fp_session_end", (session_hash, self._ttl_s))
+        rows = await self._database.call_global_procedure(
+            "fp_session_end", (session_hash, self._ttl_s)
+        )
         return int(rows[0]["mark"])
 
     async def contains(self, session_hash: str) -> bool:
-        return bool(await self._database.call_global_procedure("fp_session_ended_get", (session_hash,)))
+        return bool(
+            await self._database.call_global_procedure("fp_session_ended_get", (session_hash,))
+        )
 
     async def has_account(self, account_id: str, account_db_key: int) -> bool:
         """Whether this account exists, not only another of the same id or with the same key."""

@@ -2,7 +2,7 @@
 
 Redis and every process know how far it was. A database below that came back older (an old dump, a replica that was
 behind): accounts and logouts are lost that were acknowledged. Its ``generation`` then rises, and a session of an older
-generation is looked up in the database before it is trusted again (:mod:`template.account.session_store`).
+generation is looked up in the database before it is trusted again (:mod:`base_server.template.account.session_store`).
 """
 
 from __future__ import annotations
@@ -12,16 +12,18 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from service.cache.cache_errors import CacheCommandError
-from service.cache.cache_service import CacheService
-from service.cache.script import load_scripts
-from service.core.errors import ServiceUnavailable
-from service.core.instruments import Counter
-from service.core.logger import Logger
-from service.db.database_service import DatabaseService
+from base_server.service.cache.cache_service import CacheService
+from base_server.service.core.errors import ServiceUnavailable
+from base_server.service.core.instruments import Counter
+from base_server.service.core.logger import Logger
+from base_server.service.db.database_service import DatabaseService
+from base_server.service.redis_client.redis_errors import CacheCommandError
+from base_server.service.redis_client.script import load_scripts
 
 CAME_BACK_OLDER = Counter(
-    "db_came_back_older", "Times that a database was found to lack changes that it had acknowledged.", ("database",)
+    "db_came_back_older",
+    "Times that a database was found to lack changes that it had acknowledged.",
+    ("database",),
 )
 CHECK_INTERVAL_S = 1.0
 """Within this time every process knows that the global database came back older."""
@@ -63,7 +65,9 @@ class KnownMark:
             texts = await cache.get_client().execute("HMGET", _key(cache), *_FIELDS)
         except CacheCommandError:
             return cls()
-        number, generation, account, older_s, lost = (int(text) if text and text.isdecimal() else 0 for text in texts)
+        number, generation, account, older_s, lost = (
+            int(text) if text and text.isdecimal() else 0 for text in texts
+        )
         return cls(number, generation, account, CameBackOlder(older_s, lost) if older_s else None)
 
 
@@ -76,7 +80,9 @@ class GlobalMark:
         self._database = database
         self._number = 0
         self._older: CameBackOlder | None = None
-        self._missed_account = 0  # the newest account that Redis knew when the database was found without it
+        self._missed_account = (
+            0  # the newest account that Redis knew when the database was found without it
+        )
         self._untold_loss: int | None = None
         self.generation = 0
 
@@ -96,17 +102,24 @@ class GlobalMark:
         number, generation = max(known.number, self._number), max(known.generation, self.generation)
         stored = (await self._database.call_global_procedure("fp_mark_get", (known.account,)))[0]
         # A Redis that takes no writes goes on to name an account that is missed already.
-        lacks_newest = known.account not in (0, self._missed_account) and not stored["account_known"]
+        lacks_newest = (
+            known.account not in (0, self._missed_account) and not stored["account_known"]
+        )
         if stored["number"] < number or stored["generation"] < generation or lacks_newest:
             self._missed_account = known.account
             generation = max(generation, stored["generation"]) + 1
-            await self._lift(max(number, stored["number"]), generation, max(1, number - stored["number"]))
+            await self._lift(
+                max(number, stored["number"]), generation, max(1, number - stored["number"])
+            )
             return
         # Checks overlap: one that read the database before another one lifted the mark must not lower it here.
         self._number = max(self._number, stored["number"])
         self.generation = max(self.generation, stored["generation"])
         self._older = known.older or self._older
-        if (known.number, known.generation) != (self._number, self.generation) or self._untold_loss is not None:
+        if (known.number, known.generation) != (
+            self._number,
+            self.generation,
+        ) or self._untold_loss is not None:
             await self._tell_redis()
 
     async def note(self, number: int, account_db_key: int | None = None) -> None:
@@ -127,7 +140,12 @@ class GlobalMark:
         self._number, self.generation = number, generation
         self._older = CameBackOlder(int(time.time()), lost)
         CAME_BACK_OLDER.add("global")
-        Logger.error("the global database came back older", lost_changes=lost, number=number, generation=generation)
+        Logger.error(
+            "the global database came back older",
+            lost_changes=lost,
+            number=number,
+            generation=generation,
+        )
         self._untold_loss = lost
         await self._tell_redis()
 
@@ -140,7 +158,9 @@ class GlobalMark:
             if self._untold_loss == lost:
                 self._untold_loss = None
         except ServiceUnavailable as outage:
-            Logger.debug("the mark of the global database is not in Redis yet", reason=outage.reason)
+            Logger.debug(
+                "the mark of the global database is not in Redis yet", reason=outage.reason
+            )
 
 
 def _key(cache: CacheService) -> str:

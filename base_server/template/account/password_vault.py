@@ -10,8 +10,8 @@ from typing import TypeVar
 from argon2 import PasswordHasher
 from argon2.exceptions import InvalidHashError, VerificationError, VerifyMismatchError
 
-from service.core.logger import Logger
-from template.base.errors import TooManyRequests
+from base_server.service.core.logger import Logger
+from base_server.template.base.errors import TooManyRequests
 
 T = TypeVar("T")
 

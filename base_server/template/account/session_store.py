@@ -19,15 +19,15 @@ from typing import Any
 
 import ujson
 
-from service.cache.cache_errors import CacheCommandError
-from service.cache.cache_service import CacheService
-from service.cache.premise import Premise
-from service.core.errors import ServiceUnavailable
-from service.core.logger import Logger
-from template.account.ended_sessions import EndedSessions
-from template.account.global_mark import GlobalMark
-from template.base.session_info import SessionInfo
-from template.base.session_proof import Belief
+from base_server.service.cache.cache_service import CacheService
+from base_server.service.core.errors import ServiceUnavailable
+from base_server.service.core.logger import Logger
+from base_server.service.redis_client.precondition import Premise
+from base_server.service.redis_client.redis_errors import CacheCommandError
+from base_server.template.account.ended_sessions import EndedSessions
+from base_server.template.account.global_mark import GlobalMark
+from base_server.template.base.session_info import SessionInfo
+from base_server.template.base.session_proof import Belief
 
 _MOST_FOUND = 5000
 """Sessions that are remembered, about a kilobyte each."""
@@ -43,7 +43,9 @@ class SessionStore:
     ``mark``: of the global database that has their accounts. Without it nothing is noticed when that comes back older.
     """
 
-    def __init__(self, cache: CacheService, ended: EndedSessions, ttl_s: int, mark: GlobalMark | None = None) -> None:
+    def __init__(
+        self, cache: CacheService, ended: EndedSessions, ttl_s: int, mark: GlobalMark | None = None
+    ) -> None:
         self._cache = cache
         self._ended = ended
         self._ttl_s = ttl_s
@@ -87,10 +89,16 @@ class SessionStore:
         if shape is None or int(shape[1]) >= self._cache.partitions.count:
             return None
         session_key = _session_key(token)
-        client, key, epoch_key = self._cache.get_client(), self._redis_key(session_key), self._epoch_key(session_key)
+        client, key, epoch_key = (
+            self._cache.get_client(),
+            self._redis_key(session_key),
+            self._epoch_key(session_key),
+        )
         generation = self._generation
         try:
-            text, epoch = await client.execute_many([("GETEX", key, "EX", self._ttl_s), ("GET", epoch_key)])
+            text, epoch = await client.execute_many(
+                [("GETEX", key, "EX", self._ttl_s), ("GET", epoch_key)]
+            )
         except CacheCommandError:  # a key of another type is no session
             return None
         record = _read(text, session_key)
@@ -102,7 +110,10 @@ class SessionStore:
             if not await self._goes_on(record, is_of_another_run, is_of_an_older_database):
                 await client.execute("DEL", key)
                 return None
-            proven = ujson.dumps(record | {"epoch": epoch, "generation": max(generation, record.get("generation", 0))})
+            proven = ujson.dumps(
+                record
+                | {"epoch": epoch, "generation": max(generation, record.get("generation", 0))}
+            )
             try:
                 # XX: a logout meanwhile is not undone.
                 await client.execute("SET", key, proven, "EX", self._ttl_s, "XX")
@@ -119,7 +130,9 @@ class SessionStore:
         )
         # If the database was found older meanwhile, nobody has asked it about this session.
         if epoch is not None and generation == self._generation:
-            self._remember(token, Belief(session, Premise(key, text, self._ttl_s, epoch_key, epoch)))
+            self._remember(
+                token, Belief(session, Premise(key, text, self._ttl_s, epoch_key, epoch))
+            )
         return session
 
     def recall(self, token: str) -> Belief | None:
@@ -131,14 +144,21 @@ class SessionStore:
     def _generation(self) -> int:
         return self.mark.generation if self.mark is not None else 0
 
-    async def _goes_on(self, record: dict[str, Any], is_of_another_run: bool, is_of_an_older_database: bool) -> bool:
+    async def _goes_on(
+        self, record: dict[str, Any], is_of_another_run: bool, is_of_an_older_database: bool
+    ) -> bool:
         """Whether the global database knows the account and no logout of the session that this record is of."""
         if is_of_another_run and is_of_an_older_database:
             # Redis may have forgotten that it ended, and so may the database: nobody knows any more.
-            Logger.info("session ended: Redis and the global database both came back", account=record["account_db_key"])
+            Logger.info(
+                "session ended: Redis and the global database both came back",
+                account=record["account_db_key"],
+            )
             return False
         account_id, account_db_key = record["account_id"], int(record["account_db_key"])
-        if is_of_an_older_database and not await self._ended.has_account(account_id, account_db_key):
+        if is_of_an_older_database and not await self._ended.has_account(
+            account_id, account_db_key
+        ):
             Logger.info("session ended: its account is not known", account=account_db_key)
             return False
         return not await self._ended.contains(_session_hash(record["key"]))
@@ -170,14 +190,18 @@ class SessionStore:
         seen = dict(zip(partitions, answers, strict=False))
         for start in range(_LOOKS_AT_ONCE, len(looks), _LOOKS_AT_ONCE):
             answers += await client.execute_many(looks[start : start + _LOOKS_AT_ONCE])
-        ended = [token for token, exists in zip(keys, answers[len(runs) :], strict=True) if not exists]
+        ended = [
+            token for token, exists in zip(keys, answers[len(runs) :], strict=True) if not exists
+        ]
         # In another run of Redis, or in an older global database, a session that is there may have ended before.
         generation = self._generation
         if generation != self._watched_generation:
             doubtful = list(keys)
         else:
             doubtful = [
-                token for token, key in keys.items() if self._runs.get(_partition(key)) != seen[_partition(key)]
+                token
+                for token, key in keys.items()
+                if self._runs.get(_partition(key)) != seen[_partition(key)]
             ]
         ended += await self._not_found([token for token in doubtful if token not in set(ended)])
         self._runs.update(seen)
@@ -189,7 +213,9 @@ class SessionStore:
         for start in range(0, len(tokens), _LOOKS_AT_ONCE):
             some = tokens[start : start + _LOOKS_AT_ONCE]
             found = await asyncio.gather(*(self.find(token) for token in some))
-            missing += [token for token, session in zip(some, found, strict=True) if session is None]
+            missing += [
+                token for token, session in zip(some, found, strict=True) if session is None
+            ]
         return missing
 
     async def delete(self, session_key: str) -> None:
@@ -205,7 +231,9 @@ class SessionStore:
             await self.mark.note(mark)
 
     def _redis_key(self, session_key: str) -> str:
-        return self._cache.get_client().key(f"session:{_session_hash(session_key)}", partition=_partition(session_key))
+        return self._cache.get_client().key(
+            f"session:{_session_hash(session_key)}", partition=_partition(session_key)
+        )
 
     def _epoch_key(self, session_key: str) -> str:
         return self._cache.get_client().key("epoch", partition=_partition(session_key))
@@ -229,7 +257,12 @@ def _read(text: str | None, session_key: str) -> dict[str, Any] | None:
         record: dict[str, Any] = ujson.loads(text or "null")
         if record["key"] != session_key:
             return None
-        int(record["account_db_key"]), int(record["shard_id"]), record["account_id"], record["nickname"]
+        (
+            int(record["account_db_key"]),
+            int(record["shard_id"]),
+            record["account_id"],
+            record["nickname"],
+        )
         if not isinstance(record.get("generation", 0), int):
             return None
     except (ValueError, TypeError, KeyError):

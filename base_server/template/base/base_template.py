@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
-from template.base.protocol import Protocol
-from template.base.readiness import ReadinessCheck
+from base_server.template.base.endpoint import Protocol
+from base_server.template.base.readiness import ReadinessCheck
 
 
 class BaseTemplate:

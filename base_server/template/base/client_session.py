@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from template.base.session_info import SessionInfo
-from template.base.session_proof import SessionProof
+from base_server.template.base.session_info import SessionInfo
+from base_server.template.base.session_proof import SessionProof
 
 
 @dataclass(slots=True)

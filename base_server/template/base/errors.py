@@ -25,7 +25,12 @@ class ErrorCode(IntEnum):
     note: str
 
     def __new__(
-        cls, value: int, http_status: int = 200, retryable: bool = False, meaning: str = "", note: str = ""
+        cls,
+        value: int,
+        http_status: int = 200,
+        retryable: bool = False,
+        meaning: str = "",
+        note: str = "",
     ) -> ErrorCode:
         member = int.__new__(cls, value)
         member._value_ = value
@@ -53,11 +58,27 @@ class ErrorCode(IntEnum):
     UNKNOWN_PROTOCOL = 1003, 404, False, "no such protocol or path", "405: not with this method"
     ROOM_NOT_FOUND = 1004, 404, False, "the room does not exist or is not yours"
     MESSAGE_NOT_FOUND = 1005, 404, False, "the message does not exist"
-    ROOM_BUSY = 1006, 409, True, "a reply is running in this room, or too many messages wait for theirs"
+    ROOM_BUSY = (
+        1006,
+        409,
+        True,
+        "a reply is running in this room, or too many messages wait for theirs",
+    )
     IDEMPOTENCY_MISMATCH = 1007, 422, False, "this client id was used before with another body"
-    NOT_ALLOWED_IN_STATE = 1008, 409, False, "not allowed in the state that the room or message is in"
+    NOT_ALLOWED_IN_STATE = (
+        1008,
+        409,
+        False,
+        "not allowed in the state that the room or message is in",
+    )
     TOO_MANY_REQUESTS = 1010, 429, True, "too many requests"
-    AI_UNAVAILABLE = 1020, 502, False, "the AI provider failed" + _ASK_ANEW, "503: it was not called"
+    AI_UNAVAILABLE = (
+        1020,
+        502,
+        False,
+        "the AI provider failed" + _ASK_ANEW,
+        "503: it was not called",
+    )
     AI_TIMED_OUT = 1021, 504, False, "the AI provider did not answer in time" + _ASK_ANEW
     ACCOUNT_EXISTS = 2001, 409, False, "this account_id is taken"
     WRONG_CREDENTIALS = 2002, 401, False, "wrong account_id or password"
@@ -103,7 +124,11 @@ class _KnownError(ApiError):
         http_status: int | None = None,
     ) -> None:
         super().__init__(
-            self.error_code, message, retry_after_s=retry_after_s, details=details, http_status=http_status
+            self.error_code,
+            message,
+            retry_after_s=retry_after_s,
+            details=details,
+            http_status=http_status,
         )
 
 
@@ -161,7 +186,11 @@ class AINotCalledError(AIUnavailableError):
     """The same code, for a reply that ended before the provider was asked: 503."""
 
     def __init__(self, *, retry_after_s: float | None = None) -> None:
-        super().__init__("the AI provider was not called" + _ASK_ANEW, retry_after_s=retry_after_s, http_status=503)
+        super().__init__(
+            "the AI provider was not called" + _ASK_ANEW,
+            retry_after_s=retry_after_s,
+            http_status=503,
+        )
 
 
 class ConversationTooLongError(AIUnavailableError):

@@ -6,10 +6,10 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from service.core.errors import AnswerLost, PremiseFailed, ServiceUnavailable
-from template.base.answers import as_api_error
-from template.base.errors import SessionMissing
-from template.base.session_info import SessionInfo
+from base_server.service.core.errors import AnswerLost, PremiseFailed, ServiceUnavailable
+from base_server.template.base.error_response import as_api_error
+from base_server.template.base.errors import SessionMissing
+from base_server.template.base.session_info import SessionInfo
 
 T = TypeVar("T")
 
@@ -48,7 +48,9 @@ class SessionProof:
             try:
                 await self._look()
             except SessionMissing:
-                raise as_api_error(lost) from lost  # it may have been executed while the session was there
+                raise as_api_error(
+                    lost
+                ) from lost  # it may have been executed while the session was there
         except ServiceUnavailable as outage:
             raise as_api_error(outage) from outage
         return await script(None)

@@ -7,11 +7,11 @@ from collections.abc import Collection
 from types import TracebackType
 from typing import Protocol, runtime_checkable
 
-from service.core.errors import ServiceError
-from service.core.logger import Logger
-from template.base.errors import SessionMissing
-from template.base.session_info import SessionInfo
-from template.base.session_proof import Belief
+from base_server.service.core.errors import ServiceError
+from base_server.service.core.logger import Logger
+from base_server.template.base.errors import SessionMissing
+from base_server.template.base.session_info import SessionInfo
+from base_server.template.base.session_proof import Belief
 
 _AT_ONCE = 100
 
@@ -90,10 +90,14 @@ class SessionWatch:
                     ended += await self._sessions.find_ended(some)
                 else:
                     found = await asyncio.gather(*(self._sessions.find(token) for token in some))
-                    ended += [token for token, session in zip(some, found, strict=True) if session is None]
+                    ended += [
+                        token for token, session in zip(some, found, strict=True) if session is None
+                    ]
             except ServiceError:
                 continue  # nobody has said that they ended
-            except Exception as error:  # of a host's own service: the look must go on for the others
+            except (
+                Exception
+            ) as error:  # of a host's own service: the look must go on for the others
                 Logger.error("sessions could not be looked up", exc_info=error)
         return ended
 
@@ -117,10 +121,17 @@ class _Scope:
         self._watch.enter(self)
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
     ) -> None:
         self._watch.leave(self)
-        if self._has_ended and self._task.uncancel() <= self._cancelling and kind is asyncio.CancelledError:
+        if (
+            self._has_ended
+            and self._task.uncancel() <= self._cancelling
+            and kind is asyncio.CancelledError
+        ):
             raise SessionMissing("the session ended while the request was answered") from None
 
     def end(self) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import StringConstraints
 
-from service.core.settings import Settings
+from base_server.service.core.settings import Settings
 
 
 class TemplateSettings(Settings):

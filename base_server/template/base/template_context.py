@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 
-from service.core.errors import StartError
-from service.core.facade import Facade, facade
-from template.base.base_template import BaseTemplate
-from template.base.protocol import Protocol
+from base_server.service.core.errors import StartError
+from base_server.service.core.facade import Facade, facade
+from base_server.template.base.base_template import BaseTemplate
+from base_server.template.base.endpoint import Protocol
 
 _PATH = re.compile(r"/[^\s{}?#]*")
 
@@ -34,7 +34,9 @@ class TemplateContext(Facade):
         """
         name = str(template_type)
         if name in self._templates:
-            raise StartError(f"Template type '{name}' is registered twice: register one of them under another name.")
+            raise StartError(
+                f"Template type '{name}' is registered twice: register one of them under another name."
+            )
         templates = self._templates | {name: template}
         by_id, by_path, owners = dict(self._by_id), dict(self._by_path), dict(self._owners)
         for protocol in template.protocols():
@@ -54,13 +56,20 @@ class TemplateContext(Facade):
                     )
             by_id[protocol.id] = by_path[protocol.path] = protocol
             owners[protocol.id] = name
-        for keeper, kept in ((keeper, kept) for keeper, other in templates.items() for kept in other.kept_ids):
+        for keeper, kept in (
+            (keeper, kept) for keeper, other in templates.items() for kept in other.kept_ids
+        ):
             if owners.get(kept, keeper) != keeper:
                 raise StartError(
                     f"Template '{owners[kept]}' wants the id {kept} (for {by_id[kept].path}), which template '{keeper}'"
                     " keeps for a later protocol: take another."
                 )
-        self._templates, self._by_id, self._by_path, self._owners = templates, by_id, by_path, owners
+        self._templates, self._by_id, self._by_path, self._owners = (
+            templates,
+            by_id,
+            by_path,
+            owners,
+        )
 
     @facade
     def get_template(self, template_type: str) -> BaseTemplate | None:

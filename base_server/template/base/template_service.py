@@ -9,16 +9,16 @@ from contextlib import aclosing, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from service.core.logger import Logger, bind_log_context
-from template.base import wire
-from template.base.answers import as_api_error
-from template.base.client_session import ClientSession
-from template.base.errors import ApiError, InvalidRequest, SessionMissing
-from template.base.event_stream import Events, Outlet, ReaderLeft
-from template.base.protocol import Access, Protocol
-from template.base.session_info import SessionInfo
-from template.base.session_proof import SessionProof
-from template.base.session_watch import RecallsSessions, SessionFinder, SessionWatch
+from base_server.service.core.logger import Logger, bind_log_context
+from base_server.template.base import envelope as wire
+from base_server.template.base.client_session import ClientSession
+from base_server.template.base.endpoint import Access, Protocol
+from base_server.template.base.error_response import as_api_error
+from base_server.template.base.errors import ApiError, InvalidRequest, SessionMissing
+from base_server.template.base.event_stream import Events, Outlet, ReaderLeft
+from base_server.template.base.session_info import SessionInfo
+from base_server.template.base.session_proof import SessionProof
+from base_server.template.base.session_watch import RecallsSessions, SessionFinder, SessionWatch
 
 ANONYMOUS = SessionInfo(account_id="")
 
@@ -80,11 +80,15 @@ class TemplateService:
         """Run ``protocol`` as its table row says who may call it. A stream needs an ``outlet``."""
         return await self._run(protocol, call, outlet, needs_session=protocol.access is Access.USER)
 
-    async def run_user(self, protocol: Protocol, call: Call, outlet: Outlet | None = None) -> Answer:
+    async def run_user(
+        self, protocol: Protocol, call: Call, outlet: Outlet | None = None
+    ) -> Answer:
         """Run for the account of the call's session; without a valid one the answer is 10000."""
         return await self._run(protocol, call, outlet, needs_session=True)
 
-    async def run_anonymous(self, protocol: Protocol, call: Call, outlet: Outlet | None = None) -> Answer:
+    async def run_anonymous(
+        self, protocol: Protocol, call: Call, outlet: Outlet | None = None
+    ) -> Answer:
         """Run for anybody; a token is not looked at."""
         return await self._run(protocol, call, outlet, needs_session=False)
 
@@ -94,7 +98,9 @@ class TemplateService:
         response.fail(error)
         return self._answer(response)
 
-    async def _run(self, protocol: Protocol, call: Call, outlet: Outlet | None, *, needs_session: bool) -> Answer:
+    async def _run(
+        self, protocol: Protocol, call: Call, outlet: Outlet | None, *, needs_session: bool
+    ) -> Answer:
         started = time.monotonic()
         bind_log_context(request_id=call.request_id, protocol=protocol.id)
         sequence = 0
@@ -122,7 +128,9 @@ class TemplateService:
             response.fail(as_api_error(error))
         response.echo(sequence)
         if delivery is not None and delivery.is_open:
-            answer = Answer(200, b"", {}, response.errorCode or delivery.error_code, sequence, is_streamed=True)
+            answer = Answer(
+                200, b"", {}, response.errorCode or delivery.error_code, sequence, is_streamed=True
+            )
         else:
             answer = self._encoded(response)
         elapsed_s = time.monotonic() - started
@@ -142,7 +150,11 @@ class TemplateService:
 
     async def _admit(self, protocol: Protocol, caller: ClientSession, token: str) -> None:
         """Give ``caller`` its session: looked up, or believed where the handler proves it."""
-        if protocol.proves_session and self._recall is not None and (belief := self._recall(token)) is not None:
+        if (
+            protocol.proves_session
+            and self._recall is not None
+            and (belief := self._recall(token)) is not None
+        ):
             caller.session = belief.session
             caller.proof = SessionProof(belief.premise, lambda: self._sessions.find(token))
             return
@@ -154,7 +166,9 @@ class TemplateService:
     def _encoded(self, response: wire.Response) -> Answer:
         try:
             return self._answer(response)
-        except Exception as error:  # a handler's response that cannot be encoded is a failure like another
+        except (
+            Exception
+        ) as error:  # a handler's response that cannot be encoded is a failure like another
             return self.refuse(as_api_error(error), response.sequence)
 
     def _answer(self, response: wire.Response) -> Answer:
@@ -210,5 +224,9 @@ def _token(call: Call, data: dict[str, Any]) -> str:
 
 def _readable_sequence(data: dict[str, Any]) -> int:
     sequence = data.get("sequence", 0)
-    readable = isinstance(sequence, int) and not isinstance(sequence, bool) and abs(sequence) <= wire.INT64_MAX
+    readable = (
+        isinstance(sequence, int)
+        and not isinstance(sequence, bool)
+        and abs(sequence) <= wire.INT64_MAX
+    )
     return sequence if readable else 0

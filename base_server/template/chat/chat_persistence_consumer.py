@@ -13,18 +13,18 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from service.core.errors import ServiceError, ServiceUnavailable
-from service.core.logger import Logger
-from service.core.tasks import TaskRegistry
-from service.queue.lanes import Lane
-from service.queue.message_queue import QueueEntry
-from service.queue.queue_service import QueueService
-from service.scheduler.base_scheduler import ScheduleJob, ScheduleType
-from service.scheduler.scheduler_service import SchedulerService
-from template.chat.chat_batch_writer import BatchWriter
-from template.chat.chat_events import QUEUE_NAME
-from template.chat.chat_settings import ChatSettings
-from template.chat.chat_shard_marks import OlderShard
+from base_server.service.core.errors import ServiceError, ServiceUnavailable
+from base_server.service.core.logger import Logger
+from base_server.service.core.tasks import TaskRegistry
+from base_server.service.queue.lanes import Lane
+from base_server.service.queue.message_queue import QueueEntry
+from base_server.service.queue.queue_service import QueueService
+from base_server.service.scheduler.base_scheduler import ScheduleJob, ScheduleType
+from base_server.service.scheduler.scheduler_service import SchedulerService
+from base_server.template.chat.domain.events import QUEUE_NAME
+from base_server.template.chat.persistence.batch_writer import BatchWriter
+from base_server.template.chat.persistence.shard_marks import OlderShard
+from base_server.template.chat.settings import ChatSettings
 
 _BACKOFF_S = (0.5, 1.0, 2.0, 4.0, 8.0, 15.0)
 
@@ -117,7 +117,9 @@ class ChatPersistenceConsumer:
     async def clean_buffers(self) -> None:
         """Forget the rests of lanes that are empty again."""
         backlog = await self._queue.backlog(QUEUE_NAME)
-        self._resting = {lane: rest for lane, rest in self._resting.items() if backlog.get(lane) != 0}
+        self._resting = {
+            lane: rest for lane, rest in self._resting.items() if backlog.get(lane) != 0
+        }
 
     async def check_marks(self) -> None:
         """Look whether a shard's database came back older, also where nothing is written."""
@@ -138,7 +140,9 @@ class ChatPersistenceConsumer:
         dead = await self._queue.dead_letter_count(QUEUE_NAME)
         largest = max(backlog.values(), default=0)
         older = await self._writer.marks.alarms()
-        return ConsumerHealth(sum(backlog.values()), largest, silent_s, self._last_error, dead, older)
+        return ConsumerHealth(
+            sum(backlog.values()), largest, silent_s, self._last_error, dead, older
+        )
 
     async def _begin_waiting(self, lock_timeout_s: float) -> None:
         backlog = await self._queue.backlog(QUEUE_NAME)
@@ -151,9 +155,15 @@ class ChatPersistenceConsumer:
     def _begin(self, lane: Lane, lock_timeout_s: float) -> None:
         """Drain a lane in a task, unless it rests or is drained here already."""
         rest = self._resting.get(lane)
-        if self._stopped or lane in self._draining or (rest is not None and time.monotonic() < rest.until):
+        if (
+            self._stopped
+            or lane in self._draining
+            or (rest is not None and time.monotonic() < rest.until)
+        ):
             return
-        task = self._tasks.spawn(self._drain(lane, lock_timeout_s), f"drain {lane.name}/{lane.partition}")
+        task = self._tasks.spawn(
+            self._drain(lane, lock_timeout_s), f"drain {lane.name}/{lane.partition}"
+        )
         self._draining[lane] = task
         task.add_done_callback(lambda _: self._drained(lane))
 
@@ -179,10 +189,20 @@ class ChatPersistenceConsumer:
                 )
         except ServiceError as error:
             wait_s = self._rest(lane, error)
-            Logger.warn("batch not written, it stays in the queue", lane=lane.name, retry_in_s=wait_s, error=str(error))
+            Logger.warn(
+                "batch not written, it stays in the queue",
+                lane=lane.name,
+                retry_in_s=wait_s,
+                error=str(error),
+            )
         except Exception as error:
             wait_s = self._rest(lane, error)
-            Logger.error("batch failed, it stays in the queue", lane=lane.name, retry_in_s=wait_s, exc_info=error)
+            Logger.error(
+                "batch failed, it stays in the queue",
+                lane=lane.name,
+                retry_in_s=wait_s,
+                exc_info=error,
+            )
         else:
             self._resting.pop(lane, None)
 

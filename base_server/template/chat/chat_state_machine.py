@@ -13,21 +13,34 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TypeVar
 
-from service.cache.cache_client import CacheClient
-from service.cache.cache_errors import CacheCommandError
-from service.core.errors import ServiceUnavailable
-from service.core.facade import Facade
-from template.chat.chat_deletes import ChatDeletes, Deletion, Outcome
-from template.chat.chat_directory import ChatDirectory
-from template.chat.chat_keys import ChatKeys
-from template.chat.chat_scripts import SCRIPTS
-from template.chat.chat_settings import ChatSettings
-from template.chat.chat_states import GONE, MessageState, RoomState, allowed_before, can_move
+from base_server.service.cache.cache_client import CacheClient
+from base_server.service.core.errors import ServiceUnavailable
+from base_server.service.core.facade import Facade
+from base_server.service.redis_client.redis_errors import CacheCommandError
+from base_server.template.chat.cache.keys import ChatKeys
+from base_server.template.chat.cache.scripts import SCRIPTS
+from base_server.template.chat.domain.states import (
+    GONE,
+    MessageState,
+    RoomState,
+    allowed_before,
+    can_move,
+)
+from base_server.template.chat.persistence.deletes import ChatDeletes, Deletion, Outcome
+from base_server.template.chat.rooms.directory import ChatDirectory
+from base_server.template.chat.settings import ChatSettings
 
 __all__ = ["ChatStateMachine", "MessageState", "RoomState", "Transition", "get_chat_state_machine"]
 
 # C is COMPOSING of a message and CREATING of a room.
-_LETTERS = {"P": "PENDING", "R": "PROCESSING", "S": "SENT", "A": "ACTIVE", "X": "DELETING", "D": "DELETED"}
+_LETTERS = {
+    "P": "PENDING",
+    "R": "PROCESSING",
+    "S": "SENT",
+    "A": "ACTIVE",
+    "X": "DELETING",
+    "D": "DELETED",
+}
 
 S = TypeVar("S", RoomState, MessageState)
 
@@ -71,7 +84,11 @@ class ChatStateMachine(Facade):
         if isinstance(move, str):
             return Transition(False, None, move)
         (to, before), key = move, await self._room_key(room_id)
-        if self._deletes is not None and to.value in GONE and _state_name(await self._read(key)) not in GONE:
+        if (
+            self._deletes is not None
+            and to.value in GONE
+            and _state_name(await self._read(key)) not in GONE
+        ):
             try:
                 deletion = await self._deletes.room(room_id, to, before)
             except ServiceUnavailable as outage:
@@ -89,7 +106,11 @@ class ChatStateMachine(Facade):
             return Transition(False, None, move)
         to, before = move
         key = self._keys.message_state(message_id)
-        if self._deletes is not None and to.value in GONE and _state_name(await self._read(key)) not in GONE:
+        if (
+            self._deletes is not None
+            and to.value in GONE
+            and _state_name(await self._read(key)) not in GONE
+        ):
             try:
                 deletion = await self._deletes.message(message_id, to, before)
             except ServiceUnavailable as outage:
@@ -147,7 +168,9 @@ class ChatStateMachine(Facade):
     async def move_message_state(self, message_id: str, to: MessageState) -> Transition:
         """Move the state alone, for the consumer: what it says was done already."""
         is_saved = to is MessageState.SENT
-        return await self._compare_and_set(self._keys.message_state(message_id), to, allowed_before(to), is_saved)
+        return await self._compare_and_set(
+            self._keys.message_state(message_id), to, allowed_before(to), is_saved
+        )
 
     async def delete_what_was(self, message_id: str, room_id: str) -> None:
         """A message was stored whose state a host had set to DELETING or DELETED before: delete it."""
@@ -165,7 +188,11 @@ class ChatStateMachine(Facade):
             await self.move_message_state(message_id, to)
 
     async def _compare_and_set(
-        self, key: str, to: RoomState | MessageState, before: tuple[str, ...], is_saved: bool = False
+        self,
+        key: str,
+        to: RoomState | MessageState,
+        before: tuple[str, ...],
+        is_saved: bool = False,
     ) -> Transition:
         # Not repeatable: sent twice, the second answer would be a refusal of what the first one did.
         code, state = await self._cache.run_script(
@@ -177,13 +204,17 @@ class ChatStateMachine(Facade):
         known = None if state == "ABSENT" else state
         if code == 0:
             return Transition(True, known)
-        return Transition(False, known, f"{state} -> {to.value} is not allowed (only from {', '.join(before)})")
+        return Transition(
+            False, known, f"{state} -> {to.value} is not allowed (only from {', '.join(before)})"
+        )
 
     async def _read_room(self, room_id: str) -> str:
         return "" if _fault_of(room_id) else await self._read(await self._room_key(room_id))
 
     async def _read_message(self, message_id: str) -> str:
-        return "" if _fault_of(message_id) else await self._read(self._keys.message_state(message_id))
+        return (
+            "" if _fault_of(message_id) else await self._read(self._keys.message_state(message_id))
+        )
 
     async def _read(self, key: str) -> str:
         """The stored value; '' when it is absent, or of another type."""
@@ -231,7 +262,9 @@ def _fault_of(identifier: object) -> str:
     return ""
 
 
-def _move_of(kind: type[S], identifier: object, to: object, from_state: object) -> tuple[S, tuple[str, ...]] | str:
+def _move_of(
+    kind: type[S], identifier: object, to: object, from_state: object
+) -> tuple[S, tuple[str, ...]] | str:
     """Where to, and the states from which the move may be made; or why it may not."""
     if reason := _fault_of(identifier):
         return reason
@@ -255,7 +288,9 @@ def _transition_of(deletion: Deletion, to: str, before: tuple[str, ...]) -> Tran
         case Outcome.UNKNOWN | Outcome.FOREIGN:
             return None
     state = deletion.before or "DELETED"
-    return Transition(False, state, f"{state} -> {to} is not allowed (only from {', '.join(before)})")
+    return Transition(
+        False, state, f"{state} -> {to} is not allowed (only from {', '.join(before)})"
+    )
 
 
 def _not_asked(outage: ServiceUnavailable) -> Transition:

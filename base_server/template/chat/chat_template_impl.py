@@ -6,38 +6,28 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
-from service.core.errors import OutcomeUnknown, ServiceError, ServiceUnavailable
-from service.llm.llm_errors import UnknownPersona
-from service.service_container import ServiceContainer
-from template.base.answers import answers
-from template.base.base_template import BaseTemplate
-from template.base.client_session import ClientSession
-from template.base.errors import ErrorCode, InvalidRequest, MessageNotFound, MessageNotSent, SessionMissing
-from template.base.event_stream import Events, StreamEvent
-from template.base.protocol import Protocol
-from template.base.readiness import Health, ReadinessCheck
-from template.base.wire import Response
-from template.chat.chat_events import QUEUE_NAME
-from template.chat.chat_instruments import RESUMES, STOPS
-from template.chat.chat_message_store import Accepted, NewMessage
-from template.chat.chat_owner import Owner
-from template.chat.chat_persistence_consumer import ConsumerHealth
-from template.chat.chat_reader import MessagePage, read_message
-from template.chat.chat_reply import TakenUp
-from template.chat.chat_reply_events import RESUME_EVENTS, STREAM_EVENTS, told
-from template.chat.chat_reply_events import accepted as accepted_event
-from template.chat.chat_reply_facts import failure_of
-from template.chat.chat_reply_reader import Reading
-from template.chat.chat_settings import ChatSettings
-from template.chat.chat_states import MessageState
-from template.chat.chat_text import finish_reason_of, from_json, head_of, is_running, wire_message
-from template.chat.chat_turn import Place
-from template.chat.chat_turn_store import Asked
-from template.chat.chat_wiring import ChatParts, ChatWiring
-from template.chat.common.chat_examples import EXAMPLES
-from template.chat.common.chat_model import ChatMessage
-from template.chat.common.chat_protocol import KEPT_IDS, ChatProtocol
-from template.chat.common.chat_serialize import (
+from base_server.service.core.errors import OutcomeUnknown, ServiceError, ServiceUnavailable
+from base_server.service.llm.llm_errors import UnknownPersona
+from base_server.service.service_container import ServiceContainer
+from base_server.template.base.base_template import BaseTemplate
+from base_server.template.base.client_session import ClientSession
+from base_server.template.base.endpoint import Protocol
+from base_server.template.base.envelope import Response
+from base_server.template.base.error_response import answers
+from base_server.template.base.errors import (
+    ErrorCode,
+    InvalidRequest,
+    MessageNotFound,
+    MessageNotSent,
+    SessionMissing,
+)
+from base_server.template.base.event_stream import Events, StreamEvent
+from base_server.template.base.readiness import Health, ReadinessCheck
+from base_server.template.chat.chat_persistence_consumer import ConsumerHealth
+from base_server.template.chat.common.chat_examples import EXAMPLES
+from base_server.template.chat.common.chat_model import ChatMessage
+from base_server.template.chat.common.chat_protocol import KEPT_IDS, ChatProtocol
+from base_server.template.chat.common.chat_serialize import (
     ChatMessageDeleteRequest,
     ChatMessageDeleteResponse,
     ChatMessageListRequest,
@@ -59,6 +49,28 @@ from template.chat.common.chat_serialize import (
     PersonasRequest,
     PersonasResponse,
 )
+from base_server.template.chat.domain.caller import Owner
+from base_server.template.chat.domain.events import QUEUE_NAME
+from base_server.template.chat.domain.message_format import (
+    finish_reason_of,
+    from_json,
+    head_of,
+    is_running,
+    wire_message,
+)
+from base_server.template.chat.domain.metrics import RESUMES, STOPS
+from base_server.template.chat.domain.states import MessageState
+from base_server.template.chat.messages.pages import MessagePage, read_message
+from base_server.template.chat.messages.repository import Accepted, NewMessage
+from base_server.template.chat.replies.events import RESUME_EVENTS, STREAM_EVENTS, told
+from base_server.template.chat.replies.events import accepted as accepted_event
+from base_server.template.chat.replies.metadata import failure_of
+from base_server.template.chat.replies.reader import Reading
+from base_server.template.chat.replies.runner import TakenUp
+from base_server.template.chat.replies.slot import Place
+from base_server.template.chat.replies.slots import Asked
+from base_server.template.chat.settings import ChatSettings
+from base_server.template.chat.wiring import ChatParts, ChatWiring
 
 # A consumer that wrote nothing for so long, with work waiting and a database that answers, is stuck.
 _STUCK_S = 60.0
@@ -75,7 +87,9 @@ class ChatTemplateImpl(BaseTemplate):
         self.ai_service = wiring.ai
 
     def protocols(self) -> Sequence[Protocol]:
-        def row(which: ChatProtocol, request: Any, response: Any, handler: Any, events: Any = None) -> Protocol:
+        def row(
+            which: ChatProtocol, request: Any, response: Any, handler: Any, events: Any = None
+        ) -> Protocol:
             return Protocol(
                 which.id,
                 which.path,
@@ -92,10 +106,30 @@ class ChatTemplateImpl(BaseTemplate):
         c = ChatProtocol
         return (
             row(c.ROOM_LIST, ChatRoomListRequest, ChatRoomListResponse, self.on_chat_room_list_req),
-            row(c.ROOM_CREATE, ChatRoomCreateRequest, ChatRoomCreateResponse, self.on_chat_room_create_req),
-            row(c.ROOM_UPDATE, ChatRoomUpdateRequest, ChatRoomUpdateResponse, self.on_chat_room_update_req),
-            row(c.ROOM_DELETE, ChatRoomDeleteRequest, ChatRoomDeleteResponse, self.on_chat_room_delete_req),
-            row(c.MESSAGE_SEND, ChatMessageSendRequest, ChatMessageSendResponse, self.on_chat_message_send_req),
+            row(
+                c.ROOM_CREATE,
+                ChatRoomCreateRequest,
+                ChatRoomCreateResponse,
+                self.on_chat_room_create_req,
+            ),
+            row(
+                c.ROOM_UPDATE,
+                ChatRoomUpdateRequest,
+                ChatRoomUpdateResponse,
+                self.on_chat_room_update_req,
+            ),
+            row(
+                c.ROOM_DELETE,
+                ChatRoomDeleteRequest,
+                ChatRoomDeleteResponse,
+                self.on_chat_room_delete_req,
+            ),
+            row(
+                c.MESSAGE_SEND,
+                ChatMessageSendRequest,
+                ChatMessageSendResponse,
+                self.on_chat_message_send_req,
+            ),
             row(
                 c.MESSAGE_STREAM,
                 ChatMessageSendRequest,
@@ -110,9 +144,24 @@ class ChatTemplateImpl(BaseTemplate):
                 self.on_chat_message_resume_req,
                 RESUME_EVENTS,
             ),
-            row(c.MESSAGE_STOP, ChatMessageStopRequest, ChatMessageStopResponse, self.on_chat_message_stop_req),
-            row(c.MESSAGE_LIST, ChatMessageListRequest, ChatMessageListResponse, self.on_chat_message_list_req),
-            row(c.MESSAGE_DELETE, ChatMessageDeleteRequest, ChatMessageDeleteResponse, self.on_chat_message_delete_req),
+            row(
+                c.MESSAGE_STOP,
+                ChatMessageStopRequest,
+                ChatMessageStopResponse,
+                self.on_chat_message_stop_req,
+            ),
+            row(
+                c.MESSAGE_LIST,
+                ChatMessageListRequest,
+                ChatMessageListResponse,
+                self.on_chat_message_list_req,
+            ),
+            row(
+                c.MESSAGE_DELETE,
+                ChatMessageDeleteRequest,
+                ChatMessageDeleteResponse,
+                self.on_chat_message_delete_req,
+            ),
             row(c.PERSONAS, PersonasRequest, PersonasResponse, self.on_chat_personas_req),
         )
 
@@ -169,7 +218,9 @@ class ChatTemplateImpl(BaseTemplate):
         """A new room; the same room again for the same client_request_id."""
         owner = await self._owner(client_session)
         persona = self._persona(request.ai_persona)
-        room = await self._parts.rooms.create(owner, persona, request.title, request.client_request_id)
+        room = await self._parts.rooms.create(
+            owner, persona, request.title, request.client_request_id
+        )
         return ChatRoomCreateResponse(room=room)
 
     @answers(ChatRoomUpdateResponse, ErrorCode.CHAT_FAILED)
@@ -179,7 +230,9 @@ class ChatTemplateImpl(BaseTemplate):
         """Change a room's title."""
         owner = await self._owner(client_session)
         await self._parts.rooms.rename(owner, request.room_id, request.new_title)
-        return ChatRoomUpdateResponse(message="The room's title was changed.", new_title=request.new_title)
+        return ChatRoomUpdateResponse(
+            message="The room's title was changed.", new_title=request.new_title
+        )
 
     @answers(ChatRoomDeleteResponse, ErrorCode.CHAT_FAILED)
     async def on_chat_room_delete_req(
@@ -207,7 +260,10 @@ class ChatTemplateImpl(BaseTemplate):
         _put_message(response, "message", final)
         if accepted.repeated:
             await self._refresh_states(owner, response.user_message, response.message)
-        if finish_reason_of(final) == "error" and (failure := failure_of(from_json(final)["metadata"])) is not None:
+        if (
+            finish_reason_of(final) == "error"
+            and (failure := failure_of(from_json(final)["metadata"])) is not None
+        ):
             response.fail(failure)
         return response
 
@@ -235,7 +291,9 @@ class ChatTemplateImpl(BaseTemplate):
         owner = await self._owner(client_session)
         offset = _offset(request, client_session.last_event_id)
         RESUMES.add()
-        return self._told(await self._parts.readers.begin(owner, request.room_id, request.message_id, offset))
+        return self._told(
+            await self._parts.readers.begin(owner, request.room_id, request.message_id, offset)
+        )
 
     @answers(ChatMessageStopResponse, ErrorCode.CHAT_FAILED)
     async def on_chat_message_stop_req(
@@ -257,7 +315,9 @@ class ChatTemplateImpl(BaseTemplate):
         owner = await self._owner(client_session)
         page = await self._page(owner, request)
         more = page.next_cursor is not None
-        response = ChatMessageListResponse(has_more=more, next_cursor=page.next_cursor, stale=page.stale)
+        response = ChatMessageListResponse(
+            has_more=more, next_cursor=page.next_cursor, stale=page.stale
+        )
         response.put_stored("messages", page.json, page.messages)
         return response
 
@@ -271,7 +331,9 @@ class ChatTemplateImpl(BaseTemplate):
         return ChatMessageDeleteResponse(message="The message was deleted.")
 
     @answers(PersonasResponse, ErrorCode.CHAT_FAILED)
-    async def on_chat_personas_req(self, client_session: ClientSession, request: PersonasRequest) -> PersonasResponse:
+    async def on_chat_personas_req(
+        self, client_session: ClientSession, request: PersonasRequest
+    ) -> PersonasResponse:
         """The personas of the configuration."""
         return PersonasResponse(
             personas=[
@@ -299,19 +361,25 @@ class ChatTemplateImpl(BaseTemplate):
             raise SessionMissing
         shard_id = session.shard_id
         if shard_id <= 0:
-            rows = await self._wiring.database.call_global_procedure("fp_account_shard_get", (session.account_db_key,))
+            rows = await self._wiring.database.call_global_procedure(
+                "fp_account_shard_get", (session.account_db_key,)
+            )
             shard_id = int(rows[0]["shard_id"]) if rows else self._wiring.settings.default_shard_id
         # A shard that was added a moment ago, and has no lanes here yet, is looked for.
         await self._wiring.database.require_shard(shard_id)
         partition = self._parts.keys.account_partition(session.account_id)
-        return Owner(session.account_id, session.account_db_key, shard_id, partition, client_session.proof)
+        return Owner(
+            session.account_id, session.account_db_key, shard_id, partition, client_session.proof
+        )
 
     def _persona(self, name: str) -> str:
         try:
             return self.ai_service.resolve_persona(name)
         except UnknownPersona as error:
             known = ", ".join(error.known)
-            raise InvalidRequest.of("ai_persona", f"must name one of {known}", known=error.known) from None
+            raise InvalidRequest.of(
+                "ai_persona", f"must name one of {known}", known=error.known
+            ) from None
 
     async def _accept(self, owner: Owner, request: ChatMessageSendRequest) -> Accepted:
         persona = request.ai_persona and self._persona(request.ai_persona)
@@ -336,7 +404,11 @@ class ChatTemplateImpl(BaseTemplate):
         """Run the reply of a question that nobody has asked yet."""
         if accepted.turn is None:
             return
-        asked = None if accepted.repeated or not accepted.has_come else Asked(question, accepted.history)
+        asked = (
+            None
+            if accepted.repeated or not accepted.has_come
+            else Asked(question, accepted.history)
+        )
         self._parts.replies.start(accepted.turn, asked, has_come=accepted.has_come, watched=watched)
 
     async def _final_reply(self, owner: Owner, room_id: str, accepted: Accepted) -> str:
@@ -358,7 +430,9 @@ class ChatTemplateImpl(BaseTemplate):
     async def _refresh_states(self, owner: Owner, *messages: ChatMessage | None) -> None:
         """States of messages that were stored before this request (absent: settled longer ago than the state TTL)."""
         known = [message for message in messages if message is not None]
-        states = await self._parts.messages.states(owner, *(message.message_id for message in known))
+        states = await self._parts.messages.states(
+            owner, *(message.message_id for message in known)
+        )
         for message, state in zip(known, states, strict=True):
             message.state = state or MessageState.SENT.value
 
@@ -367,19 +441,22 @@ class ChatTemplateImpl(BaseTemplate):
         if request.cursor is not None:
             return await reader.before(owner, request.room_id, request.cursor, request.limit)
         if request.before_timestamp is not None:
-            return await reader.before_time(owner, request.room_id, request.before_timestamp, request.limit)
+            return await reader.before_time(
+                owner, request.room_id, request.before_timestamp, request.limit
+            )
         return await reader.page(owner, request.room_id, request.page, request.limit)
 
     async def _backlog_check(self, health: ConsumerHealth) -> ReadinessCheck:
         limit = self._wiring.max_backlog
         if health.largest_lane >= limit:
             return ReadinessCheck(
-                "chat_backlog", Health.FAILED, f"{health.largest_lane} events wait, the limit is {limit}"
+                "chat_backlog",
+                Health.FAILED,
+                f"{health.largest_lane} events wait, the limit is {limit}",
             )
         if health.backlog and health.silent_s > _STUCK_S:
-            stuck = (
-                f"{health.backlog} events wait, nothing was written for {health.silent_s:.0f} s: {health.last_error}"
-            )
+            stuck = f"{health.backlog} events wait, nothing was written for {health.silent_s:.0f} s"
+            stuck += f": {health.last_error}"
             return ReadinessCheck("chat_consumer", await self._blame(), stuck)
         return ReadinessCheck("chat_consumer", Health.OK)
 
@@ -398,14 +475,18 @@ def _offset(request: ChatMessageResumeRequest, header: str) -> int:
     given = request.last_event_id
     if given is None:
         if header and not (header.isascii() and header.isdigit() and len(header) <= 18):
-            raise InvalidRequest.of("last_event_id", "must be the id of an event of this reply, as the stream gave it")
+            raise InvalidRequest.of(
+                "last_event_id", "must be the id of an event of this reply, as the stream gave it"
+            )
         given = header or 0
     return int(given)
 
 
 def _put_message(response: ChatMessageSendResponse, name: str, entry: str) -> None:
     """A message that this request wrote, as its list entry."""
-    response.put_stored(name, wire_message(entry, "PENDING"), lambda: read_message(entry, "PENDING"))
+    response.put_stored(
+        name, wire_message(entry, "PENDING"), lambda: read_message(entry, "PENDING")
+    )
 
 
 def create_chat_template(container: ServiceContainer, settings: ChatSettings) -> ChatTemplateImpl:

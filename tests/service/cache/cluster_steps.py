@@ -7,10 +7,10 @@ from collections.abc import Awaitable, Callable
 import pytest
 from redis.exceptions import ConnectionError as RedisConnectionError
 
-from service.cache.cache_client import CacheClient
-from service.cache.cache_service import CacheService
-from service.cache.call import Batch
-from service.cache.script import Script
+from base_server.service.cache.cache_client import CacheClient
+from base_server.service.cache.cache_service import CacheService
+from base_server.service.redis_client.calls import Batch
+from base_server.service.redis_client.script import Script
 
 APPEND = Script(
     "append_once",
@@ -37,7 +37,9 @@ async def epochs(service: CacheService) -> list[int]:
     return [epoch for epoch, _ in stored]
 
 
-def lose_answers(monkeypatch: pytest.MonkeyPatch, *losses: bool, on_loss: Callable[[], None] | None = None) -> None:
+def lose_answers(
+    monkeypatch: pytest.MonkeyPatch, *losses: bool, on_loss: Callable[[], None] | None = None
+) -> None:
     """The connection breaks, for each coming answer, when it was executed, read and counts as lost."""
     hear, left = Batch.hear, list(losses)
 

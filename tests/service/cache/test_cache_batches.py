@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 from redis.exceptions import ResponseError
 
-from service.cache import call
-from service.cache.cache_client import CacheClient
-from service.cache.cache_errors import CacheCommandError
-from service.cache.cache_service import CacheService
-from service.cache.script import Script
-from service.core.errors import OutcomeUnknown, ServiceUnavailable
+from base_server.service.cache.cache_client import CacheClient
+from base_server.service.cache.cache_service import CacheService
+from base_server.service.core.errors import OutcomeUnknown, ServiceUnavailable
+from base_server.service.redis_client import calls as call
+from base_server.service.redis_client.redis_errors import CacheCommandError
+from base_server.service.redis_client.script import Script
 from tests.backends_redis import CacheBackend, make_cache
 from tests.flaky_proxy import FlakyProxy
 from tests.waiting import PATIENCE_S, until
@@ -32,7 +32,9 @@ def redis(cache: CacheService) -> CacheClient:
 
 
 @ON_ONE_SERVER
-async def test_calls_of_one_tick_share_writes_and_each_gets_its_own_answer(redis: CacheClient) -> None:
+async def test_calls_of_one_tick_share_writes_and_each_gets_its_own_answer(
+    redis: CacheClient,
+) -> None:
     await redis.execute("ECHO", "so that a connection is there")
     writes, calls = redis.writes, redis.round_trips
     single = [redis.execute("ECHO", n) for n in range(20)]
@@ -40,7 +42,9 @@ async def test_calls_of_one_tick_share_writes_and_each_gets_its_own_answer(redis
     answers = await asyncio.gather(*single, *several)
     assert answers == [str(n) for n in range(20)] + [[f"{n}a", f"{n}b"] for n in range(21)]
     assert redis.round_trips - calls == 41
-    assert redis.writes - writes <= 6, "eight calls a write, unless they had to wait for a connection"
+    assert redis.writes - writes <= 6, (
+        "eight calls a write, unless they had to wait for a connection"
+    )
 
 
 @pytest.mark.parametrize("cache_backend", ["valkey", "redis"], indirect=True)
@@ -48,9 +52,13 @@ async def test_eight_calls_do_not_wait_for_the_end_of_the_tick(redis: CacheClien
     async def writes_so_far() -> int:
         return redis.writes
 
-    await asyncio.gather(*(redis.execute("ECHO", n) for n in range(20)))  # so that two connections are there
+    await asyncio.gather(
+        *(redis.execute("ECHO", n) for n in range(20))
+    )  # so that two connections are there
     writes = redis.writes
-    *answers, seen = await asyncio.gather(*(redis.execute("ECHO", n) for n in range(20)), writes_so_far())
+    *answers, seen = await asyncio.gather(
+        *(redis.execute("ECHO", n) for n in range(20)), writes_so_far()
+    )
     assert answers == [str(n) for n in range(20)]
     assert (seen - writes, redis.writes - writes) == (2, 3)
 
@@ -124,27 +132,37 @@ async def test_what_would_hold_or_change_a_shared_connection_is_refused(
 async def test_in_a_transaction_nothing_waits(real_cache: CacheService) -> None:
     redis = real_cache.get_client()
     async with redis._client.pipeline() as pipe:
-        assert await pipe.blpop([redis.key("l:1")], timeout=0).set(redis.key("a:1"), "x").execute() == [None, True]
+        assert await pipe.blpop([redis.key("l:1")], timeout=0).set(
+            redis.key("a:1"), "x"
+        ).execute() == [None, True]
     with pytest.raises(CacheCommandError, match="they are shared"):
         await redis._client.pipeline().execute_command("SELECT", 1).execute()
 
 
 @pytest.mark.parametrize("command", ["CLIENT", "BLPOP", "BLMPOP", "XREAD", "WAIT"])
-async def test_a_command_without_its_arguments_is_refused_as_any_other(redis: CacheClient, command: str) -> None:
+async def test_a_command_without_its_arguments_is_refused_as_any_other(
+    redis: CacheClient, command: str
+) -> None:
     with pytest.raises((CacheCommandError, ResponseError)):
         await redis._client.execute_command(command)
 
 
 @ON_ONE_SERVER
-async def test_a_batch_is_bounded_in_commands_and_in_bytes(redis: CacheClient, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_batch_is_bounded_in_commands_and_in_bytes(
+    redis: CacheClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(call, "_MOST_COMMANDS", 10)
     writes = redis.writes
-    assert await asyncio.gather(*(redis.execute("ECHO", n) for n in range(25))) == [str(n) for n in range(25)]
+    assert await asyncio.gather(*(redis.execute("ECHO", n) for n in range(25))) == [
+        str(n) for n in range(25)
+    ]
     assert redis.writes - writes == 3
     monkeypatch.setattr(call, "_MOST_BYTES", 1000)
     writes = redis.writes
     sizes = [400, 400, 400, 5000, 1]
-    assert await asyncio.gather(*(redis.execute("ECHO", "x" * n) for n in sizes)) == ["x" * n for n in sizes]
+    assert await asyncio.gather(*(redis.execute("ECHO", "x" * n) for n in sizes)) == [
+        "x" * n for n in sizes
+    ]
     assert redis.writes - writes == 4, "400 + 400, 400, one alone that is longer than all, 1"
 
 
@@ -177,8 +195,12 @@ async def test_refusals_touch_only_the_call_that_was_refused(redis: CacheClient)
     assert isinstance(wrong_arguments, CacheCommandError)
 
 
-@pytest.mark.parametrize("argument", [None, object(), "\ud800"], ids=["None", "an object", "half a character"])
-async def test_an_argument_that_cannot_be_sent_touches_only_its_own_call(redis: CacheClient, argument: object) -> None:
+@pytest.mark.parametrize(
+    "argument", [None, object(), "\ud800"], ids=["None", "an object", "half a character"]
+)
+async def test_an_argument_that_cannot_be_sent_touches_only_its_own_call(
+    redis: CacheClient, argument: object
+) -> None:
     bad, good = await asyncio.gather(
         redis.execute("ECHO", argument), redis.execute("ECHO", "good"), return_exceptions=True
     )
@@ -187,7 +209,9 @@ async def test_an_argument_that_cannot_be_sent_touches_only_its_own_call(redis: 
     assert good == "good"
 
 
-async def test_bytes_that_are_no_text_touch_only_the_call_that_read_them(real_cache: CacheService) -> None:
+async def test_bytes_that_are_no_text_touch_only_the_call_that_read_them(
+    real_cache: CacheService,
+) -> None:
     redis = real_cache.get_client()
     await redis.execute("SET", redis.key("a:1"), b"\xff\xfe")
     await redis.execute("RPUSH", redis.key("l:1"), "good", b"\xff", "good")
@@ -228,7 +252,9 @@ async def test_a_lost_connection_is_to_each_call_what_it_is_to_it_alone(
     assert await redis.execute_many([("GET", redis.key(f"n:{n}")) for n in (3, 4)]) == ["1", "1"]
 
 
-async def test_a_call_that_was_answered_before_the_connection_broke_keeps_its_answer(real_cache: CacheService) -> None:
+async def test_a_call_that_was_answered_before_the_connection_broke_keeps_its_answer(
+    real_cache: CacheService,
+) -> None:
     redis = real_cache.get_client()
     own_id = await redis.execute("CLIENT", "ID")
     first, killed = await asyncio.gather(
@@ -246,7 +272,9 @@ async def test_a_batch_without_an_answer_in_time_leaves_the_others_alone(
     proxy, redis = proxied
     await redis.execute("PING")
     proxy.silent = True
-    late = asyncio.gather(redis.execute("INCR", redis.key("n:1")), redis.get_string("a:1"), return_exceptions=True)
+    late = asyncio.gather(
+        redis.execute("INCR", redis.key("n:1")), redis.get_string("a:1"), return_exceptions=True
+    )
     writes = redis.writes
     await until(lambda: redis.writes > writes)
     redis._exchange.pool.drop_idle()
@@ -261,7 +289,9 @@ async def test_a_batch_without_an_answer_in_time_leaves_the_others_alone(
     assert await redis.get_string("n:1") == "1"
 
 
-async def test_callers_learn_of_a_stop_also_when_their_batch_had_not_begun(real_cache_backend: CacheBackend) -> None:
+async def test_callers_learn_of_a_stop_also_when_their_batch_had_not_begun(
+    real_cache_backend: CacheBackend,
+) -> None:
     service = make_cache(real_cache_backend.settings, "stopped")
     await service.start()
     bulk = service.get_bulk_client()

@@ -9,10 +9,10 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from service.cache.cache_client import CacheClient
-from service.cache.cache_service import CacheService
-from service.cache.script import Script
-from service.core.errors import OutcomeUnknown, ServiceUnavailable
+from base_server.service.cache.cache_client import CacheClient
+from base_server.service.cache.cache_service import CacheService
+from base_server.service.core.errors import OutcomeUnknown, ServiceUnavailable
+from base_server.service.redis_client.script import Script
 from tests.backends_redis import CacheBackend, make_cache, running_cache
 from tests.waiting import PATIENCE_S, until
 
@@ -42,7 +42,9 @@ async def _last(answers: Awaitable[list[object]]) -> object:
     return (await answers)[-1]
 
 
-async def cancel_storm(call: Callable[[str], Awaitable[object]]) -> tuple[int, int, list[tuple[str, object]]]:
+async def cancel_storm(
+    call: Callable[[str], Awaitable[object]],
+) -> tuple[int, int, list[tuple[str, object]]]:
     """``CALLS`` calls by 16 callers, four of five cancelled at a random moment: answered, cancelled, wrong answers."""
     chance = random.Random(7)
     answered, cancelled, wrong = 0, 0, []
@@ -53,7 +55,9 @@ async def cancel_storm(call: Callable[[str], Awaitable[object]]) -> tuple[int, i
         for n in numbers:
             word = f"word-{n}"
             try:
-                async with asyncio.timeout(None if n % 5 == 0 else chance.uniform(0, chance.choice((0.0005, 0.003)))):
+                async with asyncio.timeout(
+                    None if n % 5 == 0 else chance.uniform(0, chance.choice((0.0005, 0.003)))
+                ):
                     answer = await call(word)
             except TimeoutError:
                 cancelled += 1
@@ -67,7 +71,9 @@ async def cancel_storm(call: Callable[[str], Awaitable[object]]) -> tuple[int, i
 
 
 @pytest.mark.parametrize("way", WAYS)
-async def test_no_caller_reads_anothers_answer(real_cache_backend: CacheBackend, app_id: str, way: str) -> None:
+async def test_no_caller_reads_anothers_answer(
+    real_cache_backend: CacheBackend, app_id: str, way: str
+) -> None:
     settings = real_cache_backend.settings.model_copy(update={"max_connections": 4})
     async with running_cache(settings, app_id) as service:
         redis = service.get_client()
@@ -75,14 +81,23 @@ async def test_no_caller_reads_anothers_answer(real_cache_backend: CacheBackend,
         assert wrong == []
         assert answered >= CALLS / 5
         assert cancelled > CALLS / 10, "nobody was cancelled: this was no storm"
-        assert redis.writes < redis.round_trips * 0.9, "they did not share connections with each other"
+        assert redis.writes < redis.round_trips * 0.9, (
+            "they did not share connections with each other"
+        )
         pool = redis._exchange.pool
-        await until(lambda: not pool._in_use_connections and not len(service._tasks), what="everything comes back")
+        await until(
+            lambda: not pool._in_use_connections and not len(service._tasks),
+            what="everything comes back",
+        )
         assert len(pool._available_connections) <= 4
-        assert await asyncio.gather(*(redis.execute("ECHO", n) for n in range(20))) == [str(n) for n in range(20)]
+        assert await asyncio.gather(*(redis.execute("ECHO", n) for n in range(20))) == [
+            str(n) for n in range(20)
+        ]
 
 
-async def test_positive_control_a_naive_shared_connection_does_mix_answers_up(real_cache: CacheService) -> None:
+async def test_positive_control_a_naive_shared_connection_does_mix_answers_up(
+    real_cache: CacheService,
+) -> None:
     """The storm would find what it looks for: a connection that is used again after a half-read answer."""
     pool = real_cache.get_client()._exchange.pool
     connection = await pool.take()
@@ -101,7 +116,9 @@ async def test_positive_control_a_naive_shared_connection_does_mix_answers_up(re
     assert wrong > 0
 
 
-async def test_a_connection_with_an_unread_answer_is_never_used_again(real_cache: CacheService) -> None:
+async def test_a_connection_with_an_unread_answer_is_never_used_again(
+    real_cache: CacheService,
+) -> None:
     redis = real_cache.get_client()
     await redis.execute("PING")
     redis._exchange._pipeline._timeout_s = 0.02
@@ -111,7 +128,9 @@ async def test_a_connection_with_an_unread_answer_is_never_used_again(real_cache
     assert await redis.execute("ECHO", "mine") == "mine"
 
 
-async def test_a_call_that_was_begun_runs_to_its_end_when_its_caller_is_cancelled(real_cache: CacheService) -> None:
+async def test_a_call_that_was_begun_runs_to_its_end_when_its_caller_is_cancelled(
+    real_cache: CacheService,
+) -> None:
     redis = real_cache.get_client()
     calls = [asyncio.create_task(redis.execute("INCR", redis.key("n:1"))) for _ in range(10)]
     await asyncio.sleep(0)
@@ -122,7 +141,9 @@ async def test_a_call_that_was_begun_runs_to_its_end_when_its_caller_is_cancelle
     await until(lambda: _is(redis, "n:1", "10"), what="all ten are executed")
 
 
-async def test_stopping_waits_for_calls_that_were_begun(real_cache_backend: CacheBackend, app_id: str) -> None:
+async def test_stopping_waits_for_calls_that_were_begun(
+    real_cache_backend: CacheBackend, app_id: str
+) -> None:
     async with running_cache(real_cache_backend.settings, app_id) as service:
         redis = service.get_client()
         call = asyncio.create_task(redis.run_script(ECHO, [], ["x"]))

@@ -8,12 +8,12 @@ from collections.abc import AsyncIterator
 import pytest
 from redis.crc import key_slot
 
-from service.cache.cache_errors import CacheCommandError
-from service.cache.cache_service import CacheService
-from service.cache.partition import Partitions
-from service.cache.script import Script
-from service.cache.slots import slot_of, tag_slot
-from service.core.errors import OutcomeUnknown, StartError
+from base_server.service.cache.cache_service import CacheService
+from base_server.service.cache.partition import Partitions
+from base_server.service.core.errors import OutcomeUnknown, StartError
+from base_server.service.redis_client.redis_errors import CacheCommandError
+from base_server.service.redis_client.script import Script
+from base_server.service.redis_client.slots import slot_of, tag_slot
 from tests.backends_cluster import RedisCluster
 from tests.backends_redis import free_port, make_cache, running_cache
 from tests.service.cache.cluster_steps import append, lose_answers
@@ -47,7 +47,9 @@ async def cache(redis_cluster: RedisCluster, app_id: str) -> AsyncIterator[Cache
         (("SET", "값{방}", 1), "값{방}"),
     ],
 )
-def test_the_slot_of_a_command_is_that_of_its_first_key(command: tuple[object, ...], key: str | bytes | None) -> None:
+def test_the_slot_of_a_command_is_that_of_its_first_key(
+    command: tuple[object, ...], key: str | bytes | None
+) -> None:
     expected = None if key is None else key_slot(key.encode() if isinstance(key, str) else key)
     assert slot_of(command) == expected
 
@@ -60,12 +62,16 @@ def test_the_partitions_spread_evenly_over_masters(masters: int, most: int) -> N
     assert max(held.values()) == most
 
 
-async def test_commands_of_many_partitions_come_back_in_order_at_one_round_trip_a_node(cache: CacheService) -> None:
+async def test_commands_of_many_partitions_come_back_in_order_at_one_round_trip_a_node(
+    cache: CacheService,
+) -> None:
     redis = cache.get_client()
     count = cache.partitions.count
     await redis.execute_many([("SET", redis.key("n", p), p) for p in range(count)])
     before = redis.round_trips
-    answers = await redis.execute_many([("PING",), *(("GET", redis.key("n", p)) for p in range(count)), ("ECHO", "x")])
+    answers = await redis.execute_many(
+        [("PING",), *(("GET", redis.key("n", p)) for p in range(count)), ("ECHO", "x")]
+    )
     assert answers == ["PONG", *map(str, range(count)), "x"]
     assert redis.round_trips - before == 3
     before = redis.round_trips
@@ -94,16 +100,22 @@ async def test_one_living_seed_is_enough_and_without_any_the_start_says_which_we
     async with running_cache(redis_cluster.settings(nodes=[dead, living]), app_id) as service:
         assert await service.get_client().set_string("a:1", "x")
     host, port = living.split(":")
-    async with running_cache(redis_cluster.settings(nodes=[], host=host, port=int(port)), app_id) as service:
+    async with running_cache(
+        redis_cluster.settings(nodes=[], host=host, port=int(port)), app_id
+    ) as service:
         assert await service.get_client().get_string("a:1") == "x"
     with pytest.raises(StartError, match=dead):
         await make_cache(redis_cluster.settings(nodes=[dead]), app_id).start()
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"db": 1}, {"unix_socket_path": "/tmp/s"}, {"nodes": ["127.0.0.1"]}], ids=lambda wrong: next(iter(wrong))
+    "wrong",
+    [{"db": 1}, {"unix_socket_path": "/tmp/s"}, {"nodes": ["127.0.0.1"]}],
+    ids=lambda wrong: next(iter(wrong)),
 )
-def test_settings_that_a_cluster_cannot_have_are_refused(redis_cluster: RedisCluster, wrong: dict[str, object]) -> None:
+def test_settings_that_a_cluster_cannot_have_are_refused(
+    redis_cluster: RedisCluster, wrong: dict[str, object]
+) -> None:
     with pytest.raises(ValueError, match=r"redis_cluster has only db 0|nodes are host:port"):
         redis_cluster.settings(**wrong)
 

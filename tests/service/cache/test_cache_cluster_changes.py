@@ -9,10 +9,10 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
 
-from service.cache.cache_client import CacheClient
-from service.cache.cache_service import CacheService
-from service.cache.slots import tag_slot
-from service.core.errors import OutcomeUnknown, ServiceUnavailable, StartError
+from base_server.service.cache.cache_client import CacheClient
+from base_server.service.cache.cache_service import CacheService
+from base_server.service.core.errors import OutcomeUnknown, ServiceUnavailable, StartError
+from base_server.service.redis_client.slots import tag_slot
 from tests.backends_cluster import RedisCluster
 from tests.backends_redis import make_cache, running_cache
 from tests.service.cache.cluster_steps import append, epochs, lose_answers, words
@@ -32,10 +32,16 @@ async def private_cache(private_cluster: RedisCluster, app_id: str) -> AsyncIter
         yield service
 
 
-async def test_the_facts_are_the_worst_of_all_masters(moving_cluster: RedisCluster, app_id: str) -> None:
+async def test_the_facts_are_the_worst_of_all_masters(
+    moving_cluster: RedisCluster, app_id: str
+) -> None:
     async with running_cache(moving_cluster.settings(), app_id) as service:
         durability = await service.durability()
-        assert (durability.safe, durability.settings["masters"], durability.settings["replicas"]) == (True, "3", "1")
+        assert (
+            durability.safe,
+            durability.settings["masters"],
+            durability.settings["replicas"],
+        ) == (True, "3", "1")
         assert "failover loses" in durability.sentence
         moving_cluster.masters[2].client.config_set("appendonly", "no")
         durability = await service.durability()
@@ -51,14 +57,18 @@ async def test_no_caller_reads_anothers_answer_while_a_slot_moves_to_and_fro(
     moving_cluster: RedisCluster, app_id: str
 ) -> None:
     """The storm of test_cache_cancellation, over three nodes and through redirections."""
-    async with running_cache(moving_cluster.settings(max_connections=4, timeout_s=20), app_id) as service:
+    async with running_cache(
+        moving_cluster.settings(max_connections=4, timeout_s=20), app_id
+    ) as service:
         redis, slot = service.get_client(), tag_slot(service.partitions.tag(2))
         a, b, _ = moving_cluster.masters
         partitions = itertools.cycle((2, 7, 2, 12))
 
         async def call(word: str) -> object:
             key = redis.key(f"word:{word}", next(partitions))
-            set_, text, _ = await redis.execute_many([("SET", key, word), ("GET", key), ("GET", redis.key("x", 7))])
+            set_, text, _ = await redis.execute_many(
+                [("SET", key, word), ("GET", key), ("GET", redis.key("x", 7))]
+            )
             assert set_ == "OK"
             return text
 
@@ -73,7 +83,10 @@ async def test_no_caller_reads_anothers_answer_while_a_slot_moves_to_and_fro(
             assert answered
             assert cancelled
         await moving
-        await until(lambda: not any(pool._in_use_connections for pool in redis._exchange.pools), what="all come back")
+        await until(
+            lambda: not any(pool._in_use_connections for pool in redis._exchange.pools),
+            what="all come back",
+        )
 
 
 async def test_a_slot_that_moved_begins_a_new_epoch_where_it_is_and_the_others_do_not(
@@ -84,14 +97,20 @@ async def test_a_slot_that_moved_begins_a_new_epoch_where_it_is_and_the_others_d
     await append(redis, 2, "before")
     source, target = moving_cluster.masters[0], moving_cluster.masters[2]
     await asyncio.to_thread(moving_cluster.move_slot, slot, source, target)
-    assert await redis.execute("GET", redis.key("epoch", 2)) == str(before[2] + 1), "raised before anything is read"
+    assert await redis.execute("GET", redis.key("epoch", 2)) == str(before[2] + 1), (
+        "raised before anything is read"
+    )
     assert await append(redis, 2, "after") == 2
     assert await append(moving_cache.get_bulk_client(), 2, "bulk") == 3
-    async with running_cache(moving_cluster.settings(), redis.key("x", 0).partition(":")[0]) as other:
+    async with running_cache(
+        moving_cluster.settings(), redis.key("x", 0).partition(":")[0]
+    ) as other:
         assert await words(other.get_client(), 2) == ["before", "after", "bulk"]
         assert await epochs(other) == [*before[:2], before[2] + 1, *before[3:]]
     await asyncio.to_thread(moving_cluster.move_slot, slot, target, source)
-    assert await redis.execute("GET", redis.key("epoch", 2)) == str(before[2] + 2), "and when it comes back"
+    assert await redis.execute("GET", redis.key("epoch", 2)) == str(before[2] + 2), (
+        "and when it comes back"
+    )
 
 
 async def test_while_a_slot_moves_single_keys_are_served_and_scripts_wait_and_are_never_done_by_half(
@@ -102,7 +121,9 @@ async def test_while_a_slot_moves_single_keys_are_served_and_scripts_wait_and_ar
     await append(redis, 2, "before")
     await redis.execute("SET", redis.key("text", 2), "x")
     moving_cluster.open_move(slot, source, target)
-    for step in range(20):  # more than there are keys: none, some, all of them are on the other side
+    for step in range(
+        20
+    ):  # more than there are keys: none, some, all of them are on the other side
         assert await redis.execute("GET", redis.key("text", 2)) == "x"
         assert await redis.execute("GET", redis.key("nothing", 2)) is None
         redis._exchange._timeout_s = 0.05
@@ -152,7 +173,12 @@ def storm(private_cache: CacheService) -> Storm:
         before = len(acknowledged)
 
         def all_write_again() -> bool:
-            return {word.partition("-")[0] for word in acknowledged[before:]} == {"0", "2", "7", "12"}
+            return {word.partition("-")[0] for word in acknowledged[before:]} == {
+                "0",
+                "2",
+                "7",
+                "12",
+            }
 
         await until(all_write_again)
         over = True
@@ -224,7 +250,9 @@ async def test_a_masters_death_under_load_is_waited_out_and_what_its_replica_had
     assert set(kept.values()) == {1}, "nothing twice, though calls were repeated"
     assert set(kept) <= {*acknowledged, *unknown}
     lost = set(acknowledged) - kept.keys()
-    assert all(word.partition("-")[0] in ("0", "2") for word in lost), "only the dead master's, only what was behind"
+    assert all(word.partition("-")[0] in ("0", "2") for word in lost), (
+        "only the dead master's, only what was behind"
+    )
     after = await epochs(private_cache)
     assert after == _raised(private_cache, before)
 
@@ -259,21 +287,27 @@ async def test_without_a_replica_only_the_dead_masters_partitions_are_away(
 def _raised(service: CacheService, before: list[int]) -> list[int]:
     """Epochs after the first of three masters was replaced."""
     tag = service.partitions.tag
-    return [epoch + (tag_slot(tag(partition)) < 16384 // 3) for partition, epoch in enumerate(before)]
+    return [
+        epoch + (tag_slot(tag(partition)) < 16384 // 3) for partition, epoch in enumerate(before)
+    ]
 
 
 async def _longer(redis: CacheClient, partition: int, length: int) -> bool:
     return len(await words(redis, partition)) > length
 
 
-async def test_a_stop_ends_calls_that_wait_for_a_dead_master(private_cluster: RedisCluster, app_id: str) -> None:
+async def test_a_stop_ends_calls_that_wait_for_a_dead_master(
+    private_cluster: RedisCluster, app_id: str
+) -> None:
     service = make_cache(private_cluster.settings(timeout_s=1.0, bulk_timeout_s=60.0), app_id)
     await service.start()
     for node in (private_cluster.replicas[0], private_cluster.masters[0]):
         node.kill()
     bulk = service.get_bulk_client()
     waiting = asyncio.create_task(bulk.execute("GET", bulk.key("a", 0)))
-    await until(lambda: any(task.get_name() == "cache cluster call" for task in asyncio.all_tasks()))
+    await until(
+        lambda: any(task.get_name() == "cache cluster call" for task in asyncio.all_tasks())
+    )
     await service.stop()
     with pytest.raises(ServiceUnavailable):
         await asyncio.wait_for(waiting, PATIENCE_S)

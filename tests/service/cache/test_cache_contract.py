@@ -6,12 +6,12 @@ import asyncio
 
 import pytest
 
-from service.cache.cache_client import CacheClient
-from service.cache.cache_errors import CacheCommandError
-from service.cache.cache_service import CacheService
-from service.cache.cache_settings import CacheSettings
-from service.cache.script import Script
-from service.core.errors import ServiceNotRunning, StartError
+from base_server.service.cache.cache_client import CacheClient
+from base_server.service.cache.cache_service import CacheService
+from base_server.service.cache.cache_settings import CacheSettings
+from base_server.service.core.errors import ServiceNotRunning, StartError
+from base_server.service.redis_client.redis_errors import CacheCommandError
+from base_server.service.redis_client.script import Script
 from tests.backends_redis import CacheBackend, make_cache
 from tests.waiting import until
 
@@ -97,16 +97,22 @@ async def test_commands_answer_in_the_shapes_of_resp2(redis: CacheClient) -> Non
 
 async def test_many_commands_cost_one_round_trip(redis: CacheClient) -> None:
     before = redis.round_trips
-    answers = await redis.execute_many([("SET", redis.key("a:1"), 1), ("INCR", redis.key("a:1")), ("PING",)])
+    answers = await redis.execute_many(
+        [("SET", redis.key("a:1"), 1), ("INCR", redis.key("a:1")), ("PING",)]
+    )
     assert answers == ["OK", 2, "PONG"]
     assert redis.round_trips - before == 1
     assert await redis.execute_many([]) == []
 
 
-async def test_a_refused_command_of_many_is_raised_and_the_others_are_done(redis: CacheClient) -> None:
+async def test_a_refused_command_of_many_is_raised_and_the_others_are_done(
+    redis: CacheClient,
+) -> None:
     await redis.set_add("s:1", "a")
     with pytest.raises(CacheCommandError) as refused:
-        await redis.execute_many([("SET", redis.key("a:1"), 1), ("GET", redis.key("s:1")), ("INCR", redis.key("a:1"))])
+        await redis.execute_many(
+            [("SET", redis.key("a:1"), 1), ("GET", redis.key("s:1")), ("INCR", redis.key("a:1"))]
+        )
     assert refused.value.code == "WRONGTYPE"
     assert await redis.get_string("a:1") == "2"
 
@@ -140,7 +146,9 @@ async def test_a_wrong_type_is_an_error_of_the_command_not_an_outage(redis: Cach
     assert await redis.execute("PING") == "PONG"
 
 
-async def test_bytes_that_are_not_utf8_are_an_error_of_the_command(real_cache: CacheService) -> None:
+async def test_bytes_that_are_not_utf8_are_an_error_of_the_command(
+    real_cache: CacheService,
+) -> None:
     redis = real_cache.get_client()
     await redis.execute("SET", redis.key("a:1"), b"\xff\xfe")
     with pytest.raises(CacheCommandError) as refused:
@@ -149,7 +157,9 @@ async def test_bytes_that_are_not_utf8_are_an_error_of_the_command(real_cache: C
     assert await redis.get_string("b:1") is None
 
 
-async def test_entering_opens_no_connection_and_both_clients_share_the_data(cache: CacheService) -> None:
+async def test_entering_opens_no_connection_and_both_clients_share_the_data(
+    cache: CacheService,
+) -> None:
     async with cache.get_client() as redis, cache.get_bulk_client() as bulk:
         before = redis.round_trips
         async with cache.get_client():
@@ -162,7 +172,9 @@ async def test_entering_opens_no_connection_and_both_clients_share_the_data(cach
 async def test_a_blocking_read_may_wait_longer_than_the_time_out(cache: CacheService) -> None:
     bulk, redis = cache.get_bulk_client(), cache.get_client()
     stream = redis.key("x:1")
-    reading = asyncio.create_task(bulk.execute("XREAD", "BLOCK", 20_000, "STREAMS", stream, "$", wait_s=20))
+    reading = asyncio.create_task(
+        bulk.execute("XREAD", "BLOCK", 20_000, "STREAMS", stream, "$", wait_s=20)
+    )
     await until(lambda: bulk.round_trips > 0)
     while not reading.done():
         await redis.execute("XADD", stream, "*", "f", "v")
@@ -188,7 +200,9 @@ async def test_the_class_speaks_to_the_installed_service(cache: CacheService) ->
         cache.uninstall()
 
 
-async def test_a_stopped_service_hands_out_nothing(cache_backend: CacheBackend, app_id: str) -> None:
+async def test_a_stopped_service_hands_out_nothing(
+    cache_backend: CacheBackend, app_id: str
+) -> None:
     service = make_cache(cache_backend.settings, app_id)
     with pytest.raises(ServiceNotRunning):
         service.get_client()

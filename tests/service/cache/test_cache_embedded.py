@@ -17,11 +17,11 @@ from types import SimpleNamespace
 
 import pytest
 
-from service.cache.cache_service import CacheService
-from service.cache.cache_settings import CacheSettings
-from service.cache.script import Script
-from service.core.errors import StartError
-from service.core.logger import configure_logging
+from base_server.service.cache.cache_service import CacheService
+from base_server.service.cache.cache_settings import CacheSettings
+from base_server.service.core.errors import StartError
+from base_server.service.core.logger import configure_logging
+from base_server.service.redis_client.script import Script
 from tests.backends_redis import find_server, make_cache, running_cache
 
 EMBEDDED = CacheSettings(type="embedded")
@@ -30,9 +30,9 @@ EMBEDDED = CacheSettings(type="embedded")
 WRITER = '''
 import asyncio, itertools, sys
 from pathlib import Path
-from service.cache.cache_service import CacheService
-from service.cache.cache_settings import CacheSettings
-from service.cache.script import Script
+from base_server.service.cache.cache_service import CacheService
+from base_server.service.cache.cache_settings import CacheSettings
+from base_server.service.redis_client.script import Script
 
 async def main():
     data_dir = Path(sys.argv[1])
@@ -120,7 +120,11 @@ async def test_it_is_gone_after_the_stop(tmp_path: Path) -> None:
 async def test_its_facts_are_those_of_a_durable_server(embedded: CacheService) -> None:
     facts = embedded.server_facts()
     assert facts["version"].startswith("valkey ")
-    assert (facts["appendonly"], facts["appendfsync"], facts["maxmemory_policy"]) == ("yes", "always", "noeviction")
+    assert (facts["appendonly"], facts["appendfsync"], facts["maxmemory_policy"]) == (
+        "yes",
+        "always",
+        "noeviction",
+    )
 
 
 async def test_data_is_there_after_a_stop_and_a_start(tmp_path: Path) -> None:
@@ -157,9 +161,12 @@ async def test_a_killed_child_is_started_again_with_its_data_and_callers_notice_
 
 
 @pytest.mark.parametrize(
-    "killed", ["the server", "the child", "the server, then the child", "the child, then the server"]
+    "killed",
+    ["the server", "the child", "the server, then the child", "the child, then the server"],
 )
-async def test_everything_acknowledged_is_there_whoever_is_killed(writer: Writer, killed: str) -> None:
+async def test_everything_acknowledged_is_there_whoever_is_killed(
+    writer: Writer, killed: str
+) -> None:
     writer.acknowledge(200)
     writer.kill(*killed.split(", then "))
     if killed == "the child":
@@ -174,8 +181,10 @@ async def test_everything_acknowledged_is_there_whoever_is_killed(writer: Writer
         assert not _alive(writer.child), "the orphan was ended"
 
 
-async def test_an_orphan_that_does_not_react_is_killed(writer: Writer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("service.cache.embedded._END_S", 0.3)
+async def test_an_orphan_that_does_not_react_is_killed(
+    writer: Writer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("base_server.service.cache.embedded._END_S", 0.3)
     writer.end()
     os.kill(writer.child, signal.SIGSTOP)
     async with running_cache(EMBEDDED, "app", data_dir=writer.data_dir):
@@ -220,7 +229,9 @@ async def test_a_server_that_died_on_a_full_disk_is_logged_with_the_fix(
     assert line["fix"].startswith("free space on the disk of ")
 
 
-async def test_data_that_cannot_be_read_stops_the_start_with_the_servers_words(tmp_path: Path) -> None:
+async def test_data_that_cannot_be_read_stops_the_start_with_the_servers_words(
+    tmp_path: Path,
+) -> None:
     async with running_cache(EMBEDDED, "app", data_dir=tmp_path):
         pass
     manifest = tmp_path / "valkey" / "appendonlydir" / "appendonly.aof.manifest"
@@ -237,7 +248,9 @@ async def test_a_folder_that_cannot_be_made_stops_the_start(tmp_path: Path) -> N
 
 
 async def test_the_memory_limit_is_passed_on(tmp_path: Path) -> None:
-    async with running_cache(CacheSettings(maxmemory_mb=64, appendfsync="no"), "app", data_dir=tmp_path) as service:
+    async with running_cache(
+        CacheSettings(maxmemory_mb=64, appendfsync="no"), "app", data_dir=tmp_path
+    ) as service:
         redis = service.get_client()
         assert await redis.execute("CONFIG", "GET", "maxmemory") == ["maxmemory", str(64 * 2**20)]
         assert service.server_facts()["appendfsync"] == "no"

@@ -9,13 +9,20 @@ from typing import Any
 
 import pytest
 
-from service.cache.cache_client import CacheClient
-from service.cache.cache_errors import CacheCommandError
-from service.cache.cache_service import CacheService
-from service.cache.cache_settings import CacheSettings
-from service.cache.script import Script
-from service.core.errors import OutcomeUnknown, ServiceUnavailable, StartError
-from tests.backends_redis import CacheBackend, RedisServer, find_server, free_port, make_cache, running_cache
+from base_server.service.cache.cache_client import CacheClient
+from base_server.service.cache.cache_service import CacheService
+from base_server.service.cache.cache_settings import CacheSettings
+from base_server.service.core.errors import OutcomeUnknown, ServiceUnavailable, StartError
+from base_server.service.redis_client.redis_errors import CacheCommandError
+from base_server.service.redis_client.script import Script
+from tests.backends_redis import (
+    CacheBackend,
+    RedisServer,
+    find_server,
+    free_port,
+    make_cache,
+    running_cache,
+)
 from tests.flaky_proxy import FlakyProxy
 from tests.waiting import PATIENCE_S, until
 
@@ -49,9 +56,13 @@ async def test_a_wrong_password_stops_the_start_and_is_not_shown(app_id: str) ->
         server.remove()
 
 
-async def test_host_and_port_work_as_the_socket_file_does(real_cache_backend: CacheBackend, app_id: str) -> None:
+async def test_host_and_port_work_as_the_socket_file_does(
+    real_cache_backend: CacheBackend, app_id: str
+) -> None:
     assert real_cache_backend.server is not None
-    async with running_cache(real_cache_backend.server.settings(unix_socket_path=None), app_id) as service:
+    async with running_cache(
+        real_cache_backend.server.settings(unix_socket_path=None), app_id
+    ) as service:
         assert await service.get_client().execute("PING") == "PONG"
 
 
@@ -60,7 +71,9 @@ async def test_another_partition_count_stops_the_start_with_the_mend(
 ) -> None:
     if cache_backend.server is None:
         return  # fakeredis keeps nothing that a second service could read
-    with pytest.raises(StartError, match=r"partitions is 8, .* made with 16 .*set queueConfig.partitions to 16"):
+    with pytest.raises(
+        StartError, match=r"partitions is 8, .* made with 16 .*set queueConfig.partitions to 16"
+    ):
         await make_cache(cache_backend.settings, app_id, partitions=8).start()
 
 
@@ -86,7 +99,11 @@ async def test_while_the_server_is_away_calls_are_refused_at_once_and_afterwards
 ) -> None:
     redis = on_private.get_client()
     private_server.kill()
-    for call in (redis.get_string("a:1"), redis.set_string("a:1", "x"), redis.run_script(COUNT, ["n"], [])):
+    for call in (
+        redis.get_string("a:1"),
+        redis.set_string("a:1", "x"),
+        redis.run_script(COUNT, ["n"], []),
+    ):
         with pytest.raises(ServiceUnavailable) as refused:
             await asyncio.wait_for(call, PATIENCE_S)
         assert not isinstance(refused.value, OutcomeUnknown)
@@ -173,20 +190,26 @@ async def test_a_repeatable_script_whose_second_answer_is_lost_too_is_unknown(
     proxied: tuple[FlakyProxy, CacheClient],
 ) -> None:
     proxy, redis = proxied
-    proxy.lose_answers(True, False, True)  # what comes between is the greeting of the repeat's connection
+    proxy.lose_answers(
+        True, False, True
+    )  # what comes between is the greeting of the repeat's connection
     with pytest.raises(OutcomeUnknown):
         await redis.run_script(COUNT, [redis.key("n:1")], [])
     assert await redis.get_string("n:1") == "2", "it is sent twice and no more"
 
 
-async def test_a_repeatable_script_that_cannot_be_repeated_is_unknown(proxied: tuple[FlakyProxy, CacheClient]) -> None:
+async def test_a_repeatable_script_that_cannot_be_repeated_is_unknown(
+    proxied: tuple[FlakyProxy, CacheClient],
+) -> None:
     proxy, redis = proxied
     proxy.lose_next_answer(2)  # the second is the greeting of the repeat's connection
     with pytest.raises(OutcomeUnknown):
         await redis.run_script(COUNT, [redis.key("n:1")], [])
 
 
-async def test_a_lost_answer_of_a_read_is_invisible(proxied: tuple[FlakyProxy, CacheClient]) -> None:
+async def test_a_lost_answer_of_a_read_is_invisible(
+    proxied: tuple[FlakyProxy, CacheClient],
+) -> None:
     proxy, redis = proxied
     await redis.set_string("a:1", "x")
     for read in (
@@ -196,7 +219,10 @@ async def test_a_lost_answer_of_a_read_is_invisible(proxied: tuple[FlakyProxy, C
         proxy.lose_next_answer()
         assert await read() == "x"
     proxy.lose_next_answer()
-    assert await redis.execute_many([("GET", redis.key("a:1")), ("TTL", redis.key("a:1"))]) == ["x", -1]
+    assert await redis.execute_many([("GET", redis.key("a:1")), ("TTL", redis.key("a:1"))]) == [
+        "x",
+        -1,
+    ]
 
 
 async def test_of_connections_that_died_unnoticed_only_the_first_call_feels_it(
@@ -209,7 +235,9 @@ async def test_of_connections_that_died_unnoticed_only_the_first_call_feels_it(
     proxy.doom_connections()
     assert await redis.get_string("a:1") == "1"
     # On dead connections these writes would be unknown outcomes.
-    assert await asyncio.gather(*(redis.execute("INCR", redis.key(f"a:{n}")) for n in range(9))) == list(range(1, 10))
+    assert await asyncio.gather(
+        *(redis.execute("INCR", redis.key(f"a:{n}")) for n in range(9))
+    ) == list(range(1, 10))
 
 
 async def test_no_answer_in_time_is_unknown_for_a_write_and_an_outage_for_a_read(
@@ -228,7 +256,9 @@ async def test_no_answer_in_time_is_unknown_for_a_write_and_an_outage_for_a_read
     assert not isinstance(refused.value, OutcomeUnknown)
     proxy.silent = False
     # The answers that came too late reach nobody.
-    assert await asyncio.gather(*(redis.execute("ECHO", n) for n in range(10))) == [str(n) for n in range(10)]
+    assert await asyncio.gather(*(redis.execute("ECHO", n) for n in range(10))) == [
+        str(n) for n in range(10)
+    ]
 
 
 async def test_an_exhausted_pool_is_an_outage_of_which_nothing_was_executed(
@@ -237,8 +267,13 @@ async def test_an_exhausted_pool_is_an_outage_of_which_nothing_was_executed(
     settings = real_cache_backend.settings.model_copy(update={"max_bulk_connections": 2})
     async with running_cache(settings, app_id) as service:
         bulk = service.get_bulk_client()
-        blocked = [asyncio.create_task(bulk.execute("BLPOP", bulk.key("l:1"), 0, wait_s=3600)) for _ in range(2)]
-        await until(lambda: len(bulk._exchange.pool._in_use_connections) == 2 and bulk.round_trips == 2)
+        blocked = [
+            asyncio.create_task(bulk.execute("BLPOP", bulk.key("l:1"), 0, wait_s=3600))
+            for _ in range(2)
+        ]
+        await until(
+            lambda: len(bulk._exchange.pool._in_use_connections) == 2 and bulk.round_trips == 2
+        )
         bulk._exchange.pool.timeout_s = 0.1
         with pytest.raises(ServiceUnavailable, match="all connections are in use"):
             await bulk.set_string("a:1", "x")
@@ -248,7 +283,9 @@ async def test_an_exhausted_pool_is_an_outage_of_which_nothing_was_executed(
         await asyncio.gather(*blocked)
 
 
-async def test_a_full_server_is_an_outage_and_still_reads_and_deletes(private_server: RedisServer, app_id: str) -> None:
+async def test_a_full_server_is_an_outage_and_still_reads_and_deletes(
+    private_server: RedisServer, app_id: str
+) -> None:
     async with running_cache(private_server.settings(), app_id) as service:
         redis = service.get_client()
         await redis.set_string("a:1", "x")
@@ -264,7 +301,9 @@ async def test_a_full_server_is_an_outage_and_still_reads_and_deletes(private_se
         assert await redis.delete("a:1") == 1
 
 
-async def test_a_replica_refuses_writes_as_an_outage(private_server: RedisServer, app_id: str) -> None:
+async def test_a_replica_refuses_writes_as_an_outage(
+    private_server: RedisServer, app_id: str
+) -> None:
     async with running_cache(private_server.settings(), app_id) as service:
         redis = service.get_client()
         await redis.execute("REPLICAOF", "127.0.0.1", free_port())
@@ -277,7 +316,9 @@ async def test_a_failover_behind_one_address_is_followed(
 ) -> None:
     async with (
         FlakyProxy(private_server.socket) as address,
-        running_cache(private_server.settings(unix_socket_path=str(address.socket)), app_id) as service,
+        running_cache(
+            private_server.settings(unix_socket_path=str(address.socket)), app_id
+        ) as service,
     ):
         redis = service.get_client()
         await asyncio.gather(*(redis.set_string(f"a:{number}", "x") for number in range(100)))
@@ -289,7 +330,9 @@ async def test_a_failover_behind_one_address_is_followed(
         await asyncio.gather(*(redis.set_string(f"a:{number}", "y") for number in range(100)))
 
 
-async def test_prod_refuses_a_redis_that_loses_acknowledged_writes(private_server: RedisServer, app_id: str) -> None:
+async def test_prod_refuses_a_redis_that_loses_acknowledged_writes(
+    private_server: RedisServer, app_id: str
+) -> None:
     async with running_cache(private_server.settings(), app_id) as plain:
         assert plain.server_facts()["appendonly"] == "yes"
         assert plain.server_facts()["appendfsync"] == "always"
@@ -306,15 +349,23 @@ async def test_prod_refuses_a_redis_that_loses_acknowledged_writes(private_serve
         await accepted.stop()
 
 
-async def test_facts_come_without_config_command_too(private_server: RedisServer, app_id: str) -> None:
+async def test_facts_come_without_config_command_too(
+    private_server: RedisServer, app_id: str
+) -> None:
     async with running_cache(private_server.settings(), app_id) as service:
-        await service.get_client().execute("ACL", "SETUSER", "app", "on", ">pw", "~*", "+@all", "-config")
-    async with running_cache(private_server.settings(username="app", password="pw"), app_id) as limited:
+        await service.get_client().execute(
+            "ACL", "SETUSER", "app", "on", ">pw", "~*", "+@all", "-config"
+        )
+    async with running_cache(
+        private_server.settings(username="app", password="pw"), app_id
+    ) as limited:
         assert limited.server_facts()["appendfsync"] == "unknown"
         assert limited.server_facts()["appendonly"] == "yes"
 
 
-async def test_a_script_that_runs_for_ever_makes_others_an_outage(private_server: RedisServer, app_id: str) -> None:
+async def test_a_script_that_runs_for_ever_makes_others_an_outage(
+    private_server: RedisServer, app_id: str
+) -> None:
     async with running_cache(private_server.settings(), app_id) as service:
         redis = service.get_client()
         await redis.execute("CONFIG", "SET", "busy-reply-threshold", "50")
@@ -336,12 +387,18 @@ async def test_a_script_that_runs_for_ever_makes_others_an_outage(private_server
 
 def test_the_client_library_is_set_up_as_measured(tmp_path: Path) -> None:
     service = make_cache(CacheSettings(type="redis"), "app", data_dir=tmp_path)
-    client = service._make_client(CacheSettings(type="redis"), None, max_connections=3, timeout_s=5.0, gather=True)
+    client = service._make_client(
+        CacheSettings(type="redis"), None, max_connections=3, timeout_s=5.0, gather=True
+    )
     pool = client._exchange.pool
     connection = pool.make_connection()
     assert (connection.protocol, connection.retry.get_retries()) == (2, 0)
     # The seam's own time-outs are around every write and read; redis-py's would cost a task each.
-    assert (connection.socket_timeout, connection.socket_connect_timeout, pool.timeout_s) == (None, 5.0, 5.0)
+    assert (connection.socket_timeout, connection.socket_connect_timeout, pool.timeout_s) == (
+        None,
+        5.0,
+        5.0,
+    )
     assert not pool.maint_notifications_enabled()
     assert pool.max_connections == 3
 

@@ -9,8 +9,8 @@ from collections import Counter
 import pytest
 from redis.crc import key_slot
 
-from service.cache.keyspace import Keyspace
-from service.cache.partition import MAX_PARTITIONS, Partitions
+from base_server.service.cache.keyspace import Keyspace
+from base_server.service.cache.partition import MAX_PARTITIONS, Partitions
 
 
 @pytest.mark.parametrize("count", [1, 3, 16, 64, 256])
@@ -101,7 +101,14 @@ def test_a_key_is_named_as_documented() -> None:
     keys = Keyspace("app", "LOCAL", partitions)
     room_id = partitions.new_id(7)
     assert keys.key(f"room:{room_id}") == f"app:LOCAL:{{{partitions.tag(7)}}}:room:{room_id}"
-    assert keys.key(f"messages:{room_id}:index") == f"app:LOCAL:{{{partitions.tag(7)}}}:messages:{room_id}:index"
+    assert (
+        keys.key(f"messages:{room_id}:index")
+        == f"app:LOCAL:{{{partitions.tag(7)}}}:messages:{room_id}:index"
+    )
     assert keys.key("room:room_123", 3) == f"app:LOCAL:{{{partitions.tag(3)}}}:room:room_123"
     assert keys.key("plain") == f"app:LOCAL:{{{partitions.tag(partitions.of_text('plain'))}}}:plain"
-    assert partitions.of_key("rooms:hero") == partitions.of_key("session:hero:x") == partitions.of_text("hero")
+    assert (
+        partitions.of_key("rooms:hero")
+        == partitions.of_key("session:hero:x")
+        == partitions.of_text("hero")
+    )

@@ -6,11 +6,11 @@ from dataclasses import replace
 
 import pytest
 
-from service.cache.cache_client import CacheClient
-from service.cache.cache_service import CacheService
-from service.cache.premise import Premise
-from service.cache.script import Script
-from service.core.errors import PremiseFailed, ServiceUnavailable
+from base_server.service.cache.cache_client import CacheClient
+from base_server.service.cache.cache_service import CacheService
+from base_server.service.core.errors import PremiseFailed, ServiceUnavailable
+from base_server.service.redis_client.precondition import Premise
+from base_server.service.redis_client.script import Script
 from tests.backends_redis import RedisServer, running_cache
 
 # Answers what it was given, so that a premise that stays among KEYS or ARGV shows.
@@ -30,11 +30,17 @@ async def premise(redis: CacheClient) -> Premise:
     return held
 
 
-async def test_a_script_whose_premise_holds_runs_and_lets_its_key_live_on(redis: CacheClient, premise: Premise) -> None:
+async def test_a_script_whose_premise_holds_runs_and_lets_its_key_live_on(
+    redis: CacheClient, premise: Premise
+) -> None:
     key = redis.key("note:a", 0)
     for text in ("first", "again"):
         before = redis.round_trips
-        assert await redis.run_script(NOTE, [key], [text, "last"], premise=premise) == [1, 2, "last"]
+        assert await redis.run_script(NOTE, [key], [text, "last"], premise=premise) == [
+            1,
+            2,
+            "last",
+        ]
         assert redis.round_trips - before <= (2 if text == "first" else 1)
         assert await redis.execute("GET", key) == text
     assert await redis.execute("TTL", premise.key) > 90
@@ -64,7 +70,9 @@ async def test_a_script_whose_premise_does_not_hold_does_nothing(
     assert await redis.execute("EXISTS", key) == 0
 
 
-async def test_a_full_server_refuses_a_script_whose_premise_holds_too(private_server: RedisServer, app_id: str) -> None:
+async def test_a_full_server_refuses_a_script_whose_premise_holds_too(
+    private_server: RedisServer, app_id: str
+) -> None:
     """Redis looks at its memory before a script's first write only: the premise's must not be that one."""
     async with running_cache(private_server.settings(), app_id) as cache:
         redis = cache.get_client()

@@ -7,7 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from service.cache.script import Script, ScriptError, ScriptFolder, check_header, load_scripts
+from base_server.service.redis_client.script import (
+    Script,
+    ScriptError,
+    ScriptFolder,
+    check_header,
+    load_scripts,
+)
 
 PROJECT = Path(__file__).parents[3]
 FOLDERS = sorted({file.parent for file in (PROJECT / "base_server").rglob("*.lua")})
@@ -41,7 +47,9 @@ def test_a_good_header_passes() -> None:
     ],
     ids=lambda value: value[0] if isinstance(value, tuple) else None,
 )
-def test_a_header_that_does_not_say_what_the_body_uses_is_refused(change: tuple[str, str], complaint: str) -> None:
+def test_a_header_that_does_not_say_what_the_body_uses_is_refused(
+    change: tuple[str, str], complaint: str
+) -> None:
     assert change[0] in GOOD
     with pytest.raises(ScriptError, match=complaint):
         check_header("bad.lua", GOOD.replace(*change))
@@ -72,7 +80,9 @@ HEADER = "-- purpose: x\n-- KEYS: none\n-- ARGV: none\n-- returns: 1\n"
         ("return three()", ["ONE, TWO", "two", "three"]),
     ],
 )
-def test_what_a_script_uses_of_the_prelude_is_put_before_it(tmp_path: Path, body: str, names: list[str]) -> None:
+def test_what_a_script_uses_of_the_prelude_is_put_before_it(
+    tmp_path: Path, body: str, names: list[str]
+) -> None:
     (tmp_path / "_prelude.lua").write_text(PRELUDE)
     (tmp_path / "count.lua").write_text(f"{HEADER}{body}\n")
     scripts = ScriptFolder(tmp_path)
@@ -102,5 +112,7 @@ def test_no_script_of_the_project_makes_a_global_function_or_builds_a_key(folder
     for file in folder.glob("*.lua"):
         code = re.sub(r"--.*", "", file.read_text(encoding="utf-8"))
         assert not re.search(r"(?m)^\s*function\b", code), f"{file.name}: a global function"
-        calls = re.findall(r"redis\.p?call\(\s*'[A-Z]+(?: [A-Z]+)?'\s*,\s*(['\"][^'\"]*['\"]\s*\.\.)", code)
+        calls = re.findall(
+            r"redis\.p?call\(\s*'[A-Z]+(?: [A-Z]+)?'\s*,\s*(['\"][^'\"]*['\"]\s*\.\.)", code
+        )
         assert not calls, f"{file.name}: a key that is put together in the script"

@@ -8,18 +8,22 @@ import pytest
 import structlog
 from pydantic import SecretStr
 
-from service.cache.cache_errors import CacheCommandError
-from service.cache.cache_service import CacheService
-from service.cache.script import Script
-from service.core.errors import ServiceNotRunning
+from base_server.service.cache.cache_service import CacheService
+from base_server.service.core.errors import ServiceNotRunning
+from base_server.service.redis_client.redis_errors import CacheCommandError
+from base_server.service.redis_client.script import Script
 from tests.backends_redis import CacheBackend, RedisServer, make_cache, running_cache
 from tests.waiting import until
 
 
 async def test_a_signal_reaches_every_handler_whose_pattern_matches(cache: CacheService) -> None:
     heard: list[tuple[str, ...]] = []
-    assert await cache.subscribe("stop:*", lambda channel, text: heard.append(("all", channel, text)))
-    assert await cache.subscribe("stop:*", lambda channel, text: heard.append(("again", channel, text)))
+    assert await cache.subscribe(
+        "stop:*", lambda channel, text: heard.append(("all", channel, text))
+    )
+    assert await cache.subscribe(
+        "stop:*", lambda channel, text: heard.append(("again", channel, text))
+    )
     assert await cache.subscribe("stop:b", lambda channel, text: heard.append(("b", channel, text)))
     redis = cache.get_client()
     await redis.publish("stop:a", "값 1")
@@ -39,11 +43,15 @@ async def test_a_script_can_signal_in_its_own_step(cache: CacheService) -> None:
     heard: list[str] = []
     await cache.subscribe("stop:*", lambda channel, text: heard.append(text))
     redis = cache.get_client()
-    await redis.run_script(Script("signal", "redis.call('PUBLISH', KEYS[1], ARGV[1])"), [redis.key("stop:a")], ["now"])
+    await redis.run_script(
+        Script("signal", "redis.call('PUBLISH', KEYS[1], ARGV[1])"), [redis.key("stop:a")], ["now"]
+    )
     await until(lambda: heard == ["now"])
 
 
-async def test_a_signal_that_is_no_text_does_not_end_the_listening(real_cache: CacheService) -> None:
+async def test_a_signal_that_is_no_text_does_not_end_the_listening(
+    real_cache: CacheService,
+) -> None:
     heard: list[str] = []
     await real_cache.subscribe("stop:*", lambda channel, text: heard.append(text))
     redis = real_cache.get_client()
@@ -65,11 +73,16 @@ async def test_another_process_hears_it_and_another_application_does_not(
         running_cache(real_cache_backend.settings, f"{app_id}-other") as stranger,
     ):
         for service in (process, stranger):
-            await service.subscribe("stop:*", lambda channel, text, service=service: heard.append((service, text)))
+            await service.subscribe(
+                "stop:*", lambda channel, text, service=service: heard.append((service, text))
+            )
         await stranger.get_client().publish("stop:a", "of the stranger")
         await real_cache.get_client().publish("stop:a", "ours")
         await until(lambda: len(heard) == 2)
-        assert sorted(heard, key=lambda entry: entry[1]) == [(stranger, "of the stranger"), (process, "ours")]
+        assert sorted(heard, key=lambda entry: entry[1]) == [
+            (stranger, "of the stranger"),
+            (process, "ours"),
+        ]
 
 
 async def test_a_failing_handler_stops_no_other(cache: CacheService) -> None:
@@ -81,11 +94,15 @@ async def test_a_failing_handler_stops_no_other(cache: CacheService) -> None:
     await until(lambda: heard == ["1", "2"])
 
 
-async def test_after_a_restart_of_the_server_signals_are_heard_again(private_server: RedisServer, app_id: str) -> None:
+async def test_after_a_restart_of_the_server_signals_are_heard_again(
+    private_server: RedisServer, app_id: str
+) -> None:
     heard: list[str] = []
     begun: list[bool] = []
     async with running_cache(private_server.settings(), app_id) as service:
-        await service.subscribe("stop:*", lambda channel, text: heard.append(text), lambda: begun.append(True))
+        await service.subscribe(
+            "stop:*", lambda channel, text: heard.append(text), lambda: begun.append(True)
+        )
         assert len(begun) == 1
         private_server.kill()
         assert await service.subscribe("late:*", lambda channel, text: heard.append(text)) is False
@@ -106,11 +123,17 @@ async def test_a_user_without_rights_to_channels_is_told_once_and_tried_seldom(
     settings = redis_server.settings(timeout_s=2)
     heard: list[str] = []
     async with running_cache(settings, app_id) as owner:
-        await owner.get_client().execute("ACL", "SETUSER", app_id, "on", ">of the test", "~*", "+@all", "resetchannels")
-        user = settings.model_copy(update={"username": app_id, "password": SecretStr("of the test")})
+        await owner.get_client().execute(
+            "ACL", "SETUSER", app_id, "on", ">of the test", "~*", "+@all", "resetchannels"
+        )
+        user = settings.model_copy(
+            update={"username": app_id, "password": SecretStr("of the test")}
+        )
         async with running_cache(user, app_id) as service:
             with structlog.testing.capture_logs() as logs:
-                assert not await service.subscribe("stop:*", lambda channel, text: heard.append(text))
+                assert not await service.subscribe(
+                    "stop:*", lambda channel, text: heard.append(text)
+                )
                 await until(lambda: service._signals._pause_s == 2.0)
             (told,) = logs
             assert told["event"] == "cache signals interrupted"
@@ -125,14 +148,16 @@ async def test_a_user_without_rights_to_channels_is_told_once_and_tried_seldom(
                 return "allowed" in heard
 
             await until(arrives)
-            assert service._signals._pause_s == 0.2, "the next interruption is mended at once, and told"
+            assert service._signals._pause_s == 0.2, (
+                "the next interruption is mended at once, and told"
+            )
         await owner.get_client().execute("ACL", "DELUSER", app_id)
 
 
 async def test_a_connection_that_gives_no_sign_of_life_is_replaced(
     real_cache: CacheService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("service.cache.signals._QUIET_S", 0.2)
+    monkeypatch.setattr("base_server.service.cache.signals._QUIET_S", 0.2)
     heard: list[str] = []
     await real_cache.subscribe("stop:*", lambda channel, text: heard.append(text))
     first, pings = real_cache._signals._pubsub, 0

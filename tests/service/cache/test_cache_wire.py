@@ -26,13 +26,13 @@ from redis.exceptions import (
 )
 from redis.exceptions import ConnectionError as RedisConnectionError
 
-from service.cache.cache_settings import CacheSettings
-from service.cache.call import Effect
-from service.cache.connections import OnConnect, make_pool
-from service.cache.exchange import Exchange
-from service.cache.wire import SocketWire, WiredConnection
-from service.core.errors import OutcomeUnknown, ServiceUnavailable
-from service.core.tasks import TaskRegistry
+from base_server.service.cache.cache_settings import CacheSettings
+from base_server.service.core.errors import OutcomeUnknown, ServiceUnavailable
+from base_server.service.core.tasks import TaskRegistry
+from base_server.service.redis_client.calls import Effect
+from base_server.service.redis_client.client import Exchange
+from base_server.service.redis_client.connecting import OnConnect, make_pool
+from base_server.service.redis_client.connection import SocketWire, WiredConnection
 from tests.backends_redis import RedisServer, find_server, free_port, missing_backend, running_cache
 from tests.certificates import make_certificate
 from tests.open_files import open_files
@@ -78,7 +78,9 @@ class Visit:
     def close(self, *, reset: bool = False) -> None:
         if reset:
             options = struct.pack("ii", 1, 0)
-            self.writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, options)
+            self.writer.get_extra_info("socket").setsockopt(
+                socket.SOL_SOCKET, socket.SO_LINGER, options
+            )
         self.writer.transport.abort()
 
     async def is_closed(self) -> bool:
@@ -94,7 +96,9 @@ class Seam:
     def __init__(self, port: int, on_connect: OnConnect | None, max_connections: int = 4) -> None:
         settings = CacheSettings(type="redis", port=port)
         self.tasks = TaskRegistry()
-        self.pool = make_pool(settings, on_connect, max_connections=max_connections, timeout_s=10 * PATIENCE_S)
+        self.pool = make_pool(
+            settings, on_connect, max_connections=max_connections, timeout_s=10 * PATIENCE_S
+        )
         self.exchange = Exchange(self.pool, self.tasks, TaskRegistry(), 0.3)
 
     def ask(self, *words: str, effect: Effect = Effect.ONCE) -> asyncio.Task[list[Any]]:
@@ -128,7 +132,9 @@ async def test_answers_come_in_any_pieces(seam: Seam, server: ToldServer) -> Non
     assert (seam.exchange.writes, seam.exchange.round_trips) == (1, 3)
 
 
-async def test_the_place_of_a_caller_that_left_stays_its_own(seam: Seam, server: ToldServer) -> None:
+async def test_the_place_of_a_caller_that_left_stays_its_own(
+    seam: Seam, server: ToldServer
+) -> None:
     calls = [seam.ask("a"), seam.ask("b", "c"), seam.ask("d")]
     visit = await server.visit()
     await visit.asked("d")
@@ -168,7 +174,9 @@ async def test_a_connection_that_says_something_unasked_while_it_idles_is_not_us
     assert await server.visits[0].is_closed()
 
 
-@pytest.mark.parametrize("more", [b"+of another\r\n", b"$20\r\nhalf"], ids=["an answer", "half an answer"])
+@pytest.mark.parametrize(
+    "more", [b"+of another\r\n", b"$20\r\nhalf"], ids=["an answer", "half an answer"]
+)
 async def test_a_connection_that_says_more_than_was_asked_is_not_used_again(
     seam: Seam, server: ToldServer, more: bytes
 ) -> None:
@@ -180,7 +188,9 @@ async def test_a_connection_that_says_more_than_was_asked_is_not_used_again(
     assert await visit.is_closed()
 
 
-async def test_nothing_is_sent_on_a_connection_that_says_more_than_its_greeting(server: ToldServer) -> None:
+async def test_nothing_is_sent_on_a_connection_that_says_more_than_its_greeting(
+    server: ToldServer,
+) -> None:
     async def greet(connection: WiredConnection) -> None:
         await connection.send_command("PING")
         assert await connection.read_response() == "PONG"
@@ -216,7 +226,9 @@ async def test_a_batch_that_is_late_keeps_the_answers_it_has_and_closes_its_conn
     assert seam.exchange.round_trips == 3, "a slow server is not asked again"
 
 
-async def test_a_read_that_was_half_answered_is_repeated_whole(seam: Seam, server: ToldServer) -> None:
+async def test_a_read_that_was_half_answered_is_repeated_whole(
+    seam: Seam, server: ToldServer
+) -> None:
     call = seam.ask("a", "b", effect=Effect.READ)
     first = await server.visit()
     await first.asked("b")
@@ -252,17 +264,23 @@ async def test_a_transport_that_takes_nothing_is_a_lost_connection(
     def refuse(pieces: object) -> None:
         raise RuntimeError("unable to perform operation on a closed transport")
 
-    monkeypatch.setattr(wire, "_transport", SimpleNamespace(writelines=refuse, abort=wire._transport.abort))
+    monkeypatch.setattr(
+        wire, "_transport", SimpleNamespace(writelines=refuse, abort=wire._transport.abort)
+    )
     read, write = seam.ask("read", effect=Effect.READ), seam.ask("write")
     with pytest.raises(OutcomeUnknown):
-        await asyncio.wait_for(write, PATIENCE_S)  # at once, not when the time for an answer is over
+        await asyncio.wait_for(
+            write, PATIENCE_S
+        )  # at once, not when the time for an answer is over
     visit = await server.visit(1)
     await visit.asked("read")
     visit.say(b"+a\r\n")
     assert await read == ["a"]
 
 
-async def test_a_server_that_does_not_even_read_holds_no_descriptor(seam: Seam, server: ToldServer) -> None:
+async def test_a_server_that_does_not_even_read_holds_no_descriptor(
+    seam: Seam, server: ToldServer
+) -> None:
     call = seam.ask("x" * 20_000_000)
     visit = await server.visit()
     visit.writer.transport.pause_reading()  # type: ignore[attr-defined]
@@ -278,7 +296,11 @@ async def test_a_server_that_does_not_even_read_holds_no_descriptor(seam: Seam, 
         ("ERR unknown command", ResponseError, {}),
         ("WRONGTYPE Operation", ResponseError, {}),
         ("NOSCRIPT No matching script", NoScriptError, {}),
-        ("MOVED 3999 127.0.0.1:6381", MovedError, {"slot_id": 3999, "host": "127.0.0.1", "port": 6381}),
+        (
+            "MOVED 3999 127.0.0.1:6381",
+            MovedError,
+            {"slot_id": 3999, "host": "127.0.0.1", "port": 6381},
+        ),
         ("ASK 3999 127.0.0.1:6381", AskError, {"slot_id": 3999, "host": "127.0.0.1", "port": 6381}),
         ("TRYAGAIN Multiple keys", TryAgainError, {}),
         ("CLUSTERDOWN Hash slot not served", ClusterDownError, {}),
@@ -320,7 +342,9 @@ async def test_a_refusal_of_the_whole_connection_is_an_answer_after_which_it_is_
     assert await visit.is_closed()
 
 
-async def test_a_stop_tells_the_callers_of_a_server_that_does_not_answer(seam: Seam, server: ToldServer) -> None:
+async def test_a_stop_tells_the_callers_of_a_server_that_does_not_answer(
+    seam: Seam, server: ToldServer
+) -> None:
     files, tasks = open_files(), len(asyncio.all_tasks())
     call = seam.ask("a")
     visit = await server.visit()
@@ -334,7 +358,9 @@ async def test_a_stop_tells_the_callers_of_a_server_that_does_not_answer(seam: S
     assert len(asyncio.all_tasks()) <= tasks
 
 
-async def test_a_connection_goes_from_batches_to_redis_pys_users_and_back(seam: Seam, server: ToldServer) -> None:
+async def test_a_connection_goes_from_batches_to_redis_pys_users_and_back(
+    seam: Seam, server: ToldServer
+) -> None:
     visit = await _idle(seam, server)
     connection = await seam.pool.take()
     await connection.send_command("WATCH", "x")
@@ -346,7 +372,9 @@ async def test_a_connection_goes_from_batches_to_redis_pys_users_and_back(seam: 
     assert len(server.visits) == 1
 
 
-async def test_what_redis_pys_users_leave_unread_reaches_nobody(seam: Seam, server: ToldServer) -> None:
+async def test_what_redis_pys_users_leave_unread_reaches_nobody(
+    seam: Seam, server: ToldServer
+) -> None:
     visit = await _idle(seam, server)
     connection = await seam.pool.take()
     await connection.send_command("GET", "x")
@@ -360,7 +388,9 @@ async def test_what_redis_pys_users_leave_unread_reaches_nobody(seam: Seam, serv
     assert await call == ["b"]
 
 
-async def test_a_turn_that_comes_just_as_its_waiting_ends_goes_to_the_next(server: ToldServer) -> None:
+async def test_a_turn_that_comes_just_as_its_waiting_ends_goes_to_the_next(
+    server: ToldServer,
+) -> None:
     async with server.running() as port:
         pool = Seam(port, None, max_connections=1).pool
         connection = await pool.take()
@@ -387,14 +417,23 @@ async def test_a_turn_that_comes_just_as_its_waiting_ends_goes_to_the_next(serve
 def tls_settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CacheSettings]:
     certificate = make_certificate(tmp_path_factory.mktemp("tls"), "127.0.0.1")
     port = free_port()
-    files = ("--tls-cert-file", str(certificate), "--tls-key-file", str(certificate.with_suffix(".key")))
-    server = RedisServer(find_server("redis"), "--tls-port", str(port), *files, "--tls-auth-clients", "no")
+    files = (
+        "--tls-cert-file",
+        str(certificate),
+        "--tls-key-file",
+        str(certificate.with_suffix(".key")),
+    )
+    server = RedisServer(
+        find_server("redis"), "--tls-port", str(port), *files, "--tls-auth-clients", "no"
+    )
     try:
         try:
             server.start()
         except AssertionError:
             missing_backend("this redis-server speaks no TLS")
-        yield server.settings(unix_socket_path=None, port=port, tls=True, tls_ca_file=str(certificate))
+        yield server.settings(
+            unix_socket_path=None, port=port, tls=True, tls_ca_file=str(certificate)
+        )
     finally:
         server.remove()
 

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from service.cache.cache_client import CacheClient
-from service.cache.premise import Premise
-from service.cache.run_epoch import require_flags
-from service.cache.script import Script, load_scripts
-from service.core.errors import ServiceUnavailable, StartError
-from service.queue.lane_store import MOVE
+from base_server.service.cache.cache_client import CacheClient
+from base_server.service.cache.generation import require_flags
+from base_server.service.core.errors import ServiceUnavailable, StartError
+from base_server.service.queue.lane_store import MOVE
+from base_server.service.redis_client.precondition import Premise
+from base_server.service.redis_client.script import Script, load_scripts
 from tests.backends_redis import RedisServer, running_cache
 
 PROJECT = Path(__file__).parents[3]
@@ -46,8 +46,13 @@ ADD_ALLOWED = Script("add", ADD.body, allow_oom=True)
 def test_the_scripts_exempt_from_maxmemory_are_these() -> None:
     """cases/faults.md U2: a named list, and nothing else is exempt."""
     scripts = [script for folder in FOLDERS for script in load_scripts(folder).values()]
-    assert {script.name for script in [*scripts, MOVE] if script.allow_oom} == EXEMPT | {"move_message"}
-    assert all(script.source.startswith("#!lua flags=allow-oom\n") == script.allow_oom for script in scripts)
+    assert {script.name for script in [*scripts, MOVE] if script.allow_oom} == EXEMPT | {
+        "move_message"
+    }
+    assert all(
+        script.source.startswith("#!lua flags=allow-oom\n") == script.allow_oom
+        for script in scripts
+    )
 
 
 @pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: str(folder.relative_to(PROJECT)))
@@ -57,7 +62,9 @@ def test_an_exempt_script_names_what_it_may_add(folder: Path) -> None:
         assert (said is not None) == (file.stem in EXEMPT), file.name
 
 
-async def test_a_full_redis_runs_the_exempt_scripts_alone(private_server: RedisServer, app_id: str) -> None:
+async def test_a_full_redis_runs_the_exempt_scripts_alone(
+    private_server: RedisServer, app_id: str
+) -> None:
     async with running_cache(private_server.settings(), app_id) as service:
         cache: CacheClient = service.get_client()
         epoch_key, key = cache.key("epoch", 0), cache.key("some:1", 0)
@@ -67,7 +74,10 @@ async def test_a_full_redis_runs_the_exempt_scripts_alone(private_server: RedisS
         for asked in (None, premise):
             with pytest.raises(ServiceUnavailable, match="OOM"):
                 await cache.run_script(ADD, [cache.key("new:1", 0)], [], premise=asked)
-            assert await cache.run_script(ADD_ALLOWED, [cache.key("new:2", 0)], [], premise=asked) is not None
+            assert (
+                await cache.run_script(ADD_ALLOWED, [cache.key("new:2", 0)], [], premise=asked)
+                is not None
+            )
         assert await cache.execute("EXISTS", cache.key("new:1", 0)) == 0
 
 

@@ -10,14 +10,16 @@ from pathlib import Path
 
 import pytest
 
-from service.core.errors import DataRefused, StartError
-from service.db.database_service import DatabaseService
-from service.db.databases import Databases, apply_all
+from base_server.service.core.errors import DataRefused, StartError
+from base_server.service.db.database_service import DatabaseService
+from base_server.service.db.databases import Databases, apply_all
 from tests.backends_mariadb import SCRIPTS_DIR, DatabaseBackend, running_database
 from tests.database_rows import new_id
 
 
-async def create(database: DatabaseService, account_id: str, password_hash: str = "hash") -> dict[str, object]:
+async def create(
+    database: DatabaseService, account_id: str, password_hash: str = "hash"
+) -> dict[str, object]:
     params = (account_id, password_hash, "별명 😀", "a@example.com", "web")
     return (await database.call_global_procedure("fp_account_create", params))[0]
 
@@ -43,18 +45,24 @@ async def test_an_existing_account_is_left_as_it_is(database: DatabaseService) -
     first = await create(database, account_id, "first")
     assert first["created"] == 1
     assert await create(database, account_id, "second") == first | {"created": 0}
-    assert await create(database, account_id, "first") == first, "the call that made it may be repeated"
+    assert await create(database, account_id, "first") == first, (
+        "the call that made it may be repeated"
+    )
     (account,) = await database.call_global_procedure("fp_account_get", (account_id,))
     assert account["password_hash"] == "first"
 
 
-@pytest.mark.parametrize("account_id", ["x" * 65, "계정", None], ids=["too long", "not ASCII", "none"])
+@pytest.mark.parametrize(
+    "account_id", ["x" * 65, "계정", None], ids=["too long", "not ASCII", "none"]
+)
 async def test_a_bad_account_is_refused(database: DatabaseService, account_id: str) -> None:
     with pytest.raises(DataRefused):
         await create(database, account_id)
 
 
-async def test_accounts_spread_over_the_active_shards(fresh_database_backend: DatabaseBackend) -> None:
+async def test_accounts_spread_over_the_active_shards(
+    fresh_database_backend: DatabaseBackend,
+) -> None:
     await apply_all(fresh_database_backend.databases(), fresh_database_backend.settings)
     async with running_database(fresh_database_backend) as database:
         assert (await create(database, "first"))["shard_id"] == 1
@@ -84,9 +92,14 @@ async def test_account_key_that_is_taken_is_drawn_again(
     scripts = tmp_path / "few_keys"
     shutil.copytree(SCRIPTS_DIR, scripts)
     for file in scripts.glob("*/global/procedures/fp_account_create.sql"):
-        file.write_text(file.read_text(encoding="utf-8").replace("& 4503599627370495", "& 7"), encoding="utf-8")
+        file.write_text(
+            file.read_text(encoding="utf-8").replace("& 4503599627370495", "& 7"), encoding="utf-8"
+        )
     backend = fresh_database_backend
-    await apply_all(Databases(backend.settings, data_dir=backend.data_dir, scripts_dir=scripts), backend.settings)
+    await apply_all(
+        Databases(backend.settings, data_dir=backend.data_dir, scripts_dir=scripts),
+        backend.settings,
+    )
     database = DatabaseService(backend.settings, backend.data_dir, scripts, env="TEST")
     await database.start()
     try:
@@ -94,12 +107,16 @@ async def test_account_key_that_is_taken_is_drawn_again(
         assert sorted(int(str(row["account_db_key"])) - 2**52 for row in made) == list(range(8))
         assert [row["created"] for row in made] == [1] * 8
         for n, row in enumerate(made):
-            assert await create(database, f"account-{n}") == row | {"mark": 8}, "a repeat finds its own"
+            assert await create(database, f"account-{n}") == row | {"mark": 8}, (
+                "a repeat finds its own"
+            )
     finally:
         await database.stop()
 
 
-async def test_mark_rises_with_each_signup_and_logout_and_never_falls(fresh_database_backend: DatabaseBackend) -> None:
+async def test_mark_rises_with_each_signup_and_logout_and_never_falls(
+    fresh_database_backend: DatabaseBackend,
+) -> None:
     """cases/faults.md U11: what a database that comes back older is recognised by."""
     await apply_all(fresh_database_backend.databases(), fresh_database_backend.settings)
     async with running_database(fresh_database_backend) as database:
@@ -113,19 +130,29 @@ async def test_mark_rises_with_each_signup_and_logout_and_never_falls(fresh_data
         assert (await create(database, "first", "other"))["mark"] == 1, "nothing was stored"
         (ended,) = await database.call_global_procedure("fp_session_end", ("a" * 64, 60))
         assert ended["mark"] == 2
-        assert await mark(first["account_db_key"]) == {"number": 2, "generation": 0, "account_known": 1}
+        assert await mark(first["account_db_key"]) == {
+            "number": 2,
+            "generation": 0,
+            "account_known": 1,
+        }
         await database.call_global_procedure("fp_mark_lift", (7, 1))
         await database.call_global_procedure("fp_mark_lift", (5, 0))
         assert await mark() == {"number": 7, "generation": 1, "account_known": 0}
         assert (await create(database, "second"))["mark"] == 8
 
 
-async def test_a_registered_shard_is_found_without_a_restart(fresh_database_backend: DatabaseBackend) -> None:
+async def test_a_registered_shard_is_found_without_a_restart(
+    fresh_database_backend: DatabaseBackend,
+) -> None:
     shards = fresh_database_backend.settings.shards
     await apply_all(fresh_database_backend.databases(), fresh_database_backend.settings)
     async with running_database(fresh_database_backend) as database:
-        await database.call_global_procedure("fp_shard_register", (7, shards[0].database, None, None))
-        await database.call_global_procedure("fp_shard_register", (7, shards[1].database, None, None))
+        await database.call_global_procedure(
+            "fp_shard_register", (7, shards[0].database, None, None)
+        )
+        await database.call_global_procedure(
+            "fp_shard_register", (7, shards[1].database, None, None)
+        )
         assert await database.call_shard_procedure(7, "fp_chat_rooms_get", (1,)) == []
         assert database.shard_ids == [1, 2, 7]
 
@@ -137,4 +164,6 @@ async def test_a_setting_is_claimed_once(fresh_database_backend: DatabaseBackend
         await database.claim_setting("queue_partitions", "16")
         with pytest.raises(StartError, match=r"queue_partitions is 8 .* 16 in the global database"):
             await database.claim_setting("queue_partitions", "8")
-        assert await database.call_global_procedure("fp_setting_claim", ("other", "값")) == [{"value": "값"}]
+        assert await database.call_global_procedure("fp_setting_claim", ("other", "값")) == [
+            {"value": "값"}
+        ]

@@ -6,8 +6,8 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from service.db.database_service import DatabaseService
-from service.db.scripts import Kind, load_scripts
+from base_server.service.db.database_service import DatabaseService
+from base_server.service.db.scripts import Kind, load_scripts
 from tests.backends_mariadb import SCRIPTS_DIR
 from tests.database_rows import SHARD, Room, new_id
 

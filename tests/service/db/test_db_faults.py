@@ -11,11 +11,16 @@ from typing import Any
 import pymysql
 import pytest
 
-from service.core.errors import DataRefused, OutcomeUnknown, ServiceUnavailable
-from service.db.database_service import DatabaseService
-from service.db.databases import apply_all
-from service.db.mysql_database import MySqlDatabase
-from tests.backends_mariadb import DatabaseBackend, MariaDbServer, mariadb_settings, running_database
+from base_server.service.core.errors import DataRefused, OutcomeUnknown, ServiceUnavailable
+from base_server.service.db.database_service import DatabaseService
+from base_server.service.db.databases import apply_all
+from base_server.service.db.mysql_database import MySqlDatabase
+from tests.backends_mariadb import (
+    DatabaseBackend,
+    MariaDbServer,
+    mariadb_settings,
+    running_database,
+)
 from tests.database_rows import SHARD, Room, new_id
 from tests.open_files import open_files
 from tests.waiting import until
@@ -56,7 +61,9 @@ def pool(database: DatabaseService) -> Any:
 
 
 def connections(server: MariaDbServer) -> list[dict[str, Any]]:
-    return [row for row in server.sql("SHOW PROCESSLIST") if row["db"] and row["Command"] != "Killed"]
+    return [
+        row for row in server.sql("SHOW PROCESSLIST") if row["db"] and row["Command"] != "Killed"
+    ]
 
 
 def add_procedure(server: MariaDbServer, database: DatabaseService, body: str) -> str:
@@ -73,7 +80,9 @@ async def fill(room: Room, count: int = 4) -> None:
     await asyncio.gather(*(room.window() for _ in range(count)))
 
 
-async def test_killed_idle_connections_are_not_noticed(database: DatabaseService, server: MariaDbServer) -> None:
+async def test_killed_idle_connections_are_not_noticed(
+    database: DatabaseService, server: MariaDbServer
+) -> None:
     room = Room(database)
     await fill(room)
     for row in connections(server):
@@ -96,7 +105,9 @@ async def test_a_call_killed_in_the_middle_is_repeated_if_it_is_ours(
     assert (await room.get())["message_count"] == 1
 
 
-async def test_a_hosts_procedure_is_sent_once(database: DatabaseService, server: MariaDbServer) -> None:
+async def test_a_hosts_procedure_is_sent_once(
+    database: DatabaseService, server: MariaDbServer
+) -> None:
     name = add_procedure(server, database, "BEGIN DO SLEEP(3600); SELECT 1 AS one; END")
     call = asyncio.create_task(database.call_shard_procedure(SHARD, name))
     await until(lambda: _sleeping(server))
@@ -126,7 +137,9 @@ async def test_a_call_that_lasts_too_long_is_unknown_and_its_connection_gone(
     assert await Room(database).window() == []
 
 
-async def test_no_free_connection_is_unavailable(database: DatabaseService, server: MariaDbServer) -> None:
+async def test_no_free_connection_is_unavailable(
+    database: DatabaseService, server: MariaDbServer
+) -> None:
     name = add_procedure(server, database, "BEGIN DO SLEEP(3600); SELECT 1 AS one; END")
     await fill(Room(database))
     with hurried(database, pool_timeout_s=TIMEOUT_S / 4):
@@ -146,11 +159,16 @@ async def test_a_paused_server_costs_the_deadline_and_nothing_else(
     server.pause()
     try:
         with hurried(database):
-            for expected in (OutcomeUnknown, ServiceUnavailable):  # sent on the open connection, then: cannot connect
+            for expected in (
+                OutcomeUnknown,
+                ServiceUnavailable,
+            ):  # sent on the open connection, then: cannot connect
                 with pytest.raises(ServiceUnavailable) as raised:
                     await room.save(1)
                 assert type(raised.value) is expected
-            errors = await asyncio.gather(*(room.save(seq) for seq in range(2, 20)), return_exceptions=True)
+            errors = await asyncio.gather(
+                *(room.save(seq) for seq in range(2, 20)), return_exceptions=True
+            )
         assert all(isinstance(error, ServiceUnavailable) for error in errors)
     finally:
         server.resume()
@@ -159,12 +177,16 @@ async def test_a_paused_server_costs_the_deadline_and_nothing_else(
     assert (await room.get())["message_count"] == 19
 
 
-async def test_what_could_not_be_opened_in_time_is_closed(database: DatabaseService, server: MariaDbServer) -> None:
+async def test_what_could_not_be_opened_in_time_is_closed(
+    database: DatabaseService, server: MariaDbServer
+) -> None:
     server.pause()
     try:
         before = open_files()
         with hurried(database):
-            errors = await asyncio.gather(*(Room(database).window() for _ in range(4)), return_exceptions=True)
+            errors = await asyncio.gather(
+                *(Room(database).window() for _ in range(4)), return_exceptions=True
+            )
         assert all("does not answer" in str(error) for error in errors), errors
         # Here an error's traceback still holds what was begun: nothing was closed by the garbage collector.
         await until(lambda: open_files() == before)
@@ -172,7 +194,9 @@ async def test_what_could_not_be_opened_in_time_is_closed(database: DatabaseServ
         server.resume()
 
 
-async def test_a_restart_is_an_outage_and_then_over(database: DatabaseService, server: MariaDbServer) -> None:
+async def test_a_restart_is_an_outage_and_then_over(
+    database: DatabaseService, server: MariaDbServer
+) -> None:
     room = Room(database)
     await room.create()
     await fill(room)
@@ -218,13 +242,17 @@ async def test_a_lock_held_elsewhere_ends_in_an_outage_and_no_half_call(
 ) -> None:
     room = Room(database)
     await room.create()
-    for connection, _ in pool(database)._idle:  # they would wait for locks as long as they were opened to
+    for connection, _ in pool(
+        database
+    )._idle:  # they would wait for locks as long as they were opened to
         connection.discard()
     pool(database)._idle.clear()
     with _held_room(server, database, room), hurried(database):
         with pytest.raises(ServiceUnavailable):
             await room.save(1, 2)
-        await until(lambda: not _waiting(server), what="the server ends it too, while the lock is held")
+        await until(
+            lambda: not _waiting(server), what="the server ends it too, while the lock is held"
+        )
     assert await room.window() == []
     await room.save(1, 2)
     assert (await room.get())["message_count"] == 2
@@ -238,7 +266,12 @@ async def test_writers_of_other_rooms_neither_wait_nor_deadlock(
     await held.create()
     await held.save(1, 2, 3)
     await held.delete(3)
-    title = {"room_id": room.room_id, "account_db_key": room.account_db_key, "title": "x", "title_version": 1}
+    title = {
+        "room_id": room.room_id,
+        "account_db_key": room.account_db_key,
+        "title": "x",
+        "title_version": 1,
+    }
     with _held_room(server, database, held):
         await room.batch("fp_chat_room_batch_create", room.row())
         await room.save(1, 2, 3)
@@ -247,7 +280,9 @@ async def test_writers_of_other_rooms_neither_wait_nor_deadlock(
         await room.call("fp_chat_room_update_title", *(title | {"title_version": 2}).values())
         await room.delete(1, 9)
         await room.call("fp_chat_message_soft_delete", *room.tombstone(2).values())
-        await room.batch("fp_chat_room_batch_soft_delete", {k: title[k] for k in ("room_id", "account_db_key")})
+        await room.batch(
+            "fp_chat_room_batch_soft_delete", {k: title[k] for k in ("room_id", "account_db_key")}
+        )
     rooms = [Room(database) for _ in range(4)]
     rows = [each.message(seq) for seq in range(1, 20) for each in rooms]
     deletes = [each.tombstone(seq) for seq in (3, 7, 40) for each in rooms]
@@ -255,13 +290,18 @@ async def test_writers_of_other_rooms_neither_wait_nor_deadlock(
         *(room.batch("fp_chat_message_batch_save", *rows[n % 3 :: 1 + n % 2]) for n in range(9)),
         *(room.batch("fp_chat_message_batch_save", *reversed(rows)) for _ in range(4)),
         *(room.batch("fp_chat_message_batch_soft_delete", *deletes) for _ in range(4)),
-        *(room.batch("fp_chat_room_batch_create", *[each.row() for each in reversed(rooms)]) for _ in range(4)),
+        *(
+            room.batch("fp_chat_room_batch_create", *[each.row() for each in reversed(rooms)])
+            for _ in range(4)
+        ),
         return_exceptions=True,  # this many at once on four connections: some may find none in time
     )
     assert server.sql("SHOW GLOBAL STATUS LIKE 'Innodb_deadlocks'")[0]["Value"] == "0"
 
 
-async def test_a_deadlock_is_tried_again(private_mariadb: DatabaseBackend, server: MariaDbServer) -> None:
+async def test_a_deadlock_is_tried_again(
+    private_mariadb: DatabaseBackend, server: MariaDbServer
+) -> None:
     async with running_database(private_mariadb) as database:
         first, second = sorted([Room(database), Room(database)], key=lambda room: room.room_id)
         for room in (first, second):
@@ -270,9 +310,13 @@ async def test_a_deadlock_is_tried_again(private_mariadb: DatabaseBackend, serve
             # more changes than ours: the server gives up the lighter of two
             rival.execute("INSERT INTO chat_rooms SELECT UUID(), 0, REPEAT('x', 200), 0, '', created_at, created_at, "
                           "0, 0, 0, NULL, NULL FROM chat_rooms")  # fmt: skip
-            save = asyncio.create_task(first.batch("fp_chat_message_batch_save", first.message(1), second.message(1)))
+            save = asyncio.create_task(
+                first.batch("fp_chat_message_batch_save", first.message(1), second.message(1))
+            )
             await until(lambda: _waiting(server))
-            rival.execute("SELECT 1 FROM chat_rooms WHERE room_id = %s FOR UPDATE", (first.room_id,))
+            rival.execute(
+                "SELECT 1 FROM chat_rooms WHERE room_id = %s FOR UPDATE", (first.room_id,)
+            )
             assert server.sql("SHOW GLOBAL STATUS LIKE 'Innodb_deadlocks'")[0]["Value"] == "1"
         await save
         assert [len(await room.window()) for room in (first, second)] == [1, 1]
@@ -309,7 +353,9 @@ async def test_a_deadline_in_a_storm_gives_nobody_anothers_rows(
     database: DatabaseService, server: MariaDbServer
 ) -> None:
     """Calls that are given up on close their connection: their answers reach nobody."""
-    name = add_procedure(server, database, "BEGIN DO SLEEP(RAND() * 0.06); SELECT 'late' AS message_id; END")
+    name = add_procedure(
+        server, database, "BEGIN DO SLEEP(RAND() * 0.06); SELECT 'late' AS message_id; END"
+    )
     room = Room(database)
     await fill(room)
 
@@ -327,15 +373,22 @@ async def test_a_deadline_in_a_storm_gives_nobody_anothers_rows(
     assert all(isinstance(a, str | ServiceUnavailable) for a in answers)
 
 
-async def test_a_server_that_is_read_only_or_full_is_an_outage(mariadb_backend: DatabaseBackend) -> None:
+async def test_a_server_that_is_read_only_or_full_is_an_outage(
+    mariadb_backend: DatabaseBackend,
+) -> None:
     server = mariadb_backend.server
     assert server is not None
     await apply_all(mariadb_backend.databases(), mariadb_backend.settings)
     user = new_id("u")[:20].replace("-", "")
     server.sql(f"CREATE USER {user}@'%'")
-    for name in (mariadb_backend.settings.database, *(s.database for s in mariadb_backend.settings.shards)):
+    for name in (
+        mariadb_backend.settings.database,
+        *(s.database for s in mariadb_backend.settings.shards),
+    ):
         server.sql(f"GRANT ALL ON {name}.* TO {user}@'%'")
-        for row in server.sql(f"SHOW PROCEDURE STATUS WHERE Db = '{name}'"):  # they run as who made them
+        for row in server.sql(
+            f"SHOW PROCEDURE STATUS WHERE Db = '{name}'"
+        ):  # they run as who made them
             server.sql(f"ALTER PROCEDURE {name}.{row['Name']} SQL SECURITY INVOKER")
     async with running_database(mariadb_backend, user=user) as database:
         room = Room(database)
@@ -349,7 +402,9 @@ async def test_a_server_that_is_read_only_or_full_is_an_outage(mariadb_backend: 
         await room.save(1)
 
 
-async def test_a_shard_that_is_away_does_not_stop_the_start(mariadb_backend: DatabaseBackend) -> None:
+async def test_a_shard_that_is_away_does_not_stop_the_start(
+    mariadb_backend: DatabaseBackend,
+) -> None:
     assert mariadb_backend.server is not None
     await apply_all(mariadb_backend.databases(), mariadb_backend.settings)
     first, second = (shard.model_dump() for shard in mariadb_backend.settings.shards)
@@ -374,7 +429,9 @@ async def test_a_call_larger_than_the_server_takes_is_refused(database: Database
     assert raised.value.errno == 1153
 
 
-async def test_signals_of_a_hosts_procedure_are_refusals(database: DatabaseService, server: MariaDbServer) -> None:
+async def test_signals_of_a_hosts_procedure_are_refusals(
+    database: DatabaseService, server: MariaDbServer
+) -> None:
     for number, signal in (
         (31001, "SET MYSQL_ERRNO = 31001, MESSAGE_TEXT = '안 돼요'"),
         (1644, "SET MESSAGE_TEXT = 'no'"),
@@ -388,7 +445,9 @@ async def test_signals_of_a_hosts_procedure_are_refusals(database: DatabaseServi
 async def test_all_result_sets_are_read_and_the_last_is_answered(
     database: DatabaseService, server: MariaDbServer
 ) -> None:
-    body = "BEGIN SELECT 1 AS a; SELECT 2 AS b UNION SELECT 3; DO 1; SELECT '12x' + 0 AS c; DO 1; END"
+    body = (
+        "BEGIN SELECT 1 AS a; SELECT 2 AS b UNION SELECT 3; DO 1; SELECT '12x' + 0 AS c; DO 1; END"
+    )
     name = add_procedure(server, database, body)
     for _ in range(5):
         assert await database.call_shard_procedure(SHARD, name) == [{"c": 12.0}]
@@ -401,7 +460,9 @@ class _held_room:  # noqa: N801 - a context manager, named as one
     def __init__(self, server: MariaDbServer, database: DatabaseService, room: Room) -> None:
         shard = database._shards[SHARD]
         assert isinstance(shard, MySqlDatabase)
-        self._client = pymysql.connect(host="127.0.0.1", port=server.port, user="root", db=shard._target.database)
+        self._client = pymysql.connect(
+            host="127.0.0.1", port=server.port, user="root", db=shard._target.database
+        )
         self._room_id = room.room_id
 
     def __enter__(self) -> pymysql.cursors.Cursor:

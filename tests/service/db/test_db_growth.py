@@ -9,8 +9,8 @@ from typing import Any
 
 import pymysql
 
-from service.db.databases import apply_all
-from service.db.scripts import load_scripts
+from base_server.service.db.databases import apply_all
+from base_server.service.db.scripts import load_scripts
 from tests.backends_mariadb import SCRIPTS_DIR, DatabaseBackend, running_database
 from tests.database_rows import Room, batch_json, new_id, time_text
 
@@ -18,8 +18,10 @@ MESSAGES, ROOMS = 4000, 600
 # As many as it may read: a handful of rows, each looked up in an index or two, and the batch's own JSON.
 FEW = 60
 GROW = {
-    "fp_chat_rooms_get": 2 * ROOMS + FEW,  # answers all rooms; bounded by chatConfig.max_rooms_per_account
-    "fp_chat_rooms_page": ROOMS + FEW,  # counts all rooms, in the index alone; asked only while Redis is away
+    "fp_chat_rooms_get": 2 * ROOMS
+    + FEW,  # answers all rooms; bounded by chatConfig.max_rooms_per_account
+    "fp_chat_rooms_page": ROOMS
+    + FEW,  # counts all rooms, in the index alone; asked only while Redis is away
 }
 
 
@@ -50,7 +52,9 @@ async def filled(backend: DatabaseBackend) -> Crowd:
     assert backend.server is not None
     async with running_database(backend) as database:
         room = Room(database)
-        rows = [room.row(room_id=new_id("room"), client_request_id=new_id()) for _ in range(ROOMS - 1)]
+        rows = [
+            room.row(room_id=new_id("room"), client_request_id=new_id()) for _ in range(ROOMS - 1)
+        ]
         await room.batch("fp_chat_room_batch_create", room.row(client_request_id=new_id()), *rows)
         for first in range(1, MESSAGES, 1000):
             messages = [room.message(seq, client_message_id=new_id() if seq % 2 else None)
@@ -101,7 +105,9 @@ def calls(room: Room) -> Mapping[str, Sequence[object]]:
     }
 
 
-async def test_no_procedure_reads_more_of_a_large_room_or_account(mariadb_backend: DatabaseBackend) -> None:
+async def test_no_procedure_reads_more_of_a_large_room_or_account(
+    mariadb_backend: DatabaseBackend,
+) -> None:
     crowd = await filled(mariadb_backend)
     with crowd.connection:
         reads = {name: crowd.reads(name, params) for name, params in calls(crowd.room).items()}

@@ -9,13 +9,19 @@ from datetime import timedelta
 
 import pytest
 
-from service.core.errors import DataRefused
-from service.db.database_service import DatabaseService
-from service.db.values import Row
+from base_server.service.core.errors import DataRefused
+from base_server.service.db.database_service import DatabaseService
+from base_server.service.db.values import Row
 from tests.database_rows import START, Room, batch_json, new_id
 
 # Unescaped and escaped JSON, quotes and backslashes, a line separator, RTL, a family emoji, trailing spaces.
-TEXTS = ["안녕하세요 👋", "👨‍👩‍👧‍👦 \"x\" 'y' \\ \\n \n\r\t", "%s %d ; -- /* */ \u2028 שלום  ", "", "a" * 60_000 + "가"]
+TEXTS = [
+    "안녕하세요 👋",
+    "👨‍👩‍👧‍👦 \"x\" 'y' \\ \\n \n\r\t",
+    "%s %d ; -- /* */ \u2028 שלום  ",
+    "",
+    "a" * 60_000 + "가",
+]
 
 
 @pytest.fixture
@@ -40,7 +46,11 @@ async def test_text_comes_back_byte_for_byte(room: Room, escaped: bool) -> None:
 
 async def test_all_fields_come_back(room: Room) -> None:
     given = room.message(
-        7, parent_message_id=new_id(), client_message_id=new_id(), body_hash="f" * 64, sender_type="SYSTEM"
+        7,
+        parent_message_id=new_id(),
+        client_message_id=new_id(),
+        body_hash="f" * 64,
+        sender_type="SYSTEM",
     )
     await room.batch("fp_chat_message_batch_save", given)
     (stored,) = await room.window()
@@ -76,7 +86,11 @@ async def test_a_repeated_batch_changes_nothing(room: Room) -> None:
 
 
 async def test_of_one_id_twice_in_a_batch_the_first_counts(room: Room) -> None:
-    await room.batch("fp_chat_message_batch_save", room.message(1, content="first"), room.message(1, content="second"))
+    await room.batch(
+        "fp_chat_message_batch_save",
+        room.message(1, content="first"),
+        room.message(1, content="second"),
+    )
     assert [row["content"] for row in await room.window()] == ["first"]
 
 
@@ -154,7 +168,9 @@ async def test_reply_with_a_taken_number_goes_after_its_question(room: Room) -> 
     moved = room.message(1, message_id=new_id())
     assert await room.call("fp_chat_message_save", *moved.values()) == [{"seq": 5}]
     for parent, seq in ((moved, 6), (question, 7)):
-        reply = room.message(2, message_id=new_id(), sender_type="AI", parent_message_id=parent["message_id"])
+        reply = room.message(
+            2, message_id=new_id(), sender_type="AI", parent_message_id=parent["message_id"]
+        )
         assert await room.call("fp_chat_message_save", *reply.values()) == [{"seq": seq}]
 
 
@@ -163,7 +179,9 @@ async def test_reply_is_never_stored_before_its_question(room: Room) -> None:
     await room.save(1)
     question = room.message(1, message_id=new_id())
     assert await room.call("fp_chat_message_save", *question.values()) == [{"seq": 3}]
-    reply = room.message(2, message_id=new_id(), sender_type="AI", parent_message_id=question["message_id"])
+    reply = room.message(
+        2, message_id=new_id(), sender_type="AI", parent_message_id=question["message_id"]
+    )
     before = await room.get()
     with pytest.raises(DataRefused):
         await room.batch("fp_chat_message_batch_save", room.message(7), reply)
@@ -171,7 +189,11 @@ async def test_reply_is_never_stored_before_its_question(room: Room) -> None:
     for _ in range(2):
         assert await room.call("fp_chat_message_save", *reply.values()) == [{"seq": 4}]
     # One that is behind its question anyhow stays where it is, and is no matter for many.
-    late = room.message(5) | {"seq": 6, "sender_type": "AI", "parent_message_id": question["message_id"]}
+    late = room.message(5) | {
+        "seq": 6,
+        "sender_type": "AI",
+        "parent_message_id": question["message_id"],
+    }
     with pytest.raises(DataRefused):
         await room.batch("fp_chat_message_batch_save", late)
     assert await room.call("fp_chat_message_save", *late.values()) == [{"seq": 6}]
@@ -195,7 +217,12 @@ async def test_batch_with_a_moved_reply_that_is_stored_adds_the_rest(room: Room)
 async def test_deleted_reply_leaves_no_number_free_behind_it(room: Room) -> None:
     """A reply that was deleted before it was saved is the last row: no other reply is still to come."""
     await room.save(1)
-    row = {"message_id": new_id(), "room_id": room.room_id, "account_db_key": room.account_db_key, "seq": 2}
+    row = {
+        "message_id": new_id(),
+        "room_id": room.room_id,
+        "account_db_key": room.account_db_key,
+        "seq": 2,
+    }
     await room.batch("fp_chat_message_batch_soft_delete", row)
     late = room.message(1, message_id=new_id())
     assert await room.call("fp_chat_message_save", *late.values()) == [{"seq": 3}]
@@ -211,7 +238,12 @@ async def test_save_with_a_taken_client_id_is_stored_without(room: Room) -> None
 
 async def test_tombstone_with_a_taken_number_takes_the_next(room: Room) -> None:
     await room.save(1, 2)
-    row = {"message_id": new_id(), "room_id": room.room_id, "account_db_key": room.account_db_key, "seq": 1}
+    row = {
+        "message_id": new_id(),
+        "room_id": room.room_id,
+        "account_db_key": room.account_db_key,
+        "seq": 1,
+    }
     for _ in range(2):
         await room.batch("fp_chat_message_batch_soft_delete", row)
     assert [(row["seq"], row["deleted"]) for row in await room.window()] == [(1, 0), (2, 0), (3, 1)]
@@ -219,14 +251,28 @@ async def test_tombstone_with_a_taken_number_takes_the_next(room: Room) -> None:
 
 
 @pytest.mark.parametrize(
-    "rows", ["", "nonsense", '{"a": {}}', "[{]", "[1]", "[{}]", "[[]]", '[["id"]]', '[["id"', '[{"room_id": 1}']
+    "rows",
+    [
+        "",
+        "nonsense",
+        '{"a": {}}',
+        "[{]",
+        "[1]",
+        "[{}]",
+        "[[]]",
+        '[["id"]]',
+        '[["id"',
+        '[{"room_id": 1}',
+    ],
 )
 @pytest.mark.parametrize(
     "name",
     ["fp_chat_message_batch_save", "fp_chat_message_batch_soft_delete", "fp_chat_room_batch_create",
      "fp_chat_room_batch_soft_delete"],
 )  # fmt: skip
-async def test_rows_that_are_no_rows_are_refused(database: DatabaseService, name: str, rows: str) -> None:
+async def test_rows_that_are_no_rows_are_refused(
+    database: DatabaseService, name: str, rows: str
+) -> None:
     with pytest.raises(DataRefused):
         await Room(database).call(name, rows)
 
@@ -295,7 +341,11 @@ async def test_messages_are_read_by_key_newest_first(room: Room) -> None:
 async def test_the_window_is_a_range_of_numbers(room: Room) -> None:
     await room.save(*range(1, 10))
     await room.delete(8)
-    assert [(row["seq"], row["deleted"]) for row in await room.window(3)] == [(7, 0), (8, 1), (9, 0)]
+    assert [(row["seq"], row["deleted"]) for row in await room.window(3)] == [
+        (7, 0),
+        (8, 1),
+        (9, 0),
+    ]
     assert await Room(room.database).window() == []
 
 
@@ -315,13 +365,23 @@ async def test_the_number_before_a_time(room: Room) -> None:
 
 async def test_the_latest_time_ordered_client_id_is_found_among_others(room: Room) -> None:
     await room.create()
-    ids = ["0zz", "f47ac10b-58cc-4372-a567-0e02b2c3d479", "0f7ac10b-58cc-4372-a567-0e02b2c3d479", "1"]
+    ids = [
+        "0zz",
+        "f47ac10b-58cc-4372-a567-0e02b2c3d479",
+        "0f7ac10b-58cc-4372-a567-0e02b2c3d479",
+        "1",
+    ]
     ids += [f"019ab00{n}-0000-{version}000-8000-000000000000" for n, version in enumerate("788")]
     for seq, client_id in enumerate(ids, 1):
-        await room.batch("fp_chat_message_batch_save", room.message(seq, client_message_id=client_id))
+        await room.batch(
+            "fp_chat_message_batch_save", room.message(seq, client_message_id=client_id)
+        )
 
     async def latest(after: str) -> list[str]:
-        return [row["client_message_id"] for row in await room.call("fp_chat_client_id_latest", room.room_id, after)]
+        return [
+            row["client_message_id"]
+            for row in await room.call("fp_chat_client_id_latest", room.room_id, after)
+        ]
 
     assert await latest("") == [ids[-1]]
     assert await latest("019ab002-0000") == [ids[-1]]
@@ -350,7 +410,10 @@ async def test_concurrent_duplicate_batches_count_once(database: DatabaseService
     rows = [room.message(seq) for seq in range(1, 30) for room in (created, unknown)]
     deletes = [room.tombstone(seq) for seq in (3, 7, 40) for room in (created, unknown)]
     await asyncio.gather(
-        *(created.batch("fp_chat_message_batch_save", *rows[n % 3 :: 1 + n % 2]) for n in range(12)),
+        *(
+            created.batch("fp_chat_message_batch_save", *rows[n % 3 :: 1 + n % 2])
+            for n in range(12)
+        ),
         *(created.batch("fp_chat_message_batch_save", *reversed(rows)) for _ in range(6)),
         *(created.batch("fp_chat_message_batch_soft_delete", *deletes) for _ in range(4)),
         *(unknown.create() for _ in range(3)),
@@ -369,7 +432,9 @@ async def test_a_mark_is_raised_with_its_batch_or_not_at_all(database: DatabaseS
     first = 2**60 + 1  # no double holds it
 
     async def save(row: Row, *raised: int) -> list[Row]:
-        return await room.call("fp_chat_message_batch_save", json.dumps([[*row.values(), stream, *raised]]))
+        return await room.call(
+            "fp_chat_message_batch_save", json.dumps([[*row.values(), stream, *raised]])
+        )
 
     async def mark() -> int:
         return (await room.call("fp_stream_mark_raise", stream, 0, 0))[0]["mark"]
@@ -387,11 +452,15 @@ async def test_a_mark_is_raised_with_its_batch_or_not_at_all(database: DatabaseS
 
 @pytest.mark.parametrize("is_first", [False, True], ids=["stand-in first", "reply first"])
 @pytest.mark.parametrize("reply_seq", [2, 4], ids=["same number", "other number"])
-async def test_reply_and_its_stand_in_are_stored_once(room: Room, is_first: bool, reply_seq: int) -> None:
+async def test_reply_and_its_stand_in_are_stored_once(
+    room: Room, is_first: bool, reply_seq: int
+) -> None:
     """A load gave the question a reply, empty and interrupted, while its own was on the way (decision 0038)."""
     ids = [f"01900000-0000-8001-{n:04d}-{new_id()[3:15]}" for n in range(3)]
     question = room.message(1, message_id=ids[0])
-    reply = room.message(reply_seq, message_id=ids[1], sender_type="AI", parent_message_id=ids[0], content="said")
+    reply = room.message(
+        reply_seq, message_id=ids[1], sender_type="AI", parent_message_id=ids[0], content="said"
+    )
     stand_in = room.message(
         2, message_id=ids[2], sender_type="AI", parent_message_id=ids[0], content="",
         metadata='{"ai_persona":"GPT4O","finish_reason":"interrupted"}',

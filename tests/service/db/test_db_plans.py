@@ -9,7 +9,7 @@ from pathlib import Path
 import pymysql
 import pytest
 
-from service.db.database_service import DatabaseService
+from base_server.service.db.database_service import DatabaseService
 from tests.backends_mariadb import SCRIPTS_DIR, DatabaseBackend, running_database
 from tests.database_rows import Room
 
@@ -18,7 +18,9 @@ KEYS = {"chat_rooms": "PRIMARY", "chat_messages": "chat_messages_by_id"}
 JOINED = [
     (file, statement)
     for file in sorted(FOLDER.glob("*_batch_*.sql"))
-    for statement in re.sub(r"^\s*--.*$", "", file.read_text(encoding="utf-8"), flags=re.M).split(";")
+    for statement in re.sub(r"^\s*--.*$", "", file.read_text(encoding="utf-8"), flags=re.M).split(
+        ";"
+    )
     if "STRAIGHT_JOIN" in statement
 ]
 
@@ -31,8 +33,12 @@ async def few_rows(database: DatabaseService) -> Room:
     return room
 
 
-@pytest.mark.parametrize(("file", "statement"), JOINED, ids=lambda value: getattr(value, "stem", ""))
-async def test_a_batch_finds_its_rows_by_their_key(shared_mariadb: DatabaseBackend, file: Path, statement: str) -> None:
+@pytest.mark.parametrize(
+    ("file", "statement"), JOINED, ids=lambda value: getattr(value, "stem", "")
+)
+async def test_a_batch_finds_its_rows_by_their_key(
+    shared_mariadb: DatabaseBackend, file: Path, statement: str
+) -> None:
     assert shared_mariadb.server is not None
     async with running_database(shared_mariadb) as database:
         room = await few_rows(database)

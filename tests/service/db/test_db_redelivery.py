@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from service.db.database_service import DatabaseService
+from base_server.service.db.database_service import DatabaseService
 from tests.database_rows import Room
 
 Step = Callable[[], Awaitable[object]]
@@ -31,7 +31,9 @@ def batches(room: Room) -> list[Step]:
 
 @pytest.mark.parametrize("seed", range(6))
 @pytest.mark.parametrize("with_delete", [False, True], ids=["room lives", "room is deleted"])
-async def test_any_order_with_repeats_ends_the_same(database: DatabaseService, seed: int, with_delete: bool) -> None:
+async def test_any_order_with_repeats_ends_the_same(
+    database: DatabaseService, seed: int, with_delete: bool
+) -> None:
     order = random.Random(seed)
     room = Room(database)
     steps = batches(room)[: None if with_delete else -1]
@@ -40,12 +42,21 @@ async def test_any_order_with_repeats_ends_the_same(database: DatabaseService, s
     for step in run:
         await step()
     window = await room.window()
-    assert [(row["seq"], row["deleted"]) for row in window] == [(1, 0), (2, 1), (3, 0), (4, 0), (5, 1), (6, 1)]
+    assert [(row["seq"], row["deleted"]) for row in window] == [
+        (1, 0),
+        (2, 1),
+        (3, 0),
+        (4, 0),
+        (5, 1),
+        (6, 1),
+    ]
     row = await room.get()
     assert row["message_count"] == 3
     assert row["last_seq"] == 6
     assert row["deleted"] == int(with_delete)
-    assert len(await room.call("fp_chat_rooms_get", room.account_db_key)) == (0 if with_delete else 1)
+    assert len(await room.call("fp_chat_rooms_get", room.account_db_key)) == (
+        0 if with_delete else 1
+    )
 
 
 async def test_redelivery_from_the_head_ends_the_same(database: DatabaseService) -> None:

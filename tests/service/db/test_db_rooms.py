@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from service.core.errors import DataRefused
-from service.db.database_service import DatabaseService
-from service.db.values import Row
+from base_server.service.core.errors import DataRefused
+from base_server.service.db.database_service import DatabaseService
+from base_server.service.db.values import Row
 from tests.database_rows import START, Room, new_id, time_text
 
 
@@ -23,7 +23,9 @@ async def make(room: Room, how: str, **changes: Any) -> None:
 
 async def rename(room: Room, how: str, title: str, version: int) -> None:
     if how == "single":
-        await room.call("fp_chat_room_update_title", room.room_id, room.account_db_key, title, version)
+        await room.call(
+            "fp_chat_room_update_title", room.room_id, room.account_db_key, title, version
+        )
     else:
         row = {
             "room_id": room.room_id,
@@ -120,7 +122,9 @@ FAULTS: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS)
-async def test_a_bad_room_is_refused_alone_and_with_its_batch(room: Room, fault: dict[str, Any]) -> None:
+async def test_a_bad_room_is_refused_alone_and_with_its_batch(
+    room: Room, fault: dict[str, Any]
+) -> None:
     good = room.row(room_id=new_id())
     with pytest.raises(DataRefused):
         await room.call("fp_chat_room_create", *room.row(**fault).values())
@@ -143,7 +147,9 @@ async def test_the_newest_title_version_wins(room: Room, how: str) -> None:
 async def test_of_several_titles_in_a_batch_the_newest_wins(room: Room) -> None:
     await room.create()
     base = {"room_id": room.room_id, "account_db_key": room.account_db_key}
-    titles = [base | {"title": f"title {version}", "title_version": version} for version in (9, 10, 2)]
+    titles = [
+        base | {"title": f"title {version}", "title_version": version} for version in (9, 10, 2)
+    ]
     await room.batch("fp_chat_room_batch_update_title", *titles)
     row = await room.get()
     assert (row["title"], row["title_version"]) == ("title 10", 10)
@@ -190,7 +196,11 @@ async def test_an_awaited_room_of_another_is_not_taken_over(room: Room, how: str
     await make(room, how)
     await make(foreign, how)  # as always where the room is there: it changes nothing
     row = await room.get()
-    assert (row["account_db_key"], row["message_count"], row["deleted"]) == (room.account_db_key, 1, 0)
+    assert (row["account_db_key"], row["message_count"], row["deleted"]) == (
+        room.account_db_key,
+        1,
+        0,
+    )
 
 
 @how
@@ -227,9 +237,17 @@ async def test_a_deleted_room_still_answers_its_request_id(room: Room) -> None:
 
 async def test_the_latest_time_ordered_request_id_is_found_among_others(room: Room) -> None:
     async def latest() -> list[str]:
-        return [row["client_request_id"] for row in await room.call("fp_chat_request_id_latest", room.account_db_key)]
+        return [
+            row["client_request_id"]
+            for row in await room.call("fp_chat_request_id_latest", room.account_db_key)
+        ]
 
-    ids = ["0zz", "f47ac10b-58cc-4372-a567-0e02b2c3d479", "0f7ac10b-58cc-4372-a567-0e02b2c3d479", "1"]
+    ids = [
+        "0zz",
+        "f47ac10b-58cc-4372-a567-0e02b2c3d479",
+        "0f7ac10b-58cc-4372-a567-0e02b2c3d479",
+        "1",
+    ]
     ids += [f"019ab00{n}-0000-{version}000-8000-000000000000" for n, version in enumerate("788")]
     assert await latest() == []
     for request_id in ids:
@@ -247,12 +265,17 @@ async def test_rooms_are_paged_by_activity(room: Room) -> None:
     await room.call("fp_chat_room_soft_delete", gone["room_id"], room.account_db_key)
     room.room_id = rooms[0]["room_id"]
     await room.save(30)
-    first, *others = sorted(rooms, key=lambda row: (row is rooms[0], row["created_at"], row["room_id"]), reverse=True)
+    first, *others = sorted(
+        rooms, key=lambda row: (row is rooms[0], row["created_at"], row["room_id"]), reverse=True
+    )
     expected = [row["room_id"] for row in (first, *others)]
     listed = await list_rooms(room)
     assert [row["room_id"] for row in listed] == expected
     assert listed[0]["last_message_at"] == START + timedelta(seconds=30)
-    pages = [await room.call("fp_chat_rooms_page", room.account_db_key, offset, 4) for offset in (0, 4, 8)]
+    pages = [
+        await room.call("fp_chat_rooms_page", room.account_db_key, offset, 4)
+        for offset in (0, 4, 8)
+    ]
     assert [row["room_id"] for page in pages for row in page] == expected
     assert [{row.pop("total_count") for row in page} for page in pages] == [{6}, {6}, set()]
     assert [row for page in pages for row in page] == listed

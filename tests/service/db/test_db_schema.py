@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from service.core.errors import StartError
-from service.db import schema
-from service.db.database_service import DatabaseService
-from service.db.databases import Databases, ShardPlace, apply_all, read_all_status
-from service.db.schema import ScriptState
+from base_server.service.core.errors import StartError
+from base_server.service.db import schema
+from base_server.service.db.database_service import DatabaseService
+from base_server.service.db.databases import Databases, ShardPlace, apply_all, read_all_status
+from base_server.service.db.schema import ScriptState
 from tests.backends_mariadb import SCRIPTS_DIR, DatabaseBackend, mariadb_settings
 
 
@@ -40,7 +40,9 @@ def one(scripts: Path, backend: DatabaseBackend, name: str) -> Path:
     return scripts / dialect / "shard" / f"{name}.sql"
 
 
-async def test_applying_makes_all_databases_and_registers_the_shards(backend: DatabaseBackend) -> None:
+async def test_applying_makes_all_databases_and_registers_the_shards(
+    backend: DatabaseBackend,
+) -> None:
     tools = backend.databases()
     before = await read_all_status(tools, backend.settings)
     assert {state for status in before for state in status.states.values()} == {ScriptState.PENDING}
@@ -57,13 +59,17 @@ async def test_applying_makes_all_databases_and_registers_the_shards(backend: Da
 
 async def test_two_that_apply_at_once_do_not_disturb_each_other(backend: DatabaseBackend) -> None:
     await asyncio.gather(*(apply_all(backend.databases(), backend.settings) for _ in range(3)))
-    assert all(status.is_current for status in await read_all_status(backend.databases(), backend.settings))
+    assert all(
+        status.is_current for status in await read_all_status(backend.databases(), backend.settings)
+    )
 
 
 async def test_a_changed_procedure_is_replaced(backend: DatabaseBackend, scripts: Path) -> None:
     await apply_all(databases(backend, scripts), backend.settings)
     path = one(scripts, backend, "procedures/fp_chat_message_find")
-    path.write_text(path.read_text().replace("sender_type, deleted\nFROM", "sender_type, 7 AS deleted\nFROM"))
+    path.write_text(
+        path.read_text().replace("sender_type, deleted\nFROM", "sender_type, 7 AS deleted\nFROM")
+    )
     tools = databases(backend, scripts)
     _, shard, _ = await read_all_status(tools, backend.settings)
     assert shard.names(ScriptState.OUTDATED) == ["procedures/fp_chat_message_find"]
@@ -73,7 +79,9 @@ async def test_a_changed_procedure_is_replaced(backend: DatabaseBackend, scripts
     await service.start()
     message = ("m", "r", 1, 1, "USER", "", None, None, "2026-01-01 00:00:00.000", None, None)
     await service.call_shard_procedure(1, "fp_chat_message_save", message)
-    assert (await service.call_shard_procedure(1, "fp_chat_message_find", ("r", "m")))[0]["deleted"] == 7
+    assert (await service.call_shard_procedure(1, "fp_chat_message_find", ("r", "m")))[0][
+        "deleted"
+    ] == 7
     await service.stop()
 
 
@@ -85,12 +93,16 @@ async def test_a_changed_table_script_is_a_mistake(backend: DatabaseBackend, scr
         await apply_all(databases(backend, scripts), backend.settings)
 
 
-async def test_a_database_of_a_newer_version_is_refused(backend: DatabaseBackend, scripts: Path) -> None:
+async def test_a_database_of_a_newer_version_is_refused(
+    backend: DatabaseBackend, scripts: Path
+) -> None:
     new = one(scripts, backend, "tables/0003_more")
     new.write_text("CREATE TABLE more (a INT NOT NULL)" + (";" if backend.server is None else ""))
     await apply_all(databases(backend, scripts), backend.settings)
     new.unlink()
-    with pytest.raises(StartError, match=r"tables/0003_more was applied by a newer version .*run that version, or"):
+    with pytest.raises(
+        StartError, match=r"tables/0003_more was applied by a newer version .*run that version, or"
+    ):
         await apply_all(databases(backend, scripts), backend.settings)
 
 
@@ -100,19 +112,27 @@ CHANGED = "procedures/fp_chat_message_find"
 def make_newer(scripts: Path, backend: DatabaseBackend) -> None:
     """Make ``scripts`` those of a version to come: with another procedure and the next number."""
     path = one(scripts, backend, CHANGED)
-    path.write_text(path.read_text().replace("sender_type, deleted\nFROM", "sender_type, 7 AS deleted\nFROM"))
-    (scripts / "VERSION").write_text(f"{int((scripts / 'VERSION').read_text().split()[0]) + 1} digest\n")
+    path.write_text(
+        path.read_text().replace("sender_type, deleted\nFROM", "sender_type, 7 AS deleted\nFROM")
+    )
+    (scripts / "VERSION").write_text(
+        f"{int((scripts / 'VERSION').read_text().split()[0]) + 1} digest\n"
+    )
 
 
 async def found(service: DatabaseService) -> int:
     """What the changed procedure says; 7 is the newer one."""
     message = ("m", "r", 1, 1, "USER", "", None, None, "2026-01-01 00:00:00.000", None, None)
     await service.call_shard_procedure(1, "fp_chat_message_save", message)
-    value: int = (await service.call_shard_procedure(1, "fp_chat_message_find", ("r", "m")))[0]["deleted"]
+    value: int = (await service.call_shard_procedure(1, "fp_chat_message_find", ("r", "m")))[0][
+        "deleted"
+    ]
     return value
 
 
-async def test_older_version_is_refused_unless_it_is_a_downgrade(backend: DatabaseBackend, scripts: Path) -> None:
+async def test_older_version_is_refused_unless_it_is_a_downgrade(
+    backend: DatabaseBackend, scripts: Path
+) -> None:
     """cases/faults.md U7."""
     old, settings = backend.databases(), backend.settings
     await apply_all(old, settings)
@@ -172,7 +192,9 @@ async def test_older_version_changes_nothing_where_one_database_refuses(
     assert set(first.states.values()) == {ScriptState.PENDING}
 
 
-async def test_database_from_before_the_numbers_gets_one(backend: DatabaseBackend, scripts: Path) -> None:
+async def test_database_from_before_the_numbers_gets_one(
+    backend: DatabaseBackend, scripts: Path
+) -> None:
     """cases/faults.md U7: applied as ever, and refused to an older version from then on."""
     old, settings = backend.databases(), backend.settings
     await apply_all(old, settings)
@@ -188,10 +210,14 @@ async def test_database_from_before_the_numbers_gets_one(backend: DatabaseBacken
     assert all(status.is_current for status in await read_all_status(old, settings))
     assert [done.names for done in await apply_all(old, settings)] == [[], [], []]
     version = old.shard_scripts.version
-    assert [status.applied_version for status in await read_all_status(old, settings)] == [version] * 3
+    assert [status.applied_version for status in await read_all_status(old, settings)] == [
+        version
+    ] * 3
 
 
-async def test_processes_of_both_versions_serve_side_by_side(mariadb_backend: DatabaseBackend, scripts: Path) -> None:
+async def test_processes_of_both_versions_serve_side_by_side(
+    mariadb_backend: DatabaseBackend, scripts: Path
+) -> None:
     """docs/upgrading.md: a running process goes on; an older one that starts is refused and changes nothing."""
     settings = mariadb_backend.settings
     await apply_all(mariadb_backend.databases(), settings)
@@ -203,7 +229,9 @@ async def test_processes_of_both_versions_serve_side_by_side(mariadb_backend: Da
     await newer.start()
     await running.refresh_shards()
     assert [await found(running), await found(newer)] == [7, 7]
-    with pytest.raises(StartError, match=r"a newer version was applied: .* --env TEST db apply --downgrade"):
+    with pytest.raises(
+        StartError, match=r"a newer version was applied: .* --env TEST db apply --downgrade"
+    ):
         await DatabaseService(settings, mariadb_backend.data_dir, SCRIPTS_DIR, env="TEST").start()
     await apply_all(mariadb_backend.databases(), settings, downgrade=True)
     assert [await found(running), await found(newer)] == [0, 0]
@@ -229,41 +257,63 @@ async def test_the_server_refuses_what_is_not_applied_and_names_the_command(
     path = one(scripts, mariadb_backend, "procedures/fp_chat_message_find")
     path.write_text(path.read_text() + "\n")
     service = DatabaseService(mariadb_backend.settings, Path("/nonexistent"), scripts, env="TEST")
-    with pytest.raises(StartError, match=f"_shard_1 on .*: 1 database scripts are not applied; {command}"):
+    with pytest.raises(
+        StartError, match=f"_shard_1 on .*: 1 database scripts are not applied; {command}"
+    ):
         await service.start()
 
 
-async def test_a_global_database_without_shards_is_refused(mariadb_backend: DatabaseBackend) -> None:
+async def test_a_global_database_without_shards_is_refused(
+    mariadb_backend: DatabaseBackend,
+) -> None:
     tools = mariadb_backend.databases()
     await schema.apply(tools.open_global(), tools.global_scripts)
     with pytest.raises(StartError, match="knows no shard"):
         await mariadb_backend.service().start()
 
 
-async def test_a_server_that_is_not_there_is_a_start_error(mariadb_backend: DatabaseBackend) -> None:
+async def test_a_server_that_is_not_there_is_a_start_error(
+    mariadb_backend: DatabaseBackend,
+) -> None:
     for changes, reason in (({"port": 1}, "2003"), ({"user": "nobody"}, "1045|1044|1698")):
         with pytest.raises(StartError, match=f"({reason}) .*check databaseConfig"):
             await mariadb_backend.service(**changes).start()
 
 
-async def test_a_run_that_died_before_its_ledger_line_is_mended(mariadb_backend: DatabaseBackend) -> None:
+async def test_a_run_that_died_before_its_ledger_line_is_mended(
+    mariadb_backend: DatabaseBackend,
+) -> None:
     server, settings = mariadb_backend.server, mariadb_backend.settings
     assert server is not None
     await apply_all(mariadb_backend.databases(), settings)
-    server.sql(f"DELETE FROM {settings.shards[0].database}.schema_versions WHERE name LIKE 'tables/%'")
+    server.sql(
+        f"DELETE FROM {settings.shards[0].database}.schema_versions WHERE name LIKE 'tables/%'"
+    )
     done = await apply_all(mariadb_backend.databases(), settings)
-    assert done[0].names == ["tables/0001_chat_rooms", "tables/0002_chat_messages", "tables/0003_stream_marks"]
+    assert done[0].names == [
+        "tables/0001_chat_rooms",
+        "tables/0002_chat_messages",
+        "tables/0003_stream_marks",
+    ]
 
 
-async def test_shards_may_stand_on_servers_and_users_of_their_own(mariadb_backend: DatabaseBackend) -> None:
+async def test_shards_may_stand_on_servers_and_users_of_their_own(
+    mariadb_backend: DatabaseBackend,
+) -> None:
     server = mariadb_backend.server
     assert server is not None
     settings = mariadb_settings(server)
     first = settings.shards[0].database
     server.sql(f"CREATE DATABASE {first} CHARACTER SET latin1")
     server.sql(f"GRANT ALL ON {first}.* TO shard_user@'%' IDENTIFIED BY 'geheim'")
-    own = settings.shards[0].model_dump() | {"user": "shard_user", "password": "geheim", "host": "127.0.0.1"}
-    changed = settings.model_copy(update={"shards": (type(settings.shards[0]).model_validate(own), settings.shards[1])})
+    own = settings.shards[0].model_dump() | {
+        "user": "shard_user",
+        "password": "geheim",
+        "host": "127.0.0.1",
+    }
+    changed = settings.model_copy(
+        update={"shards": (type(settings.shards[0]).model_validate(own), settings.shards[1])}
+    )
     backend = replace(mariadb_backend, settings=changed)
     await apply_all(backend.databases(), changed)
     service = backend.service()
@@ -271,6 +321,8 @@ async def test_shards_may_stand_on_servers_and_users_of_their_own(mariadb_backen
     message = ("m", "r", 1, 1, "USER", "한글 😀", None, None, "2026-01-01 00:00:00.000", None, None)
     await service.call_shard_procedure(1, "fp_chat_message_save", message)
     rows = await service.call_shard_procedure(1, "fp_chat_window_get", ("r", 1))
-    assert rows[0]["content"] == "한글 😀", "also in a database that was made with another character set"
+    assert rows[0]["content"] == "한글 😀", (
+        "also in a database that was made with another character set"
+    )
     await service.stop()
     assert "geheim" not in repr(changed)

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from service.core.errors import StartError
-from service.db.scripts import Kind, Script, load_scripts
+from base_server.service.core.errors import StartError
+from base_server.service.db.scripts import Kind, Script, load_scripts
 from tests.backends_mariadb import SCRIPTS_DIR
 
 MYSQL_FILES = sorted(SCRIPTS_DIR.glob("mysql/*/*/*.sql"))
@@ -42,13 +42,17 @@ def test_both_dialects_have_the_same_procedures_params_and_columns(kind: Kind) -
 @pytest.mark.parametrize("kind", ["global", "shard"])
 def test_both_dialects_have_the_same_tables_and_columns(kind: Kind) -> None:
     def tables(dialect: str) -> dict[str, list[str]]:
-        scripts = [s for s in load_scripts(SCRIPTS_DIR, dialect, kind).scripts if not s.is_procedure]
+        scripts = [
+            s for s in load_scripts(SCRIPTS_DIR, dialect, kind).scripts if not s.is_procedure
+        ]
         return {s.name: re.findall(r"^    ([a-z_]+) [A-Z]", s.text, re.MULTILINE) for s in scripts}
 
     assert tables("mysql") == tables("sqlite")
 
 
-@pytest.mark.parametrize("path", [p for p in MYSQL_FILES if p.parent.name == "procedures"], ids=file_id)
+@pytest.mark.parametrize(
+    "path", [p for p in MYSQL_FILES if p.parent.name == "procedures"], ids=file_id
+)
 def test_a_mysql_header_says_what_the_procedure_takes(path: Path) -> None:
     kind: Kind = "global" if path.parts[-3] == "global" else "shard"
     header = procedures("mysql", kind)[path.stem].header("params")
@@ -93,7 +97,9 @@ NOT_PORTABLE = {
 @pytest.mark.parametrize("path", MYSQL_FILES, ids=file_id)
 def test_mysql_files_are_portable(path: Path) -> None:
     text = without_comments(path)
-    found = [what for what, pattern in NOT_PORTABLE.items() if re.search(pattern, text, re.IGNORECASE)]
+    found = [
+        what for what, pattern in NOT_PORTABLE.items() if re.search(pattern, text, re.IGNORECASE)
+    ]
     assert found == []
 
 
@@ -101,7 +107,9 @@ def test_mysql_files_are_portable(path: Path) -> None:
 def test_mysql_files_name_their_character_sets(path: Path) -> None:
     """Otherwise text takes that of the database as it was when the procedure was made."""
     text = without_comments(path)
-    for declaration in re.findall(r"^.*\b(?:(?:VAR)?CHAR\(|(?:MEDIUM|LONG)?TEXT\b).*$", text, re.MULTILINE):
+    for declaration in re.findall(
+        r"^.*\b(?:(?:VAR)?CHAR\(|(?:MEDIUM|LONG)?TEXT\b).*$", text, re.MULTILINE
+    ):
         if path.parent.name == "tables":
             assert "COLLATE utf8mb4_bin" in text.rsplit(")", 1)[1]
         else:
@@ -120,11 +128,15 @@ def test_mysql_json_tables_refuse_what_does_not_fit(path: Path) -> None:
         assert "NOT JSON_VALID(p_rows)" in text
 
 
-@pytest.mark.parametrize("path", [p for p in MYSQL_FILES if p.parent.name == "procedures"], ids=file_id)
+@pytest.mark.parametrize(
+    "path", [p for p in MYSQL_FILES if p.parent.name == "procedures"], ids=file_id
+)
 def test_mysql_transactions_are_rolled_back_on_errors(path: Path) -> None:
     text = without_comments(path)
     if "START TRANSACTION" in text:
-        assert re.search(r"DECLARE EXIT HANDLER FOR SQLEXCEPTION\s+BEGIN\s+ROLLBACK;\s+RESIGNAL;", text)
+        assert re.search(
+            r"DECLARE EXIT HANDLER FOR SQLEXCEPTION\s+BEGIN\s+ROLLBACK;\s+RESIGNAL;", text
+        )
         assert "COMMIT;" in text
         assert "SET TRANSACTION ISOLATION LEVEL READ COMMITTED;" in text
 
@@ -158,7 +170,9 @@ def test_version_changes_with_the_scripts() -> None:
     """cases/faults.md U7: `db apply` knows by the number which of two versions of the server is the older."""
     digest = hashlib.sha256()
     for path in sorted(SCRIPTS_DIR.glob("*/*/*/*.sql")):
-        digest.update(f"{path.relative_to(SCRIPTS_DIR).as_posix()}\0{path.read_text(encoding='utf-8')}\0".encode())
+        digest.update(
+            f"{path.relative_to(SCRIPTS_DIR).as_posix()}\0{path.read_text(encoding='utf-8')}\0".encode()
+        )
     number, known = (SCRIPTS_DIR / "VERSION").read_text().split()
     assert known == digest.hexdigest(), (
         "a script was changed, added or removed, so the scripts need the next number: put this line into"

@@ -8,8 +8,8 @@ from datetime import datetime
 import pytest
 import structlog
 
-from service.core.errors import NotDeployed, ServiceError, ServiceNotRunning
-from service.db.database_service import DatabaseService
+from base_server.service.core.errors import NotDeployed, ServiceError, ServiceNotRunning
+from base_server.service.db.database_service import DatabaseService
 from tests.backends_mariadb import DatabaseBackend
 from tests.database_rows import Room, new_key
 from tests.waiting import until
@@ -21,7 +21,9 @@ async def test_the_class_speaks_to_the_installed_instance(database: DatabaseServ
     database.install()
     try:
         assert len(await DatabaseService.call_global_procedure("fp_shards_get")) == 2
-        assert await DatabaseService.call_shard_procedure(1, "fp_chat_rooms_get", (new_key(),)) == []
+        assert (
+            await DatabaseService.call_shard_procedure(1, "fp_chat_rooms_get", (new_key(),)) == []
+        )
         await DatabaseService.ping_shard(2)
         await DatabaseService.ping_global()
     finally:
@@ -29,7 +31,9 @@ async def test_the_class_speaks_to_the_installed_instance(database: DatabaseServ
 
 
 async def test_an_unknown_shard_is_said_with_the_mend(database: DatabaseService) -> None:
-    with pytest.raises(NotDeployed, match=r"no shard 99; known are \[1, 2\].*databaseConfig\.shards.* db apply"):
+    with pytest.raises(
+        NotDeployed, match=r"no shard 99; known are \[1, 2\].*databaseConfig\.shards.* db apply"
+    ):
         await database.call_shard_procedure(99, "fp_chat_rooms_get", (1,))
 
 
@@ -45,12 +49,16 @@ async def test_an_unknown_procedure_is_said_with_the_mend_and_is_not_the_datas_f
 
 
 @pytest.mark.parametrize("params", [(), (1, 2)])
-async def test_a_wrong_number_of_parameters_is_an_error(database: DatabaseService, params: tuple[int, ...]) -> None:
+async def test_a_wrong_number_of_parameters_is_an_error(
+    database: DatabaseService, params: tuple[int, ...]
+) -> None:
     with pytest.raises(ServiceError):
         await database.call_shard_procedure(1, "fp_chat_rooms_get", params)
 
 
-async def test_values_that_no_database_takes_are_mistakes_of_the_caller(database: DatabaseService) -> None:
+async def test_values_that_no_database_takes_are_mistakes_of_the_caller(
+    database: DatabaseService,
+) -> None:
     for value, error in (([1], TypeError), (datetime(2026, 1, 1), ValueError)):
         with pytest.raises(error):
             await database.call_shard_procedure(1, "fp_chat_seq_before", ("room", value))
@@ -63,7 +71,10 @@ async def test_a_call_goes_on_when_its_caller_is_cancelled(database: DatabaseSer
     await asyncio.sleep(0)
     for caller in callers:
         caller.cancel()
-    assert all(isinstance(e, asyncio.CancelledError) for e in await asyncio.gather(*callers, return_exceptions=True))
+    assert all(
+        isinstance(e, asyncio.CancelledError)
+        for e in await asyncio.gather(*callers, return_exceptions=True)
+    )
 
     async def is_complete() -> bool:
         return bool((await room.get())["message_count"] == 20)

@@ -8,11 +8,11 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from service.core.errors import ServiceError, ServiceUnavailable
-from service.db import database_service
-from service.db.database_service import DatabaseService
-from service.db.databases import Databases, apply_all, report_all, set_fence
-from service.db.db_settings import DatabaseSettings
+from base_server.service.core.errors import ServiceError, ServiceUnavailable
+from base_server.service.db import database_service
+from base_server.service.db.database_service import DatabaseService
+from base_server.service.db.databases import Databases, apply_all, report_all, set_fence
+from base_server.service.db.db_settings import DatabaseSettings
 from tests.backends_mariadb import SCRIPTS_DIR, DatabaseBackend, mariadb_settings, running_database
 from tests.database_rows import Room
 from tests.waiting import until
@@ -23,7 +23,9 @@ def with_shards(backend: DatabaseBackend, *shards: dict[str, object]) -> Databas
 
 
 async def apply(backend: DatabaseBackend, settings: DatabaseSettings) -> None:
-    await apply_all(Databases(settings, data_dir=backend.data_dir, scripts_dir=SCRIPTS_DIR), settings)
+    await apply_all(
+        Databases(settings, data_dir=backend.data_dir, scripts_dir=SCRIPTS_DIR), settings
+    )
 
 
 async def test_an_added_shard_is_taken_up_and_an_unknown_one_is_looked_for_once_a_second(
@@ -66,7 +68,11 @@ async def test_a_moved_shard_is_called_at_its_new_place(mariadb_backend: Databas
     other = mariadb_settings(server)
     first, second = (shard.model_dump() for shard in mariadb_backend.settings.shards)
     # As an address of its own, though the host is the same: what counts is that it is registered.
-    moved = second | {"database": other.shards[1].database, "host": "127.0.0.1", "port": server.port}
+    moved = second | {
+        "database": other.shards[1].database,
+        "host": "127.0.0.1",
+        "port": server.port,
+    }
     async with running_database(mariadb_backend, port=server.port) as database:
         room = Room(database)
         room.call = lambda name, *params: database.call_shard_procedure(2, name, params)  # type: ignore[method-assign]
@@ -75,8 +81,14 @@ async def test_a_moved_shard_is_called_at_its_new_place(mariadb_backend: Databas
         assert (await room.get())["room_id"] == room.room_id
         await database.follow_shards()
         assert await room.call("fp_chat_room_get", room.room_id) == []
-        places = {row["shard_id"]: row for row in await database.call_global_procedure("fp_shards_get")}
-        assert (places[1]["host"], places[2]["host"], places[2]["port"]) == (None, "127.0.0.1", server.port)
+        places = {
+            row["shard_id"]: row for row in await database.call_global_procedure("fp_shards_get")
+        }
+        assert (places[1]["host"], places[2]["host"], places[2]["port"]) == (
+            None,
+            "127.0.0.1",
+            server.port,
+        )
         # Other databases are called as before, and an outage of the global one changes nothing.
         assert await database.call_shard_procedure(1, "fp_chat_rooms_get", (1,)) == []
 
@@ -115,7 +127,9 @@ async def test_a_fenced_shard_serves_nobody_and_loses_nothing(
     assert len(rows) == 1
 
 
-async def test_when_the_fence_stands_no_write_is_under_way(mariadb_backend: DatabaseBackend) -> None:
+async def test_when_the_fence_stands_no_write_is_under_way(
+    mariadb_backend: DatabaseBackend,
+) -> None:
     await apply(mariadb_backend, mariadb_backend.settings)
     server, shard = mariadb_backend.server, mariadb_backend.settings.shards[0].database
     assert server is not None

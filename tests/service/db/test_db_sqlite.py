@@ -9,17 +9,23 @@ from pathlib import Path
 
 import pytest
 
-from service.core.errors import ServiceUnavailable
-from service.db.scripts import Script, ScriptSet
-from service.db.sqlite_database import SqliteDatabase
+from base_server.service.core.errors import ServiceUnavailable
+from base_server.service.db.scripts import Script, ScriptSet
+from base_server.service.db.sqlite_database import SqliteDatabase
 from tests.waiting import PATIENCE_S
 
 TIMEOUT_S = 0.2
 """Of what a test wants to fail by the time-out; all else may take as long as a test waits."""
 SCRIPTS = ScriptSet(
     (
-        Script("tables/0001_notes", "CREATE TABLE notes (id INTEGER PRIMARY KEY, text TEXT NOT NULL);", "1"),
-        Script("procedures/add", "-- params: text\nINSERT INTO notes (text) VALUES (:text);\n", "2"),
+        Script(
+            "tables/0001_notes",
+            "CREATE TABLE notes (id INTEGER PRIMARY KEY, text TEXT NOT NULL);",
+            "1",
+        ),
+        Script(
+            "procedures/add", "-- params: text\nINSERT INTO notes (text) VALUES (:text);\n", "2"
+        ),
         Script("procedures/count", "-- params:\nSELECT COUNT(*) AS n FROM notes;\n", "3"),
         Script(
             "procedures/endless",
@@ -57,7 +63,9 @@ async def test_scripts_are_applied_however_long_it_takes(tmp_path: Path) -> None
     await database.close()
 
 
-async def test_a_file_that_another_process_writes_to_is_an_outage(database: SqliteDatabase, tmp_path: Path) -> None:
+async def test_a_file_that_another_process_writes_to_is_an_outage(
+    database: SqliteDatabase, tmp_path: Path
+) -> None:
     other = sqlite3.connect(tmp_path / "db" / "notes.sqlite3", isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
     database._open().execute(f"PRAGMA busy_timeout = {round(TIMEOUT_S * 1000)}")
@@ -80,12 +88,18 @@ async def test_a_call_that_lasts_too_long_is_undone(database: SqliteDatabase) ->
     await database.close()
 
 
-async def test_calls_behind_one_that_lasts_too_long_are_told_and_never_run(database: SqliteDatabase) -> None:
+async def test_calls_behind_one_that_lasts_too_long_are_told_and_never_run(
+    database: SqliteDatabase,
+) -> None:
     released = threading.Event()
     ahead = database._thread.submit(released.wait)  # as a call that no interrupt ends
     database._timeout_s = TIMEOUT_S
-    told = await asyncio.gather(*(database.call("add", ("y",)) for _ in range(3)), return_exceptions=True)
-    assert all(isinstance(each, ServiceUnavailable) and "was busy" in str(each) for each in told), told
+    told = await asyncio.gather(
+        *(database.call("add", ("y",)) for _ in range(3)), return_exceptions=True
+    )
+    assert all(isinstance(each, ServiceUnavailable) and "was busy" in str(each) for each in told), (
+        told
+    )
     released.set()
     ahead.result()
     database._timeout_s = PATIENCE_S

@@ -8,9 +8,9 @@ from pathlib import Path
 import pymysql
 import pytest
 
-from service.core.errors import ServiceUnavailable, StartError
-from service.db.databases import Databases, ShardPlace
-from service.db.db_settings import DatabaseSettings
+from base_server.service.core.errors import ServiceUnavailable, StartError
+from base_server.service.db.databases import Databases, ShardPlace
+from base_server.service.db.db_settings import DatabaseSettings
 from tests.backends_mariadb import SCRIPTS_DIR, MariaDbServer, PreparedMariaDb
 from tests.certificates import make_certificate
 from tests.open_files import open_files
@@ -25,7 +25,9 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 @pytest.fixture(scope="module")
-def settings(prepared_mariadb: PreparedMariaDb, certificates: dict[str, Path]) -> Iterator[DatabaseSettings]:
+def settings(
+    prepared_mariadb: PreparedMariaDb, certificates: dict[str, Path]
+) -> Iterator[DatabaseSettings]:
     """Of a server whose user ``guarded`` must come encrypted."""
     server = MariaDbServer(copy_of=prepared_mariadb.server)
     mine = certificates["127.0.0.1"]
@@ -42,7 +44,10 @@ def settings(prepared_mariadb: PreparedMariaDb, certificates: dict[str, Path]) -
 async def ping(settings: DatabaseSettings, **changes: object) -> None:
     changed = DatabaseSettings.model_validate(settings.model_dump() | changes)
     databases = Databases(changed, data_dir=Path("/nonexistent"), scripts_dir=SCRIPTS_DIR)
-    for database in (databases.open_global(), databases.open_shard(ShardPlace.of(settings.shards[0]))):
+    for database in (
+        databases.open_global(),
+        databases.open_shard(ShardPlace.of(settings.shards[0])),
+    ):
         try:
             await database.ping()
         finally:
@@ -63,12 +68,16 @@ async def test_a_pool_is_closed_when_its_servers_goodbye_has_come(
     assert open_files() == before
 
 
-async def test_without_encryption_a_guarded_user_does_not_get_in(settings: DatabaseSettings) -> None:
+async def test_without_encryption_a_guarded_user_does_not_get_in(
+    settings: DatabaseSettings,
+) -> None:
     with pytest.raises(ServiceUnavailable, match="1045"):
         await ping(settings)
 
 
-@pytest.mark.parametrize("trusted", [None, "192.0.2.1"], ids=["the system's certificates", "another's certificate"])
+@pytest.mark.parametrize(
+    "trusted", [None, "192.0.2.1"], ids=["the system's certificates", "another's certificate"]
+)
 async def test_a_server_that_nobody_trusted_vouches_for_is_not_spoken_to(
     settings: DatabaseSettings, certificates: dict[str, Path], trusted: str | None
 ) -> None:

@@ -7,20 +7,29 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from service.cache.cache_service import CacheService
-from service.cache.cache_settings import CacheSettings
-from service.core.tasks import TaskRegistry
-from service.llm.AIChat_service import AIChatService
-from service.llm.conversation import ReplyChunk, ReplyEnd, ReplyStart
-from service.llm.llm_settings import LlmSettings
+from base_server.service.cache.cache_service import CacheService
+from base_server.service.cache.cache_settings import CacheSettings
+from base_server.service.core.tasks import TaskRegistry
+from base_server.service.llm.AIChat_service import AIChatService
+from base_server.service.llm.conversation import ReplyChunk, ReplyEnd, ReplyStart
+from base_server.service.llm.llm_settings import LlmSettings
 
 
 def stub_settings(base_url: str, provider: dict[str, Any] | None = None, **llm: Any) -> LlmSettings:
     """Persona GPT4O on the stub, without retries unless asked for; persona DEMO offline."""
     llm.setdefault(
-        "personas", {"GPT4O": {"provider": "openai", "model": "gpt-4o"}, "DEMO": {"provider": "demo", "model": "demo"}}
+        "personas",
+        {
+            "GPT4O": {"provider": "openai", "model": "gpt-4o"},
+            "DEMO": {"provider": "demo", "model": "demo"},
+        },
     )
-    fields = {"base_url": base_url, "api_key": "sk-secret-key", "max_retries": 0, **(provider or {})}
+    fields = {
+        "base_url": base_url,
+        "api_key": "sk-secret-key",
+        "max_retries": 0,
+        **(provider or {}),
+    }
     return LlmSettings.model_validate({"providers": {"openai": fields}, **llm})
 
 

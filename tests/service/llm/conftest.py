@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from service.cache.cache_service import CacheService
+from base_server.service.cache.cache_service import CacheService
 from tests.openai_stub import OpenAIStub
 from tests.service.llm.ai_fixtures import running_cache
 

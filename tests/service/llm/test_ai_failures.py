@@ -17,12 +17,12 @@ from langchain_core.language_models.fake_chat_models import GenericFakeChatModel
 from langchain_core.messages import AIMessageChunk, HumanMessageChunk, ToolMessageChunk
 from langchain_core.outputs import ChatGenerationChunk
 
-from service.cache.cache_service import CacheService
-from service.llm.call_permit import CallPermit
-from service.llm.llm_errors import AITimeout, AIUnavailable
-from service.llm.model_stream import ModelTraits
-from service.llm.prompt import Prompt
-from service.llm.provider_call import Callee, CallLimits, ProviderCall
+from base_server.service.cache.cache_service import CacheService
+from base_server.service.llm.call_permit import CallPermit
+from base_server.service.llm.llm_errors import AITimeout, AIUnavailable
+from base_server.service.llm.model_stream import ModelTraits
+from base_server.service.llm.prompt import Prompt
+from base_server.service.llm.provider_call import Callee, CallLimits, ProviderCall
 from tests.certificates import make_certificate
 from tests.openai_stub import OpenAIStub, Reply
 from tests.service.llm.ai_fixtures import collected, next_text, running_service, stub_settings
@@ -48,7 +48,9 @@ BROKEN = {
     "500": Reply(status=500, headers={"Retry-After": "0"}),
     "502": Reply(status=502),
     "504": Reply(status=504),
-    "context too long": Reply(status=400, error={"message": "too long", "code": "context_length_exceeded"}),
+    "context too long": Reply(
+        status=400, error={"message": "too long", "code": "context_length_exceeded"}
+    ),
     "no JSON": Reply(raw="data: <html>busy</html>\n\n"),
     "not an event stream": Reply(raw="Service temporarily strange"),
     "a page of HTML": Reply(raw="<html><body>busy</body></html>", content_type="text/html"),
@@ -58,11 +60,19 @@ BROKEN = {
     "null": Reply(raw="data: null\n\n"),
     "choices of numbers": Reply(raw=f"data: {CHUNK % 1}\n\n"),
     "choice without delta": Reply(raw=f"data: {CHUNK % '{}'}\n\n"),
-    "content of a wrong type": Reply(raw="data: " + CHUNK % '{"index":0,"delta":{"content":{"a":1}}}' + "\n\n"),
-    "unknown role": Reply(raw="data: " + CHUNK % '{"index":0,"delta":{"role":5,"content":"a"}}' + "\n\n"),
-    "an error event": Reply(raw='data: {"error": {"message": "the user said SECRET", "code": "overloaded"}}\n\n'),
+    "content of a wrong type": Reply(
+        raw="data: " + CHUNK % '{"index":0,"delta":{"content":{"a":1}}}' + "\n\n"
+    ),
+    "unknown role": Reply(
+        raw="data: " + CHUNK % '{"index":0,"delta":{"role":5,"content":"a"}}' + "\n\n"
+    ),
+    "an error event": Reply(
+        raw='data: {"error": {"message": "the user said SECRET", "code": "overloaded"}}\n\n'
+    ),
     "an error event after text": Reply(
-        raw="data: " + CHUNK % '{"index":0,"delta":{"content":"a"}}' + '\n\ndata: {"error": {"message": "SECRET"}}\n\n'
+        raw="data: "
+        + CHUNK % '{"index":0,"delta":{"content":"a"}}'
+        + '\n\ndata: {"error": {"message": "SECRET"}}\n\n'
     ),
     "an empty body": Reply(raw=""),
     "only [DONE]": Reply(raw="data: [DONE]\n\n"),
@@ -96,7 +106,9 @@ async def test_a_provider_that_is_not_there_is_ai_unavailable(cache: CacheServic
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))  # bound, not listening: connections are refused
         port = taken.getsockname()[1]
-        settings = stub_settings(f"http://user:geheim@127.0.0.1:{port}/v1?key=geheim", {"max_retries": 1})
+        settings = stub_settings(
+            f"http://user:geheim@127.0.0.1:{port}/v1?key=geheim", {"max_retries": 1}
+        )
         async with running_service(settings, cache) as service:
             with structlog.testing.capture_logs() as logs, pytest.raises(AIUnavailable):
                 await service.chat("hi", "s1", history=[])
@@ -114,18 +126,24 @@ async def test_a_name_that_nobody_knows_is_said(cache: CacheService) -> None:
             await service.chat("hi", "s1", history=[])
 
 
-async def test_a_certificate_that_nobody_vouches_for_is_said(tmp_path: Path, cache: CacheService) -> None:
+async def test_a_certificate_that_nobody_vouches_for_is_said(
+    tmp_path: Path, cache: CacheService
+) -> None:
     certificate = make_certificate(tmp_path, "127.0.0.1")
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.load_cert_chain(certificate, certificate.with_suffix(".key"))
-    async with await asyncio.start_server(lambda _, writer: writer.close(), "127.0.0.1", 0, ssl=context) as server:
+    async with await asyncio.start_server(
+        lambda _, writer: writer.close(), "127.0.0.1", 0, ssl=context
+    ) as server:
         port = server.sockets[0].getsockname()[1]
         async with running_service(stub_settings(f"https://127.0.0.1:{port}/v1"), cache) as service:
             with pytest.raises(AIUnavailable, match=r"ConnectError: .*certificate"):
                 await service.chat("hi", "s1", history=[])
 
 
-async def test_text_before_a_cut_is_delivered_before_the_error(stub: OpenAIStub, cache: CacheService) -> None:
+async def test_text_before_a_cut_is_delivered_before_the_error(
+    stub: OpenAIStub, cache: CacheService
+) -> None:
     stub.script(Reply(["some", " text"], cut="mid_json"))
     async with running_service(stub_settings(stub.base_url), cache) as service:
         items = service.stream("hi", "s1", history=[])
@@ -148,7 +166,9 @@ async def test_a_provider_that_sends_without_end_is_left_after_some_megabytes(
 ) -> None:
     stub.script(Reply(["some"], endless=endless))
     limits = {"first_token_timeout_s": 600, "idle_timeout_s": 600, "timeout_s": 600}
-    async with running_service(stub_settings(stub.base_url, limits, max_reply_chars=20_000), cache) as service:
+    async with running_service(
+        stub_settings(stub.base_url, limits, max_reply_chars=20_000), cache
+    ) as service:
         items = service.stream("hi", "s1", history=[])
         assert await next_text(items) == "some"
         with pytest.raises(AIUnavailable, match=reason):
@@ -171,7 +191,9 @@ async def test_every_kind_of_slowness_is_ai_timeout_and_closes_the_connection(
     stub: OpenAIStub, cache: CacheService, reply: Reply, phase: str
 ) -> None:
     stub.script(reply)
-    async with running_service(stub_settings(stub.base_url, {**SHORT[phase], "max_retries": 3}), cache) as service:
+    async with running_service(
+        stub_settings(stub.base_url, {**SHORT[phase], "max_retries": 3}), cache
+    ) as service:
         with pytest.raises(AITimeout) as failed:
             await service.chat("hi", "s1", history=[])
         assert failed.value.phase == phase
@@ -180,10 +202,14 @@ async def test_every_kind_of_slowness_is_ai_timeout_and_closes_the_connection(
         assert stub.calls == 1, "a call that may have been served is not repeated"
 
 
-async def test_a_provider_that_takes_no_connection_is_ai_timeout_after_its_retries(cache: CacheService) -> None:
+async def test_a_provider_that_takes_no_connection_is_ai_timeout_after_its_retries(
+    cache: CacheService,
+) -> None:
     with silent_port() as port:
         limits = {"connect_timeout_s": 0.2, "max_retries": 1}
-        async with running_service(stub_settings(f"http://127.0.0.1:{port}/v1", limits), cache) as service:
+        async with running_service(
+            stub_settings(f"http://127.0.0.1:{port}/v1", limits), cache
+        ) as service:
             with structlog.testing.capture_logs() as logs, pytest.raises(AITimeout) as failed:
                 await service.chat("hi", "s1", history=[])
     assert failed.value.phase == "connect"
@@ -194,14 +220,20 @@ async def test_a_provider_that_accepts_and_never_answers_is_ai_timeout(cache: Ca
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
         silent.listen()
-        settings = stub_settings(f"http://127.0.0.1:{silent.getsockname()[1]}/v1", SHORT["first token"])
+        settings = stub_settings(
+            f"http://127.0.0.1:{silent.getsockname()[1]}/v1", SHORT["first token"]
+        )
         async with running_service(settings, cache) as service:
             with pytest.raises(AITimeout, match="first token"):
                 await service.chat("hi", "s1", history=[])
 
 
-async def test_a_whole_reply_counts_although_the_provider_then_stalls(stub: OpenAIStub, cache: CacheService) -> None:
-    end = "data: " + CHUNK % '{"index":0,"delta":{"content":"done"},"finish_reason":"stop"}' + "\n\n"
+async def test_a_whole_reply_counts_although_the_provider_then_stalls(
+    stub: OpenAIStub, cache: CacheService
+) -> None:
+    end = (
+        "data: " + CHUNK % '{"index":0,"delta":{"content":"done"},"finish_reason":"stop"}' + "\n\n"
+    )
     stub.script(Reply(raw=end, hang=True))
     async with running_service(stub_settings(stub.base_url, SHORT["next token"]), cache) as service:
         answer = await service.chat("hi", "s1", history=[])
@@ -231,7 +263,9 @@ async def test_what_else_a_provider_says_of_a_whole_reply_cannot_spoil_it(
 
 
 @pytest.mark.parametrize("status", [429, 500, 503])
-async def test_a_refusal_is_retried_as_often_as_configured(stub: OpenAIStub, cache: CacheService, status: int) -> None:
+async def test_a_refusal_is_retried_as_often_as_configured(
+    stub: OpenAIStub, cache: CacheService, status: int
+) -> None:
     refusal = Reply(status=status, headers={"Retry-After": "0"})
     async with running_service(stub_settings(stub.base_url, {"max_retries": 2}), cache) as service:
         stub.script(refusal, refusal)
@@ -243,7 +277,9 @@ async def test_a_refusal_is_retried_as_often_as_configured(stub: OpenAIStub, cac
         assert stub.calls == 6
 
 
-async def test_a_long_retry_after_is_passed_on_and_not_waited_for(stub: OpenAIStub, cache: CacheService) -> None:
+async def test_a_long_retry_after_is_passed_on_and_not_waited_for(
+    stub: OpenAIStub, cache: CacheService
+) -> None:
     stub.script(Reply(status=429, headers={"Retry-After": "30"}))
     async with running_service(stub_settings(stub.base_url, {"max_retries": 2}), cache) as service:
         with pytest.raises(AIUnavailable) as failed:
@@ -286,12 +322,15 @@ async def anyone() -> None:
 
 @pytest.mark.parametrize("after", [0, 1])
 @pytest.mark.parametrize(
-    "error", [RuntimeError, KeyError, RecursionError, MemoryError, OSError, StopIteration, AssertionError]
+    "error",
+    [RuntimeError, KeyError, RecursionError, MemoryError, OSError, StopIteration, AssertionError],
 )
 async def test_any_exception_of_langchain_is_mapped(error: type[Exception], after: int) -> None:
     model = _RaisingModel(messages=iter([]), error=error("SECRET"), after=after)
     limits = CallLimits(1, 1, 1, 1, 2, 1000)
-    callee = Callee(model, ModelTraits(says_why=True, usage_adds_up=False), limits, "P", "p", "m", None)
+    callee = Callee(
+        model, ModelTraits(says_why=True, usage_adds_up=False), limits, "P", "p", "m", None
+    )
     with pytest.raises(AIUnavailable) as failed:
         await collected(ProviderCall(callee, Prompt("", [], "hi"), CallPermit(anyone)).stream())
     assert "SECRET" not in str(failed.value)
@@ -303,18 +342,28 @@ class _ChunkModel(GenericFakeChatModel):
     message: Any
 
     async def _astream(self, *_: Any, **__: Any) -> AsyncIterator[Any]:
-        yield ChatGenerationChunk.model_construct(message=self.message, generation_info={"finish_reason": "stop"})
+        yield ChatGenerationChunk.model_construct(
+            message=self.message, generation_info={"finish_reason": "stop"}
+        )
 
 
 def _call(model: GenericFakeChatModel) -> ProviderCall:
     callee = Callee(
-        model, ModelTraits(says_why=True, usage_adds_up=False), CallLimits(1, 1, 1, 1, 2, 9), "P", "p", "m", None
+        model,
+        ModelTraits(says_why=True, usage_adds_up=False),
+        CallLimits(1, 1, 1, 1, 2, 9),
+        "P",
+        "p",
+        "m",
+        None,
     )
     return ProviderCall(callee, Prompt("", [], "hi"), CallPermit(anyone))
 
 
 @pytest.mark.parametrize(
-    "message", [HumanMessageChunk("a"), ToolMessageChunk("a", tool_call_id="1")], ids=["user", "tool"]
+    "message",
+    [HumanMessageChunk("a"), ToolMessageChunk("a", tool_call_id="1")],
+    ids=["user", "tool"],
 )
 async def test_chunk_of_another_role_is_text(message: Any) -> None:
     """cases/providers.md V3."""
@@ -323,7 +372,9 @@ async def test_chunk_of_another_role_is_text(message: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"content": 5}, {"content": None}, {"usage_metadata": {"SECRET": 1}}, {"usage_metadata": [1]}], ids=str
+    "wrong",
+    [{"content": 5}, {"content": None}, {"usage_metadata": {"SECRET": 1}}, {"usage_metadata": [1]}],
+    ids=str,
 )
 async def test_chunk_that_cannot_be_read_is_ai_unavailable(wrong: dict[str, Any]) -> None:
     """cases/providers.md V3: ProviderCall.stream raises only AIUnavailable and AITimeout."""

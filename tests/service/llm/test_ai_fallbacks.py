@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 import structlog
 
-from service.cache.cache_service import CacheService
-from service.core.errors import StartError
-from service.core.tasks import TaskRegistry
-from service.llm.AIChat_service import AIChatService
-from service.llm.conversation import ReplyChunk, ReplyEnd, ReplyStart
-from service.llm.llm_errors import AITimeout, AIUnavailable, ReplyWithheld
-from service.llm.llm_settings import LlmSettings
+from base_server.service.cache.cache_service import CacheService
+from base_server.service.core.errors import StartError
+from base_server.service.core.tasks import TaskRegistry
+from base_server.service.llm.AIChat_service import AIChatService
+from base_server.service.llm.conversation import ReplyChunk, ReplyEnd, ReplyStart
+from base_server.service.llm.llm_errors import AITimeout, AIUnavailable, ReplyWithheld
+from base_server.service.llm.llm_settings import LlmSettings
 from tests.openai_stub import OpenAIStub, Reply
 from tests.service.llm.ai_fixtures import next_text, running_service
 
@@ -27,12 +27,20 @@ async def spare() -> AsyncIterator[OpenAIStub]:
         yield running
 
 
-def settings(first: OpenAIStub | None, second: OpenAIStub, key: str = "k", **limits: Any) -> LlmSettings:
+def settings(
+    first: OpenAIStub | None, second: OpenAIStub, key: str = "k", **limits: Any
+) -> LlmSettings:
     url = first.base_url if first is not None else "http://127.0.0.1:9/v1"
     return LlmSettings.model_validate(
         {
             "default_persona": "P",
-            "personas": {"P": {"provider": "one", "model": "m1", "fallbacks": [{"provider": "two", "model": "m2"}]}},
+            "personas": {
+                "P": {
+                    "provider": "one",
+                    "model": "m1",
+                    "fallbacks": [{"provider": "two", "model": "m2"}],
+                }
+            },
             "providers": {
                 "one": {"base_url": url, "api_key": key, "max_retries": 0, **limits},
                 "two": {"base_url": second.base_url, "api_key": "k2"},
@@ -44,7 +52,9 @@ def settings(first: OpenAIStub | None, second: OpenAIStub, key: str = "k", **lim
 FAILS = {
     "wrong key": Reply(status=401),
     "too busy": Reply(status=429),
-    "conversation too long": Reply(status=400, error={"message": "", "code": "context_length_exceeded"}),
+    "conversation too long": Reply(
+        status=400, error={"message": "", "code": "context_length_exceeded"}
+    ),
     "no headers": Reply(silent=True),
     "no first token": Reply([], hang=True),
     "cut before the first token": Reply([], cut="clean"),
@@ -58,7 +68,9 @@ async def test_a_model_that_fails_before_its_first_word_is_followed_by_the_fallb
     stub: OpenAIStub, spare: OpenAIStub, cache: CacheService, failure: str
 ) -> None:
     stub.script(FAILS[failure])
-    async with running_service(settings(stub, spare, first_token_timeout_s=1.5), cache, "PROD") as service:
+    async with running_service(
+        settings(stub, spare, first_token_timeout_s=1.5), cache, "PROD"
+    ) as service:
         items = [item async for item in service.stream("hi", "s1", history=[])]
     assert [item.model for item in items if isinstance(item, ReplyStart)] == ["m1", "m2"]
     assert "".join(item.text for item in items if isinstance(item, ReplyChunk)) == "stub: hi"
@@ -68,12 +80,16 @@ async def test_a_model_that_fails_before_its_first_word_is_followed_by_the_fallb
     assert spare.requests[0].headers["Authorization"] == "Bearer k2"
 
 
-async def test_a_provider_that_is_not_there_is_followed_too(spare: OpenAIStub, cache: CacheService) -> None:
+async def test_a_provider_that_is_not_there_is_followed_too(
+    spare: OpenAIStub, cache: CacheService
+) -> None:
     async with running_service(settings(None, spare), cache) as service:
         assert (await service.chat("hi", "s1", history=[]))["model"] == "m2-stub"
 
 
-@pytest.mark.parametrize("cut", [Reply(["some"], cut="reset"), Reply(["some"], hang=True)], ids=["cut", "silent"])
+@pytest.mark.parametrize(
+    "cut", [Reply(["some"], cut="reset"), Reply(["some"], hang=True)], ids=["cut", "silent"]
+)
 async def test_after_the_first_word_nobody_else_is_asked(
     stub: OpenAIStub, spare: OpenAIStub, cache: CacheService, cut: Reply
 ) -> None:
@@ -132,7 +148,9 @@ async def test_a_model_without_its_key_is_left_out_where_demo_may_stand_in_and_t
         AIChatService(settings(stub, spare, key=""), cache, TaskRegistry(), "PROD", environ={})
 
 
-async def test_the_demo_may_be_a_fallback_when_it_is_named(stub: OpenAIStub, cache: CacheService) -> None:
+async def test_the_demo_may_be_a_fallback_when_it_is_named(
+    stub: OpenAIStub, cache: CacheService
+) -> None:
     stub.script(Reply(status=500))
     fields = settings(stub, stub).model_dump()
     fields["personas"]["P"]["fallbacks"] = [{"provider": "demo"}]

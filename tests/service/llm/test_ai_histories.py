@@ -12,11 +12,11 @@ import pytest
 from langchain_core.chat_history import BaseChatMessageHistory
 from langchain_core.messages import AIMessage, HumanMessage, SystemMessage, ToolMessage
 
-from service.cache.cache_service import CacheService
-from service.core.errors import ServiceUnavailable
-from service.llm.conversation import Turn, as_turn
-from service.llm.llm_errors import AIUnavailable
-from service.llm.prompt import build_prompt, count_tokens
+from base_server.service.cache.cache_service import CacheService
+from base_server.service.core.errors import ServiceUnavailable
+from base_server.service.llm.conversation import Turn, as_turn
+from base_server.service.llm.llm_errors import AIUnavailable
+from base_server.service.llm.prompt import build_prompt, count_tokens
 from tests.openai_stub import OpenAIStub, Reply
 from tests.service.llm.ai_fixtures import running_cache, running_service, stub_settings
 
@@ -46,7 +46,9 @@ async def test_a_session_remembers_question_and_reply_and_a_restart_does_not_for
     assert contents(stub, 3) == ["하나 👍", "stub: 하나 👍", "two", "stub: two", "three"]
 
 
-async def test_the_list_keeps_the_newest_turns_under_its_ttl(stub: OpenAIStub, any_cache: CacheService) -> None:
+async def test_the_list_keeps_the_newest_turns_under_its_ttl(
+    stub: OpenAIStub, any_cache: CacheService
+) -> None:
     settings = stub_settings(stub.base_url, max_conversation_length=4, conversation_ttl_s=100)
     client = any_cache.get_client()
     async with running_service(settings, any_cache) as service:
@@ -68,7 +70,9 @@ async def test_a_failed_reply_is_not_remembered(stub: OpenAIStub, cache: CacheSe
     assert contents(stub, 1) == ["two"]
 
 
-@pytest.mark.parametrize("command", [("SET", "text"), ("SADD", "member"), ("RPUSH", "no json", "[]", '{"lc":1}', "7")])
+@pytest.mark.parametrize(
+    "command", [("SET", "text"), ("SADD", "member"), ("RPUSH", "no json", "[]", '{"lc":1}', "7")]
+)
 async def test_a_damaged_history_counts_as_none_and_is_mended_by_the_next_reply(
     stub: OpenAIStub, any_cache: CacheService, command: tuple[str, ...]
 ) -> None:
@@ -97,25 +101,40 @@ async def test_a_registered_reader_comes_first_and_its_sessions_are_never_writte
         memory = service.mem("room_1").chat_memory
         await memory.aadd_messages([HumanMessage("forged")])
         await memory.aclear()
-        assert [message.text for message in await memory.aget_messages()] == ["earlier", "answer", "now"]
+        assert [message.text for message in await memory.aget_messages()] == [
+            "earlier",
+            "answer",
+            "now",
+        ]
         assert not await cache.get_client().exists("ai_history:room_1")
         assert await cache.get_client().exists("ai_history:elsewhere")
-    assert contents(stub, 0) == ["earlier", "answer", "now"], "the window's last entry is the question itself"
+    assert contents(stub, 0) == ["earlier", "answer", "now"], (
+        "the window's last entry is the question itself"
+    )
     assert contents(stub, 1) == ["now"]
 
 
-async def test_given_history_is_used_and_nothing_is_stored(stub: OpenAIStub, cache: CacheService) -> None:
+async def test_given_history_is_used_and_nothing_is_stored(
+    stub: OpenAIStub, cache: CacheService
+) -> None:
     async with running_service(stub_settings(stub.base_url), cache) as service:
-        await service.chat("now", "s1", history=[Turn("USER", "a"), Turn("AI", "b"), Turn("USER", "now")])
+        await service.chat(
+            "now", "s1", history=[Turn("USER", "a"), Turn("AI", "b"), Turn("USER", "now")]
+        )
         assert not await cache.get_client().exists("ai_history:s1")
     assert contents(stub, 0) == ["a", "b", "now"]
 
 
-async def test_an_outage_of_the_cache_is_its_own_error_and_costs_no_call(stub: OpenAIStub, tmp_path: Path) -> None:
+async def test_an_outage_of_the_cache_is_its_own_error_and_costs_no_call(
+    stub: OpenAIStub, tmp_path: Path
+) -> None:
     async def unreachable(_: str) -> None:
         raise ServiceUnavailable("cache", "down")
 
-    async with running_cache(tmp_path) as cache, running_service(stub_settings(stub.base_url), cache) as service:
+    async with (
+        running_cache(tmp_path) as cache,
+        running_service(stub_settings(stub.base_url), cache) as service,
+    ):
         service.register_history(unreachable)
         with pytest.raises(ServiceUnavailable):
             await service.chat("one", "s1")
@@ -133,7 +152,9 @@ async def test_a_reply_survives_that_it_cannot_be_remembered(
         assert (await service.chat("one", "s1"))["reply"] == "stub: one"
 
 
-async def test_load_chat_history_replaces_and_takes_every_usual_form(stub: OpenAIStub, any_cache: CacheService) -> None:
+async def test_load_chat_history_replaces_and_takes_every_usual_form(
+    stub: OpenAIStub, any_cache: CacheService
+) -> None:
     async with running_service(stub_settings(stub.base_url), any_cache) as service:
         await service.chat("gone", "s1")
         await service.load_chat_history(
@@ -153,14 +174,17 @@ async def test_load_chat_history_replaces_and_takes_every_usual_form(stub: OpenA
 
 
 @pytest.mark.parametrize(
-    "message", [ToolMessage("x", tool_call_id="1"), {"content": "x"}, {"role": "user"}, "text", None]
+    "message",
+    [ToolMessage("x", tool_call_id="1"), {"content": "x"}, {"role": "user"}, "text", None],
 )
 def test_other_messages_are_refused(message: object) -> None:
     with pytest.raises(ValueError, match="history message"):
         as_turn(message)
 
 
-async def test_chat_memory_is_a_langchain_history_of_the_session(stub: OpenAIStub, any_cache: CacheService) -> None:
+async def test_chat_memory_is_a_langchain_history_of_the_session(
+    stub: OpenAIStub, any_cache: CacheService
+) -> None:
     async with running_service(stub_settings(stub.base_url), any_cache) as service:
         await service.chat("one", "s1")
         memory = service.mem("s1").chat_memory
@@ -184,7 +208,9 @@ async def test_the_synchronous_memory_calls_are_kept_in_order_and_the_next_reply
         for _turn in range(next(turns_to_wait)):
             await asyncio.sleep(0)
 
-    async with running_service(stub_settings(stub.base_url, max_conversation_length=60), any_cache) as service:
+    async with running_service(
+        stub_settings(stub.base_url, max_conversation_length=60), any_cache
+    ) as service:
         await service.chat("forgotten", "s1")
         service.register_history(ever_faster)
         memory = service.mem("s1").chat_memory
@@ -195,16 +221,25 @@ async def test_the_synchronous_memory_calls_are_kept_in_order_and_the_next_reply
         assert len(memory.messages) == 20
         await service.chat("now", "s1")
         assert service._histories._queued == {}
-    assert contents(stub, 1) == [text for number in range(10) for text in (f"q{number}", f"a{number}")] + ["now"]
+    assert contents(stub, 1) == [
+        text for number in range(10) for text in (f"q{number}", f"a{number}")
+    ] + ["now"]
 
 
 def test_the_prompt_keeps_the_newest_turns_that_fit_and_begins_with_a_user() -> None:
-    turns = [Turn("USER" if i % 2 == 0 else "AI", f"{i} " + "x" * 38) for i in range(10)]  # 10 + 4 tokens each
+    turns = [
+        Turn("USER" if i % 2 == 0 else "AI", f"{i} " + "x" * 38) for i in range(10)
+    ]  # 10 + 4 tokens each
 
     def kept(**limits: int) -> list[str]:
-        prompt = build_prompt("sys", turns, "question", **{"max_messages": 20, "max_tokens": 1000, **limits})
+        prompt = build_prompt(
+            "sys", turns, "question", **{"max_messages": 20, "max_tokens": 1000, **limits}
+        )
         assert prompt.tokens == count_tokens(prompt.messages)
-        assert (prompt.messages[0], prompt.messages[-1]) == (SystemMessage("sys"), HumanMessage("question"))
+        assert (prompt.messages[0], prompt.messages[-1]) == (
+            SystemMessage("sys"),
+            HumanMessage("question"),
+        )
         return [message.text.split()[0] for message in prompt.messages[1:-1]]
 
     assert kept() == [str(i) for i in range(10)]

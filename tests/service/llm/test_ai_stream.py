@@ -12,13 +12,25 @@ from typing import Any
 import pytest
 from langchain_openai.chat_models.base import BaseChatOpenAI
 
-from service.cache.cache_service import CacheService
-from service.core.tasks import TaskRegistry
-from service.llm.AIChat_service import AIChatService
-from service.llm.conversation import ReplyChunk, ReplyEnd, ReplyStart, Turn, estimate_tokens
-from service.llm.llm_errors import AIUnavailable, UnknownPersona
+from base_server.service.cache.cache_service import CacheService
+from base_server.service.core.tasks import TaskRegistry
+from base_server.service.llm.AIChat_service import AIChatService
+from base_server.service.llm.conversation import (
+    ReplyChunk,
+    ReplyEnd,
+    ReplyStart,
+    Turn,
+    estimate_tokens,
+)
+from base_server.service.llm.llm_errors import AIUnavailable, UnknownPersona
 from tests.openai_stub import OpenAIStub, Reply
-from tests.service.llm.ai_fixtures import collected, next_text, running_cache, running_service, stub_settings
+from tests.service.llm.ai_fixtures import (
+    collected,
+    next_text,
+    running_cache,
+    running_service,
+    stub_settings,
+)
 from tests.waiting import PATIENCE_S, until
 
 ROOT = Path(__file__).parents[3]
@@ -42,13 +54,20 @@ async def test_tokens_arrive_one_by_one_then_the_end_with_the_providers_usage(
         texts, end = await collected(service.stream("hi", "s1", ai_persona="GPT4O", history=[]))
     assert texts == ["안녕", "하세요 ", "👋🏽"]
     assert end is not None
-    assert (end.model, end.prompt_tokens, end.completion_tokens, end.finish_reason) == ("gpt-4o-stub", 21, 5, "stop")
+    assert (end.model, end.prompt_tokens, end.completion_tokens, end.finish_reason) == (
+        "gpt-4o-stub",
+        21,
+        5,
+        "stop",
+    )
     assert end.latency_ms >= 0
     assert stub.requests[0].body["stream_options"] == {"include_usage": True}
     assert stub.requests[0].headers["Authorization"] == "Bearer sk-secret-key"
 
 
-async def test_a_token_is_handed_on_before_the_next_one_exists(stub: OpenAIStub, cache: CacheService) -> None:
+async def test_a_token_is_handed_on_before_the_next_one_exists(
+    stub: OpenAIStub, cache: CacheService
+) -> None:
     stub.script(Reply(["first", "second"], hang=True))
     async with (
         running_service(stub_settings(stub.base_url), cache) as service,
@@ -79,7 +98,9 @@ async def test_user_text_history_and_system_prompt_reach_the_provider_literally(
 
 
 async def test_persona_parameters_are_sent(stub: OpenAIStub, cache: CacheService) -> None:
-    personas = {"GPT4O": {"provider": "openai", "model": "m-1", "temperature": 0.25, "max_tokens": 77}}
+    personas = {
+        "GPT4O": {"provider": "openai", "model": "m-1", "temperature": 0.25, "max_tokens": 77}
+    }
     async with running_service(stub_settings(stub.base_url, personas=personas), cache) as service:
         await service.chat("hi", "s1", history=[])
     body = stub.requests[0].body
@@ -96,7 +117,9 @@ async def test_an_emoji_split_over_two_deltas_is_joined_and_lone_halves_are_repl
     assert all(texts)
 
 
-async def test_usage_is_estimated_when_the_provider_sends_none(stub: OpenAIStub, cache: CacheService) -> None:
+async def test_usage_is_estimated_when_the_provider_sends_none(
+    stub: OpenAIStub, cache: CacheService
+) -> None:
     stub.script(Reply(["x" * 40], usage=None))
     async with running_service(stub_settings(stub.base_url), cache) as service:
         answer = await service.chat("y" * 80, "s1", history=[])
@@ -125,7 +148,9 @@ async def test_ten_megabytes_in_one_chunk_and_thousands_of_one_byte_chunks_are_r
     assert (small["reply"], small["finish_reason"]) == ("y" * 5000, "stop")
 
 
-async def test_the_estimates_of_the_pieces_add_up_to_that_of_the_text(stub: OpenAIStub, cache: CacheService) -> None:
+async def test_the_estimates_of_the_pieces_add_up_to_that_of_the_text(
+    stub: OpenAIStub, cache: CacheService
+) -> None:
     stub.script(Reply(["가", "나", "a", "b", "c", "👋🏽", " words"], usage=None))
     async with running_service(stub_settings(stub.base_url), cache) as service:
         items = [item async for item in service.stream("hi", "s1", history=[])]
@@ -140,19 +165,33 @@ async def test_usage_that_a_server_repeats_with_every_chunk_is_not_added_up(
     stub: OpenAIStub, cache: CacheService
 ) -> None:
     chunk = '{"id":"x","object":"chat.completion.chunk","created":1,"model":"m","choices":[%s],"usage":%s}'
-    deltas = ['{"index":0,"delta":{"content":"a"}}'] * 2 + ['{"index":0,"delta":{},"finish_reason":"stop"}']
-    usage = [f'{{"prompt_tokens":9,"completion_tokens":{n},"total_tokens":{9 + n}}}' for n in (1, 2, 2)]
-    stub.script(Reply(raw="".join(f"data: {chunk % pair}\n\n" for pair in zip(deltas, usage, strict=True))))
+    deltas = ['{"index":0,"delta":{"content":"a"}}'] * 2 + [
+        '{"index":0,"delta":{},"finish_reason":"stop"}'
+    ]
+    usage = [
+        f'{{"prompt_tokens":9,"completion_tokens":{n},"total_tokens":{9 + n}}}' for n in (1, 2, 2)
+    ]
+    stub.script(
+        Reply(raw="".join(f"data: {chunk % pair}\n\n" for pair in zip(deltas, usage, strict=True)))
+    )
     async with running_service(stub_settings(stub.base_url), cache) as service:
-        assert (await service.chat("hi", "s1", history=[]))["tokens"] == {"prompt": 9, "completion": 2, "total": 11}
+        assert (await service.chat("hi", "s1", history=[]))["tokens"] == {
+            "prompt": 9,
+            "completion": 2,
+            "total": 11,
+        }
 
 
-async def test_chat_and_process_message_are_the_stream_collected(stub: OpenAIStub, cache: CacheService) -> None:
+async def test_chat_and_process_message_are_the_stream_collected(
+    stub: OpenAIStub, cache: CacheService
+) -> None:
     async with running_service(stub_settings(stub.base_url), cache) as service:
         service.install()
         try:
             answer = await AIChatService.chat("one two", "room_1", "gpt4o")
-            reply = await AIChatService.process_message(room_id="room_1", user_message="three", ai_persona="GPT4O")
+            reply = await AIChatService.process_message(
+                room_id="room_1", user_message="three", ai_persona="GPT4O"
+            )
         finally:
             service.uninstall()
     assert answer.pop("latency_ms") >= 0
@@ -225,13 +264,16 @@ async def test_no_more_calls_at_once_than_allowed_and_the_rest_waits_its_turn(
 
 
 @pytest.mark.parametrize(
-    ("limits", "reason"), [({"max_waiting_requests": 0}, "too many"), ({"wait_timeout_s": 0.05}, "no free")]
+    ("limits", "reason"),
+    [({"max_waiting_requests": 0}, "too many"), ({"wait_timeout_s": 0.05}, "no free")],
 )
 async def test_a_full_service_refuses_without_calling(
     stub: OpenAIStub, cache: CacheService, limits: dict[str, float], reason: str
 ) -> None:
     stub.script(Reply(["a"], hang=True))
-    async with running_service(stub_settings(stub.base_url, max_concurrent_requests=1, **limits), cache) as service:
+    async with running_service(
+        stub_settings(stub.base_url, max_concurrent_requests=1, **limits), cache
+    ) as service:
         async with aclosing(service.stream("hi", "s1", history=[])) as items:
             await next_text(items)
             with pytest.raises(AIUnavailable, match=reason) as refused:
@@ -241,7 +283,9 @@ async def test_a_full_service_refuses_without_calling(
         assert (await service.chat("again", "s2", history=[]))["reply"] == "stub: again"
 
 
-async def test_an_unknown_persona_is_refused_with_the_known_names(stub: OpenAIStub, cache: CacheService) -> None:
+async def test_an_unknown_persona_is_refused_with_the_known_names(
+    stub: OpenAIStub, cache: CacheService
+) -> None:
     async with running_service(stub_settings(stub.base_url), cache) as service:
         with pytest.raises(UnknownPersona) as refused:
             await service.chat("hi", "s1", "NOBODY")
@@ -257,7 +301,7 @@ async def test_start_returns_at_once_and_the_loop_stays_free_while_langchain_is_
     program = """
 import asyncio, gc, sys, time
 from pathlib import Path
-from service.llm.AIChat_service import AIChatService
+from base_server.service.llm.AIChat_service import AIChatService
 from tests.service.llm.ai_fixtures import running_cache, running_service, stub_settings
 heavy = lambda: sorted({name.split(".")[0] for name in sys.modules} & {"langchain_core", "langchain_openai", "openai"})
 assert not heavy(), heavy()
@@ -276,7 +320,7 @@ async def main():
         await asyncio.sleep(0.02)
         async with running_service(settings, cache) as service:
             assert not service.status()["warm"], "start waited"
-            answer = await service.chat("hi", "s1")
+            answer = await base_server.service.chat("hi", "s1")
             await asyncio.sleep(0.02)
             watcher.cancel()
             assert answer["model"] == "demo" and heavy() and service.status()["warm"]
@@ -313,7 +357,9 @@ async def test_a_service_that_was_not_started_loads_at_the_first_call_and_a_stop
     assert await tasks.drain(1) == 0
 
 
-async def test_stop_ends_running_replies_with_an_error_of_ours(stub: OpenAIStub, cache: CacheService) -> None:
+async def test_stop_ends_running_replies_with_an_error_of_ours(
+    stub: OpenAIStub, cache: CacheService
+) -> None:
     stub.script(Reply(["a"], hang=True))
     async with running_service(stub_settings(stub.base_url), cache) as service:
         items = service.stream("hi", "s1", history=[])
@@ -336,7 +382,9 @@ async def test_a_second_event_loop_of_the_same_process_gets_its_replies_too(tmp_
         ):
             return str((await service.chat(name, "s1", history=[]))["reply"])
 
-    replies = [await asyncio.to_thread(lambda n=name: asyncio.run(once(n))) for name in ("one", "two")]
+    replies = [
+        await asyncio.to_thread(lambda n=name: asyncio.run(once(n))) for name in ("one", "two")
+    ]
     assert replies == ["stub: one", "stub: two"]
 
 

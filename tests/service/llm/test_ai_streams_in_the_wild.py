@@ -11,10 +11,10 @@ import pydantic.main
 import pytest
 import structlog
 
-from service.cache.cache_service import CacheService
-from service.llm.conversation import ReplyStart, Turn
-from service.llm.failures import is_context_overflow
-from service.llm.llm_errors import AIUnavailable, ConversationTooLong, ReplyWithheld
+from base_server.service.cache.cache_service import CacheService
+from base_server.service.llm.conversation import ReplyStart, Turn
+from base_server.service.llm.failures import is_context_overflow
+from base_server.service.llm.llm_errors import AIUnavailable, ConversationTooLong, ReplyWithheld
 from tests.anthropic_stub import AnthropicStub
 from tests.openai_stub import OpenAIStub, Reply, context_of, refuse_unlike_roles
 from tests.service.llm.ai_fixtures import collected, running_service, stub_settings
@@ -30,7 +30,9 @@ KEEP_ALIVES = {
     "an event name and an id": "event: ping\nid: 2\nretry: 1\n\n",
     "empty data": "data\n\ndata:\n\ndata: \n\n",
     "named keep-alives with data": 'event: ping\ndata: {"type": "ping"}\n\nevent: heartbeat\ndata: now\n\n',
-    "data that is no object": "".join(f"data: {data}\n\n" for data in ("ping", "null", "[]", "7", '"{"', "busy")),
+    "data that is no object": "".join(
+        f"data: {data}\n\n" for data in ("ping", "null", "[]", "7", '"{"', "busy")
+    ),
     "blank lines": "\n\n\n",
     "unknown fields": "foo: bar\nbaz\n\n",
 }
@@ -39,7 +41,9 @@ KEEP_ALIVES = {
 
 @pytest.mark.parametrize("line_end", ["\n", "\r\n", "\r"], ids=["LF", "CRLF", "CR"])
 @pytest.mark.parametrize("kind", KEEP_ALIVES)
-async def test_reply_with_keep_alives_is_whole(stub: OpenAIStub, cache: CacheService, kind: str, line_end: str) -> None:
+async def test_reply_with_keep_alives_is_whole(
+    stub: OpenAIStub, cache: CacheService, kind: str, line_end: str
+) -> None:
     """cases/providers.md V2."""
     stub.script(Reply(["안녕", " ", "👋🏽"], keep_alive=KEEP_ALIVES[kind], line_end=line_end))
     async with running_service(stub_settings(stub.base_url), cache) as service:
@@ -56,7 +60,9 @@ USAGE = {"prompt_tokens": 11, "completion_tokens": 7, "total_tokens": 18}
 
 def chunk(content: str | list[Any] | None = None, finish_reason: Any = None) -> str:
     delta = {} if content is None else {"content": content}
-    return json.dumps({**CHUNK, "choices": [{"index": 0, "delta": delta, "finish_reason": finish_reason}]})
+    return json.dumps(
+        {**CHUNK, "choices": [{"index": 0, "delta": delta, "finish_reason": finish_reason}]}
+    )
 
 
 def events(*data: str) -> str:
@@ -65,11 +71,15 @@ def events(*data: str) -> str:
 
 WHOLE_STREAMS = {
     "byte order mark": "\ufeff" + events(chunk("a"), chunk("b", "stop"), "[DONE]"),
-    "no space after the colon": events(chunk("a"), chunk("b", "stop"), "[DONE]").replace("data: ", "data:"),
+    "no space after the colon": events(chunk("a"), chunk("b", "stop"), "[DONE]").replace(
+        "data: ", "data:"
+    ),
     "a JSON text over several lines": "data: "
     + json.dumps(json.loads(chunk("ab", "stop")), indent=1).replace("\n", "\ndata: ")
     + "\n\ndata: [DONE]\n\n",
-    "named events": events(chunk("a"), chunk("b", "stop")).replace("data:", "event: message\ndata:"),
+    "named events": events(chunk("a"), chunk("b", "stop")).replace(
+        "data:", "event: message\ndata:"
+    ),
     "blank lines before": "\n \r\n\n" + events(chunk("a"), chunk("b", "stop")),
     "invalid UTF-8 in a comment": ": \udcff\udce2\n\n" + events(chunk("a"), chunk("b", "stop")),
     "an unfinished event after the end": events(chunk("ab", "stop"), "[DONE]") + "data: {",
@@ -80,7 +90,9 @@ WHOLE_STREAMS = {
 
 
 @pytest.mark.parametrize("kind", WHOLE_STREAMS)
-async def test_stream_of_the_standard_is_a_whole_reply(stub: OpenAIStub, cache: CacheService, kind: str) -> None:
+async def test_stream_of_the_standard_is_a_whole_reply(
+    stub: OpenAIStub, cache: CacheService, kind: str
+) -> None:
     """cases/providers.md V2."""
     stub.script(Reply(raw=WHOLE_STREAMS[kind]))
     async with running_service(stub_settings(stub.base_url), cache) as service:
@@ -89,7 +101,9 @@ async def test_stream_of_the_standard_is_a_whole_reply(stub: OpenAIStub, cache: 
 
 
 @pytest.mark.parametrize("status", [201, 203, 299])
-async def test_event_stream_of_any_success_is_read(stub: OpenAIStub, cache: CacheService, status: int) -> None:
+async def test_event_stream_of_any_success_is_read(
+    stub: OpenAIStub, cache: CacheService, status: int
+) -> None:
     """cases/providers.md V2."""
     stream = "id: 1\n\n" + events(chunk("a"), "ping", chunk("b"), "[DONE]")
     stub.script(Reply(status=status, raw=stream))
@@ -98,15 +112,21 @@ async def test_event_stream_of_any_success_is_read(stub: OpenAIStub, cache: Cach
 
 
 @pytest.mark.parametrize("role", ["user", "system", "tool", "model", "", None])
-async def test_role_of_a_delta_does_not_matter(stub: OpenAIStub, cache: CacheService, role: str | None) -> None:
+async def test_role_of_a_delta_does_not_matter(
+    stub: OpenAIStub, cache: CacheService, role: str | None
+) -> None:
     """cases/providers.md V3: the first chunk may name any."""
-    first = json.dumps({**CHUNK, "choices": [{"index": 0, "delta": {"role": role, "content": "a"}}]})
+    first = json.dumps(
+        {**CHUNK, "choices": [{"index": 0, "delta": {"role": role, "content": "a"}}]}
+    )
     stub.script(Reply(raw=events(first, chunk("b", "stop"), "[DONE]")))
     async with running_service(stub_settings(stub.base_url), cache) as service:
         assert (await service.chat("hi", "s1", history=[]))["reply"] == "ab"
 
 
-async def test_content_in_parts_leaves_no_warning_behind(stub: OpenAIStub, cache: CacheService) -> None:
+async def test_content_in_parts_leaves_no_warning_behind(
+    stub: OpenAIStub, cache: CacheService
+) -> None:
     """cases/providers.md V2: nothing is printed, and the interpreter's registry of warnings does not grow."""
     parts = [chunk([{"type": "text", "text": f"{number},"}]) for number in range(20)]
     stub.script(Reply(raw=events(*parts, chunk([], "stop"), "[DONE]")))
@@ -119,7 +139,9 @@ async def test_content_in_parts_leaves_no_warning_behind(stub: OpenAIStub, cache
     assert set(vars(pydantic.main).get("__warningregistry__", {})) <= {"version"}
 
 
-async def test_call_without_streaming_passes_the_reader(stub: OpenAIStub, cache: CacheService) -> None:
+async def test_call_without_streaming_passes_the_reader(
+    stub: OpenAIStub, cache: CacheService
+) -> None:
     """cases/providers.md V2: a JSON answer is no event stream."""
     stub.script(Reply(["whole"]))
     persona = {"provider": "openai", "model": "m", "options": {"disable_streaming": True}}
@@ -149,7 +171,9 @@ async def test_keep_alives_pass_another_integration_too(cache: CacheService, kin
         *["StopSequence", "complete", "COMPLETE", "completed", "finished", "done"],
     ],
 )
-async def test_reason_of_a_whole_reply_is_known(stub: OpenAIStub, cache: CacheService, reason: str) -> None:
+async def test_reason_of_a_whole_reply_is_known(
+    stub: OpenAIStub, cache: CacheService, reason: str
+) -> None:
     """cases/providers.md V3."""
     stub.script(Reply(["some"], finish_reason=reason))
     async with running_service(stub_settings(stub.base_url), cache) as service:
@@ -164,7 +188,9 @@ async def test_reason_of_a_whole_reply_is_known(stub: OpenAIStub, cache: CacheSe
         *["token_limit", "model_context_window_exceeded"],
     ],
 )
-async def test_reason_of_a_cut_reply_is_known(stub: OpenAIStub, cache: CacheService, reason: str) -> None:
+async def test_reason_of_a_cut_reply_is_known(
+    stub: OpenAIStub, cache: CacheService, reason: str
+) -> None:
     """cases/providers.md V3."""
     stub.script(Reply(["some"], finish_reason=reason))
     async with running_service(stub_settings(stub.base_url), cache) as service:
@@ -200,7 +226,9 @@ async def test_unknown_reason_is_reported_and_logged(
 
 
 @pytest.mark.parametrize("reason", ["content_filter", "ContentFiltered", "SAFETY", "sensitive"])
-async def test_reason_of_a_withheld_reply_is_known(stub: OpenAIStub, cache: CacheService, reason: str) -> None:
+async def test_reason_of_a_withheld_reply_is_known(
+    stub: OpenAIStub, cache: CacheService, reason: str
+) -> None:
     """cases/providers.md V3."""
     stub.script(Reply(["some"], finish_reason=reason))
     async with running_service(stub_settings(stub.base_url), cache) as service:
@@ -211,7 +239,9 @@ async def test_reason_of_a_withheld_reply_is_known(stub: OpenAIStub, cache: Cach
 async def test_reason_of_the_settings_is_whole(stub: OpenAIStub, cache: CacheService) -> None:
     """cases/providers.md V3: `whole_reasons`, in any case."""
     stub.script(Reply(["some"], finish_reason="NORMAL-end"))
-    async with running_service(stub_settings(stub.base_url, {"whole_reasons": ["Normal_End"]}), cache) as service:
+    async with running_service(
+        stub_settings(stub.base_url, {"whole_reasons": ["Normal_End"]}), cache
+    ) as service:
         assert (await service.chat("hi", "s1", history=[]))["finish_reason"] == "stop"
 
 
@@ -231,7 +261,13 @@ async def test_later_reason_never_makes_an_end_look_better(
     stub: OpenAIStub, cache: CacheService, reasons: list[str], expected: str | type[Exception]
 ) -> None:
     """cases/providers.md V3."""
-    stub.script(Reply(raw=events(chunk("some"), *(chunk(finish_reason=reason) for reason in reasons), "[DONE]")))
+    stub.script(
+        Reply(
+            raw=events(
+                chunk("some"), *(chunk(finish_reason=reason) for reason in reasons), "[DONE]"
+            )
+        )
+    )
     async with running_service(stub_settings(stub.base_url), cache) as service:
         if isinstance(expected, str):
             assert (await service.chat("hi", "s1", history=[]))["finish_reason"] == expected
@@ -244,21 +280,44 @@ DONE_STREAMS: dict[str, tuple[str, bool]] = {
     "no reason": (events(chunk("a"), chunk("b"), "[DONE]"), True),
     "no space": ("data:" + chunk("ab") + "\n\ndata:[DONE]\n\n", True),
     "the text null for a reason": (events(chunk("ab", "null"), "[DONE]"), True),
-    "usage": (events(chunk("ab"), json.dumps({**CHUNK, "choices": [], "usage": None}), "[DONE]"), True),
+    "usage": (
+        events(chunk("ab"), json.dumps({**CHUNK, "choices": [], "usage": None}), "[DONE]"),
+        True,
+    ),
     "keep-alives": (events(chunk("ab")) + ": x\n\nid: 1\n\n" + events("[DONE]"), True),
-    "usage without choices": (events(chunk("ab"), json.dumps({**CHUNK, "usage": USAGE}), "[DONE]"), True),
-    "empty data": (events(chunk("a"), "ping", "null", "[]", chunk("b"), "[KEEP-ALIVE]", "[DONE]"), True),
+    "usage without choices": (
+        events(chunk("ab"), json.dumps({**CHUNK, "usage": USAGE}), "[DONE]"),
+        True,
+    ),
+    "empty data": (
+        events(chunk("a"), "ping", "null", "[]", chunk("b"), "[KEEP-ALIVE]", "[DONE]"),
+        True,
+    ),
     "an error in plain words": (events(chunk("ab"), "Internal SECRET error", "[DONE]"), False),
-    "an error event in plain words": (events(chunk("ab")) + "event: error\ndata: SECRET\n\n" + events("[DONE]"), False),
-    "an error event without words": (events(chunk("ab")) + "event: error\ndata:\n\n" + events("[DONE]"), False),
+    "an error event in plain words": (
+        events(chunk("ab")) + "event: error\ndata: SECRET\n\n" + events("[DONE]"),
+        False,
+    ),
+    "an error event without words": (
+        events(chunk("ab")) + "event: error\ndata:\n\n" + events("[DONE]"),
+        False,
+    ),
     "an error event with usage": (
-        events(chunk("ab")) + f"event: error\ndata: {json.dumps({'usage': USAGE})}\n\n" + events("[DONE]"),
+        events(chunk("ab"))
+        + f"event: error\ndata: {json.dumps({'usage': USAGE})}\n\n"
+        + events("[DONE]"),
         False,
     ),
     "no end": (events(chunk("a"), chunk("b")), False),
     "an unfinished end": (events(chunk("ab")) + "data: [DONE]\n", False),
-    "an error in a form of its own": (events(chunk("ab"), '{"object": "error", "message": "SECRET"}', "[DONE]"), False),
-    "an error event": (events(chunk("ab")) + 'event: error\ndata: {"message": "SECRET"}\n\n' + events("[DONE]"), False),
+    "an error in a form of its own": (
+        events(chunk("ab"), '{"object": "error", "message": "SECRET"}', "[DONE]"),
+        False,
+    ),
+    "an error event": (
+        events(chunk("ab")) + 'event: error\ndata: {"message": "SECRET"}\n\n' + events("[DONE]"),
+        False,
+    ),
 }
 
 
@@ -295,7 +354,10 @@ async def test_reply_of_another_integration_needs_its_reason(cache: CacheService
 
 
 def turns(count: int, chars: int = 3000) -> list[Turn]:
-    return [Turn("USER" if number % 2 == 0 else "AI", f"{number} " + "x" * (chars - 2)) for number in range(count)]
+    return [
+        Turn("USER" if number % 2 == 0 else "AI", f"{number} " + "x" * (chars - 2))
+        for number in range(count)
+    ]
 
 
 def starts(call: Any) -> list[str]:
@@ -328,15 +390,27 @@ REFUSED_PROMPTS: dict[str, tuple[int, str]] = {
         '{"error": {"code": 400, "message": "the request exceeds the available context size", "type":'
         ' "exceed_context_size_error", "n_prompt_tokens": 5000, "n_ctx": 4096}}',
     ),
-    "Ollama": (400, '{"error": {"message": "the input length exceeds the context length", "type": "api_error"}}'),
-    "Ollama as 500": (500, '{"error": {"message": "input length exceeds maximum context length", "code": null}}'),
+    "Ollama": (
+        400,
+        '{"error": {"message": "the input length exceeds the context length", "type": "api_error"}}',
+    ),
+    "Ollama as 500": (
+        500,
+        '{"error": {"message": "input length exceeds maximum context length", "code": null}}',
+    ),
     "Mistral": (
         400,
         '{"object": "error", "message": "Prompt contains 40000 tokens, too large for model with 32768'
         ' maximum context length", "type": "invalid_request_prompt", "code": "3051"}',
     ),
-    "Anthropic behind a gateway": (400, '{"error": {"message": "prompt is too long: 210000 tokens > 200000 maximum"}}'),
-    "xAI": (400, '{"error": "This model\'s maximum prompt length is 131072 but the request contains 537812 tokens."}'),
+    "Anthropic behind a gateway": (
+        400,
+        '{"error": {"message": "prompt is too long: 210000 tokens > 200000 maximum"}}',
+    ),
+    "xAI": (
+        400,
+        '{"error": "This model\'s maximum prompt length is 131072 but the request contains 537812 tokens."}',
+    ),
     "TGI": (
         422,
         '{"error": "Input validation error: `inputs` must have less than 4096 tokens. Given: 5000",'
@@ -350,10 +424,22 @@ REFUSED_PROMPTS: dict[str, tuple[int, str]] = {
     "FastAPI": (413, '{"detail": "prompt too large: context window exceeded"}'),
     "plain text": (400, "Prompt is too long for the model"),
     "Vertex": (400, "the input token count is 40000 but model only supports up to 32768."),
-    "watsonx": (400, "the number of input tokens 5000 cannot exceed the total tokens limit 4096 for this model"),
-    "MLC": (400, "Request prompt has 5000 tokens in total, larger than the model input length limit 4096."),
-    "llama.cpp, before 2025": (500, "Input prompt is too big compared to KV size. Please try increasing KV size."),
-    "GitHub": (413, '{"error": {"message": "Request body too large for gpt-4o model. Max size: 8000 tokens."}}'),
+    "watsonx": (
+        400,
+        "the number of input tokens 5000 cannot exceed the total tokens limit 4096 for this model",
+    ),
+    "MLC": (
+        400,
+        "Request prompt has 5000 tokens in total, larger than the model input length limit 4096.",
+    ),
+    "llama.cpp, before 2025": (
+        500,
+        "Input prompt is too big compared to KV size. Please try increasing KV size.",
+    ),
+    "GitHub": (
+        413,
+        '{"error": {"message": "Request body too large for gpt-4o model. Max size: 8000 tokens."}}',
+    ),
     "a proxy": (413, "<html><h1>Payload Too Large</h1></html>"),
 }
 
@@ -368,14 +454,19 @@ async def test_prompt_that_is_too_long_is_asked_once_more_with_half(
     async with running_service(stub_settings(stub.base_url, {"max_retries": 2}), cache) as service:
         with structlog.testing.capture_logs() as logs:
             items = [item async for item in service.stream("hi", "s1", history=turns(6))]
-    assert [starts(call) for call in stub.requests] == [["0", "1", "2", "3", "4", "5", "hi"], ["4", "5", "hi"]]
+    assert [starts(call) for call in stub.requests] == [
+        ["0", "1", "2", "3", "4", "5", "hi"],
+        ["4", "5", "hi"],
+    ]
     assert [item.prompt_tokens for item in items if isinstance(item, ReplyStart)] == [4529, 1513]
     (warning,) = [entry for entry in logs if "too long" in entry["event"]]
     assert "context_tokens" in warning["fix"]
     assert "xxx" not in json.dumps(logs)
 
 
-async def test_error_event_in_place_of_the_first_chunk_is_a_refusal_too(stub: OpenAIStub, cache: CacheService) -> None:
+async def test_error_event_in_place_of_the_first_chunk_is_a_refusal_too(
+    stub: OpenAIStub, cache: CacheService
+) -> None:
     """cases/providers.md V4: as LM Studio does."""
     error = {"error": {"message": "the model is loaded with a context length of only 4096 tokens"}}
     stub.script(Reply(raw=f"event: error\ndata: {json.dumps(error)}\n\n"))
@@ -384,7 +475,9 @@ async def test_error_event_in_place_of_the_first_chunk_is_a_refusal_too(stub: Op
     assert stub.calls == 2
 
 
-async def test_context_that_ends_within_a_reply_is_not_asked_again(stub: OpenAIStub, cache: CacheService) -> None:
+async def test_context_that_ends_within_a_reply_is_not_asked_again(
+    stub: OpenAIStub, cache: CacheService
+) -> None:
     """cases/providers.md V4: what was served is billed."""
     error = {"error": {"message": "context size has been exceeded"}}
     stub.script(Reply(raw=events(chunk("some"), json.dumps(error))))
@@ -401,7 +494,10 @@ async def test_prompt_that_stays_too_long_is_its_own_error(
     """cases/providers.md V4: never more than one more call, and without history none."""
     stub.refuse = context_of(100)
     async with running_service(stub_settings(stub.base_url, {"max_retries": 5}), cache) as service:
-        with structlog.testing.capture_logs() as logs, pytest.raises(ConversationTooLong, match="context_tokens"):
+        with (
+            structlog.testing.capture_logs() as logs,
+            pytest.raises(ConversationTooLong, match="context_tokens"),
+        ):
             await service.chat("y" * 4000, "s1", history=turns(history))
     assert stub.calls == calls
     assert [entry["attempts"] for entry in logs if entry["event"] == "ai call"] == [calls]
@@ -414,7 +510,10 @@ async def test_prompt_that_stays_too_long_is_its_own_error(
         (401, '{"error": {"message": "key"}}'),
         (404, '{"error": {"message": "no such model"}}'),
         (429, '{"error": {"message": "too many tokens a minute"}}'),
-        (400, '{"error": {"message": "max_tokens is too large: 99999. It supports at most 16384 completion tokens"}}'),
+        (
+            400,
+            '{"error": {"message": "max_tokens is too large: 99999. It supports at most 16384 completion tokens"}}',
+        ),
         (400, '{"error": {"message": "too many tokens: the limit is 6000 tokens per minute"}}'),
         (402, '{"error": {"message": "the prompt is too long for your credits"}}'),
     ],
@@ -431,7 +530,9 @@ async def test_other_refusal_is_not_taken_for_a_long_prompt(
     assert stub.calls == 1
 
 
-async def test_retries_are_counted_beside_the_shortened_prompt(stub: OpenAIStub, cache: CacheService) -> None:
+async def test_retries_are_counted_beside_the_shortened_prompt(
+    stub: OpenAIStub, cache: CacheService
+) -> None:
     """cases/providers.md V4."""
     busy = Reply(status=503, headers={"Retry-After": "0"})
     too_long = Reply(status=400, error={"message": "x", "code": "context_length_exceeded"})
@@ -462,7 +563,9 @@ def test_error_of_the_http_library_is_read_by_its_response() -> None:
     """cases/providers.md V4: langchain-mistralai raises httpx's own."""
     request = httpx.Request("POST", "http://x")
     text = "Error response 400 while fetching http://x: Prompt contains 40000 tokens, too large for model with 32768"
-    error = httpx.HTTPStatusError(text, request=request, response=httpx.Response(400, request=request))
+    error = httpx.HTTPStatusError(
+        text, request=request, response=httpx.Response(400, request=request)
+    )
     assert is_context_overflow(error)
 
 
@@ -482,21 +585,34 @@ GOOGLE = "The input token count (1200000) exceeds the maximum number of tokens a
     [
         (SdkError(f"Invalid argument provided to Gemini: 400 {GOOGLE}"), True),
         (SdkError(f"400 INVALID_ARGUMENT. {GOOGLE}", code=400), True),
-        (SdkError("(ValidationException) ConverseStream operation: Input is too long for requested model."), True),
+        (
+            SdkError(
+                "(ValidationException) ConverseStream operation: Input is too long for requested model."
+            ),
+            True,
+        ),
         (SdkError("Request Entity Too Large", code=413), True),
         (SdkError(f"429 RESOURCE_EXHAUSTED. {GOOGLE}", code=429), False),
-        (SdkError("(ThrottlingException) Too many tokens, please wait before trying again."), False),
+        (
+            SdkError("(ThrottlingException) Too many tokens, please wait before trying again."),
+            False,
+        ),
         (SdkError("You exceeded your quota: too many input tokens"), False),
         (SdkError("Request too large on tokens per minute: too many tokens, limit 6000"), False),
         (SdkError("your credit balance is too low"), False),
-        (SdkError("maxOutputTokens value of 100000 but the supported range is from 1 to 65537"), False),
+        (
+            SdkError("maxOutputTokens value of 100000 but the supported range is from 1 to 65537"),
+            False,
+        ),
         (ValueError("what the model said: the context window"), False),
         (KeyError("context length"), False),
         (OSError("Message too long: prompt is too long"), False),
         (AIUnavailable("context length"), False),
     ],
 )
-def test_refusal_of_an_sdk_without_a_status_is_read_by_its_text(error: Exception, is_overflow: bool) -> None:
+def test_refusal_of_an_sdk_without_a_status_is_read_by_its_text(
+    error: Exception, is_overflow: bool
+) -> None:
     """cases/providers.md V4: an error that the SDK or we made of a chunk is no refusal, since it may be billed."""
     assert is_context_overflow(error) == is_overflow
 
@@ -508,20 +624,30 @@ async def test_context_size_of_the_settings_trims_the_history(
     """cases/providers.md V4: nothing is refused, whatever the tokenizer makes of Korean or code."""
     stub.refuse = context_of(4096 - 500, chars_a_token=0.6)  # 1.7 tokens a Korean letter
     size = {"context_tokens": 4096}
-    persona = {"provider": "openai", "model": "m", "max_tokens": 500} | (size if where == "persona" else {})
-    chosen = stub_settings(stub.base_url, size if where == "provider" else {}, personas={"GPT4O": persona})
-    korean = [Turn(turn.sender, turn.content.replace("x" * 10, "한국어로 말하는 것")) for turn in turns(6)]
+    persona = {"provider": "openai", "model": "m", "max_tokens": 500} | (
+        size if where == "persona" else {}
+    )
+    chosen = stub_settings(
+        stub.base_url, size if where == "provider" else {}, personas={"GPT4O": persona}
+    )
+    korean = [
+        Turn(turn.sender, turn.content.replace("x" * 10, "한국어로 말하는 것")) for turn in turns(6)
+    ]
     async with running_service(chosen, cache) as service:
         assert (await service.chat("한" * 300, "s1", history=korean))["finish_reason"] == "stop"
     assert stub.calls == 1
 
 
-async def test_fallback_gets_the_history_that_fits_it(stub: OpenAIStub, cache: CacheService) -> None:
+async def test_fallback_gets_the_history_that_fits_it(
+    stub: OpenAIStub, cache: CacheService
+) -> None:
     """cases/providers.md V4: each model by its own context."""
     stub.script(Reply(status=401))
     small = {"provider": "openai", "model": "small", "context_tokens": 2000}
     persona = {"provider": "openai", "model": "large", "fallbacks": [small]}
-    async with running_service(stub_settings(stub.base_url, personas={"GPT4O": persona}), cache) as service:
+    async with running_service(
+        stub_settings(stub.base_url, personas={"GPT4O": persona}), cache
+    ) as service:
         await service.chat("hi", "s1", history=turns(6))
     assert [len(call.messages) for call in stub.requests] == [7, 1]
 

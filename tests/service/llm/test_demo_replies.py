@@ -7,10 +7,10 @@ import time
 
 import pytest
 
-from application.base_web_server.routers.page_router import STATIC
-from service.cache.cache_service import CacheService
-from service.llm.conversation import Turn
-from service.llm.demo_replies import demo_reply, language_of
+from application.base_web_server.http.routers.page_router import STATIC
+from base_server.service.cache.cache_service import CacheService
+from base_server.service.llm.conversation import Turn
+from base_server.service.llm.demo_replies import demo_reply, language_of
 from tests.service.llm.ai_fixtures import running_service, stub_settings
 
 
@@ -94,7 +94,8 @@ def test_other_words_for_a_suggestion_get_its_reply(question: str, begin: str) -
 
 
 @pytest.mark.parametrize(
-    "question", ["표현의 자유가 뭐야?", "올해 목표를 세워 줘", "the history of the world", "이야기꾼이 뭐야?"]
+    "question",
+    ["표현의 자유가 뭐야?", "올해 목표를 세워 줘", "the history of the world", "이야기꾼이 뭐야?"],
 )
 def test_any_other_question_is_not_repeated(question: str) -> None:
     """G12. The reply says that it is a demo and what to try."""
@@ -118,7 +119,8 @@ def test_time_of_a_reply_grows_linearly_with_the_question(word: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "question", ["a block of code, then a table", "A TABLE\nand then\nCODE", "코드와 표", "표와 코드"]
+    "question",
+    ["a block of code, then a table", "A TABLE\nand then\nCODE", "코드와 표", "표와 코드"],
 )
 def test_table_and_code_are_found_in_any_order(question: str) -> None:
     """G12."""

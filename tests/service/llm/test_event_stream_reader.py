@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from service.llm.event_stream_reader import EventStreamReader, EventTooLong
+from base_server.service.llm.event_stream_reader import EventStreamReader, EventTooLong
 
 Events = list[tuple[str, str, str]]
 
@@ -17,7 +17,11 @@ STANDARD: dict[str, tuple[bytes, Events]] = {
     "two lines of data": (b"data: YHOO\ndata: +2\ndata: 10\n\n", [("message", "YHOO\n+2\n10", "")]),
     "comment, ids, reset of the id": (
         b": test stream\n\ndata: first event\nid: 1\n\ndata:second event\nid\n\ndata:  third event\n\n",
-        [("message", "first event", "1"), ("message", "second event", ""), ("message", " third event", "")],
+        [
+            ("message", "first event", "1"),
+            ("message", "second event", ""),
+            ("message", " third event", ""),
+        ],
     ),
     "data without a colon, unfinished end": (
         b"data\n\ndata\ndata\n\ndata:",
@@ -30,12 +34,21 @@ STANDARD: dict[str, tuple[bytes, Events]] = {
     ),
     # The rules of section 9.2.6, one by one.
     "byte order mark": (b"\xef\xbb\xbfdata: a\n\n", [("message", "a", "")]),
-    "only the first byte order mark": (b"\xef\xbb\xbf\xef\xbb\xbfdata: a\n\ndata: b\n\n", [("message", "b", "")]),
+    "only the first byte order mark": (
+        b"\xef\xbb\xbf\xef\xbb\xbfdata: a\n\ndata: b\n\n",
+        [("message", "b", "")],
+    ),
     "byte order mark inside": (b"data: a\n\n\xef\xbb\xbfdata: b\n\n", [("message", "a", "")]),
     "CR": (b"data: a\rdata: b\r\rdata: c\r\r", [("message", "a\nb", ""), ("message", "c", "")]),
     "CRLF": (b"data: a\r\ndata: b\r\n\r\n", [("message", "a\nb", "")]),
-    "mixed line ends": (b"data: a\r\n\rdata: b\n\r\n", [("message", "a", ""), ("message", "b", "")]),
-    "LF CR is two line ends": (b"data: a\n\rdata: b\n\n", [("message", "a", ""), ("message", "b", "")]),
+    "mixed line ends": (
+        b"data: a\r\n\rdata: b\n\r\n",
+        [("message", "a", ""), ("message", "b", "")],
+    ),
+    "LF CR is two line ends": (
+        b"data: a\n\rdata: b\n\n",
+        [("message", "a", ""), ("message", "b", "")],
+    ),
     "other separators are text": (
         "data: a\u2028b\x0b\x0c\x1c\x85\n\n".encode(),
         [("message", "a\u2028b\x0b\x0c\x1c\x85", "")],
@@ -43,7 +56,10 @@ STANDARD: dict[str, tuple[bytes, Events]] = {
     "one space is removed, a tab is not": (b"data:  a\ndata:\tb\n\n", [("message", " a\n\tb", "")]),
     "a colon in the value": (b"data: a: b:\n\n", [("message", "a: b:", "")]),
     "field names are exact": (b"Data: a\ndata : b\n data: c\ndat: d\ndata2: e\n\n", []),
-    "a comment between the lines of an event": (b"data: a\n:\n: x\ndata: b\n\n", [("message", "a\nb", "")]),
+    "a comment between the lines of an event": (
+        b"data: a\n:\n: x\ndata: b\n\n",
+        [("message", "a\nb", "")],
+    ),
     "an id alone makes no event and stays": (b"id: 7\n\ndata: a\n\n", [("message", "a", "7")]),
     "an id with NUL is ignored": (
         b"id: 1\ndata: a\n\nid: \0\ndata: b\n\n",
@@ -51,7 +67,10 @@ STANDARD: dict[str, tuple[bytes, Events]] = {
     ),
     "an id of an unfinished event counts for none": (b"data: a\n\nid: 9\n", [("message", "a", "")]),
     "retry alone makes no event": (b"retry: 3000\n\ndata: a\n\n", [("message", "a", "")]),
-    "an event name alone makes no event and is forgotten": (b"event: x\n\ndata: a\n\n", [("message", "a", "")]),
+    "an event name alone makes no event and is forgotten": (
+        b"event: x\n\ndata: a\n\n",
+        [("message", "a", "")],
+    ),
     "the last event name counts": (b"event: x\nevent: y\ndata: a\n\n", [("y", "a", "")]),
     "an empty event name": (b"event: x\nevent\ndata: a\n\n", [("message", "a", "")]),
     "empty data is data": (b"data:\n\ndata: \n\n", [("message", "", "")] * 2),
@@ -72,7 +91,11 @@ STANDARD: dict[str, tuple[bytes, Events]] = {
 
 def read(*pieces: bytes) -> Events:
     reader = EventStreamReader(1_000_000)
-    return [(kind, data.decode(), event_id) for piece in pieces for kind, data, event_id in reader.feed(piece)]
+    return [
+        (kind, data.decode(), event_id)
+        for piece in pieces
+        for kind, data, event_id in reader.feed(piece)
+    ]
 
 
 @pytest.mark.parametrize("rule", STANDARD)
@@ -94,8 +117,31 @@ def test_reader_split_at_every_byte_gives_the_same_events(rule: str) -> None:
 
 _PARTS = st.sampled_from(
     [
-        *[b"data", b"data:", b"data: ", b"event: e", b"id: 1", b"id:\0", b"retry: 10", b"retry: x", b":", b" ", b"x"],
-        *[b"\n", b"\r", b"\r\n", b"\n\n", b"\xef\xbb\xbf", b"\xff", b"\xed\x95", b"\x9c", "한".encode(), b"[DONE]"],
+        *[
+            b"data",
+            b"data:",
+            b"data: ",
+            b"event: e",
+            b"id: 1",
+            b"id:\0",
+            b"retry: 10",
+            b"retry: x",
+            b":",
+            b" ",
+            b"x",
+        ],
+        *[
+            b"\n",
+            b"\r",
+            b"\r\n",
+            b"\n\n",
+            b"\xef\xbb\xbf",
+            b"\xff",
+            b"\xed\x95",
+            b"\x9c",
+            "한".encode(),
+            b"[DONE]",
+        ],
     ]
 )
 
@@ -151,7 +197,9 @@ def test_reader_takes_a_retry_of_digits_only(lines: bytes, retry_ms: int | None)
     assert reader.retry_ms == retry_ms
 
 
-@pytest.mark.parametrize("endless", [b"x" * 100, b"data: " + b"x" * 94, b"data: x\n", b"data\n", b": " + b"x" * 98])
+@pytest.mark.parametrize(
+    "endless", [b"x" * 100, b"data: " + b"x" * 94, b"data: x\n", b"data\n", b": " + b"x" * 98]
+)
 def test_reader_keeps_no_more_of_one_event_than_allowed(endless: bytes) -> None:
     """cases/providers.md V2."""
     reader, kept = EventStreamReader(1000), 0
@@ -165,7 +213,10 @@ def test_reader_keeps_no_more_of_one_event_than_allowed(endless: bytes) -> None:
 def test_reader_takes_any_number_of_events_and_comments() -> None:
     """cases/providers.md V2."""
     reader = EventStreamReader(100)
-    assert sum(len(reader.feed(b": keep alive\n\ndata: " + b"x" * 80 + b"\n\n")) for _ in range(1000)) == 1000
+    assert (
+        sum(len(reader.feed(b": keep alive\n\ndata: " + b"x" * 80 + b"\n\n")) for _ in range(1000))
+        == 1000
+    )
 
 
 def test_reader_takes_linear_time_for_a_long_line_in_small_pieces() -> None:

@@ -10,16 +10,35 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, SystemMessage
 
-from service.llm.conversation import Sender, Turn, cautious_tokens
-from service.llm.prompt import Prompt, build_prompt
-from template.chat.chat_reply_facts import Spoken
-from template.chat.chat_text import entry, open_tail, tail, tombstone
+from base_server.service.llm.conversation import Sender, Turn, cautious_tokens
+from base_server.service.llm.prompt import Prompt, build_prompt
+from base_server.template.chat.domain.message_format import entry, open_tail, tail, tombstone
+from base_server.template.chat.replies.metadata import Spoken
 
 _TEXTS = st.sampled_from(
-    ["hi", "안녕하세요 " * 40, "x = {1: [2, 3]}\n" * 30, " ", "\n\t", "\u2028", "", "한" * 300, "a" * 2000]
+    [
+        "hi",
+        "안녕하세요 " * 40,
+        "x = {1: [2, 3]}\n" * 30,
+        " ",
+        "\n\t",
+        "\u2028",
+        "",
+        "한" * 300,
+        "a" * 2000,
+    ]
 )
 _ENDS = st.sampled_from(
-    ["whole", "failed at once", "failed after text", "stopped", "interrupted", "deleted", "running", "question deleted"]
+    [
+        "whole",
+        "failed at once",
+        "failed after text",
+        "stopped",
+        "interrupted",
+        "deleted",
+        "running",
+        "question deleted",
+    ]
 )
 
 
@@ -29,13 +48,25 @@ def _room(kinds: Sequence[tuple[str, str, str]]) -> list[str]:
     for number, (end, question, reply) in enumerate(kinds):
         ids, at = (f"q{number}", f"r{number}"), "2026-01-01T00:00:00.000+00:00"
         asked = entry(ids[0], "room", 2 * number + 1, at, tail("USER", question, None, "{}"))
-        reason = {"whole": "stop", "stopped": "stopped", "interrupted": "interrupted"}.get(end, "error")
+        reason = {"whole": "stop", "stopped": "stopped", "interrupted": "interrupted"}.get(
+            end, "error"
+        )
         text = "" if end == "failed at once" else reply
         answered = entry(
-            ids[1], "room", 2 * number + 2, at, tail("AI", text, ids[0], f'{{"finish_reason":"{reason}"}}')
+            ids[1],
+            "room",
+            2 * number + 2,
+            at,
+            tail("AI", text, ids[0], f'{{"finish_reason":"{reason}"}}'),
         )
         if end == "running":
-            answered = entry(ids[1], "room", 2 * number + 2, at, open_tail("AI", "", ids[0], streaming=True) + "{}}")
+            answered = entry(
+                ids[1],
+                "room",
+                2 * number + 2,
+                at,
+                open_tail("AI", "", ids[0], streaming=True) + "{}}",
+            )
         entries.append(tombstone(ids[0]) if end == "question deleted" else asked)
         entries.append(tombstone(ids[1]) if end == "deleted" else answered)
     return entries
@@ -79,7 +110,9 @@ def test_prompt_of_any_history_of_a_room_is_what_every_provider_takes(
     # A window of the history's length may begin anywhere, also at a reply.
     history = Spoken(_room(kinds)[cut:])
     limits = {"max_messages": max_messages, "max_tokens": max_tokens}
-    prompt: Prompt | None = build_prompt(system_prompt, history, question, **limits, context_tokens=context_tokens)
+    prompt: Prompt | None = build_prompt(
+        system_prompt, history, question, **limits, context_tokens=context_tokens
+    )
     while prompt is not None:
         _assert_takeable(prompt, system_prompt, question)
         size = sum(cautious_tokens(str(message.content)) + 4 for message in prompt.messages)
@@ -107,8 +140,14 @@ def test_prompt_of_any_history_of_a_host_is_what_every_provider_takes(
     _assert_takeable(prompt, system_prompt, question)
     said = "\n\n".join(str(message.content) for message in prompt.messages)
     visible = [turn for turn in history if turn.content.strip()]
-    first = next((place for place, turn in enumerate(visible) if turn.sender == "USER"), len(visible))
-    assert all(turn.content in said for place, turn in enumerate(visible) if place >= first or turn.sender == "SYSTEM")
+    first = next(
+        (place for place, turn in enumerate(visible) if turn.sender == "USER"), len(visible)
+    )
+    assert all(
+        turn.content in said
+        for place, turn in enumerate(visible)
+        if place >= first or turn.sender == "SYSTEM"
+    )
 
 
 def test_prompt_joins_neighbours_in_their_order() -> None:
@@ -136,7 +175,10 @@ def test_prompt_joins_neighbours_in_their_order() -> None:
         ("안녕하세요. 오늘은 날씨가 정말 좋네요. 던전 공략법도 알려 주세요. 됐어 꿀팁 좀 줘봐", 72),
         ("你好，今天天气很好。我在游戏里创建了一个新角色，但是不知道应该装备什么。", 36),
         ("こんにちは。今日はとても天気がいいですね。ゲームで新しいキャラクターを作りました。", 42),
-        ("def f(x: int) -> dict[str, int]:\n    return {str(i): i ** 2 for i in range(x) if i % 2}\n", 40),
+        (
+            "def f(x: int) -> dict[str, int]:\n    return {str(i): i ** 2 for i in range(x) if i % 2}\n",
+            40,
+        ),
         (json.dumps([{"id": i, "x": i * 1.37} for i in range(20)]), 401),
         ("Today the weather is really good. I made a new character in the game.", 16),
         ("3.14159265358979323846264338327950288419716939937510", 53),

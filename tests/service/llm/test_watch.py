@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from service.llm.watch import Overdue, Watch
+from base_server.service.llm.watch import Overdue, Watch
 from tests.waiting import PATIENCE_S
 
 
@@ -96,7 +96,9 @@ async def test_a_cancellation_from_outside_stays_one(also_rung: bool) -> None:
     watch.stop()
 
 
-async def test_items_that_turn_the_cancellation_into_their_own_error_do_not_hide_the_deadline() -> None:
+async def test_items_that_turn_the_cancellation_into_their_own_error_do_not_hide_the_deadline() -> (
+    None
+):
     async def stubborn() -> AsyncIterator[int]:
         try:
             await asyncio.Event().wait()

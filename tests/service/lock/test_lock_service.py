@@ -10,11 +10,11 @@ from contextlib import AsyncExitStack
 
 import pytest
 
-from service.cache.cache_service import CacheService
-from service.core.errors import OutcomeUnknown, ServiceUnavailable
-from service.core.tasks import TaskRegistry
-from service.lock.lock_holder import LockHolder
-from service.lock.lock_service import LockService
+from base_server.service.cache.cache_service import CacheService
+from base_server.service.core.errors import OutcomeUnknown, ServiceUnavailable
+from base_server.service.core.tasks import TaskRegistry
+from base_server.service.lock.lock_holder import LockHolder
+from base_server.service.lock.lock_service import LockService
 from tests.backends_redis import CacheBackend, RedisServer, make_cache, running_cache
 from tests.flaky_proxy import FlakyProxy
 from tests.waiting import PATIENCE_S, until
@@ -46,7 +46,9 @@ async def test_another_token_neither_releases_nor_extends_it(locks: LockService)
     assert await locks.release("room:1", token) is False
 
 
-async def test_it_is_free_when_its_time_ends_and_the_late_holder_learns_it(locks: LockService) -> None:
+async def test_it_is_free_when_its_time_ends_and_the_late_holder_learns_it(
+    locks: LockService,
+) -> None:
     late = await locks.acquire("room:1", 0.05, 0)
     assert late
     next_one = await locks.acquire("room:1", 30, 5)
@@ -61,7 +63,10 @@ async def test_extending_holds_it_longer(locks: LockService, cache: CacheService
     assert token
     assert await locks.extend("room:1", token, 60) is True
     redis = cache.get_client()
-    assert await redis.execute("PTTL", redis.key("lock:room:1", redis.partitions.of_text("1"))) > 50_000
+    assert (
+        await redis.execute("PTTL", redis.key("lock:room:1", redis.partitions.of_text("1")))
+        > 50_000
+    )
 
 
 async def test_a_lock_of_the_dead_ends_though_the_servers_clock_was_set_back(
@@ -70,7 +75,9 @@ async def test_a_lock_of_the_dead_ends_though_the_servers_clock_was_set_back(
     """U10's kind: the time at which a key expires stays where it was, an hour further away."""
     assert await locks.acquire("room:1", 0.2, 0)
     redis = cache.get_client()
-    await redis.execute("PEXPIRE", redis.key("lock:room:1", redis.partitions.of_text("1")), 3_600_000)
+    await redis.execute(
+        "PEXPIRE", redis.key("lock:room:1", redis.partitions.of_text("1")), 3_600_000
+    )
     # Nobody extends it.
     assert await locks.acquire("room:1", 30, PATIENCE_S)
 
@@ -84,7 +91,9 @@ async def test_a_holder_that_lives_keeps_its_lock_though_the_servers_clock_was_s
     name = redis.key("lock:room:1", redis.partitions.of_text("1"))
     await redis.execute("PEXPIRE", name, 3_600_000)
     assert await locks.acquire("room:1", 1, 0) is None
-    assert 50_000 < await redis.execute("PTTL", name) <= 60_000, "its own time from now on, not that of who asks"
+    assert 50_000 < await redis.execute("PTTL", name) <= 60_000, (
+        "its own time from now on, not that of who asks"
+    )
     assert await locks.extend("room:1", held, 90) is True
     assert await locks.acquire("room:1", 1, 0) is None
     assert await redis.execute("PTTL", name) > 80_000
@@ -161,13 +170,19 @@ async def test_a_time_to_live_must_be_positive(locks: LockService, ttl: float) -
         await locks.acquire("room:1", ttl, 0)
 
 
-async def test_an_outage_is_an_error_and_not_a_refusal(private_server: RedisServer, app_id: str) -> None:
+async def test_an_outage_is_an_error_and_not_a_refusal(
+    private_server: RedisServer, app_id: str
+) -> None:
     async with running_cache(private_server.settings(), app_id) as cache:
         locks = LockService(cache)
         token = await locks.acquire("room:1", 30, 0)
         assert token
         private_server.kill()
-        for call in (locks.acquire("room:2", 30, 5), locks.release("room:1", token), locks.extend("room:1", token, 30)):
+        for call in (
+            locks.acquire("room:2", 30, 5),
+            locks.release("room:1", token),
+            locks.extend("room:1", token, 30),
+        ):
             with pytest.raises(ServiceUnavailable):
                 await call
         await asyncio.to_thread(private_server.start)
@@ -182,7 +197,9 @@ async def test_a_lost_answer_leaves_the_lock_with_its_asker_or_free(
 ) -> None:
     assert real_cache_backend.server is not None
     async with FlakyProxy(real_cache_backend.server.socket) as proxy:
-        cache = make_cache(real_cache_backend.server.settings(unix_socket_path=str(proxy.socket)), app_id)
+        cache = make_cache(
+            real_cache_backend.server.settings(unix_socket_path=str(proxy.socket)), app_id
+        )
         await cache.start()
         locks = LockService(cache)
         proxy.lose_next_answer()

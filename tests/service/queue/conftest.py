@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from service.cache.cache_service import CacheService
+from base_server.service.cache.cache_service import CacheService
 from tests.backends_redis import CacheBackend, RedisServer, make_cache
 from tests.service.queue.queue_bench import QueueBench
 from tests.waiting import PATIENCE_S

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from service.cache.cache_service import CacheService
-from service.core.tasks import TaskRegistry
-from service.lock.lock_service import LockService
-from service.queue.queue_service import QueueService
-from service.queue.queue_settings import QueueSettings
+from base_server.service.cache.cache_service import CacheService
+from base_server.service.core.tasks import TaskRegistry
+from base_server.service.lock.lock_service import LockService
+from base_server.service.queue.queue_service import QueueService
+from base_server.service.queue.queue_settings import QueueSettings
 
 QUICK = {"poll_interval_s": 0.02, "retry_base_s": 0.02, "retry_cap_s": 0.1, "drain_timeout_s": 1.0}
 

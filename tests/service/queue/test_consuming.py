@@ -10,9 +10,9 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from service.core.errors import ServiceError, ServiceUnavailable
-from service.queue.message_queue import MessagePriority, QueueMessage
-from service.queue.queue_service import QueueService
+from base_server.service.core.errors import ServiceError, ServiceUnavailable
+from base_server.service.queue.message_queue import MessagePriority, QueueMessage
+from base_server.service.queue.queue_service import QueueService
 from tests.service.queue.queue_bench import QueueBench
 from tests.waiting import PATIENCE_S, until
 
@@ -33,11 +33,15 @@ class Reader:
         return True
 
 
-async def send(queue: QueueService, number: object, key: str | None = "k", priority: int = 2) -> None:
+async def send(
+    queue: QueueService, number: object, key: str | None = "k", priority: int = 2
+) -> None:
     await queue.send_message("mail", {"n": number}, "letter", priority, key)
 
 
-async def test_messages_of_one_key_arrive_in_order_and_are_gone_afterwards(bench: QueueBench) -> None:
+async def test_messages_of_one_key_arrive_in_order_and_are_gone_afterwards(
+    bench: QueueBench,
+) -> None:
     queue, reader = await bench.queue(), Reader()
     for number in range(120):
         await send(queue, number)
@@ -45,11 +49,16 @@ async def test_messages_of_one_key_arrive_in_order_and_are_gone_afterwards(bench
     await until(lambda: len(reader.done) == 120)
     assert reader.done == list(range(120))
     assert reader.calls[0].message_type == "letter"
-    assert (reader.calls[0].partition_key, reader.calls[0].priority) == ("k", MessagePriority.NORMAL)
+    assert (reader.calls[0].partition_key, reader.calls[0].priority) == (
+        "k",
+        MessagePriority.NORMAL,
+    )
     await until(lambda: _is_empty(bench))
 
 
-async def test_a_consumer_registered_before_the_start_works_from_the_start_on(bench: QueueBench) -> None:
+async def test_a_consumer_registered_before_the_start_works_from_the_start_on(
+    bench: QueueBench,
+) -> None:
     queue, reader = await bench.queue(), Reader()
     await queue.stop()
     await queue.register_message_consumer("mail", "a", reader)
@@ -110,7 +119,9 @@ async def test_nothing_is_acknowledged_before_the_handler_is_done(bench: QueueBe
 
 
 @pytest.mark.parametrize("how", ["false", "none", "exception", "cancelled"])
-async def test_a_failed_delivery_is_repeated_and_its_key_waits_in_order(bench: QueueBench, how: str) -> None:
+async def test_a_failed_delivery_is_repeated_and_its_key_waits_in_order(
+    bench: QueueBench, how: str
+) -> None:
     queue = await bench.queue()
     tries: Counter[object] = Counter()
 
@@ -147,7 +158,8 @@ async def test_retries_wait_longer_each_time(bench: QueueBench) -> None:
     await until(lambda: len(at) == 4)
     waits_s = [later - earlier for earlier, later in itertools.pairwise(at)]
     assert all(
-        wait_s >= shortest_s - 0.002 for wait_s, shortest_s in zip(waits_s, (0.05, 0.1, 0.2), strict=True)
+        wait_s >= shortest_s - 0.002
+        for wait_s, shortest_s in zip(waits_s, (0.05, 0.1, 0.2), strict=True)
     )  # Redis counts in ms
 
 
@@ -163,18 +175,29 @@ async def test_a_retry_is_not_put_off_by_a_clock_that_was_set_back(bench: QueueB
     await send(queue, 1)
     reader = Reader(answer)
     await queue.register_message_consumer("mail", "a", reader)
-    redis, (lane,) = bench.cache.get_client(), [lane for lane, n in (await queue.backlog("mail")).items() if n]
+    redis, (lane,) = (
+        bench.cache.get_client(),
+        [lane for lane, n in (await queue.backlog("mail")).items() if n],
+    )
 
     async def held() -> dict[str, str]:
         notes = await redis.execute("HGETALL", lane.retry_key)
-        notes = notes if isinstance(notes, dict) else dict(zip(notes[::2], notes[1::2], strict=True))
+        notes = (
+            notes if isinstance(notes, dict) else dict(zip(notes[::2], notes[1::2], strict=True))
+        )
         now_ms = time.time() * 1000
-        return {entry_id: note for entry_id, note in notes.items() if int(note.partition(":")[2]) > now_ms + 1000}
+        return {
+            entry_id: note
+            for entry_id, note in notes.items()
+            if int(note.partition(":")[2]) > now_ms + 1000
+        }
 
     await until(held)
     ((entry_id, note),) = (await held()).items()
     attempts, _, not_before_ms = note.partition(":")
-    await redis.execute("HSET", lane.retry_key, entry_id, f"{attempts}:{int(not_before_ms) + 3_600_000}")
+    await redis.execute(
+        "HSET", lane.retry_key, entry_id, f"{attempts}:{int(not_before_ms) + 3_600_000}"
+    )
     await until(lambda: reader.done == [1])
 
 
@@ -235,7 +258,12 @@ async def test_what_is_no_message_is_given_up_at_once(bench: QueueBench) -> None
     queue, reader = await bench.queue(), Reader()
     lane = queue.lane("mail", 1, "2")
     execute = bench.cache.get_client().execute
-    for fields in (("payload", "{"), ("payload", "[]"), ("other", "x"), ("payload", "{}", "priority", "high")):
+    for fields in (
+        ("payload", "{"),
+        ("payload", "[]"),
+        ("other", "x"),
+        ("payload", "{}", "priority", "high"),
+    ):
         await execute("XADD", lane.stream_key, "*", *fields)
     await execute("XADD", lane.stream_key, "*", "payload", '{"n": 1}')
     await queue.register_message_consumer("mail", "a", reader)
@@ -318,7 +346,9 @@ async def test_stats_tell_what_is_there(bench: QueueBench) -> None:
     await send(queue, 1)
     await until(lambda: _has_dead(queue))
     await queue.unregister_message_consumer("mail", "reader-1")
-    assert await queue.stats() == {"mail": {"waiting": 0, "oldest_age_s": 0.0, "dead": 1, "consumers": []}}
+    assert await queue.stats() == {
+        "mail": {"waiting": 0, "oldest_age_s": 0.0, "dead": 1, "consumers": []}
+    }
     await send(other, 2)
     await send(other, 3)
     await until(lambda: _is_older(other, 0.02))
@@ -358,7 +388,9 @@ async def test_stop_lets_the_delivery_under_way_end(bench: QueueBench) -> None:
     assert await bench.waiting("mail") == 1
 
 
-async def test_a_delivery_cut_off_by_stop_is_not_counted_and_delivered_by_another(bench: QueueBench) -> None:
+async def test_a_delivery_cut_off_by_stop_is_not_counted_and_delivered_by_another(
+    bench: QueueBench,
+) -> None:
     first, second = await bench.queue(), await bench.queue(max_attempts=1)
 
     async def hang(message: QueueMessage) -> bool:
@@ -389,7 +421,11 @@ async def _never(message: QueueMessage) -> bool:
 async def test_a_note_of_a_retry_that_cannot_be_read_ends_no_worker(bench: QueueBench) -> None:
     queue, reader = await bench.queue(), Reader()
     await send(queue, 1)
-    (lane,) = [lane for lane, waiting in (await queue._store.backlog(queue.lanes("mail"))).items() if waiting]
+    (lane,) = [
+        lane
+        for lane, waiting in (await queue._store.backlog(queue.lanes("mail"))).items()
+        if waiting
+    ]
     redis = bench.cache.get_client()
     ((entry_id, _),) = await redis.execute("XRANGE", lane.stream_key, "-", "+")
     await redis.execute("HSET", lane.retry_key, entry_id, "damaged")

@@ -6,10 +6,10 @@ import asyncio
 
 import pytest
 
-from service.core.errors import ServiceUnavailable
-from service.queue.lanes import Lane
-from service.queue.message_queue import QueueEntry, QueueMessage
-from service.queue.queue_service import QueueService
+from base_server.service.core.errors import ServiceUnavailable
+from base_server.service.queue.lanes import Lane
+from base_server.service.queue.message_queue import QueueEntry, QueueMessage
+from base_server.service.queue.queue_service import QueueService
 from tests.service.queue.queue_bench import QueueBench
 from tests.waiting import PATIENCE_S, until
 
@@ -21,7 +21,9 @@ def declare(queue: QueueService) -> Lane:
 
 async def send(queue: QueueService, *numbers: int) -> None:
     for number in numbers:
-        await queue.send_message(QueueMessage("rows", {"n": number}, "row", message_id=f"m{number}"))
+        await queue.send_message(
+            QueueMessage("rows", {"n": number}, "row", message_id=f"m{number}")
+        )
 
 
 class Sink:
@@ -44,7 +46,9 @@ class Sink:
         return None
 
 
-async def test_a_lane_is_handed_out_in_order_in_batches_until_it_is_empty(bench: QueueBench) -> None:
+async def test_a_lane_is_handed_out_in_order_in_batches_until_it_is_empty(
+    bench: QueueBench,
+) -> None:
     queue = await bench.queue()
     lane, sink = declare(queue), Sink(queue)
     await send(queue, *range(7))
@@ -58,12 +62,16 @@ async def test_a_batch_is_bounded_by_bytes_too(bench: QueueBench) -> None:
     lane, sink = declare(queue), Sink(queue)
     for number in range(300):
         text = "x" * (90_000 if number == 280 else 1000)
-        await queue.send_message(QueueMessage("rows", {"n": number, "text": text}, "row", message_id=f"m{number}"))
+        await queue.send_message(
+            QueueMessage("rows", {"n": number, "text": text}, "row", message_id=f"m{number}")
+        )
     await queue.drain_lane(lane, sink, batch=250, batch_bytes=100_000)
     # 64 entries are read at first, then as many as should fit; a batch has one entry at least.
     assert [len(batch) for batch in sink.batches[:2]] == [98, 98]
     assert sink.rows == list(range(300))
-    await queue.send_message(QueueMessage("rows", {"n": 300, "text": "x" * 9000}, "row", message_id="m300"))
+    await queue.send_message(
+        QueueMessage("rows", {"n": 300, "text": "x" * 9000}, "row", message_id="m300")
+    )
     await queue.drain_lane(lane, sink, batch=250, batch_bytes=1)
     assert sink.batches[-1] == [300]
 
@@ -110,7 +118,9 @@ async def test_false_and_an_exception_end_the_drain_and_keep_the_entries(bench: 
     assert await queue.drain_lane(lane, says_no, batch=1) == 1
     with pytest.raises(ServiceUnavailable, match="database"):
         await queue.drain_lane(lane, breaks, batch=1)
-    assert await queue.drain_lane(lane, sink, batch=1) == 1  # and the lock was given back both times
+    assert (
+        await queue.drain_lane(lane, sink, batch=1) == 1
+    )  # and the lock was given back both times
     assert sink.rows == [2]
 
 
@@ -123,7 +133,9 @@ async def test_a_second_process_finds_the_lock_taken(bench: QueueBench) -> None:
     draining = asyncio.create_task(first.drain_lane(lane, sink, batch=1))
     await until(lambda: sink.rows == [1])
     assert await second.drain_lane(lane, other, batch=1) == 0
-    waiting = asyncio.create_task(second.drain_lane(lane, other, batch=1, lock_timeout_s=PATIENCE_S))
+    waiting = asyncio.create_task(
+        second.drain_lane(lane, other, batch=1, lock_timeout_s=PATIENCE_S)
+    )
     sink.gate.set()
     assert await draining == 1
     assert await waiting == 0
@@ -144,7 +156,9 @@ async def test_the_lock_is_kept_while_a_batch_takes_longer_than_its_ttl(bench: Q
     assert other.rows == []
 
 
-async def test_a_lost_lock_ends_the_drain_after_the_batch_and_nothing_is_lost(bench: QueueBench) -> None:
+async def test_a_lost_lock_ends_the_drain_after_the_batch_and_nothing_is_lost(
+    bench: QueueBench,
+) -> None:
     first, second = await bench.queue(), await bench.queue()
     lane, sink, other = declare(first), Sink(first), Sink(second)
     declare(second)
@@ -153,10 +167,14 @@ async def test_a_lost_lock_ends_the_drain_after_the_batch_and_nothing_is_lost(be
     draining = asyncio.create_task(first.drain_lane(lane, sink, batch=1, lock_ttl_s=0.15))
     await until(lambda: sink.rows == [1])
     client = bench.cache.get_client()
-    await client.execute("DEL", client.key(lane.lock_key, partition=lane.partition))  # as after a long pause
+    await client.execute(
+        "DEL", client.key(lane.lock_key, partition=lane.partition)
+    )  # as after a long pause
     other.gate.clear()
     taking_over = asyncio.create_task(second.drain_lane(lane, other, batch=2))
-    await until(lambda: other.rows == [1, 2])  # the first one's batch is handed out twice: at least once
+    await until(
+        lambda: other.rows == [1, 2]
+    )  # the first one's batch is handed out twice: at least once
     await until(lambda: len(bench.tasks[0]) == 0, what="its renewer notices the loss")
     sink.gate.set()
     assert await draining == 1
@@ -193,12 +211,19 @@ async def test_drains_cancelled_at_any_moment_leave_no_lock_behind(bench: QueueB
     assert await queue.drain_lane(lane, sink, batch=1, lock_timeout_s=PATIENCE_S) == 1
 
 
-async def test_dead_letters_keep_everything_and_can_be_replayed_or_dropped(bench: QueueBench) -> None:
+async def test_dead_letters_keep_everything_and_can_be_replayed_or_dropped(
+    bench: QueueBench,
+) -> None:
     queue = await bench.queue()
     lane, sink = declare(queue), Sink(queue)
     await send(queue, 1, 2, 3)
     entries = await queue._store.head(lane, 10)
-    assert await queue.dead_letter(lane, [(entries[0].entry_id, "이유 one"), (entries[1].entry_id, "two")]) == 2
+    assert (
+        await queue.dead_letter(
+            lane, [(entries[0].entry_id, "이유 one"), (entries[1].entry_id, "two")]
+        )
+        == 2
+    )
     assert await queue.dead_letter(lane, [(entries[0].entry_id, "again")]) == 0
     assert await queue.drain_lane(lane, sink, batch=10) == 1
     first, second = await queue.dead_letters("rows")
@@ -248,7 +273,9 @@ async def test_a_lane_in_somebodys_hands_is_not_drained(bench: QueueBench) -> No
     assert await other.drain_lane(lane, sink, batch=1) == 1
 
 
-async def test_dead_letters_are_bounded_and_what_does_not_fit_stays_in_the_lane(bench: QueueBench) -> None:
+async def test_dead_letters_are_bounded_and_what_does_not_fit_stays_in_the_lane(
+    bench: QueueBench,
+) -> None:
     queue = await bench.queue(dead_letter_limit=1)
     lane = declare(queue)
     await send(queue, 1, 2)
@@ -267,5 +294,7 @@ async def test_a_drain_costs_one_round_trip_a_batch_beside_the_handlers(bench: Q
     await send(queue, *range(1, 31))
     reads, locks = bench.cache.get_bulk_client().round_trips, bench.cache.get_client().round_trips
     await queue.drain_lane(lane, sink, batch=10)
-    assert bench.cache.get_bulk_client().round_trips - reads == 7  # four reads, the last one empty; three removals
+    assert (
+        bench.cache.get_bulk_client().round_trips - reads == 7
+    )  # four reads, the last one empty; three removals
     assert bench.cache.get_client().round_trips - locks == 2

@@ -6,11 +6,11 @@ import random
 
 import pytest
 
-from service.core.errors import ServiceUnavailable
-from service.queue.lanes import Lane
-from service.queue.message_queue import QueueEntry, QueueMessage
-from service.queue.queue_errors import QueueFull
-from service.queue.queue_service import QueueService
+from base_server.service.core.errors import ServiceUnavailable
+from base_server.service.queue.lanes import Lane
+from base_server.service.queue.message_queue import QueueEntry, QueueMessage
+from base_server.service.queue.queue_errors import QueueFull
+from base_server.service.queue.queue_service import QueueService
 from tests.service.queue.queue_bench import QueueBench
 
 
@@ -41,13 +41,17 @@ class Walk:
         self.consumed: list[str] = []
 
     async def step(self) -> None:
-        await self._random.choices([self._send, self._move, self._consume, self._repeat], [3, 5, 1, 2])[0]()
+        await self._random.choices(
+            [self._send, self._move, self._consume, self._repeat], [3, 5, 1, 2]
+        )[0]()
 
     async def finish(self) -> list[str]:
         """The ids of what was consumed, and of what waits when every move is made."""
         while self._cut_off:
             await self._repeat()
-        left = [entry.message_id for lane in self._lanes for entry in await waiting(self._queue, lane)]
+        left = [
+            entry.message_id for lane in self._lanes for entry in await waiting(self._queue, lane)
+        ]
         return sorted(self.consumed + left)
 
     async def _send(self) -> None:

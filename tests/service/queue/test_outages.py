@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from service.core.errors import ServiceUnavailable
-from service.queue.lanes import Lane
-from service.queue.message_queue import QueueEntry, QueueMessage
-from service.queue.queue_service import QueueService
+from base_server.service.core.errors import ServiceUnavailable
+from base_server.service.queue.lanes import Lane
+from base_server.service.queue.message_queue import QueueEntry, QueueMessage
+from base_server.service.queue.queue_service import QueueService
 from tests.backends_redis import RedisServer, make_cache
 from tests.service.queue.queue_bench import QueueBench
 from tests.waiting import until
@@ -117,10 +117,14 @@ async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
     await writer.wait_closed()
 
 
-async def test_a_message_whose_answer_was_lost_is_stored_once(private_server: RedisServer, app_id: str) -> None:
+async def test_a_message_whose_answer_was_lost_is_stored_once(
+    private_server: RedisServer, app_id: str
+) -> None:
     thief = AnswerThief(private_server.socket)
     async with thief.listen() as port:
-        cache = make_cache(private_server.settings(unix_socket_path=None, port=port), app_id, partitions=4)
+        cache = make_cache(
+            private_server.settings(unix_socket_path=None, port=port), app_id, partitions=4
+        )
         await cache.start()
         bench = QueueBench(cache)
         queue = await bench.queue()
@@ -136,12 +140,12 @@ async def test_a_message_whose_answer_was_lost_is_stored_once(private_server: Re
 PROCESS = """
 import asyncio, os, signal, sys
 from pathlib import Path
-from service.cache.cache_service import CacheService
-from service.cache.cache_settings import CacheSettings
-from service.core.tasks import TaskRegistry
-from service.lock.lock_service import LockService
-from service.queue.queue_service import QueueService
-from service.queue.queue_settings import QueueSettings
+from base_server.service.cache.cache_service import CacheService
+from base_server.service.cache.cache_settings import CacheSettings
+from base_server.service.core.tasks import TaskRegistry
+from base_server.service.lock.lock_service import LockService
+from base_server.service.queue.queue_service import QueueService
+from base_server.service.queue.queue_settings import QueueSettings
 
 async def handler(message):
     print("begun", flush=True)

@@ -6,10 +6,10 @@ import json
 
 import pytest
 
-from service.core.errors import ServiceError, ServiceNotRunning
-from service.queue.message_queue import MessagePriority, QueueMessage
-from service.queue.queue_errors import QueueFull
-from service.queue.queue_service import QueueService, get_queue_service
+from base_server.service.core.errors import ServiceError, ServiceNotRunning
+from base_server.service.queue.message_queue import MessagePriority, QueueMessage
+from base_server.service.queue.queue_errors import QueueFull
+from base_server.service.queue.queue_service import QueueService, get_queue_service
 from tests.service.queue.queue_bench import QueueBench
 
 
@@ -19,7 +19,11 @@ async def test_a_message_stands_in_its_lane_with_all_its_fields(bench: QueueBenc
     message_id = await queue.send_message("mail", payload, "letter", MessagePriority.HIGH, "room_1")
     lane = queue.lane("mail", bench.cache.partitions.of_id("room_1"), "3")
     (entry,) = await queue._store.head(lane, 10)
-    assert (entry.message_id, entry.message_type, entry.partition_key) == (message_id, "letter", "room_1")
+    assert (entry.message_id, entry.message_type, entry.partition_key) == (
+        message_id,
+        "letter",
+        "room_1",
+    )
     assert entry.payload == payload
     assert json.loads(entry.payload_text) == payload
     message = entry.to_message("mail")
@@ -31,8 +35,15 @@ async def test_a_message_stands_in_its_lane_with_all_its_fields(bench: QueueBenc
 async def test_a_key_that_is_one_of_our_ids_goes_to_its_own_partition(bench: QueueBench) -> None:
     queue = await bench.queue()
     for partition in range(4):
-        await queue.send_message("mail", {}, "letter", partition_key=bench.cache.partitions.new_id(partition))
-    assert [count for lane, count in (await queue.backlog("mail")).items() if lane.name == "2"] == [1, 1, 1, 1]
+        await queue.send_message(
+            "mail", {}, "letter", partition_key=bench.cache.partitions.new_id(partition)
+        )
+    assert [count for lane, count in (await queue.backlog("mail")).items() if lane.name == "2"] == [
+        1,
+        1,
+        1,
+        1,
+    ]
 
 
 async def test_messages_without_a_key_spread_over_the_partitions(bench: QueueBench) -> None:
@@ -44,13 +55,19 @@ async def test_messages_without_a_key_spread_over_the_partitions(bench: QueueBen
 
 async def test_one_queue_message_stands_for_all_arguments(bench: QueueBench) -> None:
     queue = await bench.queue()
-    message = QueueMessage("mail", {"a": 1}, "letter", priority=4, partition_key="k", message_id="mine")
+    message = QueueMessage(
+        "mail", {"a": 1}, "letter", priority=4, partition_key="k", message_id="mine"
+    )
     assert await queue.send_message(message) == "mine"
-    (entry,) = await queue._store.head(queue.lane("mail", bench.cache.partitions.of_id("k"), "4"), 10)
+    (entry,) = await queue._store.head(
+        queue.lane("mail", bench.cache.partitions.of_id("k"), "4"), 10
+    )
     assert (entry.message_id, entry.payload) == ("mine", {"a": 1})
 
 
-async def test_a_message_id_sent_again_is_stored_once_also_after_it_was_consumed(bench: QueueBench) -> None:
+async def test_a_message_id_sent_again_is_stored_once_also_after_it_was_consumed(
+    bench: QueueBench,
+) -> None:
     queue = await bench.queue(max_backlog=1)
     message = QueueMessage("mail", {"a": 1}, "letter", partition_key="k", message_id="mine")
     await queue.send_message(message)
@@ -95,7 +112,9 @@ async def test_what_could_never_be_delivered_is_refused(
 
 
 @pytest.mark.parametrize("name", ["", "a:b", "a{b}", "x" * 65, "a b"])
-async def test_a_queue_name_that_could_not_be_a_key_is_refused(bench: QueueBench, name: str) -> None:
+async def test_a_queue_name_that_could_not_be_a_key_is_refused(
+    bench: QueueBench, name: str
+) -> None:
     queue = await bench.queue()
     with pytest.raises(ServiceError, match="is no name"):
         await queue.send_message(name, {}, "letter")
@@ -103,11 +122,15 @@ async def test_a_queue_name_that_could_not_be_a_key_is_refused(bench: QueueBench
 
 async def test_a_declared_queue_follows_its_own_route(bench: QueueBench) -> None:
     queue = await bench.queue()
-    queue.declare("shards", lanes=["1", "2", "10"], route=lambda message: (3, str(message.payload["shard"])))
+    queue.declare(
+        "shards", lanes=["1", "2", "10"], route=lambda message: (3, str(message.payload["shard"]))
+    )
     await queue.send_message("shards", {"shard": 10}, "row", MessagePriority.CRITICAL, "k")
-    assert {(lane.partition, lane.name) for lane, count in (await queue.backlog("shards")).items() if count} == {
-        (3, "10")
-    }
+    assert {
+        (lane.partition, lane.name)
+        for lane, count in (await queue.backlog("shards")).items()
+        if count
+    } == {(3, "10")}
     assert len(queue.lanes("shards")) == 12
     with pytest.raises(ServiceError, match="has no lane '11'"):
         await queue.send_message("shards", {"shard": 11}, "row")
@@ -119,7 +142,10 @@ async def test_all_keys_of_a_lane_are_in_its_partition(bench: QueueBench, app_id
     queue = await bench.queue()
     for lane in queue.lanes("mail"):
         tag = "{" + bench.cache.partitions.tag(lane.partition) + "}"
-        assert all(key.startswith(f"{app_id}:TEST:{tag}:") for key in (lane.stream_key, lane.dead_key, lane.retry_key))
+        assert all(
+            key.startswith(f"{app_id}:TEST:{tag}:")
+            for key in (lane.stream_key, lane.dead_key, lane.retry_key)
+        )
 
 
 async def test_a_send_costs_one_round_trip(bench: QueueBench) -> None:
@@ -137,7 +163,9 @@ async def test_the_documented_global_names(bench: QueueBench) -> None:
     queue.install()
     try:
         assert QueueService.get_instance() is get_queue_service() is queue
-        await QueueService.send_message(queue_name="mail", payload={"type": "x"}, message_type="chat_save", priority=2)
+        await QueueService.send_message(
+            queue_name="mail", payload={"type": "x"}, message_type="chat_save", priority=2
+        )
         assert await bench.waiting("mail") == 1
     finally:
         queue.uninstall()
@@ -146,8 +174,12 @@ async def test_the_documented_global_names(bench: QueueBench) -> None:
 async def test_a_queue_with_an_owner_takes_nothing_before_it(bench: QueueBench) -> None:
     """cases/promises.md P2: in lanes of other names nobody would ever read it."""
     queue = await bench.queue()
-    with pytest.raises(ServiceError, match="chat_persistence takes nothing before its owner's template is made"):
+    with pytest.raises(
+        ServiceError, match="chat_persistence takes nothing before its owner's template is made"
+    ):
         await queue.send_message("chat_persistence", {}, "chat_save", 3)
     queue.declare("chat_persistence", lanes=["1"], route=lambda _: (0, "1"))
     await queue.send_message("chat_persistence", {}, "chat_save", 3)
-    assert [lane.name for lane, count in (await queue.backlog("chat_persistence")).items() if count] == ["1"]
+    assert [
+        lane.name for lane, count in (await queue.backlog("chat_persistence")).items() if count
+    ] == ["1"]

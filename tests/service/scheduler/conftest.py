@@ -7,14 +7,16 @@ from pathlib import Path
 
 import pytest
 
-from service.cache.cache_service import CacheService
-from service.cache.cache_settings import CacheSettings
+from base_server.service.cache.cache_service import CacheService
+from base_server.service.cache.cache_settings import CacheSettings
 from tests.service.scheduler.scheduler_bench import Bench
 
 
 @pytest.fixture
 async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
-    cache = CacheService(CacheSettings(type="fake"), app_id="app", env="TEST", partitions=4, data_dir=tmp_path)
+    cache = CacheService(
+        CacheSettings(type="fake"), app_id="app", env="TEST", partitions=4, data_dir=tmp_path
+    )
     await cache.start()
     bench = Bench(cache)
     yield bench

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 
-from service.cache.cache_service import CacheService
-from service.core.tasks import TaskRegistry
-from service.lock.lock_service import LockService
-from service.scheduler.base_scheduler import ScheduleJob, ScheduleType
-from service.scheduler.scheduler_service import SchedulerService
-from service.scheduler.scheduler_settings import SchedulerSettings
+from base_server.service.cache.cache_service import CacheService
+from base_server.service.core.tasks import TaskRegistry
+from base_server.service.lock.lock_service import LockService
+from base_server.service.scheduler.base_scheduler import ScheduleJob, ScheduleType
+from base_server.service.scheduler.scheduler_service import SchedulerService
+from base_server.service.scheduler.scheduler_settings import SchedulerSettings
 
 
 class Bench:
@@ -53,5 +53,7 @@ class Work:
             self.at_once -= 1
 
 
-def interval(work: object, job_id: str = "job", seconds: float = 0.02, **fields: object) -> ScheduleJob:
+def interval(
+    work: object, job_id: str = "job", seconds: float = 0.02, **fields: object
+) -> ScheduleJob:
     return ScheduleJob(job_id, job_id, ScheduleType.INTERVAL, seconds, work, **fields)  # type: ignore[arg-type]

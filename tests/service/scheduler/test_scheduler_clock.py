@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from service.scheduler.base_scheduler import ScheduleJob, ScheduleType
+from base_server.service.scheduler.base_scheduler import ScheduleJob, ScheduleType
 from tests.service.scheduler.scheduler_bench import Bench, Work, interval
 from tests.waiting import until
 
@@ -25,12 +25,12 @@ class Clock:
             def now(cls, tz: tzinfo | None = None) -> datetime:
                 return datetime.now(tz) + clock.moved
 
-        for module in ("apscheduler.schedulers.base", "service.scheduler.job_runner"):
+        for module in ("apscheduler.schedulers.base", "base_server.service.scheduler.job_runner"):
             monkeypatch.setattr(f"{module}.datetime", Moved)
         moved_time = SimpleNamespace(
             time=lambda: time.time() + clock.moved.total_seconds(), monotonic=time.monotonic
         )  # the fake Redis keeps the real one, as another machine would
-        monkeypatch.setattr("service.scheduler.scheduler_service.time", moved_time)
+        monkeypatch.setattr("base_server.service.scheduler.scheduler_service.time", moved_time)
 
     def set_by(self, seconds: float) -> None:
         self.moved += timedelta(seconds=seconds)
@@ -43,7 +43,9 @@ async def test_intervals_go_on_when_the_clock_is_set(
     clock = Clock(monkeypatch)
     service, own, shared = await bench.scheduler(), Work(), Work()
     await service.add_job(interval(own, "own", seconds=0.05))
-    await service.add_job(interval(shared, "shared", seconds=0.05, use_distributed_lock=True, lock_ttl_s=0.5))
+    await service.add_job(
+        interval(shared, "shared", seconds=0.05, use_distributed_lock=True, lock_ttl_s=0.5)
+    )
     await until(lambda: own.ended and shared.ended)
     clock.set_by(moved_s)
     own_before, shared_before = own.ended, shared.ended
@@ -56,7 +58,9 @@ async def test_a_moment_that_the_set_clock_has_passed_comes_at_once(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock, service, work = Clock(monkeypatch), await bench.scheduler(), Work()
-    await service.add_job(ScheduleJob("job", "job", ScheduleType.ONCE, datetime.now(UTC) + timedelta(hours=1), work))
+    await service.add_job(
+        ScheduleJob("job", "job", ScheduleType.ONCE, datetime.now(UTC) + timedelta(hours=1), work)
+    )
     clock.set_by(3601)
     await until(lambda: work.ended == 1)
     assert work.begun == 1

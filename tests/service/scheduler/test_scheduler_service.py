@@ -9,13 +9,13 @@ from datetime import UTC, datetime, timedelta
 import pytest
 import structlog
 
-from service.core.errors import ServiceError, ServiceNotRunning, ServiceUnavailable
-from service.lock.lock_holder import LockHolder
-from service.scheduler import job_runner
-from service.scheduler.base_scheduler import ScheduleJob, ScheduleType
-from service.scheduler.job_runner import JobRunner
-from service.scheduler.scheduler_service import SchedulerService
-from service.scheduler.scheduler_settings import SchedulerSettings
+from base_server.service.core.errors import ServiceError, ServiceNotRunning, ServiceUnavailable
+from base_server.service.lock.lock_holder import LockHolder
+from base_server.service.scheduler import job_runner
+from base_server.service.scheduler.base_scheduler import ScheduleJob, ScheduleType
+from base_server.service.scheduler.job_runner import JobRunner
+from base_server.service.scheduler.scheduler_service import SchedulerService
+from base_server.service.scheduler.scheduler_settings import SchedulerSettings
 from tests.service.scheduler.scheduler_bench import Bench, Work, interval
 from tests.waiting import until
 
@@ -55,7 +55,9 @@ async def test_a_failing_job_is_counted_and_runs_again(bench: Bench) -> None:
     await until(lambda: work.ended >= 1)
 
 
-async def test_an_outage_is_said_once_and_its_end_once(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_outage_is_said_once_and_its_end_once(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """cases/faults.md U2: not a stack trace at every run."""
     service, work = await bench.scheduler(), Work()
     work.error = ServiceUnavailable("cache", "no connection")
@@ -113,7 +115,9 @@ async def test_a_trigger_of_an_unknown_job_says_so(bench: Bench) -> None:
 
 async def test_a_plain_function_runs_in_a_thread(bench: Bench) -> None:
     service, names = await bench.scheduler(), []
-    await service.add_job(interval(lambda: names.append(threading.current_thread()), run_at_start=True))
+    await service.add_job(
+        interval(lambda: names.append(threading.current_thread()), run_at_start=True)
+    )
     await until(lambda: len(names) >= 2)
     assert threading.main_thread() not in names
 
@@ -167,14 +171,18 @@ async def test_the_next_run_by_the_clock_is_in_utc(
         ("hourly", 1),
     ],
 )
-async def test_a_schedule_that_is_not_valid_is_refused(bench: Bench, kind: ScheduleType, value: object) -> None:
+async def test_a_schedule_that_is_not_valid_is_refused(
+    bench: Bench, kind: ScheduleType, value: object
+) -> None:
     service = await bench.scheduler()
     with pytest.raises(ValueError, match="job x: schedule_value"):
         await service.add_job(ScheduleJob("x", "x", kind, value, Work()))  # type: ignore[arg-type]
     assert service.job_ids() == []
 
 
-async def test_an_interval_makes_up_once_for_a_blocked_loop(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_interval_makes_up_once_for_a_blocked_loop(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
     service, work = await bench.scheduler(), Work()
     await service.add_job(interval(work, seconds=3600))
     loop = asyncio.get_running_loop()
@@ -290,7 +298,10 @@ async def test_a_clock_that_is_late_does_not_run_an_occurrence_again(bench: Benc
     next_run = datetime.now(UTC) + timedelta(seconds=60)
     work = Work()
     job = interval(work, use_distributed_lock=True)
-    early, late = (JobRunner(job, LockHolder(bench.locks, bench.tasks), bench.tasks, lambda: next_run) for _ in "ab")
+    early, late = (
+        JobRunner(job, LockHolder(bench.locks, bench.tasks), bench.tasks, lambda: next_run)
+        for _ in "ab"
+    )
     early.fire()
     await until(lambda: not early.status().running)
     late.fire()

@@ -6,8 +6,8 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from service.scheduler.base_scheduler import ScheduleJob, ScheduleType
-from service.scheduler.triggers import make_trigger
+from base_server.service.scheduler.base_scheduler import ScheduleJob, ScheduleType
+from base_server.service.scheduler.triggers import make_trigger
 
 SUNDAY = datetime(2026, 11, 1, tzinfo=UTC)
 DAYS = ["sun", "mon", "tue", "wed", "thu", "fri", "sat"]
@@ -17,7 +17,11 @@ def days_of(expression: str) -> list[datetime]:
     """The days of November 2026 on which it fires."""
     trigger = make_trigger(ScheduleJob("job", "job", ScheduleType.CRON, expression, lambda: None))
     fired: list[datetime] = []
-    while (at := trigger.get_next_fire_time(None, fired[-1] + timedelta(seconds=1) if fired else SUNDAY)).month == 11:
+    while (
+        at := trigger.get_next_fire_time(
+            None, fired[-1] + timedelta(seconds=1) if fired else SUNDAY
+        )
+    ).month == 11:
         fired.append(at)
     return fired
 
@@ -52,7 +56,9 @@ def test_of_a_day_and_a_weekday_one_is_enough() -> None:
     assert [at.day for at in days_of("0 0 16 * *")] == [16]
 
 
-@pytest.mark.parametrize("expression", ["* * * * 8", "* * * * x", "* * * * 1-", "* * * * */0", "* * * *", "61 * * * *"])
+@pytest.mark.parametrize(
+    "expression", ["* * * * 8", "* * * * x", "* * * * 1-", "* * * * */0", "* * * *", "61 * * * *"]
+)
 def test_what_is_no_expression_is_refused(expression: str) -> None:
     with pytest.raises(ValueError, match="job job: schedule_value"):
         days_of(expression)

@@ -15,23 +15,27 @@ import pytest
 from argon2 import PasswordHasher
 
 from application.base_web_server.templates import create_account_template, create_session_store
-from service.cache.cache_service import CacheService
-from service.cache.cache_settings import CacheSettings
-from service.core.errors import ServiceUnavailable
-from service.llm.llm_settings import LlmSettings
-from service.net.net_settings import NetSettings
-from service.service_container import ServiceContainer, ServiceSettings
-from template.account import password_vault
-from template.account.account_template_impl import AccountTemplateImpl
-from template.account.common.account_serialize import LoginRequest, LogoutRequest, SignupRequest
-from template.account.ended_sessions import EndedSessions
-from template.account.password_vault import PasswordVault
-from template.account.session_store import SessionStore
-from template.base.client_session import ClientSession
-from template.base.errors import InvalidRequest, TooManyRequests
-from template.base.session_info import SessionInfo
-from template.base.wire import read_request
-from template.chat.chat_keys import ChatKeys
+from base_server.service.cache.cache_service import CacheService
+from base_server.service.cache.cache_settings import CacheSettings
+from base_server.service.core.errors import ServiceUnavailable
+from base_server.service.llm.llm_settings import LlmSettings
+from base_server.service.net.net_settings import NetSettings
+from base_server.service.service_container import ServiceContainer, ServiceSettings
+from base_server.template.account import password_vault
+from base_server.template.account.account_template_impl import AccountTemplateImpl
+from base_server.template.account.common.account_serialize import (
+    LoginRequest,
+    LogoutRequest,
+    SignupRequest,
+)
+from base_server.template.account.ended_sessions import EndedSessions
+from base_server.template.account.password_vault import PasswordVault
+from base_server.template.account.session_store import SessionStore
+from base_server.template.base.client_session import ClientSession
+from base_server.template.base.envelope import read_request
+from base_server.template.base.errors import InvalidRequest, TooManyRequests
+from base_server.template.base.session_info import SessionInfo
+from base_server.template.chat.cache.keys import ChatKeys
 from tests.backends_redis import RedisServer, running_cache
 from tests.waiting import until
 
@@ -54,14 +58,18 @@ class World:
     def __init__(self, container: ServiceContainer, **limits: int) -> None:
         self.container = container
         self.sessions = create_session_store(container, NetSettings())
-        self.template: AccountTemplateImpl = create_account_template(container, NetSettings(**limits), self.sessions)
+        self.template: AccountTemplateImpl = create_account_template(
+            container, NetSettings(**limits), self.sessions
+        )
 
     async def signup(self, account_id: str, password: str = PASSWORD) -> int:
         request = SignupRequest(account_id=account_id, password=password)
         return (await self.template.on_signup_req(ANYBODY, request)).errorCode
 
     async def login(self, account_id: str, password: str = PASSWORD) -> tuple[int, str]:
-        response = await self.template.on_login_req(ANYBODY, LoginRequest(account_id=account_id, password=password))
+        response = await self.template.on_login_req(
+            ANYBODY, LoginRequest(account_id=account_id, password=password)
+        )
         return response.errorCode, response.accessToken
 
 
@@ -69,7 +77,11 @@ class World:
 async def running_world(data_dir: Path, **limits: int) -> AsyncIterator[World]:
     container = ServiceContainer(
         ServiceSettings(
-            "app", "LOCAL", data_dir, cache=CacheSettings(type="fake"), llm=LlmSettings(demo_without_key=True)
+            "app",
+            "LOCAL",
+            data_dir,
+            cache=CacheSettings(type="fake"),
+            llm=LlmSettings(demo_without_key=True),
         )
     )
     await container.start()
@@ -116,7 +128,9 @@ async def test_logout_ends_only_its_own_session(world: World) -> None:
     (_, first), (_, second) = await world.login("alice"), await world.login("alice")
     session = await world.sessions.find(first)
     assert session is not None
-    assert (await world.template.on_logout_req(ClientSession(session), LogoutRequest())).errorCode == 0
+    assert (
+        await world.template.on_logout_req(ClientSession(session), LogoutRequest())
+    ).errorCode == 0
     assert await world.sessions.find(first) is None
     assert await world.sessions.find(second) is not None
 
@@ -142,18 +156,26 @@ async def test_unknown_account_and_wrong_password_are_answered_alike(
     assert verified == ["wrong password"] * 2
 
 
-async def test_nobody_logs_in_with_the_password_that_stands_in_for_a_missing_account(world: World) -> None:
+async def test_nobody_logs_in_with_the_password_that_stands_in_for_a_missing_account(
+    world: World,
+) -> None:
     assert (await world.login("nobody", "no account has this password"))[0] == 2002
 
 
 async def test_two_signups_at_once_make_one_account(world: World) -> None:
-    assert sorted(await asyncio.gather(*(world.signup("alice", f"password {n}") for n in range(4)))) == [0] + [2001] * 3
+    assert (
+        sorted(await asyncio.gather(*(world.signup("alice", f"password {n}") for n in range(4))))
+        == [0] + [2001] * 3
+    )
 
 
 async def test_accounts_spread_over_the_shards(world: World) -> None:
     for name in ("alice", "bob", "carol", "dave"):
         await world.signup(name)
-    shards = [(await world.sessions.find((await world.login(name))[1])) for name in ("alice", "bob", "carol", "dave")]
+    shards = [
+        (await world.sessions.find((await world.login(name))[1]))
+        for name in ("alice", "bob", "carol", "dave")
+    ]
     assert sorted(session.shard_id for session in shards if session) == [1, 1, 2, 2]
 
 
@@ -177,22 +199,34 @@ async def test_failed_logins_are_limited_and_successful_ones_are_not(tmp_path: P
             assert (await world.login("alice"))[0] == 0
         for _ in range(3):
             assert (await world.login("alice", "wrong password"))[0] == 2002
-        response = await world.template.on_login_req(ANYBODY, LoginRequest(account_id="alice", password=PASSWORD))
+        response = await world.template.on_login_req(
+            ANYBODY, LoginRequest(account_id="alice", password=PASSWORD)
+        )
         assert (response.errorCode, response.accessToken) == (1010, "")
         assert response.error is not None
         assert response.error.retry_after_s is not None
         assert 0 < response.error.retry_after_s <= 3600
         # Each attempt counts for its address, and one that is over its limit uses up nobody's attempts.
-        assert [(await world.login(name))[0] for name in ("other", *["bob"] * 4)] == [2002, *[1010] * 4]
+        assert [(await world.login(name))[0] for name in ("other", *["bob"] * 4)] == [
+            2002,
+            *[1010] * 4,
+        ]
         elsewhere = ClientSession(SessionInfo(""), "req", "2001:db8::1")
         for _ in range(3):
-            asked = await world.template.on_login_req(elsewhere, LoginRequest(account_id="bob", password=PASSWORD))
+            asked = await world.template.on_login_req(
+                elsewhere, LoginRequest(account_id="bob", password=PASSWORD)
+            )
             assert asked.errorCode == 2002
 
 
 async def test_signups_of_an_address_are_limited_whatever_becomes_of_them(tmp_path: Path) -> None:
     async with running_world(tmp_path, signups_per_address=3) as world:
-        assert [await world.signup(name) for name in ("alice", "alice", "bob", "carol")] == [0, 2001, 0, 1010]
+        assert [await world.signup(name) for name in ("alice", "alice", "bob", "carol")] == [
+            0,
+            2001,
+            0,
+            1010,
+        ]
         request = SignupRequest(account_id="carol", password=PASSWORD)
         refused = await world.template.on_signup_req(ANYBODY, request)
         assert refused.error is not None
@@ -212,20 +246,28 @@ async def test_signups_of_an_address_are_limited_whatever_becomes_of_them(tmp_pa
         (["a socket", "a socket", "a socket"], True),
     ],
 )
-async def test_who_has_a_network_of_addresses_counts_once(tmp_path: Path, peers: list[str], refused: bool) -> None:
+async def test_who_has_a_network_of_addresses_counts_once(
+    tmp_path: Path, peers: list[str], refused: bool
+) -> None:
     async with running_world(tmp_path, signups_per_address=2) as world:
         for number, peer in enumerate(peers):
             request = SignupRequest(account_id=f"user{number}", password=PASSWORD)
-            answer = await world.template.on_signup_req(ClientSession(SessionInfo(""), "req", peer), request)
+            answer = await world.template.on_signup_req(
+                ClientSession(SessionInfo(""), "req", peer), request
+            )
         assert answer.errorCode == (1010 if refused else 0)
 
 
 @pytest.mark.usefixtures("real_hashes")
-async def test_unknown_accounts_wrong_passwords_and_damaged_hashes_take_the_same_time(world: World) -> None:
+async def test_unknown_accounts_wrong_passwords_and_damaged_hashes_take_the_same_time(
+    world: World,
+) -> None:
     """By the processor's time, of which other work on the machine takes none; without the stand-in hash it is a
     hundredth."""
     await world.signup("alice")
-    await world.container.database.call_global_procedure("fp_account_create", ("broken", "no hash", "", "", ""))
+    await world.container.database.call_global_procedure(
+        "fp_account_create", ("broken", "no hash", "", "", "")
+    )
 
     async def median_s(account_id: str) -> float:
         times = []
@@ -281,7 +323,9 @@ async def test_a_caller_that_leaves_keeps_its_place_until_its_hash_is_done() -> 
     vault.close()
 
 
-@pytest.mark.parametrize("account_id", ["alice", "01a20937-1188-8008-acb1-b5ac80cf451d"], ids=["name", "like our ids"])
+@pytest.mark.parametrize(
+    "account_id", ["alice", "01a20937-1188-8008-acb1-b5ac80cf451d"], ids=["name", "like our ids"]
+)
 async def test_a_session_is_stored_under_a_hash_in_its_accounts_partition(
     real_cache: CacheService, account_id: str
 ) -> None:
@@ -290,7 +334,9 @@ async def test_a_session_is_stored_under_a_hash_in_its_accounts_partition(
     partition, secret = token.split(".")
     assert int(partition) == ChatKeys(real_cache.get_client()).account_partition(account_id)
     client = real_cache.get_client()
-    key = client.key(f"session:{hashlib.sha256(token.encode()).hexdigest()}", partition=int(partition))
+    key = client.key(
+        f"session:{hashlib.sha256(token.encode()).hexdigest()}", partition=int(partition)
+    )
     stored = await client.execute("GET", key)
     assert secret not in stored
     session = await store.find(token)
@@ -299,7 +345,9 @@ async def test_a_session_is_stored_under_a_hash_in_its_accounts_partition(
     assert session.nickname == "Alice"
 
 
-async def test_finding_is_one_round_trip_and_gives_the_session_its_life_anew(real_cache: CacheService) -> None:
+async def test_finding_is_one_round_trip_and_gives_the_session_its_life_anew(
+    real_cache: CacheService,
+) -> None:
     store = SessionStore(real_cache, NeverEnded(), 100)
     token = await store.create(SessionInfo("alice", 7, 2))
     session = await store.find(token)
@@ -314,7 +362,16 @@ async def test_finding_is_one_round_trip_and_gives_the_session_its_life_anew(rea
     assert await client.execute("TTL", key) > 90
 
 
-BAD_TOKENS = ["", "x", "07", "07.", "99." + "a" * 43, "-1." + "a" * 43, "٠٧." + "a" * 43, "07." + "a" * 43 + "\n"]
+BAD_TOKENS = [
+    "",
+    "x",
+    "07",
+    "07.",
+    "99." + "a" * 43,
+    "-1." + "a" * 43,
+    "٠٧." + "a" * 43,
+    "07." + "a" * 43 + "\n",
+]
 
 
 @pytest.mark.parametrize("token", BAD_TOKENS)
@@ -322,7 +379,9 @@ async def test_a_malformed_token_finds_nothing(cache: CacheService, token: str) 
     assert await SessionStore(cache, NeverEnded(), 100).find(token) is None
 
 
-OF_ANOTHER = '{"key": "07.00", "account_id": "bob", "account_db_key": 8, "shard_id": 1, "nickname": ""}'
+OF_ANOTHER = (
+    '{"key": "07.00", "account_id": "bob", "account_db_key": 8, "shard_id": 1, "nickname": ""}'
+)
 
 
 @pytest.mark.parametrize("stored", ["", "{", "null", "[]", "{}", OF_ANOTHER])
@@ -340,7 +399,9 @@ async def test_a_damaged_session_counts_as_none(real_cache: CacheService, stored
     assert await store.find(token) is None
 
 
-async def test_without_redis_a_session_is_not_missing_but_unknown(private_server: RedisServer, app_id: str) -> None:
+async def test_without_redis_a_session_is_not_missing_but_unknown(
+    private_server: RedisServer, app_id: str
+) -> None:
     async with running_cache(private_server.settings(), app_id) as cache:
         store = SessionStore(cache, NeverEnded(), 100)
         token = await store.create(SessionInfo("alice", 7, 2))

@@ -8,19 +8,19 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from service.cache.cache_service import CacheService
-from service.db.database_service import DatabaseService
-from service.db.databases import apply_all
-from template.account.account_store import AccountStore
-from template.account.ended_sessions import EndedSessions
-from template.account.global_mark import GlobalMark
-from template.account.session_store import SessionStore
-from template.base.base_template import BaseTemplate
-from template.base.client_session import ClientSession
-from template.base.protocol import Protocol
-from template.base.session_info import SessionInfo
-from template.base.template_service import Call, TemplateService
-from template.base.wire import Request, Response
+from base_server.service.cache.cache_service import CacheService
+from base_server.service.db.database_service import DatabaseService
+from base_server.service.db.databases import apply_all
+from base_server.template.account.account_store import AccountStore
+from base_server.template.account.ended_sessions import EndedSessions
+from base_server.template.account.global_mark import GlobalMark
+from base_server.template.account.session_store import SessionStore
+from base_server.template.base.base_template import BaseTemplate
+from base_server.template.base.client_session import ClientSession
+from base_server.template.base.endpoint import Protocol
+from base_server.template.base.envelope import Request, Response
+from base_server.template.base.session_info import SessionInfo
+from base_server.template.base.template_service import Call, TemplateService
 from tests.backends_mariadb import DatabaseBackend, running_database
 from tests.backends_redis import RedisServer, running_cache
 from tests.database_rows import new_id
@@ -172,7 +172,9 @@ async def test_sessions_are_looked_up_once_after_an_older_database(
     """cases/faults.md U11: in every process, whoever found out; a session of an account that is not known ends."""
     async with running_cache(private_server.settings(), app_id) as cache:
         here, there = GlobalMark(cache, database), GlobalMark(cache, database)
-        store, elsewhere = (SessionStore(cache, EndedSessions(database, 100), 100, mark) for mark in (here, there))
+        store, elsewhere = (
+            SessionStore(cache, EndedSessions(database, 100), 100, mark) for mark in (here, there)
+        )
         await here.check()
         await there.check()
         generation = here.generation
@@ -266,7 +268,10 @@ async def test_session_of_a_login_before_the_database_was_found_older_is_looked_
     """cases/faults.md U11: the account was read from what the database was; its session is of that generation."""
     async with running_cache(private_server.settings(), app_id) as cache:
         mark = GlobalMark(cache, database)
-        accounts, store = AccountStore(database, mark), SessionStore(cache, EndedSessions(database, 100), 100, mark)
+        accounts, store = (
+            AccountStore(database, mark),
+            SessionStore(cache, EndedSessions(database, 100), 100, mark),
+        )
         account_id = new_id("a")[:32]
         assert await accounts.create(account_id, "hash", "", "", "")
         account = await accounts.find(account_id)

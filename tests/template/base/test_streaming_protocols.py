@@ -9,15 +9,15 @@ from collections.abc import Callable, Sequence
 import pytest
 from pydantic import BaseModel
 
-from template.base.answers import answers
-from template.base.base_template import BaseTemplate
-from template.base.client_session import ClientSession
-from template.base.errors import RoomNotFound
-from template.base.event_stream import Events, ReaderLeft, StreamEvent
-from template.base.protocol import Protocol
-from template.base.session_info import SessionInfo
-from template.base.template_service import Answer, Call, TemplateService
-from template.base.wire import Request, Response
+from base_server.template.base.base_template import BaseTemplate
+from base_server.template.base.client_session import ClientSession
+from base_server.template.base.endpoint import Protocol
+from base_server.template.base.envelope import Request, Response
+from base_server.template.base.error_response import answers
+from base_server.template.base.errors import RoomNotFound
+from base_server.template.base.event_stream import Events, ReaderLeft, StreamEvent
+from base_server.template.base.session_info import SessionInfo
+from base_server.template.base.template_service import Answer, Call, TemplateService
 from tests.waiting import PATIENCE_S, until
 
 
@@ -36,10 +36,16 @@ class CountingTemplate(BaseTemplate):
     closed = False
 
     def protocols(self) -> Sequence[Protocol]:
-        return [Protocol(9001, "/api/count", CountRequest, Response, self.on_count, events={"count": Count})]
+        return [
+            Protocol(
+                9001, "/api/count", CountRequest, Response, self.on_count, events={"count": Count}
+            )
+        ]
 
     @answers(Response)
-    async def on_count(self, client_session: ClientSession, request: CountRequest) -> Response | Events:
+    async def on_count(
+        self, client_session: ClientSession, request: CountRequest
+    ) -> Response | Events:
         if request.up_to < 0:
             raise RoomNotFound
         return self._events(request.up_to)
@@ -51,7 +57,9 @@ class CountingTemplate(BaseTemplate):
                     raise KeyError("secret")
                 if number == self.waits_at:
                     await asyncio.Event().wait()
-                yield StreamEvent("count", {"number": number}, number, error_code=7 if number == up_to else 0)
+                yield StreamEvent(
+                    "count", {"number": number}, number, error_code=7 if number == up_to else 0
+                )
         finally:
             self.closed = True
 
@@ -97,16 +105,23 @@ def template() -> CountingTemplate:
 
 
 async def count(
-    template: CountingTemplate, outlet: Outlet | None, service: TemplateService | None = None, **fields: int
+    template: CountingTemplate,
+    outlet: Outlet | None,
+    service: TemplateService | None = None,
+    **fields: int,
 ) -> Answer:
     (protocol,) = template.protocols()
     service = service or TemplateService(Sessions())
     return await service.handle(protocol, Call(json.dumps(fields).encode(), bearer="good"), outlet)
 
 
-async def test_events_go_to_the_outlet_and_the_last_ones_code_to_the_observer(template: CountingTemplate) -> None:
+async def test_events_go_to_the_outlet_and_the_last_ones_code_to_the_observer(
+    template: CountingTemplate,
+) -> None:
     outlet, seen = Outlet(), []
-    service = TemplateService(Sessions(), observe=lambda protocol, code, elapsed_s: seen.append(code))
+    service = TemplateService(
+        Sessions(), observe=lambda protocol, code, elapsed_s: seen.append(code)
+    )
     answer = await count(template, outlet, service, up_to=2)
     assert outlet.sent == [
         b'id: 1\nevent: count\ndata: {"number":1}\n\n',
@@ -120,11 +135,17 @@ async def test_a_failure_before_the_first_event_is_an_envelope(template: Countin
     outlet = Outlet()
     for fields, status, code in (({"up_to": -1}, 404, 1004), ({"up_to": "x"}, 400, 1002)):
         answer = await count(template, outlet, **fields)
-        assert (answer.is_streamed, answer.status, json.loads(answer.body)["errorCode"]) == (False, status, code)
+        assert (answer.is_streamed, answer.status, json.loads(answer.body)["errorCode"]) == (
+            False,
+            status,
+            code,
+        )
     assert not outlet.is_open
 
 
-async def test_a_failure_after_it_ends_the_stream_and_is_known_to_the_log_alone(template: CountingTemplate) -> None:
+async def test_a_failure_after_it_ends_the_stream_and_is_known_to_the_log_alone(
+    template: CountingTemplate,
+) -> None:
     template.raises_at = 2
     outlet = Outlet()
     answer = await count(template, outlet)
@@ -137,7 +158,9 @@ async def test_a_reader_who_leaves_ends_the_handler(template: CountingTemplate) 
     assert (answer.is_streamed, answer.error_code, template.closed) == (True, 0, True)
 
 
-async def test_a_reader_who_leaves_while_nothing_is_said_ends_the_handler(template: CountingTemplate) -> None:
+async def test_a_reader_who_leaves_while_nothing_is_said_ends_the_handler(
+    template: CountingTemplate,
+) -> None:
     template.waits_at = 2
     outlet = Outlet()
     stream = asyncio.create_task(count(template, outlet))
@@ -152,7 +175,9 @@ async def test_without_an_outlet_a_stream_is_a_server_error(template: CountingTe
     assert (answer.is_streamed, answer.error_code) == (False, 5000)
 
 
-@pytest.mark.parametrize("sessions", [Sessions(), ManySessions()], ids=["asked one by one", "asked together"])
+@pytest.mark.parametrize(
+    "sessions", [Sessions(), ManySessions()], ids=["asked one by one", "asked together"]
+)
 async def test_a_stream_ends_with_its_session_and_leaves_no_task(
     template: CountingTemplate, sessions: Sessions
 ) -> None:
@@ -170,7 +195,9 @@ async def test_a_stream_ends_with_its_session_and_leaves_no_task(
     await until(lambda: len(asyncio.all_tasks()) == tasks)
 
 
-async def test_a_cancelled_call_is_cancelled_and_not_a_session_that_ended(template: CountingTemplate) -> None:
+async def test_a_cancelled_call_is_cancelled_and_not_a_session_that_ended(
+    template: CountingTemplate,
+) -> None:
     template.waits_at = 1
     outlet = Outlet()
     stream = asyncio.create_task(count(template, outlet))

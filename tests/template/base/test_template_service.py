@@ -11,17 +11,23 @@ from typing import Any, ClassVar
 import pytest
 import structlog
 
-from service.core import logger
-from service.core.errors import OutcomeUnknown, ServiceUnavailable, StartError
-from template.base.answers import answers
-from template.base.base_template import BaseTemplate
-from template.base.client_session import ClientSession
-from template.base.errors import AIUnavailableError, ErrorCode, InvalidRequest, RoomNotFound, TooManyRequests
-from template.base.protocol import Access, Protocol
-from template.base.session_info import SessionInfo
-from template.base.template_context import TemplateContext
-from template.base.template_service import Answer, Call, TemplateService
-from template.base.wire import Request, Response
+from base_server.service.core import logger
+from base_server.service.core.errors import OutcomeUnknown, ServiceUnavailable, StartError
+from base_server.template.base.base_template import BaseTemplate
+from base_server.template.base.client_session import ClientSession
+from base_server.template.base.endpoint import Access, Protocol
+from base_server.template.base.envelope import Request, Response
+from base_server.template.base.error_response import answers
+from base_server.template.base.errors import (
+    AIUnavailableError,
+    ErrorCode,
+    InvalidRequest,
+    RoomNotFound,
+    TooManyRequests,
+)
+from base_server.template.base.session_info import SessionInfo
+from base_server.template.base.template_context import TemplateContext
+from base_server.template.base.template_service import Answer, Call, TemplateService
 from tests.waiting import PATIENCE_S
 
 
@@ -45,7 +51,12 @@ class EchoTemplate(BaseTemplate):
         return [
             Protocol(self.first_id, f"{self.prefix}/user", EchoRequest, EchoResponse, self.on_echo),
             Protocol(
-                self.first_id + 1, f"{self.prefix}/any", EchoRequest, EchoResponse, self.on_echo, Access.ANONYMOUS
+                self.first_id + 1,
+                f"{self.prefix}/any",
+                EchoRequest,
+                EchoResponse,
+                self.on_echo,
+                Access.ANONYMOUS,
             ),
         ]
 
@@ -84,15 +95,22 @@ def body_of(answer: Answer) -> dict[str, Any]:
     return body
 
 
-async def ask(service: TemplateService, protocol: Protocol, *, bearer: str | None = "good", **fields: Any) -> Answer:
-    return await service.handle(protocol, Call(json.dumps(fields).encode(), "req-1", bearer, "192.0.2.1"))
+async def ask(
+    service: TemplateService, protocol: Protocol, *, bearer: str | None = "good", **fields: Any
+) -> Answer:
+    return await service.handle(
+        protocol, Call(json.dumps(fields).encode(), "req-1", bearer, "192.0.2.1")
+    )
 
 
 async def test_a_user_call_reaches_its_handler_with_session_and_echoes_sequence(
     service: TemplateService, template: EchoTemplate
 ) -> None:
     answer = await ask(service, template.protocols()[0], text="안녕", sequence=41)
-    assert (answer.status, body_of(answer)) == (200, {"errorCode": 0, "sequence": 41, "text": "안녕"})
+    assert (answer.status, body_of(answer)) == (
+        200,
+        {"errorCode": 0, "sequence": 41, "text": "안녕"},
+    )
     assert template.seen == [ClientSession(SessionInfo("alice", 7, 2), "req-1", "192.0.2.1")]
 
 
@@ -118,11 +136,15 @@ async def test_without_a_session_the_answer_is_10000(
 async def test_anonymous_protocols_ask_nobody(template: EchoTemplate) -> None:
     sessions = Sessions()
     sessions.down = True
-    answer = await ask(TemplateService(sessions), template.protocols()[1], bearer="anything", text="x")
+    answer = await ask(
+        TemplateService(sessions), template.protocols()[1], bearer="anything", text="x"
+    )
     assert answer.error_code == 0
 
 
-async def test_an_outage_of_the_session_store_is_5003_and_not_logged_out(template: EchoTemplate) -> None:
+async def test_an_outage_of_the_session_store_is_5003_and_not_logged_out(
+    template: EchoTemplate,
+) -> None:
     sessions = Sessions()
     sessions.down = True
     answer = await ask(TemplateService(sessions), template.protocols()[0])
@@ -142,7 +164,11 @@ RAISED = {
 
 @pytest.mark.parametrize(("raised", "status", "code"), RAISED.values(), ids=RAISED.keys())
 async def test_what_a_handler_raises_becomes_an_envelope(
-    service: TemplateService, template: EchoTemplate, raised: Exception, status: int, code: ErrorCode
+    service: TemplateService,
+    template: EchoTemplate,
+    raised: Exception,
+    status: int,
+    code: ErrorCode,
 ) -> None:
     template.raises = raised
     answer = await ask(service, template.protocols()[0], sequence=3)
@@ -163,7 +189,9 @@ async def test_a_session_is_watched_on_after_its_service_broke_once(template: Ec
             return answer
 
     class Endless(EchoTemplate):
-        async def on_echo(self, client_session: ClientSession, request: EchoRequest) -> EchoResponse:
+        async def on_echo(
+            self, client_session: ClientSession, request: EchoRequest
+        ) -> EchoResponse:
             await asyncio.Event().wait()
             raise AssertionError
 
@@ -183,11 +211,15 @@ async def test_an_unencodable_response_is_a_server_error(service: TemplateServic
     async def broken(client_session: ClientSession, request: Request) -> Response:
         return EchoResponse.model_construct(errorCode=0, text="\ud800")
 
-    answer = await ask(service, Protocol(1, "/x", EchoRequest, EchoResponse, broken, Access.ANONYMOUS), sequence=9)
+    answer = await ask(
+        service, Protocol(1, "/x", EchoRequest, EchoResponse, broken, Access.ANONYMOUS), sequence=9
+    )
     assert (answer.status, answer.error_code, answer.sequence) == (500, 5000, 9)
 
 
-async def test_errors_may_come_with_status_200_and_say_when_to_retry(template: EchoTemplate) -> None:
+async def test_errors_may_come_with_status_200_and_say_when_to_retry(
+    template: EchoTemplate,
+) -> None:
     template.raises = TooManyRequests(retry_after_s=2.4)
     answer = await ask(TemplateService(Sessions(), status_for_errors="ok"), template.protocols()[0])
     assert (answer.status, answer.error_code, answer.headers["Retry-After"]) == (200, 1010, "2")
@@ -195,7 +227,9 @@ async def test_errors_may_come_with_status_200_and_say_when_to_retry(template: E
 
 async def test_every_call_is_observed_once(template: EchoTemplate) -> None:
     seen: list[tuple[int, int]] = []
-    service = TemplateService(Sessions(), observe=lambda protocol, code, elapsed_s: seen.append((protocol.id, code)))
+    service = TemplateService(
+        Sessions(), observe=lambda protocol, code, elapsed_s: seen.append((protocol.id, code))
+    )
     await ask(service, template.protocols()[0])
     await ask(service, template.protocols()[0], bearer="bad")
     await ask(service, template.protocols()[1], text=5)
@@ -203,7 +237,8 @@ async def test_every_call_is_observed_once(template: EchoTemplate) -> None:
 
 
 @pytest.mark.parametrize(
-    ("lowest", "lines"), [(logging.DEBUG, [("debug", 0), ("info", 10000)]), (logging.INFO, [("info", 10000)])]
+    ("lowest", "lines"),
+    [(logging.DEBUG, [("debug", 0), ("info", 10000)]), (logging.INFO, [("info", 10000)])],
 )
 async def test_what_succeeds_is_logged_for_those_who_hear_it_and_what_fails_for_all(
     service: TemplateService,
@@ -241,9 +276,21 @@ def test_a_context_finds_protocols_and_refuses_duplicates() -> None:
     assert context.find_by_protocol(1) is context.find_by_path("/nowhere") is None
     for name, other, said in (
         ("echo", EchoTemplate(1, "/other"), "'echo' is registered twice"),
-        ("same id", EchoTemplate(9000, "/other"), r"'same id' wants the id 9001 .*/other/any.* template 'echo' has"),
-        ("same path", EchoTemplate(1), r"'same path' wants the path /api/echo/user .*template 'echo' has"),
-        ("kept id", EchoTemplate(9003, "/other"), r"'kept id' wants the id 9003 .*template 'echo' keeps"),
+        (
+            "same id",
+            EchoTemplate(9000, "/other"),
+            r"'same id' wants the id 9001 .*/other/any.* template 'echo' has",
+        ),
+        (
+            "same path",
+            EchoTemplate(1),
+            r"'same path' wants the path /api/echo/user .*template 'echo' has",
+        ),
+        (
+            "kept id",
+            EchoTemplate(9003, "/other"),
+            r"'kept id' wants the id 9003 .*template 'echo' keeps",
+        ),
         ("no slash", EchoTemplate(1, "other"), r"'no slash' .*'other/user'.* begin with '/'"),
         ("braces", EchoTemplate(1, "/other/{id"), r"'braces' .*'/other/{id/user'"),
     ):

@@ -7,8 +7,8 @@ import json
 import pytest
 from pydantic import Field
 
-from template.base import wire
-from template.base.errors import ApiError, ErrorCode, InvalidRequest, RoomBusy
+from base_server.template.base import envelope as wire
+from base_server.template.base.errors import ApiError, ErrorCode, InvalidRequest, RoomBusy
 
 
 class Note(wire.Request):
@@ -120,7 +120,9 @@ def test_account_ids_have_one_form(given: str, canonical: str) -> None:
     assert wire.canonical_account_id(canonical) == canonical
 
 
-@pytest.mark.parametrize("given", ["ab", "a" * 65, "admin ", "Ádmin", "한글이름", "a\nb", "a:b", "straße\0"])
+@pytest.mark.parametrize(
+    "given", ["ab", "a" * 65, "admin ", "Ádmin", "한글이름", "a\nb", "a:b", "straße\0"]
+)
 def test_account_ids_of_another_form_are_refused(given: str) -> None:
     with pytest.raises(ValueError, match=r"3\.\.64"):
         wire.canonical_account_id(given)

@@ -15,10 +15,10 @@ from typing import Any
 import pytest
 from pydantic import BaseModel, ConfigDict, Field
 
-from service.net.net_settings import NetSettings
-from template.account.common.account_serialize import SignupRequest
-from template.base import wire
-from template.base.errors import InvalidRequest
+from base_server.service.net.net_settings import NetSettings
+from base_server.template.account.common.account_serialize import SignupRequest
+from base_server.template.base import envelope as wire
+from base_server.template.base.errors import InvalidRequest
 
 FULL = NetSettings().max_body_bytes
 ANSWER_CHARACTERS = 4_000
@@ -136,7 +136,9 @@ def plain_parse_s() -> float:
 
 
 @pytest.mark.parametrize(("model", "make"), REFUSED.values(), ids=REFUSED.keys())
-def test_a_refusal_costs_in_proportion_to_the_body(model: type[wire.Request], make: Body, plain_parse_s: float) -> None:
+def test_a_refusal_costs_in_proportion_to_the_body(
+    model: type[wire.Request], make: Body, plain_parse_s: float
+) -> None:
     """cases/abuse.md A1."""
     peaks = []
     for size in (FULL // 4, FULL - 200):
@@ -174,7 +176,9 @@ def test_keys_of_an_object_are_bounded() -> None:
     for body in ({longest: 1, "a": padding}, {"a": [{"b": {longest: 1}}], "c": padding}):
         assert wire.read_json(json.dumps(body).encode()) == body
         too_long = json.dumps(body).replace(longest, longest + "k")
-        with pytest.raises(InvalidRequest, match=f"keys of more than {wire.MAX_KEY_CHARS} characters"):
+        with pytest.raises(
+            InvalidRequest, match=f"keys of more than {wire.MAX_KEY_CHARS} characters"
+        ):
             wire.read_json(too_long.encode())
 
 
@@ -182,6 +186,9 @@ def test_a_few_errors_are_listed_and_many_are_counted() -> None:
     """cases/abuse.md A1: thousands of wrong members."""
     few = refuse(Upload, json.dumps({"numbers": ["x"] * 500}).encode())
     assert few.details is not None
-    assert (few.details["field"], len(few.details["errors"])) == ("numbers.0", wire.MAX_LISTED_ERRORS)
+    assert (few.details["field"], len(few.details["errors"])) == (
+        "numbers.0",
+        wire.MAX_LISTED_ERRORS,
+    )
     many = refuse(Upload, json.dumps({"numbers": ["x"] * 5000}).encode())
     assert (many.details, "5000" in many.message) == ({"field": "body"}, True)

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from service.cache.cache_settings import CacheSettings
+from base_server.service.cache.cache_settings import CacheSettings
 from tests.backends_mariadb import DatabaseBackend
 from tests.chat_world import ChatWorld, running_world
 from tests.openai_stub import OpenAIStub
@@ -40,9 +40,14 @@ def backends(request: pytest.FixtureRequest) -> tuple[CacheSettings, DatabaseBac
 
 @pytest.fixture
 async def chat(
-    backends: tuple[CacheSettings, DatabaseBackend], app_id: str, provider: OpenAIStub, request: pytest.FixtureRequest
+    backends: tuple[CacheSettings, DatabaseBackend],
+    app_id: str,
+    provider: OpenAIStub,
+    request: pytest.FixtureRequest,
 ) -> AsyncIterator[ChatWorld]:
     """A running chat; ``@pytest.mark.chat_settings(window=4)`` changes its settings."""
     marker = request.node.get_closest_marker("chat_settings")
-    async with running_world(*backends, app_id, provider, **(marker.kwargs if marker else {})) as world:
+    async with running_world(
+        *backends, app_id, provider, **(marker.kwargs if marker else {})
+    ) as world:
         yield world

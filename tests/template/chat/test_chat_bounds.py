@@ -6,8 +6,8 @@ import uuid
 
 import pytest
 
-from template.chat.chat_message_store import NewMessage
-from template.chat.chat_turn_store import TurnStore
+from base_server.template.chat.messages.repository import NewMessage
+from base_server.template.chat.replies.slots import TurnStore
 from tests.chat_world import ChatWorld
 
 TEXT = "What would forty characters ask of you?!"
@@ -20,14 +20,18 @@ async def sizes(chat: ChatWorld) -> dict[str, list[int]]:
     """By kind of key, the bytes of each key of this test: name, value and what the server needs beside them."""
     prefix = f"{chat.container.settings.app_id}:TEST:"
     names = await chat.redis.execute("KEYS", f"{prefix}*")
-    found = await chat.redis.execute_many([("MEMORY", "USAGE", name, "SAMPLES", 0) for name in names])
+    found = await chat.redis.execute_many(
+        [("MEMORY", "USAGE", name, "SAMPLES", 0) for name in names]
+    )
     by_kind: dict[str, list[int]] = {}
     for name, size in zip(names, found, strict=True):
         by_kind.setdefault(name.partition("}:")[2].partition(":")[0], []).append(size)
     return by_kind
 
 
-@pytest.mark.chat_settings(window=MESSAGES, batch_size=1000)  # nothing is written before it is measured
+@pytest.mark.chat_settings(
+    window=MESSAGES, batch_size=1000
+)  # nothing is written before it is measured
 async def test_bytes_of_a_room_a_message_and_an_event(chat: ChatWorld) -> None:
     user = await chat.user()
     first = await chat.room(user, "A room of people")
@@ -54,7 +58,9 @@ async def test_bytes_of_a_reply_while_it_runs(chat: ChatWorld) -> None:
     room = await chat.room(user)
     parts, owner = chat.template._parts, await chat.template._owner(user)
     ids = [chat.keys.new_id(owner.partition) for _ in range(3)]
-    accepted = await parts.messages.accept(owner, room.room_id, NewMessage(*ids, "q", None, None, "queue"))
+    accepted = await parts.messages.accept(
+        owner, room.room_id, NewMessage(*ids, "q", None, None, "queue")
+    )
     assert accepted.turn is not None
     store = TurnStore(chat.redis, parts.messages._lanes, chat.template._wiring.settings)
     for n in range(200):

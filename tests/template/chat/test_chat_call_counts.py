@@ -16,14 +16,24 @@ from typing import Any
 
 import pytest
 
-from service.core import logger
-from service.llm.conversation import Question, ReplyChunk, ReplyEnd, ReplyItem, ReplyStart
-from template.base.session_info import SessionInfo
-from template.base.template_service import Answer, Call, TemplateService
-from template.chat.common.chat_protocol import ChatProtocol
+from base_server.service.core import logger
+from base_server.service.llm.conversation import (
+    Question,
+    ReplyChunk,
+    ReplyEnd,
+    ReplyItem,
+    ReplyStart,
+)
+from base_server.template.base.session_info import SessionInfo
+from base_server.template.base.template_service import Answer, Call, TemplateService
+from base_server.template.chat.common.chat_protocol import ChatProtocol
 from tests.chat_world import ChatWorld
 
-LIMITS = {ChatProtocol.MESSAGE_LIST: 345, ChatProtocol.ROOM_LIST: 400, ChatProtocol.MESSAGE_SEND: 1350}
+LIMITS = {
+    ChatProtocol.MESSAGE_LIST: 345,
+    ChatProtocol.ROOM_LIST: 400,
+    ChatProtocol.MESSAGE_SEND: 1350,
+}
 
 
 class OneSession:

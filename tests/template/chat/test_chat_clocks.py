@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 
 import pytest
 
-from template.chat.chat_message_store import NewMessage
+from base_server.template.chat.messages.repository import NewMessage
 from tests.chat_world import ChatWorld
 
 MINUTE_MS = 60_000
@@ -29,24 +29,32 @@ async def test_a_process_whose_clock_is_wrong_still_answers(
     await chat.send(user, room.room_id, "what time is it?")
 
 
-async def test_a_lease_runs_out_by_redis_clock_though_messages_are_dated_ahead_of_it(chat: ChatWorld) -> None:
+async def test_a_lease_runs_out_by_redis_clock_though_messages_are_dated_ahead_of_it(
+    chat: ChatWorld,
+) -> None:
     user = await chat.user()
     room = await chat.room(user)
     owner = await chat.template._owner(user)
     # As after a failover to a server whose clock is an hour behind.
     ahead = await redis_ms(chat) + 60 * MINUTE_MS
-    await chat.redis.execute("ZADD", chat.keys.account_order(user.session.account_id), ahead, room.room_id)
+    await chat.redis.execute(
+        "ZADD", chat.keys.account_order(user.session.account_id), ahead, room.room_id
+    )
     ids = [chat.keys.new_id(owner.partition) for _ in range(3)]
     accepted = await chat.template._parts.messages.accept(
         owner, room.room_id, NewMessage(*ids, "one", None, None, "queue")
     )
     assert accepted.turn is not None
     now_ms = await redis_ms(chat)
-    lease = float(await chat.redis.execute("ZSCORE", chat.keys.leases(owner.partition), room.room_id))
+    lease = float(
+        await chat.redis.execute("ZSCORE", chat.keys.leases(owner.partition), room.room_id)
+    )
     assert now_ms < lease < now_ms + MINUTE_MS
     assert accepted.turn.deadline_ms < now_ms + 10 * MINUTE_MS
     assert (
-        datetime.fromisoformat((await chat.messages(user, room.room_id)).messages[0].timestamp).timestamp()
+        datetime.fromisoformat(
+            (await chat.messages(user, room.room_id)).messages[0].timestamp
+        ).timestamp()
         > ahead / 1000
     )
 

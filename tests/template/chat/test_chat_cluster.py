@@ -6,9 +6,9 @@ import asyncio
 import uuid
 from pathlib import Path
 
-from service.cache.slots import tag_slot
-from service.db.db_settings import DatabaseSettings
-from template.base.client_session import ClientSession
+from base_server.service.db.db_settings import DatabaseSettings
+from base_server.service.redis_client.slots import tag_slot
+from base_server.template.base.client_session import ClientSession
 from tests.backends_cluster import RedisCluster
 from tests.backends_mariadb import DatabaseBackend
 from tests.chat_world import ChatWorld, running_world
@@ -30,7 +30,9 @@ class Player:
         text, client_id = f"{self.user.session.account_id} {len(self.said)}", str(uuid.uuid4())
         async with asyncio.timeout(PATIENCE_S):
             while (
-                response := await self.chat.try_send(self.user, self.room_id, text, client_message_id=client_id)
+                response := await self.chat.try_send(
+                    self.user, self.room_id, text, client_message_id=client_id
+                )
             ).errorCode:
                 assert response.errorCode == 5003, response.error
             assert response.user_message is not None
@@ -47,7 +49,9 @@ class Player:
         assert await self.chat.questions(self.user, self.room_id) == expected
         rows = await self.chat.rows(self.user, "fp_chat_window_get", self.room_id, 1000)
         assert [row["seq"] for row in rows] == list(range(1, 2 * len(self.said) + 1))
-        kept = {row["content"] for row in rows if row["sender_type"] == "USER" and not row["deleted"]}
+        kept = {
+            row["content"] for row in rows if row["sender_type"] == "USER" and not row["deleted"]
+        }
         assert kept == set(expected)
 
 
@@ -55,7 +59,9 @@ async def test_nothing_is_lost_doubled_or_revived_while_slots_move_and_masters_c
     private_cluster: RedisCluster, tmp_path: Path, app_id: str, provider: OpenAIStub
 ) -> None:
     database = DatabaseBackend("sqlite", DatabaseSettings(timeout_s=PATIENCE_S), tmp_path, None)
-    async with running_world(private_cluster.settings(), database, app_id, provider, batch_interval_s=0.1) as chat:
+    async with running_world(
+        private_cluster.settings(), database, app_id, provider, batch_interval_s=0.1
+    ) as chat:
         players = []
         for _ in range(6):
             user = await chat.user()
@@ -88,7 +94,9 @@ async def test_nothing_is_lost_doubled_or_revived_while_slots_move_and_masters_c
         for player in players:
             await player.check()
         assert all(is_of_this_run for _, is_of_this_run in await chat.container.cache.epochs())
-        assert (await chat.container.cache.epochs())[partition][0] >= 3, "moved and failed over, then died"
+        assert (await chat.container.cache.epochs())[partition][0] >= 3, (
+            "moved and failed over, then died"
+        )
 
 
 async def test_a_master_that_is_away_stops_neither_writes_nor_ends_of_the_other_partitions(
@@ -104,7 +112,9 @@ async def test_a_master_that_is_away_stops_neither_writes_nor_ends_of_the_other_
     async with running_world(settings, database, app_id, provider, **often) as chat:
         user = await chat.user()
         room_id = (await chat.room(user)).room_id
-        living = cluster.owner(chat.redis.partitions.tag(chat.redis.partitions.of_text(user.session.account_id)))
+        living = cluster.owner(
+            chat.redis.partitions.tag(chat.redis.partitions.of_text(user.session.account_id))
+        )
         lost = cluster.masters.index(next(node for node in cluster.masters if node is not living))
         cluster.replicas[lost].kill()
         cluster.masters[lost].kill()

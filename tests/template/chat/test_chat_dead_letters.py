@@ -8,14 +8,17 @@ from typing import Any
 
 import pytest
 
-from service.core.errors import ServiceError
-from service.db.db_settings import DatabaseSettings
-from service.queue.lane_store import DeadLetter
-from template.base.client_session import ClientSession
-from template.base.readiness import Health
-from template.chat.chat_dead_letters import ChatDeadLetters, Outcome
-from template.chat.chat_events import QUEUE_NAME
-from template.chat.common.chat_serialize import ChatRoomDeleteRequest, ChatRoomUpdateRequest
+from base_server.service.core.errors import ServiceError
+from base_server.service.db.db_settings import DatabaseSettings
+from base_server.service.queue.lane_store import DeadLetter
+from base_server.template.base.client_session import ClientSession
+from base_server.template.base.readiness import Health
+from base_server.template.chat.common.chat_serialize import (
+    ChatRoomDeleteRequest,
+    ChatRoomUpdateRequest,
+)
+from base_server.template.chat.domain.events import QUEUE_NAME
+from base_server.template.chat.persistence.dead_letters import ChatDeadLetters, Outcome
 from tests.backends_mariadb import DatabaseBackend
 from tests.backends_redis import RedisServer
 from tests.chat_world import ChatWorld, running_world
@@ -32,8 +35,12 @@ class Behind:
         self._database = chat.container.database
         chat.template._parts.consumer._writer._database = self
 
-    async def call_shard_procedure(self, shard_id: int, name: str, params: Any = ()) -> list[dict[str, Any]]:
-        return await self._database.call_shard_procedure(shard_id, f"{name}_2" if name in self.lacks else name, params)
+    async def call_shard_procedure(
+        self, shard_id: int, name: str, params: Any = ()
+    ) -> list[dict[str, Any]]:
+        return await self._database.call_shard_procedure(
+            shard_id, f"{name}_2" if name in self.lacks else name, params
+        )
 
 
 async def letters(chat: ChatWorld) -> list[DeadLetter]:
@@ -41,7 +48,9 @@ async def letters(chat: ChatWorld) -> list[DeadLetter]:
 
 
 def dead(chat: ChatWorld) -> ChatDeadLetters:
-    return ChatDeadLetters(chat.container.queue, chat.container.cache.get_bulk_client(), chat.template._wiring.settings)
+    return ChatDeadLetters(
+        chat.container.queue, chat.container.cache.get_bulk_client(), chat.template._wiring.settings
+    )
 
 
 async def saved(chat: ChatWorld, user: ClientSession, room_id: str) -> list[int]:
@@ -68,7 +77,9 @@ async def poisoned(chat: ChatWorld, user: ClientSession) -> tuple[str, Refusing]
     return room.room_id, database
 
 
-async def test_a_refused_event_and_what_follows_it_wait_and_no_other_room_does(chat: ChatWorld) -> None:
+async def test_a_refused_event_and_what_follows_it_wait_and_no_other_room_does(
+    chat: ChatWorld,
+) -> None:
     user = await chat.user()
     room_id, _ = await poisoned(chat, user)
     other = await chat.room(user)
@@ -86,7 +97,9 @@ async def test_a_refused_event_and_what_follows_it_wait_and_no_other_room_does(c
     assert await chat.questions(user, room_id) == ["good", POISON, "behind", "later still"]
     assert await pinned(chat, room_id)
     assert not await pinned(chat, other.room_id)
-    (check,) = [check for check in await chat.template.readiness() if check.name == "chat_dead_letters"]
+    (check,) = [
+        check for check in await chat.template.readiness() if check.name == "chat_dead_letters"
+    ]
     assert check.health is Health.DEGRADED
     assert "6" in check.reason
 
@@ -122,7 +135,9 @@ async def test_a_refusal_is_no_poison_while_the_shard_answers_nothing_else(chat:
     assert await saved(chat, user, room.room_id) == [1, 2]
 
 
-async def test_a_replay_puts_them_back_in_order_before_newer_ones_and_unpins(chat: ChatWorld) -> None:
+async def test_a_replay_puts_them_back_in_order_before_newer_ones_and_unpins(
+    chat: ChatWorld,
+) -> None:
     user = await chat.user()
     room_id, database = await poisoned(chat, user)
     lane = (await letters(chat))[0].lane
@@ -242,7 +257,9 @@ async def test_when_all_are_dropped_the_room_is_as_the_database_has_it(chat: Cha
     assert await chat.redis.execute("EXISTS", lane.held_key) == 0
 
 
-async def test_a_room_that_was_refused_itself_is_listed_until_it_is_dropped(chat: ChatWorld) -> None:
+async def test_a_room_that_was_refused_itself_is_listed_until_it_is_dropped(
+    chat: ChatWorld,
+) -> None:
     user = await chat.user()
     database = Refusing(chat)
     room = await chat.room(user, title=POISON)
@@ -252,7 +269,9 @@ async def test_a_room_that_was_refused_itself_is_listed_until_it_is_dropped(chat
     account = user.session.account_id
     for kept in (True, False):
         await chat.redis.execute("DEL", keys.account_record(account), keys.account_rooms(account))
-        assert [found.title for found in (await chat.rooms(user)).rooms] == ([POISON] if kept else [])
+        assert [found.title for found in (await chat.rooms(user)).rooms] == (
+            [POISON] if kept else []
+        )
         if kept:
             found = await letters(chat)
             await dead(chat).drop(found[0].lane, room.room_id, found)
@@ -286,7 +305,9 @@ async def crashable(
         yield world
 
 
-async def test_a_redis_that_was_killed_still_has_the_room(crashable: ChatWorld, private_server: RedisServer) -> None:
+async def test_a_redis_that_was_killed_still_has_the_room(
+    crashable: ChatWorld, private_server: RedisServer
+) -> None:
     chat, user = crashable, await crashable.user()
     room_id, database = await poisoned(chat, user)
     private_server.kill()

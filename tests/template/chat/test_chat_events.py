@@ -9,24 +9,42 @@ from typing import Any
 
 import pytest
 
-from service.queue.message_queue import QueueEntry
-from template.chat.chat_events import MESSAGE_DELETE, MESSAGE_SAVE, ROOM_CREATE, ROOM_UPDATE, BadEvent, read_event
+from base_server.service.queue.message_queue import QueueEntry
+from base_server.template.chat.domain.events import (
+    MESSAGE_DELETE,
+    MESSAGE_SAVE,
+    ROOM_CREATE,
+    ROOM_UPDATE,
+    BadEvent,
+    read_event,
+)
 
 _MESSAGE = {"message_id": "m-1", "sender_type": "USER", "content": "x"}
 _SAVE = {"room_id": "r-1", "account_db_key": 7, "message_data": _MESSAGE}
-_CREATE = {"room_id": "r-1", "account_db_key": 7, "title": "t", "ai_persona": "P", "created_at": "2025-11-25T10:00:00Z"}
+_CREATE = {
+    "room_id": "r-1",
+    "account_db_key": 7,
+    "title": "t",
+    "ai_persona": "P",
+    "created_at": "2025-11-25T10:00:00Z",
+}
 
 
 def _entry(kind: str, payload: dict[str, Any]) -> QueueEntry:
     return QueueEntry("1-0", {"type": kind, "payload": json.dumps(payload), "at": "1764064800000"})
 
 
-@pytest.mark.parametrize("value", [{"a": 1}, ["a"], 7, "with \0"], ids=["an object", "a list", "a number", "U+0000"])
+@pytest.mark.parametrize(
+    "value", [{"a": 1}, ["a"], 7, "with \0"], ids=["an object", "a list", "a number", "U+0000"]
+)
 @pytest.mark.parametrize(
     ("kind", "payload", "field"),
     [
         (MESSAGE_SAVE, _SAVE, "body_hash"),
-        *((ROOM_CREATE, _CREATE, name) for name in ("title", "ai_persona", "client_request_id", "request_hash")),
+        *(
+            (ROOM_CREATE, _CREATE, name)
+            for name in ("title", "ai_persona", "client_request_id", "request_hash")
+        ),
     ],
 )
 def test_what_must_be_text_and_is_not_is_a_bad_event(
@@ -46,7 +64,9 @@ def test_what_must_be_text_and_is_not_is_a_bad_event(
         (ROOM_UPDATE, {"room_id": "r-1", "account_db_key": 7, "title": "t"}, "version"),
     ],
 )
-def test_entry_field_that_is_no_number_is_a_bad_event(kind: str, payload: dict[str, Any], name: str) -> None:
+def test_entry_field_that_is_no_number_is_a_bad_event(
+    kind: str, payload: dict[str, Any], name: str
+) -> None:
     """cases/faults.md U12: not an error that keeps the whole batch from being written."""
     fields = {"type": kind, "payload": json.dumps(payload), "at": "1764064800000"}
     assert read_event(QueueEntry("1-0", fields | {name: "5"})).room_id == "r-1"
@@ -64,5 +84,9 @@ def test_entry_with_a_far_time_is_a_bad_event(days: float, is_refused: bool) -> 
     """cases/promises.md P2: later sends would be stamped after it."""
     at = datetime.fromtimestamp(1764064800 + days * 86400, UTC).isoformat()
     entry = _entry(MESSAGE_SAVE, _SAVE | {"message_data": _MESSAGE | {"timestamp": at}})
-    with pytest.raises(BadEvent, match=r"timestamp .* in the future") if is_refused else nullcontext():
+    with (
+        pytest.raises(BadEvent, match=r"timestamp .* in the future")
+        if is_refused
+        else nullcontext()
+    ):
         assert read_event(entry).row["created_at"] == f"{at[:10]} {at[11:19]}.000"

@@ -7,14 +7,19 @@ import uuid
 
 import pytest
 
-from template.chat.common.chat_serialize import ChatRoomCreateRequest, ChatRoomDeleteRequest
+from base_server.template.chat.common.chat_serialize import (
+    ChatRoomCreateRequest,
+    ChatRoomDeleteRequest,
+)
 from tests.chat_world import PERSONA, ChatWorld
 from tests.openai_stub import Reply
 from tests.waiting import until
 
 
 @pytest.mark.chat_settings(sends_per_minute=0.1, sends_at_once=3)
-async def test_sends_over_the_limit_are_1010_with_the_time_to_wait_and_store_nothing(chat: ChatWorld) -> None:
+async def test_sends_over_the_limit_are_1010_with_the_time_to_wait_and_store_nothing(
+    chat: ChatWorld,
+) -> None:
     user, other = await chat.user(), await chat.user()
     rooms = [(await chat.room(user)).room_id for _ in range(2)]
     for n in range(3):
@@ -34,7 +39,10 @@ async def test_sends_over_the_limit_are_1010_with_the_time_to_wait_and_store_not
         await chat.send(user, rooms[0], "m0", client_message_id="c-0")
     # Others are not concerned, and after the time that was told there is room for one.
     await chat.send(other, (await chat.room(other)).room_id, "mine")
-    account, told_s = chat.keys.account_record(user.session.account_id), answers[0].error.retry_after_s
+    account, told_s = (
+        chat.keys.account_record(user.session.account_id),
+        answers[0].error.retry_after_s,
+    )
     await chat.redis.execute("HINCRBY", account, "sends_at", -round(told_s * 1000))
     await chat.send(user, rooms[0], "later")
 
@@ -52,14 +60,18 @@ async def test_a_clock_that_was_set_back_does_not_keep_the_bucket_empty(chat: Ch
 
 
 @pytest.mark.chat_settings(max_open_replies=2)
-async def test_open_replies_are_limited_over_all_rooms_and_free_again_when_they_end(chat: ChatWorld) -> None:
+async def test_open_replies_are_limited_over_all_rooms_and_free_again_when_they_end(
+    chat: ChatWorld,
+) -> None:
     user = await chat.user()
     rooms = [(await chat.room(user)).room_id for _ in range(3)]
     chat.provider.script(Reply(["a"], hang=True), Reply(["b"], hang=True))
     hanging = [asyncio.create_task(chat.try_send(user, room_id, "long")) for room_id in rooms[:2]]
     await until(lambda: chat.provider.running == 2)
     third = await chat.try_send(user, rooms[2], "one more")
-    waiting = await chat.try_send(user, rooms[0], "a waiting one counts too", client_message_id=str(uuid.uuid4()))
+    waiting = await chat.try_send(
+        user, rooms[0], "a waiting one counts too", client_message_id=str(uuid.uuid4())
+    )
     assert (third.errorCode, waiting.errorCode) == (1010, 1010)
     assert third.error is not None
     assert third.error.retry_after_s == 1
@@ -85,14 +97,18 @@ async def test_an_ended_reply_leaves_nothing_of_the_limit_behind(chat: ChatWorld
 
 
 @pytest.mark.chat_settings(max_rooms_per_account=2)
-async def test_rooms_over_the_limit_are_1010_and_store_nothing_until_one_is_deleted(chat: ChatWorld) -> None:
+async def test_rooms_over_the_limit_are_1010_and_store_nothing_until_one_is_deleted(
+    chat: ChatWorld,
+) -> None:
     user = await chat.user()
     first = await chat.room(user, "first", client_request_id="r1")
     await chat.room(user, "second")
     refused = ChatRoomCreateRequest(ai_persona=PERSONA, title="third", client_request_id="r3")
     answer = await chat.template.on_chat_room_create_req(user, refused)
     assert (answer.errorCode, answer.room) == (1010, None)
-    assert (await chat.room(user, "first", client_request_id="r1")).room_id == first.room_id  # made before
+    assert (
+        await chat.room(user, "first", client_request_id="r1")
+    ).room_id == first.room_id  # made before
     assert [room.title for room in (await chat.rooms(user)).rooms] == ["second", "first"]
     assert await chat.backlog() == 2
     gone = ChatRoomDeleteRequest(room_id=first.room_id)

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from service.db.database_service import DatabaseService
-from template.base.client_session import ClientSession
-from template.base.session_info import SessionInfo
-from template.chat.chat_states import RoomState
+from base_server.service.db.database_service import DatabaseService
+from base_server.template.base.client_session import ClientSession
+from base_server.template.base.session_info import SessionInfo
+from base_server.template.chat.domain.states import RoomState
 from tests.backends_mariadb import DatabaseBackend
 from tests.chat_world import ChatWorld, running_world
 from tests.openai_stub import OpenAIStub
@@ -46,7 +46,10 @@ async def test_processes_that_load_the_same_at_once_do_not_hinder_each_other(
         monkeypatch.setattr(database, "call_shard_procedure", slow)
 
     async with AsyncExitStack() as stack:
-        worlds = [await stack.enter_async_context(running_world(*backends, app_id, provider)) for _ in range(3)]
+        worlds = [
+            await stack.enter_async_context(running_world(*backends, app_id, provider))
+            for _ in range(3)
+        ]
         for world in worlds:
             slow_down(world.container.database)
 
@@ -72,11 +75,18 @@ async def test_a_record_that_is_gone_while_its_events_wait_is_not_read_from_the_
     await chat.send(user, room.room_id, "two")
     other = await chat.room(user)
     keys = chat.keys
-    name = keys.room_record(room.room_id) if lost == "room_record" else keys.account_record(user.session.account_id)
+    name = (
+        keys.room_record(room.room_id)
+        if lost == "room_record"
+        else keys.account_record(user.session.account_id)
+    )
     await chat.redis.execute("DEL", name)
     await chat.send(user, room.room_id, "three")
     assert await chat.questions(user, room.room_id) == ["one", "two", "three"]
-    assert {found.room_id for found in (await chat.rooms(user)).rooms} == {room.room_id, other.room_id}
+    assert {found.room_id for found in (await chat.rooms(user)).rooms} == {
+        room.room_id,
+        other.room_id,
+    }
     await chat.persist()
     rows = await chat.rows(user, "fp_chat_messages_get", room.room_id, None, 10)
     assert [row["seq"] for row in rows] == [6, 5, 4, 3, 2, 1]
@@ -97,7 +107,11 @@ async def test_a_load_that_read_before_a_write_does_not_bring_back_what_was_then
     await chat.send(user, room.room_id, "one")
     await chat.persist()
     keys = chat.keys
-    name = keys.room_record(room.room_id) if what == "room" else keys.account_record(user.session.account_id)
+    name = (
+        keys.room_record(room.room_id)
+        if what == "room"
+        else keys.account_record(user.session.account_id)
+    )
     last_read = "fp_chat_window_get" if what == "room" else "fp_chat_rooms_get"
     await chat.redis.execute("DEL", name)
     has_read, goes_on = asyncio.Event(), asyncio.Event()
@@ -132,7 +146,9 @@ async def test_a_load_that_read_before_a_write_does_not_bring_back_what_was_then
         assert {found.room_id for found in (await chat.rooms(user)).rooms} == rooms
 
 
-async def test_what_a_new_redis_run_finds_waiting_is_written_before_anything_is_loaded(chat: ChatWorld) -> None:
+async def test_what_a_new_redis_run_finds_waiting_is_written_before_anything_is_loaded(
+    chat: ChatWorld,
+) -> None:
     user = await chat.user()
     room = await chat.room(user)
     await chat.send(user, room.room_id, "one")
@@ -141,7 +157,10 @@ async def test_what_a_new_redis_run_finds_waiting_is_written_before_anything_is_
     keys = chat.keys
     # The stream came back, what belongs to it did not.
     lost = [keys.room_record(room.room_id), keys.messages(room.room_id), keys.room(room.room_id)]
-    lost += [keys.account_record(user.session.account_id), keys.account_rooms(user.session.account_id)]
+    lost += [
+        keys.account_record(user.session.account_id),
+        keys.account_rooms(user.session.account_id),
+    ]
     await chat.redis.execute("DEL", *lost, keys.account_order(user.session.account_id))
     await chat.redis.execute("INCR", keys.epoch(keys.account_partition(user.session.account_id)))
     assert await chat.questions(user, room.room_id) == ["one", "two"]
@@ -149,7 +168,9 @@ async def test_what_a_new_redis_run_finds_waiting_is_written_before_anything_is_
     assert [found.message_count for found in (await chat.rooms(user)).rooms] == [6]
 
 
-async def test_what_is_being_deleted_is_not_loaded_though_the_database_still_has_it(chat: ChatWorld) -> None:
+async def test_what_is_being_deleted_is_not_loaded_though_the_database_still_has_it(
+    chat: ChatWorld,
+) -> None:
     user = await chat.user()
     kept, gone = await chat.room(user), await chat.room(user)
     await chat.send(user, gone.room_id, "one")
@@ -170,7 +191,11 @@ async def test_a_new_room_without_its_keys_is_found_while_its_create_waits(chat:
     room_id = (await chat.room(user)).room_id
     keys = chat.keys
     await chat.redis.execute(
-        "DEL", keys.room_record(room_id), keys.messages(room_id), keys.room(room_id), keys.room_state(room_id)
+        "DEL",
+        keys.room_record(room_id),
+        keys.messages(room_id),
+        keys.room(room_id),
+        keys.room_state(room_id),
     )
     assert await chat.backlog() > 0
     assert (await chat.messages(user, room_id)).messages == []
@@ -187,7 +212,9 @@ async def test_list_of_an_account_that_is_gone_is_not_that_of_its_name(chat: Cha
     for shard_id in (session.shard_id, 3 - session.shard_id):
         key = session.account_db_key + shard_id
         namesake = ClientSession(SessionInfo(session.account_id, key, shard_id))
-        persisting = asyncio.create_task(chat.persist())  # the list may have to wait for the other's events
+        persisting = asyncio.create_task(
+            chat.persist()
+        )  # the list may have to wait for the other's events
         assert (await chat.rooms(namesake)).total_count == 0
         await persisting
         assert (await chat.try_messages(namesake, room.room_id)).errorCode == 1004

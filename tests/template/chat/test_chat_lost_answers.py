@@ -8,12 +8,19 @@ from typing import Any
 
 import pytest
 
-from service.cache.cache_client import CacheClient
-from service.cache.script import Script
-from template.chat.chat_events import QUEUE_NAME
-from template.chat.chat_scripts import SCRIPTS
-from template.chat.chat_state_machine import MessageState, RoomState, get_chat_state_machine
-from template.chat.common.chat_serialize import ChatRoomDeleteRequest, ChatRoomUpdateRequest
+from base_server.service.cache.cache_client import CacheClient
+from base_server.service.redis_client.script import Script
+from base_server.template.chat.cache.scripts import SCRIPTS
+from base_server.template.chat.chat_state_machine import (
+    MessageState,
+    RoomState,
+    get_chat_state_machine,
+)
+from base_server.template.chat.common.chat_serialize import (
+    ChatRoomDeleteRequest,
+    ChatRoomUpdateRequest,
+)
+from base_server.template.chat.domain.events import QUEUE_NAME
 from tests.chat_world import ChatWorld
 from tests.openai_stub import Reply
 from tests.waiting import until
@@ -49,7 +56,9 @@ async def events(chat: ChatWorld) -> int:
     return count
 
 
-async def test_every_operation_is_done_once_and_answers_as_if_nothing_was_lost(chat: ChatWorld) -> None:
+async def test_every_operation_is_done_once_and_answers_as_if_nothing_was_lost(
+    chat: ChatWorld,
+) -> None:
     user = await chat.user()
     room = await chat.room(user, client_request_id="r")
     assert await events(chat) == 1
@@ -59,7 +68,11 @@ async def test_every_operation_is_done_once_and_answers_as_if_nothing_was_lost(c
     question, reply = response.user_message, response.message
     assert question is not None
     assert reply is not None
-    assert (reply.content, reply.metadata["finish_reason"], reply.is_streaming) == ("an answer", "stop", False)
+    assert (reply.content, reply.metadata["finish_reason"], reply.is_streaming) == (
+        "an answer",
+        "stop",
+        False,
+    )
     assert await events(chat) == 3
     await chat.persist()
     rename = ChatRoomUpdateRequest(room_id=room.room_id, new_title="renamed")
@@ -110,7 +123,9 @@ async def test_questions_that_wait_are_answered_in_their_turn(chat: ChatWorld) -
 
         await until(accepted)
     responses = await asyncio.gather(*sends)
-    assert [response.message.content for response in responses if response.message] == [f"a{n} " * 4 for n in range(3)]
+    assert [response.message.content for response in responses if response.message] == [
+        f"a{n} " * 4 for n in range(3)
+    ]
     assert chat.provider.calls == 3
 
 

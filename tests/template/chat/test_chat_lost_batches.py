@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from service.queue.lane_store import DeadLetter
-from service.queue.lanes import Lane
-from service.queue.message_queue import QueueEntry
-from service.queue.queue_errors import DeadLettersFull
-from template.base.client_session import ClientSession
-from template.chat.chat_dead_letters import ChatDeadLetters, Outcome
-from template.chat.chat_events import QUEUE_NAME
+from base_server.service.queue.lane_store import DeadLetter
+from base_server.service.queue.lanes import Lane
+from base_server.service.queue.message_queue import QueueEntry
+from base_server.service.queue.queue_errors import DeadLettersFull
+from base_server.template.base.client_session import ClientSession
+from base_server.template.chat.domain.events import QUEUE_NAME
+from base_server.template.chat.persistence.dead_letters import ChatDeadLetters, Outcome
 from tests.chat_world import ChatWorld
 from tests.documented.host_world import hosted
 from tests.documented.test_host_events import new_id
@@ -23,14 +23,19 @@ def lane_of(chat: ChatWorld, user: ClientSession) -> Lane:
 
 
 async def saved(chat: ChatWorld, user: ClientSession, room_id: str) -> list[tuple[int, str]]:
-    return [(row["seq"], row["content"]) for row in await chat.rows(user, "fp_chat_window_get", room_id, 100)]
+    return [
+        (row["seq"], row["content"])
+        for row in await chat.rows(user, "fp_chat_window_get", room_id, 100)
+    ]
 
 
 async def letters(chat: ChatWorld) -> list[DeadLetter]:
     return await chat.container.queue.dead_letters(QUEUE_NAME)
 
 
-async def lost_batch(chat: ChatWorld, user: ClientSession, *texts: str) -> tuple[str, Lane, Refusing]:
+async def lost_batch(
+    chat: ChatWorld, user: ClientSession, *texts: str
+) -> tuple[str, Lane, Refusing]:
     """A room with a question and its answer, and a batch with two events for each of ``texts``, which only the
     consumer's process has."""
     room_id, lane = (await chat.room(user)).room_id, lane_of(chat, user)
@@ -65,7 +70,9 @@ async def test_refused_events_of_a_lost_batch_become_dead_letters(chat: ChatWorl
     await chat.persist()
     assert len(await letters(chat)) == 6
     database.on = False
-    dead = ChatDeadLetters(chat.container.queue, chat.container.cache.get_bulk_client(), chat.template._wiring.settings)
+    dead = ChatDeadLetters(
+        chat.container.queue, chat.container.cache.get_bulk_client(), chat.template._wiring.settings
+    )
     assert await dead.replay(lane, room_id) == Outcome(6, 0)
     await chat.persist()
     questions = [content for _, content in await saved(chat, user, room_id)][::2]
@@ -88,7 +95,11 @@ async def test_lost_batch_with_a_hosts_save_is_written(chat: ChatWorld) -> None:
         await chat.forget_everything()
         database.down = False
         await drain(chat, lane)
-    assert [content for _, content in await saved(chat, user, room_id)] == ["ours", "stub: ours", "theirs"]
+    assert [content for _, content in await saved(chat, user, room_id)] == [
+        "ours",
+        "stub: ours",
+        "theirs",
+    ]
 
 
 async def test_lost_batch_is_written_under_its_lanes_lock(chat: ChatWorld) -> None:
@@ -100,7 +111,12 @@ async def test_lost_batch_is_written_under_its_lanes_lock(chat: ChatWorld) -> No
         await drain(chat, lane)
         assert await saved(chat, user, room_id) == before
     await drain(chat, lane)
-    assert [content for _, content in await saved(chat, user, room_id)] == ["good", "stub: good", "two", "stub: two"]
+    assert [content for _, content in await saved(chat, user, room_id)] == [
+        "good",
+        "stub: good",
+        "two",
+        "stub: two",
+    ]
     assert not chat.template._parts.consumer._writer.unfinished
 
 
@@ -128,7 +144,10 @@ async def test_dead_letters_of_lost_entries_are_added_once(chat: ChatWorld) -> N
     queue = chat.container.queue
     assert await queue.add_dead_letters(lane, lost[:1], {"1-0": "room"}) == 1
     assert await queue.add_dead_letters(lane, lost, {"1-0": "room", "1-1": "room"}) == 1
-    assert [(letter.entry_id, letter.fields["id"]) for letter in await letters(chat)] == [("1-0", "m0"), ("1-1", "m1")]
+    assert [(letter.entry_id, letter.fields["id"]) for letter in await letters(chat)] == [
+        ("1-0", "m0"),
+        ("1-1", "m1"),
+    ]
     assert await chat.redis.execute("HGET", lane.held_key, "room") == "2"
 
 

@@ -10,13 +10,16 @@ from typing import Any
 
 import pytest
 
-from service.core.errors import ServiceUnavailable
-from service.db.db_settings import DatabaseSettings
-from template.base.client_session import ClientSession
-from template.chat.chat_message_store import NewMessage
-from template.chat.chat_scripts import SCRIPTS
-from template.chat.chat_turn_store import TurnStore
-from template.chat.common.chat_serialize import ChatMessageSendResponse, ChatMessageStopRequest
+from base_server.service.core.errors import ServiceUnavailable
+from base_server.service.db.db_settings import DatabaseSettings
+from base_server.template.base.client_session import ClientSession
+from base_server.template.chat.cache.scripts import SCRIPTS
+from base_server.template.chat.common.chat_serialize import (
+    ChatMessageSendResponse,
+    ChatMessageStopRequest,
+)
+from base_server.template.chat.messages.repository import NewMessage
+from base_server.template.chat.replies.slots import TurnStore
 from tests.backends_mariadb import DatabaseBackend
 from tests.backends_redis import RedisServer
 from tests.chat_world import ChatWorld, running_world
@@ -37,7 +40,9 @@ async def half_said(
     sends = []
     for n in range(2):
         sent_as = f"{client_id}{n}" if client_id else None
-        sends.append(asyncio.create_task(chat.try_send(user, room_id, f"q{n}", client_message_id=sent_as)))
+        sends.append(
+            asyncio.create_task(chat.try_send(user, room_id, f"q{n}", client_message_id=sent_as))
+        )
 
         async def listed(n: int = n) -> bool:
             messages = (await chat.messages(user, room_id)).messages
@@ -66,7 +71,9 @@ async def goes_on(chat: ChatWorld, user: ClientSession, room_id: str, *, first: 
 
         await until(answered, SOON_S)
         messages = (await chat.messages(user, room_id)).messages
-        assert messages[3].metadata["finish_reason"] in ({first} if first else {"stopped", "interrupted"})
+        assert messages[3].metadata["finish_reason"] in (
+            {first} if first else {"stopped", "interrupted"}
+        )
         assert [message.content for message in messages][4:] == ["q1", "stub: q1"]
         await chat.send(user, room_id, "next")
     assert (await chat.rooms(user)).rooms[0].message_count == 8
@@ -90,7 +97,9 @@ async def crashable(
     private_server: RedisServer, tmp_path: Path, app_id: str, provider: OpenAIStub
 ) -> AsyncIterator[ChatWorld]:
     database = DatabaseBackend("sqlite", DatabaseSettings(timeout_s=PATIENCE_S), tmp_path, None)
-    async with running_world(private_server.settings(), database, app_id, provider, **NEVER) as world:
+    async with running_world(
+        private_server.settings(), database, app_id, provider, **NEVER
+    ) as world:
         yield world
 
 
@@ -138,7 +147,9 @@ async def test_replies_outlive_what_redis_knew_of_their_room(chat: ChatWorld, da
         if name.endswith("!"):
             await chat.redis.execute("ZADD", key, 1, "x")
     if damage == "new run":
-        await chat.redis.execute("INCR", chat.keys.epoch(chat.keys.account_partition(user.session.account_id)))
+        await chat.redis.execute(
+            "INCR", chat.keys.epoch(chat.keys.account_partition(user.session.account_id))
+        )
     await goes_on(chat, user, room.room_id, first="" if "record" in damage else "stopped")
     await all_written(chat, user, room.room_id)
     await asked_once(chat)
@@ -146,7 +157,8 @@ async def test_replies_outlive_what_redis_knew_of_their_room(chat: ChatWorld, da
 
 @pytest.mark.chat_settings(**NEVER)
 @pytest.mark.parametrize(
-    ("field", "value"), [("shard", None), ("owner", "nobody"), ("turn", "nonsense"), ("turn", "|||||")]
+    ("field", "value"),
+    [("shard", None), ("owner", "nobody"), ("turn", "nonsense"), ("turn", "|||||")],
 )
 async def test_a_turn_that_cannot_be_read_does_not_keep_others_open(
     chat: ChatWorld, field: str, value: str | None
@@ -158,9 +170,15 @@ async def test_a_turn_that_cannot_be_read_does_not_keep_others_open(
         await chat.send(user, room.room_id, "first")
         await half_said(chat, user, room.room_id)
     record = chat.keys.room_record(rooms[0].room_id)
-    await chat.redis.execute(*(("HDEL", record, field) if value is None else ("HSET", record, field, value)))
-    turns = TurnStore(chat.redis, chat.template._parts.messages._lanes, chat.template._wiring.settings)
-    assert [found.turn.room_id for found in await turns.expired(all_open=True)] == [rooms[1].room_id]
+    await chat.redis.execute(
+        *(("HDEL", record, field) if value is None else ("HSET", record, field, value))
+    )
+    turns = TurnStore(
+        chat.redis, chat.template._parts.messages._lanes, chat.template._wiring.settings
+    )
+    assert [found.turn.room_id for found in await turns.expired(all_open=True)] == [
+        rooms[1].room_id
+    ]
 
 
 @pytest.mark.chat_settings(**NEVER)
@@ -184,12 +202,16 @@ async def test_somebody_elses_request_does_not_end_a_reply(chat: ChatWorld) -> N
     await goes_on(chat, user, room.room_id)
 
 
-async def test_everything_that_was_streamed_of_an_interrupted_reply_is_kept(chat: ChatWorld) -> None:
+async def test_everything_that_was_streamed_of_an_interrupted_reply_is_kept(
+    chat: ChatWorld,
+) -> None:
     user = await chat.user()
     room = await chat.room(user)
     parts, owner = chat.template._parts, await chat.template._owner(user)
     ids = [chat.keys.new_id(owner.partition) for _ in range(3)]
-    accepted = await parts.messages.accept(owner, room.room_id, NewMessage(*ids, "q", None, None, "queue"))
+    accepted = await parts.messages.accept(
+        owner, room.room_id, NewMessage(*ids, "q", None, None, "queue")
+    )
     assert accepted.turn is not None
     turns = TurnStore(chat.redis, parts.messages._lanes, chat.template._wiring.settings)
     await turns.append(accepted.turn, "claim", 0, "said ", "")
@@ -199,12 +221,23 @@ async def test_everything_that_was_streamed_of_an_interrupted_reply_is_kept(chat
     assert (reply.content, reply.is_streaming) == ("said meanwhile", False)
 
 
-async def stored_by_a_lost_redis(chat: ChatWorld, user: ClientSession, room_id: str, *seqs: int) -> None:
+async def stored_by_a_lost_redis(
+    chat: ChatWorld, user: ClientSession, room_id: str, *seqs: int
+) -> None:
     """A batch of a Redis that was lost comes to the database: another pair of messages with these numbers."""
     partition, parent = chat.keys.account_partition(user.session.account_id), None
     for seq, sender in zip(seqs, ("USER", "AI"), strict=True):
         message_id = chat.keys.new_id(partition)
-        row = (message_id, room_id, user.session.account_db_key, seq, sender, f"late {seq}", parent, "{}")
+        row = (
+            message_id,
+            room_id,
+            user.session.account_db_key,
+            seq,
+            sender,
+            f"late {seq}",
+            parent,
+            "{}",
+        )
         await chat.rows(user, "fp_chat_message_save", *row, "2026-01-01 00:00:00.000", None, None)
         parent = message_id
 
@@ -233,14 +266,20 @@ async def test_reply_goes_on_when_its_question_got_another_number(chat: ChatWorl
         stop = ChatMessageStopRequest(room_id=room.room_id, message_id=messages[5].message_id)
         assert (await chat.template.on_chat_message_stop_req(user, stop)).errorCode == 0
         answers = await asyncio.gather(*sends)
-    assert [(answer.errorCode, answer.message and answer.message.content) for answer in answers] == [
+    assert [
+        (answer.errorCode, answer.message and answer.message.content) for answer in answers
+    ] == [
         (0, "half "),
         (0, "stub: q1"),
     ]
     await chat.persist()
     rows = await chat.rows(user, "fp_chat_window_get", room.room_id, 100)
     assert [row["content"] for row in rows[4:]] == ["q0", "half ", "q1", "stub: q1"]
-    assert [request.messages[-1]["content"] for request in chat.provider.requests] == ["first", "q0", "q1"]
+    assert [request.messages[-1]["content"] for request in chat.provider.requests] == [
+        "first",
+        "q0",
+        "q1",
+    ]
 
 
 @pytest.mark.chat_settings(**NEVER)
@@ -253,14 +292,25 @@ async def test_reply_goes_on_when_its_place_is_taken(chat: ChatWorld) -> None:
     sends = await half_said(chat, user, room.room_id, client_id="q")
     await chat.persist()
     await stored_by_a_lost_redis(chat, user, room.room_id, 4, 6)
-    await chat.redis.execute("INCR", chat.keys.epoch(chat.keys.account_partition(user.session.account_id)))
+    await chat.redis.execute(
+        "INCR", chat.keys.epoch(chat.keys.account_partition(user.session.account_id))
+    )
     async with asyncio.timeout(SOON_S):
         messages = (await chat.messages(user, room.room_id)).messages
-        assert [message.content for message in messages[2:]] == ["q0", "late 4", "q1", "late 6", "half ", ""]
+        assert [message.content for message in messages[2:]] == [
+            "q0",
+            "late 4",
+            "q1",
+            "late 6",
+            "half ",
+            "",
+        ]
         stop = ChatMessageStopRequest(room_id=room.room_id, message_id=messages[6].message_id)
         assert (await chat.template.on_chat_message_stop_req(user, stop)).errorCode == 0
         answers = await asyncio.gather(*sends)
-    assert [(answer.errorCode, answer.message and answer.message.content) for answer in answers] == [
+    assert [
+        (answer.errorCode, answer.message and answer.message.content) for answer in answers
+    ] == [
         (0, "half "),
         (0, "stub: q1"),
     ]
@@ -282,7 +332,9 @@ async def copied(chat: ChatWorld) -> dict[str, str]:
 async def come_back_older(chat: ChatWorld, user: ClientSession, copies: dict[str, str]) -> None:
     """Redis is another run of the file that it wrote when ``copies`` were made."""
     names = await chat.redis.scan(f"{chat.container.settings.app_id}:*")
-    commands: list[tuple[str, ...]] = [("DEL", name) for name in names if name not in copies.values()]
+    commands: list[tuple[str, ...]] = [
+        ("DEL", name) for name in names if name not in copies.values()
+    ]
     commands += [("COPY", copy, name) for name, copy in copies.items()]
     commands += [("DEL", copy) for copy in copies.values()]
     commands += [("INCR", chat.keys.epoch(chat.keys.account_partition(user.session.account_id)))]
@@ -291,7 +343,9 @@ async def come_back_older(chat: ChatWorld, user: ClientSession, copies: dict[str
 
 @pytest.mark.chat_settings(**NEVER | {"reply_lease_s": 3})
 @pytest.mark.parametrize("then", ["answered", "running"])
-async def test_replies_go_on_when_redis_came_back_without_their_questions(chat: ChatWorld, then: str) -> None:
+async def test_replies_go_on_when_redis_came_back_without_their_questions(
+    chat: ChatWorld, then: str
+) -> None:
     """The record is whole, of an older run, and does not know the questions, which are in the database.
 
     ``then``: what the reply before them was doing when that record was written."""
@@ -319,7 +373,9 @@ async def test_replies_go_on_when_redis_came_back_without_their_questions(chat: 
     await come_back_older(chat, user, older)
 
     async def noticed() -> bool:
-        is_back = await chat.redis.execute("HGET", chat.keys.room_record(room.room_id), "turn") not in (None, turn)
+        is_back = await chat.redis.execute(
+            "HGET", chat.keys.room_record(room.room_id), "turn"
+        ) not in (None, turn)
         return is_back or sends[0].done()
 
     await until(noticed)
@@ -394,7 +450,9 @@ async def test_lost_reply_ends_once_when_the_loading_process_dies(
         await chat.try_messages(user, room.room_id)
     assert await chat.texts(user, room.room_id) == ["one", ""]
     await chat.persist()
-    assert [row["content"] for row in await chat.rows(user, "fp_chat_window_get", room.room_id, 9)] == ["one", ""]
+    assert [
+        row["content"] for row in await chat.rows(user, "fp_chat_window_get", room.room_id, 9)
+    ] == ["one", ""]
     await chat.send(user, room.room_id, "two")
     assert await chat.texts(user, room.room_id) == ["one", "", "two", "stub: two"]
     assert chat.provider.calls == 1
@@ -413,7 +471,16 @@ async def test_reply_that_comes_after_all_takes_the_place_of_its_stand_in(chat: 
     assert await chat.texts(user, room.room_id) == ["one", ""]
     await chat.persist()
     turn = question.turn
-    row = (turn.reply_id, room.room_id, user.session.account_db_key, 2, "AI", "said", turn.question_id, "{}")
+    row = (
+        turn.reply_id,
+        room.room_id,
+        user.session.account_db_key,
+        2,
+        "AI",
+        "said",
+        turn.question_id,
+        "{}",
+    )
     await chat.rows(user, "fp_chat_message_save", *row, "2026-01-01 00:00:00.000", None, None)
     await chat.forget_everything()
     messages = (await chat.messages(user, room.room_id)).messages
@@ -434,7 +501,9 @@ async def test_a_repeat_does_not_ask_what_an_older_redis_forgot(
         user = await one.user()
         room_id = (await one.room(user)).room_id
         provider.script(Reply(["on", "ce"], delay_s=2.0), *(Reply(["twice"]) for _ in range(3)))
-        first = asyncio.create_task(one.try_send(user, room_id, "question", client_message_id=client_id))
+        first = asyncio.create_task(
+            one.try_send(user, room_id, "question", client_message_id=client_id)
+        )
         await until(lambda: provider.calls == 1)
         await until(lambda: is_written(one))
         p = one.keys.account_partition(user.session.account_id)
@@ -468,7 +537,9 @@ async def test_a_slot_in_doubt_is_free_after_its_lease(
         return await claim(self, *args, **options)
 
     never = {"reply_lease_s": 1.5, "reply_deadline_s": 300, "batch_interval_s": 0.2}
-    async with running_world(private_server.settings(), shared_sqlite, app_id, provider, **never) as chat:
+    async with running_world(
+        private_server.settings(), shared_sqlite, app_id, provider, **never
+    ) as chat:
         user = await chat.user()
         room_id = (await chat.room(user)).room_id
         monkeypatch.setattr(TurnStore, "claim", claim_lost)

@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 
-from service.cache.cache_settings import CacheSettings
-from service.core.errors import ServiceUnavailable
-from service.queue.lanes import Lane
-from template.base.client_session import ClientSession
-from template.chat.chat_dead_letters import ChatDeadLetters
-from template.chat.chat_events import QUEUE_NAME
-from template.chat.chat_shard_marks import OlderShards, ShardMarks
+from base_server.service.cache.cache_settings import CacheSettings
+from base_server.service.core.errors import ServiceUnavailable
+from base_server.service.queue.lanes import Lane
+from base_server.template.base.client_session import ClientSession
+from base_server.template.chat.domain.events import QUEUE_NAME
+from base_server.template.chat.persistence.dead_letters import ChatDeadLetters
+from base_server.template.chat.persistence.shard_marks import OlderShards, ShardMarks
 from tests.backends_mariadb import DatabaseBackend
 from tests.chat_world import ChatWorld, running_world
 from tests.openai_stub import OpenAIStub
@@ -32,7 +32,9 @@ async def lose_what_waits(chat: ChatWorld, lane: Lane) -> None:
     """The state after a database came back older: Redis knows of events as written that no database has."""
     ((last, _),) = await chat.redis.execute("XREVRANGE", lane.stream_key, "+", "-", "COUNT", 1)
     await chat.redis.execute("XTRIM", lane.stream_key, "MAXLEN", "0")
-    await chat.redis.execute("HSET", chat.keys.lane_mark(int(lane.name), lane.partition), "saved", last)
+    await chat.redis.execute(
+        "HSET", chat.keys.lane_mark(int(lane.name), lane.partition), "saved", last
+    )
 
 
 async def waiting(chat: ChatWorld, lane: Lane) -> list[str]:
@@ -42,7 +44,10 @@ async def waiting(chat: ChatWorld, lane: Lane) -> list[str]:
 
 
 async def stored(chat: ChatWorld, user: ClientSession, room_id: str) -> list[tuple[int, str]]:
-    return [(row["seq"], row["content"]) for row in await chat.rows(user, "fp_chat_window_get", room_id, 100)]
+    return [
+        (row["seq"], row["content"])
+        for row in await chat.rows(user, "fp_chat_window_get", room_id, 100)
+    ]
 
 
 async def alarm(chat: ChatWorld) -> str:
@@ -52,7 +57,10 @@ async def alarm(chat: ChatWorld) -> str:
 
 
 async def test_every_process_has_the_alarm_until_all_is_written_again(
-    chat: ChatWorld, backends: tuple[CacheSettings, DatabaseBackend], app_id: str, provider: OpenAIStub
+    chat: ChatWorld,
+    backends: tuple[CacheSettings, DatabaseBackend],
+    app_id: str,
+    provider: OpenAIStub,
 ) -> None:
     """cases/faults.md U12: an operator sees it whichever process answers, and it ends by itself."""
     user = await chat.user()
@@ -76,14 +84,18 @@ async def test_alarm_of_lost_messages_stays_until_it_is_acknowledged(chat: ChatW
         await chat.send(user, room_id, str(n))
     # As after a trim: the first half of the window is in no list any more, and its rows are lost.
     await chat.redis.execute("LPOP", chat.keys.messages(room_id), 4)
-    await chat.redis.execute("HSET", chat.keys.room_record(room_id), "floor", "5", "len", "4", "older", "1")
+    await chat.redis.execute(
+        "HSET", chat.keys.room_record(room_id), "floor", "5", "len", "4", "older", "1"
+    )
     for text in ("more", "last"):
         await chat.send(user, room_id, text)
         await lose_what_waits(chat, lane)
         await marks_of(chat).check_lane(int(lane.name), lane.partition)
         await chat.persist()
     assert f"room {room_id} lacks messages 1 to 4" in await alarm(chat)
-    assert [each.shard_id for each in await OlderShards(chat.redis).acknowledge(int(lane.name))] == [int(lane.name)]
+    assert [
+        each.shard_id for each in await OlderShards(chat.redis).acknowledge(int(lane.name))
+    ] == [int(lane.name)]
     assert await alarm(chat) == ""
     assert await OlderShards(chat.redis).acknowledge(int(lane.name)) == []
 
@@ -205,7 +217,9 @@ async def test_room_with_dead_letters_is_written_again_before_them(chat: ChatWor
         await chat.send(user, room_id, text)
     entries = await chat.container.queue._store.head(lane, 100)
     await chat.container.queue.dead_letter(
-        lane, [(entry.entry_id, "refused") for entry in entries], {entry.entry_id: room_id for entry in entries}
+        lane,
+        [(entry.entry_id, "refused") for entry in entries],
+        {entry.entry_id: room_id for entry in entries},
     )
     await marks_of(chat).check_lane(int(lane.name), lane.partition)
     await chat.persist()
@@ -215,7 +229,9 @@ async def test_room_with_dead_letters_is_written_again_before_them(chat: ChatWor
     letters = await chat.container.queue.dead_letters(QUEUE_NAME)
     assert [letter.fields["seq"] for letter in letters] == ["5", "6", "7", "8"]
     database.on = False
-    dead = ChatDeadLetters(chat.container.queue, chat.container.cache.get_bulk_client(), chat.template._wiring.settings)
+    dead = ChatDeadLetters(
+        chat.container.queue, chat.container.cache.get_bulk_client(), chat.template._wiring.settings
+    )
     await dead.replay(lane, room_id)
     await chat.persist()
     texts += [POISON, f"stub: {POISON}", "behind", "stub: behind"]
@@ -238,7 +254,9 @@ async def test_damaged_room_is_named(chat: ChatWorld) -> None:
     assert await alarm(chat) == ""
 
 
-async def test_mark_that_is_not_too_low_is_only_read(chat: ChatWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_mark_that_is_not_too_low_is_only_read(
+    chat: ChatWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """cases/faults.md U12: a shard that takes no writes is loaded from."""
     user = await chat.user()
     lane, room_id = lane_of(chat, user), (await chat.room(user)).room_id
@@ -249,7 +267,9 @@ async def test_mark_that_is_not_too_low_is_only_read(chat: ChatWorld, monkeypatc
         raise ServiceUnavailable("database", "read only")
 
     monkeypatch.setattr(marks_of(chat), "_raise", read_only)
-    assert await chat.redis.execute("HGET", chat.keys.lane_mark(int(lane.name), lane.partition), "saved")
+    assert await chat.redis.execute(
+        "HGET", chat.keys.lane_mark(int(lane.name), lane.partition), "saved"
+    )
     await marks_of(chat).check_lane(int(lane.name), lane.partition)
 
 

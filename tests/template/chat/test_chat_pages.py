@@ -6,9 +6,9 @@ from datetime import datetime
 
 import pytest
 
-from template.base.client_session import ClientSession
-from template.chat.chat_reader import make_cursor
-from template.chat.common.chat_model import ChatMessage
+from base_server.template.base.client_session import ClientSession
+from base_server.template.chat.common.chat_model import ChatMessage
+from base_server.template.chat.messages.pages import make_cursor
 from tests.chat_world import ChatWorld
 from tests.openai_stub import Reply
 
@@ -27,7 +27,9 @@ async def filled_room(chat: ChatWorld) -> tuple[ClientSession, str, list[ChatMes
     return user, room.room_id, everything
 
 
-async def by_cursor(chat: ChatWorld, user: ClientSession, room_id: str, limit: int) -> list[list[str]]:
+async def by_cursor(
+    chat: ChatWorld, user: ClientSession, room_id: str, limit: int
+) -> list[list[str]]:
     """All pages, newest first, following next_cursor."""
     page = await chat.messages(user, room_id, limit=limit)
     pages = [[message.message_id for message in page.messages]]
@@ -41,7 +43,9 @@ async def by_cursor(chat: ChatWorld, user: ClientSession, room_id: str, limit: i
     return pages
 
 
-async def by_number(chat: ChatWorld, user: ClientSession, room_id: str, limit: int) -> list[list[str]]:
+async def by_number(
+    chat: ChatWorld, user: ClientSession, room_id: str, limit: int
+) -> list[list[str]]:
     """Pages 1, 2, … up to the last one."""
     pages: list[list[str]] = []
     has_more = True
@@ -59,7 +63,9 @@ def oldest_first(pages: list[list[str]]) -> list[str]:
 
 @pytest.mark.chat_settings(window=5)
 @pytest.mark.parametrize("limit", [1, 3, 4, 5, 6, 14, 100])
-async def test_pages_and_cursors_give_every_message_once_in_order(chat: ChatWorld, limit: int) -> None:
+async def test_pages_and_cursors_give_every_message_once_in_order(
+    chat: ChatWorld, limit: int
+) -> None:
     user, room_id, everything = await filled_room(chat)
     ids = [message.message_id for message in everything]
     pages = await by_cursor(chat, user, room_id, limit)
@@ -75,7 +81,14 @@ async def test_pages_and_cursors_give_every_message_once_in_order(chat: ChatWorl
 @pytest.mark.parametrize("persisted", [True, False])
 @pytest.mark.parametrize(
     "deleted",
-    [(0, 1, 2), (8, 9, 10), (0, 13), (4, 5, 6, 7, 8, 9, 10, 11, 12, 13), (1, 3, 9, 11), tuple(range(9))],
+    [
+        (0, 1, 2),
+        (8, 9, 10),
+        (0, 13),
+        (4, 5, 6, 7, 8, 9, 10, 11, 12, 13),
+        (1, 3, 9, 11),
+        tuple(range(9)),
+    ],
     ids=["oldest", "over the edge", "both ends", "newest", "scattered", "all below the window"],
 )
 async def test_deleted_messages_leave_no_hole_and_has_more_stays_exact(
@@ -100,8 +113,12 @@ async def test_deleted_messages_leave_no_hole_and_has_more_stays_exact(
     assert listed.message_count == len(ids)
 
 
-@pytest.mark.parametrize("deleted", [(13,), (8, 9, 10, 11, 12, 13), (0, 5, 6, 12)], ids=["one", "a page", "scattered"])
-async def test_numbered_pages_of_a_window_count_what_can_be_seen(chat: ChatWorld, deleted: tuple[int, ...]) -> None:
+@pytest.mark.parametrize(
+    "deleted", [(13,), (8, 9, 10, 11, 12, 13), (0, 5, 6, 12)], ids=["one", "a page", "scattered"]
+)
+async def test_numbered_pages_of_a_window_count_what_can_be_seen(
+    chat: ChatWorld, deleted: tuple[int, ...]
+) -> None:
     user = await chat.user()
     room_id = (await chat.room(user)).room_id
     for n in range(SENDS):
@@ -129,12 +146,16 @@ async def test_before_timestamp_is_strictly_earlier(chat: ChatWorld) -> None:
 
 
 @pytest.mark.chat_settings(window=5)
-async def test_a_cursor_is_bound_to_its_room_and_stable_while_messages_arrive(chat: ChatWorld) -> None:
+async def test_a_cursor_is_bound_to_its_room_and_stable_while_messages_arrive(
+    chat: ChatWorld,
+) -> None:
     user, room_id, everything = await filled_room(chat)
     first = await chat.messages(user, room_id, limit=4)
     await chat.send(user, room_id, "meanwhile")
     second = await chat.messages(user, room_id, limit=4, cursor=first.next_cursor)
-    assert [message.message_id for message in second.messages] == [m.message_id for m in everything[6:10]]
+    assert [message.message_id for message in second.messages] == [
+        m.message_id for m in everything[6:10]
+    ]
     other = await chat.room(user)
     bad = [first.next_cursor, "x", "!!!", "MTo", make_cursor(other.room_id, 0), "9" * 40, "é"]
     for cursor in bad:

@@ -11,13 +11,25 @@ from typing import Any
 
 import pytest
 
+from base_server.service.cache.cache_client import CacheClient
+from base_server.template.base.envelope import Response
+from base_server.template.chat.cache import records as chat_records
+from base_server.template.chat.cache.keys import NEWS, ChatKeys
+from base_server.template.chat.cache.records import (
+    ACCOUNT,
+    FORMAT,
+    LANE_MARK,
+    RECORDS,
+    ROOM,
+    field_of,
+    record_of,
+)
+from base_server.template.chat.common.chat_serialize import (
+    ChatMessageDeleteRequest,
+    ChatRoomDeleteRequest,
+    ChatRoomUpdateRequest,
+)
 from docs.generate_records import LUA, uses
-from service.cache.cache_client import CacheClient
-from template.base.wire import Response
-from template.chat import chat_records
-from template.chat.chat_keys import NEWS, ChatKeys
-from template.chat.chat_records import ACCOUNT, FORMAT, LANE_MARK, RECORDS, ROOM, field_of, record_of
-from template.chat.common.chat_serialize import ChatMessageDeleteRequest, ChatRoomDeleteRequest, ChatRoomUpdateRequest
 from tests.chat_world import ChatWorld
 from tests.openai_stub import Reply
 from tests.record_check import check_records
@@ -27,7 +39,9 @@ SENTINELS = ("STALE_GENERATION", "NO_GENERATION", "NO_EVENT", "UNNAMED_VERSION")
 
 
 def test_scripts_use_only_fields_of_the_schema() -> None:
-    unknown = [(use.by, use.record.key, use.field) for use in uses() if not field_of(use.record, use.field)]
+    unknown = [
+        (use.by, use.record.key, use.field) for use in uses() if not field_of(use.record, use.field)
+    ]
     assert unknown == []
     for record in (ROOM, ACCOUNT, LANE_MARK):
         written = {use.field for use in uses() if use.record is record and use.is_write}
@@ -51,7 +65,9 @@ def test_sentinels_have_one_value_on_both_sides(name: str) -> None:
 
 def test_sentinels_stand_in_no_script_as_literals() -> None:
     for file in LUA.glob("*.lua"):
-        text = re.sub(r"^local [A-Z_]+ = .*$", "", file.read_text(encoding="utf-8"), flags=re.MULTILINE)
+        text = re.sub(
+            r"^local [A-Z_]+ = .*$", "", file.read_text(encoding="utf-8"), flags=re.MULTILINE
+        )
         assert not re.search(r"'epoch', '0'|'-1'|'0-0'", text), file.name
 
 
@@ -67,16 +83,26 @@ async def test_redis_in_use_has_what_the_schema_says(chat: ChatWorld) -> None:
     waiting = asyncio.create_task(chat.try_send(user, room.room_id, "two", on_busy="queue"))
     await until(lambda: chat.redis.scan(chat.redis.keyspace.pattern("turns:*")))
     await until(lambda: chat.redis.scan(chat.redis.keyspace.pattern("reply:*")))
-    assert (await chat.template.on_chat_room_delete_req(user, ChatRoomDeleteRequest(room_id=deleted))).errorCode == 0
+    assert (
+        await chat.template.on_chat_room_delete_req(user, ChatRoomDeleteRequest(room_id=deleted))
+    ).errorCode == 0
     names = sorted(await chat.redis.scan(chat.redis.keyspace.pattern("*")))
     kinds = await chat.redis.execute_many([("TYPE", name) for name in names])
-    fields = [await chat.redis.execute("HKEYS", n) if k == "hash" else [] for n, k in zip(names, kinds, strict=True)]
-    answers = {"TYPE": dict(zip(names, kinds, strict=True)), "HKEYS": dict(zip(names, fields, strict=True))}
+    fields = [
+        await chat.redis.execute("HKEYS", n) if k == "hash" else []
+        for n, k in zip(names, kinds, strict=True)
+    ]
+    answers = {
+        "TYPE": dict(zip(names, kinds, strict=True)),
+        "HKEYS": dict(zip(names, fields, strict=True)),
+    }
     found = check_records(names, lambda command, name: answers[command][name])
     for task in (running, waiting):
         task.cancel()
     await asyncio.gather(running, waiting, return_exceptions=True)
-    assert {ROOM.key, ACCOUNT.key, "messages:{room_id}", "turns:{room_id}", "turn_leases"} <= set(found)
+    assert {ROOM.key, ACCOUNT.key, "messages:{room_id}", "turns:{room_id}", "turn_leases"} <= set(
+        found
+    )
 
 
 async def content_of(cache: CacheClient) -> dict[str, Any]:
@@ -101,7 +127,11 @@ async def test_record_of_a_newer_format_is_left_alone(
     question = await chat.send(user, room_id)
     await chat.persist()
     p = chat.keys.account_partition(user.session.account_id)
-    record = chat.keys.room_record(room_id, p) if of == "room" else chat.keys.account_record(user.session.account_id, p)
+    record = (
+        chat.keys.room_record(room_id, p)
+        if of == "room"
+        else chat.keys.account_record(user.session.account_id, p)
+    )
     assert await chat.redis.execute("HGET", record, "format") == str(FORMAT)
     await chat.redis.execute("HSET", record, "format", FORMAT + 1)
     before = await content_of(chat.redis)
@@ -123,17 +153,23 @@ async def test_record_of_a_newer_format_is_left_alone(
         assert response.errorCode in (1001, 5003), (name, response)
         assert await content_of(chat.redis) == before, name
     if of == "room":
-        assert (await chat.try_messages(user, room_id)).stale, "from MySQL, as in an outage of Redis"
+        assert (await chat.try_messages(user, room_id)).stale, (
+            "from MySQL, as in an outage of Redis"
+        )
         assert await content_of(chat.redis) == before
     logged = capsys.readouterr().out
-    assert logged.count("a newer version has written records that this server does not know") == 1, "once a minute"
+    assert (
+        logged.count("a newer version has written records that this server does not know") == 1
+    ), "once a minute"
     assert "NEWERFORMAT a record has format 2, this server knows 1: upgrade it" in logged
     await chat.redis.execute("HSET", record, "format", FORMAT)
     await chat.send(user, room_id, "again")
     assert await chat.questions(user, room_id) == ["hello", "again"]
 
 
-async def test_batch_with_a_record_of_a_newer_format_waits_for_a_newer_server(chat: ChatWorld) -> None:
+async def test_batch_with_a_record_of_a_newer_format_waits_for_a_newer_server(
+    chat: ChatWorld,
+) -> None:
     """Its rows are written, which can be done twice; its events stay until a newer server settles them."""
     await chat.hush()
     user = await chat.user()
@@ -149,7 +185,10 @@ async def test_batch_with_a_record_of_a_newer_format_waits_for_a_newer_server(ch
         assert await chat.backlog() == backlog
     await chat.redis.execute("HSET", record, "format", FORMAT)
     await chat.persist()
-    assert [row["seq"] for row in await chat.rows(user, "fp_chat_window_get", room_id, 10)] == [1, 2]
+    assert [row["seq"] for row in await chat.rows(user, "fp_chat_window_get", room_id, 10)] == [
+        1,
+        2,
+    ]
 
 
 async def test_reply_whose_record_becomes_newer_is_not_written(chat: ChatWorld) -> None:

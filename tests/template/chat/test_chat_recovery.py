@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from service.db.db_settings import DatabaseSettings
-from template.chat.chat_events import QUEUE_NAME
+from base_server.service.db.db_settings import DatabaseSettings
+from base_server.template.chat.domain.events import QUEUE_NAME
 from tests.backends_mariadb import DatabaseBackend
 from tests.backends_redis import RedisServer
 from tests.chat_world import ChatWorld, running_world
@@ -39,7 +39,9 @@ async def test_a_killed_redis_comes_back_whole_and_nothing_is_missing(
     private_server.kill()
     stale = await chat.messages(user, room.room_id)
     assert stale.stale
-    assert [message.content for message in stale.messages if message.sender_type == "USER"] == ["persisted"]
+    assert [message.content for message in stale.messages if message.sender_type == "USER"] == [
+        "persisted"
+    ]
     assert (await chat.rooms(user)).stale
     assert (await chat.try_send(user, room.room_id, "refused")).errorCode in (1001, 5003)
     private_server.start()
@@ -63,14 +65,20 @@ async def test_a_stale_first_page_is_full_whatever_was_deleted(
     await chat.persist()
     private_server.kill()
     page = await chat.messages(user, room.room_id, limit=3)
-    assert [message.message_id for message in page.messages] == [message.message_id for message in everything[2:5]]
+    assert [message.message_id for message in page.messages] == [
+        message.message_id for message in everything[2:5]
+    ]
     assert (page.stale, page.has_more) == (True, True)
     private_server.start()
     older = await chat.messages(user, room.room_id, limit=3, cursor=page.next_cursor)
-    assert [message.message_id for message in older.messages] == [message.message_id for message in everything[:2]]
+    assert [message.message_id for message in older.messages] == [
+        message.message_id for message in everything[:2]
+    ]
 
 
-async def test_an_empty_redis_is_not_taken_for_the_truth(crashable: ChatWorld, private_server: RedisServer) -> None:
+async def test_an_empty_redis_is_not_taken_for_the_truth(
+    crashable: ChatWorld, private_server: RedisServer
+) -> None:
     chat, user = crashable, await crashable.user()
     rooms = [await chat.room(user) for _ in range(3)]
     await chat.send(user, rooms[0].room_id, "in the database")
@@ -82,7 +90,12 @@ async def test_an_empty_redis_is_not_taken_for_the_truth(crashable: ChatWorld, p
     assert await chat.questions(user, rooms[0].room_id) == ["in the database"]
     assert (await chat.rooms(user)).total_count == 3
     await chat.send(user, rooms[0].room_id, "next")
-    assert [message.seq for message in (await chat.messages(user, rooms[0].room_id)).messages] == [1, 2, 3, 4]
+    assert [message.seq for message in (await chat.messages(user, rooms[0].room_id)).messages] == [
+        1,
+        2,
+        3,
+        4,
+    ]
 
 
 async def test_a_flushed_redis_is_not_taken_for_the_truth(chat: ChatWorld) -> None:
@@ -98,7 +111,9 @@ async def test_a_flushed_redis_is_not_taken_for_the_truth(chat: ChatWorld) -> No
     assert await chat.questions(user, room.room_id) == ["in the database", "next"]
 
 
-async def test_an_old_redis_is_not_taken_for_the_truth(crashable: ChatWorld, private_server: RedisServer) -> None:
+async def test_an_old_redis_is_not_taken_for_the_truth(
+    crashable: ChatWorld, private_server: RedisServer
+) -> None:
     chat, user = crashable, await crashable.user()
     room, doomed = await chat.room(user), await chat.room(user)
     deleted = await chat.send(user, room.room_id, "deleted later")
@@ -109,7 +124,7 @@ async def test_an_old_redis_is_not_taken_for_the_truth(crashable: ChatWorld, pri
     await chat.send(user, room.room_id, "saved after the copy")
     await chat.delete_message(user, room.room_id, deleted.message_id)
     late = await chat.room(user)
-    from template.chat.common.chat_serialize import ChatRoomDeleteRequest  # noqa: PLC0415
+    from base_server.template.chat.common.chat_serialize import ChatRoomDeleteRequest  # noqa: PLC0415
 
     await chat.template.on_chat_room_delete_req(user, ChatRoomDeleteRequest(room_id=doomed.room_id))
     await chat.persist()
@@ -120,7 +135,10 @@ async def test_an_old_redis_is_not_taken_for_the_truth(crashable: ChatWorld, pri
         file.write_bytes(content)
     private_server.start()
     assert await chat.questions(user, room.room_id) == ["saved after the copy"]
-    assert {found.room_id for found in (await chat.rooms(user)).rooms} == {room.room_id, late.room_id}
+    assert {found.room_id for found in (await chat.rooms(user)).rooms} == {
+        room.room_id,
+        late.room_id,
+    }
     assert (await chat.try_messages(user, doomed.room_id)).errorCode == 1004
     await chat.send(user, room.room_id, "next")
     seqs = [message.seq for message in (await chat.messages(user, room.room_id)).messages]
@@ -132,7 +150,9 @@ async def test_chat_goes_on_while_the_database_is_away_and_is_written_when_it_is
 ) -> None:
     assert private_mariadb.server is not None
     backend = replace(private_mariadb)
-    async with running_world(valkey_server.settings(), backend, app_id, provider, batch_interval_s=0.1) as chat:
+    async with running_world(
+        valkey_server.settings(), backend, app_id, provider, batch_interval_s=0.1
+    ) as chat:
         user = await chat.user()
         room = await chat.room(user)
         private_mariadb.server.kill()
@@ -158,7 +178,12 @@ async def test_an_event_of_no_known_type_is_a_dead_letter_and_stops_nobody(chat:
     await chat.send(user, sick.room_id, "fine", client_message_id="once")
     await chat.persist()
     queue = chat.container.queue
-    message_data = {"message_id": "x", "room_id": sick.room_id, "sender_type": "USER", "content": "client id is taken"}
+    message_data = {
+        "message_id": "x",
+        "room_id": sick.room_id,
+        "sender_type": "USER",
+        "content": "client id is taken",
+    }
     await queue.send_message(
         QUEUE_NAME,
         {
@@ -192,7 +217,10 @@ async def test_two_processes_write_one_lane_once(
         worlds = (chat, other)
         await asyncio.gather(*(worlds[n % 2].send(user, room.room_id, f"m{n}") for n in range(8)))
         for world in worlds:
-            seqs = [message.seq for message in (await world.messages(user, room.room_id, limit=50)).messages]
+            seqs = [
+                message.seq
+                for message in (await world.messages(user, room.room_id, limit=50)).messages
+            ]
             assert seqs == list(range(1, 17))
         await chat.persist()
     rows = await chat.rows(user, "fp_chat_messages_get", room.room_id, None, 100)
@@ -209,7 +237,9 @@ _DAMAGES += [(key, "shortened") for key in ("messages", "account_rooms", "accoun
 
 @pytest.mark.parametrize("persisted", [True, False])
 @pytest.mark.parametrize(("key", "damage"), _DAMAGES)
-async def test_a_damaged_key_counts_as_a_miss(chat: ChatWorld, key: str, damage: str, persisted: bool) -> None:
+async def test_a_damaged_key_counts_as_a_miss(
+    chat: ChatWorld, key: str, damage: str, persisted: bool
+) -> None:
     user = await chat.user()
     room, other = await chat.room(user), await chat.room(user)
     await chat.send(user, room.room_id, "one")
@@ -220,7 +250,9 @@ async def test_a_damaged_key_counts_as_a_miss(chat: ChatWorld, key: str, damage:
     name = getattr(chat.keys, key)(ids.get(key.split("_", maxsplit=1)[0], room.room_id))
     if damage == "wrong type":
         await chat.redis.execute("DEL", name)
-        await chat.redis.execute(*(("SADD", name, "x") if key == "account_order" else ("ZADD", name, 1, "x")))
+        await chat.redis.execute(
+            *(("SADD", name, "x") if key == "account_order" else ("ZADD", name, 1, "x"))
+        )
     elif damage == "shortened":
         pop = {"messages": "LPOP", "account_rooms": "SPOP", "account_order": "ZPOPMIN"}[key]
         await chat.redis.execute(pop, name)
@@ -232,7 +264,10 @@ async def test_a_damaged_key_counts_as_a_miss(chat: ChatWorld, key: str, damage:
         # What is not in the database yet is written first; nothing else can know it.
         flushing = asyncio.create_task(chat.persist())
     assert await chat.questions(user, room.room_id) == ["one", "two"]
-    assert {found.room_id for found in (await chat.rooms(user)).rooms} == {room.room_id, other.room_id}
+    assert {found.room_id for found in (await chat.rooms(user)).rooms} == {
+        room.room_id,
+        other.room_id,
+    }
     await chat.send(user, room.room_id, "three")
     assert await chat.questions(user, room.room_id) == ["one", "two", "three"]
     if not persisted:

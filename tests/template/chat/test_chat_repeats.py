@@ -10,11 +10,15 @@ from typing import Any
 
 import pytest
 
-from service.cache.cache_client import CacheClient
-from service.cache.script import Script
-from template.chat.chat_message_store import NewMessage
-from template.chat.chat_scripts import SCRIPTS
-from template.chat.common.chat_serialize import ChatRoomCreateRequest, ChatRoomDeleteRequest, ChatRoomUpdateRequest
+from base_server.service.cache.cache_client import CacheClient
+from base_server.service.redis_client.script import Script
+from base_server.template.chat.cache.scripts import SCRIPTS
+from base_server.template.chat.common.chat_serialize import (
+    ChatRoomCreateRequest,
+    ChatRoomDeleteRequest,
+    ChatRoomUpdateRequest,
+)
+from base_server.template.chat.messages.repository import NewMessage
 from tests.backends_mariadb import DatabaseBackend
 from tests.chat_world import PERSONA, ChatWorld, running_world
 from tests.openai_stub import OpenAIStub
@@ -44,7 +48,9 @@ async def test_a_repeated_send_does_not_bring_back_what_was_deleted(
     assert chat.provider.calls == 5
 
 
-@pytest.mark.parametrize("goes_on", [False, True], ids=["nothing behind it", "its number given again"])
+@pytest.mark.parametrize(
+    "goes_on", [False, True], ids=["nothing behind it", "its number given again"]
+)
 async def test_a_send_whose_reply_redis_lost_is_answered_and_not_with_anothers_message(
     chat: ChatWorld, goes_on: bool
 ) -> None:
@@ -64,12 +70,16 @@ async def test_a_send_whose_reply_redis_lost_is_answered_and_not_with_anothers_m
     assert again.message is not None
     assert (again.message.content, again.message.metadata["finish_reason"]) == ("", "interrupted")
     assert again.message.seq == 2
-    assert (await chat.questions(user, room.room_id)) == (["question", "another"] if goes_on else ["question"])
+    assert (await chat.questions(user, room.room_id)) == (
+        ["question", "another"] if goes_on else ["question"]
+    )
 
 
 @pytest.mark.chat_settings(window=4)
 @pytest.mark.parametrize("reloaded", ["never", "whole", "without it"])
-async def test_a_clients_clock_that_ran_ahead_does_not_make_a_send_twice(chat: ChatWorld, reloaded: str) -> None:
+async def test_a_clients_clock_that_ran_ahead_does_not_make_a_send_twice(
+    chat: ChatWorld, reloaded: str
+) -> None:
     user = await chat.user()
     room = await chat.room(user)
     client_id = uuid7(int((await chat.redis.execute("TIME"))[0]) * 1000 + 3_600_000)
@@ -101,7 +111,9 @@ async def an_hour_passes(chat: ChatWorld, account_id: str, room_id: str, hours: 
 
 
 @pytest.mark.parametrize("deleted", [True, False])
-async def test_a_clients_clock_that_ran_ahead_does_not_make_a_room_twice(chat: ChatWorld, deleted: bool) -> None:
+async def test_a_clients_clock_that_ran_ahead_does_not_make_a_room_twice(
+    chat: ChatWorld, deleted: bool
+) -> None:
     user, keys = await chat.user(), chat.keys
     account = user.session.account_id
     other = await chat.room(user)
@@ -226,7 +238,11 @@ async def test_a_rename_repeated_by_ourselves_does_not_bring_back_the_older_titl
     async with running_world(*backends, app_id, provider) as other:
 
         async def answer_lost(
-            self: CacheClient, script: Script, keys_: Sequence[str], args: Sequence[Any], **options: Any
+            self: CacheClient,
+            script: Script,
+            keys_: Sequence[str],
+            args: Sequence[Any],
+            **options: Any,
         ) -> Any:
             answer = await once(self, script, keys_, args, **options)
             if script is SCRIPTS["update_room"] and "older" in args[2] and not lost:
@@ -234,7 +250,9 @@ async def test_a_rename_repeated_by_ourselves_does_not_bring_back_the_older_titl
                 await rename(other, "newer")
                 if reloaded:
                     await chat.persist()
-                    await chat.redis.execute("DEL", keys.room_record(room.room_id), keys.messages(room.room_id))
+                    await chat.redis.execute(
+                        "DEL", keys.room_record(room.room_id), keys.messages(room.room_id)
+                    )
                 answer = await once(self, script, keys_, args, **options)
             return answer
 

@@ -8,14 +8,14 @@ from typing import Any
 
 import pytest
 
-from service.core.errors import ServiceUnavailable
-from service.llm.conversation import ReplyItem, estimate_tokens
-from service.llm.llm_errors import AIUnavailable
-from template.chat.chat_message_store import NewMessage
-from template.chat.chat_turn import Turn
-from template.chat.chat_turn_store import TurnLost, TurnStore
-from template.chat.common.chat_model import ChatMessage
-from template.chat.common.chat_serialize import ChatRoomDeleteRequest
+from base_server.service.core.errors import ServiceUnavailable
+from base_server.service.llm.conversation import ReplyItem, estimate_tokens
+from base_server.service.llm.llm_errors import AIUnavailable
+from base_server.template.chat.common.chat_model import ChatMessage
+from base_server.template.chat.common.chat_serialize import ChatRoomDeleteRequest
+from base_server.template.chat.messages.repository import NewMessage
+from base_server.template.chat.replies.slot import Turn
+from base_server.template.chat.replies.slots import TurnLost, TurnStore
 from tests.chat_world import ChatWorld
 from tests.openai_stub import Reply
 from tests.waiting import until
@@ -40,7 +40,9 @@ def assert_accounted(message: ChatMessage) -> None:
 
 
 @pytest.mark.chat_settings(checkpoint_interval_s=0.02)
-async def test_a_running_reply_is_in_the_list_from_the_start_with_its_text_so_far(chat: ChatWorld) -> None:
+async def test_a_running_reply_is_in_the_list_from_the_start_with_its_text_so_far(
+    chat: ChatWorld,
+) -> None:
     user = await chat.user()
     room = await chat.room(user)
     chat.provider.script(slow("one two three four five six " * 10, 0.06))
@@ -73,14 +75,30 @@ async def test_a_second_send_waits_its_turn_and_knows_the_first_reply(chat: Chat
     responses = await asyncio.gather(*sends)
     assert [response.errorCode for response in responses] == [0, 0, 0]
     texts = await chat.texts(user, room.room_id)
-    assert texts == ["question 0", "first answer ", "question 1", "second answer ", "question 2", "third answer "]
+    assert texts == [
+        "question 0",
+        "first answer ",
+        "question 1",
+        "second answer ",
+        "question 2",
+        "third answer ",
+    ]
     spoken = [message["content"] for message in chat.provider.requests[2].messages]
-    assert spoken == ["Be brief.", "question 0", "first answer ", "question 1", "second answer ", "question 2"]
+    assert spoken == [
+        "Be brief.",
+        "question 0",
+        "first answer ",
+        "question 1",
+        "second answer ",
+        "question 2",
+    ]
     assert chat.provider.most_running == 1
 
 
 @pytest.mark.chat_settings(history_length=40)
-async def test_no_more_of_a_room_is_read_for_a_reply_than_its_model_is_told(chat: ChatWorld) -> None:
+async def test_no_more_of_a_room_is_read_for_a_reply_than_its_model_is_told(
+    chat: ChatWorld,
+) -> None:
     told = chat.container.settings.llm.max_conversation_length
     assert told < 40
     user = await chat.user()
@@ -91,7 +109,9 @@ async def test_no_more_of_a_room_is_read_for_a_reply_than_its_model_is_told(chat
     turns = []
     for content in ("at once", "later"):
         ids = [chat.keys.new_id(owner.partition) for _ in range(3)]
-        accepted = await parts.messages.accept(owner, room.room_id, NewMessage(*ids, content, None, None, "queue"))
+        accepted = await parts.messages.accept(
+            owner, room.room_id, NewMessage(*ids, content, None, None, "queue")
+        )
         assert accepted.turn is not None
         turns.append(accepted.turn)
     store = parts.replies._turns
@@ -134,10 +154,14 @@ async def test_a_repeated_send_attaches_to_the_running_reply(chat: ChatWorld) ->
     user = await chat.user()
     room = await chat.room(user)
     chat.provider.script(slow())
-    sends = [chat.try_send(user, room.room_id, "same", client_message_id="same-id") for _ in range(10)]
+    sends = [
+        chat.try_send(user, room.room_id, "same", client_message_id="same-id") for _ in range(10)
+    ]
     responses = await asyncio.gather(*sends)
     assert {response.errorCode for response in responses} == {0}
-    assert {response.message.content for response in responses if response.message} == {"slow reply "}
+    assert {response.message.content for response in responses if response.message} == {
+        "slow reply "
+    }
     assert chat.provider.calls == 1
 
 
@@ -147,7 +171,10 @@ async def test_a_repeated_send_attaches_to_the_running_reply(chat: ChatWorld) ->
         pytest.param(Reply(status=500, error="boom"), 1020, "", id="answers 500"),
         pytest.param(Reply(status=429, error="slow down"), 1020, "", id="answers 429"),
         pytest.param(
-            Reply(tokens=["half ", "an answer"], cut="mid_json"), 1020, "half an answer", id="cut in the middle"
+            Reply(tokens=["half ", "an answer"], cut="mid_json"),
+            1020,
+            "half an answer",
+            id="cut in the middle",
         ),
         pytest.param(Reply(tokens=[]), 1020, "", id="says nothing"),
     ],
@@ -173,12 +200,17 @@ async def test_a_failing_provider_keeps_the_question_and_the_room(
         assert "failed" in answer.error.message
         assert "new client_message_id" in answer.error.message
     await chat.persist()
-    assert [message.state for message in (await chat.messages(user, room.room_id)).messages] == ["SENT", "SENT"]
+    assert [message.state for message in (await chat.messages(user, room.room_id)).messages] == [
+        "SENT",
+        "SENT",
+    ]
     await chat.send(user, room.room_id, "next")
     assert not any(message["content"] == "" for message in chat.provider.requests[-1].messages)
 
 
-async def test_a_provider_that_was_not_called_is_said_so(chat: ChatWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_provider_that_was_not_called_is_said_so(
+    chat: ChatWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
     async def no_place(*_: Any, **__: Any) -> AsyncIterator[ReplyItem]:
         raise AIUnavailable("no free place", called=False, retry_after_s=2.0)
         yield
@@ -191,7 +223,11 @@ async def test_a_provider_that_was_not_called_is_said_so(chat: ChatWorld, monkey
     again = await chat.try_send(user, room.room_id, "question", client_message_id="c1")
     for answer in (first, again):
         assert answer.error is not None
-        assert (answer.errorCode, answer.http_status, answer.error.retry_after_s) == (1020, 503, 2.0)
+        assert (answer.errorCode, answer.http_status, answer.error.retry_after_s) == (
+            1020,
+            503,
+            2.0,
+        )
         assert "was not called" in answer.error.message
     anew = await chat.try_send(user, room.room_id, "question", client_message_id="c2")
     assert anew.errorCode == 0
@@ -206,14 +242,19 @@ async def test_a_hanging_provider_ends_at_the_deadline_with_what_it_said(chat: C
     response = await chat.try_send(user, room.room_id)
     assert response.errorCode == 1021
     assert response.message is not None
-    assert (response.message.content, response.message.metadata["finish_reason"]) == ("some", "error")
+    assert (response.message.content, response.message.metadata["finish_reason"]) == (
+        "some",
+        "error",
+    )
     assert_accounted(response.message)
     await until(lambda: all(call.closed_by_client for call in chat.provider.requests))
     await chat.send(user, room.room_id, "still works")
 
 
 @pytest.mark.parametrize("what", ["message", "room"])
-async def test_deleting_a_running_reply_stops_the_provider_and_frees_the_room(chat: ChatWorld, what: str) -> None:
+async def test_deleting_a_running_reply_stops_the_provider_and_frees_the_room(
+    chat: ChatWorld, what: str
+) -> None:
     user = await chat.user()
     room = await chat.room(user)
     chat.provider.script(slow("a b c d e f g h i j k l m n o p q r s t u v w x y z", 0.2))
@@ -223,7 +264,9 @@ async def test_deleting_a_running_reply_stops_the_provider_and_frees_the_room(ch
     if what == "message":
         assert await chat.delete_message(user, room.room_id, reply.message_id) == 0
     else:
-        await chat.template.on_chat_room_delete_req(user, ChatRoomDeleteRequest(room_id=room.room_id))
+        await chat.template.on_chat_room_delete_req(
+            user, ChatRoomDeleteRequest(room_id=room.room_id)
+        )
     response = await sending
     assert response.errorCode == 1005
     assert response.user_message is not None
@@ -235,7 +278,12 @@ async def test_deleting_a_running_reply_stops_the_provider_and_frees_the_room(ch
         await chat.send(user, room.room_id, "next")
         await chat.persist()
         rows = await chat.rows(user, "fp_chat_window_get", room.room_id, 10)
-        assert [(row["seq"], bool(row["deleted"])) for row in rows] == [(1, False), (2, True), (3, False), (4, False)]
+        assert [(row["seq"], bool(row["deleted"])) for row in rows] == [
+            (1, False),
+            (2, True),
+            (3, False),
+            (4, False),
+        ]
 
 
 async def test_a_waiting_question_deleted_before_its_turn_is_not_asked(chat: ChatWorld) -> None:
@@ -256,14 +304,18 @@ async def test_a_waiting_question_deleted_before_its_turn_is_not_asked(chat: Cha
 
 
 @pytest.mark.chat_settings(reply_lease_s=3, sweep_interval_s=0.1)
-async def test_a_reply_whose_process_died_is_interrupted_and_the_next_question_is_answered(chat: ChatWorld) -> None:
+async def test_a_reply_whose_process_died_is_interrupted_and_the_next_question_is_answered(
+    chat: ChatWorld,
+) -> None:
     user = await chat.user()
     room = await chat.room(user)
     parts = chat.template._parts
     owner = await chat.template._owner(user)
     ids = [chat.keys.new_id(owner.partition) for _ in range(3)]
     # As SIGKILL leaves it: accepted and streaming, but nobody runs it.
-    accepted = await parts.messages.accept(owner, room.room_id, NewMessage(*ids, "one", None, None, "queue"))
+    accepted = await parts.messages.accept(
+        owner, room.room_id, NewMessage(*ids, "one", None, None, "queue")
+    )
     assert accepted.turn is not None
     turns = TurnStore(chat.redis, parts.messages._lanes, chat.template._wiring.settings)
     assert await turns.claim(accepted.turn, "claim") is not None
@@ -280,7 +332,10 @@ async def test_a_reply_whose_process_died_is_interrupted_and_the_next_question_i
     await until(ended)
     messages = (await chat.messages(user, room.room_id)).messages
     assert [message.content for message in messages] == ["one", "some words 🎉", "two", "second"]
-    assert (messages[1].metadata["finish_reason"], messages[1].metadata["model"]) == ("interrupted", "stub")
+    assert (messages[1].metadata["finish_reason"], messages[1].metadata["model"]) == (
+        "interrupted",
+        "stub",
+    )
     assert messages[3].metadata["finish_reason"] == "stop"
     with pytest.raises(TurnLost):
         await turns.append(accepted.turn, "claim", 15, "too late", "")
@@ -311,7 +366,9 @@ async def test_stopping_the_server_keeps_the_partial_text(chat: ChatWorld) -> No
 
 
 @pytest.mark.chat_settings(window=4)
-async def test_a_reply_that_left_the_window_while_it_was_awaited_is_not_taken_for_deleted(chat: ChatWorld) -> None:
+async def test_a_reply_that_left_the_window_while_it_was_awaited_is_not_taken_for_deleted(
+    chat: ChatWorld,
+) -> None:
     """Seen under ``make chaos``: a settle trimmed the window between the two reads of an attached send."""
     user = await chat.user()
     room = await chat.room(user)

@@ -9,15 +9,15 @@ from typing import Any
 
 import pytest
 
-from service.cache.cache_errors import CacheCommandError
-from service.core.errors import ServiceUnavailable
-from service.db.db_settings import DatabaseSettings
-from service.llm.conversation import ReplyItem
-from service.llm.llm_errors import AIUnavailable
-from template.base.client_session import ClientSession
-from template.chat.chat_loader import Loaded
-from template.chat.chat_turn import Turn
-from template.chat.chat_turn_store import Asked, RoomNotLoaded, TurnStore
+from base_server.service.core.errors import ServiceUnavailable
+from base_server.service.db.db_settings import DatabaseSettings
+from base_server.service.llm.conversation import ReplyItem
+from base_server.service.llm.llm_errors import AIUnavailable
+from base_server.service.redis_client.redis_errors import CacheCommandError
+from base_server.template.base.client_session import ClientSession
+from base_server.template.chat.cache.loader import Loaded
+from base_server.template.chat.replies.slot import Turn
+from base_server.template.chat.replies.slots import Asked, RoomNotLoaded, TurnStore
 from tests.backends_mariadb import DatabaseBackend
 from tests.backends_redis import RedisServer
 from tests.chat_world import ChatWorld, running_world
@@ -54,7 +54,10 @@ async def test_a_stop_does_not_cut_an_end_that_waits_for_redis(
     await chat.template._parts.replies.stop(0.0)
     response = await sending
     assert response.message is not None
-    assert (response.message.content, response.message.metadata["finish_reason"]) == ("all of it", "stop")
+    assert (response.message.content, response.message.metadata["finish_reason"]) == (
+        "all of it",
+        "stop",
+    )
 
 
 async def test_a_question_that_waits_outlives_the_stop_of_its_process(chat: ChatWorld) -> None:
@@ -69,7 +72,9 @@ async def test_a_question_that_waits_outlives_the_stop_of_its_process(chat: Chat
     await replies.stop(0.0)
     assert (await running).errorCode == 0
     assert (await waiting).errorCode == 5003
-    assert [message.is_streaming for message in (await chat.messages(user, room.room_id)).messages][1::2] == [
+    assert [message.is_streaming for message in (await chat.messages(user, room.room_id)).messages][
+        1::2
+    ] == [
         False,
         True,
     ]
@@ -85,7 +90,9 @@ async def test_a_question_that_waits_outlives_the_stop_of_its_process(chat: Chat
 
 
 @pytest.mark.chat_settings(reply_lease_s=0.3, sweep_interval_s=0.1)
-async def test_a_room_with_broken_keys_does_not_keep_other_rooms_from_being_swept(chat: ChatWorld) -> None:
+async def test_a_room_with_broken_keys_does_not_keep_other_rooms_from_being_swept(
+    chat: ChatWorld,
+) -> None:
     user = await chat.user()
     rooms = [(await chat.room(user)).room_id for _ in range(3)]
     for room_id in rooms:
@@ -94,12 +101,16 @@ async def test_a_room_with_broken_keys_does_not_keep_other_rooms_from_being_swep
         await chat.redis.execute("SET", key, "not ours")
 
     async def ended() -> bool:
-        return not any(message.is_streaming for message in (await chat.messages(user, rooms[2])).messages)
+        return not any(
+            message.is_streaming for message in (await chat.messages(user, rooms[2])).messages
+        )
 
     await until(ended)
 
 
-async def test_waiting_turns_and_a_stream_of_another_type_do_not_keep_a_reply_from_its_end(chat: ChatWorld) -> None:
+async def test_waiting_turns_and_a_stream_of_another_type_do_not_keep_a_reply_from_its_end(
+    chat: ChatWorld,
+) -> None:
     user = await chat.user()
     room = await chat.room(user)
     sent = await chat.accepted(user, room.room_id, "one")
@@ -108,22 +119,32 @@ async def test_waiting_turns_and_a_stream_of_another_type_do_not_keep_a_reply_fr
     for key in (chat.keys.turns(room.room_id), stream):
         await chat.redis.execute("SET", key, "not ours")
     events = await chat.backlog()
-    assert (await chat.template._parts.replies._turns.end(sent.turn, "claim", "said", {"finish_reason": "stop"})).ours
+    assert (
+        await chat.template._parts.replies._turns.end(
+            sent.turn, "claim", "said", {"finish_reason": "stop"}
+        )
+    ).ours
     assert await chat.backlog() == events + 1
     await chat.persist()
     await chat.send(user, room.room_id, "two")
     assert await chat.texts(user, room.room_id) == ["one", "said", "two", "stub: two"]
 
 
-@pytest.mark.parametrize("command", [("DEL",), ("SET", "not ours")], ids=["deleted", "of another type"])
+@pytest.mark.parametrize(
+    "command", [("DEL",), ("SET", "not ours")], ids=["deleted", "of another type"]
+)
 @pytest.mark.chat_settings(sweep_interval_s=0.2, reply_lease_s=2)
-async def test_leases_that_are_gone_block_no_room(chat: ChatWorld, command: tuple[str, ...]) -> None:
+async def test_leases_that_are_gone_block_no_room(
+    chat: ChatWorld, command: tuple[str, ...]
+) -> None:
     """cases/faults.md U5: nor the room of a process that died, once somebody sends there again."""
     user = await chat.user()
     room_id, other_id = [(await chat.room(user)).room_id for _ in range(2)]
     await chat.accepted(user, room_id, "one")
     name, *rest = command
-    await chat.redis.execute(name, chat.keys.leases(chat.keys.account_partition(user.session.account_id)), *rest)
+    await chat.redis.execute(
+        name, chat.keys.leases(chat.keys.account_partition(user.session.account_id)), *rest
+    )
     await chat.send(user, other_id, "beside")
     assert await chat.texts(user, other_id) == ["beside", "stub: beside"]
     await chat.send(user, room_id, "two")
@@ -153,7 +174,9 @@ async def test_a_reply_goes_on_beside_leases_of_another_type(chat: ChatWorld, st
 
 
 @pytest.mark.chat_settings(checkpoint_interval_s=0.01)
-async def test_a_refused_piece_of_text_is_not_left_out(chat: ChatWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_refused_piece_of_text_is_not_left_out(
+    chat: ChatWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
     user = await chat.user()
     room = await chat.room(user)
     append, refused = TurnStore.append, asyncio.Event()
@@ -187,7 +210,9 @@ async def test_a_redis_user_who_may_not_publish_gets_whole_writes(
     """Redis gives a new ACL user no channels; a script that fails after its first write leaves half of it."""
     limited = ("ACL", "SETUSER", "chat", "on", ">pw", "~*", "+@all", "resetchannels")
     database = DatabaseBackend("sqlite", DatabaseSettings(timeout_s=PATIENCE_S), tmp_path, None)
-    async with running_world(private_server.settings(timeout_s=2), database, app_id, provider) as chat:
+    async with running_world(
+        private_server.settings(timeout_s=2), database, app_id, provider
+    ) as chat:
         await chat.redis.execute(*limited)
     settings = private_server.settings(timeout_s=2, username="chat", password="pw")
     async with running_world(settings, database, app_id, provider) as chat:
@@ -213,7 +238,9 @@ async def test_lease_of_a_claim_whose_answer_was_lost_goes_on_while_the_room_is_
     claim, look = TurnStore.claim, TurnStore.look
     is_claimed, is_loaded = asyncio.Event(), asyncio.Event()
 
-    async def answer_lost(self: TurnStore, turn: Turn, claim_id: str, **options: Any) -> bool | None:
+    async def answer_lost(
+        self: TurnStore, turn: Turn, claim_id: str, **options: Any
+    ) -> bool | None:
         taken = await claim(self, turn, claim_id, **options)
         if not is_claimed.is_set():
             is_claimed.set()

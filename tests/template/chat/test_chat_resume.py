@@ -9,13 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from template.base.client_session import ClientSession
-from template.base.errors import InvalidRequest
-from template.base.event_stream import StreamEvent
-from template.chat.chat_message_store import NewMessage
-from template.chat.chat_reply_reader import rest_of
-from template.chat.chat_turn_store import StreamBehind, TurnStore
-from template.chat.common.chat_serialize import ChatMessageResumeRequest
+from base_server.template.base.client_session import ClientSession
+from base_server.template.base.errors import InvalidRequest
+from base_server.template.base.event_stream import StreamEvent
+from base_server.template.chat.common.chat_serialize import ChatMessageResumeRequest
+from base_server.template.chat.messages.repository import NewMessage
+from base_server.template.chat.replies.reader import rest_of
+from base_server.template.chat.replies.slots import StreamBehind, TurnStore
 from tests.chat_world import ChatWorld
 from tests.openai_stub import Reply
 from tests.waiting import until
@@ -25,7 +25,9 @@ TEXTS = st.lists(st.text(min_size=1, max_size=6), min_size=1, max_size=8)
 
 
 @given(TEXTS, st.integers(0, 200))
-def test_what_was_read_and_the_rest_are_the_whole_from_any_offset(deltas: list[str], offset: int) -> None:
+def test_what_was_read_and_the_rest_are_the_whole_from_any_offset(
+    deltas: list[str], offset: int
+) -> None:
     """Of a running reply, delta by delta, and of the stored text in one: the same rest or the same refusal."""
     whole = "".join(deltas)
     encoded = whole.encode()
@@ -43,20 +45,26 @@ def test_what_was_read_and_the_rest_are_the_whole_from_any_offset(deltas: list[s
     assert rest == encoded[offset:].decode()
 
 
-async def resumed(chat: ChatWorld, user: ClientSession, room_id: str, reply_id: str, offset: int) -> list[StreamEvent]:
+async def resumed(
+    chat: ChatWorld, user: ClientSession, room_id: str, reply_id: str, offset: int
+) -> list[StreamEvent]:
     request = ChatMessageResumeRequest(room_id=room_id, message_id=reply_id, last_event_id=offset)
     given_back = await chat.template.on_chat_message_resume_req(user, request)
     assert hasattr(given_back, "aclose"), given_back
     return [event async for event in given_back]
 
 
-async def refusal(chat: ChatWorld, user: ClientSession, room_id: str, reply_id: str, offset: int) -> int:
+async def refusal(
+    chat: ChatWorld, user: ClientSession, room_id: str, reply_id: str, offset: int
+) -> int:
     request = ChatMessageResumeRequest(room_id=room_id, message_id=reply_id, last_event_id=offset)
     response: Any = await chat.template.on_chat_message_resume_req(user, request)
     return int(response.errorCode)
 
 
-async def _forget(chat: ChatWorld, user: ClientSession, room_id: str, reply_id: str, how: str) -> None:
+async def _forget(
+    chat: ChatWorld, user: ClientSession, room_id: str, reply_id: str, how: str
+) -> None:
     """``just ended``, ``stream expired``, ``room expired`` (only the database has it), ``left the window``."""
     keys = chat.keys
     if how == "stream expired":
@@ -93,7 +101,10 @@ async def test_a_reply_that_has_ended_resumes_at_every_offset(chat: ChatWorld, h
             assert await refusal(chat, user, room.room_id, reply_id, offset) == 1002
             continue
         events = await resumed(chat, user, room.room_id, reply_id, offset)
-        assert "".join(event.data.get("text", "") for event in events) == TEXT.encode()[offset:].decode()
+        assert (
+            "".join(event.data.get("text", "") for event in events)
+            == TEXT.encode()[offset:].decode()
+        )
         assert [(event.name, event.id) for event in events][-1] == ("reply.done", length + 1)
         assert len(events) == 1 + (offset < length)
         assert events[-1].data["message"]["content"] == TEXT
@@ -118,7 +129,10 @@ async def test_a_running_reply_refuses_an_offset_that_it_has_not_reached(chat: C
     await until(lambda: len(chat.template._parts.readers) == 1)
     await chat.template._parts.replies.stop(0)
     events = await reading
-    assert [(event.name, event.id) for event in events] == [("reply.delta", 5), ("reply.stopped", 6)]
+    assert [(event.name, event.id) for event in events] == [
+        ("reply.delta", 5),
+        ("reply.stopped", 6),
+    ]
     assert events[0].data["text"] == "한"
     assert events[1].data["message"]["metadata"]["finish_reason"] == "interrupted"
     await sending
@@ -130,7 +144,9 @@ async def test_text_that_is_appended_again_is_not_there_twice(chat: ChatWorld) -
     room = await chat.room(user)
     parts, owner = chat.template._parts, await chat.template._owner(user)
     ids = [chat.keys.new_id(owner.partition) for _ in range(3)]
-    accepted = await parts.messages.accept(owner, room.room_id, NewMessage(*ids, "q", None, None, "queue"))
+    accepted = await parts.messages.accept(
+        owner, room.room_id, NewMessage(*ids, "q", None, None, "queue")
+    )
     turn = accepted.turn
     assert turn is not None
     turns = TurnStore(chat.redis, parts.messages._lanes, chat.template._wiring.settings)
@@ -141,7 +157,9 @@ async def test_text_that_is_appended_again_is_not_there_twice(chat: ChatWorld) -
     assert behind.value.length == len("é한 and more".encode())
     reply = (await chat.messages(user, room.room_id)).messages[1]
     assert reply.content == "é한 and more"
-    await turns.end(turn, "claim", "é한 and more!", {"finish_reason": "stop"}, start=5, unsent=" and more!")
+    await turns.end(
+        turn, "claim", "é한 and more!", {"finish_reason": "stop"}, start=5, unsent=" and more!"
+    )
     key = chat.keys.reply_stream(room.room_id, turn.reply_id)
     entries = await chat.redis.execute("XRANGE", key, "-", "+")
     assert [entry_id for entry_id, _ in entries] == ["2-0", "9-0", "14-0", "15-0", "16-0"]

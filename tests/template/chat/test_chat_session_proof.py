@@ -8,16 +8,16 @@ from typing import Any
 
 import pytest
 
-from service.cache.cache_client import CacheClient
-from service.cache.script import Script
-from service.core.errors import AnswerLost, ServiceUnavailable
-from template.account.ended_sessions import EndedSessions
-from template.account.session_store import SessionStore
-from template.base.client_session import ClientSession
-from template.base.template_service import Call, TemplateService
-from template.chat.chat_events import QUEUE_NAME
-from template.chat.chat_scripts import SCRIPTS
-from template.chat.common.chat_protocol import ChatProtocol
+from base_server.service.cache.cache_client import CacheClient
+from base_server.service.core.errors import AnswerLost, ServiceUnavailable
+from base_server.service.redis_client.script import Script
+from base_server.template.account.ended_sessions import EndedSessions
+from base_server.template.account.session_store import SessionStore
+from base_server.template.base.client_session import ClientSession
+from base_server.template.base.template_service import Call, TemplateService
+from base_server.template.chat.cache.scripts import SCRIPTS
+from base_server.template.chat.common.chat_protocol import ChatProtocol
+from base_server.template.chat.domain.events import QUEUE_NAME
 from tests.chat_world import ChatWorld
 
 LIST, ROOMS, SEND = ChatProtocol.MESSAGE_LIST, ChatProtocol.ROOM_LIST, ChatProtocol.MESSAGE_SEND
@@ -66,9 +66,13 @@ async def door(chat: ChatWorld) -> Door:
     return await Door.open(chat)
 
 
-@pytest.mark.chat_settings(delta_interval_s=60, checkpoint_interval_s=60)  # a slow machine would note parts down
+@pytest.mark.chat_settings(
+    delta_interval_s=60, checkpoint_interval_s=60
+)  # a slow machine would note parts down
 @pytest.mark.parametrize(("protocol", "calls"), [(LIST, 1), (ROOMS, 1), (SEND, 3)])
-async def test_a_session_that_was_found_before_costs_no_call(door: Door, protocol: ChatProtocol, calls: int) -> None:
+async def test_a_session_that_was_found_before_costs_no_call(
+    door: Door, protocol: ChatProtocol, calls: int
+) -> None:
     fields = {"content": "hello"} if protocol is SEND else {}
     for _ in range(2):  # found, and its script known
         assert (await door.ask(protocol, **fields))["errorCode"] == 0
@@ -80,7 +84,9 @@ async def test_a_session_that_was_found_before_costs_no_call(door: Door, protoco
 
 
 @pytest.mark.parametrize("protocol", [LIST, ROOMS, SEND])
-async def test_who_has_logged_out_on_another_process_gets_and_does_nothing(door: Door, protocol: ChatProtocol) -> None:
+async def test_who_has_logged_out_on_another_process_gets_and_does_nothing(
+    door: Door, protocol: ChatProtocol
+) -> None:
     assert (await door.ask(LIST))["errorCode"] == 0
     await door.log_out_elsewhere()
     events = await door.chat.container.queue.backlog(QUEUE_NAME)
@@ -95,7 +101,9 @@ async def test_who_has_logged_out_on_another_process_gets_and_does_nothing(door:
 
 
 @pytest.mark.parametrize("fields", [{"limit": 0}, {"room_id": "not a room"}, {"room_id": "room_1"}])
-async def test_without_a_session_nothing_is_told_of_the_request(door: Door, fields: dict[str, Any]) -> None:
+async def test_without_a_session_nothing_is_told_of_the_request(
+    door: Door, fields: dict[str, Any]
+) -> None:
     assert (await door.ask(LIST))["errorCode"] == 0
     assert (await door.ask(LIST, **fields))["errorCode"] in (1002, 1004)
     await door.log_out_elsewhere()
@@ -140,7 +148,9 @@ async def test_a_lost_answer_is_asked_for_again_only_while_the_session_goes_on(
     once = CacheClient.run_script
     lost: list[Any] = []
 
-    async def lose(self: CacheClient, script: Script, keys: Sequence[str], args: Sequence[Any], **options: Any) -> Any:
+    async def lose(
+        self: CacheClient, script: Script, keys: Sequence[str], args: Sequence[Any], **options: Any
+    ) -> Any:
         answer = await once(self, script, keys, args, **options)
         if script is SCRIPTS["accept_send"] and options.get("premise") is not None:
             lost.append(answer)

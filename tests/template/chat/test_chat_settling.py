@@ -7,11 +7,14 @@ from typing import Any
 
 import pytest
 
-from template.chat.chat_batch_writer import BatchWriter
-from template.chat.chat_events import QUEUE_NAME
-from template.chat.chat_message_store import NewMessage
-from template.chat.chat_turn_store import TurnLost, TurnStore
-from template.chat.common.chat_serialize import ChatRoomDeleteRequest, ChatRoomUpdateRequest
+from base_server.template.chat.common.chat_serialize import (
+    ChatRoomDeleteRequest,
+    ChatRoomUpdateRequest,
+)
+from base_server.template.chat.domain.events import QUEUE_NAME
+from base_server.template.chat.messages.repository import NewMessage
+from base_server.template.chat.persistence.batch_writer import BatchWriter
+from base_server.template.chat.replies.slots import TurnLost, TurnStore
 from tests.chat_world import ChatWorld
 from tests.openai_stub import Reply
 from tests.refusing_database import POISON, Refusing
@@ -25,7 +28,9 @@ async def keys_for_good(chat: ChatWorld) -> list[str]:
     """Keys of this test that have no TTL and are none of the few that need none."""
     names = list(await chat.redis.scan(f"{chat.container.settings.app_id}:TEST:*"))
     ttls = await chat.redis.execute_many([("PTTL", name) for name in names])
-    return [name for name, ttl in zip(names, ttls, strict=True) if ttl == -1 and not is_for_good(name)]
+    return [
+        name for name, ttl in zip(names, ttls, strict=True) if ttl == -1 and not is_for_good(name)
+    ]
 
 
 def is_for_good(name: str) -> bool:
@@ -75,8 +80,12 @@ async def test_when_all_is_written_everything_expires(chat: ChatWorld, again: bo
 
 
 @pytest.mark.chat_settings(window=2)
-@pytest.mark.parametrize("write", ["send", "rename", "delete in the window", "delete below the window", "delete room"])
-async def test_every_write_takes_the_ttls_away_until_it_is_written(chat: ChatWorld, write: str) -> None:
+@pytest.mark.parametrize(
+    "write", ["send", "rename", "delete in the window", "delete below the window", "delete room"]
+)
+async def test_every_write_takes_the_ttls_away_until_it_is_written(
+    chat: ChatWorld, write: str
+) -> None:
     user = await chat.user()
     room = await chat.room(user)
     old = await chat.send(user, room.room_id, "old")
@@ -87,13 +96,21 @@ async def test_every_write_takes_the_ttls_away_until_it_is_written(chat: ChatWor
     pinned = [keys.room_record(room.room_id), keys.messages(room.room_id), keys.room(room.room_id)]
     if write == "send":
         await chat.send(user, room.room_id, "newest")
-        pinned += [keys.account_record(account), keys.account_rooms(account), keys.account_order(account)]
+        pinned += [
+            keys.account_record(account),
+            keys.account_rooms(account),
+            keys.account_order(account),
+        ]
     elif write == "rename":
         rename = ChatRoomUpdateRequest(room_id=room.room_id, new_title="t")
         assert (await chat.template.on_chat_room_update_req(user, rename)).errorCode == 0
     elif write == "delete room":
         await delete_room(chat, user, room.room_id)
-        pinned = [keys.room_record(room.room_id), keys.room_state(room.room_id), keys.account_record(account)]
+        pinned = [
+            keys.room_record(room.room_id),
+            keys.room_state(room.room_id),
+            keys.account_record(account),
+        ]
     else:
         message_id = (new if write == "delete in the window" else old).message_id
         assert await chat.delete_message(user, room.room_id, message_id) == 0
@@ -103,7 +120,9 @@ async def test_every_write_takes_the_ttls_away_until_it_is_written(chat: ChatWor
     assert await keys_for_good(chat) == []
 
 
-async def test_what_the_database_refuses_stays_readable_and_does_not_expire(chat: ChatWorld) -> None:
+async def test_what_the_database_refuses_stays_readable_and_does_not_expire(
+    chat: ChatWorld,
+) -> None:
     user = await chat.user()
     room = await chat.room(user)
     await chat.send(user, room.room_id, "one")
@@ -118,7 +137,10 @@ async def test_what_the_database_refuses_stays_readable_and_does_not_expire(chat
     assert "refused by the database" in letters[0].reason
     keys = chat.keys
     pinned = [keys.room_record(room.room_id), keys.messages(room.room_id), keys.room(room.room_id)]
-    pinned += [keys.account_record(user.session.account_id), keys.account_rooms(user.session.account_id)]
+    pinned += [
+        keys.account_record(user.session.account_id),
+        keys.account_rooms(user.session.account_id),
+    ]
     assert [await chat.ttl_ms(key) for key in pinned] == [-1] * len(pinned)
     assert await chat.questions(user, room.room_id) == ["one", POISON, "three"]
 
@@ -128,7 +150,9 @@ async def test_a_room_with_an_open_turn_does_not_expire(chat: ChatWorld) -> None
     room = await chat.room(user)
     parts, owner = chat.template._parts, await chat.template._owner(user)
     ids = [chat.keys.new_id(owner.partition) for _ in range(3)]
-    accepted = await parts.messages.accept(owner, room.room_id, NewMessage(*ids, "q", None, None, "queue"))
+    accepted = await parts.messages.accept(
+        owner, room.room_id, NewMessage(*ids, "q", None, None, "queue")
+    )
     assert accepted.turn is not None
     store = TurnStore(chat.redis, parts.messages._lanes, chat.template._wiring.settings)
     await store.append(accepted.turn, "claim", 0, "some ", "")
@@ -137,7 +161,10 @@ async def test_a_room_with_an_open_turn_does_not_expire(chat: ChatWorld) -> None
     await chat.persist()
     keys, reply_id = chat.keys, accepted.turn.reply_id
     pinned = [keys.room_record(room.room_id), keys.messages(room.room_id), keys.room(room.room_id)]
-    pinned += [keys.message_state(reply_id), keys.reply_stream(room.room_id, reply_id, owner.partition)]
+    pinned += [
+        keys.message_state(reply_id),
+        keys.reply_stream(room.room_id, reply_id, owner.partition),
+    ]
     assert [await chat.ttl_ms(key) for key in pinned] == [-1] * len(pinned)
     await store.end(accepted.turn, "claim", "some text", {"finish_reason": "stop"})
     await chat.persist()
@@ -146,14 +173,18 @@ async def test_a_room_with_an_open_turn_does_not_expire(chat: ChatWorld) -> None
 
 
 @pytest.mark.chat_settings(window=2)
-async def test_a_question_that_waits_is_not_trimmed_however_small_the_window_is(chat: ChatWorld) -> None:
+async def test_a_question_that_waits_is_not_trimmed_however_small_the_window_is(
+    chat: ChatWorld,
+) -> None:
     user = await chat.user()
     room = await chat.room(user)
     parts, owner = chat.template._parts, await chat.template._owner(user)
     turns = []
     for n in range(4):
         ids = [chat.keys.new_id(owner.partition) for _ in range(3)]
-        accepted = await parts.messages.accept(owner, room.room_id, NewMessage(*ids, f"q{n}", None, f"c{n}", "queue"))
+        accepted = await parts.messages.accept(
+            owner, room.room_id, NewMessage(*ids, f"q{n}", None, f"c{n}", "queue")
+        )
         assert accepted.turn is not None
         turns.append(accepted.turn)
     store = TurnStore(chat.redis, parts.messages._lanes, chat.template._wiring.settings)
@@ -189,7 +220,9 @@ async def test_a_damaged_card_is_read_again(chat: ChatWorld, garbage: str) -> No
 
 @pytest.mark.chat_settings(window=2)
 @pytest.mark.parametrize("garbage", ["{not json", "", "12", '{"message_id":"x"}'])
-async def test_a_damaged_entry_hurts_neither_its_room_nor_others(chat: ChatWorld, garbage: str) -> None:
+async def test_a_damaged_entry_hurts_neither_its_room_nor_others(
+    chat: ChatWorld, garbage: str
+) -> None:
     user = await chat.user()
     damaged, other = await chat.room(user), await chat.room(user)
     for room in (damaged, other):
@@ -200,7 +233,9 @@ async def test_a_damaged_entry_hurts_neither_its_room_nor_others(chat: ChatWorld
     await chat.redis.execute("LSET", chat.keys.messages(damaged.room_id), 0, garbage)
     for room in (damaged, other):
         assert await chat.questions(user, room.room_id) == ["one", "two"]
-        assert [message.state for message in (await chat.messages(user, room.room_id)).messages] == ["SENT"] * 4
+        assert [
+            message.state for message in (await chat.messages(user, room.room_id)).messages
+        ] == ["SENT"] * 4
     assert await keys_for_good(chat) == []
 
 
@@ -211,7 +246,11 @@ async def test_a_write_while_a_batch_is_written_is_not_taken_for_written(
     user = await chat.user()
     room = await chat.room(user)
     message = await chat.send(user, room.room_id, "in the batch")
-    call, is_writing, goes_on = chat.container.database.call_shard_procedure, asyncio.Event(), asyncio.Event()
+    call, is_writing, goes_on = (
+        chat.container.database.call_shard_procedure,
+        asyncio.Event(),
+        asyncio.Event(),
+    )
 
     async def held_up(shard_id: int, procedure: str, params: Any = ()) -> list[dict[str, Any]]:
         rows = await call(shard_id, procedure, params)
@@ -236,7 +275,11 @@ async def test_a_write_while_a_batch_is_written_is_not_taken_for_written(
     else:
         pinned = [keys.room_record((await chat.room(user)).room_id)]
     if write in ("send", "room"):
-        pinned += [keys.account_record(account), keys.account_rooms(account), keys.account_order(account)]
+        pinned += [
+            keys.account_record(account),
+            keys.account_rooms(account),
+            keys.account_order(account),
+        ]
     ttls: list[list[int]] = []
     settle = BatchWriter._settle
 
@@ -251,7 +294,9 @@ async def test_a_write_while_a_batch_is_written_is_not_taken_for_written(
     assert await keys_for_good(chat) == []
 
 
-async def test_what_is_being_written_is_processing(chat: ChatWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_what_is_being_written_is_processing(
+    chat: ChatWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
     user = await chat.user()
     room = await chat.room(user)
     message = await chat.send(user, room.room_id, "now")

@@ -8,17 +8,17 @@ from typing import Any, Self
 
 import pytest
 
-from service.cache.cache_settings import CacheSettings
-from template.base.client_session import ClientSession
-from template.base.event_stream import StreamEvent
-from template.chat import chat_reply_reader
-from template.chat.chat_message_store import NewMessage
-from template.chat.chat_turn_store import TurnStore
-from template.chat.common.chat_serialize import (
+from base_server.service.cache.cache_settings import CacheSettings
+from base_server.template.base.client_session import ClientSession
+from base_server.template.base.event_stream import StreamEvent
+from base_server.template.chat.common.chat_serialize import (
     ChatMessageResumeRequest,
     ChatMessageStopRequest,
     ChatRoomDeleteRequest,
 )
+from base_server.template.chat.messages.repository import NewMessage
+from base_server.template.chat.replies import reader as chat_reply_reader
+from base_server.template.chat.replies.slots import TurnStore
 from tests.backends_mariadb import DatabaseBackend
 from tests.chat_world import ChatWorld, running_world
 from tests.openai_stub import OpenAIStub, Reply
@@ -35,7 +35,10 @@ def nobody_looks_again_by_himself(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 async def other(
-    backends: tuple[CacheSettings, DatabaseBackend], chat: ChatWorld, app_id: str, provider: OpenAIStub
+    backends: tuple[CacheSettings, DatabaseBackend],
+    chat: ChatWorld,
+    app_id: str,
+    provider: OpenAIStub,
 ) -> AsyncIterator[ChatWorld]:
     """A second set of services on the same servers, as another process would have it."""
     async with running_world(*backends, app_id, provider) as world:
@@ -73,7 +76,9 @@ class Reader:
 
     async def waits_behind(self, text: str) -> None:
         """Until it has this text and waits for news."""
-        await until(lambda: self.text == text and all(reading._waiting for reading in self._readings))
+        await until(
+            lambda: self.text == text and all(reading._waiting for reading in self._readings)
+        )
 
     async def end(self) -> str:
         """The name of the last event."""
@@ -98,7 +103,9 @@ async def test_readers_of_replies_that_run_elsewhere_are_let_go_at_once_when_the
         asyncio.create_task(other.try_send(user, elsewhere.room_id)),
     ]
     own = await Reader.of(chat, user, room.room_id, await reply_of(chat, user, room.room_id))
-    guest = await Reader.of(chat, user, elsewhere.room_id, await reply_of(chat, user, elsewhere.room_id))
+    guest = await Reader.of(
+        chat, user, elsewhere.room_id, await reply_of(chat, user, elsewhere.room_id)
+    )
     await own.waits_behind("half ")
     await guest.waits_behind("half ")
     await chat.template.quiet()
@@ -111,7 +118,9 @@ async def test_readers_of_replies_that_run_elsewhere_are_let_go_at_once_when_the
 
 
 @pytest.mark.parametrize("what", ["message", "room"])
-async def test_a_delete_ends_readers_elsewhere_at_once(chat: ChatWorld, other: ChatWorld, what: str) -> None:
+async def test_a_delete_ends_readers_elsewhere_at_once(
+    chat: ChatWorld, other: ChatWorld, what: str
+) -> None:
     user = await chat.user()
     room = await chat.room(user)
     chat.provider.script(HALF)
@@ -122,7 +131,9 @@ async def test_a_delete_ends_readers_elsewhere_at_once(chat: ChatWorld, other: C
     if what == "message":
         assert await chat.delete_message(user, room.room_id, reply_id) == 0
     else:
-        await chat.template.on_chat_room_delete_req(user, ChatRoomDeleteRequest(room_id=room.room_id))
+        await chat.template.on_chat_room_delete_req(
+            user, ChatRoomDeleteRequest(room_id=room.room_id)
+        )
     assert await guest.end() == "reply.error"
     await sending
 
@@ -158,8 +169,12 @@ async def test_a_turn_that_another_process_took_up_meanwhile_is_left_to_it(
     await until(lambda: not parts.replies.runs_here(second_id))
     await reader.waits_behind("taken up")
     open_replies = chat.keys.open_replies(user.session.account_id)
-    assert await chat.redis.execute("ZSCORE", open_replies, second_id) is not None, "it counts while it runs"
-    assert await chat.ttl_ms(chat.keys.reply_stream(room.room_id, second_id)) == -1, "its text stays while it runs"
+    assert await chat.redis.execute("ZSCORE", open_replies, second_id) is not None, (
+        "it counts while it runs"
+    )
+    assert await chat.ttl_ms(chat.keys.reply_stream(room.room_id, second_id)) == -1, (
+        "its text stays while it runs"
+    )
     await other.template._parts.replies.stop(0.0)
     assert await reader.end() == "reply.stopped"
     await first
@@ -171,14 +186,18 @@ async def test_a_turn_that_another_process_took_up_meanwhile_is_left_to_it(
 
 @pytest.mark.chat_settings(sweep_interval_s=3)
 @pytest.mark.parametrize("how", ["ended", "stopped", "silent", "deleted", "interrupted"])
-async def test_a_question_whose_process_is_gone_does_not_wait_for_a_whole_lease(chat: ChatWorld, how: str) -> None:
+async def test_a_question_whose_process_is_gone_does_not_wait_for_a_whole_lease(
+    chat: ChatWorld, how: str
+) -> None:
     user = await chat.user()
     room_id = (await chat.room(user)).room_id
     parts, owner = chat.template._parts, await chat.template._owner(user)
     turns = []
     for content in ("one", "two"):
         ids = [chat.keys.new_id(owner.partition) for _ in range(3)]
-        accepted = await parts.messages.accept(owner, room_id, NewMessage(*ids, content, None, None, "queue"))
+        accepted = await parts.messages.accept(
+            owner, room_id, NewMessage(*ids, content, None, None, "queue")
+        )
         assert accepted.turn is not None
         turns.append(accepted.turn)
     store = parts.replies._turns
@@ -192,8 +211,12 @@ async def test_a_question_whose_process_is_gone_does_not_wait_for_a_whole_lease(
         await chat.delete_message(user, room_id, turns[0].reply_id)
     else:
         ids = [chat.keys.new_id(owner.partition) for _ in range(3)]
-        await parts.messages.accept(owner, room_id, NewMessage(*ids, "three", None, None, "interrupt"))
-    ready_until = float(await chat.redis.execute("ZSCORE", chat.keys.leases(owner.partition), room_id))
+        await parts.messages.accept(
+            owner, room_id, NewMessage(*ids, "three", None, None, "interrupt")
+        )
+    ready_until = float(
+        await chat.redis.execute("ZSCORE", chat.keys.leases(owner.partition), room_id)
+    )
     seconds, micros = await chat.redis.execute("TIME")
     assert ready_until - (int(seconds) * 1000 + int(micros) / 1000) <= 2000
     assert chat.template._wiring.settings.reply_lease_s > 2

@@ -12,13 +12,18 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from service.cache.cache_client import CacheClient
-from service.cache.cache_service import CacheService
-from service.core.errors import ServiceNotRunning, ServiceUnavailable
-from template.chat.chat_settings import ChatSettings
-from template.chat.chat_state_machine import ChatStateMachine, MessageState, RoomState, get_chat_state_machine
-from template.chat.chat_states import ABSENT
-from template.chat.common.chat_serialize import ChatMessageStopRequest
+from base_server.service.cache.cache_client import CacheClient
+from base_server.service.cache.cache_service import CacheService
+from base_server.service.core.errors import ServiceNotRunning, ServiceUnavailable
+from base_server.template.chat.chat_state_machine import (
+    ChatStateMachine,
+    MessageState,
+    RoomState,
+    get_chat_state_machine,
+)
+from base_server.template.chat.common.chat_serialize import ChatMessageStopRequest
+from base_server.template.chat.domain.states import ABSENT
+from base_server.template.chat.settings import ChatSettings
 from tests.backends_redis import RedisServer, running_cache
 from tests.chat_world import ChatWorld
 from tests.openai_stub import Reply
@@ -92,7 +97,9 @@ async def test_every_pair_of_room_states_moves_or_is_refused_as_designed(states:
         for from_state in (None, *RoomState):
             room_id = await states.put("room_state", before)
             result = await machine.transition_room(room_id, to, from_state)
-            allowed = to.value in ROOM[before].split() and (from_state is None or from_state.value == before)
+            allowed = to.value in ROOM[before].split() and (
+                from_state is None or from_state.value == before
+            )
             assert bool(result) == allowed, (before, to, from_state)
             stored = await machine.get_room_state(room_id)
             assert (stored.value if stored else ABSENT) == (to.value if allowed else before)
@@ -105,7 +112,9 @@ async def test_every_pair_of_message_states_moves_or_is_refused_as_designed(stat
         for from_state in (None, *MessageState):
             message_id = await states.put("msg_state", before)
             result = await machine.transition_message(message_id, to, from_state)
-            allowed = to.value in MESSAGE[before].split() and (from_state is None or from_state.value == before)
+            allowed = to.value in MESSAGE[before].split() and (
+                from_state is None or from_state.value == before
+            )
             assert bool(result) == allowed, (before, to, from_state)
             stored = await machine.get_message_state(message_id)
             assert (stored.value if stored else ABSENT) == (to.value if allowed else before)
@@ -135,7 +144,9 @@ async def test_of_concurrent_transitions_one_wins(states: States) -> None:
         assert {result.before for result in results if not result} == {"DELETING"}
         room_id = await states.put("room_state", "PENDING")
         rivals = [RoomState.DELETED, RoomState.DELETING] * 10
-        rooms = await asyncio.gather(*(machine.transition_room(room_id, to, RoomState.PENDING) for to in rivals))
+        rooms = await asyncio.gather(
+            *(machine.transition_room(room_id, to, RoomState.PENDING) for to in rivals)
+        )
         (winner,) = [to for to, result in zip(rivals, rooms, strict=True) if result]
         assert await machine.get_room_state(room_id) is winner
         assert len(await machine.get_room_log(room_id)) == 1
@@ -190,7 +201,9 @@ async def test_smart_delete_takes_the_shortest_way(states: States, before: str) 
     assert (await states.machine.smart_delete_message(message_id))[0] is done
 
 
-async def test_of_smart_deletes_and_a_consumer_at_once_the_message_ends_deleted(states: States) -> None:
+async def test_of_smart_deletes_and_a_consumer_at_once_the_message_ends_deleted(
+    states: States,
+) -> None:
     machine = states.machine
     for _ in range(10):
         message_id = await states.put("msg_state", "PENDING")
@@ -202,11 +215,16 @@ async def test_of_smart_deletes_and_a_consumer_at_once_the_message_ends_deleted(
         )
         assert results[1][0]
         assert results[3][0]
-        assert await machine.get_message_state(message_id) in (MessageState.DELETING, MessageState.DELETED)
+        assert await machine.get_message_state(message_id) in (
+            MessageState.DELETING,
+            MessageState.DELETED,
+        )
 
 
 @pytest.mark.parametrize("stored", ["", "NONSENSE|P1", "|", "SENT", "SENT|garbage"])
-async def test_a_value_that_is_no_state_counts_as_absent_and_is_never_an_exception(states: States, stored: str) -> None:
+async def test_a_value_that_is_no_state_counts_as_absent_and_is_never_an_exception(
+    states: States, stored: str
+) -> None:
     message_id = uuid.uuid4().hex
     await states.redis.set_string(f"msg_state:{message_id}", stored)
     expected = MessageState.SENT if stored.startswith("SENT") else None
@@ -236,7 +254,9 @@ async def test_state_and_log_of_a_message_take_at_most_250_bytes(states: States)
         assert size <= 250, await states.redis.execute("GET", key)
 
 
-async def test_an_outage_is_raised_and_is_no_refusal(private_server: RedisServer, app_id: str) -> None:
+async def test_an_outage_is_raised_and_is_no_refusal(
+    private_server: RedisServer, app_id: str
+) -> None:
     async with running_cache(private_server.settings(timeout_s=1), app_id) as cache:
         machine = States(cache).machine
         message_id = uuid.uuid4().hex
@@ -305,7 +325,9 @@ async def test_smart_delete_message_ends_a_running_reply(chat: ChatWorld, stoppe
 
 @pytest.mark.parametrize("place", [0, 1], ids=["question", "reply"])
 @pytest.mark.parametrize("before", ["PENDING", "PROCESSING", "SENT"])
-async def test_states_that_an_older_process_wrote_on_are_understood(chat: ChatWorld, before: str, place: int) -> None:
+async def test_states_that_an_older_process_wrote_on_are_understood(
+    chat: ChatWorld, before: str, place: int
+) -> None:
     """In a rolling change a process of the version before appends its log behind the room that it does not know."""
     user = await chat.user()
     room = await chat.room(user)
@@ -335,7 +357,9 @@ async def test_states_that_an_older_process_wrote_on_are_understood(chat: ChatWo
     assert [row["seq"] for row in rows if row["deleted"]] == [3 + place]
 
 
-async def test_state_that_an_older_process_wrote_on_goes_to_sent_without_its_room(chat: ChatWorld) -> None:
+async def test_state_that_an_older_process_wrote_on_goes_to_sent_without_its_room(
+    chat: ChatWorld,
+) -> None:
     user = await chat.user()
     room = await chat.room(user)
     question = await chat.send(user, room.room_id, "one")

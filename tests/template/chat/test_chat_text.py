@@ -9,10 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.db.values import encode_time
-from service.llm.conversation import Turn
-from template.chat.chat_reply_facts import Spoken, end_of
-from template.chat.chat_text import (
+from base_server.service.db.values import encode_time
+from base_server.service.llm.conversation import Turn
+from base_server.template.chat.domain.message_format import (
     entry,
     finish_reason_of,
     from_json,
@@ -26,6 +25,7 @@ from template.chat.chat_text import (
     tombstone,
     wire_message,
 )
+from base_server.template.chat.replies.metadata import Spoken, end_of
 
 AT = "2026-01-02T03:04:05.678+00:00"
 TRAPS = [
@@ -33,14 +33,26 @@ TRAPS = [
     '\\",\\"content\\":', '"is_streaming":true,"metadata":', '"finish_reason":"error"', "}}", '"', "\\", '\\"',
     "\u2028", "👩‍🚀", "",
 ]  # fmt: skip
-TEXTS = st.lists(st.sampled_from(TRAPS) | st.text(st.characters(exclude_categories=["Cs"])), max_size=4).map("".join)
+TEXTS = st.lists(
+    st.sampled_from(TRAPS) | st.text(st.characters(exclude_categories=["Cs"])), max_size=4
+).map("".join)
 REASONS = st.sampled_from(["stop", "length", "stopped", "interrupted", "error"])
 
 
-def stored(content: str, *, running: bool = False, parent: str | None = None, **metadata: Any) -> str:
+def stored(
+    content: str, *, running: bool = False, parent: str | None = None, **metadata: Any
+) -> str:
     if running:
-        return entry("m1", "r1", 7, AT, open_tail("AI", content, parent, streaming=True) + to_json(metadata) + "}")
-    return entry("m1", "r1", 7, AT, tail("AI" if parent else "USER", content, parent, to_json(metadata)))
+        return entry(
+            "m1",
+            "r1",
+            7,
+            AT,
+            open_tail("AI", content, parent, streaming=True) + to_json(metadata) + "}",
+        )
+    return entry(
+        "m1", "r1", 7, AT, tail("AI" if parent else "USER", content, parent, to_json(metadata))
+    )
 
 
 @given(TEXTS, REASONS, TEXTS)
@@ -60,7 +72,10 @@ def test_a_row_of_a_hosts_own_may_name_its_parent_as_it_likes() -> None:
 
 @given(TEXTS)
 def test_a_question_and_a_running_reply(content: str) -> None:
-    question, reply = stored(content, ai_persona="P"), stored(content, running=True, parent="q1", ai_persona="P")
+    question, reply = (
+        stored(content, ai_persona="P"),
+        stored(content, running=True, parent="q1", ai_persona="P"),
+    )
     assert spoken_of(question) == ("USER", content)
     assert finish_reason_of(question) == "stop"
     assert (is_running(question), is_running(reply)) == (False, True)

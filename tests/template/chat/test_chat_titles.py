@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from template.base.client_session import ClientSession
-from template.chat.chat_text import title_of
-from template.chat.common.chat_serialize import ChatRoomUpdateRequest
+from base_server.template.base.client_session import ClientSession
+from base_server.template.chat.common.chat_serialize import ChatRoomUpdateRequest
+from base_server.template.chat.domain.message_format import title_of
 from tests.chat_world import ChatWorld
 from tests.openai_stub import Reply
 from tests.waiting import until
@@ -30,7 +30,11 @@ async def reload(chat: ChatWorld, user: ClientSession, room_id: str) -> None:
     await chat.persist()
     keys, account_id = chat.keys, user.session.account_id
     names = [keys.room(room_id), keys.room_record(room_id), keys.messages(room_id)]
-    names += [keys.account_record(account_id), keys.account_rooms(account_id), keys.account_order(account_id)]
+    names += [
+        keys.account_record(account_id),
+        keys.account_rooms(account_id),
+        keys.account_order(account_id),
+    ]
     await chat.redis.execute("DEL", *names)
 
 
@@ -39,7 +43,9 @@ async def test_the_first_message_names_the_room_at_once(chat: ChatWorld) -> None
     room = await chat.room(user, title=None)
     assert room.title == "New chat"
     chat.provider.script(Reply(["so far"], hang=True))
-    sending = asyncio.create_task(chat.try_send(user, room.room_id, "  How do I\n\ttame a dragon?\n\nIt is green."))
+    sending = asyncio.create_task(
+        chat.try_send(user, room.room_id, "  How do I\n\ttame a dragon?\n\nIt is green.")
+    )
     await until(lambda: chat.provider.calls)
     assert await title(chat, user) == "How do I tame a dragon? It is green."
     await chat.send(user, room.room_id, "another question", on_busy="interrupt")
@@ -67,7 +73,9 @@ async def test_a_users_title_is_never_overwritten_also_when_it_is_the_default_on
         assert (await chat.rows(user, "fp_chat_room_get", room.room_id))[0]["title"] == "New chat"
 
 
-async def test_a_room_that_nobody_named_is_still_known_for_it_after_a_reload(chat: ChatWorld) -> None:
+async def test_a_room_that_nobody_named_is_still_known_for_it_after_a_reload(
+    chat: ChatWorld,
+) -> None:
     user = await chat.user()
     room = await chat.room(user, title=None)
     await reload(chat, user, room.room_id)

@@ -9,8 +9,11 @@ from datetime import datetime
 
 import pytest
 
-from template.base.client_session import ClientSession
-from template.chat.common.chat_serialize import ChatRoomDeleteRequest, ChatRoomUpdateRequest
+from base_server.template.base.client_session import ClientSession
+from base_server.template.chat.common.chat_serialize import (
+    ChatRoomDeleteRequest,
+    ChatRoomUpdateRequest,
+)
 from tests.chat_world import PERSONA, ChatWorld
 from tests.openai_stub import Reply
 from tests.waiting import until
@@ -111,8 +114,12 @@ async def test_a_batch_calls_one_procedure_a_message_type_and_shard(chat: ChatWo
     for room in rooms:
         message = await chat.send(user, room.room_id)
         await chat.delete_message(user, room.room_id, message.message_id)
-        await chat.template.on_chat_room_update_req(user, ChatRoomUpdateRequest(room_id=room.room_id, new_title="n"))
-    await chat.template.on_chat_room_delete_req(user, ChatRoomDeleteRequest(room_id=rooms[0].room_id))
+        await chat.template.on_chat_room_update_req(
+            user, ChatRoomUpdateRequest(room_id=room.room_id, new_title="n")
+        )
+    await chat.template.on_chat_room_delete_req(
+        user, ChatRoomDeleteRequest(room_id=rooms[0].room_id)
+    )
     calls = chat.container.database.calls
     await chat.persist()
     assert chat.container.database.calls - calls == 5 + 1  # the mark of the lane
@@ -193,12 +200,16 @@ async def test_a_message_deleted_before_while_or_after_it_was_persisted_stays_de
     assert listed.message_count == 1
 
 
-async def test_a_deleted_room_is_gone_for_good_and_deleting_it_again_is_no_error(chat: ChatWorld) -> None:
+async def test_a_deleted_room_is_gone_for_good_and_deleting_it_again_is_no_error(
+    chat: ChatWorld,
+) -> None:
     user = await chat.user()
     kept, gone = await chat.room(user), await chat.room(user)
     await chat.send(user, gone.room_id)
     for _ in range(2):
-        response = await chat.template.on_chat_room_delete_req(user, ChatRoomDeleteRequest(room_id=gone.room_id))
+        response = await chat.template.on_chat_room_delete_req(
+            user, ChatRoomDeleteRequest(room_id=gone.room_id)
+        )
         assert response.errorCode == 0
     assert (await chat.try_messages(user, gone.room_id)).errorCode == 1004
     assert (await chat.try_send(user, gone.room_id)).errorCode == 1004
@@ -207,7 +218,9 @@ async def test_a_deleted_room_is_gone_for_good_and_deleting_it_again_is_no_error
     await forget(chat, user.session.account_id, gone.room_id)
     assert (await chat.try_messages(user, gone.room_id)).errorCode == 1004
     assert [room.room_id for room in (await chat.rooms(user)).rooms] == [kept.room_id]
-    response = await chat.template.on_chat_room_delete_req(user, ChatRoomDeleteRequest(room_id=gone.room_id))
+    response = await chat.template.on_chat_room_delete_req(
+        user, ChatRoomDeleteRequest(room_id=gone.room_id)
+    )
     assert response.errorCode == 0
 
 
@@ -261,7 +274,9 @@ async def test_lists_are_whole_after_any_of_their_keys_expired_and_something_new
     assert [message.seq for message in all_messages] == list(range(1, len(all_messages) + 1))
 
 
-async def test_what_is_unpersisted_has_no_ttl_and_what_is_persisted_has_one(chat: ChatWorld) -> None:
+async def test_what_is_unpersisted_has_no_ttl_and_what_is_persisted_has_one(
+    chat: ChatWorld,
+) -> None:
     user = await chat.user()
     room = await chat.room(user)
     message = await chat.send(user, room.room_id)
@@ -282,7 +297,9 @@ async def test_a_room_older_than_its_states_accepts_messages(chat: ChatWorld) ->
     room = await chat.room(user)
     message = await chat.send(user, room.room_id, "old")
     await chat.persist()
-    await chat.redis.execute("DEL", chat.keys.room_state(room.room_id), chat.keys.message_state(message.message_id))
+    await chat.redis.execute(
+        "DEL", chat.keys.room_state(room.room_id), chat.keys.message_state(message.message_id)
+    )
     await chat.send(user, room.room_id, "new")
     assert await chat.questions(user, room.room_id) == ["old", "new"]
     page = await chat.messages(user, room.room_id)
@@ -293,7 +310,9 @@ async def test_a_room_older_than_its_states_accepts_messages(chat: ChatWorld) ->
     assert await chat.questions(user, room.room_id) == ["new"]
 
 
-async def test_a_repeated_send_gives_the_same_messages_and_calls_the_ai_once(chat: ChatWorld) -> None:
+async def test_a_repeated_send_gives_the_same_messages_and_calls_the_ai_once(
+    chat: ChatWorld,
+) -> None:
     user = await chat.user()
     room = await chat.room(user)
     first = await chat.try_send(user, room.room_id, "once", client_message_id="c-1")
@@ -304,7 +323,10 @@ async def test_a_repeated_send_gives_the_same_messages_and_calls_the_ai_once(cha
     assert again.user_message.message_id == first.user_message.message_id
     assert again.message is not None
     assert first.message is not None
-    assert (again.message.message_id, again.message.content) == (first.message.message_id, first.message.content)
+    assert (again.message.message_id, again.message.content) == (
+        first.message.message_id,
+        first.message.content,
+    )
     assert chat.provider.calls == 1
     other = await chat.try_send(user, room.room_id, "another body", client_message_id="c-1")
     assert other.errorCode == 1007
@@ -319,12 +341,16 @@ async def test_a_repeated_send_gives_the_same_messages_and_calls_the_ai_once(cha
 
 @pytest.mark.chat_settings(window=4)
 @pytest.mark.parametrize("form", ["uuid7", "text"])
-async def test_a_send_repeated_after_its_window_passed_is_still_the_same_send(chat: ChatWorld, form: str) -> None:
+async def test_a_send_repeated_after_its_window_passed_is_still_the_same_send(
+    chat: ChatWorld, form: str
+) -> None:
     user = await chat.user()
     room = await chat.room(user)
     created_ms = datetime.fromisoformat(room.created_at).timestamp() * 1000
     now_ms = 0
-    while now_ms <= created_ms:  # later than the room, so that only the window's floor tells its age
+    while (
+        now_ms <= created_ms
+    ):  # later than the room, so that only the window's floor tells its age
         seconds, micros = await chat.redis.execute("TIME")
         now_ms = int(seconds) * 1000 + int(micros) // 1000
     client_id = uuid7(now_ms) if form == "uuid7" else "my-own-id"
@@ -338,11 +364,15 @@ async def test_a_send_repeated_after_its_window_passed_is_still_the_same_send(ch
     assert again.user_message is not None
     assert first.user_message is not None
     assert again.user_message.message_id == first.user_message.message_id
-    assert (await chat.try_send(user, room.room_id, "other", client_message_id=client_id)).errorCode == 1007
+    assert (
+        await chat.try_send(user, room.room_id, "other", client_message_id=client_id)
+    ).errorCode == 1007
     calls = chat.container.database.calls
     fresh = uuid7(now_ms + 1_000_000_000)
     await chat.send(user, room.room_id, "future id", client_message_id=fresh)
-    assert chat.container.database.calls == calls + 1  # a clock that runs ahead proves nothing: one look
+    assert (
+        chat.container.database.calls == calls + 1
+    )  # a clock that runs ahead proves nothing: one look
     assert chat.provider.calls == 6
 
 

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, StringConstraints
 
-from template.base.wire import AccountId, InWords, Request, Response
+from base_server.template.base.envelope import AccountId, InWords, Request, Response
 
 
 def _platform_text(value: Any) -> Any:
@@ -35,7 +35,9 @@ PlatformType = Annotated[
     BeforeValidator(_platform_text, json_schema_input_type=_PlatformName | int),
     StringConstraints(pattern=_PLATFORM, strict=True),
     InWords("must be a number, or at most 32 characters of A-Z a-z 0-9 . _ -"),
-    Field(description="Where the player is (`ios`, `steam`, `3`, …): a name or a number of your own, kept as text."),
+    Field(
+        description="Where the player is (`ios`, `steam`, `3`, …): a name or a number of your own, kept as text."
+    ),
 ]
 
 

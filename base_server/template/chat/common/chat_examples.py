@@ -5,12 +5,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from template.base.event_stream import StreamEvent
-from template.base.protocol import Example
-from template.chat.common.chat_protocol import ChatProtocol
+from base_server.template.base.endpoint import Example
+from base_server.template.base.event_stream import StreamEvent
+from base_server.template.chat.common.chat_protocol import ChatProtocol
 
 _ROOM_ID = "01965b8a-4c21-8075-9a1e-2f6c1d0b7e43"
-_QUESTION_ID, _REPLY_ID = "01965b8a-5e02-8075-b3c4-90d1a2e4f566", "01965b8a-5e03-8075-8f20-7be1c3d5a799"
+_QUESTION_ID, _REPLY_ID = (
+    "01965b8a-5e02-8075-b3c4-90d1a2e4f566",
+    "01965b8a-5e03-8075-8f20-7be1c3d5a799",
+)
 _CLIENT_ID = "01965b8a-5dff-7c31-a9e2-4b7d8f60c1aa"
 _TITLE = "The old mine"
 
@@ -79,7 +82,9 @@ EXAMPLES = {
         ),
     ),
     ChatProtocol.ROOM_CREATE: Example({"ai_persona": "GPT4O", "title": _TITLE}, _ok(room=_ROOM)),
-    ChatProtocol.ROOM_LIST: Example({"limit": 20}, _ok(rooms=[_ROOM], total_count=1, has_more=False, stale=False)),
+    ChatProtocol.ROOM_LIST: Example(
+        {"limit": 20}, _ok(rooms=[_ROOM], total_count=1, has_more=False, stale=False)
+    ),
     ChatProtocol.ROOM_UPDATE: Example(
         {"room_id": _ROOM_ID, "new_title": "The new mine"},
         _ok(message="The room's title was changed.", new_title="The new mine"),
@@ -88,7 +93,9 @@ EXAMPLES = {
     ChatProtocol.MESSAGE_STREAM: Example(
         _SEND,
         events=(
-            StreamEvent("message.accepted", {"user_message": _QUESTION, "message_id": _REPLY_ID}, 0),
+            StreamEvent(
+                "message.accepted", {"user_message": _QUESTION, "message_id": _REPLY_ID}, 0
+            ),
             StreamEvent("reply.delta", {"text": "Follow"}, 6),
             StreamEvent("reply.delta", {"text": " the river north."}, 23),
             _DONE,
@@ -98,7 +105,9 @@ EXAMPLES = {
         {"room_id": _ROOM_ID, "message_id": _REPLY_ID, "last_event_id": "6"},
         events=(StreamEvent("reply.delta", {"text": " the river north."}, 23), _DONE),
     ),
-    ChatProtocol.MESSAGE_STOP: Example({"room_id": _ROOM_ID, "message_id": _REPLY_ID}, _ok(message=_REPLY)),
+    ChatProtocol.MESSAGE_STOP: Example(
+        {"room_id": _ROOM_ID, "message_id": _REPLY_ID}, _ok(message=_REPLY)
+    ),
     ChatProtocol.MESSAGE_LIST: Example(
         {"room_id": _ROOM_ID, "limit": 50},
         _ok(messages=[_QUESTION, _REPLY], has_more=False, next_cursor=None, stale=False),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import Enum
 
-from template.base.errors import ErrorCode as E
+from base_server.template.base.errors import ErrorCode as E
 
 _ROOM = (E.ROOM_NOT_FOUND,)
 _MESSAGE = (E.ROOM_NOT_FOUND, E.MESSAGE_NOT_FOUND)
@@ -37,8 +37,18 @@ class ChatProtocol(Enum):
         "Send a message and get the AI's reply as it is being written",
         _ACCEPT,
     )
-    MESSAGE_RESUME = (6013, "/api/chat/message/resume", "The rest of a reply, from any event on", _REPLY)
-    MESSAGE_STOP = (6014, "/api/chat/message/stop", "Stop a reply and keep what it has said", _REPLY)
+    MESSAGE_RESUME = (
+        6013,
+        "/api/chat/message/resume",
+        "The rest of a reply, from any event on",
+        _REPLY,
+    )
+    MESSAGE_STOP = (
+        6014,
+        "/api/chat/message/stop",
+        "Stop a reply and keep what it has said",
+        _REPLY,
+    )
     MESSAGE_LIST = (6015, "/api/chat/messages", "Messages of a room", _ROOM)
     MESSAGE_DELETE = (6016, "/api/chat/message/delete", "Delete a message", _MESSAGE)
     PERSONAS = (6021, "/api/chat/personas", "The AI personas to choose from", ())

@@ -7,8 +7,17 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, AliasChoices, BaseModel, ConfigDict, Field, StringConstraints
 
-from template.base.wire import INT64_MAX, ErrorBody, Identifier, InWords, PageLimit, PageNumber, Request, Response
-from template.chat.common.chat_model import ChatMessage, ChatRoom
+from base_server.template.base.envelope import (
+    INT64_MAX,
+    ErrorBody,
+    Identifier,
+    InWords,
+    PageLimit,
+    PageNumber,
+    Request,
+    Response,
+)
+from base_server.template.chat.common.chat_model import ChatMessage, ChatRoom
 
 MAX_CONTENT_BYTES = 64 * 1024
 
@@ -28,7 +37,10 @@ def _storable(text: str) -> str:
 
 Title = Annotated[str, StringConstraints(min_length=1, max_length=200), AfterValidator(_storable)]
 Content = Annotated[
-    str, StringConstraints(min_length=1, max_length=16_000), AfterValidator(_fits), AfterValidator(_storable)
+    str,
+    StringConstraints(min_length=1, max_length=16_000),
+    AfterValidator(_fits),
+    AfterValidator(_storable),
 ]
 # `persona` is accepted wherever `ai_persona` is.
 _PERSONA_NAMES = AliasChoices("ai_persona", "persona")
@@ -37,7 +49,8 @@ PersonaName = Annotated[str, StringConstraints(min_length=1, max_length=64)]
 
 # The ids of a stream's events are numbers; clients that pass on what they got send them as text.
 EventId = Annotated[
-    Annotated[int, Field(ge=0, le=INT64_MAX)] | Annotated[str, StringConstraints(pattern=r"^[0-9]{1,18}$")],
+    Annotated[int, Field(ge=0, le=INT64_MAX)]
+    | Annotated[str, StringConstraints(pattern=r"^[0-9]{1,18}$")],
     InWords("must be the id of an event of this reply, as the stream gave it"),
 ]
 
@@ -68,7 +81,9 @@ class ChatRoomCreateRequest(Request):
     model_config = ConfigDict(json_schema_extra=_with_persona)
 
     # Required; that it is missing is said by who knows which there are.
-    ai_persona: Annotated[str, StringConstraints(max_length=64)] = Field(default="", validation_alias=_PERSONA_NAMES)
+    ai_persona: Annotated[str, StringConstraints(max_length=64)] = Field(
+        default="", validation_alias=_PERSONA_NAMES
+    )
     """Who answers; `persona` is accepted too. See 6021."""
     title: Title | None = None
     """Without one the first message gives it."""

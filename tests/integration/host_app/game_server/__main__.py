@@ -9,9 +9,9 @@ from pathlib import Path
 
 from aiohttp import web
 
+from base_server.service.core.errors import StartError
+from base_server.service.core.logger import configure_logging
 from game_server.app import build_game
-from service.core.errors import StartError
-from service.core.logger import configure_logging
 
 
 def main() -> int:
@@ -26,7 +26,11 @@ def main() -> int:
         with socket.create_server(("127.0.0.1", options.port)) as listener:
             address = f"http://127.0.0.1:{listener.getsockname()[1]}"
             # aiohttp prints once everything has started.
-            web.run_app(app, sock=listener, print=lambda _: print(f"Ready at {address}", flush=True))  # noqa: T201
+            web.run_app(
+                app,
+                sock=listener,
+                print=lambda _: print(f"Ready at {address}", flush=True),  # noqa: T201
+            )
     except StartError as error:
         print(f"error: {error}", file=sys.stderr)  # noqa: T201
         return 1

@@ -10,16 +10,19 @@ from pathlib import Path
 from aiohttp import web
 from template.market.market_template import MarketTemplate
 
-from application.base_web_server.middlewares import make_error_middleware, request_id_middleware
-from application.base_web_server.routers.protocol_router import add_protocol_routes
+from application.base_web_server.http.middlewares import (
+    make_error_middleware,
+    request_id_middleware,
+)
+from application.base_web_server.http.routers.protocol_router import add_protocol_routes
+from base_server.service.service_container import ServiceContainer, ServiceSettings
+from base_server.template.base.template_context import TemplateContext
+from base_server.template.base.template_service import Call, TemplateService
+from base_server.template.base.template_type import TemplateType
+from base_server.template.chat.chat_template_impl import create_chat_template
+from base_server.template.chat.settings import ChatSettings
 from game_server.sessions import GameSessions
 from game_server.template_types import GameTemplateType
-from service.service_container import ServiceContainer, ServiceSettings
-from template.base.template_context import TemplateContext
-from template.base.template_service import Call, TemplateService
-from template.base.template_type import TemplateType
-from template.chat.chat_settings import ChatSettings
-from template.chat.chat_template_impl import create_chat_template
 
 _DRAIN_S = 10.0
 
@@ -31,10 +34,16 @@ class Game:
     """
 
     def __init__(self, data_dir: Path, market_protocol: int) -> None:
-        self.container = ServiceContainer(ServiceSettings(app_id="game", env="LOCAL", data_dir=data_dir))
+        self.container = ServiceContainer(
+            ServiceSettings(app_id="game", env="LOCAL", data_dir=data_dir)
+        )
         self.context = TemplateContext()
-        self.context.add_template(TemplateType.CHAT, create_chat_template(self.container, ChatSettings()))
-        self.context.add_template(GameTemplateType.MARKET, MarketTemplate(self.context, market_protocol))
+        self.context.add_template(
+            TemplateType.CHAT, create_chat_template(self.container, ChatSettings())
+        )
+        self.context.add_template(
+            GameTemplateType.MARKET, MarketTemplate(self.context, market_protocol)
+        )
         self.service = TemplateService(GameSessions())
 
     async def life(self, app: web.Application) -> AsyncIterator[None]:

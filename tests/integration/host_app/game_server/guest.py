@@ -10,8 +10,8 @@ import sys
 from template.market.market_template import MarketTemplate
 
 from application.base_web_server.__main__ import main
+from base_server.template.base.template_context import TemplateContext
 from game_server.template_types import GameTemplateType
-from template.base.template_context import TemplateContext
 
 
 def register(context: TemplateContext) -> None:

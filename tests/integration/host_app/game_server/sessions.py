@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from template.base.session_info import SessionInfo
+from base_server.template.base.session_info import SessionInfo
 
 # token: account id, the number that names the account in the databases, its shard (0: look into the mapping table).
 _PLAYERS = {

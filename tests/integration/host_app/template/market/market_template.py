@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from service.cache.cache_service import CacheService
-from template.base.answers import answers
-from template.base.base_template import BaseTemplate
-from template.base.client_session import ClientSession
-from template.base.errors import NotAllowedInState
-from template.base.protocol import Protocol
-from template.base.template_context import TemplateContext
-from template.base.template_type import TemplateType
-from template.base.wire import Identifier, Request, Response
-from template.chat.chat_template_impl import ChatTemplateImpl
-from template.chat.common.chat_serialize import ChatRoomCreateRequest
+from base_server.service.cache.cache_service import CacheService
+from base_server.template.base.base_template import BaseTemplate
+from base_server.template.base.client_session import ClientSession
+from base_server.template.base.endpoint import Protocol
+from base_server.template.base.envelope import Identifier, Request, Response
+from base_server.template.base.error_response import answers
+from base_server.template.base.errors import NotAllowedInState
+from base_server.template.base.template_context import TemplateContext
+from base_server.template.base.template_type import TemplateType
+from base_server.template.chat.chat_template_impl import ChatTemplateImpl
+from base_server.template.chat.common.chat_serialize import ChatRoomCreateRequest
 
 _BUY = """
 local left = redis.call('DECR', KEYS[1])
@@ -52,9 +52,21 @@ class MarketTemplate(BaseTemplate):
     def protocols(self) -> Sequence[Protocol]:
         buy, ask = self._first_id, self._first_id + 1
         return (
-            Protocol(buy, "/api/market/buy", BuyRequest, BuyResponse, self.on_market_buy_req, summary="Buy"),
             Protocol(
-                ask, "/api/market/ask", AskSellerRequest, AskSellerResponse, self.on_market_ask_req, summary="Ask"
+                buy,
+                "/api/market/buy",
+                BuyRequest,
+                BuyResponse,
+                self.on_market_buy_req,
+                summary="Buy",
+            ),
+            Protocol(
+                ask,
+                "/api/market/ask",
+                AskSellerRequest,
+                AskSellerResponse,
+                self.on_market_ask_req,
+                summary="Ask",
             ),
         )
 
@@ -63,7 +75,9 @@ class MarketTemplate(BaseTemplate):
             await redis.set_string("stock:sword", 3)
 
     @answers(BuyResponse)
-    async def on_market_buy_req(self, client_session: ClientSession, request: BuyRequest) -> BuyResponse:
+    async def on_market_buy_req(
+        self, client_session: ClientSession, request: BuyRequest
+    ) -> BuyResponse:
         """Take one from the stock."""
         async with CacheService.get_client() as redis:
             left = int(await redis.eval_script(_BUY, [f"stock:{request.item}"]))
@@ -72,12 +86,15 @@ class MarketTemplate(BaseTemplate):
         return BuyResponse(item=request.item, left=left)
 
     @answers(AskSellerResponse)
-    async def on_market_ask_req(self, client_session: ClientSession, request: AskSellerRequest) -> AskSellerResponse:
+    async def on_market_ask_req(
+        self, client_session: ClientSession, request: AskSellerRequest
+    ) -> AskSellerResponse:
         """Open a chat room about an item: another template's handler, called directly."""
         chat = self._context.get_template(TemplateType.CHAT)
         assert isinstance(chat, ChatTemplateImpl)
         made = await chat.on_chat_room_create_req(
-            client_session, ChatRoomCreateRequest(ai_persona="DEMO", title=f"About the {request.item}")
+            client_session,
+            ChatRoomCreateRequest(ai_persona="DEMO", title=f"About the {request.item}"),
         )
         response = AskSellerResponse(errorCode=made.errorCode, error=made.error)
         if made.room is not None:

@@ -1,0 +1,1 @@
+"""Configuration: files, environment variables, their schema and warnings."""

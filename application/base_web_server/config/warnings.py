@@ -1,0 +1,149 @@
+"""What is allowed in a configuration and still seldom meant. Each warning names the key and the mend."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from ipaddress import ip_address
+from typing import NamedTuple
+from urllib.parse import urlsplit
+
+from base_server.service.core.settings import Settings
+
+from .loading import ServerSettings
+
+
+class Doubt(NamedTuple):
+    """As a string both in one sentence, without the full stop."""
+
+    text: str
+    mend: str
+
+    def __str__(self) -> str:
+        return f"{self.text}; {self.mend}"
+
+
+def find_warnings(settings: ServerSettings) -> list[Doubt]:
+    """Empty when there is nothing to say. Logged at start, printed by ``config check``."""
+    in_prod = settings.templateConfig.env == "PROD"
+    return [
+        *_doors(settings),
+        *_unused(settings),
+        *_stores(settings, in_prod),
+        *_replies(settings, in_prod),
+    ]
+
+
+def _doors(settings: ServerSettings) -> Iterator[Doubt]:
+    net = settings.netConfig
+    if not _is_loopback(net.host) and net.admin_port is None:
+        yield Doubt(
+            f"netConfig.host is {net.host} and netConfig.admin_port is not set: whoever reaches the server reads"
+            " /metrics too",
+            "set admin_port to a port that only operators reach",
+        )
+    if "*" in net.cors_origins:
+        yield Doubt(
+            "netConfig.cors_origins has '*': every web page may call this server",
+            "name the pages that do",
+        )
+    if any(network.endswith("/0") for network in net.trusted_proxies):
+        yield Doubt(
+            "netConfig.trusted_proxies trusts every address: clients can choose theirs, and with it their limits",
+            "name the proxies alone",
+        )
+    if net.log_level == "debug" and settings.templateConfig.env == "PROD":
+        yield Doubt("netConfig.log_level is debug in PROD: many lines a request", "set info")
+
+
+def _unused(settings: ServerSettings) -> Iterator[Doubt]:
+    """Whoever gives an address means a server; the type says that there is none."""
+    cache, database = settings.cacheConfig, settings.databaseConfig
+    if cache.type in ("embedded", "fake"):
+        names = _given(cache, ("host", "port", "nodes", "username", "password"))
+        yield from _not_used("cacheConfig", names, cache.type, "redis")
+    if database.type == "sqlite":
+        names = _given(database, ("host", "port", "password"))
+        names += [
+            f"shards.{n}.host" for n, shard in enumerate(database.shards) if shard.host is not None
+        ]
+        yield from _not_used("databaseConfig", names, database.type, "mysql")
+
+
+def _given(section: Settings, names: tuple[str, ...]) -> list[str]:
+    """Those that say something else than the shipped value."""
+    return [
+        name for name in names if getattr(section, name) != type(section).model_fields[name].default
+    ]
+
+
+def _not_used(section: str, names: list[str], kind: str, other: str) -> Iterator[Doubt]:
+    if names:
+        yield Doubt(
+            f"{section}.{', '.join(names)} {'is' if len(names) == 1 else 'are'} set and not used:"
+            f" {section}.type is {kind}",
+            f"set {section}.type to {other}, or leave {'it' if len(names) == 1 else 'them'} out",
+        )
+
+
+def _stores(settings: ServerSettings, in_prod: bool) -> Iterator[Doubt]:
+    cache, database = settings.cacheConfig, settings.databaseConfig
+    if cache.type == "fake":
+        yield Doubt(
+            "cacheConfig.type is fake: everything that is not in the database yet ends with the process",
+            "set embedded or redis",
+        )
+    if cache.type == "embedded" and cache.appendfsync == "no":
+        yield Doubt(
+            "cacheConfig.appendfsync is no: a power cut loses what was acknowledged in the last half minute",
+            "set always",
+        )
+    if cache.type == "embedded" and cache.maxmemory_mb == 0:
+        yield Doubt(
+            "cacheConfig.maxmemory_mb is 0: only the machine's memory bounds the embedded server",
+            "set a limit",
+        )
+    if in_prod and cache.accept_volatile:
+        yield Doubt(
+            "cacheConfig.accept_volatile is true in PROD: a Redis that dies may lose what was acknowledged",
+            "give Redis appendonly yes and noeviction, and set false",
+        )
+    is_remote = cache.unix_socket_path is None and not _is_loopback(cache.host)
+    if (
+        in_prod
+        and cache.type in ("redis", "redis_cluster")
+        and is_remote
+        and cache.password is None
+    ):
+        yield Doubt(
+            "cacheConfig.password is not set: whoever reaches Redis reads and changes every chat",
+            "set one in Redis and in BASE_SERVER__CACHECONFIG__PASSWORD",
+        )
+    if in_prod and database.type == "mysql" and database.user == "root":
+        yield Doubt("databaseConfig.user is root in PROD", "give the server a user of its own")
+
+
+def _replies(settings: ServerSettings, in_prod: bool) -> Iterator[Doubt]:
+    llm = settings.llmConfig
+    if in_prod and llm.demo_without_key:
+        yield Doubt(
+            "llmConfig.demo_without_key is true in PROD: a missing key makes players talk to the demo",
+            "set false",
+        )
+    for name, provider in llm.providers.items():
+        url = urlsplit(provider.base_url)
+        if (
+            url.scheme == "http"
+            and provider.api_key is not None
+            and not _is_loopback(url.hostname or "")
+        ):
+            yield Doubt(
+                f"llmConfig.providers.{name}.base_url is not https: its key and all messages can be read on the way",
+                "set an https address",
+            )
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

@@ -1,0 +1,1 @@
+"""HTTP: the aiohttp application, its routes and what stands around them."""

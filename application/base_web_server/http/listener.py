@@ -1,0 +1,125 @@
+"""Open ports: bound early, so that a port in use stops the start at once."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+from collections.abc import Sequence
+
+from aiohttp import ClientPayloadError, web
+from aiohttp.http_exceptions import HttpProcessingError
+
+from base_server.service.core.logger import Logger
+
+from ..workers.ports import explained, url_of
+
+_CLOSE_S = 2.0
+_BACKLOG = 1024
+_POLL_S = 0.02
+
+
+# What a client alone brings about: it leaves, or sends what is not HTTP.
+_CLIENT_FAULTS = (ConnectionError, ClientPayloadError, web.RequestPayloadError, HttpProcessingError)
+
+
+class _HttpLogHandler(logging.Handler):
+    """Writes what aiohttp logs of a connection to our log: one line at debug level for a client's fault."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        error = record.exc_info[1] if record.exc_info else None
+        if isinstance(error, _CLIENT_FAULTS):
+            Logger.debug("connection ended by client", error=type(error).__name__)
+        elif record.levelno >= logging.WARNING:
+            Logger.error("connection failed", reason=record.getMessage(), exc_info=error)
+
+
+def _http_log() -> logging.Logger:
+    log = logging.Logger(
+        "http"
+    )  # outside the tree of loggers: what a host does with those stays its own
+    log.addHandler(_HttpLogHandler())
+    return log
+
+
+class Listener:
+    """One app on one port. Handlers run on when their client leaves.
+
+    ``sockets``: bound already, for a worker, instead of ``host`` and ``port``.
+    """
+
+    def __init__(
+        self,
+        app: web.Application,
+        host: str,
+        port: int,
+        *,
+        key: str,
+        sockets: Sequence[socket.socket] = (),
+    ) -> None:
+        self._is_open = self._is_retiring = False
+        app.on_response_prepare.append(self._say_goodbye)
+        self._runner = web.AppRunner(
+            app,
+            access_log=None,
+            logger=_http_log(),
+            handler_cancellation=False,
+            handle_signals=False,
+            shutdown_timeout=_CLOSE_S,
+            auto_decompress=False,  # a small body may become a large one, and would do so on the event loop
+        )
+        self._sites: list[web.BaseSite] = []
+        self._host = host
+        self._port = port
+        self._key = key
+        self._sockets = sockets
+
+    async def open(self) -> None:
+        """Listen. Raises :class:`StartError` that names the configuration's ``key``."""
+        await self._runner.setup()
+        if self._sockets:
+            self._sites = [
+                web.SockSite(self._runner, bound, backlog=_BACKLOG) for bound in self._sockets
+            ]
+        else:
+            self._sites = [web.TCPSite(self._runner, self._host, self._port, backlog=_BACKLOG)]
+        try:
+            for site in self._sites:
+                await site.start()
+        except OSError as error:
+            self._sites = []
+            await self._runner.cleanup()
+            raise explained(error, self._host, self._port, self._key) from None
+        self._is_open = True
+
+    @property
+    def url(self) -> str:
+        """Where a browser on this machine finds it (the bound port, if any was free)."""
+        return url_of(self._runner.addresses[0])
+
+    async def retire(self, idle_s: float) -> None:
+        """Accept nothing more, and let the connections go: an answer is the last one on its connection, an idle one
+        is closed after ``idle_s``. Requests under way go on."""
+        self._is_retiring = True
+        for site in self._sites:
+            await site.stop()
+        self._sites = []
+        server = self._runner.server
+        loop = asyncio.get_running_loop()
+        deadline_s = loop.time() + idle_s
+        # aiohttp tells nobody when a connection ends.
+        while server is not None and server.connections and loop.time() < deadline_s:  # noqa: ASYNC110
+            await asyncio.sleep(_POLL_S)
+        if server is not None:
+            server.pre_shutdown()
+
+    async def close(self) -> None:
+        """Accept nothing more; requests under way get 2 s, then they are cancelled. May be called twice."""
+        if self._is_open:
+            self._is_open = False
+            await self._runner.cleanup()
+
+    async def _say_goodbye(self, request: web.Request, response: web.StreamResponse) -> None:
+        if self._is_retiring:
+            response.force_close()
+            response.headers["Connection"] = "close"

@@ -1,0 +1,1 @@
+"""Services: Redis, databases, queues, locks, jobs and language models, each an ordinary object."""

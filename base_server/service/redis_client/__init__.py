@@ -1,0 +1,1 @@
+"""Redis as the server calls it: one client for one server or a cluster, calls batched per loop iteration."""

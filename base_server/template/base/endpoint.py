@@ -1,0 +1,68 @@
+"""A row of a template's protocol table: one POST route, its models, its handler, who may call it."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any
+
+from pydantic import BaseModel
+
+from base_server.template.base.client_session import ClientSession
+from base_server.template.base.envelope import Request, Response
+from base_server.template.base.errors import ErrorCode
+from base_server.template.base.event_stream import Events, StreamEvent
+
+# A handler takes its protocol's own request type, which the table pairs with it. That of a stream gives its events,
+# or a response that tells of its failure before the first event.
+Handler = Callable[[ClientSession, Any], Awaitable[Response | Events]]
+
+
+class Access(Enum):
+    """Who may call: an account with a session, or anybody."""
+
+    USER = "user"
+    ANONYMOUS = "anonymous"
+
+
+@dataclass(frozen=True)
+class Example:
+    """A request that works and its answer, for the API's description; of a stream, ``events`` in its place.
+
+    Ids are those of the other examples of the template, as if one account had sent them all."""
+
+    request: Mapping[str, Any]
+    answer: Mapping[str, Any] = field(default_factory=dict)
+    events: Sequence[StreamEvent] = ()
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """``id`` and ``path`` are unique in a server; ``summary`` is one line for the API description.
+
+    ``events`` makes it a stream of Server-Sent Events: the events' names with the models of their data. ``response`` is
+    the answer to a request that failed before the first one. ``proves_session``: the handler asks for its caller's
+    session in its first script (:class:`base_server.template.base.session_proof.SessionProof`) and does nothing before.
+    ``errors``: what the handler may answer, beside what any request may; None: not said, so any.
+    """
+
+    id: int
+    path: str
+    request: type[Request]
+    response: type[Response]
+    handler: Handler
+    access: Access = Access.USER
+    summary: str = ""
+    events: Mapping[str, type[BaseModel]] = field(default_factory=dict)
+    example: Example | None = None
+    proves_session: bool = False
+    errors: Collection[ErrorCode] | None = None
+
+    @property
+    def possible_errors(self) -> list[ErrorCode]:
+        """What a request may be answered with, by number."""
+        anybody = {ErrorCode.INVALID_REQUEST, ErrorCode.SERVER_ERROR, ErrorCode.SERVICE_DOWN}
+        user = {ErrorCode.SESSION_MISSING} if self.access is Access.USER else set()
+        own = set(ErrorCode) - {ErrorCode.OK} if self.errors is None else set(self.errors)
+        return sorted(anybody | user | own)

@@ -1,0 +1,621 @@
+"""Cold to warm: reads a room or an account's list from MySQL into Redis, whole or not at all.
+
+One loader per room or account and process (single flight). The load begins with a token, shared with
+loaders of other processes, that any write deletes, and only when nothing of it is still on its way to
+MySQL; ``lua/begin_load.lua`` and ``lua/fill_*.lua`` decide, this module carries.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from collections.abc import Awaitable, Callable, Container, Coroutine, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from enum import Enum
+from typing import Any, Protocol
+
+from base_server.service.cache.cache_client import CacheClient
+from base_server.service.core.errors import ServiceUnavailable
+from base_server.service.core.logger import Logger
+from base_server.service.core.tasks import TaskRegistry
+from base_server.template.base.envelope import INT64_MAX
+from base_server.template.chat.cache.keys import ChatKeys
+from base_server.template.chat.cache.scripts import SCRIPTS, Answer
+from base_server.template.chat.domain.caller import Owner
+from base_server.template.chat.domain.events import open_payload
+from base_server.template.chat.domain.message_format import (
+    entry,
+    from_json,
+    iso,
+    iso_of_ms,
+    ms_of,
+    open_tail,
+    tail,
+    to_json,
+    tombstone,
+)
+from base_server.template.chat.replies.slot import Turn, read_turn
+from base_server.template.chat.rooms.directory import ChatDirectory
+from base_server.template.chat.settings import ChatSettings
+
+Row = dict[str, Any]
+# A question, and the turn of its reply.
+_Asked = tuple[Row, Turn]
+_TOKEN_TTL_MS = 30_000
+# A process looks this often whether the turn of a question has come, and so learns that Redis has lost it.
+_LOST_TURN_WAIT_S = 1.0
+LAST_WIRE_MS = 253_402_300_799_000
+"""The last second of the year 9999."""
+
+
+class ShardDatabase(Protocol):
+    """The one call of DatabaseService that the chat needs."""
+
+    async def call_shard_procedure(
+        self, shard_id: int, name: str, params: Any = ()
+    ) -> list[Row]: ...
+
+
+class Lanes(Protocol):
+    """Where the persistence lane of an account is, and how to have it written now."""
+
+    def stream_key(self, partition: int, shard_id: int) -> str: ...
+    def held_key(self, partition: int, shard_id: int) -> str: ...
+    def flush(self, partition: int, shard_id: int) -> None: ...
+    async def wait_until_written(self, partition: int, shard_id: int, timeout_s: float) -> bool: ...
+
+
+class Loaded(Enum):
+    """How a load ended: in Redis now; unknown (or another account's); deleted for good, and it was yours."""
+
+    WARM = "warm"
+    UNKNOWN = "unknown"
+    DELETED = "deleted"
+
+
+class CreateRoom(Protocol):
+    """Makes a room while the load token still stands; None when it does not. ``has_messages``: MySQL has some of it."""
+
+    async def __call__(self, token: str, *, has_messages: bool) -> Loaded | None: ...
+
+
+class ChatLoader:
+    """Loads what a script answered COLD for. ``cache`` is the bulk client: fills do not queue before requests.
+
+    ``interrupt`` ends a reply that runs elsewhere with what was streamed of it. ``check_mark`` (shard, partition) has
+    written again what the shard's database lost, if it came back older."""
+
+    def __init__(
+        self,
+        cache: CacheClient,
+        database: ShardDatabase,
+        lanes: Lanes,
+        interrupt: Callable[[Turn], Awaitable[object]],
+        check_mark: Callable[[int, int], Awaitable[None]],
+        settings: ChatSettings,
+        tasks: TaskRegistry,
+        directory: ChatDirectory,
+    ) -> None:
+        self._directory = directory
+        self._cache = cache
+        self._check_mark = check_mark
+        self._database = database
+        self._lanes = lanes
+        self._interrupt = interrupt
+        self._settings = settings
+        self._tasks = tasks
+        self._keys = ChatKeys(cache)
+        self._running: dict[tuple[str, str, int], asyncio.Task[Loaded]] = {}
+
+    async def load_room(self, owner: Owner, room_id: str) -> Loaded:
+        """Raises ServiceUnavailable when Redis or MySQL is away, or the room's backlog is not written in time."""
+        return await self._single_flight(
+            ("room", room_id, owner.db_key), lambda: self._load_room(owner, room_id)
+        )
+
+    async def load_or_create(self, owner: Owner, room_id: str, create: CreateRoom) -> Loaded:
+        """As :meth:`load_room`; a room that MySQL does not know is made by ``create``."""
+        return await self._load_room(owner, room_id, create)
+
+    async def load_account(self, owner: Owner) -> Loaded:
+        """As :meth:`load_room`, for the list of rooms."""
+        return await self._single_flight(
+            ("account", owner.account_id, owner.db_key), lambda: self._load_account(owner)
+        )
+
+    async def drop_wrong_types(self, owner: Owner, room_id: str) -> None:
+        """Let keys of the room ('' for none) and of the account's list that are of another type count as missing."""
+        keys, partition, account_id = self._keys, owner.partition, owner.account_id
+        stream = self._lanes.stream_key(partition, owner.shard_id)
+        account = [
+            keys.account_record(account_id, partition),
+            keys.account_rooms(account_id, partition),
+        ]
+        account.append(keys.account_order(account_id, partition))
+        units = [(account, ["hash", "set", "zset"])]
+        if room_id:
+            room = [keys.room_record(room_id, partition), keys.messages(room_id, partition)]
+            room += [keys.room(room_id, partition), keys.turns(room_id, partition)]
+            units.append((room, ["hash", "list", "string", "list"]))
+        for unit, types in units:
+            await self._cache.run_script(SCRIPTS["drop_wrong_types"], [stream, *unit], types)
+
+    async def _single_flight(
+        self, key: tuple[str, str, int], work: Callable[[], Coroutine[Any, Any, Loaded]]
+    ) -> Loaded:
+        if (task := self._running.get(key)) is None:
+            task = self._running[key] = self._tasks.spawn(work(), f"load {key[0]}")
+            task.add_done_callback(lambda _: self._running.pop(key, None))
+        return await asyncio.shield(task)
+
+    async def _load_room(
+        self, owner: Owner, room_id: str, create: CreateRoom | None = None
+    ) -> Loaded:
+        if not await self._bring_home(owner, room_id, is_new=create is not None):
+            return Loaded.UNKNOWN
+        keys, partition = self._keys, owner.partition
+        record, messages_key = (
+            keys.room_record(room_id, partition),
+            keys.messages(room_id, partition),
+        )
+        card, token_key = keys.room(room_id, partition), keys.room_load(room_id, partition)
+
+        waited: set[str] = set()
+
+        async def attempt(
+            token: str, epoch: str, last_event: str, *open_turns: str
+        ) -> Loaded | None:
+            rows = await self._database.call_shard_procedure(
+                owner.shard_id, "fp_chat_room_get", (room_id,)
+            )
+            if not rows and await self._wait_for_backlog(owner):
+                # Its keys may be gone while its create still waits.
+                rows = await self._database.call_shard_procedure(
+                    owner.shard_id, "fp_chat_room_get", (room_id,)
+                )
+            if not rows and create is not None:
+                # Messages may have come before their room: another account's are not for this one.
+                rows = await self._database.call_shard_procedure(
+                    owner.shard_id, "fp_chat_room_owner_get", (room_id,)
+                )
+                if not rows or int(rows[0]["account_db_key"]) == owner.db_key:
+                    return await create(token, has_messages=bool(rows))
+            if not rows or int(rows[0]["account_db_key"]) != owner.db_key:
+                return Loaded.UNKNOWN
+            if rows[0]["deleted"]:
+                return Loaded.DELETED
+            window = await self._read_window(owner, room_id, rows[0], open_turns)
+            if not waited.issuperset(window.lost):
+                waited.update(window.lost)
+                await self._wait_for_lost_replies(owner)
+                return None
+            turns = [turn.text for turn in window.open]
+            answer = await self._cache.run_script(
+                SCRIPTS["fill_room"],
+                [
+                    record,
+                    messages_key,
+                    card,
+                    keys.epoch(partition),
+                    token_key,
+                    keys.room_state(room_id, partition),
+                    keys.turns(room_id, partition),
+                    keys.leases(partition),
+                    keys.message_state("", partition),
+                    keys.news(partition),
+                    keys.reply_stream(room_id, "", partition),
+                    self._lanes.stream_key(partition, owner.shard_id),
+                ],
+                [
+                    token,
+                    epoch,
+                    self._settings.message_list_ttl_s * 1000,
+                    room_id,
+                    max(ms_of(rows[0]["last_message_at"]), window.last_ms),
+                    int(rows[0]["message_count"]) + len(turns) + len(window.lost),
+                    to_json(rows[0]["title"]),
+                    to_json(rows[0]["ai_persona"]),
+                    iso(rows[0]["created_at"]),
+                    self._settings.room_list_ttl_s * 1000,
+                    last_event,
+                    round(self._settings.reply_lease_s * 1000),
+                    self._settings.ready_lease_ms,
+                    len(turns),
+                    len(window.fields),
+                    self._settings.stream_ttl_s * 1000,
+                    open_payload(owner, room_id),
+                    len(window.ends),
+                    *turns,
+                    *window.fields,
+                    *window.ends,
+                    *window.entries,
+                ],
+            )
+            if answer[0] == Answer.NOT_FOUND:
+                return Loaded.DELETED
+            return Loaded.WARM if answer[0] == Answer.OK else None
+
+        return await self._load(
+            "room", owner, room_id, [record, token_key, messages_key, card], attempt
+        )
+
+    async def _bring_home(self, owner: Owner, room_id: str, *, is_new: bool) -> bool:
+        """A room with an id of a host's own has its keys in its account's partition once it is loaded. Events that were
+        sent before for where the id is hashed to are in MySQL first; later ones are sent, or moved, to this lane.
+
+        False: it is not this account's; nothing is noted for ids that somebody makes up."""
+        if self._cache.partitions.of_id(room_id) == owner.partition:
+            return True
+        if not is_new and await self._directory.partition_of(room_id) != owner.partition:
+            rows = await self._database.call_shard_procedure(
+                owner.shard_id, "fp_chat_room_get", (room_id,)
+            )
+            if not rows or int(rows[0]["account_db_key"]) != owner.db_key:
+                return False
+        hashed = await self._directory.move_home(room_id, owner.partition)
+        await self._lanes.wait_until_written(hashed, owner.shard_id, self._settings.load_timeout_s)
+        return True
+
+    async def _wait_for_backlog(self, owner: Owner) -> bool:
+        """Have the events written that wait in the account's stream now; False when none does."""
+        return await self._lanes.wait_until_written(
+            owner.partition, owner.shard_id, self._settings.load_timeout_s
+        )
+
+    async def _last_seq(self, owner: Owner, room_id: str) -> int:
+        """How far MySQL knows the room; further than any record for one that is deleted."""
+        rows = await self._database.call_shard_procedure(
+            owner.shard_id, "fp_chat_room_get", (room_id,)
+        )
+        if not rows:
+            return 0
+        return INT64_MAX if rows[0]["deleted"] else int(rows[0]["last_seq"])
+
+    async def _has_dead_letters(self, owner: Owner, room_id: str) -> bool:
+        """Then what would end a reply of the room waits behind them."""
+        blocked = self._lanes.held_key(owner.partition, owner.shard_id)
+        return bool(await self._cache.execute("HEXISTS", blocked, room_id))
+
+    async def _wait_for_lost_replies(self, owner: Owner) -> None:
+        """MySQL has their questions, Redis has lost the replies. A process that runs one, or awaits its turn, gives it
+        back within this time, and the end of one may be among the events that are not written yet. What is still lost
+        then ends in the step that fills the room."""
+        await asyncio.sleep(_LOST_TURN_WAIT_S + self._settings.reply_lease_s / 3)
+        await self._wait_for_backlog(owner)
+
+    async def _end_lost_turn(self, owner: Owner, room_id: str, turn: str) -> bool:
+        """False: the room is not this owner's. (All of its events are in MySQL.)"""
+        rows = await self._database.call_shard_procedure(
+            owner.shard_id, "fp_chat_room_get", (room_id,)
+        )
+        if not rows or int(rows[0]["account_db_key"]) != owner.db_key:
+            return False
+        await self._interrupt(read_turn(turn, owner, room_id))
+        return True
+
+    async def _load_account(self, owner: Owner) -> Loaded:
+        keys, partition = self._keys, owner.partition
+        record = keys.account_record(owner.account_id, partition)
+        rooms, order = (
+            keys.account_rooms(owner.account_id, partition),
+            keys.account_order(owner.account_id, partition),
+        )
+        token_key = keys.account_load(owner.account_id, partition)
+
+        async def attempt(token: str, epoch: str, *_: str) -> Loaded | None:
+            rows = await self._database.call_shard_procedure(
+                owner.shard_id, "fp_chat_rooms_get", (owner.db_key,)
+            )
+            latest = await self._database.call_shard_procedure(
+                owner.shard_id, "fp_chat_request_id_latest", (owner.db_key,)
+            )
+            args: list[Any] = [token, epoch, self._settings.room_list_ttl_s * 1000, owner.db_key]
+            args.append(iso_of_ms(_time_bound_ms(latest[0]["client_request_id"])) if latest else "")
+            args += [owner.account_id, self._settings.state_ttl_s * 1000]
+            for row in rows:
+                args += [
+                    row["room_id"],
+                    ms_of(row["last_message_at"]),
+                    to_json(row["title"]),
+                    to_json(row["ai_persona"]),
+                    iso(row["created_at"]),
+                    row["message_count"],
+                    row["client_request_id"] or "",
+                    row["request_hash"] or "",
+                ]
+            answer = await self._cache.run_script(
+                SCRIPTS["fill_account"],
+                [
+                    record,
+                    rooms,
+                    order,
+                    keys.epoch(partition),
+                    token_key,
+                    keys.room_record("", partition),
+                    keys.room("", partition),
+                    keys.room_state("", partition),
+                    self._lanes.held_key(partition, owner.shard_id),
+                    keys.account_name(owner.db_key, partition),
+                ],
+                args,
+            )
+            return Loaded.WARM if answer[0] == Answer.OK else None
+
+        return await self._load("account", owner, "", [record, token_key, rooms, order], attempt)
+
+    async def _load(
+        self,
+        kind: str,
+        owner: Owner,
+        room_id: str,
+        unit: list[str],
+        attempt: Callable[..., Coroutine[Any, Any, Loaded | None]],
+    ) -> Loaded:
+        record, token_key, first_list, second_list = unit
+        stream = self._lanes.stream_key(owner.partition, owner.shard_id)
+        keys = [
+            record,
+            self._keys.epoch(owner.partition),
+            stream,
+            self._keys.lane_mark(owner.shard_id, owner.partition),
+            token_key,
+            first_list,
+            second_list,
+            self._lanes.held_key(owner.partition, owner.shard_id),
+            self._keys.turns(room_id, owner.partition),
+            self._keys.message_state("", owner.partition),
+            self._keys.epoch_run(owner.partition),
+        ]
+        last_seq: int | str = ""
+        compared_in = ""
+        deadline = time.monotonic() + self._settings.load_timeout_s
+        pause_s = 0.01
+        while time.monotonic() < deadline:
+            token = secrets.token_hex(8)
+            args = [kind, token, _TOKEN_TTL_MS, room_id, last_seq, compared_in, owner.db_key]
+            answer = await self._cache.run_script(SCRIPTS["begin_load"], keys, args)
+            if answer[0] == Answer.REPEAT:
+                return Loaded.WARM
+            if answer[0] == Answer.OK:
+                if (loaded := await attempt(answer[2], answer[1], *answer[3:])) is not None:
+                    return loaded
+                continue
+            if answer[0] == Answer.UNSURE and len(answer) > 1:
+                await self._check_mark(owner.shard_id, owner.partition)
+                compared_in = answer[1]
+                continue
+            if answer[0] == Answer.UNSURE:
+                last_seq = await self._last_seq(owner, room_id)
+                continue
+            if answer[0] == Answer.FULL:
+                raise ServiceUnavailable(
+                    "database", "it refused events of this room, and the room is not whole in Redis"
+                )
+            if len(answer) > 1 and not await self._end_lost_turn(owner, room_id, answer[1]):
+                return Loaded.UNKNOWN
+            self._lanes.flush(owner.partition, owner.shard_id)
+            await asyncio.sleep(pause_s)
+            pause_s = min(pause_s * 2, 0.25)
+        raise ServiceUnavailable(
+            "database", f"the {kind}'s backlog was not written within the load timeout"
+        )
+
+    async def _read_window(
+        self, owner: Owner, room_id: str, room: Row, open_turns: Sequence[str]
+    ) -> _Window:
+        """The room's newest messages as Redis keeps them; of ``open_turns`` those that MySQL does not contradict."""
+        window, last_seq = self._settings.window, int(room["last_seq"])
+        floor = max(1, last_seq - window + 1)
+        rows = await self._database.call_shard_procedure(
+            owner.shard_id, "fp_chat_window_get", (room_id, window)
+        )
+        by_seq = {int(row["seq"]): row for row in rows}
+        older = "0"
+        if floor > 1:
+            below = await self._database.call_shard_procedure(
+                owner.shard_id, "fp_chat_messages_get", (room_id, floor, 1)
+            )
+            older = "1" if below else "0"
+        # The tombstone of a message that never came has no time.
+        times = (row["created_at"] for row in rows if row["created_at"] is not None)
+        since_ms = ms_of(next(times, room["created_at"]))
+        if floor > 1:
+            since_ms = max(since_ms, await self._latest_client_ms(owner, room_id, since_ms))
+        still_open = self._still_open(owner, room_id, open_turns, rows)
+        lost = self._lost(owner, room_id, by_seq, {turn.question_id for _, turn in still_open})
+        if lost and await self._has_dead_letters(owner, room_id):
+            # The end of one may be among them, and what would end it waits behind them.
+            lost = []
+        placed = _placed([*still_open, *lost], by_seq, last_seq)
+        lost_ids = {turn.reply_id for _, turn in lost}
+        running = [seq for seq in sorted(placed) if placed[seq][1].reply_id not in lost_ids]
+        last_ms = 0
+        entries: list[str] = []
+        claims: list[Any] = []
+        ends: list[Any] = []
+        for seq in range(floor, max([last_seq, *placed]) + 1):
+            row = by_seq.get(seq)
+            if seq in placed:
+                question, turn = placed[seq]
+                at_ms = ms_of(question["created_at"]) + 1
+                last_ms = max(last_ms, at_ms)
+                if turn.reply_id in lost_ids:
+                    text = _interrupted_tail(turn)
+                    entries.append(entry(turn.reply_id, room_id, seq, iso_of_ms(at_ms), text))
+                    ends += [turn.reply_id, seq, iso_of_ms(at_ms), text]
+                else:
+                    entries.append(_running_entry(turn, at_ms))
+            else:
+                entries.append(tombstone("") if row is None else row_entry(room_id, row))
+            if row is not None and row["client_message_id"]:
+                claims += [f"c:{row['client_message_id']}", f"{seq}|{row['body_hash']}"]
+                claims += [f"s:{seq}", row["client_message_id"]]
+                claimed_ms = self._cache.partitions.id_time_ms(row["client_message_id"])
+                if claimed_ms is not None and claimed_ms > ms_of(row["created_at"]):
+                    since_ms = min(max(since_ms, claimed_ms), LAST_WIRE_MS)
+        fields = ["owner", owner.db_key, "account", owner.account_id, "shard", owner.shard_id]
+        fields += [
+            "version",
+            room["title_version"],
+            "floor",
+            floor,
+            "floor_at",
+            iso_of_ms(since_ms),
+        ]
+        # What is saved behind an open reply is noted apart, as if the reply had never left Redis.
+        saved_seq = min([last_seq, *(seq - 1 for seq in placed)])
+        ahead = ",".join(
+            str(seq) for seq in range(saved_seq + 1, last_seq + 1) if seq not in placed
+        )
+        fields += [
+            "next_seq",
+            floor + len(entries),
+            "saved_seq",
+            saved_seq,
+            "ahead",
+            ahead,
+            "older",
+            older,
+            *claims,
+        ]
+        return _Window(
+            fields, entries, [placed[seq][1] for seq in running], lost_ids, ends, last_ms
+        )
+
+    def _still_open(
+        self, owner: Owner, room_id: str, turns: Iterable[str], rows: Sequence[Row]
+    ) -> list[_Asked]:
+        """Those of ``turns`` whose question MySQL has and whose reply it has not: the others are over, or of a Redis
+        that is older than MySQL. A question is found by its id: its number may be another than Redis gave it (0033)."""
+        by_id = {row["message_id"]: row for row in rows}
+        found: dict[str, _Asked] = {}
+        for text in turns:
+            try:
+                turn = read_turn(text, owner, room_id)
+            except ValueError:
+                Logger.error("an open turn cannot be read, it is dropped", room_id=room_id)
+                continue
+            question = by_id.get(turn.question_id)
+            if question is None or not question["created_at"] or turn.reply_id in by_id:
+                continue
+            if self._stand_in_id(turn.question_id) not in by_id:
+                found.setdefault(turn.question_id, (question, turn))
+        return list(found.values())
+
+    def _lost(
+        self, owner: Owner, room_id: str, by_seq: Mapping[int, Row], open_ids: Container[str]
+    ) -> list[_Asked]:
+        """Questions whose reply neither MySQL has nor Redis knows, with the turn of one that stands in for it."""
+        # A message whose number was taken may stand elsewhere than behind its question.
+        answered = {row["parent_message_id"] for row in by_seq.values()}
+        return [
+            (row, self._lost_turn(owner, room_id, row))
+            for seq, row in by_seq.items()
+            if seq + 1 not in by_seq
+            and row["message_id"] not in open_ids
+            and row["message_id"] not in answered
+            and self._is_question(owner, row)
+        ]
+
+    def _stand_in_id(self, question_id: str) -> str:
+        """Every process that finds the question's reply lost gives it the same id."""
+        return self._cache.partitions.derived_id(question_id, "reply")
+
+    def _is_question(self, owner: Owner, row: Row) -> bool:
+        """Whether the row was sent by a player, and so has a reply behind it: a host's messages need none."""
+        is_ours = self._cache.partitions.is_own_id(row["message_id"]) == owner.partition
+        return bool(is_ours and row["sender_type"] == "USER" and not row["deleted"])
+
+    def _lost_turn(self, owner: Owner, room_id: str, question: Row) -> Turn:
+        """Of the reply to a question that Redis has lost."""
+        reply_id = self._stand_in_id(question["message_id"])
+        persona = str(from_json(question["metadata"] or "{}").get("ai_persona", ""))
+        return Turn(
+            reply_id,
+            owner,
+            room_id,
+            reply_id,
+            int(question["seq"]) + 1,
+            question["message_id"],
+            0,
+            persona,
+        )
+
+    async def _latest_client_ms(self, owner: Owner, room_id: str, after_ms: int) -> int:
+        """Time of the latest client_message_id above ``after_ms``, ``after_ms`` itself when there is none.
+
+        A client whose clock ran ahead may have sent it below the window: no id up to its time proves a new send."""
+        digits = f"{after_ms:012x}"
+        rows = await self._database.call_shard_procedure(
+            owner.shard_id, "fp_chat_client_id_latest", (room_id, f"{digits[:8]}-{digits[8:]}")
+        )
+        return _time_bound_ms(rows[0]["client_message_id"]) if rows else after_ms
+
+
+def _time_bound_ms(client_id: str) -> int:
+    """No id that sorts before this one, and has the form of a time-ordered UUID, is of a later time."""
+    try:
+        return min(int(client_id[:8] + client_id[9:13], 16), LAST_WIRE_MS)
+    except ValueError:
+        return LAST_WIRE_MS
+
+
+@dataclass(frozen=True)
+class _Window:
+    """A room as it goes into Redis: record fields (name, value, …), one list entry for each seq from the floor on.
+
+    ``open``: turns of the replies among them that go on. ``lost``: ids of those that stand in for lost ones; ``ends``:
+    id, seq, time and tail of each, one after the other. ``last_ms``: time of the latest of all these, 0 without one."""
+
+    fields: list[Any]
+    entries: list[str]
+    open: list[Turn]
+    lost: set[str]
+    ends: list[Any]
+    last_ms: int
+
+
+def _placed(turns: Iterable[_Asked], by_seq: Mapping[int, Row], last_seq: int) -> dict[int, _Asked]:
+    """By their number: directly after the question; where another message has that, after everything else."""
+    placed: dict[int, _Asked] = {}
+    others: list[_Asked] = []
+    for question, turn in turns:
+        seq = int(question["seq"]) + 1
+        if seq in by_seq:
+            others.append((question, turn))
+        else:
+            placed[seq] = question, replace(turn, reply_seq=seq)
+    for question, turn in others:
+        seq = max([last_seq, *placed]) + 1
+        placed[seq] = question, replace(turn, reply_seq=seq)
+    return placed
+
+
+def _interrupted_tail(turn: Turn) -> str:
+    """Of a reply that nobody knows to have said anything: it may have been asked."""
+    return tail(
+        "AI",
+        "",
+        turn.question_id,
+        to_json({"ai_persona": turn.persona, "finish_reason": "interrupted"}),
+    )
+
+
+def _running_entry(turn: Turn, at_ms: int) -> str:
+    """The list entry of a reply that runs or waits, as lua/accept_send.lua makes it."""
+    begun = open_tail("AI", "", turn.question_id, streaming=True)
+    metadata = to_json({"ai_persona": turn.persona})
+    return entry(
+        turn.reply_id, turn.room_id, turn.reply_seq, iso_of_ms(at_ms), f"{begun}{metadata}}}"
+    )
+
+
+def row_entry(room_id: str, row: Row) -> str:
+    """A row of chat_messages as the list stores it."""
+    if row["deleted"]:
+        return tombstone(row["message_id"])
+    message_tail = tail(
+        row["sender_type"], row["content"], row["parent_message_id"], row["metadata"] or "{}"
+    )
+    return entry(row["message_id"], room_id, int(row["seq"]), iso(row["created_at"]), message_tail)

@@ -1,0 +1,209 @@
+"""What the two stores share: running a script until what it needs is loaded, and telling its refusals.
+
+Every write is one script, every read Redis first and MySQL behind. A script that answers COLD names what
+it misses; the loader brings it and the script runs again. Operations are safe to call again with the ids
+they were given (``lua/*.lua`` answer what they answered first).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from base_server.service.cache.cache_client import CacheClient
+from base_server.service.core.errors import ServiceUnavailable
+from base_server.service.core.logger import Logger
+from base_server.service.redis_client.precondition import Premise
+from base_server.service.redis_client.redis_errors import CacheCommandError
+from base_server.service.redis_client.script import Script
+from base_server.template.base.errors import (
+    ApiError,
+    IdempotencyMismatch,
+    NotAllowedInState,
+    RoomBusy,
+    RoomNotFound,
+    ServerError,
+    ServiceDown,
+    TooManyRequests,
+)
+from base_server.template.chat.cache.keys import ChatKeys
+from base_server.template.chat.cache.loader import LAST_WIRE_MS, ChatLoader, Loaded, ShardDatabase
+from base_server.template.chat.cache.scripts import SCRIPTS, Answer
+from base_server.template.chat.domain.caller import Owner
+from base_server.template.chat.domain.message_format import iso_of_ms
+from base_server.template.chat.persistence.event_streams import ChatLanes
+from base_server.template.chat.settings import ChatSettings
+
+# A record can go cold again between its load and the script; more often than this it is an outage.
+_MAX_LOADS = 6
+
+
+_NO_REFUSAL = (
+    Answer.UNSURE,
+    Answer.LOST,
+    Answer.PARTIAL,
+    Answer.REPEAT,
+    Answer.DAMAGED,
+    Answer.WAIT,
+)
+
+
+class RoomGone(RoomNotFound):
+    """The room was the caller's and is deleted: to the client the same as not found, but repeating a delete is 0."""
+
+
+class HybridStore:
+    """Base of :class:`RoomStore`, :class:`MessageStore` and :class:`ChatReader`. Raises ApiError, and
+    ServiceUnavailable on an outage."""
+
+    def __init__(
+        self,
+        cache: CacheClient,
+        database: ShardDatabase,
+        loader: ChatLoader,
+        lanes: ChatLanes,
+        settings: ChatSettings,
+    ) -> None:
+        self._cache = cache
+        self._database = database
+        self._loader = loader
+        self._lanes = lanes
+        self._settings = settings
+        self._keys = ChatKeys(cache)
+
+    def check_room_id(self, owner: Owner, room_id: str) -> None:
+        """An id of ours that carries another partition is of another account: not found, without a look."""
+        if self._cache.partitions.is_own_id(room_id) not in (None, owner.partition):
+            raise RoomNotFound
+
+    async def _run(
+        self, script: str, owner: Owner, room_id: str, keys: Sequence[str], args: Sequence[Any]
+    ) -> list[Any]:
+        """The script's answer once the room and the account are loaded; refusals with one meaning are raised."""
+        for _ in range(_MAX_LOADS):
+            try:
+                answer = await self._run_once(SCRIPTS[script], owner, keys, args)
+            except CacheCommandError as error:
+                # A key of another type counts as missing.
+                if error.code != "WRONGTYPE":
+                    raise
+                await self._loader.drop_wrong_types(owner, room_id)
+                continue
+            if answer[0] == Answer.OK:
+                return answer
+            if answer[0] != Answer.COLD:
+                if (refusal := _refusal(answer)) is not None:
+                    raise refusal
+                return answer
+            if answer[1] == "account":
+                await self._loader.load_account(owner)
+            else:
+                await self._warm(owner, room_id)
+        raise ServiceUnavailable("cache", "the record went cold again after every load")
+
+    async def _run_once(
+        self, script: Script, owner: Owner, keys: Sequence[str], args: Sequence[Any]
+    ) -> list[Any]:
+        """The script's answer; the first of a request proves the session of who asks."""
+
+        async def run(premise: Premise | None) -> list[Any]:
+            answer: list[Any] = await self._cache.run_script(script, keys, args, premise=premise)
+            return answer
+
+        return await (run(None) if owner.proof is None else owner.proof.run(run))
+
+    async def _discard(self, key: str) -> None:
+        """A stored value cannot be decoded: it counts as missing, and its record as not whole."""
+        Logger.error("undecodable value in Redis, read again from the database", key=key)
+        await self._cache.execute("DEL", key)
+
+    async def _warm(self, owner: Owner, room_id: str) -> None:
+        match await self._loader.load_room(owner, room_id):
+            case Loaded.DELETED:
+                raise RoomGone
+            case Loaded.UNKNOWN:
+                raise RoomNotFound
+
+    def _noticed(self, owner: Owner, backlog: int) -> None:
+        self._lanes.noticed(owner.partition, owner.shard_id, backlog)
+
+    def _lane(self, owner: Owner) -> str:
+        return self._lanes.stream_key(owner.partition, owner.shard_id)
+
+    def _held(self, owner: Owner) -> str:
+        return self._lanes.held_key(owner.partition, owner.shard_id)
+
+    def _room_keys(self, owner: Owner, room_id: str) -> list[str]:
+        """Record, messages, card, epoch, persistence lane, load token: how the KEYS of every room script begin."""
+        keys, partition = self._keys, owner.partition
+        return [
+            keys.room_record(room_id, partition),
+            keys.messages(room_id, partition),
+            keys.room(room_id, partition),
+            keys.epoch(partition),
+            self._lane(owner),
+            keys.room_load(room_id, partition),
+        ]
+
+    def _account_keys(self, owner: Owner) -> list[str]:
+        """Record, rooms, order of the account."""
+        keys, account_id, partition = self._keys, owner.account_id, owner.partition
+        return [
+            keys.account_record(account_id, partition),
+            keys.account_rooms(account_id, partition),
+            keys.account_order(account_id, partition),
+        ]
+
+    def _id_time(self, client_id: str | None) -> str:
+        """ISO time of a UUIDv7 made by the client; '' when its id proves nothing by its time."""
+        ms = self._cache.partitions.id_time_ms(client_id) if client_id else None
+        return "" if ms is None or ms > LAST_WIRE_MS else iso_of_ms(ms)
+
+
+def state_name(text: str | None) -> str | None:
+    """The state in a stored value ('SENT|…'); None when absent."""
+    return text.partition("|")[0] if text else None
+
+
+def _refusal(answer: Sequence[Any]) -> ApiError | None:
+    """The one translator of a script's refusal into the error that the client sees; None for what is none."""
+    refusal: ApiError | None = None
+    match answer[0]:
+        case Answer.NOT_FOUND:
+            refusal = RoomNotFound()
+        case Answer.BUSY:
+            refusal = RoomBusy(
+                "a reply is running in this room: wait for it, stop it, or send with on_busy queue"
+                if answer[2] == "reject"
+                else "as many messages of this room wait for their reply as may wait: send it again later",
+                retry_after_s=1.0,
+                details={"message_id": answer[1]},
+            )
+        case Answer.MISMATCH:
+            refusal = IdempotencyMismatch()
+        case Answer.REFUSED:
+            refusal = NotAllowedInState(
+                "the message that this client_message_id sent, or its reply, was deleted"
+            )
+        case Answer.FULL if answer[1] == "sends":
+            refusal = TooManyRequests(
+                "too many messages, send it again later", retry_after_s=answer[2] / 1000
+            )
+        case Answer.FULL if answer[1] == "replies":
+            refusal = TooManyRequests(
+                "too many replies of this account run or wait", retry_after_s=answer[2] / 1000
+            )
+        case Answer.FULL if answer[1] == "rooms":
+            refusal = TooManyRequests(
+                "this account has as many rooms as it may have: delete one first"
+            )
+        case Answer.FULL if answer[1] == "dead":
+            refusal = ServiceDown(
+                "the database refused messages of this room: it takes no more until an operator has looked at them",
+                retry_after_s=60.0,
+            )
+        case Answer.FULL:
+            refusal = ServiceDown("too much is waiting to be written, try again", retry_after_s=5.0)
+        case code if code not in _NO_REFUSAL:
+            refusal = ServerError(f"unexpected answer {code} of a script")
+    return refusal

@@ -1,0 +1,1 @@
+"""Messages: accepting, deleting, and reading pages of them."""

@@ -1,0 +1,265 @@
+"""Deletes without a session: state calls that set DELETING or DELETED, and delete events that hosts send.
+
+They run the scripts of the handlers' own deletes (``lua/delete_room.lua``, ``lua/delete_message.lua``): state, record,
+list and event in one step, and one event however often and by whichever way it is asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+from base_server.service.cache.cache_client import CacheClient
+from base_server.service.redis_client.redis_errors import CacheCommandError
+from base_server.template.chat.cache.keys import ChatKeys
+from base_server.template.chat.cache.loader import ChatLoader, Loaded
+from base_server.template.chat.cache.script_runner import state_name
+from base_server.template.chat.cache.scripts import SCRIPTS, Answer
+from base_server.template.chat.domain.caller import Owner
+from base_server.template.chat.domain.events import payload
+from base_server.template.chat.domain.states import MessageState, RoomState
+from base_server.template.chat.persistence.event_streams import ChatLanes
+from base_server.template.chat.rooms.directory import ChatDirectory, FoundMessage, FoundRoom
+from base_server.template.chat.settings import ChatSettings
+
+ANY_STATE = tuple(sorted({state.value for states in (RoomState, MessageState) for state in states}))
+_MAX_TRIES = 6
+# A script is repeated, when its answer was lost, within the call's time-outs.
+_OPERATION_NOTE_MS = 300_000
+
+
+class Outcome(Enum):
+    """``DONE``: deleted by this call. ``BEFORE``: it was deleted already. ``REFUSED``: not from its present state.
+    ``UNKNOWN``: neither Redis nor a shard knows the id. ``FOREIGN``: it is another account's than the caller said."""
+
+    DONE = "done"
+    BEFORE = "before"
+    REFUSED = "refused"
+    UNKNOWN = "unknown"
+    FOREIGN = "foreign"
+
+
+@dataclass(frozen=True)
+class Deletion:
+    """``before``: the state that it was in, '' when not known; ``after``: the one that a DONE delete set."""
+
+    outcome: Outcome
+    before: str = ""
+    after: str = ""
+
+
+class ChatDeletes:
+    """``db_key`` where a caller gives it: the account that it believes to be the owner.
+
+    Raises ServiceUnavailable when Redis, or a database that has to be asked, is away: nothing was done then."""
+
+    def __init__(
+        self,
+        cache: CacheClient,
+        directory: ChatDirectory,
+        loader: ChatLoader,
+        lanes: ChatLanes,
+        settings: ChatSettings,
+    ) -> None:
+        self._cache = cache
+        self._directory = directory
+        self._loader = loader
+        self._lanes = lanes
+        self._settings = settings
+        self._keys = ChatKeys(cache)
+
+    async def room(
+        self,
+        room_id: str,
+        to: RoomState,
+        allowed: Iterable[str] = ANY_STATE,
+        db_key: int | None = None,
+    ) -> Deletion:
+        """Delete a room that is in one of the ``allowed`` states (ACTIVE when its state has expired)."""
+        partition = await self._directory.partition_of(room_id)
+        found = await self._directory.find_room(room_id, partition, with_awaited=True)
+        if found is None:
+            return Deletion(Outcome.UNKNOWN)
+        if db_key is not None and found.owner.db_key != db_key:
+            return Deletion(Outcome.FOREIGN)
+        if found.awaited:
+            return Deletion(Outcome.UNKNOWN)
+        if found.deleted:
+            return Deletion(Outcome.BEFORE, RoomState.DELETED.value)
+        answer = await self._run(
+            "delete_room", found.owner, room_id, *self._room_call(found, room_id, to, allowed)
+        )
+        if answer[0] == Answer.OK:
+            self._lanes.noticed(found.owner.partition, found.owner.shard_id, answer[1])
+            return Deletion(Outcome.DONE, answer[2], to.value)
+        return _not_done(answer)
+
+    def _room_call(
+        self, found: FoundRoom, room_id: str, to: RoomState, allowed: Iterable[str]
+    ) -> tuple[list[str], list[Any]]:
+        keys, owner = self._keys, found.owner
+        account, partition = owner.account_id, owner.partition
+        script_keys = [
+            *self._room_keys(owner, room_id),
+            keys.room_state(room_id, partition),
+            keys.account_record(account, partition),
+            keys.account_rooms(account, partition),
+            keys.account_order(account, partition),
+            keys.account_load(account, partition),
+            keys.turns(room_id, partition),
+            keys.leases(partition),
+            keys.reply_stream(room_id, "", partition),
+            keys.message_state("", partition),
+            keys.news(partition),
+            keys.operation(keys.new_id(partition), partition),
+        ]
+        state_ttl_ms = self._settings.state_ttl_s * 1000
+        return script_keys, [
+            owner.db_key,
+            room_id,
+            payload(owner, room_id),
+            state_ttl_ms,
+            ",".join(allowed),
+            to.value,
+            _OPERATION_NOTE_MS,
+        ]
+
+    async def message(
+        self,
+        message_id: str,
+        to: MessageState | None,
+        allowed: Iterable[str] = ANY_STATE,
+        room_id: str = "",
+        db_key: int | None = None,
+    ) -> Deletion:
+        """Delete a message that is in one of the ``allowed`` states (SENT when its state has expired). ``to`` None: to
+        DELETED what is not in MySQL yet, to DELETING the rest. ``room_id`` '': the message's state or MySQL says it."""
+        text = await self._directory.text(self._keys.message_state(message_id))
+        state, in_room = state_name(text) or "", room_id or _room_of(text)
+        stored: FoundMessage | None = None
+        if not in_room:
+            if (stored := await self._directory.find_message(message_id)) is None:
+                return Deletion(Outcome.UNKNOWN, state)
+            in_room = stored.room_id
+        partition = await self._directory.partition_of(in_room)
+        if (found := await self._directory.find_room(in_room, partition)) is None:
+            # Messages may come before their room.
+            stored = stored or await self._directory.find_message(message_id)
+            if stored is None or stored.room_id != in_room:
+                return Deletion(Outcome.UNKNOWN, state)
+            name = await self._directory.account_name(stored.account_db_key, partition)
+            found = FoundRoom(
+                Owner(name, stored.account_db_key, stored.shard_id, partition), deleted=False
+            )
+        is_elsewhere = self._cache.partitions.of_id(message_id) != found.owner.partition
+        if is_elsewhere and (state or MessageState.SENT.value) not in allowed:
+            return Deletion(Outcome.REFUSED, state)
+        if db_key is not None and found.owner.db_key != db_key:
+            return Deletion(Outcome.FOREIGN)
+        if found.deleted or (stored is not None and stored.deleted):
+            return Deletion(Outcome.BEFORE, MessageState.DELETED.value)
+        states = allowed
+        if is_elsewhere:
+            # The script sees the state in the room's partition, this is the one that counts.
+            states = ANY_STATE
+            early = state in (MessageState.COMPOSING.value, MessageState.PENDING.value)
+            to = to or (MessageState.DELETED if early else MessageState.DELETING)
+        return await self._delete_message(found.owner, in_room, message_id, to, states, stored)
+
+    async def _delete_message(
+        self,
+        owner: Owner,
+        room_id: str,
+        message_id: str,
+        to: MessageState | None,
+        allowed: Iterable[str],
+        stored: FoundMessage | None,
+    ) -> Deletion:
+        keys, partition = self._keys, owner.partition
+        script_keys = [
+            *self._room_keys(owner, room_id),
+            keys.message_state(message_id, partition),
+            keys.leases(partition),
+            keys.turns(room_id, partition),
+            keys.reply_stream(room_id, message_id, partition),
+            keys.news(partition),
+            keys.operation(keys.new_id(partition), partition),
+        ]
+        args: list[Any] = [
+            owner.db_key,
+            room_id,
+            message_id,
+            "",
+            payload(owner, room_id, message_id=message_id),
+        ]
+        args += [self._settings.ready_lease_ms, ",".join(allowed), "" if to is None else to.value]
+        args.append(_OPERATION_NOTE_MS)
+        for _ in range(_MAX_TRIES):
+            args[3] = "" if stored is None else stored.seq
+            answer = await self._run("delete_message", owner, room_id, script_keys, args)
+            if answer[0] == Answer.OK:
+                self._lanes.noticed(partition, owner.shard_id, answer[1])
+                return Deletion(Outcome.DONE, answer[3], answer[4])
+            if answer[0] not in (Answer.COLD, Answer.UNSURE, Answer.LOST):
+                return _not_done(answer)
+            # Cold, or not in the window: MySQL may know it.
+            if (
+                stored is None
+                and (stored := await self._directory.find_message(message_id)) is not None
+            ):
+                if stored.deleted or stored.room_id != room_id:
+                    return _not_done([Answer.REPEAT if stored.deleted else Answer.NOT_FOUND])
+            elif answer[0] == Answer.COLD and owner.account_id:
+                if await self._loader.load_room(owner, room_id) is not Loaded.WARM:
+                    break
+            else:
+                break
+        return Deletion(Outcome.UNKNOWN)
+
+    async def _run(
+        self, script: str, owner: Owner, room_id: str, keys: list[str], args: list[Any]
+    ) -> list[Any]:
+        answer: list[Any]
+        try:
+            answer = await self._cache.run_script(SCRIPTS[script], keys, args)
+        except CacheCommandError as error:
+            # A key of another type counts as missing.
+            if error.code != "WRONGTYPE":
+                raise
+            await self._loader.drop_wrong_types(owner, room_id)
+            answer = await self._cache.run_script(SCRIPTS[script], keys, args)
+        return answer
+
+    def _room_keys(self, owner: Owner, room_id: str) -> list[str]:
+        keys, partition = self._keys, owner.partition
+        return [
+            keys.room_record(room_id, partition),
+            keys.messages(room_id, partition),
+            keys.room(room_id, partition),
+            keys.epoch(partition),
+            self._lanes.stream_key(partition, owner.shard_id),
+            keys.room_load(room_id, partition),
+        ]
+
+
+def _not_done(answer: list[Any]) -> Deletion:
+    """Why a script deleted nothing."""
+    match answer[0]:
+        case Answer.REFUSED:
+            return Deletion(Outcome.REFUSED, answer[1])
+        case Answer.NOT_FOUND:
+            return Deletion(Outcome.FOREIGN)
+    return Deletion(Outcome.BEFORE, MessageState.DELETED.value)
+
+
+def _room_of(text: str) -> str:
+    """The room in the state of a message that is not in MySQL yet ('PENDING|P1764000000000|<room id>'), else ''.
+
+    A host may have set it to SENT before. A process of the version before appends its log behind the room
+    (',R1764000000003'), also when it is SENT: then MySQL may have the message."""
+    parts = text.split("|")
+    if len(parts) < 3 or parts[0] == MessageState.DELETED.value:
+        return ""
+    return parts[2].partition(",")[0]

@@ -1,0 +1,1 @@
+"""Replies: their slots, their tasks, and reading them along."""

@@ -1,0 +1,64 @@
+"""A turn: the right to answer one question of a room, or a place in the queue for it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from base_server.template.chat.domain.caller import Owner
+from base_server.template.chat.domain.message_format import from_json, to_json
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a reply stands: enough to read it without searching."""
+
+    owner: Owner
+    room_id: str
+    reply_id: str
+    seq: int
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """``token`` names it in every script; ``deadline_ms`` is when the reply must have ended, by Redis' clock."""
+
+    token: str
+    owner: Owner
+    room_id: str
+    reply_id: str
+    reply_seq: int
+    question_id: str
+    deadline_ms: int
+    persona: str
+
+    @property
+    def place(self) -> Place:
+        return Place(self.owner, self.room_id, self.reply_id, self.reply_seq)
+
+    @property
+    def text(self) -> str:
+        """As :func:`read_turn` takes it."""
+        fields = (
+            self.token,
+            self.reply_id,
+            self.reply_seq,
+            self.question_id,
+            self.deadline_ms,
+            to_json(self.persona),
+        )
+        return "|".join(map(str, fields))
+
+
+def read_turn(text: str, owner: Owner, room_id: str) -> Turn:
+    """A turn as lua/accept_send.lua writes it: token|reply id|reply seq|question id|deadline ms|persona as JSON."""
+    token, reply_id, reply_seq, question_id, deadline_ms, persona = text.split("|", 5)
+    return Turn(
+        token,
+        owner,
+        room_id,
+        reply_id,
+        int(reply_seq),
+        question_id,
+        int(deadline_ms),
+        from_json(persona),
+    )

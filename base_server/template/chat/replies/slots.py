@@ -1,0 +1,419 @@
+"""Turns in Redis: taking one, growing its reply, ending it, and finding those whose process died."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from base_server.service.cache.cache_client import CacheClient
+from base_server.service.core.errors import ServiceUnavailable
+from base_server.service.core.logger import Logger
+from base_server.service.redis_client.redis_errors import CacheCommandError
+from base_server.template.chat.cache.keys import ChatKeys
+from base_server.template.chat.cache.scripts import SCRIPTS, Answer
+from base_server.template.chat.domain.caller import Owner
+from base_server.template.chat.domain.events import open_payload
+from base_server.template.chat.domain.message_format import spoken_of, tail, to_json
+from base_server.template.chat.domain.states import MessageState
+from base_server.template.chat.persistence.event_streams import ChatLanes
+from base_server.template.chat.replies.slot import Place, Turn, read_turn
+from base_server.template.chat.settings import ChatSettings
+
+_SWEEP_AT_ONCE = 50
+_DELTAS_AT_ONCE = 200
+BEYOND = 2**53
+
+
+@dataclass(frozen=True)
+class Asked:
+    """The question of a turn that has come ('' when it was deleted meanwhile), and the list entries before it."""
+
+    question: str
+    history: Sequence[str]
+
+
+@dataclass(frozen=True)
+class Ended:
+    """``entry``: the reply as it stands in the list, '' when it is not there. ``ours``: this call ended it.
+
+    ``ready_token``: the turn that may run now, '' for none."""
+
+    entry: str
+    ours: bool
+    ready_token: str = ""
+
+
+@dataclass(frozen=True)
+class Final:
+    """A reply that has ended, as it stands in the list; '' when it was deleted."""
+
+    entry: str
+    state: str = ""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """A reply that runs: bytes of text so far; deltas (bytes up to and with it, text) that a reader lacks."""
+
+    length: int
+    deltas: Sequence[tuple[int, str]]
+
+
+@dataclass(frozen=True)
+class OpenTurn:
+    """A turn that the sweeper found. ``is_called``: a process has called the AI, or was about to.
+
+    ``remaining_s``: until its deadline, by Redis' clock; negative when that is over."""
+
+    turn: Turn
+    is_called: bool
+    remaining_s: float
+
+
+class TurnStore:
+    """One script an operation; each compares the turn's token, so that the first to end a reply wins."""
+
+    def __init__(self, cache: CacheClient, lanes: ChatLanes, settings: ChatSettings) -> None:
+        self._cache = cache
+        self._lanes = lanes
+        self._settings = settings
+        self._keys = ChatKeys(cache)
+        self._lease_ms = round(settings.reply_lease_s * 1000)
+
+    async def look(self, turn: Turn, claim_id: str, *, is_alone: bool = False) -> Asked | None:
+        """What is to be asked once the turn has come; None while it waits. Raises as :meth:`claim`."""
+        answer = await self._claim(turn, claim_id, self._settings.history_length, is_alone)
+        return (
+            None
+            if answer is None
+            else Asked(spoken_of(answer[1])[1] if answer[1] else "", answer[2:])
+        )
+
+    async def claim(self, turn: Turn, claim_id: str, *, is_alone: bool = False) -> bool | None:
+        """Take a turn that has come: from now on the caller asks, or nobody. None: it waits (again).
+
+        False: it is taken, but its question was deleted meanwhile. ``claim_id`` names the task that asks: only it gets
+        the same answer again, when the first was lost. ``is_alone``: no other process can have asked. Raises TurnLost
+        when the turn is over or another process has it, RoomNotLoaded when the room must be loaded first."""
+        answer = await self._claim(turn, claim_id, "", is_alone)
+        return None if answer is None else bool(answer[1])
+
+    async def _claim(
+        self, turn: Turn, claim_id: str, look_at: int | str, is_alone: bool
+    ) -> list[Any] | None:
+        keys, partition, room_id = self._keys, turn.owner.partition, turn.room_id
+        answer: list[Any] = await self._cache.run_script(
+            SCRIPTS["claim_turn"],
+            [
+                keys.room_record(room_id, partition),
+                keys.messages(room_id, partition),
+                keys.turns(room_id, partition),
+                keys.leases(partition),
+                keys.epoch(partition),
+            ],
+            [
+                turn.token,
+                room_id,
+                turn.owner.db_key,
+                self._lease_ms,
+                claim_id,
+                look_at,
+                "1" if is_alone else "",
+            ],
+        )
+        match answer[0]:
+            case Answer.WAIT:
+                return None
+            case Answer.LOST:
+                raise TurnLost
+            case Answer.COLD:
+                raise RoomNotLoaded
+        return answer
+
+    async def restore(self, turn: Turn, claim_id: str = "") -> bool:
+        """Open a turn again that Redis lost with its room's record, or that an older record does not know; ``claim_id``
+        when it was claimed already.
+
+        False: it is over."""
+        keys, owner = self._keys, turn.owner
+        return bool(
+            await self._cache.run_script(
+                SCRIPTS["restore_turn"],
+                [
+                    keys.room_record(turn.room_id, owner.partition),
+                    keys.turns(turn.room_id, owner.partition),
+                    keys.leases(owner.partition),
+                    keys.epoch(owner.partition),
+                    keys.message_state(turn.reply_id, owner.partition),
+                    keys.room_load(turn.room_id, owner.partition),
+                ],
+                [
+                    turn.text,
+                    turn.token,
+                    turn.room_id,
+                    claim_id,
+                    self._lease_ms,
+                    owner.account_id,
+                    owner.db_key,
+                    owner.shard_id,
+                ],
+            )
+        )
+
+    async def forget(self, turn: Turn) -> None:
+        """Take a waiting turn out of a room that is not there any more."""
+        waiting = self._keys.turns(turn.room_id, turn.owner.partition)
+        await self._cache.execute("LREM", waiting, 0, turn.text)
+
+    async def hand_over(self, turn: Turn, claim_id: str) -> None:
+        """Give back a turn that was not used: another process may claim it."""
+        keys, partition = self._keys, turn.owner.partition
+        await self._cache.run_script(
+            SCRIPTS["hand_over"],
+            [
+                keys.room_record(turn.room_id, partition),
+                keys.leases(partition),
+                keys.news(partition),
+            ],
+            [turn.token, turn.room_id, claim_id, self._settings.ready_lease_ms],
+        )
+
+    async def append(
+        self,
+        turn: Turn,
+        claim_id: str,
+        start: int,
+        text: str,
+        usage: str,
+        *,
+        is_called: bool = True,
+    ) -> bool:
+        """Append ``text``, which begins at byte ``start`` of the reply, note its usage, renew the lease.
+
+        Returns whether somebody reads along in another process. Raises TurnLost when the reply was ended by somebody
+        else, StreamBehind when Redis has less than ``start`` bytes of it."""
+        keys, partition = self._keys, turn.owner.partition
+        answer = await self._cache.run_script(
+            SCRIPTS["append_delta"],
+            [
+                keys.room_record(turn.room_id, partition),
+                keys.reply_stream(turn.room_id, turn.reply_id, partition),
+                keys.leases(partition),
+                keys.news(partition),
+            ],
+            [
+                turn.token,
+                turn.room_id,
+                turn.reply_id,
+                start,
+                text,
+                self._lease_ms,
+                usage,
+                claim_id,
+                "1" if is_called else "",
+            ],
+        )
+        if answer[0] == Answer.LOST:
+            if not await self.restore(turn, claim_id if is_called else ""):
+                raise TurnLost
+            if is_called:
+                raise StreamBehind(0)
+            return False
+        if answer[0] == Answer.PARTIAL:
+            raise StreamBehind(answer[1])
+        return bool(answer[1])
+
+    async def end(
+        self,
+        turn: Turn,
+        claim_id: str,
+        text: str,
+        metadata: Mapping[str, Any],
+        *,
+        start: int = 0,
+        unsent: str | None = None,
+    ) -> Ended:
+        """End a reply with its final text; ``metadata["finish_reason"]`` says why.
+
+        ``unsent`` begins at byte ``start``: what the stream lacks (None: all of it). Raises TurnLost when another
+        process has it."""
+        owner = turn.owner
+        full = {"ai_persona": turn.persona, **metadata}
+        keys = reply_keys(self._keys, self._lanes, turn.place)
+        args = [
+            turn.token,
+            turn.room_id,
+            turn.reply_id,
+            turn.reply_seq,
+            tail("AI", text, turn.question_id, to_json(full)),
+            open_payload(owner, turn.room_id),
+            full.get("finish_reason", "stop"),
+            self._settings.ready_lease_ms,
+            self._settings.stream_ttl_s * 1000,
+            start,
+            text if unsent is None else unsent,
+            claim_id,
+        ]
+        answer = await self._cache.run_script(SCRIPTS["end_reply"], keys, args)
+        if answer[0] == Answer.LOST and not answer[1] and await self.restore(turn, claim_id):
+            answer = await self._cache.run_script(SCRIPTS["end_reply"], keys, args)
+        if answer[0] == Answer.WAIT:
+            raise TurnLost
+        if answer[0] == Answer.OK:
+            self._lanes.noticed(owner.partition, owner.shard_id, answer[2])
+            return Ended(answer[1], True, answer[3])
+        return Ended(answer[1], False)
+
+    async def interrupt(self, turn: Turn, *, only_if_expired: bool = False) -> Ended | None:
+        """End a reply that runs elsewhere, or nowhere, with what its stream holds. None: its lease still runs."""
+        owner = turn.owner
+        answer = await self._cache.run_script(
+            SCRIPTS["stop_reply"],
+            [*reply_keys(self._keys, self._lanes, turn.place), self._keys.epoch(owner.partition)],
+            [
+                "",
+                turn.room_id,
+                turn.reply_id,
+                "interrupted",
+                self._settings.ready_lease_ms,
+                self._settings.stream_ttl_s * 1000,
+                "1" if only_if_expired else "0",
+                open_payload(owner, turn.room_id),
+            ],
+        )
+        if answer[0] == Answer.WAIT:
+            return None
+        if answer[0] == Answer.OK:
+            self._lanes.noticed(owner.partition, owner.shard_id, answer[3])
+            return Ended(answer[1], True, answer[4])
+        return Ended("", False)
+
+    async def leave(self, turn: Turn) -> bool:
+        """Let go of a turn that was lost: deleted, its room's record lost, or taken up by another process meanwhile.
+
+        Returns whether another process has it: then its reply goes on, and is told of to those who read it here."""
+        keys, partition = self._keys, turn.owner.partition
+        answer = await self._cache.run_script(
+            SCRIPTS["leave_reply"],
+            [
+                keys.room_record(turn.room_id, partition),
+                keys.open_replies(turn.owner.account_id, partition),
+                keys.reply_stream(turn.room_id, turn.reply_id, partition),
+            ],
+            [turn.token, turn.reply_id, self._settings.stream_ttl_s * 1000],
+        )
+        return bool(answer)
+
+    async def read(self, place: Place, offset: int) -> Progress | Final | None:
+        """What a reader who has ``offset`` bytes lacks: text while the reply runs, its entry once it has ended, None
+        when it has left the room's window."""
+        keys, partition = self._keys, place.owner.partition
+        answer = await self._cache.run_script(
+            SCRIPTS["read_reply"],
+            [
+                keys.room_record(place.room_id, partition),
+                keys.messages(place.room_id, partition),
+                keys.reply_stream(place.room_id, place.reply_id, partition),
+                keys.message_state(place.reply_id, partition),
+            ],
+            [place.seq, place.reply_id, offset, _DELTAS_AT_ONCE],
+        )
+        match answer[0]:
+            case Answer.COLD:
+                return None
+            case Answer.LOST:
+                return Final("")
+            case Answer.OK:
+                return Final(answer[1], answer[2] or MessageState.SENT.value)
+        deltas = [(int(entry_id.partition("-")[0]), fields[1]) for entry_id, fields in answer[2:]]
+        return Progress(answer[1], deltas)
+
+    async def final(self, turn: Turn) -> str:
+        """The entry of a reply that has ended; '' when it was deleted.
+
+        Raises ServiceUnavailable when it has left the window meanwhile: repeated, its send finds it in MySQL."""
+        found = await self.read(turn.place, BEYOND)
+        if isinstance(found, Final):
+            return found.entry
+        raise ServiceUnavailable(
+            "cache", "the reply has left the room's window, send the same again"
+        )
+
+    async def expired(self, *, all_open: bool = False) -> list[OpenTurn]:
+        """Open turns whose lease has run out by Redis' clock (``all_open``: every one), of all partitions but those
+        that are away."""
+        partitions = range(self._cache.partitions.count)
+        found = await self._cache.ask_partitions(
+            partitions, lambda p: self._expired_in(p, all_open=all_open)
+        )
+        return [turn for turns in found.values() for turn in turns]
+
+    async def _expired_in(self, partition: int, *, all_open: bool) -> list[OpenTurn]:
+        leases = self._keys.leases(partition)
+        args = ["1" if all_open else "", _SWEEP_AT_ONCE, self._lease_ms]
+        now_ms, *room_ids = await self._cache.run_script(SCRIPTS["expired_turns"], [leases], args)
+        records = await asyncio.gather(
+            *(self._open_fields(partition, room_id) for room_id in room_ids)
+        )
+        turns = []
+        for room_id, (text, phase, account, db_key, shard) in zip(room_ids, records, strict=True):
+            if text is None:
+                record = self._keys.room_record(room_id, partition)
+                await self._cache.run_script(SCRIPTS["drop_lease"], [record, leases], [room_id])
+                continue
+            try:
+                turn = read_turn(text, Owner(account, int(db_key), int(shard), partition), room_id)
+            except (TypeError, ValueError):
+                Logger.error(
+                    "an open turn cannot be read; the room's record is damaged", room_id=room_id
+                )
+                continue
+            is_called = phase not in ("ready", "unsure")
+            turns.append(OpenTurn(turn, is_called, (turn.deadline_ms - int(now_ms)) / 1000))
+        return turns
+
+    async def _open_fields(self, partition: int, room_id: str) -> list[Any]:
+        fields = ("turn", "turn_phase", "account", "owner", "shard")
+        try:
+            return list(
+                await self._cache.execute(
+                    "HMGET", self._keys.room_record(room_id, partition), *fields
+                )
+            )
+        except CacheCommandError:
+            # A key of another type is no record; the other rooms' replies end all the same.
+            return [None] * len(fields)
+
+
+class TurnLost(Exception):
+    """The turn is not this token's any more: stopped, deleted, ended by the sweeper, or another process has it."""
+
+
+class RoomNotLoaded(Exception):
+    """Whether the question was asked before is known only once the room is loaded from MySQL."""
+
+
+class StreamBehind(Exception):
+    """The reply's stream holds only ``length`` bytes: an older Redis came back."""
+
+    def __init__(self, length: int) -> None:
+        super().__init__(f"the stream holds {length} bytes")
+        self.length = length
+
+
+def reply_keys(keys: ChatKeys, lanes: ChatLanes, place: Place) -> list[str]:
+    """How the KEYS of every script begin that ends a reply."""
+    room_id, partition = place.room_id, place.owner.partition
+    return [
+        keys.room_record(room_id, partition),
+        keys.messages(room_id, partition),
+        lanes.stream_key(partition, place.owner.shard_id),
+        keys.news(partition),
+        keys.leases(partition),
+        keys.turns(room_id, partition),
+        keys.open_replies(place.owner.account_id, partition),
+        keys.message_state(place.reply_id, partition),
+        keys.reply_stream(room_id, place.reply_id, partition),
+    ]

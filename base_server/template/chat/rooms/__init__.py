@@ -1,0 +1,1 @@
+"""Rooms: creating, listing, renaming, deleting, and finding their owner."""

@@ -1,0 +1,154 @@
+"""Puts the chat's parts together. The one place of the chat that names the service container."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from base_server.service.scheduler.base_scheduler import ScheduleJob, ScheduleType
+from base_server.service.service_container import ServiceContainer
+from base_server.template.chat.cache.keys import ChatKeys
+from base_server.template.chat.cache.loader import ChatLoader
+from base_server.template.chat.chat_persistence_consumer import ChatPersistenceConsumer
+from base_server.template.chat.chat_state_machine import ChatStateMachine
+from base_server.template.chat.messages.history import RoomHistory
+from base_server.template.chat.messages.pages import ChatReader
+from base_server.template.chat.messages.repository import MessageStore
+from base_server.template.chat.persistence.batch_writer import BatchWriter
+from base_server.template.chat.persistence.deletes import ChatDeletes
+from base_server.template.chat.persistence.event_streams import ChatLanes
+from base_server.template.chat.persistence.host_events import HostEvents
+from base_server.template.chat.replies.reader import ReplyReaders
+from base_server.template.chat.replies.repository import ReplyStore
+from base_server.template.chat.replies.runner import ChatReplies
+from base_server.template.chat.replies.signals import ReplyNews
+from base_server.template.chat.replies.slots import TurnStore
+from base_server.template.chat.rooms.directory import ChatDirectory
+from base_server.template.chat.rooms.repository import RoomStore
+from base_server.template.chat.settings import ChatSettings
+
+
+@dataclass(frozen=True)
+class ChatParts:
+    """What a running chat template consists of."""
+
+    rooms: RoomStore
+    messages: MessageStore
+    reader: ChatReader
+    replies: ChatReplies
+    reply_store: ReplyStore
+    readers: ReplyReaders
+    states: ChatStateMachine
+    consumer: ChatPersistenceConsumer
+    keys: ChatKeys
+
+
+class ChatWiring:
+    """Makes the parts when the services run, starts their background work and ends it."""
+
+    def __init__(self, container: ServiceContainer, settings: ChatSettings) -> None:
+        self.settings = settings
+        self.database = container.database
+        self.ai = container.ai
+        self._container = container
+        self.max_backlog = container.settings.queue.max_backlog
+        self._sweep_job = ""
+
+    async def start(self) -> ChatParts:
+        """Parts with their jobs running, and what a killed process left behind taken up."""
+        container, settings = self._container, self.settings
+        hot, bulk = container.cache.get_client(), container.cache.get_bulk_client()
+        lanes = ChatLanes(
+            container.queue,
+            hot.partitions.of_id,
+            lambda: container.database.shard_ids,
+            default_shard_id=settings.default_shard_id,
+            batch_size=settings.batch_size,
+            max_backlog=self.max_backlog,
+        )
+        states = ChatStateMachine(hot, settings)
+        directory = ChatDirectory(hot, container.database)
+        writer = BatchWriter(container.queue, container.database, bulk, states, directory, settings)
+        consumer = ChatPersistenceConsumer(
+            container.queue, writer, container.scheduler, settings, container.tasks
+        )
+        lanes.on_flush(consumer.flush)
+        # What a model is not told need not be read for it.
+        told = min(settings.history_length, container.settings.llm.max_conversation_length)
+        asking = settings.model_copy(update={"history_length": told})
+        news, turns = ReplyNews(), TurnStore(hot, lanes, asking)
+        interrupt, check_mark = turns.interrupt, writer.marks.check_lane
+        loader = ChatLoader(
+            bulk,
+            container.database,
+            lanes,
+            interrupt,
+            check_mark,
+            settings,
+            container.tasks,
+            directory,
+        )
+        deletes = ChatDeletes(hot, directory, loader, lanes, settings)
+        states.delete_through(directory, deletes)
+        replies = ChatReplies(
+            turns, loader.load_room, container.ai, news, settings, container.tasks
+        )
+        reply_store = ReplyStore(hot, container.database, loader, lanes, settings)
+        parts = ChatParts(
+            rooms=RoomStore(hot, container.database, loader, lanes, settings),
+            messages=MessageStore(hot, container.database, loader, lanes, asking),
+            reader=ChatReader(hot, container.database, loader, lanes, settings),
+            replies=replies,
+            reply_store=reply_store,
+            readers=ReplyReaders(reply_store, turns, replies, news, settings),
+            states=states,
+            consumer=consumer,
+            keys=ChatKeys(hot),
+        )
+        lanes.on_event(
+            HostEvents(
+                directory,
+                parts.rooms,
+                deletes,
+                lanes,
+                account_partition=hot.partitions.of_id,
+                default_shard_id=settings.default_shard_id,
+                load_timeout_s=settings.load_timeout_s,
+            )
+        )
+        states.install()
+        history = RoomHistory(hot, container.database, directory, settings.history_length)
+        container.ai.register_history(history)
+        await news.start(container.cache.subscribe)
+        await self._take_over(parts)
+        await consumer.start()
+        await self._start_sweep(parts)
+        return parts
+
+    async def stop(self, parts: ChatParts, drain_s: float) -> None:
+        """Replies first (they still write), then the batch under way."""
+        await self._container.scheduler.remove_job(self._sweep_job)
+        await parts.replies.stop(drain_s)
+        parts.readers.close(those_here=True)
+        await parts.consumer.stop()
+        parts.states.uninstall()
+
+    async def _take_over(self, parts: ChatParts) -> None:
+        """A Redis that serves this process alone: whoever held turns before is dead, nobody is waited for."""
+        if not self._container.settings.cache.owns_server:
+            return
+        # First end those that were being asked; then those that waited behind them have their turn.
+        await parts.replies.sweep(all_open=True)
+        await parts.replies.sweep(all_open=True)
+        await parts.consumer.write_waiting()
+
+    async def _start_sweep(self, parts: ChatParts) -> None:
+        self._sweep_job = f"chat_reply_sweep:{parts.consumer.consumer_id}"
+        await self._container.scheduler.add_job(
+            ScheduleJob(
+                job_id=self._sweep_job,
+                name="chat reply sweep",
+                schedule_type=ScheduleType.INTERVAL,
+                schedule_value=self.settings.sweep_interval_s,
+                callback=parts.replies.sweep,
+            )
+        )
