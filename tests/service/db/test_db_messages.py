@@ -205,7 +205,9 @@ async def test_batch_with_a_moved_reply_that_is_stored_adds_the_rest(room: Room)
     await room.save(1)
     question = room.message(1, message_id=new_id())
     assert await room.call("fp_chat_message_save", *question.values()) == [{"seq": 3}]
-    reply = room.message(2, message_id=new_id(), sender_type="AI", parent_message_id=question["message_id"])
+    reply = room.message(
+        2, message_id=new_id(), sender_type="AI", parent_message_id=question["message_id"]
+    )
     assert await room.call("fp_chat_message_save", *reply.values()) == [{"seq": 4}]
     for _ in range(2):
         await room.batch("fp_chat_message_batch_save", reply, room.message(5))
