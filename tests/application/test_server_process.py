@@ -219,7 +219,8 @@ async def test_only_listed_origins_may_call(
 
 PASSWORD = "비밀번호 열두 글자"
 _ON_A_TERMINAL = """
-import os, runpy, sys
+import os, runpy, signal, sys
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # as in a login: the tests may run under nohup
 terminal = os.open(sys.argv.pop(1), os.O_RDWR)  # the first one that a session's leader opens is its own
 for stream in (0, 1, 2):
     os.dup2(terminal, stream)
@@ -289,7 +290,12 @@ async def test_a_terminal_that_closes_ends_the_server_in_order(
     room = (await client.ok("/api/chat/room/create", ai_persona="DEMO"))["room"]
     await client.ok("/api/chat/message/send", room_id=room["room_id"], content="before")
     os.close(screen)
-    assert await asyncio.wait_for(process.wait(), PATIENCE_S) == 0
+    try:
+        assert await asyncio.wait_for(process.wait(), PATIENCE_S) == 0
+    finally:
+        if process.returncode is None:
+            process.terminate()
+            await process.wait()
     assert not _children_in(data_dir)
     with running_server(data_dir, workers=1, is_fresh=True) as server:
         client.base_url = server.base_url
