@@ -12,13 +12,13 @@ from redis.exceptions import NoScriptError
 
 from base_server.service.cache.keyspace import Keyspace
 from base_server.service.cache.partition import Partitions
-from base_server.service.core.errors import OutcomeUnknown, PremiseFailed, ServiceUnavailable
+from base_server.service.core.errors import OutcomeUnknown, PreconditionFailed, ServiceUnavailable
 from base_server.service.core.logger import Logger
 from base_server.service.core.tracing import span
 from base_server.service.redis_client.calls import REFUSED, Command, Effect
 from base_server.service.redis_client.client import Exchange, effect_of
 from base_server.service.redis_client.cluster_client import ClusterExchange
-from base_server.service.redis_client.precondition import Premise, asking_first, is_refusal
+from base_server.service.redis_client.precondition import Precondition, asking_first, is_refusal
 from base_server.service.redis_client.raw_client import RawClient
 from base_server.service.redis_client.redis_errors import (
     NEWER_FORMAT,
@@ -106,20 +106,22 @@ class CacheClient:
         args: Sequence[Any],
         *,
         repeatable: bool = True,
-        premise: Premise | None = None,
+        precondition: Precondition | None = None,
     ) -> Any:
         """Run ``script`` atomically, in one round trip once the server knows it.
 
         ``repeatable``: called again with the same arguments it answers what it answered first
         (it carries its own ids), so it is sent once more when the connection was lost.
-        With a ``premise`` it is not: what held may not hold any more:
-        ``base_server.service.core.errors.AnswerLost``;
-        one that does not hold is ``PremiseFailed``.
+        With a ``precondition`` it is not: what held may not hold any more:
+        ``base_server.service.core.errors.ConnectionLostInFlight``;
+        one that does not hold is ``PreconditionFailed``.
         """
-        effect = Effect.REPEATABLE if repeatable and premise is None else Effect.ONCE
-        operands = [len(keys), *keys, *args] if premise is None else premise.operands(keys, args)
-        if self._guard or premise is not None or not self._flags:
-            script = self._variant(script, asks=premise is not None)
+        effect = Effect.REPEATABLE if repeatable and precondition is None else Effect.ONCE
+        operands = (
+            [len(keys), *keys, *args] if precondition is None else precondition.operands(keys, args)
+        )
+        if self._guard or precondition is not None or not self._flags:
+            script = self._variant(script, asks=precondition is not None)
         with span("redis script", script=script.name):
             try:
                 if script.sha1 in self._evaluated:
@@ -130,8 +132,10 @@ class CacheClient:
                         return _result(answers, effect)[0]
                 (answer,) = await self._run([("EVAL", script.source, *operands)], effect)
             except CacheCommandError as error:
-                if premise is not None and is_refusal(error.code):
-                    raise PremiseFailed(f"the premise of {script.name} does not hold") from None
+                if precondition is not None and is_refusal(error.code):
+                    raise PreconditionFailed(
+                        f"the precondition of {script.name} does not hold"
+                    ) from None
                 raise
             except ServiceUnavailable as error:
                 self._report_newer(error)
@@ -265,7 +269,7 @@ class CacheClient:
         )
 
     def _variant(self, script: Script, *, asks: bool) -> Script:
-        """``script`` with the guard before it and, if it ``asks``, the question for its premise."""
+        """``script`` with the guard before it and, if it ``asks``, the question for its precondition."""
         if (known := self._variants.get((script.sha1, asks))) is None:
             asked = asking_first(script) if asks else script
             known = replace(

@@ -29,12 +29,12 @@ class OutcomeUnknown(ServiceUnavailable):
     """The request was sent and its answer did not arrive: it may or may not have been executed."""
 
 
-class AnswerLost(OutcomeUnknown):
-    """The connection broke before the answer came: who asks again may be answered at once."""
+class ConnectionLostInFlight(OutcomeUnknown):
+    """The connection broke after the request was sent: a repeat may be answered at once."""
 
 
-class PremiseFailed(ServiceError):
-    """What had to hold for a request does not: nothing of it was executed."""
+class PreconditionFailed(ServiceError):
+    """The precondition of a script does not hold: nothing of the script was executed."""
 
 
 class ServiceNotRunning(ServiceError):

@@ -10,7 +10,11 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from base_server.service.core.errors import AnswerLost, OutcomeUnknown, ServiceUnavailable
+from base_server.service.core.errors import (
+    ConnectionLostInFlight,
+    OutcomeUnknown,
+    ServiceUnavailable,
+)
 from base_server.service.core.instruments import Counter, Histogram
 from base_server.service.core.tasks import TaskRegistry
 from base_server.service.redis_client.auto_pipeline import Pipeline
@@ -123,7 +127,7 @@ def fail(call: Call, failure: ServiceUnavailable) -> None:
     kind = (
         ServiceUnavailable
         if not unknown
-        else AnswerLost
+        else ConnectionLostInFlight
         if isinstance(failure, Lost)
         else OutcomeUnknown
     )

@@ -8,9 +8,9 @@ from typing import Any
 
 from base_server.service.redis_client.script import Script
 
-_CODE = "PREMISE"
+_CODE = "PRECONDITION"
 
-# KEYS and ARGV of the premise stand behind those of the script and are gone before it begins.
+# KEYS and ARGV of the precondition stand behind those of the script and are gone before it begins.
 _ASK = f"""local text, life, epoch = table.remove(ARGV), table.remove(ARGV), table.remove(ARGV)
 local key, run = table.remove(KEYS), table.remove(KEYS)
 if redis.call('GET', run) ~= epoch or redis.pcall('GET', key) ~= text then
@@ -28,7 +28,7 @@ return answer
 
 
 @dataclass(frozen=True, slots=True)
-class Premise:
+class Precondition:
     """``key`` holds ``text`` (its life then begins anew, ``life_s``), and the run epoch at ``epoch_key`` is ``epoch``.
 
     Full names, of the partition of the script's keys."""
@@ -46,10 +46,10 @@ class Premise:
 
 
 def asking_first(script: Script) -> Script:
-    """``script`` for :meth:`Premise.operands`."""
+    """``script`` for :meth:`Precondition.operands`."""
     return replace(script, body=_ASK + script.body + _LIVE_ON)
 
 
 def is_refusal(code: str) -> bool:
-    """Whether the error of a command says that its premise does not hold."""
+    """Whether the error of a command says that its precondition does not hold."""
     return code == _CODE

@@ -22,12 +22,12 @@ import ujson
 from base_server.service.cache.cache_service import CacheService
 from base_server.service.core.errors import ServiceUnavailable
 from base_server.service.core.logger import Logger
-from base_server.service.redis_client.precondition import Premise
+from base_server.service.redis_client.precondition import Precondition
 from base_server.service.redis_client.redis_errors import CacheCommandError
 from base_server.template.account.ended_sessions import EndedSessions
 from base_server.template.account.global_mark import GlobalMark
 from base_server.template.base.session_info import SessionInfo
-from base_server.template.base.session_proof import Belief
+from base_server.template.base.session_proof import VerifiedSession
 
 _MOST_FOUND = 5000
 """Sessions that are remembered, about a kilobyte each."""
@@ -52,7 +52,7 @@ class SessionStore:
         self.mark = mark
         self._runs: dict[int, str | None] = {}
         self._watched_generation = 0
-        self._found: dict[str, Belief] = {}
+        self._found: dict[str, VerifiedSession] = {}
         self._found_generation = 0
 
     async def create(self, account: SessionInfo, generation: int = 0) -> str:
@@ -131,11 +131,12 @@ class SessionStore:
         # If the database was found older meanwhile, nobody has asked it about this session.
         if epoch is not None and generation == self._generation:
             self._remember(
-                token, Belief(session, Premise(key, text, self._ttl_s, epoch_key, epoch))
+                token,
+                VerifiedSession(session, Precondition(key, text, self._ttl_s, epoch_key, epoch)),
             )
         return session
 
-    def recall(self, token: str) -> Belief | None:
+    def recall(self, token: str) -> VerifiedSession | None:
         """The session of ``token`` as this process found it last, with what must hold for it to go on."""
         self._forget_older_generations()
         return self._found.get(token)
@@ -168,11 +169,11 @@ class SessionStore:
             self._found_generation = self._generation
             self._found.clear()
 
-    def _remember(self, token: str, belief: Belief) -> None:
+    def _remember(self, token: str, verified: VerifiedSession) -> None:
         self._forget_older_generations()
         if len(self._found) >= _MOST_FOUND:
             del self._found[next(iter(self._found))]
-        self._found[token] = belief
+        self._found[token] = verified
 
     async def find_ended(self, tokens: Collection[str]) -> list[str]:
         """Those of ``tokens`` that :meth:`find` knows no more, for sessions that it found before; one round trip for

@@ -6,7 +6,11 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from base_server.service.core.errors import AnswerLost, PremiseFailed, ServiceUnavailable
+from base_server.service.core.errors import (
+    ConnectionLostInFlight,
+    PreconditionFailed,
+    ServiceUnavailable,
+)
 from base_server.template.base.error_response import as_api_error
 from base_server.template.base.errors import SessionMissing
 from base_server.template.base.session_info import SessionInfo
@@ -15,36 +19,39 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
-class Belief:
-    """A session as it was found last; ``premise`` is what the cache has to be asked to prove it."""
+class VerifiedSession:
+    """A session as it was found last; a script checks its ``precondition`` to prove it."""
 
     session: SessionInfo
-    premise: Any
+    precondition: Any
 
 
 class SessionProof:
-    """Of one request. Its handler gives every script to :meth:`run`, and does and tells nothing before the first."""
+    """Of one request. Its handler gives every script to :meth:`run`, and nothing comes before it."""
 
-    __slots__ = ("_find", "_premise")
+    __slots__ = ("_find", "_precondition")
 
-    def __init__(self, premise: Any, find: Callable[[], Awaitable[SessionInfo | None]]) -> None:
-        self._premise = premise
+    def __init__(
+        self, precondition: Any, find: Callable[[], Awaitable[SessionInfo | None]]
+    ) -> None:
+        self._precondition = precondition
         self._find = find
 
     async def run(self, script: Callable[[Any], Awaitable[T]]) -> T:
-        """What ``script(premise)`` answers; with None it has nothing to ask, for the session is proven.
+        """Return ``script(precondition)``; the precondition is None once the session is proven.
 
-        A script whose premise failed, or whose answer was lost, runs again after the session was looked up. Until it is
-        proven an outage is the answer itself (ServiceDown): nothing is told from elsewhere. Raises SessionMissing.
+        A script whose precondition failed, or whose answer was lost, runs again after the session
+        was looked up. Until it is proven an outage is the answer itself (ServiceDown): nothing is
+        told from elsewhere. Raises SessionMissing.
         """
-        if self._premise is None:
+        if self._precondition is None:
             return await script(None)
-        premise, self._premise = self._premise, None
+        precondition, self._precondition = self._precondition, None
         try:
-            return await script(premise)
-        except PremiseFailed:
+            return await script(precondition)
+        except PreconditionFailed:
             await self._look()
-        except AnswerLost as lost:
+        except ConnectionLostInFlight as lost:
             try:
                 await self._look()
             except SessionMissing:
@@ -57,8 +64,8 @@ class SessionProof:
 
     async def look(self) -> None:
         """Look the session up, unless a script has asked. Raises SessionMissing, and ServiceDown on an outage."""
-        if self._premise is not None:
-            self._premise = None
+        if self._precondition is not None:
+            self._precondition = None
             await self._look()
 
     async def _look(self) -> None:

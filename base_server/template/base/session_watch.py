@@ -11,7 +11,7 @@ from base_server.service.core.errors import ServiceError
 from base_server.service.core.logger import Logger
 from base_server.template.base.errors import SessionMissing
 from base_server.template.base.session_info import SessionInfo
-from base_server.template.base.session_proof import Belief
+from base_server.template.base.session_proof import VerifiedSession
 
 _AT_ONCE = 100
 
@@ -37,7 +37,7 @@ class ManySessions(Protocol):
 class RecallsSessions(Protocol):
     """A :class:`SessionFinder` that remembers what it found."""
 
-    def recall(self, token: str) -> Belief | None:
+    def recall(self, token: str) -> VerifiedSession | None:
         """The session of ``token`` as it was found last, to be proven; None: it must be looked up."""
         ...
 

@@ -153,10 +153,10 @@ class TemplateService:
         if (
             protocol.proves_session
             and self._recall is not None
-            and (belief := self._recall(token)) is not None
+            and (verified := self._recall(token)) is not None
         ):
-            caller.session = belief.session
-            caller.proof = SessionProof(belief.premise, lambda: self._sessions.find(token))
+            caller.session = verified.session
+            caller.proof = SessionProof(verified.precondition, lambda: self._sessions.find(token))
             return
         session = await self._sessions.find(token) if token else None
         if session is None:

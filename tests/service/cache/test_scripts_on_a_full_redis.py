@@ -11,7 +11,7 @@ from base_server.service.cache.cache_client import CacheClient
 from base_server.service.cache.generation import require_flags
 from base_server.service.core.errors import ServiceUnavailable, StartError
 from base_server.service.queue.lane_store import MOVE
-from base_server.service.redis_client.precondition import Premise
+from base_server.service.redis_client.precondition import Precondition
 from base_server.service.redis_client.script import Script, load_scripts
 from tests.backends_redis import RedisServer, running_cache
 
@@ -69,13 +69,15 @@ async def test_a_full_redis_runs_the_exempt_scripts_alone(
         cache: CacheClient = service.get_client()
         epoch_key, key = cache.key("epoch", 0), cache.key("some:1", 0)
         await cache.execute("SET", key, "text")
-        premise = Premise(key, "text", 60, epoch_key, await cache.execute("GET", epoch_key))
+        precondition = Precondition(
+            key, "text", 60, epoch_key, await cache.execute("GET", epoch_key)
+        )
         await cache.execute("CONFIG", "SET", "maxmemory", "1")
-        for asked in (None, premise):
+        for asked in (None, precondition):
             with pytest.raises(ServiceUnavailable, match="OOM"):
-                await cache.run_script(ADD, [cache.key("new:1", 0)], [], premise=asked)
+                await cache.run_script(ADD, [cache.key("new:1", 0)], [], precondition=asked)
             assert (
-                await cache.run_script(ADD_ALLOWED, [cache.key("new:2", 0)], [], premise=asked)
+                await cache.run_script(ADD_ALLOWED, [cache.key("new:2", 0)], [], precondition=asked)
                 is not None
             )
         assert await cache.execute("EXISTS", cache.key("new:1", 0)) == 0

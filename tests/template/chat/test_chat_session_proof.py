@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from base_server.service.cache.cache_client import CacheClient
-from base_server.service.core.errors import AnswerLost, ServiceUnavailable
+from base_server.service.core.errors import ConnectionLostInFlight, ServiceUnavailable
 from base_server.service.redis_client.script import Script
 from base_server.template.account.ended_sessions import EndedSessions
 from base_server.template.account.session_store import SessionStore
@@ -152,11 +152,11 @@ async def test_a_lost_answer_is_asked_for_again_only_while_the_session_goes_on(
         self: CacheClient, script: Script, keys: Sequence[str], args: Sequence[Any], **options: Any
     ) -> Any:
         answer = await once(self, script, keys, args, **options)
-        if script is SCRIPTS["accept_send"] and options.get("premise") is not None:
+        if script is SCRIPTS["accept_send"] and options.get("precondition") is not None:
             lost.append(answer)
             if logged_out:
                 await door.log_out_elsewhere()
-            raise AnswerLost("cache", "connection lost")
+            raise ConnectionLostInFlight("cache", "connection lost")
         return answer
 
     monkeypatch.setattr(CacheClient, "run_script", lose)

@@ -13,7 +13,7 @@ from typing import Any
 from base_server.service.cache.cache_client import CacheClient
 from base_server.service.core.errors import ServiceUnavailable
 from base_server.service.core.logger import Logger
-from base_server.service.redis_client.precondition import Premise
+from base_server.service.redis_client.precondition import Precondition
 from base_server.service.redis_client.redis_errors import CacheCommandError
 from base_server.service.redis_client.script import Script
 from base_server.template.base.errors import (
@@ -106,8 +106,10 @@ class HybridStore:
     ) -> list[Any]:
         """The script's answer; the first of a request proves the session of who asks."""
 
-        async def run(premise: Premise | None) -> list[Any]:
-            answer: list[Any] = await self._cache.run_script(script, keys, args, premise=premise)
+        async def run(precondition: Precondition | None) -> list[Any]:
+            answer: list[Any] = await self._cache.run_script(
+                script, keys, args, precondition=precondition
+            )
             return answer
 
         return await (run(None) if owner.proof is None else owner.proof.run(run))
