@@ -29,15 +29,15 @@ from base_server.service.service_container import ServiceContainer, ServiceSetti
 from base_server.template.chat.cache.loader import ChatLoader
 from base_server.template.chat.chat_persistence_consumer import ChatPersistenceConsumer
 from base_server.template.chat.chat_state_machine import ChatStateMachine
-from base_server.template.chat.domain.caller import Owner
+from base_server.template.chat.domain.caller import Caller
 from base_server.template.chat.domain.events import MESSAGE_COLUMNS, QUEUE_NAME
 from base_server.template.chat.domain.states import MessageState
-from base_server.template.chat.messages.repository import MessageStore, NewMessage
+from base_server.template.chat.messages.repository import MessageRepository, NewMessage
 from base_server.template.chat.persistence.batch_writer import BatchWriter
 from base_server.template.chat.persistence.event_streams import ChatLanes
 from base_server.template.chat.replies.slots import TurnStore
 from base_server.template.chat.rooms.directory import ChatDirectory
-from base_server.template.chat.rooms.repository import RoomStore
+from base_server.template.chat.rooms.repository import RoomRepository
 from base_server.template.chat.settings import ChatSettings
 from benchmarks.processes import cpu_s
 from tests.backends_mariadb import MariaDbServer, mariadb_settings
@@ -161,8 +161,8 @@ class Chat:
             container.tasks,
             directory,
         )
-        self.rooms = RoomStore(hot, container.database, loader, lanes, settings)
-        self.messages = MessageStore(hot, container.database, loader, lanes, settings)
+        self.rooms = RoomRepository(hot, container.database, loader, lanes, settings)
+        self.messages = MessageRepository(hot, container.database, loader, lanes, settings)
         self.consumer = ChatPersistenceConsumer(
             container.queue, writer, container.scheduler, settings, container.tasks
         )
@@ -172,7 +172,7 @@ class Chat:
     async def _is_empty(self) -> bool:
         return not any((await self._container.queue.backlog(QUEUE_NAME)).values())
 
-    async def make_rooms(self) -> list[tuple[Owner, str]]:
+    async def make_rooms(self) -> list[tuple[Caller, str]]:
         """A room each for ACCOUNTS accounts, spread over the shards."""
         made = []
         for n in range(ACCOUNTS):
@@ -180,26 +180,26 @@ class Chat:
             rows = await self._container.database.call_global_procedure(
                 "fp_account_create", (account_id, "hash", account_id, "", "")
             )
-            owner = Owner(
+            caller = Caller(
                 account_id,
                 rows[0]["account_db_key"],
                 rows[0]["shard_id"],
                 self._partitions.of_id(account_id),
             )
-            made.append((owner, (await self.rooms.create(owner, "GPT4O", "bench", None)).room_id))
+            made.append((caller, (await self.rooms.create(caller, "GPT4O", "bench", None)).room_id))
         return made
 
-    async def converse(self, owner: Owner, room_id: str, turns: int) -> str:
+    async def converse(self, caller: Caller, room_id: str, turns: int) -> str:
         """``turns`` questions with their replies, into Redis; the last reply's id."""
         reply_id = ""
         for _ in range(turns):
             question_id, reply_id, token = (
-                self._partitions.new_id(owner.partition) for _ in range(3)
+                self._partitions.new_id(caller.partition) for _ in range(3)
             )
             message = NewMessage(
                 question_id, reply_id, token, QUESTION, None, str(uuid.uuid4()), "reject"
             )
-            accepted = await self.messages.accept(owner, room_id, message)
+            accepted = await self.messages.accept(caller, room_id, message)
             assert accepted.turn is not None
             await self.turns.end(accepted.turn, "", ANSWER, METADATA)
         return reply_id
@@ -240,7 +240,7 @@ async def measure(messages: int, rounds: int, **chat_changes: Any) -> list[Round
             for _ in range(rounds):
                 peer_rate = peer.run(messages)
                 last = await asyncio.gather(
-                    *(chat.converse(owner, room_id, turns) for owner, room_id in rooms)
+                    *(chat.converse(caller, room_id, turns) for caller, room_id in rooms)
                 )
                 before_s, start_s = servers.cpu_s(), time.perf_counter()
                 await chat.write_all()
@@ -260,12 +260,12 @@ async def measure(messages: int, rounds: int, **chat_changes: Any) -> list[Round
 
 
 async def check_rows(
-    container: ServiceContainer, rooms: Sequence[tuple[Owner, str]], count: int
+    container: ServiceContainer, rooms: Sequence[tuple[Caller, str]], count: int
 ) -> None:
     """Every room's row knows ``count`` messages."""
-    for owner, room_id in rooms:
+    for caller, room_id in rooms:
         (row,) = await container.database.call_shard_procedure(
-            owner.shard_id, "fp_chat_room_get", (room_id,)
+            caller.shard_id, "fp_chat_room_get", (room_id,)
         )
         assert (row["message_count"], row["last_seq"]) == (count, count), row
 

@@ -92,10 +92,10 @@ class ChatWorld:
 
     async def accepted(self, user: ClientSession, room_id: str, content: str) -> Accepted:
         """A question as a process leaves it that is killed before it asks the AI."""
-        owner = await self.template._owner(user)
-        ids = [self.keys.new_id(owner.partition) for _ in range(3)]
+        caller = await self.template._caller(user)
+        ids = [self.keys.new_id(caller.partition) for _ in range(3)]
         message = NewMessage(*ids, content, None, None, "queue")
-        return await self.template._parts.messages.accept(owner, room_id, message)
+        return await self.template._parts.messages.accept(caller, room_id, message)
 
     async def messages(
         self, user: ClientSession, room_id: str, **fields: Any

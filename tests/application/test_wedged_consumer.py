@@ -45,10 +45,10 @@ async def test_a_consumer_that_is_wedged_while_the_database_answers_is_503(
         _probe(chat) as client,
     ):
         user, other = await chat.user("wedged"), await chat.user("other")
-        release = _wedge(chat, (await chat.template._owner(user)).partition)
+        release = _wedge(chat, (await chat.template._caller(user)).partition)
         room, others = await chat.room(user), await chat.room(other)
-        assert (await chat.template._owner(other)).partition != (
-            await chat.template._owner(user)
+        assert (await chat.template._caller(other)).partition != (
+            await chat.template._caller(user)
         ).partition
 
         async def unready() -> bool:

@@ -49,7 +49,7 @@ from base_server.template.chat.common.chat_serialize import (
     PersonasRequest,
     PersonasResponse,
 )
-from base_server.template.chat.domain.caller import Owner
+from base_server.template.chat.domain.caller import Caller
 from base_server.template.chat.domain.events import QUEUE_NAME
 from base_server.template.chat.domain.message_format import (
     finish_reason_of,
@@ -204,8 +204,8 @@ class ChatTemplateImpl(BaseTemplate):
         self, client_session: ClientSession, request: ChatRoomListRequest
     ) -> ChatRoomListResponse:
         """Rooms of the account, newest activity first; from MySQL, marked stale, when Redis is away."""
-        owner = await self._owner(client_session)
-        page = await self._parts.rooms.page(owner, request.page, request.limit)
+        caller = await self._caller(client_session)
+        page = await self._parts.rooms.page(caller, request.page, request.limit)
         more = request.page * request.limit < page.total
         response = ChatRoomListResponse(total_count=page.total, has_more=more, stale=page.stale)
         response.put_stored("rooms", page.json, page.rooms)
@@ -216,10 +216,10 @@ class ChatTemplateImpl(BaseTemplate):
         self, client_session: ClientSession, request: ChatRoomCreateRequest
     ) -> ChatRoomCreateResponse:
         """A new room; the same room again for the same client_request_id."""
-        owner = await self._owner(client_session)
+        caller = await self._caller(client_session)
         persona = self._persona(request.ai_persona)
         room = await self._parts.rooms.create(
-            owner, persona, request.title, request.client_request_id
+            caller, persona, request.title, request.client_request_id
         )
         return ChatRoomCreateResponse(room=room)
 
@@ -228,8 +228,8 @@ class ChatTemplateImpl(BaseTemplate):
         self, client_session: ClientSession, request: ChatRoomUpdateRequest
     ) -> ChatRoomUpdateResponse:
         """Change a room's title."""
-        owner = await self._owner(client_session)
-        await self._parts.rooms.rename(owner, request.room_id, request.new_title)
+        caller = await self._caller(client_session)
+        await self._parts.rooms.rename(caller, request.room_id, request.new_title)
         return ChatRoomUpdateResponse(
             message="The room's title was changed.", new_title=request.new_title
         )
@@ -239,8 +239,8 @@ class ChatTemplateImpl(BaseTemplate):
         self, client_session: ClientSession, request: ChatRoomDeleteRequest
     ) -> ChatRoomDeleteResponse:
         """Delete a room with its messages; a running reply ends. Repeating it is no error."""
-        owner = await self._owner(client_session)
-        await self._parts.rooms.delete(owner, request.room_id)
+        caller = await self._caller(client_session)
+        await self._parts.rooms.delete(caller, request.room_id)
         return ChatRoomDeleteResponse(message="The room was deleted.")
 
     @answers(ChatMessageSendResponse, ErrorCode.CHAT_FAILED)
@@ -248,18 +248,18 @@ class ChatTemplateImpl(BaseTemplate):
         self, client_session: ClientSession, request: ChatMessageSendRequest
     ) -> ChatMessageSendResponse:
         """Store the question, have it answered, answer with both. Safe to repeat with a client_message_id."""
-        owner = await self._owner(client_session)
-        accepted = await self._accept(owner, request)
+        caller = await self._caller(client_session)
+        accepted = await self._accept(caller, request)
         self._start(accepted, request.content, watched=False)
         response = ChatMessageSendResponse()
         _put_message(response, "user_message", accepted.question)
-        final = await self._final_reply(owner, request.room_id, accepted)
+        final = await self._final_reply(caller, request.room_id, accepted)
         if not final:
             response.fail(MessageNotFound("the reply was deleted while it was being written"))
             return response
         _put_message(response, "message", final)
         if accepted.repeated:
-            await self._refresh_states(owner, response.user_message, response.message)
+            await self._refresh_states(caller, response.user_message, response.message)
         if (
             finish_reason_of(final) == "error"
             and (failure := failure_of(from_json(final)["metadata"])) is not None
@@ -272,15 +272,15 @@ class ChatTemplateImpl(BaseTemplate):
         self, client_session: ClientSession, request: ChatMessageSendRequest
     ) -> ChatMessageSendResponse | Events:
         """As a send, but told as it happens. The reply lives on without its reader."""
-        owner = await self._owner(client_session)
-        accepted = await self._accept(owner, request)
+        caller = await self._caller(client_session)
+        accepted = await self._accept(caller, request)
         self._start(accepted, request.content, watched=True)
         question = read_message(accepted.question, "PENDING")
         if accepted.turn is not None:
             reading = Reading(accepted.turn.place, 0)
         else:
             reply_id = head_of(accepted.reply).message_id
-            reading = await self._parts.readers.begin(owner, request.room_id, reply_id, 0)
+            reading = await self._parts.readers.begin(caller, request.room_id, reply_id, 0)
         return self._told(reading, accepted_event(question, reading.place.reply_id))
 
     @answers(Response, ErrorCode.CHAT_FAILED)
@@ -288,11 +288,11 @@ class ChatTemplateImpl(BaseTemplate):
         self, client_session: ClientSession, request: ChatMessageResumeRequest
     ) -> Response | Events:
         """The rest of a reply behind ``last_event_id``: while it runs, after it ended, from any process."""
-        owner = await self._owner(client_session)
+        caller = await self._caller(client_session)
         offset = _offset(request, client_session.last_event_id)
         RESUMES.add()
         return self._told(
-            await self._parts.readers.begin(owner, request.room_id, request.message_id, offset)
+            await self._parts.readers.begin(caller, request.room_id, request.message_id, offset)
         )
 
     @answers(ChatMessageStopResponse, ErrorCode.CHAT_FAILED)
@@ -300,8 +300,8 @@ class ChatTemplateImpl(BaseTemplate):
         self, client_session: ClientSession, request: ChatMessageStopRequest
     ) -> ChatMessageStopResponse:
         """End a reply that runs or waits, in whatever process, with what it has said. Repeating it is no error."""
-        owner = await self._owner(client_session)
-        stopped = await self._parts.reply_store.stop(owner, request.room_id, request.message_id)
+        caller = await self._caller(client_session)
+        stopped = await self._parts.reply_store.stop(caller, request.room_id, request.message_id)
         if stopped.ours:
             STOPS.add()
             self._parts.replies.stopped(request.message_id, stopped.ready_token)
@@ -312,8 +312,8 @@ class ChatTemplateImpl(BaseTemplate):
         self, client_session: ClientSession, request: ChatMessageListRequest
     ) -> ChatMessageListResponse:
         """A page of messages, oldest first. The AI's history is this same list, so it needs no loading of its own."""
-        owner = await self._owner(client_session)
-        page = await self._page(owner, request)
+        caller = await self._caller(client_session)
+        page = await self._page(caller, request)
         more = page.next_cursor is not None
         response = ChatMessageListResponse(
             has_more=more, next_cursor=page.next_cursor, stale=page.stale
@@ -326,8 +326,8 @@ class ChatTemplateImpl(BaseTemplate):
         self, client_session: ClientSession, request: ChatMessageDeleteRequest
     ) -> ChatMessageDeleteResponse:
         """Delete a message for good. Repeating it is no error."""
-        owner = await self._owner(client_session)
-        await self._parts.messages.delete(owner, request.room_id, request.message_id)
+        caller = await self._caller(client_session)
+        await self._parts.messages.delete(caller, request.room_id, request.message_id)
         return ChatMessageDeleteResponse(message="The message was deleted.")
 
     @answers(PersonasResponse, ErrorCode.CHAT_FAILED)
@@ -354,7 +354,7 @@ class ChatTemplateImpl(BaseTemplate):
             raise ServiceUnavailable("chat", "the chat template is not running")
         return self._running
 
-    async def _owner(self, client_session: ClientSession) -> Owner:
+    async def _caller(self, client_session: ClientSession) -> Caller:
         """The session's account; its shard from the session, else the mapping table, else the default one."""
         session = client_session.session
         if not session.account_id:
@@ -368,7 +368,7 @@ class ChatTemplateImpl(BaseTemplate):
         # A shard that was added a moment ago, and has no lanes here yet, is looked for.
         await self._wiring.database.require_shard(shard_id)
         partition = self._parts.keys.account_partition(session.account_id)
-        return Owner(
+        return Caller(
             session.account_id, session.account_db_key, shard_id, partition, client_session.proof
         )
 
@@ -381,20 +381,20 @@ class ChatTemplateImpl(BaseTemplate):
                 "ai_persona", f"must name one of {known}", known=error.known
             ) from None
 
-    async def _accept(self, owner: Owner, request: ChatMessageSendRequest) -> Accepted:
+    async def _accept(self, caller: Caller, request: ChatMessageSendRequest) -> Accepted:
         persona = request.ai_persona and self._persona(request.ai_persona)
         new_id = self._parts.keys.new_id
         message = NewMessage(
-            question_id=new_id(owner.partition),
-            reply_id=new_id(owner.partition),
-            token=new_id(owner.partition),
+            question_id=new_id(caller.partition),
+            reply_id=new_id(caller.partition),
+            token=new_id(caller.partition),
             content=request.content,
             persona=persona,
             client_message_id=request.client_message_id,
             on_busy=request.on_busy,
         )
         try:
-            return await self._parts.messages.accept(owner, request.room_id, message)
+            return await self._parts.messages.accept(caller, request.room_id, message)
         except OutcomeUnknown:
             raise
         except ServiceUnavailable as outage:
@@ -411,12 +411,12 @@ class ChatTemplateImpl(BaseTemplate):
         )
         self._parts.replies.start(accepted.turn, asked, has_come=accepted.has_come, watched=watched)
 
-    async def _final_reply(self, owner: Owner, room_id: str, accepted: Accepted) -> str:
+    async def _final_reply(self, caller: Caller, room_id: str, accepted: Accepted) -> str:
         if accepted.turn is not None:
             place = accepted.turn.place
         else:
             reply = head_of(accepted.reply)
-            place = Place(owner, room_id, reply.message_id, reply.seq)
+            place = Place(caller, room_id, reply.message_id, reply.seq)
         if self._parts.replies.runs_here(place.reply_id):
             with suppress(TakenUp):
                 return await self._parts.replies.finished(place.reply_id)
@@ -427,24 +427,24 @@ class ChatTemplateImpl(BaseTemplate):
     def _told(self, reading: Reading, *first: StreamEvent) -> Events:
         return told(self._parts.readers.pieces(reading), reading.offset, *first)
 
-    async def _refresh_states(self, owner: Owner, *messages: ChatMessage | None) -> None:
+    async def _refresh_states(self, caller: Caller, *messages: ChatMessage | None) -> None:
         """States of messages that were stored before this request (absent: settled longer ago than the state TTL)."""
         known = [message for message in messages if message is not None]
         states = await self._parts.messages.states(
-            owner, *(message.message_id for message in known)
+            caller, *(message.message_id for message in known)
         )
         for message, state in zip(known, states, strict=True):
             message.state = state or MessageState.SENT.value
 
-    async def _page(self, owner: Owner, request: ChatMessageListRequest) -> MessagePage:
+    async def _page(self, caller: Caller, request: ChatMessageListRequest) -> MessagePage:
         reader = self._parts.reader
         if request.cursor is not None:
-            return await reader.before(owner, request.room_id, request.cursor, request.limit)
+            return await reader.before(caller, request.room_id, request.cursor, request.limit)
         if request.before_timestamp is not None:
             return await reader.before_time(
-                owner, request.room_id, request.before_timestamp, request.limit
+                caller, request.room_id, request.before_timestamp, request.limit
             )
-        return await reader.page(owner, request.room_id, request.page, request.limit)
+        return await reader.page(caller, request.room_id, request.page, request.limit)
 
     async def _backlog_check(self, health: ConsumerHealth) -> ReadinessCheck:
         limit = self._wiring.max_backlog

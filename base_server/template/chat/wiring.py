@@ -12,7 +12,7 @@ from base_server.template.chat.chat_persistence_consumer import ChatPersistenceC
 from base_server.template.chat.chat_state_machine import ChatStateMachine
 from base_server.template.chat.messages.history import RoomHistory
 from base_server.template.chat.messages.pages import ChatReader
-from base_server.template.chat.messages.repository import MessageStore
+from base_server.template.chat.messages.repository import MessageRepository
 from base_server.template.chat.persistence.batch_writer import BatchWriter
 from base_server.template.chat.persistence.deletes import ChatDeletes
 from base_server.template.chat.persistence.event_streams import ChatLanes
@@ -23,7 +23,7 @@ from base_server.template.chat.replies.runner import ChatReplies
 from base_server.template.chat.replies.signals import ReplyNews
 from base_server.template.chat.replies.slots import TurnStore
 from base_server.template.chat.rooms.directory import ChatDirectory
-from base_server.template.chat.rooms.repository import RoomStore
+from base_server.template.chat.rooms.repository import RoomRepository
 from base_server.template.chat.settings import ChatSettings
 
 
@@ -31,8 +31,8 @@ from base_server.template.chat.settings import ChatSettings
 class ChatParts:
     """What a running chat template consists of."""
 
-    rooms: RoomStore
-    messages: MessageStore
+    rooms: RoomRepository
+    messages: MessageRepository
     reader: ChatReader
     replies: ChatReplies
     reply_store: ReplyStore
@@ -94,8 +94,8 @@ class ChatWiring:
         )
         reply_store = ReplyStore(hot, container.database, loader, lanes, settings)
         parts = ChatParts(
-            rooms=RoomStore(hot, container.database, loader, lanes, settings),
-            messages=MessageStore(hot, container.database, loader, lanes, asking),
+            rooms=RoomRepository(hot, container.database, loader, lanes, settings),
+            messages=MessageRepository(hot, container.database, loader, lanes, asking),
             reader=ChatReader(hot, container.database, loader, lanes, settings),
             replies=replies,
             reply_store=reply_store,

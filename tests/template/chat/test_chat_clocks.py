@@ -34,20 +34,20 @@ async def test_a_lease_runs_out_by_redis_clock_though_messages_are_dated_ahead_o
 ) -> None:
     user = await chat.user()
     room = await chat.room(user)
-    owner = await chat.template._owner(user)
+    caller = await chat.template._caller(user)
     # As after a failover to a server whose clock is an hour behind.
     ahead = await redis_ms(chat) + 60 * MINUTE_MS
     await chat.redis.execute(
         "ZADD", chat.keys.account_order(user.session.account_id), ahead, room.room_id
     )
-    ids = [chat.keys.new_id(owner.partition) for _ in range(3)]
+    ids = [chat.keys.new_id(caller.partition) for _ in range(3)]
     accepted = await chat.template._parts.messages.accept(
-        owner, room.room_id, NewMessage(*ids, "one", None, None, "queue")
+        caller, room.room_id, NewMessage(*ids, "one", None, None, "queue")
     )
     assert accepted.turn is not None
     now_ms = await redis_ms(chat)
     lease = float(
-        await chat.redis.execute("ZSCORE", chat.keys.leases(owner.partition), room.room_id)
+        await chat.redis.execute("ZSCORE", chat.keys.leases(caller.partition), room.room_id)
     )
     assert now_ms < lease < now_ms + MINUTE_MS
     assert accepted.turn.deadline_ms < now_ms + 10 * MINUTE_MS

@@ -207,10 +207,10 @@ async def test_everything_that_was_streamed_of_an_interrupted_reply_is_kept(
 ) -> None:
     user = await chat.user()
     room = await chat.room(user)
-    parts, owner = chat.template._parts, await chat.template._owner(user)
-    ids = [chat.keys.new_id(owner.partition) for _ in range(3)]
+    parts, caller = chat.template._parts, await chat.template._caller(user)
+    ids = [chat.keys.new_id(caller.partition) for _ in range(3)]
     accepted = await parts.messages.accept(
-        owner, room.room_id, NewMessage(*ids, "q", None, None, "queue")
+        caller, room.room_id, NewMessage(*ids, "q", None, None, "queue")
     )
     assert accepted.turn is not None
     turns = TurnStore(chat.redis, parts.messages._lanes, chat.template._wiring.settings)

@@ -105,12 +105,12 @@ async def test_no_more_of_a_room_is_read_for_a_reply_than_its_model_is_told(
     room = await chat.room(user)
     for n in range(told):
         await chat.send(user, room.room_id, f"m{n}")
-    parts, owner = chat.template._parts, await chat.template._owner(user)
+    parts, caller = chat.template._parts, await chat.template._caller(user)
     turns = []
     for content in ("at once", "later"):
-        ids = [chat.keys.new_id(owner.partition) for _ in range(3)]
+        ids = [chat.keys.new_id(caller.partition) for _ in range(3)]
         accepted = await parts.messages.accept(
-            owner, room.room_id, NewMessage(*ids, content, None, None, "queue")
+            caller, room.room_id, NewMessage(*ids, content, None, None, "queue")
         )
         assert accepted.turn is not None
         turns.append(accepted.turn)
@@ -310,19 +310,19 @@ async def test_a_reply_whose_process_died_is_interrupted_and_the_next_question_i
     user = await chat.user()
     room = await chat.room(user)
     parts = chat.template._parts
-    owner = await chat.template._owner(user)
-    ids = [chat.keys.new_id(owner.partition) for _ in range(3)]
+    caller = await chat.template._caller(user)
+    ids = [chat.keys.new_id(caller.partition) for _ in range(3)]
     # As SIGKILL leaves it: accepted and streaming, but nobody runs it.
     accepted = await parts.messages.accept(
-        owner, room.room_id, NewMessage(*ids, "one", None, None, "queue")
+        caller, room.room_id, NewMessage(*ids, "one", None, None, "queue")
     )
     assert accepted.turn is not None
     turns = TurnStore(chat.redis, parts.messages._lanes, chat.template._wiring.settings)
     assert await turns.claim(accepted.turn, "claim") is not None
     await turns.append(accepted.turn, "claim", 0, "some words 🎉", '"model":"stub"')
     # The one behind it was accepted by the dead process too, so somebody else must run it.
-    ids = [chat.keys.new_id(owner.partition) for _ in range(3)]
-    await parts.messages.accept(owner, room.room_id, NewMessage(*ids, "two", None, None, "queue"))
+    ids = [chat.keys.new_id(caller.partition) for _ in range(3)]
+    await parts.messages.accept(caller, room.room_id, NewMessage(*ids, "two", None, None, "queue"))
     chat.provider.script(Reply(tokens=["second"]))
 
     async def ended() -> bool:
@@ -376,9 +376,9 @@ async def test_a_reply_that_left_the_window_while_it_was_awaited_is_not_taken_fo
     await chat.send(user, room.room_id, "two")
     assert sent.message is not None
     assert sent.message.seq is not None
-    owner = await chat.template._owner(user)
+    caller = await chat.template._caller(user)
     persona = sent.message.metadata["ai_persona"]
-    turn = Turn("", owner, room.room_id, sent.message.message_id, sent.message.seq, "", 0, persona)
+    turn = Turn("", caller, room.room_id, sent.message.message_id, sent.message.seq, "", 0, persona)
     store = chat.template._parts.replies._turns
     assert sent.message.message_id in await store.final(turn)
     await chat.send(user, room.room_id, "three")

@@ -142,10 +142,10 @@ async def test_text_that_is_appended_again_is_not_there_twice(chat: ChatWorld) -
     """A lost answer: the writer does not know whether the text arrived, and has more by the time it asks again."""
     user = await chat.user()
     room = await chat.room(user)
-    parts, owner = chat.template._parts, await chat.template._owner(user)
-    ids = [chat.keys.new_id(owner.partition) for _ in range(3)]
+    parts, caller = chat.template._parts, await chat.template._caller(user)
+    ids = [chat.keys.new_id(caller.partition) for _ in range(3)]
     accepted = await parts.messages.accept(
-        owner, room.room_id, NewMessage(*ids, "q", None, None, "queue")
+        caller, room.room_id, NewMessage(*ids, "q", None, None, "queue")
     )
     turn = accepted.turn
     assert turn is not None

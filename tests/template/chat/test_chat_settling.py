@@ -148,10 +148,10 @@ async def test_what_the_database_refuses_stays_readable_and_does_not_expire(
 async def test_a_room_with_an_open_turn_does_not_expire(chat: ChatWorld) -> None:
     user = await chat.user()
     room = await chat.room(user)
-    parts, owner = chat.template._parts, await chat.template._owner(user)
-    ids = [chat.keys.new_id(owner.partition) for _ in range(3)]
+    parts, caller = chat.template._parts, await chat.template._caller(user)
+    ids = [chat.keys.new_id(caller.partition) for _ in range(3)]
     accepted = await parts.messages.accept(
-        owner, room.room_id, NewMessage(*ids, "q", None, None, "queue")
+        caller, room.room_id, NewMessage(*ids, "q", None, None, "queue")
     )
     assert accepted.turn is not None
     store = TurnStore(chat.redis, parts.messages._lanes, chat.template._wiring.settings)
@@ -163,7 +163,7 @@ async def test_a_room_with_an_open_turn_does_not_expire(chat: ChatWorld) -> None
     pinned = [keys.room_record(room.room_id), keys.messages(room.room_id), keys.room(room.room_id)]
     pinned += [
         keys.message_state(reply_id),
-        keys.reply_stream(room.room_id, reply_id, owner.partition),
+        keys.reply_stream(room.room_id, reply_id, caller.partition),
     ]
     assert [await chat.ttl_ms(key) for key in pinned] == [-1] * len(pinned)
     await store.end(accepted.turn, "claim", "some text", {"finish_reason": "stop"})
@@ -178,12 +178,12 @@ async def test_a_question_that_waits_is_not_trimmed_however_small_the_window_is(
 ) -> None:
     user = await chat.user()
     room = await chat.room(user)
-    parts, owner = chat.template._parts, await chat.template._owner(user)
+    parts, caller = chat.template._parts, await chat.template._caller(user)
     turns = []
     for n in range(4):
-        ids = [chat.keys.new_id(owner.partition) for _ in range(3)]
+        ids = [chat.keys.new_id(caller.partition) for _ in range(3)]
         accepted = await parts.messages.accept(
-            owner, room.room_id, NewMessage(*ids, f"q{n}", None, f"c{n}", "queue")
+            caller, room.room_id, NewMessage(*ids, f"q{n}", None, f"c{n}", "queue")
         )
         assert accepted.turn is not None
         turns.append(accepted.turn)

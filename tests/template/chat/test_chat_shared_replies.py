@@ -191,12 +191,12 @@ async def test_a_question_whose_process_is_gone_does_not_wait_for_a_whole_lease(
 ) -> None:
     user = await chat.user()
     room_id = (await chat.room(user)).room_id
-    parts, owner = chat.template._parts, await chat.template._owner(user)
+    parts, caller = chat.template._parts, await chat.template._caller(user)
     turns = []
     for content in ("one", "two"):
-        ids = [chat.keys.new_id(owner.partition) for _ in range(3)]
+        ids = [chat.keys.new_id(caller.partition) for _ in range(3)]
         accepted = await parts.messages.accept(
-            owner, room_id, NewMessage(*ids, content, None, None, "queue")
+            caller, room_id, NewMessage(*ids, content, None, None, "queue")
         )
         assert accepted.turn is not None
         turns.append(accepted.turn)
@@ -204,18 +204,18 @@ async def test_a_question_whose_process_is_gone_does_not_wait_for_a_whole_lease(
     if how == "ended":
         await store.end(turns[0], "claim", "said", {})
     elif how == "stopped":
-        await parts.reply_store.stop(owner, room_id, turns[0].reply_id)
+        await parts.reply_store.stop(caller, room_id, turns[0].reply_id)
     elif how == "silent":
         await store.interrupt(turns[0])
     elif how == "deleted":
         await chat.delete_message(user, room_id, turns[0].reply_id)
     else:
-        ids = [chat.keys.new_id(owner.partition) for _ in range(3)]
+        ids = [chat.keys.new_id(caller.partition) for _ in range(3)]
         await parts.messages.accept(
-            owner, room_id, NewMessage(*ids, "three", None, None, "interrupt")
+            caller, room_id, NewMessage(*ids, "three", None, None, "interrupt")
         )
     ready_until = float(
-        await chat.redis.execute("ZSCORE", chat.keys.leases(owner.partition), room_id)
+        await chat.redis.execute("ZSCORE", chat.keys.leases(caller.partition), room_id)
     )
     seconds, micros = await chat.redis.execute("TIME")
     assert ready_until - (int(seconds) * 1000 + int(micros) / 1000) <= 2000

@@ -135,7 +135,7 @@ async def test_a_batch_costs_three_round_trips_and_its_lock(chat: ChatWorld) -> 
     consumer, bulk = chat.template._parts.consumer, chat.container.cache.get_bulk_client()
     await chat.hush()
     before = (bulk.round_trips, chat.redis.round_trips, chat.container.database.calls)
-    consumer.flush((await chat.template._owner(user)).partition, user.session.shard_id)
+    consumer.flush((await chat.template._caller(user)).partition, user.session.shard_id)
     await until(lambda: not consumer._draining)
     after = (bulk.round_trips, chat.redis.round_trips, chat.container.database.calls)
     # Read, mark PROCESSING, settle; take the lock and give it back; the bulk procedure, which raises the mark too.

@@ -22,7 +22,7 @@ from base_server.service.core.tasks import TaskRegistry
 from base_server.template.base.envelope import INT64_MAX
 from base_server.template.chat.cache.keys import ChatKeys
 from base_server.template.chat.cache.scripts import SCRIPTS, Answer
-from base_server.template.chat.domain.caller import Owner
+from base_server.template.chat.domain.caller import Caller
 from base_server.template.chat.domain.events import open_payload
 from base_server.template.chat.domain.message_format import (
     entry,
@@ -108,26 +108,26 @@ class ChatLoader:
         self._keys = ChatKeys(cache)
         self._running: dict[tuple[str, str, int], asyncio.Task[Loaded]] = {}
 
-    async def load_room(self, owner: Owner, room_id: str) -> Loaded:
+    async def load_room(self, caller: Caller, room_id: str) -> Loaded:
         """Raises ServiceUnavailable when Redis or MySQL is away, or the room's backlog is not written in time."""
         return await self._single_flight(
-            ("room", room_id, owner.db_key), lambda: self._load_room(owner, room_id)
+            ("room", room_id, caller.db_key), lambda: self._load_room(caller, room_id)
         )
 
-    async def load_or_create(self, owner: Owner, room_id: str, create: CreateRoom) -> Loaded:
+    async def load_or_create(self, caller: Caller, room_id: str, create: CreateRoom) -> Loaded:
         """As :meth:`load_room`; a room that MySQL does not know is made by ``create``."""
-        return await self._load_room(owner, room_id, create)
+        return await self._load_room(caller, room_id, create)
 
-    async def load_account(self, owner: Owner) -> Loaded:
+    async def load_account(self, caller: Caller) -> Loaded:
         """As :meth:`load_room`, for the list of rooms."""
         return await self._single_flight(
-            ("account", owner.account_id, owner.db_key), lambda: self._load_account(owner)
+            ("account", caller.account_id, caller.db_key), lambda: self._load_account(caller)
         )
 
-    async def drop_wrong_types(self, owner: Owner, room_id: str) -> None:
+    async def drop_wrong_types(self, caller: Caller, room_id: str) -> None:
         """Let keys of the room ('' for none) and of the account's list that are of another type count as missing."""
-        keys, partition, account_id = self._keys, owner.partition, owner.account_id
-        stream = self._lanes.stream_key(partition, owner.shard_id)
+        keys, partition, account_id = self._keys, caller.partition, caller.account_id
+        stream = self._lanes.stream_key(partition, caller.shard_id)
         account = [
             keys.account_record(account_id, partition),
             keys.account_rooms(account_id, partition),
@@ -150,11 +150,11 @@ class ChatLoader:
         return await asyncio.shield(task)
 
     async def _load_room(
-        self, owner: Owner, room_id: str, create: CreateRoom | None = None
+        self, caller: Caller, room_id: str, create: CreateRoom | None = None
     ) -> Loaded:
-        if not await self._bring_home(owner, room_id, is_new=create is not None):
+        if not await self._bring_home(caller, room_id, is_new=create is not None):
             return Loaded.UNKNOWN
-        keys, partition = self._keys, owner.partition
+        keys, partition = self._keys, caller.partition
         record, messages_key = (
             keys.room_record(room_id, partition),
             keys.messages(room_id, partition),
@@ -167,28 +167,28 @@ class ChatLoader:
             token: str, epoch: str, last_event: str, *open_turns: str
         ) -> Loaded | None:
             rows = await self._database.call_shard_procedure(
-                owner.shard_id, "fp_chat_room_get", (room_id,)
+                caller.shard_id, "fp_chat_room_get", (room_id,)
             )
-            if not rows and await self._wait_for_backlog(owner):
+            if not rows and await self._wait_for_backlog(caller):
                 # Its keys may be gone while its create still waits.
                 rows = await self._database.call_shard_procedure(
-                    owner.shard_id, "fp_chat_room_get", (room_id,)
+                    caller.shard_id, "fp_chat_room_get", (room_id,)
                 )
             if not rows and create is not None:
                 # Messages may have come before their room: another account's are not for this one.
                 rows = await self._database.call_shard_procedure(
-                    owner.shard_id, "fp_chat_room_owner_get", (room_id,)
+                    caller.shard_id, "fp_chat_room_owner_get", (room_id,)
                 )
-                if not rows or int(rows[0]["account_db_key"]) == owner.db_key:
+                if not rows or int(rows[0]["account_db_key"]) == caller.db_key:
                     return await create(token, has_messages=bool(rows))
-            if not rows or int(rows[0]["account_db_key"]) != owner.db_key:
+            if not rows or int(rows[0]["account_db_key"]) != caller.db_key:
                 return Loaded.UNKNOWN
             if rows[0]["deleted"]:
                 return Loaded.DELETED
-            window = await self._read_window(owner, room_id, rows[0], open_turns)
+            window = await self._read_window(caller, room_id, rows[0], open_turns)
             if not waited.issuperset(window.lost):
                 waited.update(window.lost)
-                await self._wait_for_lost_replies(owner)
+                await self._wait_for_lost_replies(caller)
                 return None
             turns = [turn.text for turn in window.open]
             answer = await self._cache.run_script(
@@ -205,7 +205,7 @@ class ChatLoader:
                     keys.message_state("", partition),
                     keys.news(partition),
                     keys.reply_stream(room_id, "", partition),
-                    self._lanes.stream_key(partition, owner.shard_id),
+                    self._lanes.stream_key(partition, caller.shard_id),
                 ],
                 [
                     token,
@@ -224,7 +224,7 @@ class ChatLoader:
                     len(turns),
                     len(window.fields),
                     self._settings.stream_ttl_s * 1000,
-                    open_payload(owner, room_id),
+                    open_payload(caller, room_id),
                     len(window.ends),
                     *turns,
                     *window.fields,
@@ -237,82 +237,82 @@ class ChatLoader:
             return Loaded.WARM if answer[0] == Answer.OK else None
 
         return await self._load(
-            "room", owner, room_id, [record, token_key, messages_key, card], attempt
+            "room", caller, room_id, [record, token_key, messages_key, card], attempt
         )
 
-    async def _bring_home(self, owner: Owner, room_id: str, *, is_new: bool) -> bool:
+    async def _bring_home(self, caller: Caller, room_id: str, *, is_new: bool) -> bool:
         """A room with an id of a host's own has its keys in its account's partition once it is loaded. Events that were
         sent before for where the id is hashed to are in MySQL first; later ones are sent, or moved, to this lane.
 
         False: it is not this account's; nothing is noted for ids that somebody makes up."""
-        if self._cache.partitions.of_id(room_id) == owner.partition:
+        if self._cache.partitions.of_id(room_id) == caller.partition:
             return True
-        if not is_new and await self._directory.partition_of(room_id) != owner.partition:
+        if not is_new and await self._directory.partition_of(room_id) != caller.partition:
             rows = await self._database.call_shard_procedure(
-                owner.shard_id, "fp_chat_room_get", (room_id,)
+                caller.shard_id, "fp_chat_room_get", (room_id,)
             )
-            if not rows or int(rows[0]["account_db_key"]) != owner.db_key:
+            if not rows or int(rows[0]["account_db_key"]) != caller.db_key:
                 return False
-        hashed = await self._directory.move_home(room_id, owner.partition)
-        await self._lanes.wait_until_written(hashed, owner.shard_id, self._settings.load_timeout_s)
+        hashed = await self._directory.move_home(room_id, caller.partition)
+        await self._lanes.wait_until_written(hashed, caller.shard_id, self._settings.load_timeout_s)
         return True
 
-    async def _wait_for_backlog(self, owner: Owner) -> bool:
+    async def _wait_for_backlog(self, caller: Caller) -> bool:
         """Have the events written that wait in the account's stream now; False when none does."""
         return await self._lanes.wait_until_written(
-            owner.partition, owner.shard_id, self._settings.load_timeout_s
+            caller.partition, caller.shard_id, self._settings.load_timeout_s
         )
 
-    async def _last_seq(self, owner: Owner, room_id: str) -> int:
+    async def _last_seq(self, caller: Caller, room_id: str) -> int:
         """How far MySQL knows the room; further than any record for one that is deleted."""
         rows = await self._database.call_shard_procedure(
-            owner.shard_id, "fp_chat_room_get", (room_id,)
+            caller.shard_id, "fp_chat_room_get", (room_id,)
         )
         if not rows:
             return 0
         return INT64_MAX if rows[0]["deleted"] else int(rows[0]["last_seq"])
 
-    async def _has_dead_letters(self, owner: Owner, room_id: str) -> bool:
+    async def _has_dead_letters(self, caller: Caller, room_id: str) -> bool:
         """Then what would end a reply of the room waits behind them."""
-        blocked = self._lanes.held_key(owner.partition, owner.shard_id)
+        blocked = self._lanes.held_key(caller.partition, caller.shard_id)
         return bool(await self._cache.execute("HEXISTS", blocked, room_id))
 
-    async def _wait_for_lost_replies(self, owner: Owner) -> None:
+    async def _wait_for_lost_replies(self, caller: Caller) -> None:
         """MySQL has their questions, Redis has lost the replies. A process that runs one, or awaits its turn, gives it
         back within this time, and the end of one may be among the events that are not written yet. What is still lost
         then ends in the step that fills the room."""
         await asyncio.sleep(_LOST_TURN_WAIT_S + self._settings.reply_lease_s / 3)
-        await self._wait_for_backlog(owner)
+        await self._wait_for_backlog(caller)
 
-    async def _end_lost_turn(self, owner: Owner, room_id: str, turn: str) -> bool:
+    async def _end_lost_turn(self, caller: Caller, room_id: str, turn: str) -> bool:
         """False: the room is not this owner's. (All of its events are in MySQL.)"""
         rows = await self._database.call_shard_procedure(
-            owner.shard_id, "fp_chat_room_get", (room_id,)
+            caller.shard_id, "fp_chat_room_get", (room_id,)
         )
-        if not rows or int(rows[0]["account_db_key"]) != owner.db_key:
+        if not rows or int(rows[0]["account_db_key"]) != caller.db_key:
             return False
-        await self._interrupt(read_turn(turn, owner, room_id))
+        await self._interrupt(read_turn(turn, caller, room_id))
         return True
 
-    async def _load_account(self, owner: Owner) -> Loaded:
-        keys, partition = self._keys, owner.partition
-        record = keys.account_record(owner.account_id, partition)
+    async def _load_account(self, caller: Caller) -> Loaded:
+        keys, partition = self._keys, caller.partition
+        record = keys.account_record(caller.account_id, partition)
         rooms, order = (
-            keys.account_rooms(owner.account_id, partition),
-            keys.account_order(owner.account_id, partition),
+            keys.account_rooms(caller.account_id, partition),
+            keys.account_order(caller.account_id, partition),
         )
-        token_key = keys.account_load(owner.account_id, partition)
+        token_key = keys.account_load(caller.account_id, partition)
 
         async def attempt(token: str, epoch: str, *_: str) -> Loaded | None:
             rows = await self._database.call_shard_procedure(
-                owner.shard_id, "fp_chat_rooms_get", (owner.db_key,)
+                caller.shard_id, "fp_chat_rooms_get", (caller.db_key,)
             )
             latest = await self._database.call_shard_procedure(
-                owner.shard_id, "fp_chat_request_id_latest", (owner.db_key,)
+                caller.shard_id, "fp_chat_request_id_latest", (caller.db_key,)
             )
-            args: list[Any] = [token, epoch, self._settings.room_list_ttl_s * 1000, owner.db_key]
+            args: list[Any] = [token, epoch, self._settings.room_list_ttl_s * 1000, caller.db_key]
             args.append(iso_of_ms(_time_bound_ms(latest[0]["client_request_id"])) if latest else "")
-            args += [owner.account_id, self._settings.state_ttl_s * 1000]
+            args += [caller.account_id, self._settings.state_ttl_s * 1000]
             for row in rows:
                 args += [
                     row["room_id"],
@@ -335,37 +335,37 @@ class ChatLoader:
                     keys.room_record("", partition),
                     keys.room("", partition),
                     keys.room_state("", partition),
-                    self._lanes.held_key(partition, owner.shard_id),
-                    keys.account_name(owner.db_key, partition),
+                    self._lanes.held_key(partition, caller.shard_id),
+                    keys.account_name(caller.db_key, partition),
                 ],
                 args,
             )
             return Loaded.WARM if answer[0] == Answer.OK else None
 
-        return await self._load("account", owner, "", [record, token_key, rooms, order], attempt)
+        return await self._load("account", caller, "", [record, token_key, rooms, order], attempt)
 
     async def _load(
         self,
         kind: str,
-        owner: Owner,
+        caller: Caller,
         room_id: str,
         unit: list[str],
         attempt: Callable[..., Coroutine[Any, Any, Loaded | None]],
     ) -> Loaded:
         record, token_key, first_list, second_list = unit
-        stream = self._lanes.stream_key(owner.partition, owner.shard_id)
+        stream = self._lanes.stream_key(caller.partition, caller.shard_id)
         keys = [
             record,
-            self._keys.epoch(owner.partition),
+            self._keys.epoch(caller.partition),
             stream,
-            self._keys.lane_mark(owner.shard_id, owner.partition),
+            self._keys.lane_mark(caller.shard_id, caller.partition),
             token_key,
             first_list,
             second_list,
-            self._lanes.held_key(owner.partition, owner.shard_id),
-            self._keys.turns(room_id, owner.partition),
-            self._keys.message_state("", owner.partition),
-            self._keys.epoch_run(owner.partition),
+            self._lanes.held_key(caller.partition, caller.shard_id),
+            self._keys.turns(room_id, caller.partition),
+            self._keys.message_state("", caller.partition),
+            self._keys.epoch_run(caller.partition),
         ]
         last_seq: int | str = ""
         compared_in = ""
@@ -373,7 +373,7 @@ class ChatLoader:
         pause_s = 0.01
         while time.monotonic() < deadline:
             token = secrets.token_hex(8)
-            args = [kind, token, _TOKEN_TTL_MS, room_id, last_seq, compared_in, owner.db_key]
+            args = [kind, token, _TOKEN_TTL_MS, room_id, last_seq, compared_in, caller.db_key]
             answer = await self._cache.run_script(SCRIPTS["begin_load"], keys, args)
             if answer[0] == Answer.REPEAT:
                 return Loaded.WARM
@@ -382,19 +382,19 @@ class ChatLoader:
                     return loaded
                 continue
             if answer[0] == Answer.UNSURE and len(answer) > 1:
-                await self._check_mark(owner.shard_id, owner.partition)
+                await self._check_mark(caller.shard_id, caller.partition)
                 compared_in = answer[1]
                 continue
             if answer[0] == Answer.UNSURE:
-                last_seq = await self._last_seq(owner, room_id)
+                last_seq = await self._last_seq(caller, room_id)
                 continue
             if answer[0] == Answer.FULL:
                 raise ServiceUnavailable(
                     "database", "it refused events of this room, and the room is not whole in Redis"
                 )
-            if len(answer) > 1 and not await self._end_lost_turn(owner, room_id, answer[1]):
+            if len(answer) > 1 and not await self._end_lost_turn(caller, room_id, answer[1]):
                 return Loaded.UNKNOWN
-            self._lanes.flush(owner.partition, owner.shard_id)
+            self._lanes.flush(caller.partition, caller.shard_id)
             await asyncio.sleep(pause_s)
             pause_s = min(pause_s * 2, 0.25)
         raise ServiceUnavailable(
@@ -402,29 +402,29 @@ class ChatLoader:
         )
 
     async def _read_window(
-        self, owner: Owner, room_id: str, room: Row, open_turns: Sequence[str]
+        self, caller: Caller, room_id: str, room: Row, open_turns: Sequence[str]
     ) -> _Window:
         """The room's newest messages as Redis keeps them; of ``open_turns`` those that MySQL does not contradict."""
         window, last_seq = self._settings.window, int(room["last_seq"])
         floor = max(1, last_seq - window + 1)
         rows = await self._database.call_shard_procedure(
-            owner.shard_id, "fp_chat_window_get", (room_id, window)
+            caller.shard_id, "fp_chat_window_get", (room_id, window)
         )
         by_seq = {int(row["seq"]): row for row in rows}
         older = "0"
         if floor > 1:
             below = await self._database.call_shard_procedure(
-                owner.shard_id, "fp_chat_messages_get", (room_id, floor, 1)
+                caller.shard_id, "fp_chat_messages_get", (room_id, floor, 1)
             )
             older = "1" if below else "0"
         # The tombstone of a message that never came has no time.
         times = (row["created_at"] for row in rows if row["created_at"] is not None)
         since_ms = ms_of(next(times, room["created_at"]))
         if floor > 1:
-            since_ms = max(since_ms, await self._latest_client_ms(owner, room_id, since_ms))
-        still_open = self._still_open(owner, room_id, open_turns, rows)
-        lost = self._lost(owner, room_id, by_seq, {turn.question_id for _, turn in still_open})
-        if lost and await self._has_dead_letters(owner, room_id):
+            since_ms = max(since_ms, await self._latest_client_ms(caller, room_id, since_ms))
+        still_open = self._still_open(caller, room_id, open_turns, rows)
+        lost = self._lost(caller, room_id, by_seq, {turn.question_id for _, turn in still_open})
+        if lost and await self._has_dead_letters(caller, room_id):
             # The end of one may be among them, and what would end it waits behind them.
             lost = []
         placed = _placed([*still_open, *lost], by_seq, last_seq)
@@ -454,7 +454,7 @@ class ChatLoader:
                 claimed_ms = self._cache.partitions.id_time_ms(row["client_message_id"])
                 if claimed_ms is not None and claimed_ms > ms_of(row["created_at"]):
                     since_ms = min(max(since_ms, claimed_ms), LAST_WIRE_MS)
-        fields = ["owner", owner.db_key, "account", owner.account_id, "shard", owner.shard_id]
+        fields = ["owner", caller.db_key, "account", caller.account_id, "shard", caller.shard_id]
         fields += [
             "version",
             room["title_version"],
@@ -484,7 +484,7 @@ class ChatLoader:
         )
 
     def _still_open(
-        self, owner: Owner, room_id: str, turns: Iterable[str], rows: Sequence[Row]
+        self, caller: Caller, room_id: str, turns: Iterable[str], rows: Sequence[Row]
     ) -> list[_Asked]:
         """Those of ``turns`` whose question MySQL has and whose reply it has not: the others are over, or of a Redis
         that is older than MySQL. A question is found by its id: its number may be another than Redis gave it (0033)."""
@@ -492,7 +492,7 @@ class ChatLoader:
         found: dict[str, _Asked] = {}
         for text in turns:
             try:
-                turn = read_turn(text, owner, room_id)
+                turn = read_turn(text, caller, room_id)
             except ValueError:
                 Logger.error("an open turn cannot be read, it is dropped", room_id=room_id)
                 continue
@@ -504,36 +504,36 @@ class ChatLoader:
         return list(found.values())
 
     def _lost(
-        self, owner: Owner, room_id: str, by_seq: Mapping[int, Row], open_ids: Container[str]
+        self, caller: Caller, room_id: str, by_seq: Mapping[int, Row], open_ids: Container[str]
     ) -> list[_Asked]:
         """Questions whose reply neither MySQL has nor Redis knows, with the turn of one that stands in for it."""
         # A message whose number was taken may stand elsewhere than behind its question.
         answered = {row["parent_message_id"] for row in by_seq.values()}
         return [
-            (row, self._lost_turn(owner, room_id, row))
+            (row, self._lost_turn(caller, room_id, row))
             for seq, row in by_seq.items()
             if seq + 1 not in by_seq
             and row["message_id"] not in open_ids
             and row["message_id"] not in answered
-            and self._is_question(owner, row)
+            and self._is_question(caller, row)
         ]
 
     def _stand_in_id(self, question_id: str) -> str:
         """Every process that finds the question's reply lost gives it the same id."""
         return self._cache.partitions.derived_id(question_id, "reply")
 
-    def _is_question(self, owner: Owner, row: Row) -> bool:
+    def _is_question(self, caller: Caller, row: Row) -> bool:
         """Whether the row was sent by a player, and so has a reply behind it: a host's messages need none."""
-        is_ours = self._cache.partitions.is_own_id(row["message_id"]) == owner.partition
+        is_ours = self._cache.partitions.is_own_id(row["message_id"]) == caller.partition
         return bool(is_ours and row["sender_type"] == "USER" and not row["deleted"])
 
-    def _lost_turn(self, owner: Owner, room_id: str, question: Row) -> Turn:
+    def _lost_turn(self, caller: Caller, room_id: str, question: Row) -> Turn:
         """Of the reply to a question that Redis has lost."""
         reply_id = self._stand_in_id(question["message_id"])
         persona = str(from_json(question["metadata"] or "{}").get("ai_persona", ""))
         return Turn(
             reply_id,
-            owner,
+            caller,
             room_id,
             reply_id,
             int(question["seq"]) + 1,
@@ -542,13 +542,13 @@ class ChatLoader:
             persona,
         )
 
-    async def _latest_client_ms(self, owner: Owner, room_id: str, after_ms: int) -> int:
+    async def _latest_client_ms(self, caller: Caller, room_id: str, after_ms: int) -> int:
         """Time of the latest client_message_id above ``after_ms``, ``after_ms`` itself when there is none.
 
         A client whose clock ran ahead may have sent it below the window: no id up to its time proves a new send."""
         digits = f"{after_ms:012x}"
         rows = await self._database.call_shard_procedure(
-            owner.shard_id, "fp_chat_client_id_latest", (room_id, f"{digits[:8]}-{digits[8:]}")
+            caller.shard_id, "fp_chat_client_id_latest", (room_id, f"{digits[:8]}-{digits[8:]}")
         )
         return _time_bound_ms(rows[0]["client_message_id"]) if rows else after_ms
 

@@ -29,7 +29,7 @@ from base_server.template.base.errors import (
 from base_server.template.chat.cache.keys import ChatKeys
 from base_server.template.chat.cache.loader import LAST_WIRE_MS, ChatLoader, Loaded, ShardDatabase
 from base_server.template.chat.cache.scripts import SCRIPTS, Answer
-from base_server.template.chat.domain.caller import Owner
+from base_server.template.chat.domain.caller import Caller
 from base_server.template.chat.domain.message_format import iso_of_ms
 from base_server.template.chat.persistence.event_streams import ChatLanes
 from base_server.template.chat.settings import ChatSettings
@@ -52,8 +52,8 @@ class RoomGone(RoomNotFound):
     """The room was the caller's and is deleted: to the client the same as not found, but repeating a delete is 0."""
 
 
-class HybridStore:
-    """Base of :class:`RoomStore`, :class:`MessageStore` and :class:`ChatReader`. Raises ApiError, and
+class ScriptRunner:
+    """Base of :class:`RoomRepository`, :class:`MessageRepository` and :class:`ChatReader`. Raises ApiError, and
     ServiceUnavailable on an outage."""
 
     def __init__(
@@ -71,23 +71,23 @@ class HybridStore:
         self._settings = settings
         self._keys = ChatKeys(cache)
 
-    def check_room_id(self, owner: Owner, room_id: str) -> None:
+    def check_room_id(self, caller: Caller, room_id: str) -> None:
         """An id of ours that carries another partition is of another account: not found, without a look."""
-        if self._cache.partitions.is_own_id(room_id) not in (None, owner.partition):
+        if self._cache.partitions.is_own_id(room_id) not in (None, caller.partition):
             raise RoomNotFound
 
     async def _run(
-        self, script: str, owner: Owner, room_id: str, keys: Sequence[str], args: Sequence[Any]
+        self, script: str, caller: Caller, room_id: str, keys: Sequence[str], args: Sequence[Any]
     ) -> list[Any]:
         """The script's answer once the room and the account are loaded; refusals with one meaning are raised."""
         for _ in range(_MAX_LOADS):
             try:
-                answer = await self._run_once(SCRIPTS[script], owner, keys, args)
+                answer = await self._run_once(SCRIPTS[script], caller, keys, args)
             except CacheCommandError as error:
                 # A key of another type counts as missing.
                 if error.code != "WRONGTYPE":
                     raise
-                await self._loader.drop_wrong_types(owner, room_id)
+                await self._loader.drop_wrong_types(caller, room_id)
                 continue
             if answer[0] == Answer.OK:
                 return answer
@@ -96,13 +96,13 @@ class HybridStore:
                     raise refusal
                 return answer
             if answer[1] == "account":
-                await self._loader.load_account(owner)
+                await self._loader.load_account(caller)
             else:
-                await self._warm(owner, room_id)
+                await self._warm(caller, room_id)
         raise ServiceUnavailable("cache", "the record went cold again after every load")
 
     async def _run_once(
-        self, script: Script, owner: Owner, keys: Sequence[str], args: Sequence[Any]
+        self, script: Script, caller: Caller, keys: Sequence[str], args: Sequence[Any]
     ) -> list[Any]:
         """The script's answer; the first of a request proves the session of who asks."""
 
@@ -112,44 +112,44 @@ class HybridStore:
             )
             return answer
 
-        return await (run(None) if owner.proof is None else owner.proof.run(run))
+        return await (run(None) if caller.proof is None else caller.proof.run(run))
 
     async def _discard(self, key: str) -> None:
         """A stored value cannot be decoded: it counts as missing, and its record as not whole."""
         Logger.error("undecodable value in Redis, read again from the database", key=key)
         await self._cache.execute("DEL", key)
 
-    async def _warm(self, owner: Owner, room_id: str) -> None:
-        match await self._loader.load_room(owner, room_id):
+    async def _warm(self, caller: Caller, room_id: str) -> None:
+        match await self._loader.load_room(caller, room_id):
             case Loaded.DELETED:
                 raise RoomGone
             case Loaded.UNKNOWN:
                 raise RoomNotFound
 
-    def _noticed(self, owner: Owner, backlog: int) -> None:
-        self._lanes.noticed(owner.partition, owner.shard_id, backlog)
+    def _noticed(self, caller: Caller, backlog: int) -> None:
+        self._lanes.noticed(caller.partition, caller.shard_id, backlog)
 
-    def _lane(self, owner: Owner) -> str:
-        return self._lanes.stream_key(owner.partition, owner.shard_id)
+    def _lane(self, caller: Caller) -> str:
+        return self._lanes.stream_key(caller.partition, caller.shard_id)
 
-    def _held(self, owner: Owner) -> str:
-        return self._lanes.held_key(owner.partition, owner.shard_id)
+    def _held(self, caller: Caller) -> str:
+        return self._lanes.held_key(caller.partition, caller.shard_id)
 
-    def _room_keys(self, owner: Owner, room_id: str) -> list[str]:
+    def _room_keys(self, caller: Caller, room_id: str) -> list[str]:
         """Record, messages, card, epoch, persistence lane, load token: how the KEYS of every room script begin."""
-        keys, partition = self._keys, owner.partition
+        keys, partition = self._keys, caller.partition
         return [
             keys.room_record(room_id, partition),
             keys.messages(room_id, partition),
             keys.room(room_id, partition),
             keys.epoch(partition),
-            self._lane(owner),
+            self._lane(caller),
             keys.room_load(room_id, partition),
         ]
 
-    def _account_keys(self, owner: Owner) -> list[str]:
+    def _account_keys(self, caller: Caller) -> list[str]:
         """Record, rooms, order of the account."""
-        keys, account_id, partition = self._keys, owner.account_id, owner.partition
+        keys, account_id, partition = self._keys, caller.account_id, caller.partition
         return [
             keys.account_record(account_id, partition),
             keys.account_rooms(account_id, partition),

@@ -8,7 +8,7 @@ from base_server.template.base.session_proof import SessionProof
 
 
 @dataclass(frozen=True, slots=True)
-class Owner:
+class Caller:
     """``db_key`` names the account in the shard databases and in Redis records; ``partition`` is that of its keys.
 
     ``proof``: that of the session for which a request asks, where its first script has to give it."""

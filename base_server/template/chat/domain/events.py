@@ -13,7 +13,7 @@ from typing import Any
 
 from base_server.service.queue.message_queue import QueueEntry
 from base_server.template.base.envelope import INT64_MAX
-from base_server.template.chat.domain.caller import Owner
+from base_server.template.chat.domain.caller import Caller
 from base_server.template.chat.domain.message_format import from_json, sql_time, to_json
 
 QUEUE_NAME = "chat_persistence"
@@ -91,17 +91,17 @@ class Event:
         )
 
 
-def payload(owner: Owner, room_id: str, **fields: Any) -> str:
-    """The payload of an event of ``owner``'s room."""
-    begun = open_payload(owner, room_id)
+def payload(caller: Caller, room_id: str, **fields: Any) -> str:
+    """The payload of an event of ``caller``'s room."""
+    begun = open_payload(caller, room_id)
     return begun + to_json(fields)[1:] if fields else f"{begun[:-1]}}}"
 
 
-def open_payload(owner: Owner, room_id: str) -> str:
+def open_payload(caller: Caller, room_id: str) -> str:
     """The beginning of such a payload, for a script that adds the rest."""
     return (
-        f'{{"room_id":"{room_id}","account_id":{to_json(owner.account_id)},'
-        f'"account_db_key":{owner.db_key},"shard_id":{owner.shard_id},'
+        f'{{"room_id":"{room_id}","account_id":{to_json(caller.account_id)},'
+        f'"account_db_key":{caller.db_key},"shard_id":{caller.shard_id},'
     )
 
 

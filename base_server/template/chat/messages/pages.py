@@ -17,10 +17,10 @@ from typing import Any
 from base_server.service.core.errors import ServiceUnavailable
 from base_server.template.base.errors import InvalidRequest, RoomNotFound
 from base_server.template.chat.cache.loader import row_entry
-from base_server.template.chat.cache.script_runner import HybridStore
+from base_server.template.chat.cache.script_runner import ScriptRunner
 from base_server.template.chat.cache.scripts import Answer
 from base_server.template.chat.common.chat_model import ChatMessage
-from base_server.template.chat.domain.caller import Owner
+from base_server.template.chat.domain.caller import Caller
 from base_server.template.chat.domain.message_format import (
     from_json,
     head_of,
@@ -66,40 +66,40 @@ class _Slice:
     texts: list[str]
 
 
-class ChatReader(HybridStore):
+class ChatReader(ScriptRunner):
     """Reads for the room's owner. Raises RoomNotFound, and ServiceUnavailable when MySQL is needed and away."""
 
-    async def page(self, owner: Owner, room_id: str, page: int, limit: int) -> MessagePage:
+    async def page(self, caller: Caller, room_id: str, page: int, limit: int) -> MessagePage:
         """Page ``page`` (1 is the newest); from MySQL, marked stale, when Redis is away.
 
         Where messages older than the window were deleted, a page behind the first may be short, or begin with what the
         first was filled with; none is left out.
         """
         try:
-            part = await self._slice(owner, room_id, "", limit, (page - 1) * limit)
+            part = await self._slice(caller, room_id, "", limit, (page - 1) * limit)
         except ServiceUnavailable as outage:
             if outage.service != "cache":
                 raise
-            return await self._stale_page(owner, room_id, page, limit)
+            return await self._stale_page(caller, room_id, page, limit)
         if page == 1 or len(part.texts) == limit or part.below == "0":
-            return await self._filled(owner, room_id, part, part.floor, limit)
+            return await self._filled(caller, room_id, part, part.floor, limit)
         high = part.floor - 1 - part.missing
         return await self._page_below(
-            owner, room_id, high - limit + len(part.texts) + 1, high, part.texts
+            caller, room_id, high - limit + len(part.texts) + 1, high, part.texts
         )
 
-    async def before(self, owner: Owner, room_id: str, cursor: str, limit: int) -> MessagePage:
+    async def before(self, caller: Caller, room_id: str, cursor: str, limit: int) -> MessagePage:
         """The ``limit`` visible messages before ``cursor``; a cursor of another room is an invalid request."""
         seq = read_cursor(room_id, cursor)
-        part = await self._slice(owner, room_id, str(seq - 1), limit)
-        return await self._filled(owner, room_id, part, min(seq, part.floor), limit)
+        part = await self._slice(caller, room_id, str(seq - 1), limit)
+        return await self._filled(caller, room_id, part, min(seq, part.floor), limit)
 
     async def before_time(
-        self, owner: Owner, room_id: str, before: datetime, limit: int
+        self, caller: Caller, room_id: str, before: datetime, limit: int
     ) -> MessagePage:
         """The ``limit`` visible messages strictly earlier than ``before`` (naive: this server's local time)."""
         before = _whole_ms(before)
-        part = await self._slice(owner, room_id, "", _WHOLE_WINDOW)
+        part = await self._slice(caller, room_id, "", _WHOLE_WINDOW)
         text = iso(before)
         earlier = [item for item in part.texts if head_of(item).timestamp < text]
         if len(earlier) > limit:
@@ -108,23 +108,23 @@ class ChatReader(HybridStore):
         below = part.floor
         if not earlier and part.floor > 1:
             rows = await self._database.call_shard_procedure(
-                owner.shard_id, "fp_chat_seq_before", (room_id, before)
+                caller.shard_id, "fp_chat_seq_before", (room_id, before)
             )
             if not rows:
                 return MessagePage([], None)
             below = min(part.floor, int(rows[0]["seq"]) + 1)
         return await self._filled(
-            owner, room_id, _Slice(part.floor, part.floor, 0, part.below, earlier), below, limit
+            caller, room_id, _Slice(part.floor, part.floor, 0, part.below, earlier), below, limit
         )
 
     async def _filled(
-        self, owner: Owner, room_id: str, part: _Slice, below: int, limit: int
+        self, caller: Caller, room_id: str, part: _Slice, below: int, limit: int
     ) -> MessagePage:
         """``part`` completed with older rows up to ``limit``; ``below``: the seq under which MySQL is asked."""
         texts = part.texts
         if len(texts) < limit and (part.below != "0" or below < part.floor):
             rows: list[str] = []
-            async for text in self._older(owner, room_id, below, limit - len(texts) + 1):
+            async for text in self._older(caller, room_id, below, limit - len(texts) + 1):
                 rows.append(text)
                 if len(rows) > limit - len(texts):
                     break
@@ -133,35 +133,35 @@ class ChatReader(HybridStore):
             texts = kept[::-1] + texts
             cursor = make_cursor(room_id, head_of(texts[0]).seq) if more and texts else None
         else:
-            cursor = await self._is_more(owner, room_id, part)
+            cursor = await self._is_more(caller, room_id, part)
         return MessagePage(texts, cursor)
 
     async def _page_below(
-        self, owner: Owner, room_id: str, low: int, high: int, newer: list[str]
+        self, caller: Caller, room_id: str, low: int, high: int, newer: list[str]
     ) -> MessagePage:
         """Seqs ``low``..``high`` from MySQL, before ``newer``."""
         rows: list[str] = []
         more = False
-        async for text in self._older(owner, room_id, high + 1, high - low + 2):
+        async for text in self._older(caller, room_id, high + 1, high - low + 2):
             if head_of(text).seq < low:
                 more = True
                 break
             rows.append(text)
         return MessagePage(rows[::-1] + newer, make_cursor(room_id, low) if more else None)
 
-    async def _stale_page(self, owner: Owner, room_id: str, page: int, limit: int) -> MessagePage:
+    async def _stale_page(self, caller: Caller, room_id: str, page: int, limit: int) -> MessagePage:
         """Without Redis: what MySQL has, for a room that MySQL knows as the owner's."""
         rooms = await self._database.call_shard_procedure(
-            owner.shard_id, "fp_chat_room_get", (room_id,)
+            caller.shard_id, "fp_chat_room_get", (room_id,)
         )
-        if not rooms or rooms[0]["deleted"] or int(rooms[0]["account_db_key"]) != owner.db_key:
+        if not rooms or rooms[0]["deleted"] or int(rooms[0]["account_db_key"]) != caller.db_key:
             raise RoomNotFound
         high = int(rooms[0]["last_seq"]) - (page - 1) * limit
         if high < 1:
             return MessagePage([], None, stale=True)
         low = max(1, high - limit + 1)
         rows = await self._database.call_shard_procedure(
-            owner.shard_id, "fp_chat_messages_get", (room_id, high + 1, limit + 1)
+            caller.shard_id, "fp_chat_messages_get", (room_id, high + 1, limit + 1)
         )
         if page == 1 and rows:
             low = min(low, int(rows[:limit][-1]["seq"]))
@@ -171,10 +171,10 @@ class ChatReader(HybridStore):
         return MessagePage(texts, more, stale=True)
 
     async def _slice(
-        self, owner: Owner, room_id: str, high: str, count: int, skip: int = 0
+        self, caller: Caller, room_id: str, high: str, count: int, skip: int = 0
     ) -> _Slice:
-        self.check_room_id(owner, room_id)
-        keys, partition = self._keys, owner.partition
+        self.check_room_id(caller, room_id)
+        keys, partition = self._keys, caller.partition
         messages_key = keys.messages(room_id, partition)
         script_keys = [
             keys.room_record(room_id, partition),
@@ -184,7 +184,7 @@ class ChatReader(HybridStore):
         ]
         for _ in range(_MAX_REPAIRS):
             answer = await self._run(
-                "read_messages", owner, room_id, script_keys, [owner.db_key, high, count, skip]
+                "read_messages", caller, room_id, script_keys, [caller.db_key, high, count, skip]
             )
             if answer[0] == Answer.DAMAGED:
                 await self._discard(messages_key)
@@ -192,23 +192,23 @@ class ChatReader(HybridStore):
             _, floor, low, missing, below, letters, *items = answer
             texts = wire_messages(items, letters)
             if letters.strip("S"):
-                await self._put_running_text(owner, room_id, texts)
+                await self._put_running_text(caller, room_id, texts)
             return _Slice(floor, low, missing, below, texts)
         raise ServiceUnavailable(
             "cache", "messages of the room could not be decoded after every load"
         )
 
-    async def _is_more(self, owner: Owner, room_id: str, part: _Slice) -> str | None:
+    async def _is_more(self, caller: Caller, room_id: str, part: _Slice) -> str | None:
         """The cursor below ``part``, or None when nothing visible is older."""
         more = part.below == "1"
         if part.below == "?":
-            async for _ in self._older(owner, room_id, min(part.low, part.floor), 1):
+            async for _ in self._older(caller, room_id, min(part.low, part.floor), 1):
                 more = True
                 break
         return make_cursor(room_id, part.low) if more else None
 
     async def _older(
-        self, owner: Owner, room_id: str, before_seq: int, batch: int
+        self, caller: Caller, room_id: str, before_seq: int, batch: int
     ) -> AsyncIterator[str]:
         """Visible messages of MySQL below ``before_seq``, newest first.
 
@@ -216,13 +216,13 @@ class ChatReader(HybridStore):
         """
         while before_seq > 1:
             rows = await self._database.call_shard_procedure(
-                owner.shard_id, "fp_chat_messages_get", (room_id, before_seq, batch)
+                caller.shard_id, "fp_chat_messages_get", (room_id, before_seq, batch)
             )
             if not rows:
                 return
             states = await self._cache.execute_many(
                 [
-                    ("GET", self._keys.message_state(row["message_id"], owner.partition))
+                    ("GET", self._keys.message_state(row["message_id"], caller.partition))
                     for row in rows
                 ]
             )
@@ -233,12 +233,12 @@ class ChatReader(HybridStore):
                 return
             before_seq = int(rows[-1]["seq"])
 
-    async def _put_running_text(self, owner: Owner, room_id: str, texts: list[str]) -> None:
+    async def _put_running_text(self, caller: Caller, room_id: str, texts: list[str]) -> None:
         """A running reply shows what its stream holds so far."""
         for place, text in enumerate(texts):
             if is_running(text):
                 fields = from_json(text)
-                key = self._keys.reply_stream(room_id, fields["message_id"], owner.partition)
+                key = self._keys.reply_stream(room_id, fields["message_id"], caller.partition)
                 fields["content"] = reply_text(await self._cache.execute("XRANGE", key, "-", "+"))
                 texts[place] = to_json(fields)
 

@@ -9,9 +9,9 @@ from typing import Any
 
 from base_server.template.base.errors import IdempotencyMismatch, MessageNotFound, NotAllowedInState
 from base_server.template.chat.cache.loader import row_entry
-from base_server.template.chat.cache.script_runner import HybridStore, state_name
+from base_server.template.chat.cache.script_runner import ScriptRunner, state_name
 from base_server.template.chat.cache.scripts import Answer
-from base_server.template.chat.domain.caller import Owner
+from base_server.template.chat.domain.caller import Caller
 from base_server.template.chat.domain.events import open_payload, payload
 from base_server.template.chat.domain.message_format import body_hash, open_tail, title_of, to_json
 from base_server.template.chat.domain.metrics import REPEATED_SENDS
@@ -51,7 +51,7 @@ class Accepted:
     history: Sequence[str] = ()
 
 
-class MessageStore(HybridStore):
+class MessageRepository(ScriptRunner):
     """The messages of rooms."""
 
     @cached_property
@@ -72,54 +72,54 @@ class MessageStore(HybridStore):
             round(settings.reply_lease_s * 1000),
         )
 
-    async def accept(self, owner: Owner, room_id: str, message: NewMessage) -> Accepted:
+    async def accept(self, caller: Caller, room_id: str, message: NewMessage) -> Accepted:
         """Store a question and open its reply; G1: when this returns, both are in Redis with the event."""
-        self.check_room_id(owner, room_id)
-        keys, args = self._accept_call(owner, room_id, message)
-        while (answer := await self._run("accept_send", owner, room_id, keys, args))[
+        self.check_room_id(caller, room_id)
+        keys, args = self._accept_call(caller, room_id, message)
+        while (answer := await self._run("accept_send", caller, room_id, keys, args))[
             0
         ] == Answer.UNSURE:
-            if (sent := await self._sent_before(owner, room_id, message)) is not None:
+            if (sent := await self._sent_before(caller, room_id, message)) is not None:
                 REPEATED_SENDS.add()
                 return sent
             args[10] = answer[1]
         if answer[0] == Answer.REPEAT:
             REPEATED_SENDS.add()
-            turn = read_turn(answer[3], owner, room_id) if answer[3] else None
+            turn = read_turn(answer[3], caller, room_id) if answer[3] else None
             return Accepted(answer[1], answer[2], turn, has_come=True)
-        self._noticed(owner, answer[5])
-        turn = read_turn(answer[6], owner, room_id)
+        self._noticed(caller, answer[5])
+        turn = read_turn(answer[6], caller, room_id)
         return Accepted(
             answer[2], answer[3], turn, bool(answer[4]), repeated=False, history=answer[7:]
         )
 
     def _accept_call(
-        self, owner: Owner, room_id: str, message: NewMessage
+        self, caller: Caller, room_id: str, message: NewMessage
     ) -> tuple[list[str], list[Any]]:
-        keys, partition = self._keys, owner.partition
+        keys, partition = self._keys, caller.partition
         script_keys = [
-            *self._room_keys(owner, room_id),
-            *self._account_keys(owner),
-            keys.account_load(owner.account_id, partition),
+            *self._room_keys(caller, room_id),
+            *self._account_keys(caller),
+            keys.account_load(caller.account_id, partition),
             keys.message_state(message.question_id, partition),
             keys.message_state(message.reply_id, partition),
             keys.turns(room_id, partition),
             keys.leases(partition),
-            self._held(owner),
-            keys.open_replies(owner.account_id, partition),
+            self._held(caller),
+            keys.open_replies(caller.account_id, partition),
             keys.news(partition),
             keys.message_state("", partition),
             keys.reply_stream(room_id, "", partition),
         ]
         return script_keys, [
-            owner.db_key,
+            caller.db_key,
             room_id,
             message.question_id,
             message.reply_id,
             message.token,
             open_tail("USER", message.content, None),
             open_tail("AI", "", message.question_id, streaming=True),
-            open_payload(owner, room_id),
+            open_payload(caller, room_id),
             message.client_message_id or "",
             _fingerprint(message) if message.client_message_id else "",
             "",
@@ -131,68 +131,77 @@ class MessageStore(HybridStore):
         ]
 
     async def _sent_before(
-        self, owner: Owner, room_id: str, message: NewMessage
+        self, caller: Caller, room_id: str, message: NewMessage
     ) -> Accepted | None:
         """What MySQL knows of this client_message_id: the two messages of the first send, or None."""
         rows = await self._database.call_shard_procedure(
-            owner.shard_id, "fp_chat_message_find_client", (room_id, message.client_message_id)
+            caller.shard_id, "fp_chat_message_find_client", (room_id, message.client_message_id)
         )
         if not rows:
             return None
         if rows[0]["body_hash"] != _fingerprint(message):
             raise IdempotencyMismatch
         pair = await self._database.call_shard_procedure(
-            owner.shard_id, "fp_chat_messages_get", (room_id, int(rows[0]["seq"]) + 2, 2)
+            caller.shard_id, "fp_chat_messages_get", (room_id, int(rows[0]["seq"]) + 2, 2)
         )
         by_id = {row["message_id"]: row for row in pair}
         question, reply = by_id.get(rows[0]["message_id"]), by_id.get(rows[0]["reply_message_id"])
         # A delete that is not in MySQL yet shows in the state, read after the rows.
-        states = await self.states(owner, *by_id)
+        states = await self.states(caller, *by_id)
         if question is None or reply is None or not set(GONE).isdisjoint(states):
             raise NotAllowedInState(
                 "the message that this client_message_id sent, or its reply, was deleted"
             )
         return Accepted(row_entry(room_id, question), row_entry(room_id, reply))
 
-    async def states(self, owner: Owner, *message_ids: str) -> list[str | None]:
+    async def states(self, caller: Caller, *message_ids: str) -> list[str | None]:
         """The states as they stand; None for a key that is absent."""
         texts = await self._cache.execute_many(
             [
-                ("GET", self._keys.message_state(message_id, owner.partition))
+                ("GET", self._keys.message_state(message_id, caller.partition))
                 for message_id in message_ids
             ]
         )
         return [state_name(text) for text in texts]
 
-    async def delete(self, owner: Owner, room_id: str, message_id: str) -> None:
+    async def delete(self, caller: Caller, room_id: str, message_id: str) -> None:
         """Delete a message; a reply that runs or waits is ended. Repeating it is no error."""
-        self.check_room_id(owner, room_id)
-        keys, partition = self._keys, owner.partition
+        self.check_room_id(caller, room_id)
+        keys, partition = self._keys, caller.partition
         script_keys = [
-            *self._room_keys(owner, room_id),
+            *self._room_keys(caller, room_id),
             keys.message_state(message_id, partition),
             keys.leases(partition),
             keys.turns(room_id, partition),
             keys.reply_stream(room_id, message_id, partition),
             keys.news(partition),
         ]
-        event = payload(owner, room_id, message_id=message_id)
-        args = [owner.db_key, room_id, message_id, "", event, self._settings.ready_lease_ms, "", ""]
-        answer = await self._run("delete_message", owner, room_id, script_keys, args)
+        event = payload(caller, room_id, message_id=message_id)
+        args = [
+            caller.db_key,
+            room_id,
+            message_id,
+            "",
+            event,
+            self._settings.ready_lease_ms,
+            "",
+            "",
+        ]
+        answer = await self._run("delete_message", caller, room_id, script_keys, args)
         if answer[0] == Answer.UNSURE:
             rows = await self._database.call_shard_procedure(
-                owner.shard_id, "fp_chat_message_find", (room_id, message_id)
+                caller.shard_id, "fp_chat_message_find", (room_id, message_id)
             )
             if not rows:
                 raise MessageNotFound
             if rows[0]["deleted"]:
                 return
             args[3] = str(rows[0]["seq"])
-            answer = await self._run("delete_message", owner, room_id, script_keys, args)
+            answer = await self._run("delete_message", caller, room_id, script_keys, args)
         if answer[0] == Answer.LOST:
             raise MessageNotFound
         if answer[0] == Answer.OK:
-            self._noticed(owner, answer[1])
+            self._noticed(caller, answer[1])
 
 
 def _fingerprint(message: NewMessage) -> str:

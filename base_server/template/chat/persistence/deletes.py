@@ -17,7 +17,7 @@ from base_server.template.chat.cache.keys import ChatKeys
 from base_server.template.chat.cache.loader import ChatLoader, Loaded
 from base_server.template.chat.cache.script_runner import state_name
 from base_server.template.chat.cache.scripts import SCRIPTS, Answer
-from base_server.template.chat.domain.caller import Owner
+from base_server.template.chat.domain.caller import Caller
 from base_server.template.chat.domain.events import payload
 from base_server.template.chat.domain.states import MessageState, RoomState
 from base_server.template.chat.persistence.event_streams import ChatLanes
@@ -99,10 +99,10 @@ class ChatDeletes:
     def _room_call(
         self, found: FoundRoom, room_id: str, to: RoomState, allowed: Iterable[str]
     ) -> tuple[list[str], list[Any]]:
-        keys, owner = self._keys, found.owner
-        account, partition = owner.account_id, owner.partition
+        keys, caller = self._keys, found.owner
+        account, partition = caller.account_id, caller.partition
         script_keys = [
-            *self._room_keys(owner, room_id),
+            *self._room_keys(caller, room_id),
             keys.room_state(room_id, partition),
             keys.account_record(account, partition),
             keys.account_rooms(account, partition),
@@ -117,9 +117,9 @@ class ChatDeletes:
         ]
         state_ttl_ms = self._settings.state_ttl_s * 1000
         return script_keys, [
-            owner.db_key,
+            caller.db_key,
             room_id,
-            payload(owner, room_id),
+            payload(caller, room_id),
             state_ttl_ms,
             ",".join(allowed),
             to.value,
@@ -151,7 +151,7 @@ class ChatDeletes:
                 return Deletion(Outcome.UNKNOWN, state)
             name = await self._directory.account_name(stored.account_db_key, partition)
             found = FoundRoom(
-                Owner(name, stored.account_db_key, stored.shard_id, partition), deleted=False
+                Caller(name, stored.account_db_key, stored.shard_id, partition), deleted=False
             )
         is_elsewhere = self._cache.partitions.of_id(message_id) != found.owner.partition
         if is_elsewhere and (state or MessageState.SENT.value) not in allowed:
@@ -170,16 +170,16 @@ class ChatDeletes:
 
     async def _delete_message(
         self,
-        owner: Owner,
+        caller: Caller,
         room_id: str,
         message_id: str,
         to: MessageState | None,
         allowed: Iterable[str],
         stored: FoundMessage | None,
     ) -> Deletion:
-        keys, partition = self._keys, owner.partition
+        keys, partition = self._keys, caller.partition
         script_keys = [
-            *self._room_keys(owner, room_id),
+            *self._room_keys(caller, room_id),
             keys.message_state(message_id, partition),
             keys.leases(partition),
             keys.turns(room_id, partition),
@@ -188,19 +188,19 @@ class ChatDeletes:
             keys.operation(keys.new_id(partition), partition),
         ]
         args: list[Any] = [
-            owner.db_key,
+            caller.db_key,
             room_id,
             message_id,
             "",
-            payload(owner, room_id, message_id=message_id),
+            payload(caller, room_id, message_id=message_id),
         ]
         args += [self._settings.ready_lease_ms, ",".join(allowed), "" if to is None else to.value]
         args.append(_OPERATION_NOTE_MS)
         for _ in range(_MAX_TRIES):
             args[3] = "" if stored is None else stored.seq
-            answer = await self._run("delete_message", owner, room_id, script_keys, args)
+            answer = await self._run("delete_message", caller, room_id, script_keys, args)
             if answer[0] == Answer.OK:
-                self._lanes.noticed(partition, owner.shard_id, answer[1])
+                self._lanes.noticed(partition, caller.shard_id, answer[1])
                 return Deletion(Outcome.DONE, answer[3], answer[4])
             if answer[0] not in (Answer.COLD, Answer.UNSURE, Answer.LOST):
                 return _not_done(answer)
@@ -211,15 +211,15 @@ class ChatDeletes:
             ):
                 if stored.deleted or stored.room_id != room_id:
                     return _not_done([Answer.REPEAT if stored.deleted else Answer.NOT_FOUND])
-            elif answer[0] == Answer.COLD and owner.account_id:
-                if await self._loader.load_room(owner, room_id) is not Loaded.WARM:
+            elif answer[0] == Answer.COLD and caller.account_id:
+                if await self._loader.load_room(caller, room_id) is not Loaded.WARM:
                     break
             else:
                 break
         return Deletion(Outcome.UNKNOWN)
 
     async def _run(
-        self, script: str, owner: Owner, room_id: str, keys: list[str], args: list[Any]
+        self, script: str, caller: Caller, room_id: str, keys: list[str], args: list[Any]
     ) -> list[Any]:
         answer: list[Any]
         try:
@@ -228,18 +228,18 @@ class ChatDeletes:
             # A key of another type counts as missing.
             if error.code != "WRONGTYPE":
                 raise
-            await self._loader.drop_wrong_types(owner, room_id)
+            await self._loader.drop_wrong_types(caller, room_id)
             answer = await self._cache.run_script(SCRIPTS[script], keys, args)
         return answer
 
-    def _room_keys(self, owner: Owner, room_id: str) -> list[str]:
-        keys, partition = self._keys, owner.partition
+    def _room_keys(self, caller: Caller, room_id: str) -> list[str]:
+        keys, partition = self._keys, caller.partition
         return [
             keys.room_record(room_id, partition),
             keys.messages(room_id, partition),
             keys.room(room_id, partition),
             keys.epoch(partition),
-            self._lanes.stream_key(partition, owner.shard_id),
+            self._lanes.stream_key(partition, caller.shard_id),
             keys.room_load(room_id, partition),
         ]
 

@@ -19,7 +19,7 @@ from base_server.service.queue.message_queue import QueueMessage
 from base_server.service.queue.queue_errors import QueueFull
 from base_server.template.base.errors import ApiError, RoomNotFound, ServiceDown
 from base_server.template.chat.cache.script_runner import RoomGone
-from base_server.template.chat.domain.caller import Owner
+from base_server.template.chat.domain.caller import Caller
 from base_server.template.chat.domain.events import (
     MESSAGE_DELETE,
     MESSAGE_SAVE,
@@ -35,7 +35,7 @@ from base_server.template.chat.domain.states import RoomState
 from base_server.template.chat.persistence.deletes import ChatDeletes, Outcome
 from base_server.template.chat.persistence.event_streams import ChatLanes
 from base_server.template.chat.rooms.directory import ChatDirectory, FoundRoom
-from base_server.template.chat.rooms.repository import RoomStore
+from base_server.template.chat.rooms.repository import RoomRepository
 
 
 class HostEvents:
@@ -44,7 +44,7 @@ class HostEvents:
     def __init__(
         self,
         directory: ChatDirectory,
-        rooms: RoomStore,
+        rooms: RoomRepository,
         deletes: ChatDeletes,
         lanes: ChatLanes,
         *,
@@ -88,16 +88,16 @@ class HostEvents:
             return await self._delete_room(event, shard_id)
         db_key = event.row["account_db_key"]
         try:
-            owner = await self._owner_of(event, shard_id)
+            caller = await self._caller_of(event, shard_id)
             if kind == ROOM_CREATE:
                 row = event.row
                 created_at = datetime.fromisoformat(row["created_at"]).replace(tzinfo=UTC)
                 await self._rooms.adopt(
-                    owner, event.room_id, row["ai_persona"], row["title"], created_at
+                    caller, event.room_id, row["ai_persona"], row["title"], created_at
                 )
             else:
                 await self._rooms.rename(
-                    owner, event.room_id, event.row["title"], str(message.message_id)
+                    caller, event.room_id, event.row["title"], str(message.message_id)
                 )
         except RoomGone:
             pass  # A delete wins over what comes after it.
@@ -137,7 +137,7 @@ class HostEvents:
                 f"{MESSAGE_DELETE}: message_id {event.message_id} is no message in {where}"
             )
 
-    async def _owner_of(self, event: Event, shard_id: int) -> Owner:
+    async def _caller_of(self, event: Event, shard_id: int) -> Caller:
         """Whose room the event is about: its record says it, or the event itself."""
         db_key, account_id = event.row["account_db_key"], event.account_id
         partition = await self._directory.partition_of(event.room_id)
@@ -153,17 +153,17 @@ class HostEvents:
                 raise ValueError(
                     f"{event.kind}: account_id is missing, and nobody else knows the account's name"
                 )
-            owner = Owner(account_id, db_key, shard_id, self._account_partition(account_id))
-            recorded = await self._existing(event.room_id, partition, owner.partition)
+            caller = Caller(account_id, db_key, shard_id, self._account_partition(account_id))
+            recorded = await self._existing(event.room_id, partition, caller.partition)
         else:
-            owner, recorded = found.owner, found
+            caller, recorded = found.owner, found
         if recorded is not None and recorded.owner.db_key != db_key:
             raise ValueError(
                 f"{event.kind}: account_db_key {db_key} is not the owner of room {event.room_id}"
             )
         if recorded is not None and recorded.deleted:
             raise RoomGone
-        return owner if owner.account_id else replace(owner, account_id=account_id)
+        return caller if caller.account_id else replace(caller, account_id=account_id)
 
     async def _existing(
         self, room_id: str, partition: int, account_partition: int

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from base_server.service.core.errors import ServiceUnavailable
 from base_server.template.base.errors import InvalidRequest, MessageNotFound
 from base_server.template.chat.common.chat_model import ChatMessage
-from base_server.template.chat.domain.caller import Owner
+from base_server.template.chat.domain.caller import Caller
 from base_server.template.chat.messages.pages import read_message
 from base_server.template.chat.replies.repository import ReplyStore
 from base_server.template.chat.replies.runner import ChatReplies
@@ -98,12 +98,12 @@ class ReplyReaders:
     def __len__(self) -> int:
         return len(self._readings)
 
-    async def begin(self, owner: Owner, room_id: str, reply_id: str, offset: int) -> Reading:
+    async def begin(self, caller: Caller, room_id: str, reply_id: str, offset: int) -> Reading:
         """A reading from ``offset``. Raises RoomNotFound, MessageNotFound, NotAllowedInState for what is no reply, and
         InvalidRequest for an offset that no event of this reply had."""
         is_here = self._replies.watch(reply_id)
-        message = await self._store.attach(owner, room_id, reply_id, "" if is_here else "text")
-        place = Place(owner, room_id, reply_id, message.seq or 0)
+        message = await self._store.attach(caller, room_id, reply_id, "" if is_here else "text")
+        place = Place(caller, room_id, reply_id, message.seq or 0)
         found = await self._turns.read(place, offset) if message.is_streaming else None
         if isinstance(found, Progress):
             if offset > found.length:
@@ -150,7 +150,7 @@ class ReplyReaders:
         )
         with self._news.heard_by(place.reply_id, reading):
             try:
-                await self._store.attach(place.owner, place.room_id, place.reply_id, "end")
+                await self._store.attach(place.caller, place.room_id, place.reply_id, "end")
             except MessageNotFound:
                 return ""
             while True:
@@ -185,7 +185,7 @@ class ReplyReaders:
         if isinstance(found, Progress):
             return found
         if found is None:
-            message = await self._store.attach(place.owner, place.room_id, place.reply_id, "text")
+            message = await self._store.attach(place.caller, place.room_id, place.reply_id, "text")
             return Progress(offset, ()) if message.is_streaming else message
         if not found.entry:
             raise MessageNotFound("the reply was deleted")

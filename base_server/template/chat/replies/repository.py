@@ -7,10 +7,10 @@ from typing import Literal
 
 from base_server.template.base.errors import MessageNotFound, NotAllowedInState
 from base_server.template.chat.cache.loader import row_entry
-from base_server.template.chat.cache.script_runner import HybridStore, state_name
+from base_server.template.chat.cache.script_runner import ScriptRunner, state_name
 from base_server.template.chat.cache.scripts import Answer
 from base_server.template.chat.common.chat_model import ChatMessage
-from base_server.template.chat.domain.caller import Owner
+from base_server.template.chat.domain.caller import Caller
 from base_server.template.chat.domain.events import open_payload
 from base_server.template.chat.domain.states import GONE, MessageState
 from base_server.template.chat.messages.pages import read_message
@@ -27,18 +27,18 @@ class Stopped:
     ready_token: str = ""
 
 
-class ReplyStore(HybridStore):
+class ReplyStore(ScriptRunner):
     """Raises RoomNotFound, MessageNotFound (also for a deleted one), NotAllowedInState for what is no reply."""
 
     async def attach(
-        self, owner: Owner, room_id: str, reply_id: str, tell: Literal["text", "end", ""]
+        self, caller: Caller, room_id: str, reply_id: str, tell: Literal["text", "end", ""]
     ) -> ChatMessage:
         """The reply as it stands (without the text of one that runs). ``tell``: what its process shall tell of."""
-        self.check_room_id(owner, room_id)
-        keys, partition = self._keys, owner.partition
+        self.check_room_id(caller, room_id)
+        keys, partition = self._keys, caller.partition
         answer = await self._run(
             "attach_reply",
-            owner,
+            caller,
             room_id,
             [
                 keys.room_record(room_id, partition),
@@ -47,60 +47,60 @@ class ReplyStore(HybridStore):
                 keys.message_state(reply_id, partition),
                 keys.news(partition),
             ],
-            [owner.db_key, reply_id, tell],
+            [caller.db_key, reply_id, tell],
         )
         if answer[0] == Answer.OK:
             return _checked(read_message(answer[1], answer[2] or MessageState.SENT.value))
-        return await self._stored(owner, room_id, reply_id, answer[0])
+        return await self._stored(caller, room_id, reply_id, answer[0])
 
-    async def stop(self, owner: Owner, room_id: str, reply_id: str) -> Stopped:
+    async def stop(self, caller: Caller, room_id: str, reply_id: str) -> Stopped:
         """End a reply that runs or waits, with what its stream holds; one that has ended stays as it is."""
-        self.check_room_id(owner, room_id)
+        self.check_room_id(caller, room_id)
         answer = await self._run(
             "stop_reply",
-            owner,
+            caller,
             room_id,
             [
-                *reply_keys(self._keys, self._lanes, Place(owner, room_id, reply_id, 0)),
-                self._keys.epoch(owner.partition),
+                *reply_keys(self._keys, self._lanes, Place(caller, room_id, reply_id, 0)),
+                self._keys.epoch(caller.partition),
             ],
             [
-                owner.db_key,
+                caller.db_key,
                 room_id,
                 reply_id,
                 "stopped",
                 self._settings.ready_lease_ms,
                 self._settings.stream_ttl_s * 1000,
                 "0",
-                open_payload(owner, room_id),
+                open_payload(caller, room_id),
             ],
         )
         if answer[0] == Answer.OK:
-            self._noticed(owner, answer[3])
+            self._noticed(caller, answer[3])
             return Stopped(read_message(answer[1], answer[2]), True, answer[4])
         if answer[0] == Answer.REPEAT:
             return Stopped(
                 _checked(read_message(answer[1], answer[2] or MessageState.SENT.value)), False
             )
-        return Stopped(await self._stored(owner, room_id, reply_id, answer[0]), False)
+        return Stopped(await self._stored(caller, room_id, reply_id, answer[0]), False)
 
     async def _stored(
-        self, owner: Owner, room_id: str, message_id: str, answer: int
+        self, caller: Caller, room_id: str, message_id: str, answer: int
     ) -> ChatMessage:
         """A reply older than the window."""
         if answer != Answer.UNSURE:
             raise MessageNotFound
         found = await self._database.call_shard_procedure(
-            owner.shard_id, "fp_chat_message_find", (room_id, message_id)
+            caller.shard_id, "fp_chat_message_find", (room_id, message_id)
         )
         if not found or found[0]["deleted"]:
             raise MessageNotFound
         rows = await self._database.call_shard_procedure(
-            owner.shard_id, "fp_chat_messages_get", (room_id, int(found[0]["seq"]) + 1, 1)
+            caller.shard_id, "fp_chat_messages_get", (room_id, int(found[0]["seq"]) + 1, 1)
         )
         # A delete that is not in MySQL yet shows in the state, read after the rows.
         state = state_name(
-            await self._cache.execute("GET", self._keys.message_state(message_id, owner.partition))
+            await self._cache.execute("GET", self._keys.message_state(message_id, caller.partition))
         )
         if not rows or rows[0]["message_id"] != message_id or state in GONE:
             raise MessageNotFound

@@ -22,7 +22,7 @@ from base_server.service.llm.conversation import Question, ReplyChunk, ReplyItem
 from base_server.service.llm.llm_errors import AITimeout, AIUnavailable, UnknownPersona
 from base_server.template.base.errors import ErrorCode
 from base_server.template.chat.cache.loader import Loaded
-from base_server.template.chat.domain.caller import Owner
+from base_server.template.chat.domain.caller import Caller
 from base_server.template.chat.domain.metrics import OPEN_REPLIES, REPLIES
 from base_server.template.chat.replies.buffer import Draft
 from base_server.template.chat.replies.metadata import Spoken, call_facts, end_facts, end_of, failed
@@ -153,7 +153,7 @@ class ChatReplies:
     def __init__(
         self,
         turns: TurnStore,
-        load_room: Callable[[Owner, str], Awaitable[Loaded]],
+        load_room: Callable[[Caller, str], Awaitable[Loaded]],
         ai: ReplySource,
         news: ReplyNews,
         settings: ChatSettings,
@@ -427,7 +427,7 @@ class ChatReplies:
         turn = reply.turn
         try:
             await self._turns.restore(turn)
-            if await self._load_room(turn.owner, turn.room_id) is not Loaded.WARM:
+            if await self._load_room(turn.caller, turn.room_id) is not Loaded.WARM:
                 await self._turns.forget(turn)
                 raise TurnLost
         except ServiceUnavailable as outage:

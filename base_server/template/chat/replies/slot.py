@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from base_server.template.chat.domain.caller import Owner
+from base_server.template.chat.domain.caller import Caller
 from base_server.template.chat.domain.message_format import from_json, to_json
 
 
@@ -12,7 +12,7 @@ from base_server.template.chat.domain.message_format import from_json, to_json
 class Place:
     """Where a reply stands: enough to read it without searching."""
 
-    owner: Owner
+    caller: Caller
     room_id: str
     reply_id: str
     seq: int
@@ -23,7 +23,7 @@ class Turn:
     """``token`` names it in every script; ``deadline_ms`` is when the reply must have ended, by Redis' clock."""
 
     token: str
-    owner: Owner
+    caller: Caller
     room_id: str
     reply_id: str
     reply_seq: int
@@ -33,7 +33,7 @@ class Turn:
 
     @property
     def place(self) -> Place:
-        return Place(self.owner, self.room_id, self.reply_id, self.reply_seq)
+        return Place(self.caller, self.room_id, self.reply_id, self.reply_seq)
 
     @property
     def text(self) -> str:
@@ -49,12 +49,12 @@ class Turn:
         return "|".join(map(str, fields))
 
 
-def read_turn(text: str, owner: Owner, room_id: str) -> Turn:
+def read_turn(text: str, caller: Caller, room_id: str) -> Turn:
     """A turn as lua/accept_send.lua writes it: token|reply id|reply seq|question id|deadline ms|persona as JSON."""
     token, reply_id, reply_seq, question_id, deadline_ms, persona = text.split("|", 5)
     return Turn(
         token,
-        owner,
+        caller,
         room_id,
         reply_id,
         int(reply_seq),

@@ -13,7 +13,7 @@ from base_server.service.core.logger import Logger
 from base_server.service.redis_client.redis_errors import CacheCommandError
 from base_server.template.chat.cache.keys import ChatKeys
 from base_server.template.chat.cache.scripts import SCRIPTS, Answer
-from base_server.template.chat.domain.caller import Owner
+from base_server.template.chat.domain.caller import Caller
 from base_server.template.chat.domain.events import open_payload
 from base_server.template.chat.domain.message_format import spoken_of, tail, to_json
 from base_server.template.chat.domain.states import MessageState
@@ -103,7 +103,7 @@ class TurnStore:
     async def _claim(
         self, turn: Turn, claim_id: str, look_at: int | str, is_alone: bool
     ) -> list[Any] | None:
-        keys, partition, room_id = self._keys, turn.owner.partition, turn.room_id
+        keys, partition, room_id = self._keys, turn.caller.partition, turn.room_id
         answer: list[Any] = await self._cache.run_script(
             SCRIPTS["claim_turn"],
             [
@@ -116,7 +116,7 @@ class TurnStore:
             [
                 turn.token,
                 room_id,
-                turn.owner.db_key,
+                turn.caller.db_key,
                 self._lease_ms,
                 claim_id,
                 look_at,
@@ -137,17 +137,17 @@ class TurnStore:
         when it was claimed already.
 
         False: it is over."""
-        keys, owner = self._keys, turn.owner
+        keys, caller = self._keys, turn.caller
         return bool(
             await self._cache.run_script(
                 SCRIPTS["restore_turn"],
                 [
-                    keys.room_record(turn.room_id, owner.partition),
-                    keys.turns(turn.room_id, owner.partition),
-                    keys.leases(owner.partition),
-                    keys.epoch(owner.partition),
-                    keys.message_state(turn.reply_id, owner.partition),
-                    keys.room_load(turn.room_id, owner.partition),
+                    keys.room_record(turn.room_id, caller.partition),
+                    keys.turns(turn.room_id, caller.partition),
+                    keys.leases(caller.partition),
+                    keys.epoch(caller.partition),
+                    keys.message_state(turn.reply_id, caller.partition),
+                    keys.room_load(turn.room_id, caller.partition),
                 ],
                 [
                     turn.text,
@@ -155,21 +155,21 @@ class TurnStore:
                     turn.room_id,
                     claim_id,
                     self._lease_ms,
-                    owner.account_id,
-                    owner.db_key,
-                    owner.shard_id,
+                    caller.account_id,
+                    caller.db_key,
+                    caller.shard_id,
                 ],
             )
         )
 
     async def forget(self, turn: Turn) -> None:
         """Take a waiting turn out of a room that is not there any more."""
-        waiting = self._keys.turns(turn.room_id, turn.owner.partition)
+        waiting = self._keys.turns(turn.room_id, turn.caller.partition)
         await self._cache.execute("LREM", waiting, 0, turn.text)
 
     async def hand_over(self, turn: Turn, claim_id: str) -> None:
         """Give back a turn that was not used: another process may claim it."""
-        keys, partition = self._keys, turn.owner.partition
+        keys, partition = self._keys, turn.caller.partition
         await self._cache.run_script(
             SCRIPTS["hand_over"],
             [
@@ -194,7 +194,7 @@ class TurnStore:
 
         Returns whether somebody reads along in another process. Raises TurnLost when the reply was ended by somebody
         else, StreamBehind when Redis has less than ``start`` bytes of it."""
-        keys, partition = self._keys, turn.owner.partition
+        keys, partition = self._keys, turn.caller.partition
         answer = await self._cache.run_script(
             SCRIPTS["append_delta"],
             [
@@ -239,7 +239,7 @@ class TurnStore:
 
         ``unsent`` begins at byte ``start``: what the stream lacks (None: all of it). Raises TurnLost when another
         process has it."""
-        owner = turn.owner
+        caller = turn.caller
         full = {"ai_persona": turn.persona, **metadata}
         keys = reply_keys(self._keys, self._lanes, turn.place)
         args = [
@@ -248,7 +248,7 @@ class TurnStore:
             turn.reply_id,
             turn.reply_seq,
             tail("AI", text, turn.question_id, to_json(full)),
-            open_payload(owner, turn.room_id),
+            open_payload(caller, turn.room_id),
             full.get("finish_reason", "stop"),
             self._settings.ready_lease_ms,
             self._settings.stream_ttl_s * 1000,
@@ -262,16 +262,16 @@ class TurnStore:
         if answer[0] == Answer.WAIT:
             raise TurnLost
         if answer[0] == Answer.OK:
-            self._lanes.noticed(owner.partition, owner.shard_id, answer[2])
+            self._lanes.noticed(caller.partition, caller.shard_id, answer[2])
             return Ended(answer[1], True, answer[3])
         return Ended(answer[1], False)
 
     async def interrupt(self, turn: Turn, *, only_if_expired: bool = False) -> Ended | None:
         """End a reply that runs elsewhere, or nowhere, with what its stream holds. None: its lease still runs."""
-        owner = turn.owner
+        caller = turn.caller
         answer = await self._cache.run_script(
             SCRIPTS["stop_reply"],
-            [*reply_keys(self._keys, self._lanes, turn.place), self._keys.epoch(owner.partition)],
+            [*reply_keys(self._keys, self._lanes, turn.place), self._keys.epoch(caller.partition)],
             [
                 "",
                 turn.room_id,
@@ -280,13 +280,13 @@ class TurnStore:
                 self._settings.ready_lease_ms,
                 self._settings.stream_ttl_s * 1000,
                 "1" if only_if_expired else "0",
-                open_payload(owner, turn.room_id),
+                open_payload(caller, turn.room_id),
             ],
         )
         if answer[0] == Answer.WAIT:
             return None
         if answer[0] == Answer.OK:
-            self._lanes.noticed(owner.partition, owner.shard_id, answer[3])
+            self._lanes.noticed(caller.partition, caller.shard_id, answer[3])
             return Ended(answer[1], True, answer[4])
         return Ended("", False)
 
@@ -294,12 +294,12 @@ class TurnStore:
         """Let go of a turn that was lost: deleted, its room's record lost, or taken up by another process meanwhile.
 
         Returns whether another process has it: then its reply goes on, and is told of to those who read it here."""
-        keys, partition = self._keys, turn.owner.partition
+        keys, partition = self._keys, turn.caller.partition
         answer = await self._cache.run_script(
             SCRIPTS["leave_reply"],
             [
                 keys.room_record(turn.room_id, partition),
-                keys.open_replies(turn.owner.account_id, partition),
+                keys.open_replies(turn.caller.account_id, partition),
                 keys.reply_stream(turn.room_id, turn.reply_id, partition),
             ],
             [turn.token, turn.reply_id, self._settings.stream_ttl_s * 1000],
@@ -309,7 +309,7 @@ class TurnStore:
     async def read(self, place: Place, offset: int) -> Progress | Final | None:
         """What a reader who has ``offset`` bytes lacks: text while the reply runs, its entry once it has ended, None
         when it has left the room's window."""
-        keys, partition = self._keys, place.owner.partition
+        keys, partition = self._keys, place.caller.partition
         answer = await self._cache.run_script(
             SCRIPTS["read_reply"],
             [
@@ -364,7 +364,7 @@ class TurnStore:
                 await self._cache.run_script(SCRIPTS["drop_lease"], [record, leases], [room_id])
                 continue
             try:
-                turn = read_turn(text, Owner(account, int(db_key), int(shard), partition), room_id)
+                turn = read_turn(text, Caller(account, int(db_key), int(shard), partition), room_id)
             except (TypeError, ValueError):
                 Logger.error(
                     "an open turn cannot be read; the room's record is damaged", room_id=room_id
@@ -405,15 +405,15 @@ class StreamBehind(Exception):
 
 def reply_keys(keys: ChatKeys, lanes: ChatLanes, place: Place) -> list[str]:
     """How the KEYS of every script begin that ends a reply."""
-    room_id, partition = place.room_id, place.owner.partition
+    room_id, partition = place.room_id, place.caller.partition
     return [
         keys.room_record(room_id, partition),
         keys.messages(room_id, partition),
-        lanes.stream_key(partition, place.owner.shard_id),
+        lanes.stream_key(partition, place.caller.shard_id),
         keys.news(partition),
         keys.leases(partition),
         keys.turns(room_id, partition),
-        keys.open_replies(place.owner.account_id, partition),
+        keys.open_replies(place.caller.account_id, partition),
         keys.message_state(place.reply_id, partition),
         keys.reply_stream(room_id, place.reply_id, partition),
     ]

@@ -14,7 +14,7 @@ from base_server.service.cache.cache_client import CacheClient
 from base_server.service.core.errors import DataRefused, ServiceUnavailable
 from base_server.service.redis_client.redis_errors import CacheCommandError
 from base_server.template.chat.cache.keys import ChatKeys
-from base_server.template.chat.domain.caller import Owner
+from base_server.template.chat.domain.caller import Caller
 
 # chat_rooms.deleted
 _DELETED, _AWAITED = 1, 2
@@ -38,7 +38,7 @@ class FoundRoom:
 
     ``awaited``: MySQL has messages of it that came before the room itself."""
 
-    owner: Owner
+    owner: Caller
     deleted: bool
     awaited: bool = False
 
@@ -104,21 +104,21 @@ class ChatDirectory:
             if (recorded := await self.recorded_room(room_id, home)) is not None:
                 return recorded
             partition = home
-        return FoundRoom(Owner(name, db_key, shard_id, partition), deleted, is_awaited)
+        return FoundRoom(Caller(name, db_key, shard_id, partition), deleted, is_awaited)
 
     async def recorded_room(self, room_id: str, partition: int) -> FoundRoom | None:
         """What the room's record says, of whatever generation it is; the tombstone of a deleted one has no shard."""
         try:
             record = self._keys.room_record(room_id, partition)
-            owner, account, shard, gone = await self._cache.execute(
+            db_key, account, shard, gone = await self._cache.execute(
                 "HMGET", record, "owner", "account", "shard", "gone"
             )
         except CacheCommandError:  # a key of another type counts as missing
             return None
-        if owner is None:
+        if db_key is None:
             return None
         return FoundRoom(
-            Owner(account or "", int(owner), int(shard or 0), partition), gone is not None
+            Caller(account or "", int(db_key), int(shard or 0), partition), gone is not None
         )
 
     async def find_message(self, message_id: str) -> FoundMessage | None:
@@ -144,16 +144,16 @@ class ChatDirectory:
     async def has_number(self, account_id: str, db_key: int) -> bool:
         """Whether the account has this number: its list in Redis says so, else the accounts table, which knows better.
         True when neither knows any of the two."""
-        owner = None
+        recorded = None
         try:
             record = self._keys.account_record(account_id, self._keys.account_partition(account_id))
-            owner = await self._cache.execute("HGET", record, "owner")
+            recorded = await self._cache.execute("HGET", record, "owner")
         except CacheCommandError:  # a key of another type counts as missing
             pass
-        if owner is not None and int(owner) == db_key:
+        if recorded is not None and int(recorded) == db_key:
             return True
         rows = await self._database.call_global_procedure("fp_account_name_get", (db_key,))
-        return str(rows[0]["account_id"]) == account_id if rows else owner is None
+        return str(rows[0]["account_id"]) == account_id if rows else recorded is None
 
     async def mapped_shard(self, db_key: int) -> int:
         """Where the mapping table has the account; 0 when it does not know it."""

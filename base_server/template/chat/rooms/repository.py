@@ -10,10 +10,10 @@ from base_server.service.core.errors import ServiceUnavailable
 from base_server.template.base.errors import IdempotencyMismatch, RoomNotFound
 from base_server.template.chat.cache.loader import Loaded
 from base_server.template.chat.cache.records import UNNAMED_VERSION
-from base_server.template.chat.cache.script_runner import HybridStore, RoomGone, state_name
+from base_server.template.chat.cache.script_runner import RoomGone, ScriptRunner, state_name
 from base_server.template.chat.cache.scripts import SCRIPTS, Answer
 from base_server.template.chat.common.chat_model import ChatRoom
-from base_server.template.chat.domain.caller import Owner
+from base_server.template.chat.domain.caller import Caller
 from base_server.template.chat.domain.events import payload
 from base_server.template.chat.domain.message_format import (
     body_hash,
@@ -47,20 +47,20 @@ class RoomPage:
         return [ChatRoom(**from_json(text)) for text in self.texts]
 
 
-class RoomStore(HybridStore):
+class RoomRepository(ScriptRunner):
     """The rooms of accounts."""
 
     async def create(
-        self, owner: Owner, persona: str, title: str | None, client_request_id: str | None
+        self, caller: Caller, persona: str, title: str | None, client_request_id: str | None
     ) -> ChatRoom:
         """A new room, or the one that this client_request_id made before. Usable the moment this returns.
 
         ``title`` None: the default one until the first message names it."""
-        room_id = self._keys.new_id(owner.partition)
+        room_id = self._keys.new_id(caller.partition)
         request_hash = body_hash(title, persona)
         version = UNNAMED_VERSION if title is None else 0
         keys, args = self._create_call(
-            owner,
+            caller,
             room_id,
             persona,
             title or DEFAULT_TITLE,
@@ -68,25 +68,25 @@ class RoomStore(HybridStore):
             client_request_id,
             request_hash,
         )
-        while (answer := await self._run("create_room", owner, room_id, keys, args))[
+        while (answer := await self._run("create_room", caller, room_id, keys, args))[
             0
         ] == Answer.UNSURE:
             made = await self._database.call_shard_procedure(
-                owner.shard_id, "fp_chat_room_find_request", (owner.db_key, client_request_id)
+                caller.shard_id, "fp_chat_room_find_request", (caller.db_key, client_request_id)
             )
             if made:
                 if made[0]["request_hash"] != request_hash:
                     raise IdempotencyMismatch
-                return await self.get(owner, made[0]["room_id"])
+                return await self.get(caller, made[0]["room_id"])
             args[9] = answer[1]
         if answer[0] == Answer.REPEAT:
-            return await self.get(owner, answer[1])
-        self._noticed(owner, answer[2])
+            return await self.get(caller, answer[1])
+        self._noticed(caller, answer[2])
         return _room(answer[1], "PENDING")
 
     def _create_call(
         self,
-        owner: Owner,
+        caller: Caller,
         room_id: str,
         persona: str,
         title: str,
@@ -94,9 +94,9 @@ class RoomStore(HybridStore):
         client_request_id: str | None,
         request_hash: str,
     ) -> tuple[list[str], list[Any]]:
-        keys, partition = self._keys, owner.partition
+        keys, partition = self._keys, caller.partition
         event = payload(
-            owner,
+            caller,
             room_id,
             title=title,
             title_version=title_version,
@@ -105,19 +105,19 @@ class RoomStore(HybridStore):
             request_hash=request_hash if client_request_id else None,
         )
         script_keys = [
-            *self._account_keys(owner),
+            *self._account_keys(caller),
             keys.epoch(partition),
             keys.room_record(room_id, partition),
             keys.room(room_id, partition),
             keys.room_state(room_id, partition),
-            self._lane(owner),
-            keys.account_load(owner.account_id, partition),
+            self._lane(caller),
+            keys.account_load(caller.account_id, partition),
             keys.room_load(room_id, partition),
         ]
         return script_keys, [
-            owner.db_key,
-            owner.account_id,
-            owner.shard_id,
+            caller.db_key,
+            caller.account_id,
+            caller.shard_id,
             room_id,
             to_json(title),
             to_json(persona),
@@ -136,37 +136,37 @@ class RoomStore(HybridStore):
         ]
 
     async def adopt(
-        self, owner: Owner, room_id: str, persona: str, title: str | None, created_at: datetime
+        self, caller: Caller, room_id: str, persona: str, title: str | None, created_at: datetime
     ) -> None:
         """A room under an id of a host's own, from its event: usable, and in the list, the moment this returns. One
         that is there, or was deleted, stays as it is. ``title`` None: as for :meth:`create`."""
-        self.check_room_id(owner, room_id)
+        self.check_room_id(caller, room_id)
         version = UNNAMED_VERSION if title is None else 0
         keys, args = self._create_call(
-            owner, room_id, persona, title or DEFAULT_TITLE, version, None, ""
+            caller, room_id, persona, title or DEFAULT_TITLE, version, None, ""
         )
 
         async def create(token: str, *, has_messages: bool) -> Loaded | None:
             # Asked for in MySQL under this token: if anything was written since, it is asked again.
             args[14:] = [iso(created_at), ms_of(created_at), token, "1" if has_messages else ""]
             try:
-                answer = await self._run("create_room", owner, room_id, keys, args)
+                answer = await self._run("create_room", caller, room_id, keys, args)
             except RoomNotFound:
                 return Loaded.DELETED
             if answer[0] == Answer.OK:
-                self._noticed(owner, answer[2])
+                self._noticed(caller, answer[2])
             return None if answer[0] == Answer.WAIT else Loaded.WARM
 
-        if await self._loader.load_or_create(owner, room_id, create) is Loaded.UNKNOWN:
+        if await self._loader.load_or_create(caller, room_id, create) is Loaded.UNKNOWN:
             raise RoomNotFound
 
-    async def get(self, owner: Owner, room_id: str) -> ChatRoom:
+    async def get(self, caller: Caller, room_id: str) -> ChatRoom:
         """The room as it stands; raises RoomNotFound."""
         for _ in range(_MAX_REPAIRS):
             card, state = await self._cache.execute_many(
                 [
-                    ("GET", self._keys.room(room_id, owner.partition)),
-                    ("GET", self._keys.room_state(room_id, owner.partition)),
+                    ("GET", self._keys.room(room_id, caller.partition)),
+                    ("GET", self._keys.room_state(room_id, caller.partition)),
                 ]
             )
             if state_name(state) in GONE:
@@ -175,30 +175,30 @@ class RoomStore(HybridStore):
                 try:
                     return _room(card, state_name(state))
                 except ValueError:
-                    await self._discard(self._keys.room(room_id, owner.partition))
-            await self._warm(owner, room_id)
+                    await self._discard(self._keys.room(room_id, caller.partition))
+            await self._warm(caller, room_id)
         raise ServiceUnavailable("cache", "the room's card was gone after every load")
 
-    async def page(self, owner: Owner, page: int, limit: int) -> RoomPage:
+    async def page(self, caller: Caller, page: int, limit: int) -> RoomPage:
         """A page of the account's rooms, newest activity first; from MySQL, marked stale, when Redis is away."""
         try:
-            return await self._cached_page(owner, page, limit)
+            return await self._cached_page(caller, page, limit)
         except ServiceUnavailable as outage:
             if outage.service != "cache":
                 raise
-            return await self._stale_page(owner, page, limit)
+            return await self._stale_page(caller, page, limit)
 
-    async def _cached_page(self, owner: Owner, page: int, limit: int) -> RoomPage:
-        partition = owner.partition
+    async def _cached_page(self, caller: Caller, page: int, limit: int) -> RoomPage:
+        partition = caller.partition
         keys = [
-            *self._account_keys(owner),
+            *self._account_keys(caller),
             self._keys.epoch(partition),
             self._keys.room("", partition),
             self._keys.room_state("", partition),
         ]
-        args = [owner.db_key, (page - 1) * limit, page * limit - 1]
+        args = [caller.db_key, (page - 1) * limit, page * limit - 1]
         for _ in range(_MAX_REPAIRS):
-            answer = await self._run("read_rooms", owner, "", keys, args)
+            answer = await self._run("read_rooms", caller, "", keys, args)
             if answer[0] == Answer.OK:
                 _, total, letters, *cards = answer
                 states = map(ROOM_LETTERS.__getitem__, letters)
@@ -206,25 +206,25 @@ class RoomStore(HybridStore):
                     [_wire_room(*of_one) for of_one in zip(cards, states, strict=True)], total
                 )
             if answer[0] == Answer.DAMAGED:
-                await self._discard_undecodable(owner, args)
+                await self._discard_undecodable(caller, args)
                 continue
             for room_id in answer[1:]:
-                await self._loader.load_room(owner, room_id)
+                await self._loader.load_room(caller, room_id)
         raise ServiceUnavailable("cache", "cards of the list were gone after every load")
 
-    async def _discard_undecodable(self, owner: Owner, ranks: list[int]) -> None:
-        order = self._keys.account_order(owner.account_id, owner.partition)
+    async def _discard_undecodable(self, caller: Caller, ranks: list[int]) -> None:
+        order = self._keys.account_order(caller.account_id, caller.partition)
         for room_id in await self._cache.execute("ZREVRANGE", order, *ranks[1:]):
-            key = self._keys.room(room_id, owner.partition)
+            key = self._keys.room(room_id, caller.partition)
             try:
                 if (card := await self._cache.execute("GET", key)) is not None:
                     _room(card, None)
             except ValueError:
                 await self._discard(key)
 
-    async def _stale_page(self, owner: Owner, page: int, limit: int) -> RoomPage:
+    async def _stale_page(self, caller: Caller, page: int, limit: int) -> RoomPage:
         rows = await self._database.call_shard_procedure(
-            owner.shard_id, "fp_chat_rooms_page", (owner.db_key, (page - 1) * limit, limit)
+            caller.shard_id, "fp_chat_rooms_page", (caller.db_key, (page - 1) * limit, limit)
         )
         rooms = [
             ChatRoom(
@@ -240,36 +240,38 @@ class RoomStore(HybridStore):
         ]
         if not rows and page > 1:
             # Past the end no row tells the total.
-            return RoomPage([], (await self._stale_page(owner, 1, 1)).total, stale=True)
+            return RoomPage([], (await self._stale_page(caller, 1, 1)).total, stale=True)
         return RoomPage(rooms, int(rows[0]["total_count"]) if rows else 0, stale=True)
 
-    async def rename(self, owner: Owner, room_id: str, title: str, operation_id: str = "") -> None:
+    async def rename(
+        self, caller: Caller, room_id: str, title: str, operation_id: str = ""
+    ) -> None:
         """Change the title; the last one acknowledged wins. ``operation_id`` names the call to who repeats it."""
-        self.check_room_id(owner, room_id)
+        self.check_room_id(caller, room_id)
         args = [
-            owner.db_key,
+            caller.db_key,
             room_id,
             to_json(title),
-            payload(owner, room_id, title=title),
-            operation_id := operation_id or self._keys.new_id(owner.partition),
+            payload(caller, room_id, title=title),
+            operation_id := operation_id or self._keys.new_id(caller.partition),
             self._settings.max_dead_letters_per_room,
             _OPERATION_NOTE_MS,
             self._lanes.max_backlog,
         ]
-        note = self._keys.operation(operation_id, owner.partition)
-        keys = [*self._room_keys(owner, room_id), self._held(owner), note]
-        answer = await self._run("update_room", owner, room_id, keys, args)
-        self._noticed(owner, answer[2])
+        note = self._keys.operation(operation_id, caller.partition)
+        keys = [*self._room_keys(caller, room_id), self._held(caller), note]
+        answer = await self._run("update_room", caller, room_id, keys, args)
+        self._noticed(caller, answer[2])
 
-    async def delete(self, owner: Owner, room_id: str) -> None:
+    async def delete(self, caller: Caller, room_id: str) -> None:
         """Delete a room for good, its running and waiting replies with it. Repeating it is no error."""
-        self.check_room_id(owner, room_id)
-        keys, partition = self._keys, owner.partition
+        self.check_room_id(caller, room_id)
+        keys, partition = self._keys, caller.partition
         script_keys = [
-            *self._room_keys(owner, room_id),
+            *self._room_keys(caller, room_id),
             keys.room_state(room_id, partition),
-            *self._account_keys(owner),
-            keys.account_load(owner.account_id, partition),
+            *self._account_keys(caller),
+            keys.account_load(caller.account_id, partition),
             keys.turns(room_id, partition),
             keys.leases(partition),
             keys.reply_stream(room_id, "", partition),
@@ -277,21 +279,21 @@ class RoomStore(HybridStore):
             keys.news(partition),
         ]
         args = [
-            owner.db_key,
+            caller.db_key,
             room_id,
-            payload(owner, room_id),
+            payload(caller, room_id),
             self._settings.state_ttl_s * 1000,
             "",
         ]
         args.append(RoomState.DELETING.value)
         try:
-            answer = await self._run("delete_room", owner, room_id, script_keys, args)
+            answer = await self._run("delete_room", caller, room_id, script_keys, args)
         except RoomGone:
             # Its state says so, and no record: if nothing but the state was set, the row is still to be deleted.
             args[4] = ",".join(GONE)
             answer = await self._cache.run_script(SCRIPTS["delete_room"], script_keys, args)
         if answer[0] == Answer.OK:
-            self._noticed(owner, answer[1])
+            self._noticed(caller, answer[1])
 
 
 def _room(card: str, state: str | None) -> ChatRoom:
