@@ -359,13 +359,21 @@ def test_decisions_are_numbered_and_name_problem_choice_and_cost() -> None:
         ], page.name
 
 
-def test_each_guarantee_has_tests_and_says_what_is_not_promised() -> None:
-    sections = re.split(r"^## ", _text(ROOT / "docs/guarantees.md"), flags=re.MULTILINE)[1:]
-    sections = [section for section in sections if re.match(r"G\d ", section)]
-    assert [section[:2] for section in sections] == [f"G{number}" for number in range(1, 10)]
-    for section in sections:
-        assert "](../tests/" in section, section[:40]
-        assert "Not promised:" in section, section[:40]
+def _sections(page: Path) -> dict[str, str]:
+    """The sections G1, G2, … of a page, by their heading."""
+    parts = re.split(r"^## (?=G\d )", _text(page), flags=re.MULTILINE)[1:]
+    return {part.partition("\n")[0]: part for part in parts}
+
+
+def test_each_guarantee_has_limits_and_evidence() -> None:
+    promises, evidence = (
+        _sections(ROOT / f"docs/{name}.md") for name in ("guarantees", "evidence")
+    )
+    assert [heading[:2] for heading in promises] == [f"G{number}" for number in range(1, 10)]
+    assert list(evidence) == list(promises)
+    for heading in promises:
+        assert "Not promised:" in promises[heading], heading
+        assert "](../tests/" in evidence[heading], heading
 
 
 @pytest.mark.parametrize(

@@ -59,7 +59,7 @@ class Tally:
     """Not asked, because their server was killed between the mark and the request."""
 
     def table(self) -> str:
-        """For people, and for docs/guarantees.md."""
+        """For people, and for docs/evidence.md."""
         longest = max(self.longest.values(), default=0.0)
         rows = [
             ("faults injected", f"{sum(self.injected.values())} of {len(self.injected)} kinds"),
