@@ -35,7 +35,7 @@ from base_server.template.chat.domain.states import MessageState
 from base_server.template.chat.messages.repository import MessageRepository, NewMessage
 from base_server.template.chat.persistence.batch_writer import BatchWriter
 from base_server.template.chat.persistence.event_streams import ChatLanes
-from base_server.template.chat.replies.slots import TurnStore
+from base_server.template.chat.replies.slots import ReplySlots
 from base_server.template.chat.rooms.directory import ChatDirectory
 from base_server.template.chat.rooms.repository import RoomRepository
 from base_server.template.chat.settings import ChatSettings
@@ -144,7 +144,7 @@ class Chat:
             batch_size=settings.batch_size,
             max_backlog=container.settings.queue.max_backlog,
         )
-        self.turns = TurnStore(hot, lanes, settings)
+        self.turns = ReplySlots(hot, lanes, settings)
         self.states = ChatStateMachine(hot, settings)
         directory = ChatDirectory(hot, container.database)
         writer = BatchWriter(

@@ -17,7 +17,13 @@ from application.base_web_server.serving import run_loop, serve
 from base_server.service.core.logger import configure_logging
 from base_server.service.llm import AIChat_service
 from base_server.service.llm.call_permit import CallPermit
-from base_server.service.llm.conversation import ReplyChunk, ReplyEnd, ReplyItem, ReplyStart, Turn
+from base_server.service.llm.conversation import (
+    HistoryMessage,
+    ReplyChunk,
+    ReplyEnd,
+    ReplyItem,
+    ReplyStart,
+)
 from benchmarks.subjects.fake_model import ANSWER, OneChunkModel
 
 
@@ -25,7 +31,7 @@ class StubModels:
     """What AIChatService asks for replies."""
 
     async def stream(
-        self, persona: str, history: Sequence[Turn], question: str, permit: CallPermit
+        self, persona: str, history: Sequence[HistoryMessage], question: str, permit: CallPermit
     ) -> AsyncGenerator[ReplyItem, None]:
         await permit.obtain()
         plan = json.loads(question) if question.startswith("{") else {}

@@ -19,12 +19,12 @@ from base_server.service.llm.call_gate import CallGate
 from base_server.service.llm.call_meter import CallMeter
 from base_server.service.llm.call_permit import CallPermit
 from base_server.service.llm.conversation import (
+    HistoryMessage,
     Question,
     ReplyChunk,
     ReplyEnd,
     ReplyItem,
-    Turn,
-    as_turn,
+    as_history_message,
 )
 from base_server.service.llm.histories import Histories, HistoryReader
 from base_server.service.llm.llm_errors import AIUnavailable
@@ -118,7 +118,7 @@ class AIChatService(Facade):
         session_id: str,
         *,
         ai_persona: str | None = None,
-        history: Sequence[Turn] | None = None,
+        history: Sequence[HistoryMessage] | None = None,
     ) -> AsyncGenerator[ReplyItem, None]:
         """The reply to ``message``: a ReplyStart for each provider that is asked, ReplyChunks as they come,
         then one ReplyEnd.
@@ -190,7 +190,7 @@ class AIChatService(Facade):
         session_id: str,
         ai_persona: str | None = None,
         *,
-        history: Sequence[Turn] | None = None,
+        history: Sequence[HistoryMessage] | None = None,
     ) -> dict[str, Any]:
         """:meth:`stream`, collected: ``{"session_id", "reply", "model", "tokens": {"prompt", "completion",
         "total"}, "finish_reason", "latency_ms"}``.
@@ -217,11 +217,13 @@ class AIChatService(Facade):
 
     @facade
     async def load_chat_history(self, session_id: str, messages: Iterable[Any]) -> None:
-        """Put ``messages`` (see :func:`as_turn`) in the place of the session's own history.
+        """Put ``messages`` (see :func:`as_history_message`) in the place of the session's own history.
 
         Without effect for a registered reader's sessions: they are read where they are kept.
         """
-        await self._histories.replace(session_id, [as_turn(message) for message in messages])
+        await self._histories.replace(
+            session_id, [as_history_message(message) for message in messages]
+        )
 
     @facade
     def mem(self, session_id: str) -> SessionMemory:
@@ -280,7 +282,9 @@ class AIChatService(Facade):
 
     async def _remember(self, session_id: str, question: str, reply: str) -> None:
         try:
-            await self._histories.append(session_id, [Turn("USER", question), Turn("AI", reply)])
+            await self._histories.append(
+                session_id, [HistoryMessage("USER", question), HistoryMessage("AI", reply)]
+            )
         except ServiceUnavailable as error:
             # The reply is there and paid for: losing the memory of it is the smaller harm.
             Logger.warn("ai history not stored", session_id=session_id, error=str(error))

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from langchain_core.chat_history import BaseChatMessageHistory
 from langchain_core.messages import BaseMessage
 
-from base_server.service.llm.conversation import Turn, as_turn
+from base_server.service.llm.conversation import HistoryMessage, as_history_message
 from base_server.service.llm.histories import Histories
 from base_server.service.llm.prompt import as_messages
 
@@ -58,5 +58,5 @@ class SessionChatHistory(BaseChatMessageHistory):
         self._snapshot = []
 
 
-def _turns(messages: Sequence[BaseMessage]) -> list[Turn]:
-    return [as_turn(message) for message in messages]
+def _turns(messages: Sequence[BaseMessage]) -> list[HistoryMessage]:
+    return [as_history_message(message) for message in messages]

@@ -22,7 +22,7 @@ _LETTERS = b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ \n"
 _NOT_ASCII = bytes(range(0x80, 0x100))
 
 
-class Turn(NamedTuple):
+class HistoryMessage(NamedTuple):
     """One message of a conversation. SYSTEM is written by servers only, never by a client."""
 
     sender: Sender
@@ -33,7 +33,7 @@ class Question(NamedTuple):
     """What is asked, and the conversation before it, oldest first."""
 
     message: str
-    history: Sequence[Turn]
+    history: Sequence[HistoryMessage]
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,11 +73,11 @@ class ReplyEnd:
 ReplyItem = ReplyStart | ReplyChunk | ReplyEnd
 
 
-def as_turn(message: Any) -> Turn:
-    """A Turn from what callers hold: a Turn, a ChatMessage, a LangChain message, or a mapping with
+def as_history_message(message: Any) -> HistoryMessage:
+    """A HistoryMessage from what callers hold: a HistoryMessage, a ChatMessage, a LangChain message, or a mapping with
     ``sender_type`` (or ``sender``, ``role``, ``type``) and ``content``. Raises ValueError for anything else.
     """
-    if isinstance(message, Turn):
+    if isinstance(message, HistoryMessage):
         return message
     fields = message if isinstance(message, Mapping) else _Attributes(message)
     names = (fields.get(name) for name in ("sender_type", "sender", "role", "type"))
@@ -89,7 +89,7 @@ def as_turn(message: Any) -> Turn:
         raise ValueError(
             "a history message needs a sender (USER, AI or SYSTEM) and a text as content"
         )
-    return Turn(sender, content)
+    return HistoryMessage(sender, content)
 
 
 class _Attributes:

@@ -13,19 +13,19 @@ from base_server.service.cache.cache_service import CacheService
 from base_server.service.core.errors import ServiceError
 from base_server.service.core.logger import Logger
 from base_server.service.core.tasks import TaskRegistry
-from base_server.service.llm.conversation import Turn, as_turn
+from base_server.service.llm.conversation import HistoryMessage, as_history_message
 from base_server.service.llm.llm_settings import LlmSettings
 from base_server.service.redis_client.redis_errors import CacheCommandError
 from base_server.service.redis_client.script import load_scripts
 
-HistoryReader = Callable[[str], Awaitable[Sequence[Turn] | None]]
+HistoryReader = Callable[[str], Awaitable[Sequence[HistoryMessage] | None]]
 
 
 @dataclass(frozen=True, slots=True)
 class History:
     """A conversation as read; ``own`` when this service stores it itself."""
 
-    turns: Sequence[Turn]
+    turns: Sequence[HistoryMessage]
     own: bool
 
 
@@ -66,11 +66,11 @@ class Histories:
             texts = []
         return History([turn for text in texts if (turn := _decoded(text)) is not None], own=True)
 
-    async def append(self, session_id: str, turns: Sequence[Turn]) -> None:
+    async def append(self, session_id: str, turns: Sequence[HistoryMessage]) -> None:
         """Add ``turns`` behind the others; without effect for a reader's session."""
         await self._write(session_id, "append", turns)
 
-    async def replace(self, session_id: str, turns: Sequence[Turn]) -> None:
+    async def replace(self, session_id: str, turns: Sequence[HistoryMessage]) -> None:
         """Put ``turns`` (none: nothing) in the conversation's place; without effect for a reader's session."""
         await self._write(session_id, "replace", turns)
 
@@ -103,10 +103,10 @@ class Histories:
         if task is not None and task is not asyncio.current_task():
             await asyncio.wait({task})
 
-    async def _reader_turns(self, session_id: str) -> Sequence[Turn] | None:
+    async def _reader_turns(self, session_id: str) -> Sequence[HistoryMessage] | None:
         return None if self._reader is None else await self._reader(session_id)
 
-    async def _write(self, session_id: str, how: str, turns: Sequence[Turn]) -> None:
+    async def _write(self, session_id: str, how: str, turns: Sequence[HistoryMessage]) -> None:
         if await self._reader_turns(session_id) is not None:
             return
         newest = [_encoded(turn) for turn in turns[-self._keep :]] if self._keep else []
@@ -121,13 +121,13 @@ def _key(session_id: str) -> str:
     return f"ai_history:{session_id}"
 
 
-def _encoded(turn: Turn) -> str:
+def _encoded(turn: HistoryMessage) -> str:
     return json.dumps({"sender": turn.sender, "content": turn.content}, ensure_ascii=False)
 
 
-def _decoded(text: str) -> Turn | None:
+def _decoded(text: str) -> HistoryMessage | None:
     try:
         fields: Any = json.loads(text)
-        return as_turn(fields) if isinstance(fields, dict) else None
+        return as_history_message(fields) if isinstance(fields, dict) else None
     except ValueError:  # not ours or damaged: a miss
         return None

@@ -10,7 +10,7 @@ from langchain_core.language_models.chat_models import BaseChatModel
 
 from base_server.service.core.logger import Logger
 from base_server.service.llm.call_permit import CallPermit
-from base_server.service.llm.conversation import ReplyChunk, ReplyItem, Turn
+from base_server.service.llm.conversation import HistoryMessage, ReplyChunk, ReplyItem
 from base_server.service.llm.demo import DemoChatModel
 from base_server.service.llm.llm_errors import AITimeout, AIUnavailable, ReplyWithheld
 from base_server.service.llm.llm_settings import LlmSettings, ProviderSettings
@@ -38,7 +38,11 @@ class ModelSet:
         }
 
     async def stream(
-        self, persona_name: str, history: Sequence[Turn], question: str, permit: CallPermit
+        self,
+        persona_name: str,
+        history: Sequence[HistoryMessage],
+        question: str,
+        permit: CallPermit,
     ) -> AsyncGenerator[ReplyItem, None]:
         """The reply of the persona's model; of the next fallback when one failed without having said anything.
 

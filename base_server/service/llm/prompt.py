@@ -7,7 +7,12 @@ from itertools import groupby
 
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, SystemMessage
 
-from base_server.service.llm.conversation import Sender, Turn, cautious_tokens, estimate_tokens
+from base_server.service.llm.conversation import (
+    HistoryMessage,
+    Sender,
+    cautious_tokens,
+    estimate_tokens,
+)
 
 _OVERHEAD_TOKENS = 4  # role and separators of a message
 _BETWEEN = "\n\n"
@@ -31,15 +36,20 @@ class Prompt:
     __slots__ = ("_history", "_joins", "_question", "_system_prompt", "messages", "tokens")
 
     def __init__(
-        self, system_prompt: str, history: Sequence[Turn], question: str, *, joins: bool = True
+        self,
+        system_prompt: str,
+        history: Sequence[HistoryMessage],
+        question: str,
+        *,
+        joins: bool = True,
     ) -> None:
         self._joins = joins
         self._system_prompt = system_prompt
         self._history = _from_first_question(history)
         self._question = question
-        turns = [*self._history, Turn("USER", question)]
+        turns = [*self._history, HistoryMessage("USER", question)]
         if system_prompt:
-            turns.insert(0, Turn("SYSTEM", system_prompt))
+            turns.insert(0, HistoryMessage("SYSTEM", system_prompt))
         self.messages = as_messages(_joined(turns) if joins else turns)
         self.tokens = count_tokens(self.messages)
 
@@ -55,7 +65,7 @@ class Prompt:
 
 def build_prompt(
     system_prompt: str,
-    history: Sequence[Turn],
+    history: Sequence[HistoryMessage],
     question: str,
     *,
     max_messages: int,
@@ -69,21 +79,23 @@ def build_prompt(
     question are there even if they are more. A last entry of ``history`` that is the question itself is left out,
     so are turns without text (a reply that failed at once).
     """
-    asked = Turn("USER", question)
+    asked = HistoryMessage("USER", question)
     earlier = history[:-1] if history and history[-1] == asked else history
     room = None
     if context_tokens is not None:
-        room = context_tokens - _cautious(Turn("SYSTEM", system_prompt)) - _cautious(asked)
+        room = (
+            context_tokens - _cautious(HistoryMessage("SYSTEM", system_prompt)) - _cautious(asked)
+        )
     return Prompt(
         system_prompt, _newest(earlier, max_messages, max_tokens, room), question, joins=joins
     )
 
 
-def as_messages(turns: Iterable[Turn]) -> list[BaseMessage]:
+def as_messages(turns: Iterable[HistoryMessage]) -> list[BaseMessage]:
     return [_KINDS[sender](content=content) for sender, content in turns]
 
 
-def turn_tokens(turn: Turn) -> int:
+def turn_tokens(turn: HistoryMessage) -> int:
     """Estimated, offline; see :func:`estimate_tokens`."""
     return estimate_tokens(turn.content) + _OVERHEAD_TOKENS
 
@@ -93,16 +105,16 @@ def count_tokens(messages: Iterable[BaseMessage]) -> int:
     return sum(estimate_tokens(message.text) + _OVERHEAD_TOKENS for message in messages)
 
 
-def _cautious(turn: Turn) -> int:
+def _cautious(turn: HistoryMessage) -> int:
     return cautious_tokens(turn.content) + _OVERHEAD_TOKENS
 
 
 def _newest(
-    history: Sequence[Turn], max_messages: int, max_tokens: int, room: int | None = None
-) -> list[Turn]:
+    history: Sequence[HistoryMessage], max_messages: int, max_tokens: int, room: int | None = None
+) -> list[HistoryMessage]:
     """The newest turns that are at most ``max_messages`` of ``max_tokens``, and fit the context's ``room``."""
     # LangChain's trim_messages gives the same for the budget, by counting message objects made of all of the history.
-    kept: list[Turn] = []
+    kept: list[HistoryMessage] = []
     for turn in reversed(history):
         if not turn.content or turn.content.isspace():
             continue
@@ -116,7 +128,7 @@ def _newest(
     return kept
 
 
-def _from_first_question(history: Sequence[Turn]) -> list[Turn]:
+def _from_first_question(history: Sequence[HistoryMessage]) -> list[HistoryMessage]:
     """``history`` without the AI's turns that come before the first of a user's."""
     first = next(
         (place for place, turn in enumerate(history) if turn.sender == "USER"), len(history)
@@ -124,10 +136,10 @@ def _from_first_question(history: Sequence[Turn]) -> list[Turn]:
     return [turn for place, turn in enumerate(history) if place >= first or turn.sender == "SYSTEM"]
 
 
-def _joined(turns: Sequence[Turn]) -> list[Turn]:
+def _joined(turns: Sequence[HistoryMessage]) -> list[HistoryMessage]:
     """System turns in one at the beginning, then neighbours of one sender in one."""
     ordered = sorted(turns, key=lambda turn: turn.sender != "SYSTEM")
     return [
-        Turn(sender, _BETWEEN.join(turn.content for turn in group))
+        HistoryMessage(sender, _BETWEEN.join(turn.content for turn in group))
         for sender, group in groupby(ordered, key=lambda turn: turn.sender)
     ]

@@ -66,8 +66,8 @@ from base_server.template.chat.replies.events import RESUME_EVENTS, STREAM_EVENT
 from base_server.template.chat.replies.events import accepted as accepted_event
 from base_server.template.chat.replies.metadata import failure_of
 from base_server.template.chat.replies.reader import Reading
-from base_server.template.chat.replies.runner import TakenUp
-from base_server.template.chat.replies.slot import Place
+from base_server.template.chat.replies.runner import ReplyHandedOver
+from base_server.template.chat.replies.slot import ReplyRef
 from base_server.template.chat.replies.slots import Asked
 from base_server.template.chat.settings import ChatSettings
 from base_server.template.chat.wiring import ChatParts, ChatWiring
@@ -416,9 +416,9 @@ class ChatTemplateImpl(BaseTemplate):
             place = accepted.turn.place
         else:
             reply = head_of(accepted.reply)
-            place = Place(caller, room_id, reply.message_id, reply.seq)
+            place = ReplyRef(caller, room_id, reply.message_id, reply.seq)
         if self._parts.replies.runs_here(place.reply_id):
-            with suppress(TakenUp):
+            with suppress(ReplyHandedOver):
                 return await self._parts.replies.finished(place.reply_id)
         elif not is_running(accepted.reply):
             return accepted.reply

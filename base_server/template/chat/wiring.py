@@ -18,10 +18,10 @@ from base_server.template.chat.persistence.deletes import ChatDeletes
 from base_server.template.chat.persistence.event_streams import ChatLanes
 from base_server.template.chat.persistence.host_events import HostEvents
 from base_server.template.chat.replies.reader import ReplyReaders
-from base_server.template.chat.replies.repository import ReplyStore
+from base_server.template.chat.replies.repository import ReplyRepository
 from base_server.template.chat.replies.runner import ChatReplies
-from base_server.template.chat.replies.signals import ReplyNews
-from base_server.template.chat.replies.slots import TurnStore
+from base_server.template.chat.replies.signals import ReplySignals
+from base_server.template.chat.replies.slots import ReplySlots
 from base_server.template.chat.rooms.directory import ChatDirectory
 from base_server.template.chat.rooms.repository import RoomRepository
 from base_server.template.chat.settings import ChatSettings
@@ -35,7 +35,7 @@ class ChatParts:
     messages: MessageRepository
     reader: ChatReader
     replies: ChatReplies
-    reply_store: ReplyStore
+    reply_store: ReplyRepository
     readers: ReplyReaders
     states: ChatStateMachine
     consumer: ChatPersistenceConsumer
@@ -75,7 +75,7 @@ class ChatWiring:
         # What a model is not told need not be read for it.
         told = min(settings.history_length, container.settings.llm.max_conversation_length)
         asking = settings.model_copy(update={"history_length": told})
-        news, turns = ReplyNews(), TurnStore(hot, lanes, asking)
+        news, turns = ReplySignals(), ReplySlots(hot, lanes, asking)
         interrupt, check_mark = turns.interrupt, writer.marks.check_lane
         loader = ChatLoader(
             bulk,
@@ -92,7 +92,7 @@ class ChatWiring:
         replies = ChatReplies(
             turns, loader.load_room, container.ai, news, settings, container.tasks
         )
-        reply_store = ReplyStore(hot, container.database, loader, lanes, settings)
+        reply_store = ReplyRepository(hot, container.database, loader, lanes, settings)
         parts = ChatParts(
             rooms=RoomRepository(hot, container.database, loader, lanes, settings),
             messages=MessageRepository(hot, container.database, loader, lanes, asking),

@@ -14,7 +14,7 @@ from langchain_core.messages import AIMessage, HumanMessage, SystemMessage, Tool
 
 from base_server.service.cache.cache_service import CacheService
 from base_server.service.core.errors import ServiceUnavailable
-from base_server.service.llm.conversation import Turn, as_turn
+from base_server.service.llm.conversation import HistoryMessage, as_history_message
 from base_server.service.llm.llm_errors import AIUnavailable
 from base_server.service.llm.prompt import build_prompt, count_tokens
 from tests.openai_stub import OpenAIStub, Reply
@@ -88,16 +88,20 @@ async def test_a_damaged_history_counts_as_none_and_is_mended_by_the_next_reply(
 async def test_a_registered_reader_comes_first_and_its_sessions_are_never_written(
     stub: OpenAIStub, cache: CacheService
 ) -> None:
-    window = [Turn("USER", "earlier"), Turn("AI", "answer"), Turn("USER", "now")]
+    window = [
+        HistoryMessage("USER", "earlier"),
+        HistoryMessage("AI", "answer"),
+        HistoryMessage("USER", "now"),
+    ]
 
-    async def reader(session_id: str) -> Sequence[Turn] | None:
+    async def reader(session_id: str) -> Sequence[HistoryMessage] | None:
         return window if session_id == "room_1" else None
 
     async with running_service(stub_settings(stub.base_url), cache) as service:
         service.register_history(reader)
         await service.chat("now", "room_1")
         await service.chat("now", "elsewhere")
-        await service.load_chat_history("room_1", [Turn("USER", "forged")])
+        await service.load_chat_history("room_1", [HistoryMessage("USER", "forged")])
         memory = service.mem("room_1").chat_memory
         await memory.aadd_messages([HumanMessage("forged")])
         await memory.aclear()
@@ -119,7 +123,13 @@ async def test_given_history_is_used_and_nothing_is_stored(
 ) -> None:
     async with running_service(stub_settings(stub.base_url), cache) as service:
         await service.chat(
-            "now", "s1", history=[Turn("USER", "a"), Turn("AI", "b"), Turn("USER", "now")]
+            "now",
+            "s1",
+            history=[
+                HistoryMessage("USER", "a"),
+                HistoryMessage("AI", "b"),
+                HistoryMessage("USER", "now"),
+            ],
         )
         assert not await cache.get_client().exists("ai_history:s1")
     assert contents(stub, 0) == ["a", "b", "now"]
@@ -160,7 +170,7 @@ async def test_load_chat_history_replaces_and_takes_every_usual_form(
         await service.load_chat_history(
             "s1",
             [
-                Turn("USER", "a"),
+                HistoryMessage("USER", "a"),
                 {"role": "assistant", "content": "b"},
                 SimpleNamespace(sender_type="USER", content="c"),
                 AIMessage("d"),
@@ -179,7 +189,7 @@ async def test_load_chat_history_replaces_and_takes_every_usual_form(
 )
 def test_other_messages_are_refused(message: object) -> None:
     with pytest.raises(ValueError, match="history message"):
-        as_turn(message)
+        as_history_message(message)
 
 
 async def test_chat_memory_is_a_langchain_history_of_the_session(
@@ -228,7 +238,7 @@ async def test_the_synchronous_memory_calls_are_kept_in_order_and_the_next_reply
 
 def test_the_prompt_keeps_the_newest_turns_that_fit_and_begins_with_a_user() -> None:
     turns = [
-        Turn("USER" if i % 2 == 0 else "AI", f"{i} " + "x" * 38) for i in range(10)
+        HistoryMessage("USER" if i % 2 == 0 else "AI", f"{i} " + "x" * 38) for i in range(10)
     ]  # 10 + 4 tokens each
 
     def kept(**limits: int) -> list[str]:
@@ -250,11 +260,18 @@ def test_the_prompt_keeps_the_newest_turns_that_fit_and_begins_with_a_user() -> 
 
 
 def test_the_prompt_leaves_out_empty_turns_and_the_question_itself_only_at_the_end() -> None:
-    turns = [Turn("USER", "q"), Turn("AI", ""), Turn("SYSTEM", "notice"), Turn("USER", "q")]
+    turns = [
+        HistoryMessage("USER", "q"),
+        HistoryMessage("AI", ""),
+        HistoryMessage("SYSTEM", "notice"),
+        HistoryMessage("USER", "q"),
+    ]
     prompt = build_prompt("", turns, "q", max_messages=20, max_tokens=1000)
     assert prompt.messages == [SystemMessage("notice"), HumanMessage("q\n\nq")]
 
 
 def test_a_question_larger_than_the_budget_is_still_asked() -> None:
-    prompt = build_prompt("", [Turn("AI", "a")], "한" * 16_000, max_messages=20, max_tokens=100)
+    prompt = build_prompt(
+        "", [HistoryMessage("AI", "a")], "한" * 16_000, max_messages=20, max_tokens=100
+    )
     assert [message.text for message in prompt.messages] == ["한" * 16_000]

@@ -12,7 +12,7 @@ from base_server.service.cache.cache_service import CacheService
 from base_server.service.core.errors import StartError
 from base_server.service.core.tasks import TaskRegistry
 from base_server.service.llm.AIChat_service import AIChatService
-from base_server.service.llm.conversation import ReplyStart, Turn
+from base_server.service.llm.conversation import HistoryMessage, ReplyStart
 from base_server.service.llm.llm_errors import AITimeout, AIUnavailable, ReplyWithheld
 from base_server.service.llm.llm_settings import LlmSettings
 from tests.anthropic_stub import AnthropicStub
@@ -62,7 +62,9 @@ async def test_a_reply_comes_with_the_providers_usage_and_the_personas_parameter
     )
     async with running_service(chosen, cache, "PROD") as service:
         texts, end = await collected(
-            service.stream("hi {{", "s1", history=[Turn("USER", "a"), Turn("AI", "b")])
+            service.stream(
+                "hi {{", "s1", history=[HistoryMessage("USER", "a"), HistoryMessage("AI", "b")]
+            )
         )
     assert "".join(texts) == "안녕하세요 👋🏽"
     assert len(texts) == 3

@@ -16,10 +16,10 @@ from base_server.service.cache.cache_service import CacheService
 from base_server.service.core.tasks import TaskRegistry
 from base_server.service.llm.AIChat_service import AIChatService
 from base_server.service.llm.conversation import (
+    HistoryMessage,
     ReplyChunk,
     ReplyEnd,
     ReplyStart,
-    Turn,
     estimate_tokens,
 )
 from base_server.service.llm.llm_errors import AIUnavailable, UnknownPersona
@@ -86,7 +86,11 @@ async def test_user_text_history_and_system_prompt_reach_the_provider_literally(
     stub.script(Reply([f"stub: {text}"]))
     async with running_service(stub_settings(stub.base_url, personas=personas), cache) as service:
         texts, _ = await collected(
-            service.stream(text, "s1", history=[Turn("USER", f"a{text}"), Turn("AI", f"b{text}")])
+            service.stream(
+                text,
+                "s1",
+                history=[HistoryMessage("USER", f"a{text}"), HistoryMessage("AI", f"b{text}")],
+            )
         )
     assert stub.requests[0].messages == [
         {"role": "system", "content": f"be {text}"},

@@ -12,7 +12,7 @@ import pytest
 import structlog
 
 from base_server.service.cache.cache_service import CacheService
-from base_server.service.llm.conversation import ReplyStart, Turn
+from base_server.service.llm.conversation import HistoryMessage, ReplyStart
 from base_server.service.llm.failures import is_context_overflow
 from base_server.service.llm.llm_errors import AIUnavailable, ConversationTooLong, ReplyWithheld
 from tests.anthropic_stub import AnthropicStub
@@ -167,7 +167,16 @@ async def test_keep_alives_pass_another_integration_too(cache: CacheService, kin
 @pytest.mark.parametrize(
     "reason",
     [
-        *["stop", "STOP", "eos", "eos_token", "end_turn", "End-Turn", "EndTurn", "stop_sequence"],
+        *[
+            "stop",
+            "STOP",
+            "eos",
+            "eos_token",
+            "end_turn",
+            "End-HistoryMessage",
+            "EndTurn",
+            "stop_sequence",
+        ],
         *["StopSequence", "complete", "COMPLETE", "completed", "finished", "done"],
     ],
 )
@@ -353,9 +362,9 @@ async def test_reply_of_another_integration_needs_its_reason(cache: CacheService
                 await service.chat("hi", "s1", history=[])
 
 
-def turns(count: int, chars: int = 3000) -> list[Turn]:
+def turns(count: int, chars: int = 3000) -> list[HistoryMessage]:
     return [
-        Turn("USER" if number % 2 == 0 else "AI", f"{number} " + "x" * (chars - 2))
+        HistoryMessage("USER" if number % 2 == 0 else "AI", f"{number} " + "x" * (chars - 2))
         for number in range(count)
     ]
 
@@ -631,7 +640,8 @@ async def test_context_size_of_the_settings_trims_the_history(
         stub.base_url, size if where == "provider" else {}, personas={"GPT4O": persona}
     )
     korean = [
-        Turn(turn.sender, turn.content.replace("x" * 10, "한국어로 말하는 것")) for turn in turns(6)
+        HistoryMessage(turn.sender, turn.content.replace("x" * 10, "한국어로 말하는 것"))
+        for turn in turns(6)
     ]
     async with running_service(chosen, cache) as service:
         assert (await service.chat("한" * 300, "s1", history=korean))["finish_reason"] == "stop"
@@ -665,12 +675,12 @@ async def test_session_goes_on_after_failures_with_a_model_that_wants_alternatin
     """cases/providers.md V1: a host's own session, loaded in any order."""
     stub.refuse = refuse_unlike_roles
     loaded = [
-        Turn("AI", "greeting"),
-        Turn("USER", "a"),
-        Turn("USER", "b"),
-        Turn("SYSTEM", "note"),
-        Turn("AI", ""),
-        Turn("AI", "c"),
+        HistoryMessage("AI", "greeting"),
+        HistoryMessage("USER", "a"),
+        HistoryMessage("USER", "b"),
+        HistoryMessage("SYSTEM", "note"),
+        HistoryMessage("AI", ""),
+        HistoryMessage("AI", "c"),
     ]
     async with running_service(stub_settings(stub.base_url), cache) as service:
         await service.load_chat_history("s1", loaded)

@@ -9,7 +9,7 @@ import pytest
 
 from application.base_web_server.http.routers.page_router import STATIC
 from base_server.service.cache.cache_service import CacheService
-from base_server.service.llm.conversation import Turn
+from base_server.service.llm.conversation import HistoryMessage
 from base_server.service.llm.demo_replies import demo_reply, language_of
 from tests.service.llm.ai_fixtures import running_service, stub_settings
 
@@ -129,7 +129,9 @@ def test_table_and_code_are_found_in_any_order(question: str) -> None:
     assert "\n```python\n" in reply
 
 
-@pytest.mark.parametrize("reply", [[], [Turn("AI", "")]], ids=["deleted", "stopped at once"])
+@pytest.mark.parametrize(
+    "reply", [[], [HistoryMessage("AI", "")]], ids=["deleted", "stopped at once"]
+)
 @pytest.mark.parametrize(
     ("before", "question"),
     [
@@ -139,10 +141,10 @@ def test_table_and_code_are_found_in_any_order(question: str) -> None:
     ],
 )
 async def test_question_behind_one_without_a_reply_is_answered_alone(
-    cache: CacheService, before: str, question: str, reply: list[Turn]
+    cache: CacheService, before: str, question: str, reply: list[HistoryMessage]
 ) -> None:
     """cases/page.md G12: neighbours are joined for real models only."""
-    history = [Turn("USER", before), *reply]
+    history = [HistoryMessage("USER", before), *reply]
     async with running_service(stub_settings("http://127.0.0.1:9/v1"), cache) as service:
         answer = await service.chat(question, "s", "DEMO", history=history)
     assert answer["reply"] == demo_reply([before, question])

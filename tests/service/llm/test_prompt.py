@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, SystemMessage
 
-from base_server.service.llm.conversation import Sender, Turn, cautious_tokens
+from base_server.service.llm.conversation import HistoryMessage, Sender, cautious_tokens
 from base_server.service.llm.prompt import Prompt, build_prompt
 from base_server.template.chat.domain.message_format import entry, open_tail, tail, tombstone
-from base_server.template.chat.replies.metadata import Spoken
+from base_server.template.chat.replies.metadata import LazyHistory
 
 _TEXTS = st.sampled_from(
     [
@@ -108,7 +108,7 @@ def test_prompt_of_any_history_of_a_room_is_what_every_provider_takes(
     """cases/providers.md V1, V4: roles alternate, a user first, the question last, nothing empty or deleted, and the
     estimate fits the model's context."""
     # A window of the history's length may begin anywhere, also at a reply.
-    history = Spoken(_room(kinds)[cut:])
+    history = LazyHistory(_room(kinds)[cut:])
     limits = {"max_messages": max_messages, "max_tokens": max_tokens}
     prompt: Prompt | None = build_prompt(
         system_prompt, history, question, **limits, context_tokens=context_tokens
@@ -128,12 +128,12 @@ _SENDERS: st.SearchStrategy[Sender] = st.sampled_from(["USER", "AI", "SYSTEM"])
 
 @settings(max_examples=300, deadline=None)
 @given(
-    history=st.lists(st.builds(Turn, _SENDERS, _TEXTS), max_size=12),
+    history=st.lists(st.builds(HistoryMessage, _SENDERS, _TEXTS), max_size=12),
     question=_TEXTS.filter(bool),
     system_prompt=st.sampled_from(["", "be kind"]),
 )
 def test_prompt_of_any_history_of_a_host_is_what_every_provider_takes(
-    history: list[Turn], question: str, system_prompt: str
+    history: list[HistoryMessage], question: str, system_prompt: str
 ) -> None:
     """cases/providers.md V1: `load_chat_history` and `chat(history=…)` take any order of user, AI and system."""
     prompt = build_prompt(system_prompt, history, question, max_messages=1000, max_tokens=10**6)
@@ -153,12 +153,12 @@ def test_prompt_of_any_history_of_a_host_is_what_every_provider_takes(
 def test_prompt_joins_neighbours_in_their_order() -> None:
     """cases/providers.md V1."""
     history = [
-        Turn("USER", "a"),
-        Turn("USER", "b"),
-        Turn("AI", "c"),
-        Turn("SYSTEM", "d"),
-        Turn("AI", "e"),
-        Turn("USER", "f"),
+        HistoryMessage("USER", "a"),
+        HistoryMessage("USER", "b"),
+        HistoryMessage("AI", "c"),
+        HistoryMessage("SYSTEM", "d"),
+        HistoryMessage("AI", "e"),
+        HistoryMessage("USER", "f"),
     ]
     prompt = build_prompt("s", history, "g", max_messages=20, max_tokens=1000)
     assert prompt.messages == [

@@ -7,7 +7,7 @@ import uuid
 import pytest
 
 from base_server.template.chat.messages.repository import NewMessage
-from base_server.template.chat.replies.slots import TurnStore
+from base_server.template.chat.replies.slots import ReplySlots
 from tests.chat_world import ChatWorld
 
 TEXT = "What would forty characters ask of you?!"
@@ -62,7 +62,7 @@ async def test_bytes_of_a_reply_while_it_runs(chat: ChatWorld) -> None:
         caller, room.room_id, NewMessage(*ids, "q", None, None, "queue")
     )
     assert accepted.turn is not None
-    store = TurnStore(chat.redis, parts.messages._lanes, chat.template._wiring.settings)
+    store = ReplySlots(chat.redis, parts.messages._lanes, chat.template._wiring.settings)
     for n in range(200):
         await store.append(accepted.turn, "claim", 20 * n, "twenty bytes of text", "")
     (size,) = (await sizes(chat))["reply"]

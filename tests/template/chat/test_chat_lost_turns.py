@@ -19,7 +19,7 @@ from base_server.template.chat.common.chat_serialize import (
     ChatMessageStopRequest,
 )
 from base_server.template.chat.messages.repository import NewMessage
-from base_server.template.chat.replies.slots import TurnStore
+from base_server.template.chat.replies.slots import ReplySlots
 from tests.backends_mariadb import DatabaseBackend
 from tests.backends_redis import RedisServer
 from tests.chat_world import ChatWorld, running_world
@@ -173,7 +173,7 @@ async def test_a_turn_that_cannot_be_read_does_not_keep_others_open(
     await chat.redis.execute(
         *(("HDEL", record, field) if value is None else ("HSET", record, field, value))
     )
-    turns = TurnStore(
+    turns = ReplySlots(
         chat.redis, chat.template._parts.messages._lanes, chat.template._wiring.settings
     )
     assert [found.turn.room_id for found in await turns.expired(all_open=True)] == [
@@ -213,7 +213,7 @@ async def test_everything_that_was_streamed_of_an_interrupted_reply_is_kept(
         caller, room.room_id, NewMessage(*ids, "q", None, None, "queue")
     )
     assert accepted.turn is not None
-    turns = TurnStore(chat.redis, parts.messages._lanes, chat.template._wiring.settings)
+    turns = ReplySlots(chat.redis, parts.messages._lanes, chat.template._wiring.settings)
     await turns.append(accepted.turn, "claim", 0, "said ", "")
     await turns.append(accepted.turn, "claim", 5, "meanwhile", "")
     assert await turns.interrupt(accepted.turn) is not None
@@ -526,9 +526,9 @@ async def test_a_slot_in_doubt_is_free_after_its_lease(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     """cases/faults.md U6: Redis restarts before the claim. Its process waits for the lease, which it does not renew."""
-    claim, lost = TurnStore.claim, asyncio.Event()
+    claim, lost = ReplySlots.claim, asyncio.Event()
 
-    async def claim_lost(self: TurnStore, *args: Any, **options: Any) -> bool | None:
+    async def claim_lost(self: ReplySlots, *args: Any, **options: Any) -> bool | None:
         if not lost.is_set():
             lost.set()
             partition = chat.keys.account_partition(user.session.account_id)
@@ -542,7 +542,7 @@ async def test_a_slot_in_doubt_is_free_after_its_lease(
     ) as chat:
         user = await chat.user()
         room_id = (await chat.room(user)).room_id
-        monkeypatch.setattr(TurnStore, "claim", claim_lost)
+        monkeypatch.setattr(ReplySlots, "claim", claim_lost)
         async with asyncio.timeout(PATIENCE_S):
             await chat.send(user, room_id, "question")
         assert provider.calls == 1

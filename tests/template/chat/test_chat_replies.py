@@ -14,8 +14,8 @@ from base_server.service.llm.llm_errors import AIUnavailable
 from base_server.template.chat.common.chat_model import ChatMessage
 from base_server.template.chat.common.chat_serialize import ChatRoomDeleteRequest
 from base_server.template.chat.messages.repository import NewMessage
-from base_server.template.chat.replies.slot import Turn
-from base_server.template.chat.replies.slots import TurnLost, TurnStore
+from base_server.template.chat.replies.slot import ReplySlot
+from base_server.template.chat.replies.slots import ReplySlots, SlotLost
 from tests.chat_world import ChatWorld
 from tests.openai_stub import Reply
 from tests.waiting import until
@@ -317,7 +317,7 @@ async def test_a_reply_whose_process_died_is_interrupted_and_the_next_question_i
         caller, room.room_id, NewMessage(*ids, "one", None, None, "queue")
     )
     assert accepted.turn is not None
-    turns = TurnStore(chat.redis, parts.messages._lanes, chat.template._wiring.settings)
+    turns = ReplySlots(chat.redis, parts.messages._lanes, chat.template._wiring.settings)
     assert await turns.claim(accepted.turn, "claim") is not None
     await turns.append(accepted.turn, "claim", 0, "some words 🎉", '"model":"stub"')
     # The one behind it was accepted by the dead process too, so somebody else must run it.
@@ -337,7 +337,7 @@ async def test_a_reply_whose_process_died_is_interrupted_and_the_next_question_i
         "stub",
     )
     assert messages[3].metadata["finish_reason"] == "stop"
-    with pytest.raises(TurnLost):
+    with pytest.raises(SlotLost):
         await turns.append(accepted.turn, "claim", 15, "too late", "")
     late = await turns.end(accepted.turn, "claim", "too late", {"finish_reason": "stop"})
     assert not late.ours
@@ -378,7 +378,9 @@ async def test_a_reply_that_left_the_window_while_it_was_awaited_is_not_taken_fo
     assert sent.message.seq is not None
     caller = await chat.template._caller(user)
     persona = sent.message.metadata["ai_persona"]
-    turn = Turn("", caller, room.room_id, sent.message.message_id, sent.message.seq, "", 0, persona)
+    turn = ReplySlot(
+        "", caller, room.room_id, sent.message.message_id, sent.message.seq, "", 0, persona
+    )
     store = chat.template._parts.replies._turns
     assert sent.message.message_id in await store.final(turn)
     await chat.send(user, room.room_id, "three")

@@ -16,8 +16,8 @@ from base_server.service.llm.llm_errors import AIUnavailable
 from base_server.service.redis_client.redis_errors import CacheCommandError
 from base_server.template.base.client_session import ClientSession
 from base_server.template.chat.cache.loader import Loaded
-from base_server.template.chat.replies.slot import Turn
-from base_server.template.chat.replies.slots import Asked, RoomNotLoaded, TurnStore
+from base_server.template.chat.replies.slot import ReplySlot
+from base_server.template.chat.replies.slots import Asked, ReplySlots, RoomNotLoaded
 from tests.backends_mariadb import DatabaseBackend
 from tests.backends_redis import RedisServer
 from tests.chat_world import ChatWorld, running_world
@@ -39,15 +39,15 @@ async def test_a_stop_does_not_cut_an_end_that_waits_for_redis(
 ) -> None:
     user = await chat.user()
     room = await chat.room(user)
-    end, tried = TurnStore.end, asyncio.Event()
+    end, tried = ReplySlots.end, asyncio.Event()
 
-    async def away_once(self: TurnStore, *args: Any, **options: Any) -> Any:
+    async def away_once(self: ReplySlots, *args: Any, **options: Any) -> Any:
         if tried.is_set():
             return await end(self, *args, **options)
         tried.set()
         raise ServiceUnavailable("cache", "away for a moment")
 
-    monkeypatch.setattr(TurnStore, "end", away_once)
+    monkeypatch.setattr(ReplySlots, "end", away_once)
     chat.provider.script(Reply(tokens=["all of it"]))
     sending = asyncio.create_task(chat.try_send(user, room.room_id, "one"))
     await tried.wait()
@@ -179,17 +179,17 @@ async def test_a_refused_piece_of_text_is_not_left_out(
 ) -> None:
     user = await chat.user()
     room = await chat.room(user)
-    append, refused = TurnStore.append, asyncio.Event()
+    append, refused = ReplySlots.append, asyncio.Event()
 
     async def refused_once(
-        self: TurnStore, turn: Any, claim_id: str, start: int, text: str, usage: str, **more: Any
+        self: ReplySlots, turn: Any, claim_id: str, start: int, text: str, usage: str, **more: Any
     ) -> bool:
         if text and not refused.is_set():
             refused.set()
             raise CacheCommandError("NOPERM", "for a moment")
         return await append(self, turn, claim_id, start, text, usage, **more)
 
-    monkeypatch.setattr(TurnStore, "append", refused_once)
+    monkeypatch.setattr(ReplySlots, "append", refused_once)
     chat.provider.script(Reply(tokens=["one ", "two "], delay_s=0.1, hang=True))
     sending = asyncio.create_task(chat.try_send(user, room.room_id, "q"))
     await refused.wait()
@@ -235,11 +235,11 @@ async def test_lease_of_a_claim_whose_answer_was_lost_goes_on_while_the_room_is_
     """Decision 0037: the claim may have been stored; its process still asks, so nobody may end the reply meanwhile."""
     user = await chat.user()
     room = await chat.room(user)
-    claim, look = TurnStore.claim, TurnStore.look
+    claim, look = ReplySlots.claim, ReplySlots.look
     is_claimed, is_loaded = asyncio.Event(), asyncio.Event()
 
     async def answer_lost(
-        self: TurnStore, turn: Turn, claim_id: str, **options: Any
+        self: ReplySlots, turn: ReplySlot, claim_id: str, **options: Any
     ) -> bool | None:
         taken = await claim(self, turn, claim_id, **options)
         if not is_claimed.is_set():
@@ -247,7 +247,9 @@ async def test_lease_of_a_claim_whose_answer_was_lost_goes_on_while_the_room_is_
             raise RoomNotLoaded
         return taken
 
-    async def cold(self: TurnStore, turn: Turn, claim_id: str, **options: Any) -> Asked | None:
+    async def cold(
+        self: ReplySlots, turn: ReplySlot, claim_id: str, **options: Any
+    ) -> Asked | None:
         # A slow process looks again before it claims.
         if is_claimed.is_set() and not is_loaded.is_set():
             raise RoomNotLoaded
@@ -257,8 +259,8 @@ async def test_lease_of_a_claim_whose_answer_was_lost_goes_on_while_the_room_is_
         await is_loaded.wait()
         return Loaded.WARM
 
-    monkeypatch.setattr(TurnStore, "claim", answer_lost)
-    monkeypatch.setattr(TurnStore, "look", cold)
+    monkeypatch.setattr(ReplySlots, "claim", answer_lost)
+    monkeypatch.setattr(ReplySlots, "look", cold)
     monkeypatch.setattr(chat.template._parts.replies, "_load_room", slow_load)
     sending = asyncio.create_task(chat.try_send(user, room.room_id, "one"))
     leases = chat.keys.leases(chat.keys.account_partition(user.session.account_id))

@@ -15,7 +15,7 @@ from base_server.template.base.event_stream import StreamEvent
 from base_server.template.chat.common.chat_serialize import ChatMessageResumeRequest
 from base_server.template.chat.messages.repository import NewMessage
 from base_server.template.chat.replies.reader import rest_of
-from base_server.template.chat.replies.slots import StreamBehind, TurnStore
+from base_server.template.chat.replies.slots import ReplySlots, StreamBehind
 from tests.chat_world import ChatWorld
 from tests.openai_stub import Reply
 from tests.waiting import until
@@ -149,7 +149,7 @@ async def test_text_that_is_appended_again_is_not_there_twice(chat: ChatWorld) -
     )
     turn = accepted.turn
     assert turn is not None
-    turns = TurnStore(chat.redis, parts.messages._lanes, chat.template._wiring.settings)
+    turns = ReplySlots(chat.redis, parts.messages._lanes, chat.template._wiring.settings)
     for start, text in ((0, "é"), (0, "é"), (0, "é한 and"), (2, "한 and more"), (0, "")):
         await turns.append(turn, "claim", start, text, "")
     with pytest.raises(StreamBehind) as behind:

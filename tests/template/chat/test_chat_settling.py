@@ -14,7 +14,7 @@ from base_server.template.chat.common.chat_serialize import (
 from base_server.template.chat.domain.events import QUEUE_NAME
 from base_server.template.chat.messages.repository import NewMessage
 from base_server.template.chat.persistence.batch_writer import BatchWriter
-from base_server.template.chat.replies.slots import TurnLost, TurnStore
+from base_server.template.chat.replies.slots import ReplySlots, SlotLost
 from tests.chat_world import ChatWorld
 from tests.openai_stub import Reply
 from tests.refusing_database import POISON, Refusing
@@ -154,7 +154,7 @@ async def test_a_room_with_an_open_turn_does_not_expire(chat: ChatWorld) -> None
         caller, room.room_id, NewMessage(*ids, "q", None, None, "queue")
     )
     assert accepted.turn is not None
-    store = TurnStore(chat.redis, parts.messages._lanes, chat.template._wiring.settings)
+    store = ReplySlots(chat.redis, parts.messages._lanes, chat.template._wiring.settings)
     await store.append(accepted.turn, "claim", 0, "some ", "")
     # A sweeper that found it before the lease was renewed.
     assert await store.interrupt(accepted.turn, only_if_expired=True) is None
@@ -187,7 +187,7 @@ async def test_a_question_that_waits_is_not_trimmed_however_small_the_window_is(
         )
         assert accepted.turn is not None
         turns.append(accepted.turn)
-    store = TurnStore(chat.redis, parts.messages._lanes, chat.template._wiring.settings)
+    store = ReplySlots(chat.redis, parts.messages._lanes, chat.template._wiring.settings)
     for n, turn in enumerate(turns):
         # Whoever is to run the next turn may come to it late: its process is gone, or another one's.
         await chat.persist()
@@ -196,7 +196,7 @@ async def test_a_question_that_waits_is_not_trimmed_however_small_the_window_is(
             assert asked is not None
             assert asked.question == f"q{n}"
             assert await store.claim(turn, "the test")
-            with pytest.raises(TurnLost):  # another process that found it ready too
+            with pytest.raises(SlotLost):  # another process that found it ready too
                 await store.claim(turn, "another")
             late = await store.end(turns[n - 1], "the test", "late", {"finish_reason": "stop"})
             assert late is not None

@@ -18,7 +18,7 @@ from base_server.template.chat.common.chat_serialize import (
 )
 from base_server.template.chat.messages.repository import NewMessage
 from base_server.template.chat.replies import reader as chat_reply_reader
-from base_server.template.chat.replies.slots import TurnStore
+from base_server.template.chat.replies.slots import ReplySlots
 from tests.backends_mariadb import DatabaseBackend
 from tests.chat_world import ChatWorld, running_world
 from tests.openai_stub import OpenAIStub, Reply
@@ -145,14 +145,14 @@ async def test_a_turn_that_another_process_took_up_meanwhile_is_left_to_it(
     user = await chat.user()
     room = await chat.room(user)
     parts, goes_on = chat.template._parts, asyncio.Event()
-    look = TurnStore.look
+    look = ReplySlots.look
 
-    async def stood_still(self: TurnStore, *args: Any, **options: Any) -> Any:
+    async def stood_still(self: ReplySlots, *args: Any, **options: Any) -> Any:
         if self is parts.replies._turns:
             await goes_on.wait()
         return await look(self, *args, **options)
 
-    monkeypatch.setattr(TurnStore, "look", stood_still)
+    monkeypatch.setattr(ReplySlots, "look", stood_still)
     chat.provider.script(HALF, Reply(tokens=["taken ", "up"], delay_s=0.3, hang=True))
     first = asyncio.create_task(chat.try_send(user, room.room_id, "one"))
     first_id = await reply_of(chat, user, room.room_id)

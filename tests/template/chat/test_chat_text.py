@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from base_server.service.db.values import encode_time
-from base_server.service.llm.conversation import Turn
+from base_server.service.llm.conversation import HistoryMessage
 from base_server.template.chat.domain.message_format import (
     entry,
     finish_reason_of,
@@ -25,7 +25,7 @@ from base_server.template.chat.domain.message_format import (
     tombstone,
     wire_message,
 )
-from base_server.template.chat.replies.metadata import Spoken, end_of
+from base_server.template.chat.replies.metadata import LazyHistory, end_of
 
 AT = "2026-01-02T03:04:05.678+00:00"
 TRAPS = [
@@ -89,8 +89,10 @@ def test_the_history_is_what_was_said(messages: list[tuple[str, str]]) -> None:
         "running": lambda content: stored(content, running=True, parent="q", ai_persona="P"),
         "deleted": lambda _: tombstone("m1"),
     }
-    history = Spoken([make[kind](content) for content, kind in messages])
-    expected = [Turn("USER", content) for content, kind in messages if kind == "said" and content]
+    history = LazyHistory([make[kind](content) for content, kind in messages])
+    expected = [
+        HistoryMessage("USER", content) for content, kind in messages if kind == "said" and content
+    ]
     assert list(history) == expected
     assert list(reversed(history)) == expected[::-1]
     assert list(history[:-1]) == expected[:-1]

@@ -35,13 +35,13 @@ from base_server.template.chat.domain.message_format import (
     to_json,
     tombstone,
 )
-from base_server.template.chat.replies.slot import Turn, read_turn
+from base_server.template.chat.replies.slot import ReplySlot, parse_slot
 from base_server.template.chat.rooms.directory import ChatDirectory
 from base_server.template.chat.settings import ChatSettings
 
 Row = dict[str, Any]
 # A question, and the turn of its reply.
-_Asked = tuple[Row, Turn]
+_Asked = tuple[Row, ReplySlot]
 _TOKEN_TTL_MS = 30_000
 # A process looks this often whether the turn of a question has come, and so learns that Redis has lost it.
 _LOST_TURN_WAIT_S = 1.0
@@ -91,7 +91,7 @@ class ChatLoader:
         cache: CacheClient,
         database: ShardDatabase,
         lanes: Lanes,
-        interrupt: Callable[[Turn], Awaitable[object]],
+        interrupt: Callable[[ReplySlot], Awaitable[object]],
         check_mark: Callable[[int, int], Awaitable[None]],
         settings: ChatSettings,
         tasks: TaskRegistry,
@@ -291,7 +291,7 @@ class ChatLoader:
         )
         if not rows or int(rows[0]["account_db_key"]) != caller.db_key:
             return False
-        await self._interrupt(read_turn(turn, caller, room_id))
+        await self._interrupt(parse_slot(turn, caller, room_id))
         return True
 
     async def _load_account(self, caller: Caller) -> Loaded:
@@ -492,7 +492,7 @@ class ChatLoader:
         found: dict[str, _Asked] = {}
         for text in turns:
             try:
-                turn = read_turn(text, caller, room_id)
+                turn = parse_slot(text, caller, room_id)
             except ValueError:
                 Logger.error("an open turn cannot be read, it is dropped", room_id=room_id)
                 continue
@@ -527,11 +527,11 @@ class ChatLoader:
         is_ours = self._cache.partitions.is_own_id(row["message_id"]) == caller.partition
         return bool(is_ours and row["sender_type"] == "USER" and not row["deleted"])
 
-    def _lost_turn(self, caller: Caller, room_id: str, question: Row) -> Turn:
+    def _lost_turn(self, caller: Caller, room_id: str, question: Row) -> ReplySlot:
         """Of the reply to a question that Redis has lost."""
         reply_id = self._stand_in_id(question["message_id"])
         persona = str(from_json(question["metadata"] or "{}").get("ai_persona", ""))
-        return Turn(
+        return ReplySlot(
             reply_id,
             caller,
             room_id,
@@ -570,7 +570,7 @@ class _Window:
 
     fields: list[Any]
     entries: list[str]
-    open: list[Turn]
+    open: list[ReplySlot]
     lost: set[str]
     ends: list[Any]
     last_ms: int
@@ -592,7 +592,7 @@ def _placed(turns: Iterable[_Asked], by_seq: Mapping[int, Row], last_seq: int) -
     return placed
 
 
-def _interrupted_tail(turn: Turn) -> str:
+def _interrupted_tail(turn: ReplySlot) -> str:
     """Of a reply that nobody knows to have said anything: it may have been asked."""
     return tail(
         "AI",
@@ -602,7 +602,7 @@ def _interrupted_tail(turn: Turn) -> str:
     )
 
 
-def _running_entry(turn: Turn, at_ms: int) -> str:
+def _running_entry(turn: ReplySlot, at_ms: int) -> str:
     """The list entry of a reply that runs or waits, as lua/accept_send.lua makes it."""
     begun = open_tail("AI", "", turn.question_id, streaming=True)
     metadata = to_json({"ai_persona": turn.persona})

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from base_server.service.cache.cache_client import CacheClient
-from base_server.service.llm.conversation import Turn, as_turn
+from base_server.service.llm.conversation import HistoryMessage, as_history_message
 from base_server.service.redis_client.redis_errors import CacheCommandError
 from base_server.template.chat.cache.keys import ChatKeys
 from base_server.template.chat.cache.loader import ShardDatabase
@@ -31,7 +31,7 @@ class RoomHistory:
         self._length = history_length
         self._keys = ChatKeys(cache)
 
-    async def __call__(self, session_id: str) -> Sequence[Turn] | None:
+    async def __call__(self, session_id: str) -> Sequence[HistoryMessage] | None:
         """Turns oldest first; None when ``session_id`` names no room.
 
         The list in Redis is the room's window only if its record says so. Else the room is read from its shard,
@@ -69,7 +69,7 @@ class RoomHistory:
         stored = await self._stored(session_id, partition)
         return [*(stored or []), *foreign] if stored is not None or foreign else None
 
-    async def _stored(self, room_id: str, partition: int) -> list[Turn] | None:
+    async def _stored(self, room_id: str, partition: int) -> list[HistoryMessage] | None:
         """The newest turns of MySQL without those whose delete is still on its way there."""
         partitions = self._cache.partitions
         if partitions.is_own_id(room_id) is None and partition == partitions.of_id(room_id):
@@ -85,7 +85,7 @@ class RoomHistory:
             [("GET", self._keys.message_state(row["message_id"], partition)) for row in rows]
         )
         kept = [
-            Turn(row["sender_type"], row["content"])
+            HistoryMessage(row["sender_type"], row["content"])
             for row, state in zip(rows, states, strict=True)
             if row["content"] and not (state or "").startswith(GONE)
         ]
@@ -95,7 +95,7 @@ class RoomHistory:
 class _Entry(NamedTuple):
     """``turn`` None: the AI must not see it. ``is_foreign``: pushed by a host's handler, not by our scripts."""
 
-    turn: Turn | None
+    turn: HistoryMessage | None
     is_foreign: bool
 
 
@@ -109,7 +109,8 @@ def _read_entry(item: str) -> _Entry:
             return _Entry(None, is_foreign)
         sender = message.get("sender_type", "USER")
         return _Entry(
-            as_turn({"sender_type": sender, "content": str(message["content"])}), is_foreign
+            as_history_message({"sender_type": sender, "content": str(message["content"])}),
+            is_foreign,
         )
     except (
         ValueError,

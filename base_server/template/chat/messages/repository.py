@@ -16,7 +16,7 @@ from base_server.template.chat.domain.events import open_payload, payload
 from base_server.template.chat.domain.message_format import body_hash, open_tail, title_of, to_json
 from base_server.template.chat.domain.metrics import REPEATED_SENDS
 from base_server.template.chat.domain.states import GONE
-from base_server.template.chat.replies.slot import Turn, read_turn
+from base_server.template.chat.replies.slot import ReplySlot, parse_slot
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Accepted:
 
     question: str
     reply: str
-    turn: Turn | None = None
+    turn: ReplySlot | None = None
     has_come: bool = False
     repeated: bool = True
     history: Sequence[str] = ()
@@ -85,10 +85,10 @@ class MessageRepository(ScriptRunner):
             args[10] = answer[1]
         if answer[0] == Answer.REPEAT:
             REPEATED_SENDS.add()
-            turn = read_turn(answer[3], caller, room_id) if answer[3] else None
+            turn = parse_slot(answer[3], caller, room_id) if answer[3] else None
             return Accepted(answer[1], answer[2], turn, has_come=True)
         self._noticed(caller, answer[5])
-        turn = read_turn(answer[6], caller, room_id)
+        turn = parse_slot(answer[6], caller, room_id)
         return Accepted(
             answer[2], answer[3], turn, bool(answer[4]), repeated=False, history=answer[7:]
         )

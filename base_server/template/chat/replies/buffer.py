@@ -17,23 +17,23 @@ from base_server.service.core.tasks import TaskRegistry
 from base_server.service.llm.conversation import ReplyChunk, ReplyStart
 from base_server.template.chat.domain.message_format import to_json
 from base_server.template.chat.domain.metrics import FIRST_TEXT_SECONDS
-from base_server.template.chat.replies.slot import Turn
-from base_server.template.chat.replies.slots import StreamBehind, TurnLost, TurnStore
+from base_server.template.chat.replies.slot import ReplySlot
+from base_server.template.chat.replies.slots import ReplySlots, SlotLost, StreamBehind
 from base_server.template.chat.settings import ChatSettings
 
 _RETRY_S = 0.2
 
 
-class Draft:
+class ReplyBuffer:
     """``on_stored`` is called after each piece of text that Redis has, ``on_lost`` when the turn is another's.
 
     Times are of the loop's clock: this process's wall clock may differ from Redis'."""
 
     def __init__(
         self,
-        turn: Turn,
+        turn: ReplySlot,
         claim_id: str,
-        turns: TurnStore,
+        turns: ReplySlots,
         settings: ChatSettings,
         tasks: TaskRegistry,
         *,
@@ -155,7 +155,7 @@ class Draft:
                 self._usage_json(),
                 is_called=self._is_called,
             )
-        except TurnLost:
+        except SlotLost:
             self._is_open = False
             if self._is_called:
                 self._on_lost()

@@ -6,8 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, cast, overload
 
 from base_server.service.core.logger import Logger
-from base_server.service.llm.conversation import ReplyEnd, Sender
-from base_server.service.llm.conversation import Turn as SpokenTurn
+from base_server.service.llm.conversation import HistoryMessage, ReplyEnd, Sender
 from base_server.service.llm.llm_errors import AIUnavailable, ConversationTooLong
 from base_server.template.base.errors import (
     AINotCalledError,
@@ -21,10 +20,10 @@ from base_server.template.chat.domain.message_format import (
     finish_reason_of,
     spoken_of,
 )
-from base_server.template.chat.replies.slot import Turn
+from base_server.template.chat.replies.slot import ReplySlot
 
 
-class Spoken(Sequence[SpokenTurn]):
+class LazyHistory(Sequence[HistoryMessage]):
     """List entries as the AI's history: what was deleted, failed empty or still runs is left out.
 
     An entry is read when it is looked at: who trims from the end does not pay for what is trimmed."""
@@ -40,25 +39,25 @@ class Spoken(Sequence[SpokenTurn]):
         return len(self._entries)
 
     @overload
-    def __getitem__(self, place: int) -> SpokenTurn: ...
+    def __getitem__(self, place: int) -> HistoryMessage: ...
 
     @overload
-    def __getitem__(self, place: slice) -> Spoken: ...
+    def __getitem__(self, place: slice) -> LazyHistory: ...
 
-    def __getitem__(self, place: int | slice) -> SpokenTurn | Spoken:
+    def __getitem__(self, place: int | slice) -> HistoryMessage | LazyHistory:
         return (
-            Spoken(self._entries[place])
+            LazyHistory(self._entries[place])
             if isinstance(place, slice)
             else _said_in(self._entries[place])
         )
 
-    def __reversed__(self) -> Iterator[SpokenTurn]:
+    def __reversed__(self) -> Iterator[HistoryMessage]:
         return map(_said_in, reversed(self._entries))
 
 
-def _said_in(entry: str) -> SpokenTurn:
+def _said_in(entry: str) -> HistoryMessage:
     sender, content = spoken_of(entry)
-    return SpokenTurn(cast(Sender, sender), content)
+    return HistoryMessage(cast(Sender, sender), content)
 
 
 def end_of(entry: str) -> str:
@@ -92,7 +91,7 @@ def end_facts(end: ReplyEnd) -> dict[str, Any]:
     }
 
 
-def failed(turn: Turn, code: ErrorCode) -> dict[str, Any]:
+def failed(turn: ReplySlot, code: ErrorCode) -> dict[str, Any]:
     """Metadata of a reply that ended with an error."""
     Logger.warn("reply failed", room_id=turn.room_id, message_id=turn.reply_id, code=code.name)
     return {"finish_reason": "error", "error": code.name}

@@ -16,11 +16,11 @@ from base_server.template.base.errors import InvalidRequest, MessageNotFound
 from base_server.template.chat.common.chat_model import ChatMessage
 from base_server.template.chat.domain.caller import Caller
 from base_server.template.chat.messages.pages import read_message
-from base_server.template.chat.replies.repository import ReplyStore
+from base_server.template.chat.replies.repository import ReplyRepository
 from base_server.template.chat.replies.runner import ChatReplies
-from base_server.template.chat.replies.signals import News, ReplyNews
-from base_server.template.chat.replies.slot import Place
-from base_server.template.chat.replies.slots import BEYOND, Final, Progress, TurnStore
+from base_server.template.chat.replies.signals import ReplySignal, ReplySignals
+from base_server.template.chat.replies.slot import ReplyRef
+from base_server.template.chat.replies.slots import BEYOND, Final, Progress, ReplySlots
 from base_server.template.chat.settings import ChatSettings
 
 # Who missed its news looks again after so long: readers often wait for nothing, callers of send for an end.
@@ -44,14 +44,14 @@ class Reading:
     # Thousands of them wait: no dictionary, no Event (its queue alone takes 0.7 KiB).
     __slots__ = ("_has_news", "_waiting", "is_closed", "offset", "place")
 
-    def __init__(self, place: Place, offset: int) -> None:
+    def __init__(self, place: ReplyRef, offset: int) -> None:
         self.place = place
         self.offset = offset
         self.is_closed = False
         self._has_news = False
         self._waiting: asyncio.Future[None] | None = None
 
-    def __call__(self, news: News | None) -> None:
+    def __call__(self, news: ReplySignal | None) -> None:
         self._has_news = True
         self._wake()
 
@@ -82,10 +82,10 @@ class ReplyReaders:
 
     def __init__(
         self,
-        store: ReplyStore,
-        turns: TurnStore,
+        store: ReplyRepository,
+        turns: ReplySlots,
         replies: ChatReplies,
-        news: ReplyNews,
+        news: ReplySignals,
         settings: ChatSettings,
     ) -> None:
         self._store = store
@@ -103,7 +103,7 @@ class ReplyReaders:
         InvalidRequest for an offset that no event of this reply had."""
         is_here = self._replies.watch(reply_id)
         message = await self._store.attach(caller, room_id, reply_id, "" if is_here else "text")
-        place = Place(caller, room_id, reply_id, message.seq or 0)
+        place = ReplyRef(caller, room_id, reply_id, message.seq or 0)
         found = await self._turns.read(place, offset) if message.is_streaming else None
         if isinstance(found, Progress):
             if offset > found.length:
@@ -142,7 +142,7 @@ class ReplyReaders:
         finally:
             self._readings.discard(reading)
 
-    async def final(self, place: Place) -> str:
+    async def final(self, place: ReplyRef) -> str:
         """The list entry of a reply that runs in another process, once it has ended; '' when it was deleted."""
         reading = Reading(place, 0)
         deadline_s = (
@@ -169,7 +169,7 @@ class ReplyReaders:
             if those_here or not self._replies.runs_here(reading.place.reply_id):
                 reading.close()
 
-    async def _read(self, place: Place, offset: int) -> Progress | ChatMessage:
+    async def _read(self, place: ReplyRef, offset: int) -> Progress | ChatMessage:
         """However long Redis is away, up to a lease: by then the reply has ended."""
         give_up = time.monotonic() + self._settings.reply_lease_s
         while True:
@@ -180,7 +180,7 @@ class ReplyReaders:
                     raise
                 await asyncio.sleep(_RETRY_S)
 
-    async def _read_once(self, place: Place, offset: int) -> Progress | ChatMessage:
+    async def _read_once(self, place: ReplyRef, offset: int) -> Progress | ChatMessage:
         found = await self._turns.read(place, offset)
         if isinstance(found, Progress):
             return found

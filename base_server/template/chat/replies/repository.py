@@ -14,7 +14,7 @@ from base_server.template.chat.domain.caller import Caller
 from base_server.template.chat.domain.events import open_payload
 from base_server.template.chat.domain.states import GONE, MessageState
 from base_server.template.chat.messages.pages import read_message
-from base_server.template.chat.replies.slot import Place
+from base_server.template.chat.replies.slot import ReplyRef
 from base_server.template.chat.replies.slots import reply_keys
 
 
@@ -27,7 +27,7 @@ class Stopped:
     ready_token: str = ""
 
 
-class ReplyStore(ScriptRunner):
+class ReplyRepository(ScriptRunner):
     """Raises RoomNotFound, MessageNotFound (also for a deleted one), NotAllowedInState for what is no reply."""
 
     async def attach(
@@ -61,7 +61,7 @@ class ReplyStore(ScriptRunner):
             caller,
             room_id,
             [
-                *reply_keys(self._keys, self._lanes, Place(caller, room_id, reply_id, 0)),
+                *reply_keys(self._keys, self._lanes, ReplyRef(caller, room_id, reply_id, 0)),
                 self._keys.epoch(caller.partition),
             ],
             [

@@ -24,11 +24,23 @@ from base_server.template.base.errors import ErrorCode
 from base_server.template.chat.cache.loader import Loaded
 from base_server.template.chat.domain.caller import Caller
 from base_server.template.chat.domain.metrics import OPEN_REPLIES, REPLIES
-from base_server.template.chat.replies.buffer import Draft
-from base_server.template.chat.replies.metadata import Spoken, call_facts, end_facts, end_of, failed
-from base_server.template.chat.replies.signals import News, ReplyNews
-from base_server.template.chat.replies.slot import Turn
-from base_server.template.chat.replies.slots import Asked, Ended, RoomNotLoaded, TurnLost, TurnStore
+from base_server.template.chat.replies.buffer import ReplyBuffer
+from base_server.template.chat.replies.metadata import (
+    LazyHistory,
+    call_facts,
+    end_facts,
+    end_of,
+    failed,
+)
+from base_server.template.chat.replies.signals import ReplySignal, ReplySignals
+from base_server.template.chat.replies.slot import ReplySlot
+from base_server.template.chat.replies.slots import (
+    Asked,
+    Ended,
+    ReplySlots,
+    RoomNotLoaded,
+    SlotLost,
+)
 from base_server.template.chat.settings import ChatSettings
 
 _POLL_S = 1.0
@@ -58,7 +70,7 @@ class RunningReply:
 
     def __init__(
         self,
-        turn: Turn,
+        turn: ReplySlot,
         asked: Asked | None,
         remaining_s: float,
         *,
@@ -70,7 +82,7 @@ class RunningReply:
         self.asked_at_s = time.monotonic()
         self.claim_id = secrets.token_hex(8)
         self.deadline_s = time.monotonic() + remaining_s
-        self.draft: Draft
+        self.draft: ReplyBuffer
         self.task: asyncio.Task[str]
         self.has_come = has_come
         self.is_alone = is_alone
@@ -80,13 +92,13 @@ class RunningReply:
         self.is_claiming = self.is_called = self.is_leaving = self.is_ending = False
         self._asking: asyncio.Timeout | None = None
 
-    def __call__(self, news: News | None) -> None:
+    def __call__(self, news: ReplySignal | None) -> None:
         match news:
-            case News.ENDED:
+            case ReplySignal.ENDED:
                 self.lose()
-            case News.WATCHED:
+            case ReplySignal.WATCHED:
                 self.draft.watch()
-            case News.READY | None:
+            case ReplySignal.READY | None:
                 self.turn_came.set()
 
     def lose(self) -> None:
@@ -113,7 +125,7 @@ class RunningReply:
     async def collect(self, items: AsyncGenerator[ReplyItem, None]) -> dict[str, Any]:
         """Everything that the AI says goes into the draft; the reply's metadata.
 
-        Raises TurnLost as soon as somebody else ended it, Leaving when this process stops before anybody was called,
+        Raises SlotLost as soon as somebody else ended it, Leaving when this process stops before anybody was called,
         TimeoutError at the reply's deadline."""
         try:
             async with (
@@ -140,9 +152,9 @@ class RunningReply:
             self._asking = None
 
     def check(self) -> None:
-        """Raise TurnLost or Leaving when it is not to be asked here any more."""
+        """Raise SlotLost or Leaving when it is not to be asked here any more."""
         if self.is_lost:
-            raise TurnLost
+            raise SlotLost
         if self.is_leaving:
             raise Leaving("chat", "this process stops, the question waits for another")
 
@@ -152,10 +164,10 @@ class ChatReplies:
 
     def __init__(
         self,
-        turns: TurnStore,
+        turns: ReplySlots,
         load_room: Callable[[Caller, str], Awaitable[Loaded]],
         ai: ReplySource,
-        news: ReplyNews,
+        news: ReplySignals,
         settings: ChatSettings,
         tasks: TaskRegistry,
     ) -> None:
@@ -172,7 +184,7 @@ class ChatReplies:
     def __len__(self) -> int:
         return len(self._running)
 
-    def start(self, turn: Turn, asked: Asked | None, *, has_come: bool, watched: bool) -> None:
+    def start(self, turn: ReplySlot, asked: Asked | None, *, has_come: bool, watched: bool) -> None:
         """Run a reply that nobody runs, unless it runs here already. ``has_come``: else it waits for its turn first.
 
         ``watched``: somebody reads along from the start."""
@@ -187,7 +199,7 @@ class ChatReplies:
     async def finished(self, reply_id: str) -> str:
         """The final list entry ('' when it was deleted) of a reply that runs here.
 
-        Raises TakenUp when another process has it by now: this one stood still for longer than its lease."""
+        Raises ReplyHandedOver when another process has it by now: this one stood still for longer than its lease."""
         return await asyncio.shield(self._running[reply_id].task)
 
     def watch(self, reply_id: str) -> bool:
@@ -202,7 +214,7 @@ class ChatReplies:
 
     def stopped(self, reply_id: str, ready_token: str) -> None:
         """A reply was ended from outside: do at once what the news will say."""
-        self._news.tell_here(reply_id, News.ENDED)
+        self._news.tell_here(reply_id, ReplySignal.ENDED)
         self._wake(ready_token)
 
     async def sweep(self, *, all_open: bool = False) -> None:
@@ -252,7 +264,7 @@ class ChatReplies:
 
     def _start(
         self,
-        turn: Turn,
+        turn: ReplySlot,
         asked: Asked | None,
         remaining_s: float,
         *,
@@ -261,14 +273,14 @@ class ChatReplies:
         is_alone: bool = False,
     ) -> None:
         reply = RunningReply(turn, asked, remaining_s, has_come=has_come, is_alone=is_alone)
-        reply.draft = Draft(
+        reply.draft = ReplyBuffer(
             turn,
             reply.claim_id,
             self._turns,
             self._settings,
             self._tasks,
             watched=watched,
-            on_stored=lambda: self._news.tell_here(turn.reply_id, News.TEXT),
+            on_stored=lambda: self._news.tell_here(turn.reply_id, ReplySignal.TEXT),
             on_lost=reply.lose,
         )
         self._running[turn.reply_id] = self._by_token[turn.token] = reply
@@ -282,10 +294,12 @@ class ChatReplies:
             return entry
         finally:
             del self._running[reply.turn.reply_id], self._by_token[reply.turn.token]
-            self._news.tell_here(reply.turn.reply_id, News.ENDED)
+            self._news.tell_here(reply.turn.reply_id, ReplySignal.ENDED)
 
     async def _answer(self, reply: RunningReply) -> str:
-        """Ask, and end the reply with what was said. Raises Leaving, and TakenUp when another process has the reply."""
+        """Ask, and end the reply with what was said.
+
+        Raises Leaving, and ReplyHandedOver when another process has the reply."""
         turn, draft = reply.turn, reply.draft
         try:
             try:
@@ -296,11 +310,11 @@ class ChatReplies:
                 return (await self._tasks.finish(end, "interrupt reply")).entry
             ended = await self._end(reply, metadata)
             return ended.entry or await self._turns.final(turn)
-        except TurnLost:
+        except SlotLost:
             reply.is_ending = True
             await draft.close()
             if await self._turns.leave(turn):
-                raise TakenUp("chat", "another process has taken up the reply") from None
+                raise ReplyHandedOver("chat", "another process has taken up the reply") from None
             return await self._turns.final(turn)
         except Leaving:
             await draft.close()
@@ -308,7 +322,7 @@ class ChatReplies:
             raise
 
     async def _ask(self, reply: RunningReply) -> dict[str, Any]:
-        """What the AI says goes into the draft; the reply's metadata, however it failed. Raises TurnLost, Leaving."""
+        """What the AI says goes into the draft; the reply's metadata, however it failed. Raises SlotLost, Leaving."""
         turn = reply.turn
         try:
             while True:
@@ -337,7 +351,7 @@ class ChatReplies:
         except UnknownPersona:
             # The room's persona has left the configuration.
             pass
-        except (TurnLost, Leaving):
+        except (SlotLost, Leaving):
             raise
         except Exception as error:
             # Whatever it was, the reply ends (G7); the error is in the log.
@@ -346,7 +360,7 @@ class ChatReplies:
         return failed(turn, ErrorCode.AI_UNAVAILABLE) | {"called": False}
 
     async def _wait(self, reply: RunningReply) -> None:
-        """Until the turn has come. Raises TimeoutError when the reply's deadline is first, TurnLost, Leaving."""
+        """Until the turn has come. Raises TimeoutError when the reply's deadline is first, SlotLost, Leaving."""
         while time.monotonic() < reply.deadline_s:
             reply.turn_came.clear()
             reply.check()
@@ -384,7 +398,7 @@ class ChatReplies:
                 await asyncio.sleep(_RETRY_S)
         if not reply.asked.question:
             raise _QuestionDeleted
-        return Question(reply.asked.question, Spoken(reply.asked.history))
+        return Question(reply.asked.question, LazyHistory(reply.asked.history))
 
     async def _claim(self, reply: RunningReply) -> None:
         """Take the turn, however often Redis does not answer: only an answer says whether it is ours.
@@ -422,14 +436,14 @@ class ChatReplies:
             Logger.warn("turn not handed over", room_id=reply.turn.room_id, reason=outage.reason)
 
     async def _load(self, reply: RunningReply) -> float:
-        """Load the reply's room; for how long to wait before the next look at it, in seconds. Raises TurnLost when the
+        """Load the reply's room; for how long to wait before the next look at it, in seconds. Raises SlotLost when the
         room is not there any more."""
         turn = reply.turn
         try:
             await self._turns.restore(turn)
             if await self._load_room(turn.caller, turn.room_id) is not Loaded.WARM:
                 await self._turns.forget(turn)
-                raise TurnLost
+                raise SlotLost
         except ServiceUnavailable as outage:
             Logger.warn("room of a reply not loaded", room_id=turn.room_id, reason=outage.reason)
             return _POLL_S
@@ -468,7 +482,7 @@ class ChatReplies:
             reply.turn_came.set()
 
 
-class TakenUp(ServiceUnavailable):
+class ReplyHandedOver(ServiceUnavailable):
     """Another process runs the reply."""
 
 

@@ -1,7 +1,7 @@
 """What the scripts tell every process about replies, by signals (``base_server.service.cache.signals``).
 
-News are hints without content: whoever hears one looks into Redis from where it stands, and whoever misses one looks
-again by itself a little later.
+A signal is a hint without content: its subscriber reads from Redis what it lacks, and one that missed a signal reads
+again a little later.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from base_server.template.chat.cache.keys import NEWS
 Subscribe = Callable[[str, Callable[[str, str], None], Callable[[], None]], Awaitable[bool]]
 
 
-class News(StrEnum):
+class ReplySignal(StrEnum):
     """What happened to a reply; the same words stand in the scripts."""
 
     TEXT = "text"
@@ -28,10 +28,10 @@ class News(StrEnum):
 class Listener(Protocol):
     """Called on the loop, must not block; ``news`` None: something may have been missed, look for yourself."""
 
-    def __call__(self, news: News | None) -> None: ...
+    def __call__(self, news: ReplySignal | None) -> None: ...
 
 
-class ReplyNews:
+class ReplySignals:
     """Who wants to hear of which reply in this process."""
 
     def __init__(self) -> None:
@@ -45,7 +45,7 @@ class ReplyNews:
         """``listener`` hears of this reply within the block."""
         return _Hearing(self._listeners, reply_id, listener)
 
-    def tell_here(self, reply_id: str, news: News) -> None:
+    def tell_here(self, reply_id: str, news: ReplySignal) -> None:
         """Tell this process alone, at once."""
         for listener in tuple(self._listeners.get(reply_id, ())):
             listener(news)
@@ -53,7 +53,7 @@ class ReplyNews:
     def _heard(self, _: str, text: str) -> None:
         kind, _, reply_id = text.partition(" ")
         if reply_id in self._listeners:
-            self.tell_here(reply_id, News(kind))
+            self.tell_here(reply_id, ReplySignal(kind))
 
     def _missed(self) -> None:
         for listeners in tuple(self._listeners.values()):

@@ -9,7 +9,7 @@ from base_server.template.chat.domain.message_format import from_json, to_json
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class ReplyRef:
     """Where a reply stands: enough to read it without searching."""
 
     caller: Caller
@@ -19,7 +19,7 @@ class Place:
 
 
 @dataclass(frozen=True, slots=True)
-class Turn:
+class ReplySlot:
     """``token`` names it in every script; ``deadline_ms`` is when the reply must have ended, by Redis' clock."""
 
     token: str
@@ -32,12 +32,12 @@ class Turn:
     persona: str
 
     @property
-    def place(self) -> Place:
-        return Place(self.caller, self.room_id, self.reply_id, self.reply_seq)
+    def place(self) -> ReplyRef:
+        return ReplyRef(self.caller, self.room_id, self.reply_id, self.reply_seq)
 
     @property
     def text(self) -> str:
-        """As :func:`read_turn` takes it."""
+        """As :func:`parse_slot` takes it."""
         fields = (
             self.token,
             self.reply_id,
@@ -49,10 +49,10 @@ class Turn:
         return "|".join(map(str, fields))
 
 
-def read_turn(text: str, caller: Caller, room_id: str) -> Turn:
+def parse_slot(text: str, caller: Caller, room_id: str) -> ReplySlot:
     """A turn as lua/accept_send.lua writes it: token|reply id|reply seq|question id|deadline ms|persona as JSON."""
     token, reply_id, reply_seq, question_id, deadline_ms, persona = text.split("|", 5)
-    return Turn(
+    return ReplySlot(
         token,
         caller,
         room_id,

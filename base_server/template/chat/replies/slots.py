@@ -18,7 +18,7 @@ from base_server.template.chat.domain.events import open_payload
 from base_server.template.chat.domain.message_format import spoken_of, tail, to_json
 from base_server.template.chat.domain.states import MessageState
 from base_server.template.chat.persistence.event_streams import ChatLanes
-from base_server.template.chat.replies.slot import Place, Turn, read_turn
+from base_server.template.chat.replies.slot import ReplyRef, ReplySlot, parse_slot
 from base_server.template.chat.settings import ChatSettings
 
 _SWEEP_AT_ONCE = 50
@@ -62,17 +62,17 @@ class Progress:
 
 
 @dataclass(frozen=True)
-class OpenTurn:
+class OpenSlot:
     """A turn that the sweeper found. ``is_called``: a process has called the AI, or was about to.
 
     ``remaining_s``: until its deadline, by Redis' clock; negative when that is over."""
 
-    turn: Turn
+    turn: ReplySlot
     is_called: bool
     remaining_s: float
 
 
-class TurnStore:
+class ReplySlots:
     """One script an operation; each compares the turn's token, so that the first to end a reply wins."""
 
     def __init__(self, cache: CacheClient, lanes: ChatLanes, settings: ChatSettings) -> None:
@@ -82,7 +82,7 @@ class TurnStore:
         self._keys = ChatKeys(cache)
         self._lease_ms = round(settings.reply_lease_s * 1000)
 
-    async def look(self, turn: Turn, claim_id: str, *, is_alone: bool = False) -> Asked | None:
+    async def look(self, turn: ReplySlot, claim_id: str, *, is_alone: bool = False) -> Asked | None:
         """What is to be asked once the turn has come; None while it waits. Raises as :meth:`claim`."""
         answer = await self._claim(turn, claim_id, self._settings.history_length, is_alone)
         return (
@@ -91,17 +91,17 @@ class TurnStore:
             else Asked(spoken_of(answer[1])[1] if answer[1] else "", answer[2:])
         )
 
-    async def claim(self, turn: Turn, claim_id: str, *, is_alone: bool = False) -> bool | None:
+    async def claim(self, turn: ReplySlot, claim_id: str, *, is_alone: bool = False) -> bool | None:
         """Take a turn that has come: from now on the caller asks, or nobody. None: it waits (again).
 
         False: it is taken, but its question was deleted meanwhile. ``claim_id`` names the task that asks: only it gets
-        the same answer again, when the first was lost. ``is_alone``: no other process can have asked. Raises TurnLost
+        the same answer again, when the first was lost. ``is_alone``: no other process can have asked. Raises SlotLost
         when the turn is over or another process has it, RoomNotLoaded when the room must be loaded first."""
         answer = await self._claim(turn, claim_id, "", is_alone)
         return None if answer is None else bool(answer[1])
 
     async def _claim(
-        self, turn: Turn, claim_id: str, look_at: int | str, is_alone: bool
+        self, turn: ReplySlot, claim_id: str, look_at: int | str, is_alone: bool
     ) -> list[Any] | None:
         keys, partition, room_id = self._keys, turn.caller.partition, turn.room_id
         answer: list[Any] = await self._cache.run_script(
@@ -127,12 +127,12 @@ class TurnStore:
             case Answer.WAIT:
                 return None
             case Answer.LOST:
-                raise TurnLost
+                raise SlotLost
             case Answer.COLD:
                 raise RoomNotLoaded
         return answer
 
-    async def restore(self, turn: Turn, claim_id: str = "") -> bool:
+    async def restore(self, turn: ReplySlot, claim_id: str = "") -> bool:
         """Open a turn again that Redis lost with its room's record, or that an older record does not know; ``claim_id``
         when it was claimed already.
 
@@ -162,12 +162,12 @@ class TurnStore:
             )
         )
 
-    async def forget(self, turn: Turn) -> None:
+    async def forget(self, turn: ReplySlot) -> None:
         """Take a waiting turn out of a room that is not there any more."""
         waiting = self._keys.turns(turn.room_id, turn.caller.partition)
         await self._cache.execute("LREM", waiting, 0, turn.text)
 
-    async def hand_over(self, turn: Turn, claim_id: str) -> None:
+    async def hand_over(self, turn: ReplySlot, claim_id: str) -> None:
         """Give back a turn that was not used: another process may claim it."""
         keys, partition = self._keys, turn.caller.partition
         await self._cache.run_script(
@@ -182,7 +182,7 @@ class TurnStore:
 
     async def append(
         self,
-        turn: Turn,
+        turn: ReplySlot,
         claim_id: str,
         start: int,
         text: str,
@@ -192,7 +192,7 @@ class TurnStore:
     ) -> bool:
         """Append ``text``, which begins at byte ``start`` of the reply, note its usage, renew the lease.
 
-        Returns whether somebody reads along in another process. Raises TurnLost when the reply was ended by somebody
+        Returns whether somebody reads along in another process. Raises SlotLost when the reply was ended by somebody
         else, StreamBehind when Redis has less than ``start`` bytes of it."""
         keys, partition = self._keys, turn.caller.partition
         answer = await self._cache.run_script(
@@ -217,7 +217,7 @@ class TurnStore:
         )
         if answer[0] == Answer.LOST:
             if not await self.restore(turn, claim_id if is_called else ""):
-                raise TurnLost
+                raise SlotLost
             if is_called:
                 raise StreamBehind(0)
             return False
@@ -227,7 +227,7 @@ class TurnStore:
 
     async def end(
         self,
-        turn: Turn,
+        turn: ReplySlot,
         claim_id: str,
         text: str,
         metadata: Mapping[str, Any],
@@ -237,7 +237,7 @@ class TurnStore:
     ) -> Ended:
         """End a reply with its final text; ``metadata["finish_reason"]`` says why.
 
-        ``unsent`` begins at byte ``start``: what the stream lacks (None: all of it). Raises TurnLost when another
+        ``unsent`` begins at byte ``start``: what the stream lacks (None: all of it). Raises SlotLost when another
         process has it."""
         caller = turn.caller
         full = {"ai_persona": turn.persona, **metadata}
@@ -260,13 +260,13 @@ class TurnStore:
         if answer[0] == Answer.LOST and not answer[1] and await self.restore(turn, claim_id):
             answer = await self._cache.run_script(SCRIPTS["end_reply"], keys, args)
         if answer[0] == Answer.WAIT:
-            raise TurnLost
+            raise SlotLost
         if answer[0] == Answer.OK:
             self._lanes.noticed(caller.partition, caller.shard_id, answer[2])
             return Ended(answer[1], True, answer[3])
         return Ended(answer[1], False)
 
-    async def interrupt(self, turn: Turn, *, only_if_expired: bool = False) -> Ended | None:
+    async def interrupt(self, turn: ReplySlot, *, only_if_expired: bool = False) -> Ended | None:
         """End a reply that runs elsewhere, or nowhere, with what its stream holds. None: its lease still runs."""
         caller = turn.caller
         answer = await self._cache.run_script(
@@ -290,7 +290,7 @@ class TurnStore:
             return Ended(answer[1], True, answer[4])
         return Ended("", False)
 
-    async def leave(self, turn: Turn) -> bool:
+    async def leave(self, turn: ReplySlot) -> bool:
         """Let go of a turn that was lost: deleted, its room's record lost, or taken up by another process meanwhile.
 
         Returns whether another process has it: then its reply goes on, and is told of to those who read it here."""
@@ -306,7 +306,7 @@ class TurnStore:
         )
         return bool(answer)
 
-    async def read(self, place: Place, offset: int) -> Progress | Final | None:
+    async def read(self, place: ReplyRef, offset: int) -> Progress | Final | None:
         """What a reader who has ``offset`` bytes lacks: text while the reply runs, its entry once it has ended, None
         when it has left the room's window."""
         keys, partition = self._keys, place.caller.partition
@@ -330,7 +330,7 @@ class TurnStore:
         deltas = [(int(entry_id.partition("-")[0]), fields[1]) for entry_id, fields in answer[2:]]
         return Progress(answer[1], deltas)
 
-    async def final(self, turn: Turn) -> str:
+    async def final(self, turn: ReplySlot) -> str:
         """The entry of a reply that has ended; '' when it was deleted.
 
         Raises ServiceUnavailable when it has left the window meanwhile: repeated, its send finds it in MySQL."""
@@ -341,7 +341,7 @@ class TurnStore:
             "cache", "the reply has left the room's window, send the same again"
         )
 
-    async def expired(self, *, all_open: bool = False) -> list[OpenTurn]:
+    async def expired(self, *, all_open: bool = False) -> list[OpenSlot]:
         """Open turns whose lease has run out by Redis' clock (``all_open``: every one), of all partitions but those
         that are away."""
         partitions = range(self._cache.partitions.count)
@@ -350,7 +350,7 @@ class TurnStore:
         )
         return [turn for turns in found.values() for turn in turns]
 
-    async def _expired_in(self, partition: int, *, all_open: bool) -> list[OpenTurn]:
+    async def _expired_in(self, partition: int, *, all_open: bool) -> list[OpenSlot]:
         leases = self._keys.leases(partition)
         args = ["1" if all_open else "", _SWEEP_AT_ONCE, self._lease_ms]
         now_ms, *room_ids = await self._cache.run_script(SCRIPTS["expired_turns"], [leases], args)
@@ -364,14 +364,16 @@ class TurnStore:
                 await self._cache.run_script(SCRIPTS["drop_lease"], [record, leases], [room_id])
                 continue
             try:
-                turn = read_turn(text, Caller(account, int(db_key), int(shard), partition), room_id)
+                turn = parse_slot(
+                    text, Caller(account, int(db_key), int(shard), partition), room_id
+                )
             except (TypeError, ValueError):
                 Logger.error(
                     "an open turn cannot be read; the room's record is damaged", room_id=room_id
                 )
                 continue
             is_called = phase not in ("ready", "unsure")
-            turns.append(OpenTurn(turn, is_called, (turn.deadline_ms - int(now_ms)) / 1000))
+            turns.append(OpenSlot(turn, is_called, (turn.deadline_ms - int(now_ms)) / 1000))
         return turns
 
     async def _open_fields(self, partition: int, room_id: str) -> list[Any]:
@@ -387,7 +389,7 @@ class TurnStore:
             return [None] * len(fields)
 
 
-class TurnLost(Exception):
+class SlotLost(Exception):
     """The turn is not this token's any more: stopped, deleted, ended by the sweeper, or another process has it."""
 
 
@@ -403,7 +405,7 @@ class StreamBehind(Exception):
         self.length = length
 
 
-def reply_keys(keys: ChatKeys, lanes: ChatLanes, place: Place) -> list[str]:
+def reply_keys(keys: ChatKeys, lanes: ChatLanes, place: ReplyRef) -> list[str]:
     """How the KEYS of every script begin that ends a reply."""
     room_id, partition = place.room_id, place.caller.partition
     return [
