@@ -63,7 +63,7 @@ def described_api() -> dict[str, Any]:
     container = ServiceContainer(ServiceSettings("app", "LOCAL", Path("unused")))
     context = TemplateContext()
     add_templates(context, container, settings, create_session_store(container, settings.netConfig))
-    return describe_api(context.protocols())
+    return describe_api(context.endpoints())
 
 
 def operations_by_protocol(document: Mapping[str, Any]) -> dict[int, tuple[str, dict[str, Any]]]:

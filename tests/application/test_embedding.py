@@ -25,7 +25,7 @@ from application.base_web_server.http.routers.protocol_router import add_protoco
 from base_server.service.core.errors import StartError
 from base_server.template.base.base_template import BaseTemplate
 from base_server.template.base.client_session import ClientSession
-from base_server.template.base.endpoint import Protocol
+from base_server.template.base.endpoint import Endpoint
 from base_server.template.base.envelope import Request, Response
 from base_server.template.base.session_info import SessionInfo
 from base_server.template.base.template_context import TemplateContext
@@ -42,8 +42,8 @@ class MarketTemplate(BaseTemplate):
         self.sold: list[str] = []
         self.peers: list[str] = []
 
-    def protocols(self) -> Sequence[Protocol]:
-        return [Protocol(7001, "/market/buy", Request, Response, self.on_buy_req)]
+    def endpoints(self) -> Sequence[Endpoint]:
+        return [Endpoint(7001, "/market/buy", Request, Response, self.on_buy_req)]
 
     async def on_buy_req(self, client_session: ClientSession, request: Request) -> Response:
         self.begun.set()

@@ -19,7 +19,7 @@ from application.base_web_server.observability.metrics import Metrics
 from base_server.service.core import instruments
 from base_server.service.core.instruments import Counter, Gauge, Histogram, declared_instruments
 from base_server.service.service_container import ServiceContainer, ServiceSettings
-from base_server.template.base.endpoint import Protocol
+from base_server.template.base.endpoint import Endpoint
 from base_server.template.base.envelope import Request, Response
 from tests.openai_stub import OpenAIStub, Reply
 from tests.server_process import Client, running_server
@@ -200,9 +200,9 @@ async def test_answers_are_counted_by_error_and_timed_by_protocol(tmp_path: Path
         raise AssertionError
 
     metrics = Metrics(ServiceContainer(ServiceSettings("m", "LOCAL", tmp_path)).queue)
-    protocols = [Protocol(number, "/path", Request, Response, handler) for number in (7001, 7002)]
+    endpoints = [Endpoint(number, "/path", Request, Response, handler) for number in (7001, 7002)]
     for which, error_code, elapsed_s in [(0, 0, 0.002), (0, 0, 0.5), (0, 1002, 4), (1, 0, 0.25)]:
-        metrics.observe(protocols[which], error_code, elapsed_s)
+        metrics.observe(endpoints[which], error_code, elapsed_s)
         numbers = Numbers(metrics.render(ready=False, queues={}).decode())
     assert numbers.sum("requests_total", protocol="7001", error_code="0") == 2
     assert numbers.sum("requests_total", protocol="7001", error_code="1002") == 1

@@ -20,7 +20,7 @@ from service.queue.queue_service import QueueService
 from service.service_container import ServiceContainer
 from template.base.base_template import BaseTemplate
 from template.base.client_session import ClientSession
-from template.base.endpoint import Protocol
+from template.base.endpoint import Endpoint
 from template.chat.chat_state_machine import MessageState, RoomState, get_chat_state_machine
 from template.chat.common.chat_model import ChatMessage, ChatRoom
 from template.chat.common.chat_serialize import (
@@ -39,12 +39,12 @@ class DocumentedTemplate(BaseTemplate):
     def __init__(self) -> None:
         self.ai_service = ServiceContainer.get_ai_chat_service()
 
-    def protocols(self) -> Sequence[Protocol]:
+    def endpoints(self) -> Sequence[Endpoint]:
         return (
-            Protocol(
+            Endpoint(
                 ROOM_LIST, "/api/host/rooms", ChatRoomListRequest, ChatRoomListResponse, self.on_chat_room_list_req
             ),
-            Protocol(
+            Endpoint(
                 MESSAGE_SEND,
                 "/api/host/message/send",
                 ChatMessageSendRequest,

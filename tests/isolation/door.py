@@ -1,4 +1,4 @@
-"""The server's door without HTTP: the shipped protocol tables on a running chat, called with bodies and tokens.
+"""The server's door without HTTP: the shipped endpoint tables on a running chat, called with bodies and tokens.
 
 A :class:`Door` also takes a picture of everything that Redis and the databases hold, so that a test can say
 "nothing changed".
@@ -16,7 +16,7 @@ from typing import Any
 from application.base_web_server.templates import create_account_template, create_session_store
 from base_server.service.cache.cache_settings import CacheSettings
 from base_server.service.net.net_settings import NetSettings
-from base_server.template.base.endpoint import Protocol
+from base_server.template.base.endpoint import Endpoint
 from base_server.template.base.session_info import SessionInfo
 from base_server.template.base.template_context import TemplateContext
 from base_server.template.base.template_service import Answer, Call, TemplateService
@@ -59,7 +59,7 @@ class Collected:
 
 
 class Door:
-    """``protocols`` are those that a server registers by itself."""
+    """``endpoints`` are those that a server registers by itself."""
 
     def __init__(self, world: ChatWorld) -> None:
         self.world = world
@@ -76,16 +76,16 @@ class Door:
         self._hash = ""
 
     @property
-    def protocols(self) -> list[Protocol]:
-        return self.context.protocols()
+    def endpoints(self) -> list[Endpoint]:
+        return self.context.endpoints()
 
     async def call(
-        self, protocol: Protocol, body: dict[str, Any], token: str | None = None
+        self, endpoint: Endpoint, body: dict[str, Any], token: str | None = None
     ) -> Answer:
         """The answer as the server would send it; the body of a stream is the list of its events."""
         collected = Collected()
         answer = await self._service.handle(
-            protocol, Call(json.dumps(body).encode(), bearer=token), collected
+            endpoint, Call(json.dumps(body).encode(), bearer=token), collected
         )
         if answer.is_streamed:
             answer = replace(
@@ -120,10 +120,10 @@ class Door:
 
     async def ok(self, account: Account, path: str, /, **fields: Any) -> dict[str, Any]:
         """The envelope of a success."""
-        protocol = self.context.find_by_path(path)
-        assert protocol is not None, path
+        endpoint = self.context.find_by_path(path)
+        assert endpoint is not None, path
         envelope: dict[str, Any] = json.loads(
-            (await self.call(protocol, fields, account.token)).body
+            (await self.call(endpoint, fields, account.token)).body
         )
         assert envelope["errorCode"] == 0, envelope
         return envelope

@@ -1,8 +1,8 @@
-"""Every operation × every id that it takes × {foreign, unknown, malformed}, made from the protocol tables.
+"""Every operation × every id that it takes × {foreign, unknown, malformed}, made from the endpoint tables.
 
 The answer to another account's id is the answer to an id that does not exist, in status, headers and body, and
 neither changes anything in Redis or the databases; warm (the room is in Redis), cold (it must be read from the
-database), and while a reply runs in it. A new protocol is attacked by itself; a field of a new name fails the first
+database), and while a reply runs in it. A new endpoint is attacked by itself; a field of a new name fails the first
 test until it is listed here as an id or as something else.
 """
 
@@ -21,7 +21,7 @@ import pytest
 from application.base_web_server.config.loading import ServerSettings
 from application.base_web_server.lifecycle import Server
 from base_server.service.cache.cache_settings import CacheSettings
-from base_server.template.base.endpoint import Access, Protocol
+from base_server.template.base.endpoint import Access, Endpoint
 from base_server.template.base.envelope import Request
 from base_server.template.base.template_context import TemplateContext
 from base_server.template.base.template_service import Answer
@@ -150,14 +150,14 @@ async def _has_stream(door: Door, room_id: str) -> bool:
     return any(f"reply:{room_id}" in key for key in await door.redis_picture())
 
 
-def id_fields(protocol: Protocol) -> list[str]:
-    return [name for name in protocol.request.model_fields if name in IDS]
+def id_fields(endpoint: Endpoint) -> list[str]:
+    return [name for name in endpoint.request.model_fields if name in IDS]
 
 
-def body_with(protocol: Protocol, own: Target, values: dict[str, Any]) -> dict[str, Any]:
+def body_with(endpoint: Endpoint, own: Target, values: dict[str, Any]) -> dict[str, Any]:
     """A valid body of the caller's own ids and harmless texts, with ``values`` in place."""
     body: dict[str, Any] = {"sequence": 7}
-    for name, field in protocol.request.model_fields.items():
+    for name, field in endpoint.request.model_fields.items():
         if field.is_required():
             body[name] = own.values[name] if name in IDS else PLAIN[name]
     return body | values
@@ -179,20 +179,20 @@ def test_every_field_of_every_shipped_protocol_is_known_here() -> None:
     context = TemplateContext()
     Server(ServerSettings(), context)
     unknown = {
-        (protocol.id, name)
-        for protocol in context.protocols()
-        for name in protocol.request.model_fields
+        (endpoint.id, name)
+        for endpoint in context.endpoints()
+        for name in endpoint.request.model_fields
         if name not in IDS | OF_THE_ENVELOPE | set(PLAIN)
     }
     assert not unknown, "is it an id? List it in IDS with a value in Target, else in PLAIN"
-    assert {name for protocol in context.protocols() for name in id_fields(protocol)} == IDS
+    assert {name for endpoint in context.endpoints() for name in id_fields(endpoint)} == IDS
 
 
 def test_the_matrix_has_the_protocols_of_a_shipped_server(door: Door) -> None:
     context = TemplateContext()
     Server(ServerSettings(), context)
-    shipped = [(protocol.id, protocol.path) for protocol in context.protocols()]
-    assert [(protocol.id, protocol.path) for protocol in door.protocols] == shipped
+    shipped = [(endpoint.id, endpoint.path) for endpoint in context.endpoints()]
+    assert [(endpoint.id, endpoint.path) for endpoint in door.endpoints] == shipped
 
 
 async def make_targets(door: Door, own: Account) -> dict[str, Target]:
@@ -220,11 +220,11 @@ async def test_a_foreign_id_is_answered_as_an_unknown_one_and_changes_nothing(do
     await door.world.persist()
     before = await _all_that_they_see(door, targets)
     probes = 0
-    for protocol in door.protocols:
-        own, fields = owns[bool(protocol.events)], id_fields(protocol)
+    for endpoint in door.endpoints:
+        own, fields = owns[bool(endpoint.events)], id_fields(endpoint)
         choices = [[field] for field in fields] + ([fields] if len(fields) > 1 else [])
         for chosen, (way, target), cold in product(choices, targets.items(), (False, True)):
-            if (protocol.id, chosen[0]) in TELLS or (
+            if (endpoint.id, chosen[0]) in TELLS or (
                 cold and (target.running or chosen[0] in CLIENT_IDS)
             ):
                 continue
@@ -233,7 +233,7 @@ async def test_a_foreign_id_is_answered_as_an_unknown_one_and_changes_nothing(do
             else:
                 await _warm(door, target)
             await _compare(
-                door, protocol, own, target, chosen, f"{protocol.path} {chosen} {way} {cold=}"
+                door, endpoint, own, target, chosen, f"{endpoint.path} {chosen} {way} {cold=}"
             )
             probes += 1
     assert probes > 60
@@ -255,13 +255,13 @@ async def _warm(door: Door, target: Target) -> None:
 
 
 async def _compare(
-    door: Door, protocol: Protocol, own: Target, target: Target, chosen: list[str], what: str
+    door: Door, endpoint: Endpoint, own: Target, target: Target, chosen: list[str], what: str
 ) -> None:
     foreign = {name: target.values[name] for name in chosen}
     twin = {name: value for name, value in target.unknown(door).items() if name in chosen}
     rows, picture = await door.rows(target.account), await door.redis_picture()
     asked = door.world.provider.calls
-    answer = await door.call(protocol, body_with(protocol, own, foreign), own.account.token)
+    answer = await door.call(endpoint, body_with(endpoint, own, foreign), own.account.token)
     asked_for_foreign = door.world.provider.calls - asked
     changed = _changed(picture, await door.redis_picture())
     theirs = [
@@ -271,7 +271,7 @@ async def _compare(
     ]
     assert not theirs, f"{what} changed {theirs}"
     assert await door.rows(target.account) == rows, what
-    unknown = await door.call(protocol, body_with(protocol, own, twin), own.account.token)
+    unknown = await door.call(endpoint, body_with(endpoint, own, twin), own.account.token)
     assert told(answer, *foreign.values()) == told(unknown, *twin.values()), what
     assert asked_for_foreign == door.world.provider.calls - asked - asked_for_foreign, what
     if answer.error_code:
@@ -304,20 +304,20 @@ async def test_a_malformed_id_is_named_before_anything_is_looked_at(door: Door) 
     await door.world.persist()
     await door.world.hush()
     picture, round_trips = await door.redis_picture(), 0
-    for protocol in door.protocols:
-        for name in id_fields(protocol):
+    for endpoint in door.endpoints:
+        for name in id_fields(endpoint):
             for value in MALFORMED[name]:
                 before = door.world.redis.round_trips
                 answer = await door.call(
-                    protocol, body_with(protocol, own, {name: value}), me.token
+                    endpoint, body_with(endpoint, own, {name: value}), me.token
                 )
                 body = json.loads(answer.body)
                 assert (answer.status, body["errorCode"]) == (400, 1002), (
-                    protocol.path,
+                    endpoint.path,
                     name,
                     value,
                 )
-                assert body["error"]["details"]["field"] == name, (protocol.path, name, value)
+                assert body["error"]["details"]["field"] == name, (endpoint.path, name, value)
                 round_trips = max(round_trips, door.world.redis.round_trips - before)
     assert round_trips <= 1, "only the session is looked up"
     assert await door.redis_picture() == picture
@@ -339,14 +339,14 @@ async def test_a_session_that_is_missing_malformed_unknown_or_ended_is_one_answe
         ended.token,
     ]
     own = await make_target(door, await door.account())
-    for protocol in door.protocols:
-        if protocol.access is Access.USER:
+    for endpoint in door.endpoints:
+        if endpoint.access is Access.USER:
             answers = [
-                await door.call(protocol, body_with(protocol, own, {}), token) for token in tokens
+                await door.call(endpoint, body_with(endpoint, own, {}), token) for token in tokens
             ]
             assert {(answer.status, answer.body, answer.error_code) for answer in answers} == {
                 (401, answers[0].body, 10000)
-            }, protocol.path
+            }, endpoint.path
 
 
 async def test_nobody_logs_in_as_another_with_his_own_password(door: Door) -> None:

@@ -32,7 +32,7 @@ def build_app(
     metrics: Metrics,
     is_open: Callable[[], bool],
 ) -> web.Application:
-    """The server's app with the templates that ``context`` has now; protocols answer "try again" unless ``is_open``."""
+    """The server's app with the templates that ``context`` has now; endpoints answer "try again" unless ``is_open``."""
     app = _bare_app(settings, service)
     add_cors(app, settings.cors_origins)
     add_protocol_routes(app, context, service, PeerFinder(settings.trusted_proxies), is_open)

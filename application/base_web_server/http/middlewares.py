@@ -50,7 +50,7 @@ async def add_common_headers(request: web.Request, response: web.StreamResponse)
 
 
 def make_error_middleware(service: TemplateService) -> Middleware:
-    """Whatever goes wrong outside a protocol becomes an envelope, never a page or a stack trace.
+    """Whatever goes wrong outside an endpoint becomes an envelope, never a page or a stack trace.
 
     Those that GET, probes among them, look at the status alone: they get that of the error.
     """

@@ -1,4 +1,4 @@
-"""The OpenAPI 3.1 description, made from the protocol tables and the error registry."""
+"""The OpenAPI 3.1 description, made from the endpoint tables and the error registry."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any, Literal
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
-from base_server.template.base.endpoint import Access, Protocol
+from base_server.template.base.endpoint import Access, Endpoint
 from base_server.template.base.envelope import Response
 from base_server.template.base.errors import ErrorCode
 
@@ -29,12 +29,12 @@ taken strictly: `"5"` is no number.
 _Mode = Literal["validation", "serialization"]
 
 
-def describe_api(protocols: Sequence[Protocol]) -> dict[str, Any]:
+def describe_api(endpoints: Sequence[Endpoint]) -> dict[str, Any]:
     """The document as JSON values."""
     wanted: list[tuple[type[BaseModel], _Mode]] = [(Response, "serialization")]
-    for protocol in protocols:
-        wanted += [(protocol.request, "validation"), (protocol.response, "serialization")]
-        wanted += [(event, "serialization") for event in protocol.events.values()]
+    for endpoint in endpoints:
+        wanted += [(endpoint.request, "validation"), (endpoint.response, "serialization")]
+        wanted += [(event, "serialization") for event in endpoint.events.values()]
     refs, defs = models_json_schema(list(dict.fromkeys(wanted)), ref_template=_REF)
     envelope = refs[(Response, "serialization")]
     return {
@@ -48,10 +48,10 @@ def describe_api(protocols: Sequence[Protocol]) -> dict[str, Any]:
         "servers": [{"url": "/"}],
         "paths": {
             **{
-                protocol.path: {"post": _operation(protocol, refs, envelope)}
-                for protocol in protocols
+                endpoint.path: {"post": _operation(endpoint, refs, envelope)}
+                for endpoint in endpoints
             },
-            "/api/protocol/{protocol_id}": {"post": _dispatch(protocols, envelope)},
+            "/api/protocol/{protocol_id}": {"post": _dispatch(endpoints, envelope)},
         },
         "components": {
             "schemas": {**defs.get("$defs", {}), "ErrorCode": _error_code_schema()},
@@ -60,41 +60,41 @@ def describe_api(protocols: Sequence[Protocol]) -> dict[str, Any]:
     }
 
 
-def _operation(protocol: Protocol, refs: Mapping[Any, Any], envelope: Any) -> dict[str, Any]:
-    user = protocol.access is Access.USER
-    request: dict[str, Any] = {"schema": refs[(protocol.request, "validation")]}
-    if protocol.example is not None:
-        request["example"] = dict(protocol.example.request)
-    same = f"Protocol {protocol.id}; the same as POST /api/protocol/{protocol.id}."
+def _operation(endpoint: Endpoint, refs: Mapping[Any, Any], envelope: Any) -> dict[str, Any]:
+    user = endpoint.access is Access.USER
+    request: dict[str, Any] = {"schema": refs[(endpoint.request, "validation")]}
+    if endpoint.example is not None:
+        request["example"] = dict(endpoint.example.request)
+    same = f"Protocol {endpoint.id}; the same as POST /api/protocol/{endpoint.id}."
     return {
-        "operationId": f"protocol_{protocol.id}",
-        "x-protocol-id": protocol.id,
-        "x-error-codes": [int(code) for code in protocol.possible_errors],
-        "summary": protocol.summary,
-        "description": "\n\n".join(filter(None, (getdoc(protocol.handler), same))),
-        "tags": [protocol.path.strip("/").split("/")[1] if protocol.path.count("/") > 1 else "api"],
+        "operationId": f"protocol_{endpoint.id}",
+        "x-protocol-id": endpoint.id,
+        "x-error-codes": [int(code) for code in endpoint.possible_errors],
+        "summary": endpoint.summary,
+        "description": "\n\n".join(filter(None, (getdoc(endpoint.handler), same))),
+        "tags": [endpoint.path.strip("/").split("/")[1] if endpoint.path.count("/") > 1 else "api"],
         # The token may stand in the body's accessToken too, so the header alone is never required.
         "security": [{"token": []}, {}] if user else [],
         "requestBody": {"required": True, "content": {"application/json": request}},
         "responses": {
-            "200": _stream(protocol, refs) if protocol.events else _json(protocol, refs),
-            **_error_responses(protocol.possible_errors, envelope),
+            "200": _stream(endpoint, refs) if endpoint.events else _json(endpoint, refs),
+            **_error_responses(endpoint.possible_errors, envelope),
         },
     } | (
-        {"parameters": [_LAST_EVENT_ID]} if "last_event_id" in protocol.request.model_fields else {}
+        {"parameters": [_LAST_EVENT_ID]} if "last_event_id" in endpoint.request.model_fields else {}
     )
 
 
-def _dispatch(protocols: Sequence[Protocol], envelope: Any) -> dict[str, Any]:
-    codes = {code for protocol in protocols for code in protocol.possible_errors} | {
+def _dispatch(endpoints: Sequence[Endpoint], envelope: Any) -> dict[str, Any]:
+    codes = {code for endpoint in endpoints for code in endpoint.possible_errors} | {
         ErrorCode.UNKNOWN_PROTOCOL
     }
-    known = {"type": "integer", "enum": [protocol.id for protocol in protocols]}
+    known = {"type": "integer", "enum": [endpoint.id for endpoint in endpoints]}
     return {
         "operationId": "protocol_by_id",
         "x-error-codes": sorted(int(code) for code in codes),
         "summary": "Any of the others by its protocol id",
-        "description": "Body and answer are those of the protocol.",
+        "description": "Body and answer are those of the endpoint.",
         "tags": ["protocol"],
         "security": [{"token": []}, {}],
         "parameters": [{"name": "protocol_id", "in": "path", "required": True, "schema": known}],
@@ -115,21 +115,21 @@ def _dispatch(protocols: Sequence[Protocol], envelope: Any) -> dict[str, Any]:
     }
 
 
-def _json(protocol: Protocol, refs: Mapping[Any, Any]) -> dict[str, Any]:
-    answer: dict[str, Any] = {"schema": refs[(protocol.response, "serialization")]}
-    if protocol.example is not None:
-        answer["example"] = dict(protocol.example.answer)
+def _json(endpoint: Endpoint, refs: Mapping[Any, Any]) -> dict[str, Any]:
+    answer: dict[str, Any] = {"schema": refs[(endpoint.response, "serialization")]}
+    if endpoint.example is not None:
+        answer["example"] = dict(endpoint.example.answer)
     return {"description": "Success", "content": {"application/json": answer}}
 
 
-def _stream(protocol: Protocol, refs: Mapping[Any, Any]) -> dict[str, Any]:
+def _stream(endpoint: Endpoint, refs: Mapping[Any, Any]) -> dict[str, Any]:
     """The schema is that of one event; its ``data`` is one line of JSON."""
     kinds = [
-        _event(name, refs[(model, "serialization")]) for name, model in protocol.events.items()
+        _event(name, refs[(model, "serialization")]) for name, model in endpoint.events.items()
     ]
     content: dict[str, Any] = {"schema": {"oneOf": kinds}}
-    if protocol.example is not None:
-        content["example"] = b"".join(event.encode() for event in protocol.example.events).decode()
+    if endpoint.example is not None:
+        content["example"] = b"".join(event.encode() for event in endpoint.example.events).decode()
     return {
         "description": (
             "Success: Server-Sent Events; the last `id` is where to resume. Comments (`: ping`, every 15 s) are no "

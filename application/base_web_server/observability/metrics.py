@@ -28,7 +28,7 @@ from base_server.service.core import instruments
 from base_server.service.core.errors import ServiceError
 from base_server.service.core.instruments import SECONDS, Instrument, Sink
 from base_server.service.queue.queue_service import QueueService
-from base_server.template.base.endpoint import Protocol
+from base_server.template.base.endpoint import Endpoint
 
 from .. import __version__
 from ..workers.arguments import METRICS_FOLDER
@@ -91,8 +91,8 @@ class Metrics:
         )
         self._tasks = tasks.labels(str(worker)) if worker else tasks
 
-    def observe(self, protocol: Protocol, error_code: int, elapsed_s: float) -> None:
-        self._answers.add(elapsed_s, (protocol.id, error_code))
+    def observe(self, endpoint: Endpoint, error_code: int, elapsed_s: float) -> None:
+        self._answers.add(elapsed_s, (endpoint.id, error_code))
 
     def flush(self) -> None:
         """Let other workers' scrapes see what was counted here, and how many tasks there are."""

@@ -31,8 +31,8 @@ from base_server.template.account.password_vault import PasswordVault
 from base_server.template.account.session_store import SessionStore
 from base_server.template.base.base_template import BaseTemplate
 from base_server.template.base.client_session import ClientSession
-from base_server.template.base.endpoint import Access, Protocol
-from base_server.template.base.error_response import answers
+from base_server.template.base.endpoint import Access, Endpoint
+from base_server.template.base.error_response import error_to_response
 from base_server.template.base.errors import AccountExists, ErrorCode, ServiceDown, WrongCredentials
 from base_server.template.base.readiness import Health, ReadinessCheck
 from base_server.template.base.session_info import SessionInfo
@@ -68,19 +68,19 @@ class AccountTemplateImpl(BaseTemplate):
         self._without_shard: set[int] = set()  # accounts that the log has already
         self._mark_job = f"global_database_mark:{secrets.token_hex(4)}"
 
-    def protocols(self) -> Sequence[Protocol]:
+    def endpoints(self) -> Sequence[Endpoint]:
         return (
-            Protocol(
+            Endpoint(
                 1001, "/api/account/signup", SignupRequest, SignupResponse, self.on_signup_req,
                 Access.ANONYMOUS, "Create an account", example=SIGNUP_EXAMPLE,
                 errors=(ErrorCode.ACCOUNT_EXISTS, ErrorCode.TOO_MANY_REQUESTS),
             ),
-            Protocol(
+            Endpoint(
                 1002, "/api/account/login", LoginRequest, LoginResponse, self.on_login_req,
                 Access.ANONYMOUS, "Get an access token", example=LOGIN_EXAMPLE,
                 errors=(ErrorCode.WRONG_CREDENTIALS, ErrorCode.TOO_MANY_REQUESTS),
             ),
-            Protocol(
+            Endpoint(
                 1003, "/api/account/logout", LogoutRequest, LogoutResponse, self.on_logout_req,
                 Access.USER, "End the session of the access token", example=LOGOUT_EXAMPLE, errors=(),
             ),
@@ -109,7 +109,7 @@ class AccountTemplateImpl(BaseTemplate):
         await self._scheduler.remove_job(self._mark_job)
         await asyncio.to_thread(self._vault.close)
 
-    @answers(SignupResponse)
+    @error_to_response(SignupResponse)
     async def on_signup_req(
         self, client_session: ClientSession, request: SignupRequest
     ) -> SignupResponse:
@@ -127,7 +127,7 @@ class AccountTemplateImpl(BaseTemplate):
         SIGNUPS.add()
         return SignupResponse(account_id=request.account_id)
 
-    @answers(LoginResponse)
+    @error_to_response(LoginResponse)
     async def on_login_req(
         self, client_session: ClientSession, request: LoginRequest
     ) -> LoginResponse:
@@ -171,7 +171,7 @@ class AccountTemplateImpl(BaseTemplate):
             "account without a shard: its row of account_shards is lost", account=account_db_key
         )
 
-    @answers(LogoutResponse)
+    @error_to_response(LogoutResponse)
     async def on_logout_req(
         self, client_session: ClientSession, request: LogoutRequest
     ) -> LogoutResponse:

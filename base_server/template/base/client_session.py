@@ -10,7 +10,7 @@ from base_server.template.base.session_proof import SessionProof
 
 @dataclass(slots=True)
 class ClientSession:
-    """The account of the request (an empty one for anonymous protocols) and where the request came from.
+    """The account of the request (an empty one for anonymous endpoints) and where the request came from.
 
     ``peer`` is the client's address, after trusted proxies; empty when a handler is called directly.
     ``last_event_id`` is what a client that resumes a stream says in the header of that name.

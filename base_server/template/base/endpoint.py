@@ -1,21 +1,22 @@
-"""A row of a template's protocol table: one POST route, its models, its handler, who may call it."""
+"""A row of a template's endpoint table: one POST route, its models, its handler, who may call it."""
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel
 
+from base_server.service.core.renamed import old_names
 from base_server.template.base.client_session import ClientSession
 from base_server.template.base.envelope import Request, Response
 from base_server.template.base.errors import ErrorCode
 from base_server.template.base.event_stream import Events, StreamEvent
 
-# A handler takes its protocol's own request type, which the table pairs with it. That of a stream gives its events,
-# or a response that tells of its failure before the first event.
+# A handler takes its endpoint's own request type. That of a stream returns its events, or a response
+# with the error that happened before the first event.
 Handler = Callable[[ClientSession, Any], Awaitable[Response | Events]]
 
 
@@ -38,7 +39,7 @@ class Example:
 
 
 @dataclass(frozen=True)
-class Protocol:
+class Endpoint:
     """``id`` and ``path`` are unique in a server; ``summary`` is one line for the API description.
 
     ``events`` makes it a stream of Server-Sent Events: the events' names with the models of their data. ``response`` is
@@ -66,3 +67,7 @@ class Protocol:
         user = {ErrorCode.SESSION_MISSING} if self.access is Access.USER else set()
         own = set(ErrorCode) - {ErrorCode.OK} if self.errors is None else set(self.errors)
         return sorted(anybody | user | own)
+
+
+if not TYPE_CHECKING:
+    __getattr__ = old_names(__name__, Protocol="Endpoint")

@@ -92,7 +92,7 @@ PageLimit = Annotated[int, Field(ge=1, le=100)]
 
 
 class Request(BaseModel):
-    """The request envelope; a protocol's request model adds its fields. Unknown fields are ignored.
+    """The request envelope; an endpoint's request model adds its fields. Unknown fields are ignored.
 
     It can be changed, but not into something that could not have been made: that is a ``ValidationError``.
     """

@@ -1,13 +1,14 @@
-"""How a handler's failure becomes its answer, whether the server or a host's own code called it."""
+"""Turns a handler's exception into a response, whether the server or a host's code calls it."""
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from functools import wraps
-from typing import Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from base_server.service.core.errors import ServiceUnavailable
 from base_server.service.core.logger import Logger
+from base_server.service.core.renamed import old_names
 from base_server.template.base.envelope import Response
 from base_server.template.base.errors import ApiError, ErrorCode, ServiceDown
 from base_server.template.base.event_stream import Events
@@ -16,7 +17,10 @@ HandlerT = TypeVar("HandlerT", bound=Callable[..., Awaitable[Response | Events]]
 
 
 def as_api_error(error: Exception, unexpected: ErrorCode = ErrorCode.SERVER_ERROR) -> ApiError:
-    """``error`` as the client may see it. Outages and surprises are logged here, with what only the log may see."""
+    """``error`` as the client may see it.
+
+    Outages and unexpected errors are logged here, with the details that only the log may have.
+    """
     if isinstance(error, ApiError):
         return error
     if isinstance(error, ServiceUnavailable):
@@ -28,7 +32,7 @@ def as_api_error(error: Exception, unexpected: ErrorCode = ErrorCode.SERVER_ERRO
     return ApiError(unexpected)
 
 
-def answers(
+def error_to_response(
     response_type: type[Response], unexpected: ErrorCode = ErrorCode.SERVER_ERROR
 ) -> Callable[[HandlerT], HandlerT]:
     """Decorator of ``on_…_req`` methods: the handler returns its response and raises only cancellation.
@@ -40,7 +44,7 @@ def answers(
 
     def decorate(handler: HandlerT) -> HandlerT:
         @wraps(handler)
-        async def answered(*args: Any, **kwargs: Any) -> Response | Events:
+        async def run(*args: Any, **kwargs: Any) -> Response | Events:
             try:
                 return await handler(*args, **kwargs)
             except Exception as error:
@@ -48,6 +52,10 @@ def answers(
                 response.fail(as_api_error(error, unexpected))
                 return response
 
-        return cast(HandlerT, answered)
+        return cast(HandlerT, run)
 
     return decorate
+
+
+if not TYPE_CHECKING:
+    __getattr__ = old_names(__name__, answers="error_to_response")

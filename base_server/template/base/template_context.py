@@ -6,8 +6,9 @@ import re
 
 from base_server.service.core.errors import StartError
 from base_server.service.core.facade import Facade, facade
+from base_server.service.core.renamed import warn_renamed
 from base_server.template.base.base_template import BaseTemplate
-from base_server.template.base.endpoint import Protocol
+from base_server.template.base.endpoint import Endpoint
 
 _PATH = re.compile(r"/[^\s{}?#]*")
 
@@ -21,13 +22,13 @@ class TemplateContext(Facade):
 
     def __init__(self) -> None:
         self._templates: dict[str, BaseTemplate] = {}
-        self._by_id: dict[int, Protocol] = {}
-        self._by_path: dict[str, Protocol] = {}
+        self._by_id: dict[int, Endpoint] = {}
+        self._by_path: dict[str, Endpoint] = {}
         self._owners: dict[int, str] = {}
 
     @facade
     def add_template(self, template_type: str, template: BaseTemplate) -> None:
-        """Register a template with its protocols, all or nothing.
+        """Register a template with its endpoints, all or nothing.
 
         Raises :class:`StartError` when the type, a protocol id or a path is taken, an id is kept by another template,
         or a path is none.
@@ -39,23 +40,23 @@ class TemplateContext(Facade):
             )
         templates = self._templates | {name: template}
         by_id, by_path, owners = dict(self._by_id), dict(self._by_path), dict(self._owners)
-        for protocol in template.protocols():
-            if not _PATH.fullmatch(protocol.path):
+        for endpoint in template.endpoints():
+            if not _PATH.fullmatch(endpoint.path):
                 raise StartError(
-                    f"Template '{name}' gives protocol {protocol.id} the path '{protocol.path}': a path must begin with"
+                    f"Template '{name}' gives protocol {endpoint.id} the path '{endpoint.path}': a path must begin with"
                     " '/' and have no white space and none of { } ? #."
                 )
             for taken, wanted in (
-                (by_id.get(protocol.id), f"id {protocol.id} (for {protocol.path})"),
-                (by_path.get(protocol.path), f"path {protocol.path} (for protocol {protocol.id})"),
+                (by_id.get(endpoint.id), f"id {endpoint.id} (for {endpoint.path})"),
+                (by_path.get(endpoint.path), f"path {endpoint.path} (for protocol {endpoint.id})"),
             ):
                 if taken is not None:
                     raise StartError(
                         f"Template '{name}' wants the {wanted}, which template '{owners[taken.id]}' has for protocol"
                         f" {taken.id} at {taken.path}: give one of them another."
                     )
-            by_id[protocol.id] = by_path[protocol.path] = protocol
-            owners[protocol.id] = name
+            by_id[endpoint.id] = by_path[endpoint.path] = endpoint
+            owners[endpoint.id] = name
         for keeper, kept in (
             (keeper, kept) for keeper, other in templates.items() for kept in other.kept_ids
         ):
@@ -81,16 +82,22 @@ class TemplateContext(Facade):
         return dict(self._templates)
 
     @facade
-    def protocols(self) -> list[Protocol]:
-        """Every registered protocol, by id."""
-        return sorted(self._by_id.values(), key=lambda protocol: protocol.id)
+    def endpoints(self) -> list[Endpoint]:
+        """Every registered endpoint, by id."""
+        return sorted(self._by_id.values(), key=lambda endpoint: endpoint.id)
 
     @facade
-    def find_by_protocol(self, protocol_id: int) -> Protocol | None:
+    def protocols(self) -> list[Endpoint]:
+        """The old name of :meth:`endpoints`, for one version."""
+        warn_renamed("TemplateContext.protocols()", "endpoints()")
+        return self.endpoints()
+
+    @facade
+    def find_by_protocol(self, protocol_id: int) -> Endpoint | None:
         return self._by_id.get(protocol_id)
 
     @facade
-    def find_by_path(self, path: str) -> Protocol | None:
+    def find_by_path(self, path: str) -> Endpoint | None:
         return self._by_path.get(path)
 
     @facade

@@ -12,7 +12,7 @@ from typing import Any, Literal
 from base_server.service.core.logger import Logger, bind_log_context
 from base_server.template.base import envelope as wire
 from base_server.template.base.client_session import ClientSession
-from base_server.template.base.endpoint import Access, Protocol
+from base_server.template.base.endpoint import Access, Endpoint
 from base_server.template.base.error_response import as_api_error
 from base_server.template.base.errors import ApiError, InvalidRequest, SessionMissing
 from base_server.template.base.event_stream import Events, Outlet, ReaderLeft
@@ -49,12 +49,12 @@ class Answer:
     is_streamed: bool = False
 
 
-# Called once a request with the protocol, the error code and the seconds that it took.
-Observer = Callable[[Protocol, int, float], None]
+# Called once a request with the endpoint, the error code and the seconds that it took.
+Observer = Callable[[Endpoint, int, float], None]
 
 
 class TemplateService:
-    """Runs protocols for callers.
+    """Runs endpoints for callers.
 
     ``status_for_errors="ok"`` answers HTTP 200 to every call, for clients that read only ``errorCode``.
     ``recheck_s``: how often the session of a request that takes longer is looked up again; a logout on any process
@@ -76,33 +76,33 @@ class TemplateService:
         self._observe = observe
         self._watch = SessionWatch(sessions, recheck_s)
 
-    async def handle(self, protocol: Protocol, call: Call, outlet: Outlet | None = None) -> Answer:
-        """Run ``protocol`` as its table row says who may call it. A stream needs an ``outlet``."""
-        return await self._run(protocol, call, outlet, needs_session=protocol.access is Access.USER)
+    async def handle(self, endpoint: Endpoint, call: Call, outlet: Outlet | None = None) -> Answer:
+        """Run ``endpoint`` as its table row says who may call it. A stream needs an ``outlet``."""
+        return await self._run(endpoint, call, outlet, needs_session=endpoint.access is Access.USER)
 
     async def run_user(
-        self, protocol: Protocol, call: Call, outlet: Outlet | None = None
+        self, endpoint: Endpoint, call: Call, outlet: Outlet | None = None
     ) -> Answer:
         """Run for the account of the call's session; without a valid one the answer is 10000."""
-        return await self._run(protocol, call, outlet, needs_session=True)
+        return await self._run(endpoint, call, outlet, needs_session=True)
 
     async def run_anonymous(
-        self, protocol: Protocol, call: Call, outlet: Outlet | None = None
+        self, endpoint: Endpoint, call: Call, outlet: Outlet | None = None
     ) -> Answer:
         """Run for anybody; a token is not looked at."""
-        return await self._run(protocol, call, outlet, needs_session=False)
+        return await self._run(endpoint, call, outlet, needs_session=False)
 
     def refuse(self, error: ApiError, sequence: int = 0) -> Answer:
-        """The answer to a request that reached no protocol (unknown path, body too large, …)."""
+        """The answer to a request that reached no endpoint (unknown path, body too large, …)."""
         response = wire.Response(sequence=sequence)
         response.fail(error)
         return self._answer(response)
 
     async def _run(
-        self, protocol: Protocol, call: Call, outlet: Outlet | None, *, needs_session: bool
+        self, endpoint: Endpoint, call: Call, outlet: Outlet | None, *, needs_session: bool
     ) -> Answer:
         started = time.monotonic()
-        bind_log_context(request_id=call.request_id, protocol=protocol.id)
+        bind_log_context(request_id=call.request_id, protocol=endpoint.id)
         sequence = 0
         caller = ClientSession(ANONYMOUS, call.request_id, call.peer, call.last_event_id)
         delivery: _Delivery | None = None
@@ -111,11 +111,11 @@ class TemplateService:
             sequence = _readable_sequence(data)
             token = _token(call, data)
             if needs_session:
-                await self._admit(protocol, caller, token)
+                await self._admit(endpoint, caller, token)
             try:
-                request = wire.read_request(protocol.request, call.body)
+                request = wire.read_request(endpoint.request, call.body)
                 with self._watch.lasting(token) if needs_session else nullcontext():
-                    response = await protocol.handler(caller, request)
+                    response = await endpoint.handler(caller, request)
                     await _prove(caller)
                     if isinstance(response, AsyncGenerator):
                         delivery = _Delivery(outlet)
@@ -124,7 +124,7 @@ class TemplateService:
                 await _prove(caller)
                 raise
         except Exception as error:
-            response = protocol.response()
+            response = endpoint.response()
             response.fail(as_api_error(error))
         response.echo(sequence)
         if delivery is not None and delivery.is_open:
@@ -138,20 +138,20 @@ class TemplateService:
             log = Logger.info if answer.error_code else Logger.debug
             log(
                 "request",
-                path=protocol.path,
+                path=endpoint.path,
                 error_code=answer.error_code,
                 status=answer.status,
                 elapsed_ms=round(elapsed_s * 1000, 1),
                 account=caller.session.account_db_key,
             )
         if self._observe is not None:
-            self._observe(protocol, answer.error_code, elapsed_s)
+            self._observe(endpoint, answer.error_code, elapsed_s)
         return answer
 
-    async def _admit(self, protocol: Protocol, caller: ClientSession, token: str) -> None:
+    async def _admit(self, endpoint: Endpoint, caller: ClientSession, token: str) -> None:
         """Give ``caller`` its session: looked up, or believed where the handler proves it."""
         if (
-            protocol.proves_session
+            endpoint.proves_session
             and self._recall is not None
             and (verified := self._recall(token)) is not None
         ):

@@ -1,4 +1,4 @@
-"""ChatTemplateImpl: the chat protocols. Each handler checks, calls one operation, and answers."""
+"""ChatTemplateImpl: the chat endpoints. Each handler checks, calls one operation, and answers."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from base_server.service.llm.llm_errors import UnknownPersona
 from base_server.service.service_container import ServiceContainer
 from base_server.template.base.base_template import BaseTemplate
 from base_server.template.base.client_session import ClientSession
-from base_server.template.base.endpoint import Protocol
+from base_server.template.base.endpoint import Endpoint
 from base_server.template.base.envelope import Response
-from base_server.template.base.error_response import answers
+from base_server.template.base.error_response import error_to_response
 from base_server.template.base.errors import (
     ErrorCode,
     InvalidRequest,
@@ -86,11 +86,11 @@ class ChatTemplateImpl(BaseTemplate):
         self._running: ChatParts | None = None
         self.ai_service = wiring.ai
 
-    def protocols(self) -> Sequence[Protocol]:
+    def endpoints(self) -> Sequence[Endpoint]:
         def row(
             which: ChatProtocol, request: Any, response: Any, handler: Any, events: Any = None
-        ) -> Protocol:
-            return Protocol(
+        ) -> Endpoint:
+            return Endpoint(
                 which.id,
                 which.path,
                 request,
@@ -199,7 +199,7 @@ class ChatTemplateImpl(BaseTemplate):
         except ServiceUnavailable as outage:
             return [ReadinessCheck("chat_backlog", Health.FAILED, str(outage))]
 
-    @answers(ChatRoomListResponse, ErrorCode.CHAT_FAILED)
+    @error_to_response(ChatRoomListResponse, ErrorCode.CHAT_FAILED)
     async def on_chat_room_list_req(
         self, client_session: ClientSession, request: ChatRoomListRequest
     ) -> ChatRoomListResponse:
@@ -211,7 +211,7 @@ class ChatTemplateImpl(BaseTemplate):
         response.put_stored("rooms", page.json, page.rooms)
         return response
 
-    @answers(ChatRoomCreateResponse, ErrorCode.CHAT_FAILED)
+    @error_to_response(ChatRoomCreateResponse, ErrorCode.CHAT_FAILED)
     async def on_chat_room_create_req(
         self, client_session: ClientSession, request: ChatRoomCreateRequest
     ) -> ChatRoomCreateResponse:
@@ -223,7 +223,7 @@ class ChatTemplateImpl(BaseTemplate):
         )
         return ChatRoomCreateResponse(room=room)
 
-    @answers(ChatRoomUpdateResponse, ErrorCode.CHAT_FAILED)
+    @error_to_response(ChatRoomUpdateResponse, ErrorCode.CHAT_FAILED)
     async def on_chat_room_update_req(
         self, client_session: ClientSession, request: ChatRoomUpdateRequest
     ) -> ChatRoomUpdateResponse:
@@ -234,7 +234,7 @@ class ChatTemplateImpl(BaseTemplate):
             message="The room's title was changed.", new_title=request.new_title
         )
 
-    @answers(ChatRoomDeleteResponse, ErrorCode.CHAT_FAILED)
+    @error_to_response(ChatRoomDeleteResponse, ErrorCode.CHAT_FAILED)
     async def on_chat_room_delete_req(
         self, client_session: ClientSession, request: ChatRoomDeleteRequest
     ) -> ChatRoomDeleteResponse:
@@ -243,7 +243,7 @@ class ChatTemplateImpl(BaseTemplate):
         await self._parts.rooms.delete(caller, request.room_id)
         return ChatRoomDeleteResponse(message="The room was deleted.")
 
-    @answers(ChatMessageSendResponse, ErrorCode.CHAT_FAILED)
+    @error_to_response(ChatMessageSendResponse, ErrorCode.CHAT_FAILED)
     async def on_chat_message_send_req(
         self, client_session: ClientSession, request: ChatMessageSendRequest
     ) -> ChatMessageSendResponse:
@@ -267,7 +267,7 @@ class ChatTemplateImpl(BaseTemplate):
             response.fail(failure)
         return response
 
-    @answers(ChatMessageSendResponse, ErrorCode.CHAT_FAILED)
+    @error_to_response(ChatMessageSendResponse, ErrorCode.CHAT_FAILED)
     async def on_chat_message_stream_req(
         self, client_session: ClientSession, request: ChatMessageSendRequest
     ) -> ChatMessageSendResponse | Events:
@@ -283,7 +283,7 @@ class ChatTemplateImpl(BaseTemplate):
             reading = await self._parts.readers.begin(caller, request.room_id, reply_id, 0)
         return self._told(reading, accepted_event(question, reading.place.reply_id))
 
-    @answers(Response, ErrorCode.CHAT_FAILED)
+    @error_to_response(Response, ErrorCode.CHAT_FAILED)
     async def on_chat_message_resume_req(
         self, client_session: ClientSession, request: ChatMessageResumeRequest
     ) -> Response | Events:
@@ -295,7 +295,7 @@ class ChatTemplateImpl(BaseTemplate):
             await self._parts.readers.begin(caller, request.room_id, request.message_id, offset)
         )
 
-    @answers(ChatMessageStopResponse, ErrorCode.CHAT_FAILED)
+    @error_to_response(ChatMessageStopResponse, ErrorCode.CHAT_FAILED)
     async def on_chat_message_stop_req(
         self, client_session: ClientSession, request: ChatMessageStopRequest
     ) -> ChatMessageStopResponse:
@@ -307,7 +307,7 @@ class ChatTemplateImpl(BaseTemplate):
             self._parts.replies.stopped(request.message_id, stopped.ready_token)
         return ChatMessageStopResponse(message=stopped.message)
 
-    @answers(ChatMessageListResponse, ErrorCode.CHAT_FAILED)
+    @error_to_response(ChatMessageListResponse, ErrorCode.CHAT_FAILED)
     async def on_chat_message_list_req(
         self, client_session: ClientSession, request: ChatMessageListRequest
     ) -> ChatMessageListResponse:
@@ -321,7 +321,7 @@ class ChatTemplateImpl(BaseTemplate):
         response.put_stored("messages", page.json, page.messages)
         return response
 
-    @answers(ChatMessageDeleteResponse, ErrorCode.CHAT_FAILED)
+    @error_to_response(ChatMessageDeleteResponse, ErrorCode.CHAT_FAILED)
     async def on_chat_message_delete_req(
         self, client_session: ClientSession, request: ChatMessageDeleteRequest
     ) -> ChatMessageDeleteResponse:
@@ -330,7 +330,7 @@ class ChatTemplateImpl(BaseTemplate):
         await self._parts.messages.delete(caller, request.room_id, request.message_id)
         return ChatMessageDeleteResponse(message="The message was deleted.")
 
-    @answers(PersonasResponse, ErrorCode.CHAT_FAILED)
+    @error_to_response(PersonasResponse, ErrorCode.CHAT_FAILED)
     async def on_chat_personas_req(
         self, client_session: ClientSession, request: PersonasRequest
     ) -> PersonasResponse:

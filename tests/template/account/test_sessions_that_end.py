@@ -17,7 +17,7 @@ from base_server.template.account.global_mark import GlobalMark
 from base_server.template.account.session_store import SessionStore
 from base_server.template.base.base_template import BaseTemplate
 from base_server.template.base.client_session import ClientSession
-from base_server.template.base.endpoint import Protocol
+from base_server.template.base.endpoint import Endpoint
 from base_server.template.base.envelope import Request, Response
 from base_server.template.base.session_info import SessionInfo
 from base_server.template.base.template_service import Call, TemplateService
@@ -113,8 +113,8 @@ class Waiting(BaseTemplate):
     def __init__(self) -> None:
         self.begun, self.let_go, self.cancelled = asyncio.Event(), asyncio.Event(), False
 
-    def protocols(self) -> Sequence[Protocol]:
-        return [Protocol(9001, "/api/wait", Request, Response, self.on_wait)]
+    def endpoints(self) -> Sequence[Endpoint]:
+        return [Endpoint(9001, "/api/wait", Request, Response, self.on_wait)]
 
     async def on_wait(self, client_session: ClientSession, request: Request) -> Response:
         self.begun.set()
@@ -130,14 +130,14 @@ async def test_a_request_that_waits_ends_when_its_session_is_logged_out_by_anoth
     private_server: RedisServer, app_id: str, database: DatabaseService
 ) -> None:
     template = Waiting()
-    (protocol,) = template.protocols()
+    (endpoint,) = template.endpoints()
     async with (
         running_store(private_server, app_id, database) as (here, _),
         running_store(private_server, app_id, database) as (there, _),
     ):
         service = TemplateService(here, recheck_s=0.05)
         token = await here.create(ALICE)
-        waiting = asyncio.create_task(service.handle(protocol, Call(b"{}", bearer=token)))
+        waiting = asyncio.create_task(service.handle(endpoint, Call(b"{}", bearer=token)))
         await template.begun.wait()
         await there.delete((await _found(there, token)).session_key)
         answer = await asyncio.wait_for(waiting, PATIENCE_S)
@@ -145,7 +145,7 @@ async def test_a_request_that_waits_ends_when_its_session_is_logged_out_by_anoth
 
         template.begun.clear()
         token = await here.create(ALICE)
-        waiting = asyncio.create_task(service.handle(protocol, Call(b"{}", bearer=token)))
+        waiting = asyncio.create_task(service.handle(endpoint, Call(b"{}", bearer=token)))
         await template.begun.wait()
         await asyncio.sleep(0.12)  # looked up twice
         template.let_go.set()

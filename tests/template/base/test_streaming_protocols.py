@@ -11,9 +11,9 @@ from pydantic import BaseModel
 
 from base_server.template.base.base_template import BaseTemplate
 from base_server.template.base.client_session import ClientSession
-from base_server.template.base.endpoint import Protocol
+from base_server.template.base.endpoint import Endpoint
 from base_server.template.base.envelope import Request, Response
-from base_server.template.base.error_response import answers
+from base_server.template.base.error_response import error_to_response
 from base_server.template.base.errors import RoomNotFound
 from base_server.template.base.event_stream import Events, ReaderLeft, StreamEvent
 from base_server.template.base.session_info import SessionInfo
@@ -35,14 +35,14 @@ class CountingTemplate(BaseTemplate):
     raises_at = waits_at = -1
     closed = False
 
-    def protocols(self) -> Sequence[Protocol]:
+    def endpoints(self) -> Sequence[Endpoint]:
         return [
-            Protocol(
+            Endpoint(
                 9001, "/api/count", CountRequest, Response, self.on_count, events={"count": Count}
             )
         ]
 
-    @answers(Response)
+    @error_to_response(Response)
     async def on_count(
         self, client_session: ClientSession, request: CountRequest
     ) -> Response | Events:
@@ -110,9 +110,9 @@ async def count(
     service: TemplateService | None = None,
     **fields: int,
 ) -> Answer:
-    (protocol,) = template.protocols()
+    (endpoint,) = template.endpoints()
     service = service or TemplateService(Sessions())
-    return await service.handle(protocol, Call(json.dumps(fields).encode(), bearer="good"), outlet)
+    return await service.handle(endpoint, Call(json.dumps(fields).encode(), bearer="good"), outlet)
 
 
 async def test_events_go_to_the_outlet_and_the_last_ones_code_to_the_observer(
@@ -120,7 +120,7 @@ async def test_events_go_to_the_outlet_and_the_last_ones_code_to_the_observer(
 ) -> None:
     outlet, seen = Outlet(), []
     service = TemplateService(
-        Sessions(), observe=lambda protocol, code, elapsed_s: seen.append(code)
+        Sessions(), observe=lambda endpoint, code, elapsed_s: seen.append(code)
     )
     answer = await count(template, outlet, service, up_to=2)
     assert outlet.sent == [

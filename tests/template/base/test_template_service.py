@@ -15,9 +15,9 @@ from base_server.service.core import logger
 from base_server.service.core.errors import OutcomeUnknown, ServiceUnavailable, StartError
 from base_server.template.base.base_template import BaseTemplate
 from base_server.template.base.client_session import ClientSession
-from base_server.template.base.endpoint import Access, Protocol
+from base_server.template.base.endpoint import Access, Endpoint
 from base_server.template.base.envelope import Request, Response
-from base_server.template.base.error_response import answers
+from base_server.template.base.error_response import error_to_response
 from base_server.template.base.errors import (
     AIUnavailableError,
     ErrorCode,
@@ -47,10 +47,10 @@ class EchoTemplate(BaseTemplate):
         self.raises: BaseException | None = None
         self.seen: list[ClientSession] = []
 
-    def protocols(self) -> Sequence[Protocol]:
+    def endpoints(self) -> Sequence[Endpoint]:
         return [
-            Protocol(self.first_id, f"{self.prefix}/user", EchoRequest, EchoResponse, self.on_echo),
-            Protocol(
+            Endpoint(self.first_id, f"{self.prefix}/user", EchoRequest, EchoResponse, self.on_echo),
+            Endpoint(
                 self.first_id + 1,
                 f"{self.prefix}/any",
                 EchoRequest,
@@ -96,17 +96,17 @@ def body_of(answer: Answer) -> dict[str, Any]:
 
 
 async def ask(
-    service: TemplateService, protocol: Protocol, *, bearer: str | None = "good", **fields: Any
+    service: TemplateService, endpoint: Endpoint, *, bearer: str | None = "good", **fields: Any
 ) -> Answer:
     return await service.handle(
-        protocol, Call(json.dumps(fields).encode(), "req-1", bearer, "192.0.2.1")
+        endpoint, Call(json.dumps(fields).encode(), "req-1", bearer, "192.0.2.1")
     )
 
 
 async def test_a_user_call_reaches_its_handler_with_session_and_echoes_sequence(
     service: TemplateService, template: EchoTemplate
 ) -> None:
-    answer = await ask(service, template.protocols()[0], text="안녕", sequence=41)
+    answer = await ask(service, template.endpoints()[0], text="안녕", sequence=41)
     assert (answer.status, body_of(answer)) == (
         200,
         {"errorCode": 0, "sequence": 41, "text": "안녕"},
@@ -117,7 +117,7 @@ async def test_a_user_call_reaches_its_handler_with_session_and_echoes_sequence(
 async def test_the_token_may_stand_in_the_body_and_the_header_wins(
     service: TemplateService, template: EchoTemplate
 ) -> None:
-    user = template.protocols()[0]
+    user = template.endpoints()[0]
     assert (await ask(service, user, bearer=None, accessToken="good")).error_code == 0
     assert (await ask(service, user, bearer="bad", accessToken="good")).error_code == 10000
     assert (await ask(service, user, bearer="good", accessToken="bad")).error_code == 0
@@ -127,7 +127,7 @@ async def test_the_token_may_stand_in_the_body_and_the_header_wins(
 async def test_without_a_session_the_answer_is_10000(
     service: TemplateService, template: EchoTemplate, bearer: str | None
 ) -> None:
-    answer = await ask(service, template.protocols()[0], bearer=bearer, sequence=5)
+    answer = await ask(service, template.endpoints()[0], bearer=bearer, sequence=5)
     assert (answer.status, answer.error_code, answer.sequence) == (401, 10000, 5)
     assert answer.headers["WWW-Authenticate"] == "Bearer"
     assert template.seen == []
@@ -137,7 +137,7 @@ async def test_anonymous_protocols_ask_nobody(template: EchoTemplate) -> None:
     sessions = Sessions()
     sessions.down = True
     answer = await ask(
-        TemplateService(sessions), template.protocols()[1], bearer="anything", text="x"
+        TemplateService(sessions), template.endpoints()[1], bearer="anything", text="x"
     )
     assert answer.error_code == 0
 
@@ -147,7 +147,7 @@ async def test_an_outage_of_the_session_store_is_5003_and_not_logged_out(
 ) -> None:
     sessions = Sessions()
     sessions.down = True
-    answer = await ask(TemplateService(sessions), template.protocols()[0])
+    answer = await ask(TemplateService(sessions), template.endpoints()[0])
     assert (answer.status, answer.error_code) == (503, 5003)
     assert body_of(answer)["error"]["retryable"] is True
     assert b"10.0.0.5" not in answer.body
@@ -171,7 +171,7 @@ async def test_what_a_handler_raises_becomes_an_envelope(
     code: ErrorCode,
 ) -> None:
     template.raises = raised
-    answer = await ask(service, template.protocols()[0], sequence=3)
+    answer = await ask(service, template.endpoints()[0], sequence=3)
     body = body_of(answer)
     assert (answer.status, answer.error_code, body["sequence"]) == (status, code, 3)
     assert (body["error"]["code"], body["error"]["retryable"]) == (code.name, code.retryable)
@@ -197,14 +197,14 @@ async def test_a_session_is_watched_on_after_its_service_broke_once(template: Ec
 
     service = TemplateService(Breaking(), recheck_s=0.02)
     async with asyncio.timeout(PATIENCE_S):
-        answer = await ask(service, Endless().protocols()[0])
+        answer = await ask(service, Endless().endpoints()[0])
     assert answer.error_code == ErrorCode.SESSION_MISSING
 
 
 async def test_cancellation_passes(service: TemplateService, template: EchoTemplate) -> None:
     template.raises = asyncio.CancelledError()
     with pytest.raises(asyncio.CancelledError):
-        await ask(service, template.protocols()[0])
+        await ask(service, template.endpoints()[0])
 
 
 async def test_an_unencodable_response_is_a_server_error(service: TemplateService) -> None:
@@ -212,7 +212,7 @@ async def test_an_unencodable_response_is_a_server_error(service: TemplateServic
         return EchoResponse.model_construct(errorCode=0, text="\ud800")
 
     answer = await ask(
-        service, Protocol(1, "/x", EchoRequest, EchoResponse, broken, Access.ANONYMOUS), sequence=9
+        service, Endpoint(1, "/x", EchoRequest, EchoResponse, broken, Access.ANONYMOUS), sequence=9
     )
     assert (answer.status, answer.error_code, answer.sequence) == (500, 5000, 9)
 
@@ -221,18 +221,18 @@ async def test_errors_may_come_with_status_200_and_say_when_to_retry(
     template: EchoTemplate,
 ) -> None:
     template.raises = TooManyRequests(retry_after_s=2.4)
-    answer = await ask(TemplateService(Sessions(), status_for_errors="ok"), template.protocols()[0])
+    answer = await ask(TemplateService(Sessions(), status_for_errors="ok"), template.endpoints()[0])
     assert (answer.status, answer.error_code, answer.headers["Retry-After"]) == (200, 1010, "2")
 
 
 async def test_every_call_is_observed_once(template: EchoTemplate) -> None:
     seen: list[tuple[int, int]] = []
     service = TemplateService(
-        Sessions(), observe=lambda protocol, code, elapsed_s: seen.append((protocol.id, code))
+        Sessions(), observe=lambda endpoint, code, elapsed_s: seen.append((endpoint.id, code))
     )
-    await ask(service, template.protocols()[0])
-    await ask(service, template.protocols()[0], bearer="bad")
-    await ask(service, template.protocols()[1], text=5)
+    await ask(service, template.endpoints()[0])
+    await ask(service, template.endpoints()[0], bearer="bad")
+    await ask(service, template.endpoints()[1], text=5)
     assert seen == [(9001, 0), (9001, 10000), (9002, 1002)]
 
 
@@ -249,13 +249,13 @@ async def test_what_succeeds_is_logged_for_those_who_hear_it_and_what_fails_for_
 ) -> None:
     monkeypatch.setattr(logger, "_lowest", lowest)
     with structlog.testing.capture_logs() as logs:
-        await ask(service, template.protocols()[0])
-        await ask(service, template.protocols()[0], bearer="bad")
+        await ask(service, template.endpoints()[0])
+        await ask(service, template.endpoints()[0], bearer="bad")
     assert [(line["log_level"], line["error_code"]) for line in logs] == lines
 
 
 async def test_a_handler_called_directly_answers_with_its_response() -> None:
-    @answers(EchoResponse, unexpected=ErrorCode.CHAT_FAILED)
+    @error_to_response(EchoResponse, unexpected=ErrorCode.CHAT_FAILED)
     async def handler(error: BaseException) -> EchoResponse:
         raise error
 
@@ -301,7 +301,7 @@ def test_a_context_finds_protocols_and_refuses_duplicates() -> None:
     with pytest.raises(StartError, match=r"'guest' wants the id 9003 .*template 'echo' keeps"):
         early.add_template("echo", echo)
     assert list(context.templates()) == ["echo"]
-    assert [protocol.id for protocol in context.protocols()] == [9001, 9002]
+    assert [endpoint.id for endpoint in context.endpoints()] == [9001, 9002]
 
 
 def test_the_class_name_speaks_to_the_context_of_the_process() -> None:

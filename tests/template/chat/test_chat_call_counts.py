@@ -86,7 +86,7 @@ async def test_a_request_takes_no_more_calls_than_it_did(
     for _ in range(25):  # more than a page, and a history
         await chat.send(user, rooms[0].room_id)
     await chat.persist()
-    (row,) = (row for row in chat.template.protocols() if row.id == protocol.id)
+    (row,) = (row for row in chat.template.endpoints() if row.id == protocol.id)
     fields: dict[str, Any] = {"limit": 20}
     if protocol is not ChatProtocol.ROOM_LIST:
         fields["room_id"] = rooms[0].room_id

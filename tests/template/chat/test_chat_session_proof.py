@@ -30,7 +30,7 @@ class Door:
         self.chat, self.token, self.user, self.room_id = chat, token, user, room_id
         self.sessions = _sessions(chat)
         self._service = TemplateService(self.sessions)
-        self._rows = {row.id: row for row in chat.template.protocols()}
+        self._rows = {row.id: row for row in chat.template.endpoints()}
 
     @classmethod
     async def open(cls, chat: ChatWorld) -> Door:

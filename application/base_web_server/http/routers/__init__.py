@@ -1,1 +1,1 @@
-"""Routes: the protocols of the templates, the operators' pages, the chat page."""
+"""Routes: the endpoints of the templates, the operators' pages, the chat page."""

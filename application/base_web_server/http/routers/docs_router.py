@@ -27,8 +27,8 @@ _TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript"}
 
 
 def add_docs_routes(app: web.Application, context: TemplateContext) -> None:
-    """``/openapi.json`` of the protocols that ``context`` has now, and ``/docs``."""
-    described = describe_api(context.protocols())
+    """``/openapi.json`` of the endpoints that ``context`` has now, and ``/docs``."""
+    described = describe_api(context.endpoints())
     assets = {file.name: file for file in API_BROWSER.rglob("*") if file.suffix in _TYPES}
 
     async def openapi(request: web.Request) -> web.Response:

@@ -10,7 +10,7 @@ from functools import partial
 from aiohttp import ClientPayloadError, HttpVersion11, hdrs, web
 from multidict import istr
 
-from base_server.template.base.endpoint import Protocol
+from base_server.template.base.endpoint import Endpoint
 from base_server.template.base.errors import InvalidRequest, ServiceDown, UnknownProtocol
 from base_server.template.base.template_context import TemplateContext
 from base_server.template.base.template_service import Call, TemplateService
@@ -31,13 +31,13 @@ def add_protocol_routes(
     peers: PeerFinder | None = None,
     is_open: Callable[[], bool] | None = None,
 ) -> None:
-    """Add a route for every protocol that ``context`` has now, and ``/api/protocol/{protocol_id}`` for all.
+    """Add a route for every endpoint that ``context`` has now, and ``/api/protocol/{protocol_id}`` for all.
 
     The app's ``client_max_size`` limits the bodies. Unless ``is_open``, they answer "try again".
     """
     peer_finder = peers or PeerFinder(())
 
-    async def run(protocol: Protocol, request: web.Request) -> web.StreamResponse:
+    async def run(endpoint: Endpoint, request: web.Request) -> web.StreamResponse:
         if is_open is not None and not is_open():
             return to_response(
                 service.refuse(ServiceDown("the server is starting", retry_after_s=1))
@@ -53,22 +53,22 @@ def add_protocol_routes(
             peer=peer_finder.find(request),
             last_event_id=request.headers.get(_LAST_EVENT_ID, ""),
         )
-        if not protocol.events:
-            return to_response(await service.handle(protocol, call))
+        if not endpoint.events:
+            return to_response(await service.handle(endpoint, call))
         async with StreamOutlet(request) as outlet:
-            answer = await service.handle(protocol, call, outlet)
+            answer = await service.handle(endpoint, call, outlet)
             return outlet.response if answer.is_streamed else to_response(answer)
 
     async def by_id(request: web.Request) -> web.StreamResponse:
         text = request.match_info["protocol_id"]
         # isascii, since int() reads other scripts' digits too
         known = text.isascii() and text.isdigit() and len(text) < 10
-        protocol = context.find_by_protocol(int(text)) if known else None
-        if protocol is None:
+        endpoint = context.find_by_protocol(int(text)) if known else None
+        if endpoint is None:
             return to_response(
                 service.refuse(UnknownProtocol(f"no such protocol: {WHERE_ROUTES_ARE}"))
             )
-        return await run(protocol, request)
+        return await run(endpoint, request)
 
     async def expect(request: web.Request) -> web.Response | None:
         if request.headers[hdrs.EXPECT].lower() != "100-continue":
@@ -81,8 +81,8 @@ def add_protocol_routes(
             request.writer.output_size = 0  # as aiohttp's own handler: the answer has not begun
         return None
 
-    for protocol in context.protocols():
-        app.router.add_post(protocol.path, partial(run, protocol), expect_handler=expect)
+    for endpoint in context.endpoints():
+        app.router.add_post(endpoint.path, partial(run, endpoint), expect_handler=expect)
     app.router.add_post("/api/protocol/{protocol_id}", by_id, expect_handler=expect)
 
 

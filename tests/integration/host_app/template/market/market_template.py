@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from base_server.service.cache.cache_service import CacheService
 from base_server.template.base.base_template import BaseTemplate
 from base_server.template.base.client_session import ClientSession
-from base_server.template.base.endpoint import Protocol
+from base_server.template.base.endpoint import Endpoint
 from base_server.template.base.envelope import Identifier, Request, Response
-from base_server.template.base.error_response import answers
+from base_server.template.base.error_response import error_to_response
 from base_server.template.base.errors import NotAllowedInState
 from base_server.template.base.template_context import TemplateContext
 from base_server.template.base.template_type import TemplateType
@@ -49,10 +49,10 @@ class MarketTemplate(BaseTemplate):
         self._context = context
         self._first_id = first_id
 
-    def protocols(self) -> Sequence[Protocol]:
+    def endpoints(self) -> Sequence[Endpoint]:
         buy, ask = self._first_id, self._first_id + 1
         return (
-            Protocol(
+            Endpoint(
                 buy,
                 "/api/market/buy",
                 BuyRequest,
@@ -60,7 +60,7 @@ class MarketTemplate(BaseTemplate):
                 self.on_market_buy_req,
                 summary="Buy",
             ),
-            Protocol(
+            Endpoint(
                 ask,
                 "/api/market/ask",
                 AskSellerRequest,
@@ -74,7 +74,7 @@ class MarketTemplate(BaseTemplate):
         async with CacheService.get_client() as redis:
             await redis.set_string("stock:sword", 3)
 
-    @answers(BuyResponse)
+    @error_to_response(BuyResponse)
     async def on_market_buy_req(
         self, client_session: ClientSession, request: BuyRequest
     ) -> BuyResponse:
@@ -85,7 +85,7 @@ class MarketTemplate(BaseTemplate):
             raise NotAllowedInState(f"{request.item} is sold out")
         return BuyResponse(item=request.item, left=left)
 
-    @answers(AskSellerResponse)
+    @error_to_response(AskSellerResponse)
     async def on_market_ask_req(
         self, client_session: ClientSession, request: AskSellerRequest
     ) -> AskSellerResponse:
