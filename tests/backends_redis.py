@@ -1,9 +1,9 @@
-"""Redis in its three forms for tests: fakeredis, the embedded Valkey's binary, redis-server from PATH.
+"""Redis for tests: the embedded Valkey's binary, redis-server from PATH, a cluster of it.
 
 Servers are private processes on a socket file and a free port, with their data in a temporary folder.
 A missing binary skips the test by name, or fails it when REQUIRE_REAL=1.
 
-Fixtures: ``cache_backend`` (fake, valkey, redis) and ``real_cache_backend`` (valkey, redis) give a
+Fixtures: ``cache_backend`` (valkey, redis, cluster) and ``real_cache_backend`` (valkey, redis) give a
 :class:`CacheBackend`; ``cache`` and ``real_cache`` a started CacheService on it with an ``app_id`` of the
 test's own; ``private_server`` (valkey, redis) a server that the test may kill.
 """
@@ -104,7 +104,7 @@ class RedisServer:
 
 @dataclass(frozen=True)
 class CacheBackend:
-    """``settings`` for a CacheService; ``server`` is ``None`` for fakeredis."""
+    """``settings`` for a CacheService; ``server`` is ``None`` for a cluster."""
 
     name: str
     settings: CacheSettings
@@ -154,7 +154,7 @@ def private_server(request: pytest.FixtureRequest) -> Iterator[RedisServer]:
     yield from _running_server(request.param, *LOSES_NOTHING)
 
 
-@pytest.fixture(params=["fake", "valkey", "redis", "cluster"])
+@pytest.fixture(params=["valkey", "redis", "cluster"])
 def cache_backend(request: pytest.FixtureRequest) -> CacheBackend:
     return _backend(request)
 
@@ -206,8 +206,6 @@ def _running_server(name: str, *options: str) -> Iterator[RedisServer]:
 
 def _backend(request: pytest.FixtureRequest) -> CacheBackend:
     name: str = request.param
-    if name == "fake":
-        return CacheBackend(name, CacheSettings(type="fake"), None)
     if name == "cluster":
         return CacheBackend(
             name, request.getfixturevalue("redis_cluster").settings(timeout_s=PATIENCE_S), None

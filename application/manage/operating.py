@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 from base_server.service.cache.cache_service import CacheService
 from base_server.service.cache.cache_settings import CacheSettings
-from base_server.service.core.errors import StartError
 from base_server.service.core.tasks import TaskRegistry
 from base_server.service.lock.lock_service import LockService
 from base_server.service.queue.queue_service import QueueService
@@ -56,11 +55,6 @@ async def operating(settings: ServerSettings) -> AsyncIterator[Operating]:
 
 async def _reach(settings: ServerSettings) -> tuple[CacheSettings, str]:
     cache = settings.cacheConfig
-    if cache.type == "fake":
-        raise StartError(
-            'cacheConfig.type is "fake", whose data lives and ends with its server:'
-            ' nothing is to be managed; set it to "embedded" or "redis" to keep data.'
-        )
     if cache.type != "embedded":
         return cache, f"Redis at {cache.address}"
     from base_server.service.cache.embedded import find_running  # noqa: PLC0415 - needs POSIX file locks

@@ -31,7 +31,6 @@ DOUBTFUL = {
         "trusted_proxies",
     ),
     "debug in PROD": ("PROD", {"NETCONFIG__LOG_LEVEL": "debug"}, "netConfig.log_level"),
-    "a fake Redis": ("LOCAL", {"CACHECONFIG__TYPE": "fake"}, "cacheConfig.type"),
     "no fsync": ("LOCAL", {"CACHECONFIG__APPENDFSYNC": "no"}, "cacheConfig.appendfsync"),
     "no memory limit": ("LOCAL", {"CACHECONFIG__MAXMEMORY_MB": "0"}, "cacheConfig.maxmemory_mb"),
     "a Redis that is not asked": (

@@ -40,7 +40,7 @@ def make_container(data_dir: Path, cache: CacheSettings, partitions: int = 16) -
 
 @pytest.fixture
 async def container(tmp_path: Path) -> AsyncIterator[ServiceContainer]:
-    running = make_container(tmp_path, CacheSettings(type="fake"))
+    running = make_container(tmp_path, CacheSettings())
     await running.start()
     yield running
     await running.stop()
@@ -225,7 +225,7 @@ async def test_many_askers_are_one_look(container: ServiceContainer) -> None:
 
 async def test_the_containers_names_work_while_it_runs_and_not_after(tmp_path: Path) -> None:
     assert not any(ServiceContainer.get_service_status().values())
-    container = make_container(tmp_path, CacheSettings(type="fake"))
+    container = make_container(tmp_path, CacheSettings())
     assert not ServiceContainer.is_cache_service_initialized()
     await container.start()
     assert all(ServiceContainer.get_service_status().values())
@@ -243,10 +243,10 @@ async def test_the_containers_names_work_while_it_runs_and_not_after(tmp_path: P
 async def test_another_partition_count_than_the_database_knows_stops_the_start(
     tmp_path: Path,
 ) -> None:
-    first = make_container(tmp_path, CacheSettings(type="fake"))
+    first = make_container(tmp_path, CacheSettings())
     await first.start()
     await first.stop()
-    second = make_container(tmp_path, CacheSettings(type="fake"), partitions=8)
+    second = make_container(tmp_path, CacheSettings(), partitions=8)
     with pytest.raises(StartError, match="16"):
         await second.start()
     assert not any(ServiceContainer.get_service_status().values())

@@ -183,11 +183,6 @@ REFUSED: dict[str, tuple[str, dict[str, str], str]] = {
         KEY | {"CACHECONFIG__TLS": "true", "CACHECONFIG__TLS_CA_FILE": "/not/there.pem"},
         "cacheConfig.tls_ca_file /not/there.pem",
     ),
-    "workers of a fake Redis": (
-        "LOCAL",
-        {"CACHECONFIG__TYPE": "fake", "NETCONFIG__WORKERS": "2"},
-        "in one process",
-    ),
     "a shard that is none": (
         "LOCAL",
         {"CHATCONFIG__DEFAULT_SHARD_ID": "9"},

@@ -329,5 +329,3 @@ def test_what_stops_the_start_is_said_once(tmp_path: Path) -> None:
         port = str(taken.getsockname()[1])
         (line,) = lines(BASE_SERVER__NETCONFIG__PORT=port, BASE_SERVER__NETCONFIG__WORKERS="2")
     assert f"port {port} on 127.0.0.1 is in use" in line, "also when the other shares it"
-    (line,) = lines("--workers", "2", BASE_SERVER__CACHECONFIG__TYPE="fake")
-    assert "lives in one process" in line

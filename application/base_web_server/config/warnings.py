@@ -58,7 +58,7 @@ def _doors(settings: ServerSettings) -> Iterator[Doubt]:
 def _unused(settings: ServerSettings) -> Iterator[Doubt]:
     """Whoever gives an address means a server; the type says that there is none."""
     cache, database = settings.cacheConfig, settings.databaseConfig
-    if cache.type in ("embedded", "fake"):
+    if cache.type == "embedded":
         names = _given(cache, ("host", "port", "nodes", "username", "password"))
         yield from _not_used("cacheConfig", names, cache.type, "redis")
     if database.type == "sqlite":
@@ -87,11 +87,6 @@ def _not_used(section: str, names: list[str], kind: str, other: str) -> Iterator
 
 def _stores(settings: ServerSettings, in_prod: bool) -> Iterator[Doubt]:
     cache, database = settings.cacheConfig, settings.databaseConfig
-    if cache.type == "fake":
-        yield Doubt(
-            "cacheConfig.type is fake: everything that is not in the database yet ends with the process",
-            "set embedded or redis",
-        )
     if cache.type == "embedded" and cache.appendfsync == "no":
         yield Doubt(
             "cacheConfig.appendfsync is no: a power cut loses what was acknowledged in the last half minute",

@@ -41,10 +41,6 @@ def refuse_workers(settings: ServerSettings) -> None:
         raise StartError(
             "There are no workers on Windows: leave out --workers, and set netConfig.workers to 1."
         )
-    if settings.cacheConfig.type == "fake":
-        raise StartError(
-            'cacheConfig.type "fake" lives in one process: use "embedded" or "redis", or --workers 1.'
-        )
 
 
 async def run_workers(

@@ -45,14 +45,11 @@ class CacheClient:
         exchange: Exchange | ClusterExchange,
         keyspace: Keyspace,
         script_guard: str = "",
-        *,
-        flags: bool = True,
     ) -> None:
-        """``script_guard`` is put before every script. ``flags``: whether the server knows a script's flags."""
+        """``script_guard`` is put before every script."""
         self._exchange = exchange
         self.keyspace = keyspace
         self._guard = script_guard
-        self._flags = flags
         self._variants: dict[tuple[str, bool], Script] = {}
         self._evaluated: set[str] = set()
         self._newer_reported_s = -_REPORT_EVERY_S
@@ -120,7 +117,7 @@ class CacheClient:
         operands = (
             [len(keys), *keys, *args] if precondition is None else precondition.operands(keys, args)
         )
-        if self._guard or precondition is not None or not self._flags:
+        if self._guard or precondition is not None:
             script = self._variant(script, asks=precondition is not None)
         with span("redis script", script=script.name):
             try:
@@ -272,9 +269,7 @@ class CacheClient:
         """``script`` with the guard before it and, if it ``asks``, the question for its precondition."""
         if (known := self._variants.get((script.sha1, asks))) is None:
             asked = asking_first(script) if asks else script
-            known = replace(
-                asked, body=self._guard + asked.body, allow_oom=asked.allow_oom and self._flags
-            )
+            known = replace(asked, body=self._guard + asked.body)
             self._variants[script.sha1, asks] = known
         return known
 

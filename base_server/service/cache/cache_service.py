@@ -6,7 +6,7 @@ import random
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from base_server.service.cache.cache_client import CacheClient
 from base_server.service.cache.cache_settings import CacheSettings
@@ -29,8 +29,6 @@ from base_server.service.redis_client.cluster_client import SCRIPT_GUARD, Cluste
 from base_server.service.redis_client.cluster_map import Address, Cluster
 from base_server.service.redis_client.connecting import (
     OnConnect,
-    make_fake_pool,
-    make_fake_server,
     make_pool,
     refuse_certificates,
 )
@@ -144,15 +142,12 @@ class CacheService(Facade):
 
     async def durability(self) -> Durability:
         """What an acknowledgement of this Redis is worth now, asked anew. Raises ServiceUnavailable."""
-        if self._settings.type != "fake":
-            self._facts = await read_facts(self.get_bulk_client())
+        self._facts = await read_facts(self.get_bulk_client())
         return judge(self._facts)
 
     async def is_full(self) -> bool:
         """Whether Redis, or one of its masters, has reached maxmemory: it refuses what adds data, and goes on with what
         takes it away. Raises ServiceUnavailable when it takes no writes at all: a replica, or one that cannot save."""
-        if self._settings.type == "fake":
-            return False
         try:
             # Writes nothing: a script without flags is refused whenever a write would be.
             await self.get_client().execute_on_each("EVAL", "#!lua\nreturn 0", 0)
@@ -174,38 +169,28 @@ class CacheService(Facade):
             self._embedded = EmbeddedServer(self._data_dir, settings)
             await self._embedded.start()
             settings = self._embedded.client_settings()
-        fake_server = make_fake_server() if settings.type == "fake" else None
         try:
             if settings.type == "redis_cluster":
                 self._cluster = await self._find_cluster(settings)
             self._client = self._make_client(
                 settings,
-                fake_server,
                 max_connections=settings.max_connections,
                 timeout_s=settings.timeout_s,
                 gather=True,
             )
             self._bulk_client = self._make_client(
                 settings,
-                fake_server,
                 max_connections=settings.max_bulk_connections,
                 timeout_s=settings.bulk_timeout_s,
                 gather=False,
             )
             self._signals = Signals(
-                lambda: self._make_pool(
-                    settings, fake_server, max_connections=1, timeout_s=settings.timeout_s
-                ),
+                lambda: self._make_pool(settings, max_connections=1, timeout_s=settings.timeout_s),
                 self._keyspace,
                 self._waits,
             )
-            if fake_server is not None:
-                await self._prepare_fake(self._client)
-            else:
-                self._facts = await read_facts(self._client)
-                judge_durability(
-                    self._facts, env=self._env, accept_volatile=settings.accept_volatile
-                )
+            self._facts = await read_facts(self._client)
+            judge_durability(self._facts, env=self._env, accept_volatile=settings.accept_volatile)
             await self._claim_partition_count(self._client)
         except ServiceError as error:
             raise StartError(
@@ -226,7 +211,6 @@ class CacheService(Facade):
     def _make_client(
         self,
         settings: CacheSettings,
-        fake_server: Any,
         *,
         max_connections: int,
         timeout_s: float,
@@ -236,7 +220,7 @@ class CacheService(Facade):
 
         def pool(node: Address | None = None) -> Pool:
             return self._make_pool(
-                settings, fake_server, node, max_connections=max_connections, timeout_s=timeout_s
+                settings, node, max_connections=max_connections, timeout_s=timeout_s
             )
 
         if self._cluster is not None:
@@ -247,20 +231,17 @@ class CacheService(Facade):
             exchange = Exchange(pool(), self._tasks, self._waits, timeout_s, gather=gather)
         self._exchanges.append(exchange)
         guard = SCRIPT_GUARD if self._cluster else ""
-        return CacheClient(exchange, self._keyspace, guard, flags=fake_server is None)
+        return CacheClient(exchange, self._keyspace, guard)
 
     def _make_pool(
         self,
         settings: CacheSettings,
-        fake_server: Any,
         node: Address | None = None,
         *,
         max_connections: int,
         timeout_s: float,
     ) -> Pool:
         """Connections to ``node`` of a cluster (any, if None), or to the one server."""
-        if fake_server is not None:
-            return make_fake_pool(fake_server, max_connections=max_connections, timeout_s=timeout_s)
         epoch = self._epoch
         if self._cluster is not None:
             node = node or random.choice(self._cluster.masters() or settings.seeds)  # noqa: S311
@@ -280,19 +261,6 @@ class CacheService(Facade):
             return self._epoch
         node = self._cluster.owner_of_partition(partition)
         return self._epoch if node is None else self._cluster.run(node)
-
-    async def _prepare_fake(self, client: CacheClient) -> None:
-        """fakeredis has no INFO and only one run."""
-        for partition in range(self.partitions.count):
-            epoch, run = self._epoch.keys(partition)
-            await client.execute("MSET", epoch, 1, run, "fake")
-        unknown = dict.fromkeys(("appendfsync", "maxmemory_policy"), "unknown")
-        self._facts = {
-            "version": "fakeredis",
-            "run_id": "fake",
-            "appendonly": "no",
-            "replicas": "0",
-        } | unknown
 
     async def _claim_partition_count(self, client: CacheClient) -> None:
         name, mine = self._keyspace.partition_count_key, str(self.partitions.count)

@@ -13,8 +13,8 @@ from base_server.service.core.settings import Host, Settings
 class CacheSettings(Settings):
     """Defaults are those of LOCAL: an embedded Valkey whose data lives in ``data_dir``."""
 
-    type: Literal["embedded", "redis", "redis_cluster", "fake"] = "embedded"
-    """`embedded` is a Valkey of our own in `data_dir`; `fake` forgets everything with its process (tests)."""
+    type: Literal["embedded", "redis", "redis_cluster"] = "embedded"
+    """`embedded` is a Valkey of our own in `data_dir`."""
     host: Host = "127.0.0.1"
     """Where `redis` is; of `redis_cluster` one node, from which the others are learned."""
     port: int = Field(default=6379, ge=1, le=65535)

@@ -70,9 +70,7 @@ _FSYNC = {
 def judge(facts: dict[str, str]) -> Durability:
     """What an acknowledgement is worth with these facts."""
     dangers = _dangers(facts)
-    if facts["version"] == "fakeredis":
-        sentence = "an imitation in memory: all of it is lost when this process ends"
-    elif dangers:
+    if dangers:
         sentence = "; ".join(dangers)
     elif facts["appendonly"] == "unknown":
         sentence = "it does not tell whether it has an append-only file"

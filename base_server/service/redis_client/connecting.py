@@ -84,24 +84,6 @@ def make_pool(
     return _pool(kind, options, _greeting(on_connect), max_connections, timeout_s)
 
 
-def make_fake_server() -> Any:
-    """The memory that the pools of one ``type: fake`` service share."""
-    try:
-        from fakeredis import FakeServer  # noqa: PLC0415 - a development dependency
-    except ImportError as error:
-        raise StartError(
-            'cacheConfig.type is "fake": install fakeredis[lua], or use "embedded".'
-        ) from error
-    return FakeServer()
-
-
-def make_fake_pool(server: Any, *, max_connections: int, timeout_s: float) -> Pool:
-    """A pool of connections to a :func:`make_fake_server`."""
-    from base_server.service.redis_client.fake_connection import FakeConnection  # noqa: PLC0415 - needs a development dependency
-
-    return _pool(FakeConnection, {"server": server}, None, max_connections, timeout_s)
-
-
 def _pool(
     kind: type[WiredConnection],
     options: dict[str, Any],

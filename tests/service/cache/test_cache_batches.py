@@ -22,7 +22,7 @@ from tests.waiting import PATIENCE_S, until
 COUNT = Script("count", "return redis.call('INCR', KEYS[1])")
 
 
-ON_ONE_SERVER = pytest.mark.parametrize("cache_backend", ["fake", "valkey", "redis"], indirect=True)
+ON_ONE_SERVER = pytest.mark.parametrize("cache_backend", ["valkey", "redis"], indirect=True)
 """On a cluster ECHO goes to any node, and so in several writes."""
 
 

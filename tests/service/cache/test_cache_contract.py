@@ -1,4 +1,4 @@
-"""The cache's port, the same on fakeredis, Valkey and Redis."""
+"""The cache's port, the same on Valkey, Redis and a cluster."""
 
 from __future__ import annotations
 
@@ -216,7 +216,7 @@ async def test_a_stopped_service_hands_out_nothing(
 @pytest.mark.parametrize("name", ["", "a b", "a{b}", "a:b", "ä"])
 def test_an_application_name_that_would_break_the_keys_is_refused(name: str) -> None:
     with pytest.raises(StartError, match="appId"):
-        make_cache(CacheSettings(type="fake"), name)
+        make_cache(CacheSettings(), name)
 
 
 async def _gone(redis: CacheClient, key: str) -> bool:

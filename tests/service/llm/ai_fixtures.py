@@ -1,4 +1,4 @@
-"""What the tests of service/llm share: a service on a fake cache, and settings that point at a stub."""
+"""For the tests of service/llm: a service on an embedded cache, settings that point at a stub."""
 
 from __future__ import annotations
 
@@ -34,9 +34,10 @@ def stub_settings(base_url: str, provider: dict[str, Any] | None = None, **llm: 
 
 
 @asynccontextmanager
-async def running_cache(data_dir: Path, cache_type: str = "fake") -> AsyncIterator[CacheService]:
-    settings = CacheSettings.model_validate({"type": cache_type})
-    cache = CacheService(settings, app_id="app", env="LOCAL", partitions=16, data_dir=data_dir)
+async def running_cache(data_dir: Path) -> AsyncIterator[CacheService]:
+    cache = CacheService(
+        CacheSettings(), app_id="app", env="LOCAL", partitions=16, data_dir=data_dir
+    )
     await cache.start()
     try:
         yield cache

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -21,25 +21,19 @@ from tests.openai_stub import OpenAIStub, Reply
 from tests.service.llm.ai_fixtures import running_cache, running_service, stub_settings
 
 
-@pytest.fixture(params=["fake", "embedded"])
-async def any_cache(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[CacheService]:
-    async with running_cache(tmp_path, request.param) as running:
-        yield running
-
-
 def contents(stub: OpenAIStub, call: int) -> list[str]:
     return [message["content"] for message in stub.requests[call].messages]
 
 
 async def test_a_session_remembers_question_and_reply_and_a_restart_does_not_forget(
-    stub: OpenAIStub, any_cache: CacheService
+    stub: OpenAIStub, cache: CacheService
 ) -> None:
     settings = stub_settings(stub.base_url)
-    async with running_service(settings, any_cache) as service:
+    async with running_service(settings, cache) as service:
         await service.chat("하나 👍", "s1")
         await service.chat("two", "s1")
         await service.chat("other", "s2")
-    async with running_service(settings, any_cache) as service:
+    async with running_service(settings, cache) as service:
         await service.chat("three", "s1")
     assert contents(stub, 1) == ["하나 👍", "stub: 하나 👍", "two"]
     assert contents(stub, 2) == ["other"]
@@ -47,11 +41,11 @@ async def test_a_session_remembers_question_and_reply_and_a_restart_does_not_for
 
 
 async def test_the_list_keeps_the_newest_turns_under_its_ttl(
-    stub: OpenAIStub, any_cache: CacheService
+    stub: OpenAIStub, cache: CacheService
 ) -> None:
     settings = stub_settings(stub.base_url, max_conversation_length=4, conversation_ttl_s=100)
-    client = any_cache.get_client()
-    async with running_service(settings, any_cache) as service:
+    client = cache.get_client()
+    async with running_service(settings, cache) as service:
         for number in range(4):
             await service.chat(f"q{number}", "s1")
         stored = [json.loads(text) for text in await client.list_range("ai_history:s1", 0, -1)]
@@ -74,11 +68,11 @@ async def test_a_failed_reply_is_not_remembered(stub: OpenAIStub, cache: CacheSe
     "command", [("SET", "text"), ("SADD", "member"), ("RPUSH", "no json", "[]", '{"lc":1}', "7")]
 )
 async def test_a_damaged_history_counts_as_none_and_is_mended_by_the_next_reply(
-    stub: OpenAIStub, any_cache: CacheService, command: tuple[str, ...]
+    stub: OpenAIStub, cache: CacheService, command: tuple[str, ...]
 ) -> None:
-    client = any_cache.get_client()
+    client = cache.get_client()
     await client.execute(command[0], client.key("ai_history:s1"), *command[1:])
-    async with running_service(stub_settings(stub.base_url), any_cache) as service:
+    async with running_service(stub_settings(stub.base_url), cache) as service:
         await service.chat("one", "s1")
         await service.chat("two", "s1")
     assert contents(stub, 0) == ["one"]
@@ -163,9 +157,9 @@ async def test_a_reply_survives_that_it_cannot_be_remembered(
 
 
 async def test_load_chat_history_replaces_and_takes_every_usual_form(
-    stub: OpenAIStub, any_cache: CacheService
+    stub: OpenAIStub, cache: CacheService
 ) -> None:
-    async with running_service(stub_settings(stub.base_url), any_cache) as service:
+    async with running_service(stub_settings(stub.base_url), cache) as service:
         await service.chat("gone", "s1")
         await service.load_chat_history(
             "s1",
@@ -193,9 +187,9 @@ def test_other_messages_are_refused(message: object) -> None:
 
 
 async def test_chat_memory_is_a_langchain_history_of_the_session(
-    stub: OpenAIStub, any_cache: CacheService
+    stub: OpenAIStub, cache: CacheService
 ) -> None:
-    async with running_service(stub_settings(stub.base_url), any_cache) as service:
+    async with running_service(stub_settings(stub.base_url), cache) as service:
         await service.chat("one", "s1")
         memory = service.mem("s1").chat_memory
         assert isinstance(memory, BaseChatMessageHistory)
@@ -210,7 +204,7 @@ async def test_chat_memory_is_a_langchain_history_of_the_session(
 
 
 async def test_the_synchronous_memory_calls_are_kept_in_order_and_the_next_reply_knows_them(
-    stub: OpenAIStub, any_cache: CacheService
+    stub: OpenAIStub, cache: CacheService
 ) -> None:
     turns_to_wait = iter(range(100, 0, -2))
 
@@ -219,7 +213,7 @@ async def test_the_synchronous_memory_calls_are_kept_in_order_and_the_next_reply
             await asyncio.sleep(0)
 
     async with running_service(
-        stub_settings(stub.base_url, max_conversation_length=60), any_cache
+        stub_settings(stub.base_url, max_conversation_length=60), cache
     ) as service:
         await service.chat("forgotten", "s1")
         service.register_history(ever_faster)

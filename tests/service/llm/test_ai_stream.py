@@ -300,7 +300,9 @@ async def test_an_unknown_persona_is_refused_with_the_known_names(
     assert stub.calls == 0
 
 
-async def test_start_returns_at_once_and_the_loop_stays_free_while_langchain_is_imported() -> None:
+async def test_start_returns_at_once_and_the_loop_stays_free_while_langchain_is_imported(
+    tmp_path: Path,
+) -> None:
     """In a process of its own, where nothing is imported yet."""
     program = """
 import asyncio, gc, sys, time
@@ -311,7 +313,7 @@ heavy = lambda: sorted({name.split(".")[0] for name in sys.modules} & {"langchai
 assert not heavy(), heavy()
 thresholds = gc.get_threshold()
 async def main():
-    async with running_cache(Path("unused")) as cache:
+    async with running_cache(Path(sys.argv[1])) as cache:
         longest = 0.0
         async def watch():
             nonlocal longest
@@ -324,7 +326,7 @@ async def main():
         await asyncio.sleep(0.02)
         async with running_service(settings, cache) as service:
             assert not service.status()["warm"], "start waited"
-            answer = await base_server.service.chat("hi", "s1")
+            answer = await service.chat("hi", "s1")
             await asyncio.sleep(0.02)
             watcher.cancel()
             assert answer["model"] == "demo" and heavy() and service.status()["warm"]
@@ -337,7 +339,7 @@ asyncio.run(main())
 """
     done = await asyncio.to_thread(
         subprocess.run,
-        [sys.executable, "-W", "error", "-c", program],
+        [sys.executable, "-W", "error", "-c", program, str(tmp_path)],
         cwd=ROOT,
         capture_output=True,
         text=True,

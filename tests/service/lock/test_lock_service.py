@@ -1,4 +1,4 @@
-"""The lock's port, the same on fakeredis, Valkey and Redis."""
+"""The lock's port, the same on Valkey, Redis and a cluster."""
 
 from __future__ import annotations
 

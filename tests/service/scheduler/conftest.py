@@ -14,9 +14,7 @@ from tests.service.scheduler.scheduler_bench import Bench
 
 @pytest.fixture
 async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
-    cache = CacheService(
-        CacheSettings(type="fake"), app_id="app", env="TEST", partitions=4, data_dir=tmp_path
-    )
+    cache = CacheService(CacheSettings(), app_id="app", env="TEST", partitions=4, data_dir=tmp_path)
     await cache.start()
     bench = Bench(cache)
     yield bench

@@ -1,4 +1,4 @@
-"""Schedulers on one fake Redis, and work for them."""
+"""Schedulers on one Redis, and work for them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from base_server.service.scheduler.scheduler_settings import SchedulerSettings
 
 
 class Bench:
-    """Schedulers as separate processes would have them, on one fake Redis."""
+    """Schedulers as separate processes would have them, on one Redis."""
 
     def __init__(self, cache: CacheService) -> None:
         self.cache = cache

@@ -29,7 +29,7 @@ class Clock:
             monkeypatch.setattr(f"{module}.datetime", Moved)
         moved_time = SimpleNamespace(
             time=lambda: time.time() + clock.moved.total_seconds(), monotonic=time.monotonic
-        )  # the fake Redis keeps the real one, as another machine would
+        )  # Redis keeps the real one, as another machine would
         monkeypatch.setattr("base_server.service.scheduler.scheduler_service.time", moved_time)
 
     def set_by(self, seconds: float) -> None:

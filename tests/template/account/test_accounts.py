@@ -16,7 +16,6 @@ from argon2 import PasswordHasher
 
 from application.base_web_server.templates import create_account_template, create_session_store
 from base_server.service.cache.cache_service import CacheService
-from base_server.service.cache.cache_settings import CacheSettings
 from base_server.service.core.errors import ServiceUnavailable
 from base_server.service.llm.llm_settings import LlmSettings
 from base_server.service.net.net_settings import NetSettings
@@ -80,7 +79,6 @@ async def running_world(data_dir: Path, **limits: int) -> AsyncIterator[World]:
             "app",
             "LOCAL",
             data_dir,
-            cache=CacheSettings(type="fake"),
             llm=LlmSettings(demo_without_key=True),
         )
     )
