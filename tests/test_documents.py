@@ -6,6 +6,7 @@ import ast
 import importlib
 import json
 import re
+import shlex
 import subprocess
 from collections import Counter
 from collections.abc import Iterator
@@ -42,6 +43,7 @@ README = ROOT / "README.md"
 README_KO = ROOT / "README.ko.md"
 CONFIGURATION = ROOT / "docs/configuration.md"
 CHAT_README = ROOT / "base_server/template/chat/README.md"
+TUTORIALS = [ROOT / "docs/tutorial.md", ROOT / "docs/tutorial.ko.md"]
 DECISIONS = sorted((ROOT / "docs/decisions").glob("*.md"))
 PAGES = [
     README,
@@ -424,12 +426,13 @@ async def test_the_chat_readmes_examples_do_what_they_say(tmp_path: Path, app_id
         TemplateContext.clear()
 
 
-def test_the_korean_readme_has_the_readmes_commands() -> None:
-    def commands(page: Path) -> set[str]:
-        return {re.sub(r" *#.*", "", block) for block in _blocks(page, "sh")}
+def _commands(page: Path) -> list[str]:
+    """The page's shell commands without their comments."""
+    return [re.sub(r" *#.*", "", block) for block in _blocks(page, "sh")]
 
-    assert len(commands(README_KO)) >= 5
-    assert commands(README_KO) <= commands(README)
+
+def test_the_korean_readme_has_the_readmes_commands() -> None:
+    assert _commands(README_KO) == _commands(README)
 
 
 def test_the_readmes_walk_works_as_it_stands(server: ServerProcess) -> None:
@@ -444,18 +447,22 @@ def test_the_readmes_walk_works_as_it_stands(server: ServerProcess) -> None:
     assert walked.stdout.count('"sender_type":"AI"') == 2
 
 
-def test_the_tutorial_works_from_top_to_bottom(server: ServerProcess, tmp_path: Path) -> None:
-    script = "\n".join(_blocks(ROOT / "docs/tutorial.md", "sh"))
+@pytest.mark.parametrize("page", TUTORIALS, ids=_name)
+def test_the_tutorial_works_from_top_to_bottom(page: Path, tmp_path: Path) -> None:
+    (start,) = (block for block in _blocks(page, "sh") if "make run" in block)
+    assignments = shlex.split(start.replace("\\\n", "").removesuffix("make run\n"))
+    persona = dict(assignment.split("=", 1) for assignment in assignments)
+    script = "\n".join(block for block in _blocks(page, "sh") if block != start)
     assert script.startswith("ADDRESS=http://127.0.0.1:8080\n")
-    script = script.replace("http://127.0.0.1:8080", server.base_url)
-    walked = subprocess.run(
-        ["bash", "-euo", "pipefail", "-c", script],
-        cwd=tmp_path, capture_output=True, text=True, timeout=60, check=True,
-    )  # fmt: skip
+    with running_server(tmp_path / "data", **persona) as server:
+        walked = subprocess.run(
+            ["bash", "-euo", "pipefail", "-c", script.replace("http://127.0.0.1:8080", server.base_url)],
+            cwd=tmp_path, capture_output=True, text=True, timeout=60, check=True,
+        )  # fmt: skip
     said = walked.stdout
     answers = [json.loads(line) for line in said.splitlines() if line.startswith("{")]
-    assert [answer["errorCode"] for answer in answers] == [0] * 7 + [1004], said
-    signed_up, _, sent, again, stopped, page, older, refused = answers
+    assert [answer["errorCode"] for answer in answers] == [0] * 7 + [1004, 0, 0], said
+    signed_up, _, sent, again, stopped, listed, older, refused, personas, own = answers
     assert (signed_up["sequence"], refused["sequence"]) == (1, 42)
     assert sent["message"]["message_id"] == again["message"]["message_id"]
     streamed, resumed = said.split("event: message.accepted")[1].split("event: reply.done")[:2]
@@ -464,5 +471,17 @@ def test_the_tutorial_works_from_top_to_bottom(server: ServerProcess, tmp_path: 
     assert "".join(texts[0]) == whole
     assert whole.endswith("".join(texts[1]))
     assert len(texts[1]) < len(texts[0])
-    assert [message["content"] for message in page["messages"]] == ["How deep is it?", whole]
-    assert older["messages"][0]["content"] == "Where is the mine?"
+    first, second, _ = re.findall(r'\\"content\\": \\"([^"]*)\\"', script)
+    assert [message["content"] for message in listed["messages"]] == [second, whole]
+    assert older["messages"][0]["content"] == first
+    assert "MINER" in json.dumps(personas)
+    assert own["message"]["metadata"]["ai_persona"] == "MINER"
+
+
+def test_the_korean_tutorial_has_the_tutorials_commands() -> None:
+    """But for the texts of a title, a message and a persona, which are Korean there."""
+    english, korean = (
+        [re.sub(r'(TITLE|PROMPT|title|content)\W+[^"\\]+', r"\1", each) for each in _commands(page)]
+        for page in TUTORIALS
+    )
+    assert korean == english
