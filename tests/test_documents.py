@@ -272,6 +272,37 @@ def test_log_lines_that_operators_are_told_of_are_logged() -> None:
         assert f'"{message}"' in code, message
 
 
+def _log_calls() -> Iterator[tuple[str, str, set[str | None]]]:
+    """Level, message and keys of every call of the Logger; None among the keys stands for ``**fields``."""
+    for folder in ("application", "base_server"):
+        for file in (ROOT / folder).rglob("*.py"):
+            for node in ast.walk(ast.parse(_text(file))):
+                match node:
+                    case ast.Call(
+                        func=ast.Attribute(value=ast.Name("Logger"), attr=method),
+                        args=[ast.Constant(value=str(message))],
+                        keywords=keywords,
+                    ):
+                        level = method.replace("warn", "warning")
+                        yield level, message, {each.arg for each in keywords} - {"exc_info"}
+
+
+def test_log_messages_that_operators_rely_on_are_logged_with_their_keys() -> None:
+    logged: dict[tuple[str, str], set[str | None]] = {}
+    for level, message, keys in _log_calls():
+        logged.setdefault((level, message), set()).update(keys)
+    rows = re.findall(
+        r"^\| (info|warning|error) \| `([^`]+)` \| (.*) \|$",
+        _text(ROOT / "docs/upgrading.md"),
+        re.M,
+    )
+    assert len(rows) > 30
+    for level, message, cell in rows:
+        keys, named = logged[level, message], set(re.findall(r"`(\w+)`", cell))
+        assert keys - {None} <= named, message
+        assert None in keys or named <= keys, message
+
+
 def test_what_an_operator_pastes_acts_on_prod() -> None:
     for page in (
         README,
