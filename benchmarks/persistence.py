@@ -34,7 +34,7 @@ from base_server.template.chat.domain.events import MESSAGE_COLUMNS, QUEUE_NAME
 from base_server.template.chat.domain.states import MessageState
 from base_server.template.chat.messages.repository import MessageRepository, NewMessage
 from base_server.template.chat.persistence.batch_writer import BatchWriter
-from base_server.template.chat.persistence.event_streams import ChatLanes
+from base_server.template.chat.persistence.event_streams import EventStreams
 from base_server.template.chat.replies.slots import ReplySlots
 from base_server.template.chat.rooms.directory import ChatDirectory
 from base_server.template.chat.rooms.repository import RoomRepository
@@ -132,11 +132,11 @@ class Executemany:
 class Chat:
     """What a server process has between accepting a message and its row, without HTTP and without an AI.
 
-    The stores' lanes wake nobody, so that filling is not writing."""
+    The stores' streams wake nobody, so that filling is not writing."""
 
     def __init__(self, container: ServiceContainer, settings: ChatSettings) -> None:
         hot, bulk = container.cache.get_client(), container.cache.get_bulk_client()
-        lanes = ChatLanes(
+        streams = EventStreams(
             container.queue,
             hot.partitions.of_id,
             lambda: container.database.shard_ids,
@@ -144,25 +144,25 @@ class Chat:
             batch_size=settings.batch_size,
             max_backlog=container.settings.queue.max_backlog,
         )
-        self.turns = ReplySlots(hot, lanes, settings)
+        self.turns = ReplySlots(hot, streams, settings)
         self.states = ChatStateMachine(hot, settings)
         directory = ChatDirectory(hot, container.database)
         writer = BatchWriter(
             container.queue, container.database, bulk, self.states, directory, settings
         )
-        interrupt, check_mark = self.turns.interrupt, writer.marks.check_lane
+        interrupt, check_mark = self.turns.interrupt, writer.marks.check_stream
         loader = ChatLoader(
             bulk,
             container.database,
-            lanes,
+            streams,
             interrupt,
             check_mark,
             settings,
             container.tasks,
             directory,
         )
-        self.rooms = RoomRepository(hot, container.database, loader, lanes, settings)
-        self.messages = MessageRepository(hot, container.database, loader, lanes, settings)
+        self.rooms = RoomRepository(hot, container.database, loader, streams, settings)
+        self.messages = MessageRepository(hot, container.database, loader, streams, settings)
         self.consumer = ChatPersistenceConsumer(
             container.queue, writer, container.scheduler, settings, container.tasks
         )

@@ -11,7 +11,7 @@ from base_server.service.redis_client.script import PRELUDE_NAME, check_header
 from base_server.template.chat.cache import records as chat_records
 from base_server.template.chat.cache.records import (
     ACCOUNT,
-    LANE_MARK,
+    BACKLOG_WATERMARK,
     RECORDS,
     ROOM,
     Record,
@@ -35,7 +35,7 @@ _CALL = re.compile(r"redis\.p?call\('(HSET|HGET|HMGET|HDEL|HEXISTS|HINCRBY)', ")
 _FUNCTION = re.compile(r"^local function (\w+)", re.MULTILINE)
 _NAME = re.compile(r"^'([a-z_]+:?)'( \.\..*)?$")
 # What a header calls a key of each record.
-_BY_HEADER = {"room record": ROOM, "account record": ACCOUNT, "mark of the lane": LANE_MARK}
+_BY_HEADER = {"room record": ROOM, "account record": ACCOUNT, "mark of the lane": BACKLOG_WATERMARK}
 
 
 @dataclass(frozen=True)

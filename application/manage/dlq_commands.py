@@ -1,6 +1,6 @@
 """``dlq list|show|replay|drop``: the dead letters, of all queues or those that the options choose.
 
-A letter's name is ``queue/partition/lane/id``, as ``dlq list`` prints it. ``list`` prints no content: what a reason
+A letter's name is ``queue/partition/stream/id``, as ``dlq list`` prints it. ``list`` prints no content: what a reason
 quotes of the data is left out; ``show`` prints the whole entry.
 """
 
@@ -16,8 +16,8 @@ from datetime import UTC, datetime
 from typing import Any
 
 from base_server.service.core.errors import ServiceError
-from base_server.service.queue.lane_store import DeadLetter
-from base_server.service.queue.lanes import Lane
+from base_server.service.queue.event_stream import EventStream
+from base_server.service.queue.stream_store import DeadLetter
 from base_server.template.chat.domain.events import QUEUE_NAME
 
 from ..base_web_server.config.loading import ServerSettings
@@ -74,14 +74,14 @@ def _is_chosen(letter: DeadLetter, options: argparse.Namespace) -> bool:
     wanted = (
         (options.id, name_of(letter)),
         (options.room, letter.group),
-        (options.queue, letter.lane.queue_name),
+        (options.queue, letter.stream.queue_name),
     )
     return all(value is None or value == found for value, found in wanted)
 
 
 def name_of(letter: DeadLetter) -> str:
     """What stands for this letter in ``--id``."""
-    return f"{letter.lane.queue_name}/{letter.lane.partition}/{letter.lane.name}/{letter.dead_id}"
+    return f"{letter.stream.queue_name}/{letter.stream.partition}/{letter.stream.name}/{letter.dead_id}"
 
 
 async def _list(_: Operating, __: argparse.Namespace, letters: list[DeadLetter]) -> int:
@@ -117,10 +117,10 @@ async def _show(_: Operating, __: argparse.Namespace, letters: list[DeadLetter])
 
 async def _replay(tools: Operating, options: argparse.Namespace, letters: list[DeadLetter]) -> int:
     count = 0
-    for (lane, room), of_room in _by_room(letters).items():
-        if room and lane.queue_name == QUEUE_NAME:
+    for (stream, room), of_room in _by_room(letters).items():
+        if room and stream.queue_name == QUEUE_NAME:
             outcome = await tools.chat_letters.replay(
-                lane, room, of_room[0].dead_id if options.id else ""
+                stream, room, of_room[0].dead_id if options.id else ""
             )
             count += outcome.done
             if outcome.left:
@@ -129,7 +129,7 @@ async def _replay(tools: Operating, options: argparse.Namespace, letters: list[D
                 )
         else:
             for letter in of_room:
-                count += await tools.queue.replay_dead_letter(lane, letter.dead_id)
+                count += await tools.queue.replay_dead_letter(stream, letter.dead_id)
     sys.stdout.write(f"Replayed {count} dead letters; what is refused again comes back here.\n")
     return 0
 
@@ -141,18 +141,18 @@ async def _drop(tools: Operating, options: argparse.Namespace, letters: list[Dea
         )
         return 1
     count = 0
-    for (lane, room), of_room in _by_room(letters).items():
-        if room and lane.queue_name == QUEUE_NAME:
-            count += (await tools.chat_letters.drop(lane, room, of_room)).done
+    for (stream, room), of_room in _by_room(letters).items():
+        if room and stream.queue_name == QUEUE_NAME:
+            count += (await tools.chat_letters.drop(stream, room, of_room)).done
         else:
             for letter in of_room:
-                count += await tools.queue.drop_dead_letter(lane, letter.dead_id)
+                count += await tools.queue.drop_dead_letter(stream, letter.dead_id)
     sys.stdout.write(f"Dropped {count} dead letters.\n")
     return 0
 
 
-def _by_room(letters: Sequence[DeadLetter]) -> dict[tuple[Lane, str], list[DeadLetter]]:
-    groups: dict[tuple[Lane, str], list[DeadLetter]] = {}
+def _by_room(letters: Sequence[DeadLetter]) -> dict[tuple[EventStream, str], list[DeadLetter]]:
+    groups: dict[tuple[EventStream, str], list[DeadLetter]] = {}
     for letter in letters:
-        groups.setdefault((letter.lane, letter.group), []).append(letter)
+        groups.setdefault((letter.stream, letter.group), []).append(letter)
     return groups

@@ -1,4 +1,5 @@
-"""All services of a server: made from their settings, started in order, stopped in reverse, installed as façades."""
+"""All services of a server: made from their settings, started in order, stopped in reverse,
+installed as façades."""
 
 from __future__ import annotations
 
@@ -35,7 +36,8 @@ _TASK_DRAIN_S = 5.0
 
 @dataclass(frozen=True)
 class ServiceSettings:
-    """What the services need to know. ``data_dir`` is made if embedded servers keep their files there."""
+    """What the services need to know. ``data_dir`` is made if embedded servers keep their files
+    there."""
 
     app_id: str
     env: str
@@ -50,7 +52,8 @@ class ServiceSettings:
 
 
 class ServiceContainer:
-    """One set of services. Its attributes are the objects; the class's static methods speak to the installed ones.
+    """One set of services. Its attributes are the objects; the class's static methods speak to the
+    installed ones.
 
     Making it connects to nothing and installs nothing; :meth:`start` does both.
     """
@@ -90,7 +93,8 @@ class ServiceContainer:
     async def stop(self, timeout_s: float | None = None) -> None:
         """Stop in reverse order, the rest too when one fails to; may be called twice.
 
-        Jobs and deliveries under way get ``timeout_s`` (None: what their settings say), then they are cancelled.
+        Jobs and deliveries under way get ``timeout_s`` (None: what their settings say), then they
+        are cancelled.
         """
         self._stop_timeout_s = timeout_s
         await self._running.aclose()

@@ -25,7 +25,7 @@ def run(bench: Bench) -> None:
 
         asyncio.run(
             populate(server.url, accounts=64, rooms=1, messages=2)
-        )  # scripts and all lanes are there
+        )  # scripts and all streams are there
         before = used()
         asyncio.run(populate(server.url, accounts=_ACCOUNTS, rooms=_ROOMS))
         empty = used()

@@ -130,7 +130,7 @@ async def test_what_is_no_event_is_replayed_in_vain_and_dropped_with_yes(
     server: ServerProcess, data_dir: Path, terminal: Terminal
 ) -> None:
     async with operating(load_settings("LOCAL")) as tools:
-        tools.queue.declare(QUEUE_NAME, lanes=["1", "2"], route=lambda _: (3, "1"))
+        tools.queue.declare(QUEUE_NAME, streams=["1", "2"], route=lambda _: (3, "1"))
         for n in range(2):
             await tools.queue.send_message(QUEUE_NAME, {"n": n, "text": CONTENT}, "CHAT_NONSENSE")
     await until(lambda: _has(terminal, 2))

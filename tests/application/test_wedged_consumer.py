@@ -15,7 +15,7 @@ from application.base_web_server.observability.metrics import Metrics
 from application.base_web_server.observability.readiness import Phase
 from base_server.service.core.errors import ServiceUnavailable
 from base_server.service.db.db_settings import DatabaseSettings
-from base_server.service.queue.lanes import Lane
+from base_server.service.queue.event_stream import EventStream
 from base_server.template.base.template_context import TemplateContext
 from base_server.template.chat import chat_template_impl
 from tests.backends_mariadb import DatabaseBackend
@@ -27,7 +27,9 @@ from tests.waiting import PATIENCE_S, until
 _STUCK_S = 0.3
 
 
-@pytest.mark.parametrize("others_go_on", [False, True], ids=["all lanes", "one lane of several"])
+@pytest.mark.parametrize(
+    "others_go_on", [False, True], ids=["all streams", "one stream of several"]
+)
 async def test_a_consumer_that_is_wedged_while_the_database_answers_is_503(
     valkey_server: RedisServer,
     tmp_path: Path,
@@ -90,14 +92,14 @@ async def test_a_consumer_that_waits_for_its_database_is_degraded_only(
 
 
 def _wedge(chat: ChatWorld, partition: int) -> asyncio.Event:
-    """Let the writer hang in one partition's lanes until the event is set."""
+    """Let the writer hang in one partition's streams until the event is set."""
     writer, release = chat.template._parts.consumer._writer, asyncio.Event()
     write = writer.write
 
-    async def hang(lane: Lane, entries: object) -> bool:
-        if lane.partition == partition:
+    async def hang(stream: EventStream, entries: object) -> bool:
+        if stream.partition == partition:
             await release.wait()
-        return await write(lane, entries)  # type: ignore[arg-type]
+        return await write(stream, entries)  # type: ignore[arg-type]
 
     writer.write = hang  # type: ignore[method-assign]
     return release

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from service.queue.lane_store import DeadLetter
 from service.queue.queue_service import QueueService
+from service.queue.stream_store import DeadLetter
 from template.base.client_session import ClientSession
 from template.base.session_info import SessionInfo
 from template.base.template_context import TemplateContext

@@ -181,9 +181,9 @@ async def test_an_event_in_the_stream_of_another_shard_is_a_dead_letter(host: Ho
         "message_data": message,
     }
     queue, astray = chat.container.queue, 3 - shard_id
-    stream = queue.lane(
+    stream = queue.stream(
         QUEUE_NAME, chat.keys.account_partition(user.session.account_id), str(astray)
-    ).stream_key
+    ).key
     fields = {
         "id": "1",
         "type": "CHAT_MESSAGE_SAVE",
@@ -196,7 +196,7 @@ async def test_an_event_in_the_stream_of_another_shard_is_a_dead_letter(host: Ho
     )
     await chat.persist()
     (dead,) = await host.dead()
-    assert dead.reason == f"CHAT_MESSAGE_SAVE: shard_id {shard_id} is not the lane's, {astray}"
+    assert dead.reason == f"CHAT_MESSAGE_SAVE: shard_id {shard_id} is not the stream's, {astray}"
     assert await host.rows(user, room_id, astray) == []
     await chat.send(user, room_id, "next")  # it holds up nothing
 
@@ -282,7 +282,7 @@ async def test_while_the_database_is_away_a_room_with_pushed_messages_stays_usab
             assert private_mariadb.server is not None
             private_mariadb.server.kill()
             assert (await host.send(user, room_id, "theirs", PERSONA))["errorCode"] == 0
-            # Fails: the lane rests from now on.
+            # Fails: the stream rests from now on.
             await asyncio.wait_for(chat.template._parts.consumer.write_waiting(), PATIENCE_S)
             page = await asyncio.wait_for(chat.messages(user, room_id), PATIENCE_S)
             assert [message.content for message in page.messages] == ["hello", "stub: hello"]

@@ -56,9 +56,9 @@ class Case:
         """Events of the room that wait, of one type."""
         shard_id = self.user.session.shard_id
         partition = self.chat.keys.account_partition(self.user.session.account_id)
-        stream = self.chat.template._wiring._container.queue.lane(
+        stream = self.chat.template._wiring._container.queue.stream(
             QUEUE_NAME, partition, str(shard_id)
-        ).stream_key
+        ).key
         entries = await self.chat.redis.execute("XRANGE", stream, "-", "+")
         found = [dict(zip(fields[::2], fields[1::2], strict=True)) for _, fields in entries]
         return sum(entry["type"] == kind and entry["key"] == self.room_id for entry in found)

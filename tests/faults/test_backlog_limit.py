@@ -19,7 +19,7 @@ LIMIT = 6
 
 @pytest.fixture
 async def small_world(prepared_mariadb: PreparedMariaDb) -> AsyncIterator[SharedWorld]:
-    """One server up, whose lanes hold few events."""
+    """One server up, whose streams hold few events."""
     with (
         tempfile.TemporaryDirectory(prefix="f-") as folder,
         prepared_mariadb.running_copy() as backend,

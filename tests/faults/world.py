@@ -133,7 +133,7 @@ class World:
             return bytes(client.dump(key) or b"")  # type: ignore[arg-type]
 
     def waiting_events(self) -> int:
-        """Events in all persistence lanes."""
+        """Events in all persistence streams."""
         return sum(
             self.ask_redis("XLEN", key)
             for key in self.ask_redis("KEYS", "*}:queue:chat_persistence:*")
@@ -158,7 +158,7 @@ class World:
         await until(done, _SETTLE_S, "every reply ended and every event written")
 
     async def manage(self, *command: str) -> str:
-        """What an operator's command prints; it must succeed, in the end where a lane is at work just now."""
+        """What an operator's command prints; it must succeed, in the end where a stream is at work just now."""
         process = self.servers[0].process
         arguments = ["application.manage", "--env", process.env, *command]
         deadline_s = time.monotonic() + PATIENCE_S

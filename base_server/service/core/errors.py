@@ -1,4 +1,5 @@
-"""Failures that services report. Templates translate them into wire errors (``base_server.template.base.errors``)."""
+"""Failures that services report. Templates translate them into wire errors
+(``base_server.template.base.errors``)."""
 
 from __future__ import annotations
 
@@ -21,8 +22,9 @@ class ServiceUnavailable(ServiceError):
 
 
 class NotDeployed(ServiceUnavailable):
-    """What was called is not there: a procedure, a shard. The log has the mend. To a client it is an outage like
-    others, for procedures are replaced while servers run; what must not be lost waits."""
+    """What was called is not there: a procedure, a shard. The log has the mend. To a client it is
+    an outage like others, for procedures are replaced while servers run; what must not be lost
+    waits."""
 
 
 class OutcomeUnknown(ServiceUnavailable):

@@ -45,7 +45,8 @@ class Facade:
 
 
 class facade(Generic[P, R]):  # noqa: N801 - a decorator, named as one
-    """Method decorator: on an instance an ordinary method, on the class one of the installed instance."""
+    """Method decorator: on an instance an ordinary method, on the class one of the installed
+    instance."""
 
     def __init__(self, method: Callable[Concatenate[Any, P], R]) -> None:
         self._method = method

@@ -11,8 +11,9 @@ _NEVER = 2**31 - 1
 
 @contextmanager
 def heap_growing_for_good() -> Iterator[None]:
-    """For a first import of many modules, in a thread: a full collection stops every thread, the event loop's too, for
-    a tenth of a second. There is none inside, and later ones pass over all that is there by then."""
+    """For a first import of many modules, in a thread: a full collection stops every thread, the
+    event loop's too, for a tenth of a second. There is none inside, and later ones pass over all
+    that is there by then."""
     young, middle, old = gc.get_threshold()
     gc.set_threshold(young, middle, _NEVER)
     try:

@@ -1,7 +1,8 @@
-"""What services count: declared beside the code that counts, exposed by the application, free while nobody listens.
+"""What services count: declared beside the code that counts, exposed by the application, free while
+nobody listens.
 
-Like the logger they are one a process. A name is ``area_what[_unit]`` as Prometheus has it, without ``_total``;
-label values must be few and never a user's text or id.
+Like the logger they are one a process. A name is ``area_what[_unit]`` as Prometheus has it, without
+``_total``; label values must be few and never a user's text or id.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ def _unheard(amount: float, labels: tuple[str, ...]) -> None:
 
 
 class Instrument:
-    """``labels`` are names; each call gives their values in that order. Raises ValueError for a name in use."""
+    """``labels`` are names; each call gives their values in that order. Raises ValueError for a
+    name in use."""
 
     def __init__(self, name: str, text: str, labels: tuple[str, ...] = ()) -> None:
         if name in _declared:

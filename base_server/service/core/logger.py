@@ -28,7 +28,8 @@ _lowest = logging.DEBUG
 
 
 def configure_logging(level: str = "info", stream: TextIO | None = None) -> None:
-    """Send events of at least ``level`` (debug, info, warn, error) as JSON lines to ``stream`` (stderr)."""
+    """Send events of at least ``level`` (debug, info, warn, error) as JSON lines to ``stream``
+    (stderr)."""
     global _lowest  # noqa: PLW0603 - one a process, as structlog's own configuration
     _lowest = _LEVELS[level]
     structlog.configure(
@@ -46,8 +47,8 @@ def configure_logging(level: str = "info", stream: TextIO | None = None) -> None
 
 
 class _Lines:
-    """A stream that may go away: lines that a closed terminal, a dead reader or a full disk does not take are lost, and
-    whoever logs goes on."""
+    """A stream that may go away: lines that a closed terminal, a dead reader or a full disk does
+    not take are lost, and whoever logs goes on."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream

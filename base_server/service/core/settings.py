@@ -24,10 +24,11 @@ Host = Annotated[str, AfterValidator(_is_host)]
 
 
 class Settings(BaseModel):
-    """A section of the configuration file. Field names are the file's keys; units stand in the names.
+    """A section of the configuration file. Field names are the file's keys; units stand in the
+    names.
 
-    Every field says what it means, by a docstring under it or a description: docs/configuration.md and
-    config/schema.json are printed from them.
+    Every field says what it means, by a docstring under it or a description: docs/configuration.md
+    and config/schema.json are printed from them.
     """
 
     model_config = ConfigDict(

@@ -37,7 +37,8 @@ class TaskRegistry:
         return await asyncio.shield(self.spawn(work, name))
 
     async def drain(self, timeout_s: float) -> int:
-        """Wait up to ``timeout_s`` for all tasks, cancel the rest; returns how many were cancelled."""
+        """Wait up to ``timeout_s`` for all tasks, cancel the rest; returns how many were
+        cancelled."""
         current = asyncio.current_task()
         if waiting := {task for task in self._tasks if task is not current}:
             await asyncio.wait(waiting, timeout=timeout_s)

@@ -1,4 +1,5 @@
-"""Spans around what takes time: named here and there in the services, recorded if the application installs a tracer.
+"""Spans around what takes time: named here and there in the services, recorded if the application
+installs a tracer.
 
 Like the logger it is one a process, and costs next to nothing while there is none.
 """
@@ -11,7 +12,8 @@ from typing import Protocol
 
 
 class Tracer(Protocol):
-    """Makes spans; a span begun inside another one, or in a task started inside it, is its child."""
+    """Makes spans; a span begun inside another one, or in a task started inside it, is its
+    child."""
 
     def span(self, name: str, attributes: Mapping[str, str]) -> AbstractContextManager[object]: ...
 
@@ -27,7 +29,8 @@ def install_tracer(tracer: Tracer | None) -> None:
 
 
 def span(name: str, **attributes: str) -> AbstractContextManager[object]:
-    """``with span("redis script", script=name): …``; an exception that leaves the block is recorded with it.
+    """``with span("redis script", script=name): …``; an exception that leaves the block is recorded
+    with it.
 
     Attributes never hold a user's text."""
     return _NOTHING if _tracer is None else _tracer.span(name, attributes)

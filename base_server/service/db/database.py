@@ -17,9 +17,9 @@ SERVICE = "database"
 class Database(Protocol):
     """One database on one server.
 
-    Calls raise ``DataRefused`` when the data itself cannot be stored, ``ServiceUnavailable`` when the database
-    cannot serve now and executed nothing (``NotDeployed``: it has no such procedure), ``OutcomeUnknown`` when the call
-    was sent and not answered.
+    Calls raise ``DataRefused`` when the data itself cannot be stored, ``ServiceUnavailable`` when
+    the database cannot serve now and executed nothing (``NotDeployed``: it has no such procedure),
+    ``OutcomeUnknown`` when the call was sent and not answered.
     """
 
     @property
@@ -27,29 +27,33 @@ class Database(Protocol):
         """What a person calls it, for logs and errors. Holds no secret."""
 
     async def call(self, procedure: str, params: Sequence[Any]) -> list[Row]:
-        """Call one procedure; the rows of its last result set. Ends within twice the configured time-out."""
+        """Call one procedure; the rows of its last result set. Ends within twice the configured
+        time-out."""
 
     async def ping(self) -> None:
-        """Ask the server whether it answers and the database is not fenced; raises ``ServiceUnavailable``."""
+        """Ask the server whether it answers and the database is not fenced; raises
+        ``ServiceUnavailable``."""
 
     async def facts(self) -> dict[str, str]:
-        """version, the settings that ``durability.judge`` reads, and a server's clock (``clock_s``, Unix); raises
-        ``ServiceUnavailable``."""
+        """version, the settings that ``durability.judge`` reads, and a server's clock (``clock_s``,
+        Unix); raises ``ServiceUnavailable``."""
 
     async def applied(self) -> dict[str, str]:
         """The ledger: checksum by script name; empty where nothing was ever applied."""
 
     async def apply(self, select: Selection) -> None:
-        """Run in order what ``select`` returns for the ledger, and write it into the ledger; a script without text is
-        only written.
+        """Run in order what ``select`` returns for the ledger, and write it into the ledger; a
+        script without text is only written.
 
-        Creates the database and the ledger if missing. Two that apply at once wait for each other, and ``select`` gets
-        the ledger as the other one left it: an older version that waited for a newer one notices.
+        Creates the database and the ledger if missing. Two that apply at once wait for each other,
+        and ``select`` gets the ledger as the other one left it: an older version that waited for a
+        newer one notices.
         """
 
     async def fence(self) -> None:
-        """Let no procedure read or write here any more, whichever process calls it; when this returns, none is under
-        way. Callers are told ``ServiceUnavailable``. Fenced twice is fenced; a copy of the database is fenced too."""
+        """Let no procedure read or write here any more, whichever process calls it; when this
+        returns, none is under way. Callers are told ``ServiceUnavailable``. Fenced twice is fenced;
+        a copy of the database is fenced too."""
 
     async def unfence(self) -> None:
         """Undo :meth:`fence`."""

@@ -1,4 +1,5 @@
-"""DatabaseService: stored procedures of one global database and its shards, whatever the backend."""
+"""DatabaseService: stored procedures of one global database and its shards, whatever the
+backend."""
 
 from __future__ import annotations
 
@@ -44,12 +45,13 @@ _LOOK_AGAIN_S = 1.0
 
 
 class DatabaseService(Facade):
-    """All access to the databases. Every call runs to its end in a task that the caller's cancellation does not reach.
+    """All access to the databases. Every call runs to its end in a task that the caller's
+    cancellation does not reach.
 
-    Calls raise ``DataRefused`` (the data itself cannot be stored), ``OutcomeUnknown`` (sent and not answered),
-    ``NotDeployed`` (there is no such procedure or shard; the error log has the mend too), ``ServiceUnavailable``
-    (nothing was executed; later it may work).
-    ``env`` is only for the command that a start error names.
+    Calls raise ``DataRefused`` (the data itself cannot be stored), ``OutcomeUnknown`` (sent and not
+    answered), ``NotDeployed`` (there is no such procedure or shard; the error log has the mend
+    too), ``ServiceUnavailable`` (nothing was executed; later it may work). ``env`` is only for the
+    command that a start error names.
     """
 
     def __init__(
@@ -74,10 +76,11 @@ class DatabaseService(Facade):
         return sorted(self._shards)
 
     async def start(self) -> None:
-        """Open the databases and require their scripts to be current; SQLite files are brought up to date here.
+        """Open the databases and require their scripts to be current; SQLite files are brought up
+        to date here.
 
-        Raises ``StartError``, and leaves data of a newer version as it is. A shard whose server does not answer is no
-        reason not to start: it is checked before its first call.
+        Raises ``StartError``, and leaves data of a newer version as it is. A shard whose server
+        does not answer is no reason not to start: it is checked before its first call.
         """
         if self._settings.type == "sqlite":
             await apply_all(self._databases, self._settings, command=self._mend)
@@ -119,7 +122,8 @@ class DatabaseService(Facade):
     async def call_shard_procedure(
         self, shard_id: int, name: str, params: Sequence[Any] = ()
     ) -> list[Row]:
-        """Call ``name`` on a shard; the rows of its last result set, date columns as aware UTC datetimes."""
+        """Call ``name`` on a shard; the rows of its last result set, date columns as aware UTC
+        datetimes."""
         return await self._tasks.finish(self._call_shard(shard_id, name, params), f"db:{name}")
 
     @facade
@@ -140,8 +144,8 @@ class DatabaseService(Facade):
         await self._tasks.finish((await self._shard(shard_id)).ping(), "db:ping")
 
     async def require_shard(self, shard_id: int) -> None:
-        """Raises ``ServiceUnavailable`` unless the shard is known, ``NotDeployed`` when it was just looked for: that is
-        done once a second at most."""
+        """Raises ``ServiceUnavailable`` unless the shard is known, ``NotDeployed`` when it was just
+        looked for: that is done once a second at most."""
         if shard_id in self._shards:
             return
         if monotonic() - self._looked_s <= _LOOK_AGAIN_S:
@@ -165,8 +169,8 @@ class DatabaseService(Facade):
             Logger.debug("shards not refreshed", reason=outage.reason)
 
     async def refresh_shards(self) -> None:
-        """Take up the shards that were registered since, and those that were moved: from here on calls go to the new
-        place, calls under way end at the old one."""
+        """Take up the shards that were registered since, and those that were moved: from here on
+        calls go to the new place, calls under way end at the old one."""
         async with self._loading:
             for row in await self._require_global().call("fp_shards_get", ()):
                 place = ShardPlace.registered(row)
@@ -181,7 +185,8 @@ class DatabaseService(Facade):
                     await former.close()
 
     async def durability(self) -> list[Durability]:
-        """What a commit is worth now in the global database and in each shard that answers, asked anew."""
+        """What a commit is worth now in the global database and in each shard that answers, asked
+        anew."""
         databases = [("database:global", self._require_global())]
         databases += [
             (f"database:shard{shard_id}", database)
@@ -196,7 +201,8 @@ class DatabaseService(Facade):
         return found
 
     async def claim_setting(self, name: str, value: str) -> None:
-        """Fix a value that all servers of this database must share; raises ``StartError`` if it is fixed otherwise."""
+        """Fix a value that all servers of this database must share; raises ``StartError`` if it is
+        fixed otherwise."""
         stored = (await self.call_global_procedure("fp_setting_claim", (name, value)))[0]["value"]
         if stored != value:
             raise StartError(

@@ -60,7 +60,8 @@ class Databases:
         return self._open(self._settings.database, None, self.global_scripts)
 
     def open_shard(self, place: ShardPlace) -> Database:
-        """A shard, with what its place leaves open (user and password at least) from the settings."""
+        """A shard, with what its place leaves open (user and password at least) from the
+        settings."""
         return self._open(place.database, place, self.shard_scripts)
 
     def _open(self, name: str, place: ShardPlace | None, scripts: ScriptSet) -> Database:
@@ -101,10 +102,12 @@ async def apply_all(
     command: str = "db apply",
     downgrade: bool = False,
 ) -> list[AppliedScripts]:
-    """Create and bring up to date every configured database, and register the shards in the global one.
+    """Create and bring up to date every configured database, and register the shards in the global
+    one.
 
-    Raises ``StartError`` for a mistake in the scripts, and for procedures of a newer version unless this is a
-    ``downgrade``; ``ServiceUnavailable`` for a server that does not answer. ``command`` is what the error names.
+    Raises ``StartError`` for a mistake in the scripts, and for procedures of a newer version unless
+    this is a ``downgrade``; ``ServiceUnavailable`` for a server that does not answer. ``command``
+    is what the error names.
     """
     global_database = databases.open_global()
     opened = [
@@ -136,7 +139,8 @@ async def apply_all(
 async def set_fence(
     databases: Databases, settings: DatabaseSettings, shard_id: int, *, fenced: bool
 ) -> str:
-    """Fence a configured shard, or lift its fence (:meth:`Database.fence`); what a person calls it."""
+    """Fence a configured shard, or lift its fence (:meth:`Database.fence`); what a person calls
+    it."""
     shard = settings.shard(shard_id)
     if shard is None:
         known = ", ".join(str(shard.shard_id) for shard in settings.shards)
@@ -165,8 +169,8 @@ async def report_all(
 ) -> list[DatabaseReport]:
     """Look at every configured database, the global one first; one that is away is a report too.
 
-    The global one's facts have ``queue_partitions``: the number that its servers share (``partitions``, if none did
-    start yet)."""
+    The global one's facts have ``queue_partitions``: the number that its servers share
+    (``partitions``, if none did start yet)."""
     reports = []
     opened = [("database:global", databases.open_global(), databases.global_scripts)]
     for shard in settings.shards:

@@ -21,7 +21,8 @@ class ShardSettings(Settings):
     database: DatabaseName
     """Name of its database (`sqlite`: of its file)."""
     host: Host | None = None
-    """Its host, if not the section's. `db apply` registers it for all servers: the name by which they reach it."""
+    """Its host, if not the section's. `db apply` registers it for all servers: the name by which
+    they reach it."""
     port: Port | None = None
     """Its port, if not the section's."""
     user: str | None = None
@@ -33,8 +34,9 @@ class ShardSettings(Settings):
 class DatabaseSettings(Settings):
     """One global database (``database``) and its shards.
 
-    ``shards`` is what ``db apply`` creates and registers; a running server finds its shards, and the hosts of those
-    that have their own, in the global database, and takes everything else from here.
+    ``shards`` is what ``db apply`` creates and registers; a running server finds its shards, and
+    the hosts of those that have their own, in the global database, and takes everything else from
+    here.
     """
 
     type: Literal["sqlite", "mysql"] = "sqlite"

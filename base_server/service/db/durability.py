@@ -18,7 +18,8 @@ _BINLOG = (
 
 
 def judge(server: str, settings: Mapping[str, str]) -> Durability:
-    """``settings``: innodb_flush_log_at_trx_commit, sync_binlog, log_bin of a MySQL; synchronous of SQLite."""
+    """``settings``: innodb_flush_log_at_trx_commit, sync_binlog, log_bin of a MySQL; synchronous of
+    SQLite."""
     if "synchronous" in settings:
         safe = settings["synchronous"] in ("2", "3")
         sentence = _SQLITE if safe else "a power cut may lose commits (synchronous is not FULL)"

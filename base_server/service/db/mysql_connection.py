@@ -1,4 +1,5 @@
-"""One MySQL or MariaDB connection: how it is opened, used and given up. The only user of aiomysql."""
+"""One MySQL or MariaDB connection: how it is opened, used and given up. The only user of
+aiomysql."""
 
 from __future__ import annotations
 
@@ -38,7 +39,8 @@ class MySqlTarget:
 
 
 class _QuietCursor(aiomysql.DictCursor):  # type: ignore[misc] # aiomysql has no types
-    """Strict mode raises what matters; warnings would cost a round trip and print data to stderr."""
+    """Strict mode raises what matters; warnings would cost a round trip and print data to
+    stderr."""
 
     async def _show_warnings(self, conn: object) -> None:
         return None
@@ -57,7 +59,8 @@ class MySqlConnection:
     ) -> MySqlConnection:
         """Connect with strict mode, UTC, utf8mb4 and autocommit.
 
-        ``statement_s`` bounds each statement on the server (MariaDB; MySQL has that for SELECT only).
+        ``statement_s`` bounds each statement on the server (MariaDB; MySQL has that for SELECT
+        only).
         """
         raw = await aiomysql.connect(
             host=target.host, port=target.port, user=target.user, password=target.password, db=target.database,
@@ -91,7 +94,8 @@ class MySqlConnection:
         )
 
     def statement(self, procedure: str, params: tuple[Any, ...]) -> bytes:
-        """``CALL procedure(…)`` with escaped literals; one larger than the server takes is refused here."""
+        """``CALL procedure(…)`` with escaped literals; one larger than the server takes is refused
+        here."""
         call = b"CALL `%s`(%s)" % (
             procedure.encode(),
             b", ".join(self._literal(param) for param in params),
@@ -108,7 +112,8 @@ class MySqlConnection:
             isinstance(param, str)
             and not self._raw.server_status & SERVER_STATUS.SERVER_STATUS_NO_BACKSLASH_ESCAPES
         ):
-            # PyMySQL's own way takes 4 ms for 100 KB of Korean, this one 0.1; both are safe in UTF-8
+            # PyMySQL's own way takes 4 ms for 100 KB of Korean, this one 0.1; both are safe in
+            # UTF-8
             return b"'%s'" % param.encode().replace(b"\\", b"\\\\").replace(b"'", b"''")
         return str(self._raw.escape(param)).encode()
 

@@ -1,4 +1,5 @@
-"""A MySQL or MariaDB database behind the database port: every call is one ``CALL`` in one round trip."""
+"""A MySQL or MariaDB database behind the database port: every call is one ``CALL`` in one round
+trip."""
 
 from __future__ import annotations
 
@@ -36,8 +37,9 @@ _FACTS = (
 class MySqlDatabase:
     """One database and its pool.
 
-    The procedures of our own scripts can be repeated (they carry their ids): they are called again once after a
-    lost connection and up to three times after a deadlock. A host's own procedures are sent once.
+    The procedures of our own scripts can be repeated (they carry their ids): they are called again
+    once after a lost connection and up to three times after a deadlock. A host's own procedures are
+    sent once.
     """
 
     def __init__(
@@ -117,7 +119,8 @@ class MySqlDatabase:
             await asyncio.sleep(random.uniform(0, 0.01 * 2**deadlocks))  # noqa: S311 - only to part two rivals
 
     def _said(self, error: ServiceError, lost: bool) -> ServiceError:
-        """``error``, unless an earlier attempt was lost: then "nothing was executed" cannot be said."""
+        """``error``, unless an earlier attempt was lost: then "nothing was executed" cannot be
+        said."""
         if lost and isinstance(error, ServiceUnavailable):
             return OutcomeUnknown(SERVICE, error.reason)
         return error

@@ -24,7 +24,8 @@ class Verdict(Enum):
 
 _REFUSED = frozenset(
     {
-        # null, duplicate, packet too large, out of range, truncated, wrong date, wrong character or value, too long
+        # null, duplicate, packet too large, out of range, truncated, wrong date, wrong character or
+        # value, too long
         1048, 1062, 1153, 1169, 1264, 1265, 1292, 1300, 1364, 1366, 1367, 1406, 1411, 1441, 1690,
         # foreign keys, checks (MySQL, MariaDB)
         1216, 1217, 1451, 1452, 3819, 4025,
@@ -37,7 +38,8 @@ _REFUSED = frozenset(
 _BUSY = frozenset({1205, 1213})
 _LOST = frozenset(
     {
-        # shutdown, aborted, network, killed query, killed connection, statement time-out, idle disconnect
+        # shutdown, aborted, network, killed query, killed connection, statement time-out, idle
+        # disconnect
         1053, 1080, 1152, 1158, 1159, 1160, 1161, 1184, 1317, 1927, 1969, 3024, 4031,
         # the client's own: gone away, lost, out of sync, malformed packet, lost at
         2006, 2013, 2014, 2027, 2055,

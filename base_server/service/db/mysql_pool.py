@@ -1,4 +1,5 @@
-"""A pool of connections to one database. A connection on which anything failed is never used again."""
+"""A pool of connections to one database. A connection on which anything failed is never used
+again."""
 
 from __future__ import annotations
 
@@ -40,7 +41,8 @@ class MySqlPool:
 
     @asynccontextmanager
     async def connection(self) -> AsyncIterator[MySqlConnection]:
-        """A connection for one call; raises ``ServiceUnavailable`` when there is none within the time-out."""
+        """A connection for one call; raises ``ServiceUnavailable`` when there is none within the
+        time-out."""
         try:
             async with asyncio.timeout(self._timeout_s):
                 await self._slots.acquire()

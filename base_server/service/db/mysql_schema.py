@@ -1,7 +1,8 @@
-"""Ledger and scripts of a MySQL or MariaDB database, on connections of their own without time-outs of the pool.
+"""Ledger and scripts of a MySQL or MariaDB database, on connections of their own without time-outs
+of the pool.
 
-DDL commits by itself, so a table script is one statement that may be repeated (``CREATE TABLE IF NOT EXISTS``): a run
-that died between a script and its ledger line is mended by the next one.
+DDL commits by itself, so a table script is one statement that may be repeated (``CREATE TABLE IF
+NOT EXISTS``): a run that died between a script and its ledger line is mended by the next one.
 """
 
 from __future__ import annotations
@@ -53,7 +54,8 @@ async def read_ledger(target: MySqlTarget, *, timeout_s: float) -> dict[str, str
 
 
 async def apply_scripts(target: MySqlTarget, select: Selection) -> None:
-    """Create the database if missing and run what ``select`` returns for its ledger, one apply at a time."""
+    """Create the database if missing and run what ``select`` returns for its ledger, one apply at a
+    time."""
     try:
         async with _connection(replace(target, database=None), None) as connection:
             await connection.run(
@@ -70,8 +72,8 @@ async def apply_scripts(target: MySqlTarget, select: Selection) -> None:
 
 
 async def rename_tables(target: MySqlTarget, *, fenced: bool) -> None:
-    """Give all tables but the ledger names that no procedure knows, or their own again; all at once, and only when no
-    statement uses them any more."""
+    """Give all tables but the ledger names that no procedure knows, or their own again; all at
+    once, and only when no statement uses them any more."""
     try:
         async with _connection(target, None) as connection:
             names = [

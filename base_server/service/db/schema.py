@@ -1,9 +1,9 @@
 """Whether a database is what the scripts say, and the way to make it so.
 
-Each database keeps a ledger, ``schema_versions(name, checksum, applied_at)``. Table scripts are append-only: one that
-was applied never changes, a new one gets the next number. Procedures are replaced when their file has changed, but
-not by an older version of the server, unless that is asked for: the ledger's line ``set/version`` has the number of the
-newest scripts that were applied.
+Each database keeps a ledger, ``schema_versions(name, checksum, applied_at)``. Table scripts are
+append-only: one that was applied never changes, a new one gets the next number. Procedures are
+replaced when their file has changed, but not by an older version of the server, unless that is
+asked for: the ledger's line ``set/version`` has the number of the newest scripts that were applied.
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ class ScriptState(StrEnum):
     ALTERED = "altered"
     """A table script that was changed after it was applied: a mistake in the files."""
     UNKNOWN = "unknown"
-    """A table script that the ledger has and the files have not: the database is newer than this program."""
+    """A table script that the ledger has and the files have not: the database is newer than this
+    program."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,8 @@ class SchemaStatus:
         return f"a newer version was applied: its scripts have number {self.applied_version}, these {self.version}"
 
     def refuse_mistakes(self, *, command: str = "db apply", downgrade: bool = False) -> None:
-        """Raise :class:`StartError` for what applying cannot fix or, except for a ``downgrade``, must not replace.
+        """Raise :class:`StartError` for what applying cannot fix or, except for a ``downgrade``,
+        must not replace.
 
         ``command`` is what the error calls the command that applies.
         """
@@ -107,7 +109,8 @@ async def apply(
 ) -> list[str]:
     """Bring ``database`` up to ``scripts``; the names of what was pending or outdated.
 
-    Raises :class:`StartError` as :meth:`SchemaStatus.refuse_mistakes`, and has changed nothing then.
+    Raises :class:`StartError` as :meth:`SchemaStatus.refuse_mistakes`, and has changed nothing
+    then.
     """
 
     def select(ledger: Mapping[str, str]) -> list[Script]:
@@ -115,8 +118,8 @@ async def apply(
         status.refuse_mistakes(command=command, downgrade=downgrade)
         todo = set(status.names(ScriptState.PENDING, ScriptState.OUTDATED, ScriptState.NEWER))
         selected = [script for script in scripts.scripts if script.name in todo]
-        # The number comes first: an apply that dies on its way (MySQL commits each script) leaves procedures of
-        # this version, which an older one must not replace.
+        # The number comes first: an apply that dies on its way (MySQL commits each script) leaves
+        # procedures of this version, which an older one must not replace.
         if status.applied_version < scripts.version or status.names(ScriptState.NEWER):
             selected.insert(0, scripts.version_entry)
         return selected
@@ -128,7 +131,8 @@ async def apply(
 
 
 async def require_current(database: Database, scripts: ScriptSet, *, mend: str) -> None:
-    """Raise :class:`StartError`, naming the command ``mend``, unless every script is applied as it is."""
+    """Raise :class:`StartError`, naming the command ``mend``, unless every script is applied as it
+    is."""
     status = await read_status(database, scripts)
     status.refuse_mistakes(command=mend)
     if not status.is_current:

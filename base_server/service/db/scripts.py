@@ -1,10 +1,13 @@
-"""The files of ``db_scripts``: numbered tables and one procedure a file, with a header that says what it takes.
+"""The files of ``db_scripts``: numbered tables and one procedure a file, with a header that says
+what it takes.
 
-Header lines are comments at the top of a file: ``-- params: a, b`` and ``-- returns: x, y`` (a procedure's columns,
-empty for none). A file is known by ``tables/0001_name`` or ``procedures/name``.
+Header lines are comments at the top of a file: ``-- params: a, b`` and ``-- returns: x, y`` (a
+procedure's columns, empty for none). A file is known by ``tables/0001_name`` or
+``procedures/name``.
 
-``VERSION`` has the number of the whole set, raised with every change of a file, and a digest by which a test notices
-one that was not: two versions of the server compare their numbers and know which is the older.
+``VERSION`` has the number of the whole set, raised with every change of a file, and a digest by
+which a test notices one that was not: two versions of the server compare their numbers and know
+which is the older.
 """
 
 from __future__ import annotations
@@ -54,7 +57,8 @@ class Script:
 
 @dataclass(frozen=True)
 class ScriptSet:
-    """All files of one database, in the order in which they are applied: tables by number, then procedures."""
+    """All files of one database, in the order in which they are applied: tables by number, then
+    procedures."""
 
     scripts: tuple[Script, ...]
     version: int
@@ -71,7 +75,8 @@ class ScriptSet:
 
 
 def load_scripts(folder: Path, dialect: str, kind: Kind) -> ScriptSet:
-    """Read ``folder/dialect/kind``; raises :class:`StartError` when it is not there or a name is wrong."""
+    """Read ``folder/dialect/kind``; raises :class:`StartError` when it is not there or a name is
+    wrong."""
     root = folder / dialect / kind
     if not (root / "tables").is_dir():
         raise StartError(f"no database scripts in {root}: is the installation complete?")

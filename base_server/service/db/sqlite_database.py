@@ -1,4 +1,5 @@
-"""A SQLite file behind the database port: its own thread, WAL, every commit on the disk before it is answered."""
+"""A SQLite file behind the database port: its own thread, WAL, every commit on the disk before it
+is answered."""
 
 from __future__ import annotations
 
@@ -88,7 +89,8 @@ class SqliteDatabase:
         self._thread.shutdown(wait=False)
 
     async def _run(self, work: Callable[[], T]) -> T:
-        """Run ``work`` in the thread, for at most the time-out: then it is taken back or interrupted."""
+        """Run ``work`` in the thread, for at most the time-out: then it is taken back or
+        interrupted."""
         job = self._thread.submit(_translated, work, self.label)
         answer = asyncio.wrap_future(job)
         await asyncio.wait({answer}, timeout=self._timeout_s)
@@ -147,7 +149,8 @@ class SqliteDatabase:
 
 
 def _use_wal(connection: sqlite3.Connection, timeout_s: float) -> None:
-    """Switch the file to WAL. SQLite does not wait here for another process that opens the new file as well."""
+    """Switch the file to WAL. SQLite does not wait here for another process that opens the new file
+    as well."""
     deadline_s = monotonic() + timeout_s
     while True:
         try:

@@ -14,7 +14,8 @@ _WRONG_STRING = 1366  # MySQL's number for text that its character set cannot ho
 
 
 def encode_time(time: datetime) -> str:
-    """An aware time as ``YYYY-MM-DD HH:MM:SS.ffffff`` in UTC; a naive one is a mistake of the caller."""
+    """An aware time as ``YYYY-MM-DD HH:MM:SS.ffffff`` in UTC; a naive one is a mistake of the
+    caller."""
     if time.tzinfo is None:
         raise ValueError("a time for the database needs a time zone")
     return time.astimezone(UTC).replace(tzinfo=None).isoformat(sep=" ", timespec="microseconds")

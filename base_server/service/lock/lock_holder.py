@@ -1,4 +1,5 @@
-"""Holding a lock for as long as work lasts: acquired, kept extended, and given back whatever happens."""
+"""Holding a lock for as long as work lasts: acquired, kept extended, and given back whatever
+happens."""
 
 from __future__ import annotations
 
@@ -16,8 +17,8 @@ from base_server.service.lock.lock_service import LockService
 
 @dataclass
 class HeldLock:
-    """A lock in somebody's hands. ``lost`` turns true when it ran out or could not be kept; the work should
-    then end at its next step, and must be correct even if it does not."""
+    """A lock in somebody's hands. ``lost`` turns true when it ran out or could not be kept; the
+    work should then end at its next step, and must be correct even if it does not."""
 
     key: str
     token: str
@@ -32,8 +33,8 @@ class HeldLock:
 class LockHolder:
     """Keeps locks of ``locks`` in tracked tasks, so that no cancellation leaves one behind.
 
-    A lock whose release met an outage is remembered and given back before its next acquisition here:
-    the next attempt does not wait for the TTL.
+    A lock whose release met an outage is remembered and given back before its next acquisition
+    here: the next attempt does not wait for the TTL.
     """
 
     def __init__(self, locks: LockService, tasks: TaskRegistry) -> None:
@@ -45,8 +46,9 @@ class LockHolder:
     async def holding(
         self, key: str, *, ttl_s: float, timeout_s: float, partition: int | None = None
     ) -> AsyncIterator[HeldLock | None]:
-        """Hold ``key``; None if it is still taken after ``timeout_s``. Raises ServiceUnavailable when it
-        cannot be asked; an outage later, while working or leaving, only shows in ``lost`` and the log."""
+        """Hold ``key``; None if it is still taken after ``timeout_s``. Raises ServiceUnavailable
+        when it cannot be asked; an outage later, while working or leaving, only shows in ``lost``
+        and the log."""
         held = await self._acquire(key, ttl_s, timeout_s, partition)
         if held is None:
             yield None

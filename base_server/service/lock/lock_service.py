@@ -29,11 +29,12 @@ _LONGEST_PAUSE_S = 1.0  # of who gives back what an outage left taken
 
 
 class LockService(Facade):
-    """Every call raises :class:`~base_server.service.core.errors.ServiceUnavailable` when Redis does not answer.
+    """Every call raises :class:`~base_server.service.core.errors.ServiceUnavailable` when Redis
+    does not answer.
 
     A lock ``key`` is any text; it lies in the partition of the data that it names (``room:<id>`` in
-    that of the room) or in the ``partition`` given, and is no data key itself. It ends with its TTL, or with
-    the Redis run in which it was taken: after a restart of Redis it is free.
+    that of the room) or in the ``partition`` given, and is no data key itself. It ends with its
+    TTL, or with the Redis run in which it was taken: after a restart of Redis it is free.
     """
 
     def __init__(self, cache: CacheService) -> None:
@@ -42,7 +43,8 @@ class LockService(Facade):
         self._stopping = asyncio.Event()
 
     async def stop(self) -> None:
-        """Wait until the locks of cancelled callers are given back; tried once more where there is an outage."""
+        """Wait until the locks of cancelled callers are given back; tried once more where there is
+        an outage."""
         self._stopping.set()
         await self._tasks.drain(timeout_s=5.0)
 
@@ -55,7 +57,8 @@ class LockService(Facade):
         *,
         partition: int | None = None,
     ) -> str | None:
-        """Take the lock for ``ttl`` seconds, waiting up to ``timeout`` seconds; ``None`` when it stayed taken.
+        """Take the lock for ``ttl`` seconds, waiting up to ``timeout`` seconds; ``None`` when it
+        stayed taken.
 
         0 tries once. Not fair: whoever asks at the right moment gets it. A caller that is cancelled
         while waiting, or gets an error, holds nothing (a lock taken meanwhile is given back).
@@ -96,7 +99,8 @@ class LockService(Facade):
         try:
             return await asyncio.shield(attempt)
         except (asyncio.CancelledError, OutcomeUnknown):
-            # It may have been taken for nobody: without this it would stay taken until its TTL ends.
+            # It may have been taken for nobody: without this it would stay taken until its TTL
+            # ends.
             self._tasks.spawn(
                 self._give_back_attempt(attempt, key, token, partition), "lock give back"
             )

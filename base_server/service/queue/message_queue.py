@@ -22,9 +22,10 @@ class MessagePriority(IntEnum):
 class QueueMessage:
     """A message as its sender and its consumer see it. ``payload`` is a JSON object.
 
-    Messages of one ``partition_key`` (and, by the default route, one priority) are consumed in the order
-    in which they were accepted. ``message_id`` and ``created_at_ms`` (Unix, Redis time) are given when the
-    message is accepted; a sender that gives its own id makes the send safe to repeat.
+    Messages of one ``partition_key`` (and, by the default route, one priority) are consumed in the
+    order in which they were accepted. ``message_id`` and ``created_at_ms`` (Unix, Redis time) are
+    given when the message is accepted; a sender that gives its own id makes the send safe to
+    repeat.
     """
 
     queue_name: str
@@ -38,9 +39,9 @@ class QueueMessage:
 
 @dataclass(frozen=True)
 class QueueEntry:
-    """An entry of a lane's stream as it stands in Redis. ``fields`` is all of it, text by name:
-    ``id``, ``type``, ``payload`` (JSON), ``priority``, ``key``, ``at`` (Unix ms), and whatever else a
-    script of the queue's owner wrote. Nothing is checked before :attr:`payload` is asked for."""
+    """An entry of an event stream as it stands in Redis. ``fields`` is all of it, text by name:
+    ``id``, ``type``, ``payload`` (JSON), ``priority``, ``key``, ``at`` (Unix ms), and whatever else
+    a script of the queue's owner wrote. Nothing is checked before :attr:`payload` is asked for."""
 
     entry_id: str  # the stream's own id, "<ms>-<n>"
     fields: dict[str, str] = field(repr=False)

@@ -1,4 +1,5 @@
-"""A registered handler at work: lanes by priority, a message acknowledged after its work, failures retried."""
+"""A registered handler at work: streams by priority, a message acknowledged after its work,
+failures retried."""
 
 from __future__ import annotations
 
@@ -12,11 +13,11 @@ from base_server.service.core.errors import ServiceError, ServiceUnavailable
 from base_server.service.core.logger import Logger
 from base_server.service.core.tasks import TaskRegistry
 from base_server.service.lock.lock_holder import HeldLock, LockHolder
-from base_server.service.queue.lane_store import LanePage, LaneStore
-from base_server.service.queue.lanes import Lane, LaneMap
+from base_server.service.queue.event_stream import EventStream, EventStreamMap
 from base_server.service.queue.message_queue import QueueEntry, QueueMessage
 from base_server.service.queue.queue_errors import DeadLettersFull
 from base_server.service.queue.queue_settings import QueueSettings
+from base_server.service.queue.stream_store import EventStreamPage, EventStreamStore
 
 Handler = Callable[[QueueMessage], Awaitable[bool]]
 
@@ -24,13 +25,13 @@ Handler = Callable[[QueueMessage], Awaitable[bool]]
 class _Outcome(Enum):
     DONE = auto()
     FAILED = auto()  # counted; its key waits for the next attempt
-    NOT_NOW = auto()  # what the handler needs is down: not counted, the lane rests
+    NOT_NOW = auto()  # what the handler needs is down: not counted, the stream rests
     DEAD = auto()
 
 
 @dataclass
 class _Rest:
-    """How long a lane (or, in an outage, a worker) is left alone; doubles up to the cap."""
+    """How long a stream (or, in an outage, a worker) is left alone; doubles up to the cap."""
 
     wait_s: float = 0.0
     until_s: float = 0.0  # time.monotonic()
@@ -38,9 +39,9 @@ class _Rest:
 
 @dataclass
 class _Visit:
-    """One stay at a lane under its lock."""
+    """One stay at a stream under its lock."""
 
-    lane: Lane
+    stream: EventStream
     held: HeldLock
     delivered: int = 0
     blocked: set[str] = field(
@@ -49,22 +50,23 @@ class _Visit:
 
 
 class QueueConsumer:
-    """``workers`` tasks that share one handler; each works on one lane at a time under the lane's lock."""
+    """``workers`` tasks that share one handler; each works on one stream at a time under the
+    stream's lock."""
 
     def __init__(
         self,
         queue_name: str,
         handler: Handler,
         *,
-        lanes: LaneMap,
-        store: LaneStore,
+        streams: EventStreamMap,
+        store: EventStreamStore,
         locks: LockHolder,
         settings: QueueSettings,
         tasks: TaskRegistry,
     ) -> None:
         self._queue_name = queue_name
         self._handler = handler
-        self._lanes = lanes
+        self._streams = streams
         self._store = store
         self._locks = locks
         self._settings = settings
@@ -72,11 +74,11 @@ class QueueConsumer:
         self._workers: list[asyncio.Task[None]] = []
         self._news = asyncio.Event()
         self._stopping = False
-        self._busy: set[Lane] = set()
-        self._rests: dict[Lane, _Rest] = {}
+        self._busy: set[EventStream] = set()
+        self._rests: dict[EventStream, _Rest] = {}
         self._turns: dict[
-            Lane, int
-        ] = {}  # when each lane was visited last: lanes of one name take turns
+            EventStream, int
+        ] = {}  # when each stream was visited last: streams of one name take turns
         self._turn = 0
 
     def start(self) -> None:
@@ -115,7 +117,7 @@ class QueueConsumer:
                 await self._pause(outage.wait_s)
             except (
                 Exception
-            ) as error:  # something in a lane that cannot be read: a worker never ends of it
+            ) as error:  # something in a stream that cannot be read: a worker never ends of it
                 _prolong(outage, self._settings)
                 Logger.error("a queue consumer failed", queue=self._queue_name, exc_info=error)
                 await self._pause(outage.wait_s)
@@ -128,47 +130,48 @@ class QueueConsumer:
             return
 
     async def _round(self) -> bool:
-        """Visit the first lane, by priority, that has something to deliver; false if none has."""
-        for lane in await self._candidates():
+        """Visit the first stream, by priority, that has something to deliver; false if none has."""
+        for stream in await self._candidates():
             if self._stopping:
                 return False
-            if lane in self._busy:
+            if stream in self._busy:
                 continue
             self._turn += 1
-            self._turns[lane] = self._turn
-            self._busy.add(lane)
+            self._turns[stream] = self._turn
+            self._busy.add(stream)
             try:
-                if await self._visit(lane):
+                if await self._visit(stream):
                     return True
             finally:
-                self._busy.discard(lane)
+                self._busy.discard(stream)
         return False
 
-    async def _candidates(self) -> list[Lane]:
-        lanes = self._lanes.lanes(self._queue_name)
+    async def _candidates(self) -> list[EventStream]:
+        streams = self._streams.streams(self._queue_name)
         rank = {
-            name: index for index, name in enumerate(dict.fromkeys(lane.name for lane in lanes))
+            name: index
+            for index, name in enumerate(dict.fromkeys(stream.name for stream in streams))
         }
-        waiting = await self._store.backlog(lanes)
+        waiting = await self._store.backlog(streams)
         now_s = time.monotonic()
         ready = [
-            lane
-            for lane in lanes
-            if waiting.get(lane) and self._rests.get(lane, _Rest()).until_s <= now_s
+            stream
+            for stream in streams
+            if waiting.get(stream) and self._rests.get(stream, _Rest()).until_s <= now_s
         ]
-        return sorted(ready, key=lambda lane: (rank[lane.name], self._turns.get(lane, 0)))
+        return sorted(ready, key=lambda stream: (rank[stream.name], self._turns.get(stream, 0)))
 
-    async def _visit(self, lane: Lane) -> int:
-        """Deliver up to ``batch`` messages of ``lane``; 0 also when another consumer has it."""
+    async def _visit(self, stream: EventStream) -> int:
+        """Deliver up to ``batch`` messages of ``stream``; 0 also when another consumer has it."""
         ttl_s = self._settings.lock_ttl_s
         async with self._locks.holding(
-            lane.lock_key, ttl_s=ttl_s, timeout_s=0, partition=lane.partition
+            stream.lock_key, ttl_s=ttl_s, timeout_s=0, partition=stream.partition
         ) as held:
             if held is None:
                 return 0
-            visit, start = _Visit(lane, held), "-"
+            visit, start = _Visit(stream, held), "-"
             for _ in range(0, self._settings.scan_limit, self._settings.batch):
-                page = await self._store.read(lane, start, self._settings.batch)
+                page = await self._store.read(stream, start, self._settings.batch)
                 if (
                     not await self._deliver_page(visit, page)
                     or len(page.entries) < self._settings.batch
@@ -177,7 +180,7 @@ class QueueConsumer:
                 start = f"({page.entries[-1].entry_id}"
             return visit.delivered
 
-    async def _deliver_page(self, visit: _Visit, page: LanePage) -> bool:
+    async def _deliver_page(self, visit: _Visit, page: EventStreamPage) -> bool:
         """False when the visit is over."""
         for entry in page.entries:
             if self._stopping or visit.held.lost or visit.delivered >= self._settings.batch:
@@ -192,7 +195,7 @@ class QueueConsumer:
                 outcome = _Outcome.FAILED
             else:
                 outcome = await self._deliver(
-                    visit.lane, entry, attempt=retry.attempts + 1 if retry else 1
+                    visit.stream, entry, attempt=retry.attempts + 1 if retry else 1
                 )
                 visit.delivered += outcome is not _Outcome.NOT_NOW
             if outcome is _Outcome.NOT_NOW:
@@ -201,42 +204,43 @@ class QueueConsumer:
                 visit.blocked.add(key)
         return True
 
-    async def _deliver(self, lane: Lane, entry: QueueEntry, attempt: int) -> _Outcome:
+    async def _deliver(self, stream: EventStream, entry: QueueEntry, attempt: int) -> _Outcome:
         try:
             message = entry.to_message(self._queue_name)
         except ValueError as error:
-            return await self._give_up(lane, entry, attempt, f"not a message: {error}")
+            return await self._give_up(stream, entry, attempt, f"not a message: {error}")
         if attempt > self._settings.max_attempts:
             return await self._give_up(
-                lane, entry, attempt - 1, "its last deliveries never ended: their process died"
+                stream, entry, attempt - 1, "its last deliveries never ended: their process died"
             )
         # Counted before it begins, or a message that kills its process would do so for ever.
-        await self._store.hold(lane, entry.entry_id, attempt, 0)
+        await self._store.hold(stream, entry.entry_id, attempt, 0)
         try:
             failure = await self._call(message)
         except ServiceUnavailable as error:
-            await self._store.hold(lane, entry.entry_id, attempt - 1, 0)
-            _prolong(self._rests.setdefault(lane, _Rest()), self._settings)
+            await self._store.hold(stream, entry.entry_id, attempt - 1, 0)
+            _prolong(self._rests.setdefault(stream, _Rest()), self._settings)
             Logger.warn(
                 "a queue handler has to wait",
                 queue=self._queue_name,
-                lane=lane.name,
+                lane=stream.name,
                 reason=str(error),
             )
             return _Outcome.NOT_NOW
         except asyncio.CancelledError:
             await self._tasks.finish(
-                self._store.hold(lane, entry.entry_id, attempt - 1, 0), "uncount a delivery"
+                self._store.hold(stream, entry.entry_id, attempt - 1, 0), "uncount a delivery"
             )
             raise
-        self._rests.pop(lane, None)
+        self._rests.pop(stream, None)
         if failure is not None:
-            return await self._retry_later(lane, entry, attempt, failure)
-        await self._store.remove(lane, [entry.entry_id])
+            return await self._retry_later(stream, entry, attempt, failure)
+        await self._store.remove(stream, [entry.entry_id])
         return _Outcome.DONE
 
     async def _call(self, message: QueueMessage) -> str | None:
-        """Why the handler failed, None when it did its work. ServiceUnavailable and our own cancellation pass."""
+        """Why the handler failed, None when it did its work. ServiceUnavailable and our own
+        cancellation pass."""
         limit = asyncio.timeout(self._settings.handler_timeout_s)
         try:
             async with limit:
@@ -260,25 +264,27 @@ class QueueConsumer:
             return f"{type(error).__name__}: {error}"
 
     async def _retry_later(
-        self, lane: Lane, entry: QueueEntry, attempt: int, reason: str
+        self, stream: EventStream, entry: QueueEntry, attempt: int, reason: str
     ) -> _Outcome:
         if attempt >= self._settings.max_attempts:
             return await self._give_up(
-                lane, entry, attempt, f"{attempt} deliveries failed, the last: {reason}"
+                stream, entry, attempt, f"{attempt} deliveries failed, the last: {reason}"
             )
-        await self._store.hold(lane, entry.entry_id, attempt, self._wait_s(attempt))
+        await self._store.hold(stream, entry.entry_id, attempt, self._wait_s(attempt))
         return _Outcome.FAILED
 
-    async def _give_up(self, lane: Lane, entry: QueueEntry, attempt: int, reason: str) -> _Outcome:
+    async def _give_up(
+        self, stream: EventStream, entry: QueueEntry, attempt: int, reason: str
+    ) -> _Outcome:
         try:
-            await self._store.dead_letter(lane, [(entry.entry_id, reason[:1000])], {})
+            await self._store.dead_letter(stream, [(entry.entry_id, reason[:1000])], {})
         except DeadLettersFull as full:
             Logger.error(
                 "a message failed for good and its dead letters are full",
                 queue=self._queue_name,
                 reason=str(full),
             )
-            await self._store.hold(lane, entry.entry_id, attempt, self._settings.retry_cap_s)
+            await self._store.hold(stream, entry.entry_id, attempt, self._settings.retry_cap_s)
             return _Outcome.FAILED
         Logger.error(
             "a message was moved to the dead letters",

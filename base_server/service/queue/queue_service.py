@@ -1,8 +1,8 @@
 """QueueService: durable queues on Redis streams that are read under a lock (no consumer groups).
 
-What is accepted stays in its lane until somebody removes it, so delivery is at least once: whoever dies
-leaves its entries where they are, and the next holder of the lane's lock reads them again. The lock only
-saves double work; handlers must stand to be called twice for one message.
+What is accepted stays in its stream until somebody removes it, so delivery is at least once:
+whoever dies leaves its entries where they are, and the next holder of the stream's lock reads them
+again. The lock only saves double work; handlers must stand to be called twice for one message.
 """
 
 from __future__ import annotations
@@ -19,16 +19,24 @@ from base_server.service.core.facade import Facade, facade
 from base_server.service.core.tasks import TaskRegistry
 from base_server.service.lock.lock_holder import LockHolder
 from base_server.service.lock.lock_service import LockService
-from base_server.service.queue.lane_drain import DrainBegin, DrainHandler, drain
-from base_server.service.queue.lane_store import DeadLetter, LaneFacts, LaneStore
-from base_server.service.queue.lanes import Intake, Lane, LaneMap, LaneNames, Route, check_name
+from base_server.service.queue.drain import DrainBegin, DrainHandler, drain
+from base_server.service.queue.event_stream import (
+    EventStream,
+    EventStreamMap,
+    EventStreamNames,
+    Intake,
+    Route,
+    check_name,
+)
 from base_server.service.queue.message_queue import MessagePriority, QueueEntry, QueueMessage
 from base_server.service.queue.queue_consumer import Handler, QueueConsumer
 from base_server.service.queue.queue_settings import QueueSettings
+from base_server.service.queue.stream_store import DeadLetter, EventStreamFacts, EventStreamStore
 
 
 class QueueService(Facade):
-    """All calls raise ServiceUnavailable when Redis cannot be asked (OutcomeUnknown: it may have been done)."""
+    """All calls raise ServiceUnavailable when Redis cannot be asked (OutcomeUnknown: it may have
+    been done)."""
 
     def __init__(
         self,
@@ -41,8 +49,8 @@ class QueueService(Facade):
         self._tasks = TaskRegistry() if tasks is None else tasks
         self._locks = LockHolder(locks, self._tasks)
         self._partitions = cache.partitions
-        self._store = LaneStore(cache, settings)
-        self._lanes = LaneMap(cache)
+        self._store = EventStreamStore(cache, settings)
+        self._streams = EventStreamMap(cache)
         self._consumers: dict[tuple[str, str], QueueConsumer] = {}
         self._intakes: dict[str, Intake] = {}
         self._seen: set[str] = set()  # queues of this process, for stats
@@ -55,8 +63,8 @@ class QueueService(Facade):
             consumer.start()
 
     async def stop(self, timeout_s: float | None = None) -> None:
-        """Deliveries under way get ``timeout_s`` (default drain_timeout_s), then they are cancelled; their
-        messages stay in the queue. Locks are released. Sending goes on to work."""
+        """Deliveries under way get ``timeout_s`` (default drain_timeout_s), then they are
+        cancelled; their messages stay in the queue. Locks are released. Sending goes on to work."""
         self._running = False
         limit_s = self._settings.drain_timeout_s if timeout_s is None else timeout_s
         consumers, self._consumers = list(self._consumers.values()), {}
@@ -75,10 +83,11 @@ class QueueService(Facade):
     ) -> str:
         """Put a message into a queue; it is durable when this returns its id.
 
-        One QueueMessage may stand for all arguments; a ``message_id`` of the caller's own makes the call safe
-        to repeat for ``dedup_s``. Raises QueueFull at max_backlog; TypeError or ValueError for a payload that
-        is no JSON object, a priority that is none, an empty type, or what the queue's owner does not accept;
-        ServiceError for chat_persistence in a process where the chat template is not made (yet).
+        One QueueMessage may stand for all arguments; a ``message_id`` of the caller's own makes the
+        call safe to repeat for ``dedup_s``. Raises QueueFull at max_backlog; TypeError or
+        ValueError for a payload that is no JSON object, a priority that is none, an empty type, or
+        what the queue's owner does not accept; ServiceError for chat_persistence in a process where
+        the chat template is not made (yet).
         """
         if isinstance(queue_name, QueueMessage):
             message = queue_name
@@ -88,9 +97,9 @@ class QueueService(Facade):
             )
         accepted = self._complete(message)
         intake = self._intakes.get(accepted.queue_name)
-        lane = self._lanes.route(accepted) if intake is None else await intake(accepted)
-        if lane is not None:
-            await self._store.append(lane, accepted)
+        stream = self._streams.route(accepted) if intake is None else await intake(accepted)
+        if stream is not None:
+            await self._store.append(stream, accepted)
         self._seen.add(accepted.queue_name)
         for (name, _), consumer in self._consumers.items():
             if name == accepted.queue_name:
@@ -119,11 +128,12 @@ class QueueService(Facade):
     ) -> None:
         """Deliver the queue's messages to ``handler(QueueMessage)``.
 
-        True acknowledges. False, an exception or no answer within handler_timeout_s is a failed delivery: the
-        message comes again after a growing wait, and after max_attempts goes to the dead letters with its
-        reason; meanwhile later messages of its partition_key (and priority) wait, all others go on.
-        A handler that raises ServiceUnavailable says "not now": the lane rests, nothing is counted.
-        Raises ServiceError when this ``consumer_id`` is registered for the queue already.
+        True acknowledges. False, an exception or no answer within handler_timeout_s is a failed
+        delivery: the message comes again after a growing wait, and after max_attempts goes to the
+        dead letters with its reason; meanwhile later messages of its partition_key (and priority)
+        wait, all others go on. A handler that raises ServiceUnavailable says "not now": the stream
+        rests, nothing is counted. Raises ServiceError when this ``consumer_id`` is registered for
+        the queue already.
         """
         if (queue_name, consumer_id) in self._consumers:
             raise ServiceError(
@@ -133,7 +143,7 @@ class QueueService(Facade):
         consumer = QueueConsumer(
             queue_name,
             handler,
-            lanes=self._lanes,
+            streams=self._streams,
             store=self._store,
             locks=self._locks,
             settings=self._settings,
@@ -146,54 +156,62 @@ class QueueService(Facade):
 
     @facade
     async def unregister_message_consumer(self, queue_name: str, consumer_id: str) -> bool:
-        """No more deliveries to this consumer; one under way is waited for (drain_timeout_s). False if unknown."""
+        """No more deliveries to this consumer; one under way is waited for (drain_timeout_s). False
+        if unknown."""
         consumer = self._consumers.pop((queue_name, consumer_id), None)
         if consumer is None:
             return False
         await consumer.stop(self._settings.drain_timeout_s)
         return True
 
-    # Consuming, in batches, by the owner of a queue with lanes of its own
+    # Consuming, in batches, by the owner of a queue with streams of its own
 
     def declare(
-        self, queue_name: str, *, lanes: LaneNames, route: Route, intake: Intake | None = None
+        self,
+        queue_name: str,
+        *,
+        streams: EventStreamNames,
+        route: Route,
+        intake: Intake | None = None,
     ) -> None:
-        """Give a queue its own lanes (in reading order) and its own route instead of one lane a priority.
-        Every process must declare the same before it sends or reads; declared again, the last counts.
+        """Give a queue its own streams (in reading order) and its own route instead of one stream a
+        priority. Every process must declare the same before it sends or reads; declared again, the
+        last counts.
 
-        ``intake`` sees every message that :meth:`send_message` is given, before it is stored: it raises ValueError for
-        one that the queue's consumer could not understand, and answers the lane to store it in, or None when it has
-        stored what the message asks for itself."""
-        self._lanes.declare(queue_name, lanes, route)
+        ``intake`` sees every message that :meth:`send_message` is given, before it is stored: it
+        raises ValueError for one that the queue's consumer could not understand, and answers the
+        stream to store it in, or None when it has stored what the message asks for itself."""
+        self._streams.declare(queue_name, streams, route)
         self._intakes.pop(queue_name, None)
         if intake is not None:
             self._intakes[queue_name] = intake
         self._seen.add(queue_name)
 
-    async def last_entry(self, lane: Lane) -> str | None:
-        """The id of the lane's newest entry; None when it is empty."""
-        return await self._store.last_entry(lane)
+    async def last_entry(self, stream: EventStream) -> str | None:
+        """The id of the stream's newest entry; None when it is empty."""
+        return await self._store.last_entry(stream)
 
-    async def has_entries_to(self, lane: Lane, entry_id: str) -> bool:
+    async def has_entries_to(self, stream: EventStream, entry_id: str) -> bool:
         """Does an entry wait that came no later than this one?"""
-        return await self._store.has_entries_to(lane, entry_id)
+        return await self._store.has_entries_to(stream, entry_id)
 
-    async def move(self, entry: QueueEntry, lane: Lane, to: Lane) -> None:
-        """Put a waiting entry at the end of another lane, once however often it is called within ``dedup_s``; it keeps
-        its message id. Raises QueueFull when that one is at max_backlog (nothing was moved)."""
-        await self._store.move(entry.entry_id, lane, to, entry.to_message(lane.queue_name))
+    async def move(self, entry: QueueEntry, stream: EventStream, to: EventStream) -> None:
+        """Put a waiting entry at the end of another stream, once however often it is called within
+        ``dedup_s``; it keeps its message id. Raises QueueFull when that one is at max_backlog
+        (nothing was moved)."""
+        await self._store.move(entry.entry_id, stream, to, entry.to_message(stream.queue_name))
 
-    def lane(self, queue_name: str, partition: int, lane: str) -> Lane:
-        """Raises ServiceError for a lane that the queue does not have."""
-        return self._lanes.lane(queue_name, partition, lane)
+    def stream(self, queue_name: str, partition: int, stream: str) -> EventStream:
+        """Raises ServiceError for a stream that the queue does not have."""
+        return self._streams.stream(queue_name, partition, stream)
 
-    def lanes(self, queue_name: str) -> list[Lane]:
-        """Every lane of the queue, in reading order."""
-        return self._lanes.lanes(queue_name)
+    def streams(self, queue_name: str) -> list[EventStream]:
+        """Every stream of the queue, in reading order."""
+        return self._streams.streams(queue_name)
 
-    async def drain_lane(
+    async def drain_stream(
         self,
-        lane: Lane,
+        stream: EventStream,
         handler: DrainHandler,
         *,
         batch: int,
@@ -202,114 +220,123 @@ class QueueService(Facade):
         lock_timeout_s: float = 0.0,
         begin: DrainBegin | None = None,
     ) -> int:
-        """Hand the lane's entries to ``await handler(lane, entries)``, from the head on, until it is empty.
+        """Hand the stream's entries to ``await handler(stream, entries)``, from the head on, until
+        it is empty.
 
-        The handler itself takes away what it finished (:meth:`remove`, :meth:`dead_letter` or a script of its
-        own), only after the work is safe. Draining ends when the lane is empty, when the handler returns
-        False, or when the next batch is the one just handed over (nothing was taken away). A batch has up to
-        ``batch`` entries, and about ``batch_bytes`` of payloads. ``await begin(lane)`` comes first, under the lock,
-        also when the lane is empty.
+        The handler itself takes away what it finished (:meth:`remove`, :meth:`dead_letter` or a
+        script of its own), only after the work is safe. Draining ends when the stream is empty,
+        when the handler returns False, or when the next batch is the one just handed over (nothing
+        was taken away). A batch has up to ``batch`` entries, and about ``batch_bytes`` of payloads.
+        ``await begin(stream)`` comes first, under the lock, also when the stream is empty.
 
-        Returns how many entries were handed over; 0 also when somebody else holds the lane's lock for
-        ``lock_timeout_s``. The lock is kept while working, and given back at the end, at an exception and at
-        cancellation; if that met an outage, the next call here gives it back first. A lock lost while working
-        ends the drain after the batch under way, which may then be handed out twice.
-        Raises ServiceUnavailable in an outage, and whatever the handler raises.
+        Returns how many entries were handed over; 0 also when somebody else holds the stream's lock
+        for ``lock_timeout_s``. The lock is kept while working, and given back at the end, at an
+        exception and at cancellation; if that met an outage, the next call here gives it back
+        first. A lock lost while working ends the drain after the batch under way, which may then be
+        handed out twice. Raises ServiceUnavailable in an outage, and whatever the handler raises.
         """
         holding = self._locks.holding(
-            lane.lock_key,
+            stream.lock_key,
             ttl_s=self._settings.lock_ttl_s if lock_ttl_s is None else lock_ttl_s,
             timeout_s=lock_timeout_s,
-            partition=lane.partition,
+            partition=stream.partition,
         )
         return await drain(
-            self._store, holding, lane, handler, batch=batch, batch_bytes=batch_bytes, begin=begin
+            self._store, holding, stream, handler, batch=batch, batch_bytes=batch_bytes, begin=begin
         )
 
-    async def remove(self, lane: Lane, entry_ids: Iterable[str]) -> int:
-        """Take finished entries out; returns how many were still there. Also works when Redis is full."""
-        return await self._store.remove(lane, entry_ids)
+    async def remove(self, stream: EventStream, entry_ids: Iterable[str]) -> int:
+        """Take finished entries out; returns how many were still there. Also works when Redis is
+        full."""
+        return await self._store.remove(stream, entry_ids)
 
     async def dead_letter(
         self,
-        lane: Lane,
+        stream: EventStream,
         entries_with_reasons: Sequence[tuple[str, str]],
         groups: Mapping[str, str] | None = None,
     ) -> int:
-        """Move (entry id, reason) to the lane's dead letters, all in one step, fields kept; returns how many
-        were still there. ``groups``: by entry id, what it holds up until it is replayed or dropped (:meth:`held`).
-        Raises DeadLettersFull (all stay in the lane) at dead_letter_limit."""
-        return await self._store.dead_letter(lane, entries_with_reasons, groups or {})
+        """Move (entry id, reason) to the stream's dead letters, all in one step, fields kept;
+        returns how many were still there. ``groups``: by entry id, what it holds up until it is
+        replayed or dropped (:meth:`held`). Raises DeadLettersFull (all stay in the stream) at
+        dead_letter_limit."""
+        return await self._store.dead_letter(stream, entries_with_reasons, groups or {})
 
     async def add_dead_letters(
         self,
-        lane: Lane,
+        stream: EventStream,
         entries_with_reasons: Sequence[tuple[QueueEntry, str]],
         groups: Mapping[str, str],
     ) -> int:
-        """As :meth:`dead_letter`, for entries that Redis lost: only the caller still has them. One that is among the
-        dead letters already is left out. Raises DeadLettersFull (none is added)."""
-        return await self._store.add_dead_letters(lane, entries_with_reasons, groups)
+        """As :meth:`dead_letter`, for entries that Redis lost: only the caller still has them. One
+        that is among the dead letters already is left out. Raises DeadLettersFull (none is
+        added)."""
+        return await self._store.add_dead_letters(stream, entries_with_reasons, groups)
 
-    async def held(self, lane: Lane, groups: Sequence[str]) -> set[str]:
-        """Those of ``groups`` that have dead letters in this lane: what comes later of them should wait behind."""
-        return await self._store.held(lane, groups)
+    async def held(self, stream: EventStream, groups: Sequence[str]) -> set[str]:
+        """Those of ``groups`` that have dead letters in this stream: what comes later of them
+        should wait behind."""
+        return await self._store.held(stream, groups)
 
     @asynccontextmanager
-    async def holding(self, lane: Lane, timeout_s: float) -> AsyncIterator[None]:
-        """Keep everybody else from draining the lane. Raises ServiceUnavailable if it is not free in ``timeout_s``."""
+    async def holding(self, stream: EventStream, timeout_s: float) -> AsyncIterator[None]:
+        """Keep everybody else from draining the stream. Raises ServiceUnavailable if it is not free
+        in ``timeout_s``."""
         async with self._locks.holding(
-            lane.lock_key,
+            stream.lock_key,
             ttl_s=self._settings.lock_ttl_s,
             timeout_s=timeout_s,
-            partition=lane.partition,
+            partition=stream.partition,
         ) as held:
             if held is None:
                 raise ServiceUnavailable(
-                    "queue", f"lane {lane.name} of {lane.queue_name} is at work, try again"
+                    "queue", f"stream {stream.name} of {stream.queue_name} is at work, try again"
                 )
             yield
 
     # For operators
 
     async def dead_letters(self, queue_name: str, limit: int = 100) -> list[DeadLetter]:
-        """The oldest dead letters, up to ``limit`` a lane."""
-        return await self._store.dead_letters(self._lanes.lanes(queue_name), limit)
+        """The oldest dead letters, up to ``limit`` a stream."""
+        return await self._store.dead_letters(self._streams.streams(queue_name), limit)
 
     async def discover(self) -> list[str]:
-        """The queues that have lanes or dead letters in Redis, whoever made them; from here on :meth:`stats` and the
-        calls for dead letters know them. Reads through all key names: not for a hot path."""
-        names = self._lanes.discover(await self._store.keys(self._lanes.key_patterns()))
+        """The queues that have streams or dead letters in Redis, whoever made them; from here on
+        :meth:`stats` and the calls for dead letters know them. Reads through all key names: not for
+        a hot path."""
+        names = self._streams.discover(await self._store.keys(self._streams.key_patterns()))
         self._seen.update(names)
         return names
 
     async def dead_letter_count(self, queue_name: str) -> int:
         """How many dead letters the queue has; one round trip."""
-        return await self._store.dead_letter_count(self._lanes.lanes(queue_name))
+        return await self._store.dead_letter_count(self._streams.streams(queue_name))
 
-    async def dead_letters_of(self, lane: Lane) -> list[DeadLetter]:
-        """All dead letters of one lane, oldest first."""
-        return await self._store.dead_letters([lane], self._settings.dead_letter_limit)
+    async def dead_letters_of(self, stream: EventStream) -> list[DeadLetter]:
+        """All dead letters of one stream, oldest first."""
+        return await self._store.dead_letters([stream], self._settings.dead_letter_limit)
 
-    async def replay_dead_letter(self, lane: Lane, dead_id: str) -> bool:
-        """Put one back at the end of its lane, its deliveries counted anew; false if it is not there."""
-        return await self._store.replay(lane, dead_id)
+    async def replay_dead_letter(self, stream: EventStream, dead_id: str) -> bool:
+        """Put one back at the end of its stream, its deliveries counted anew; false if it is not
+        there."""
+        return await self._store.replay(stream, dead_id)
 
-    async def drop_dead_letter(self, lane: Lane, dead_id: str) -> bool:
+    async def drop_dead_letter(self, stream: EventStream, dead_id: str) -> bool:
         """Throw one away for good; false if it is not there."""
-        return await self._store.drop(lane, dead_id)
+        return await self._store.drop(stream, dead_id)
 
-    async def backlog(self, queue_name: str) -> dict[Lane, int]:
-        """Entries in every lane, those being worked on included, without the lanes of partitions that are away; all
-        are asked at once."""
-        return await self._store.backlog(self._lanes.lanes(queue_name))
+    async def backlog(self, queue_name: str) -> dict[EventStream, int]:
+        """Entries in every stream, those being worked on included, without the streams of
+        partitions that are away; all are asked at once."""
+        return await self._store.backlog(self._streams.streams(queue_name))
 
     async def stats(self) -> dict[str, dict[str, Any]]:
-        """For each queue that this process declared, consumes or sent to: ``waiting``, ``oldest_age_s`` (of
-        the oldest waiting entry; 0.0 when empty), ``dead``, ``consumers`` (ids, of this process)."""
+        """For each queue that this process declared, consumes or sent to: ``waiting``,
+        ``oldest_age_s`` (of the oldest waiting entry; 0.0 when empty), ``dead``, ``consumers``
+        (ids, of this process)."""
         result = {}
         for queue_name in sorted(self._seen):
-            now_ms, facts = await self._store.facts(self._lanes.lanes(queue_name))
+            now_ms, facts = await self._store.facts(self._streams.streams(queue_name))
             result[queue_name] = _sum_up(now_ms, list(facts.values())) | {
                 "consumers": sorted(
                     consumer_id for name, consumer_id in self._consumers if name == queue_name
@@ -323,12 +350,12 @@ def get_queue_service() -> QueueService:
     return QueueService.get_instance()
 
 
-def _sum_up(now_ms: int, facts: Sequence[LaneFacts]) -> dict[str, Any]:
+def _sum_up(now_ms: int, facts: Sequence[EventStreamFacts]) -> dict[str, Any]:
     oldest_ms = min(
-        (lane.oldest_ms for lane in facts if lane.oldest_ms is not None), default=now_ms
+        (stream.oldest_ms for stream in facts if stream.oldest_ms is not None), default=now_ms
     )
     return {
-        "waiting": sum(lane.waiting for lane in facts),
+        "waiting": sum(stream.waiting for stream in facts),
         "oldest_age_s": max(now_ms - oldest_ms, 0) / 1000,
-        "dead": sum(lane.dead for lane in facts),
+        "dead": sum(stream.dead for stream in facts),
     }

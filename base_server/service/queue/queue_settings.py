@@ -14,7 +14,7 @@ class QueueSettings(Settings):
     """Partitions of all keys. Written down at the first start; a changed number stops the start."""
 
     max_backlog: int = Field(default=100_000, ge=1)
-    """Waiting entries a lane may hold; a send beyond it raises QueueFull."""
+    """Waiting entries an event stream may hold; a send beyond it raises QueueFull."""
 
     max_payload_bytes: int = Field(default=1_048_576, ge=1)
     """Longest payload as JSON in UTF-8."""
@@ -23,7 +23,8 @@ class QueueSettings(Settings):
     """How long a message id is remembered, so that sending it again stores it only once."""
 
     max_attempts: int = Field(default=5, ge=1)
-    """Deliveries of one message, those that died with their process included, before it goes to the dead letters."""
+    """Deliveries of one message, those that died with their process included, before it goes to the
+    dead letters."""
 
     retry_base_s: float = Field(default=1.0, gt=0, le=86_400)
     """Wait after the first failed delivery; it doubles with each."""
@@ -32,25 +33,29 @@ class QueueSettings(Settings):
     """Longest wait between two deliveries."""
 
     dead_letter_limit: int = Field(default=10_000, ge=1)
-    """Dead letters a lane may hold; beyond it the failed entry stays where it is, its key behind it."""
+    """Dead letters an event stream may hold; beyond it the failed entry stays where it is, its key
+    behind it."""
 
     poll_interval_s: float = Field(default=1.0, gt=0)
-    """How often an idle consumer looks for messages of other processes; its own process wakes it at once."""
+    """How often an idle consumer looks for messages of other processes; its own process wakes it at
+    once."""
 
     batch: int = Field(default=50, ge=1)
-    """Messages delivered from one lane before the consumer looks for a lane of higher priority."""
+    """Messages delivered from one event stream before the consumer looks for a stream of higher
+    priority."""
 
     scan_limit: int = Field(default=5_000, ge=1)
-    """Entries a consumer reads past in one visit of a lane because their key waits behind a failing one."""
+    """Entries a consumer reads past in one visit of an event stream because their key waits behind
+    a failing one."""
 
     workers: int = Field(default=2, ge=1)
-    """Lanes that one consumer works on at the same time."""
+    """Event streams that one consumer works on at the same time."""
 
     handler_timeout_s: float = Field(default=60.0, gt=0)
     """One delivery may take this long; then it counts as failed."""
 
     lock_ttl_s: float = Field(default=30.0, ge=0.001, le=LONGEST_TTL_S)
-    """A lane whose consumer died is taken over after this; extended while it works."""
+    """A stream whose consumer died is taken over after this; extended while it works."""
 
     drain_timeout_s: float = Field(default=10.0, gt=0)
     """How long stop() waits for deliveries under way before it cancels them."""

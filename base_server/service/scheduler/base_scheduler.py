@@ -24,15 +24,16 @@ Callback = Callable[[], Awaitable[object] | object]
 
 @dataclass
 class ScheduleJob:
-    """One job. ``callback`` is called without arguments: a coroutine function on the event loop, any other
-    callable in a thread. Runs of one job never overlap in a process; an occurrence that falls into a run
-    under way is skipped. When the machine's clock is set, an interval of one process goes on as it was, and the
-    others are planned anew by the new time.
+    """One job. ``callback`` is called without arguments: a coroutine function on the event loop,
+    any other callable in a thread. Runs of one job never overlap in a process; an occurrence that
+    falls into a run under way is skipped. When the machine's clock is set, an interval of one
+    process goes on as it was, and the others are planned anew by the new time.
 
-    With ``use_distributed_lock`` one process at a time runs it, and each occurrence is run by one process
-    only: intervals then start at multiples of the interval since 1970 everywhere, and after a run by the
-    clock the lock is left for ``lock_ttl_s`` or half the time to the next occurrence, whichever is less.
-    As with every such lock, a holder paused past its TTL can overlap with another: the work must stand that.
+    With ``use_distributed_lock`` one process at a time runs it, and each occurrence is run by one
+    process only: intervals then start at multiples of the interval since 1970 everywhere, and after
+    a run by the clock the lock is left for ``lock_ttl_s`` or half the time to the next occurrence,
+    whichever is less. As with every such lock, a holder paused past its TTL can overlap with
+    another: the work must stand that.
     """
 
     job_id: str
@@ -51,7 +52,8 @@ class ScheduleJob:
 
 @dataclass(frozen=True)
 class JobStatus:
-    """What :meth:`SchedulerService.get_job_status` answers: facts about this process since the job was added."""
+    """What :meth:`SchedulerService.get_job_status` answers: facts about this process since the job
+    was added."""
 
     job_id: str
     name: str

@@ -8,8 +8,8 @@ from datetime import UTC, datetime, timedelta
 
 
 class IntervalTimer:
-    """Calls ``fire`` every ``length_s`` seconds, for the first time after ``length_s``. Times that were missed because
-    the loop was blocked are made up for once."""
+    """Calls ``fire`` every ``length_s`` seconds, for the first time after ``length_s``. Times that
+    were missed because the loop was blocked are made up for once."""
 
     def __init__(self, length_s: float, fire: Callable[[], None]) -> None:
         self._loop = asyncio.get_running_loop()

@@ -19,7 +19,8 @@ _OUTAGE_SAID_EVERY_S = 60.0
 
 
 class JobRunner:
-    """Starts runs of ``job`` and keeps its figures. ``next_run`` tells when the clock fires next."""
+    """Starts runs of ``job`` and keeps its figures. ``next_run`` tells when the clock fires
+    next."""
 
     def __init__(
         self,
@@ -47,14 +48,16 @@ class JobRunner:
         self._start(by_clock=True)
 
     def trigger(self) -> None:
-        """Run now; while a run is under way, once more right after it (calls in between become one)."""
+        """Run now; while a run is under way, once more right after it (calls in between become
+        one)."""
         if self._current is not None:
             self._again = True
             return
         self._start(by_clock=False)
 
     async def quiet(self) -> None:
-        """Wait for the run under way, and start no other after it; from inside the run itself: no wait."""
+        """Wait for the run under way, and start no other after it; from inside the run itself: no
+        wait."""
         self._again = False
         current = self._current
         if current is not None and current is not asyncio.current_task():
@@ -119,7 +122,8 @@ class JobRunner:
         gap_s = (
             (next_run - datetime.now(UTC)).total_seconds() if next_run else self.job.lock_ttl_s * 2
         )
-        # The other processes' clocks fire a little earlier or later than ours for the same occurrence.
+        # The other processes' clocks fire a little earlier or later than ours for the same
+        # occurrence.
         held.leave_for_s = min(self.job.lock_ttl_s, max(gap_s / 2, 0.001))
 
     async def _call(self) -> None:

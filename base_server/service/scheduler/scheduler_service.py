@@ -1,5 +1,5 @@
-"""SchedulerService: jobs by the clock on APScheduler, intervals of one process by the loop's clock; its drain really
-waits."""
+"""SchedulerService: jobs by the clock on APScheduler, intervals of one process by the loop's clock;
+its drain really waits."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ _SET_S = 0.5
 class SchedulerService(Facade):
     """Runs :class:`ScheduleJob`s of this process. Jobs added before :meth:`start` run from then on.
 
-    A job that fails is logged and counted and runs again at its next time. A time missed because the
-    loop was blocked is made up for once, not once for each. Jobs are not stored: who needs one adds it
-    at every start.
+    A job that fails is logged and counted and runs again at its next time. A time missed because
+    the loop was blocked is made up for once, not once for each. Jobs are not stored: who needs one
+    adds it at every start.
     """
 
     def __init__(
@@ -60,8 +60,8 @@ class SchedulerService(Facade):
             self._schedule(runner.job)
 
     async def stop(self, timeout_s: float | None = None) -> int:
-        """No new runs; runs under way get ``timeout_s`` (default drain_timeout_s), then they are cancelled
-        and awaited. Returns how many had to be cancelled. All jobs are forgotten."""
+        """No new runs; runs under way get ``timeout_s`` (default drain_timeout_s), then they are
+        cancelled and awaited. Returns how many had to be cancelled. All jobs are forgotten."""
         if self._clock is None:
             return 0
         self._clock.pause()
@@ -85,8 +85,8 @@ class SchedulerService(Facade):
 
     @facade
     async def add_job(self, job: ScheduleJob) -> None:
-        """Take ``job``. Raises ValueError for a schedule that is not valid, ServiceError when its id is
-        taken or ``max_jobs`` are known (those that are done, ONCE and past, make room)."""
+        """Take ``job``. Raises ValueError for a schedule that is not valid, ServiceError when its
+        id is taken or ``max_jobs`` are known (those that are done, ONCE and past, make room)."""
         make_trigger(job)
         if job.job_id in self._runners:
             raise ServiceError(
@@ -108,8 +108,8 @@ class SchedulerService(Facade):
 
     @facade
     async def remove_job(self, job_id: str) -> bool:
-        """Forget a job; false if it is not known. Waits for a run under way (unless it is that run that
-        asks): afterwards the callback does not run any more."""
+        """Forget a job; false if it is not known. Waits for a run under way (unless it is that run
+        that asks): afterwards the callback does not run any more."""
         runner = self._runners.pop(job_id, None)
         if runner is None:
             return False
@@ -128,8 +128,8 @@ class SchedulerService(Facade):
 
     @facade
     async def trigger(self, job_id: str) -> bool:
-        """Start a run now, without waiting for it; a run begins after this call even when one is under way.
-        False if the job is not known or the scheduler does not run."""
+        """Start a run now, without waiting for it; a run begins after this call even when one is
+        under way. False if the job is not known or the scheduler does not run."""
         runner = self._runners.get(job_id)
         if runner is None or self._clock is None:
             return False
@@ -157,7 +157,8 @@ class SchedulerService(Facade):
         return job.next_run_time if job else None
 
     def _look_at_clock(self) -> None:
-        """APScheduler plans by the machine's clock and sleeps by the loop's: it is told when the two part."""
+        """APScheduler plans by the machine's clock and sleeps by the loop's: it is told when the
+        two part."""
         moved_s = time.time() - time.monotonic() - self._wall_ahead_s
         if self._clock is None or abs(moved_s) < _SET_S:
             return
@@ -173,8 +174,8 @@ class SchedulerService(Facade):
 
 
 class _LoopExecutor(BaseExecutor):  # type: ignore[misc]
-    """Calls ``fire`` right here: it only starts a task. APScheduler's own executor would put it in a thread,
-    and would cancel coroutine jobs at shutdown."""
+    """Calls ``fire`` right here: it only starts a task. APScheduler's own executor would put it in
+    a thread, and would cancel coroutine jobs at shutdown."""
 
     def _do_submit_job(self, job, run_times):  # type: ignore[no-untyped-def]
         job.func()

@@ -1,4 +1,5 @@
-"""From a ScheduleJob to an APScheduler trigger; everything that can be wrong with a schedule is found here."""
+"""From a ScheduleJob to an APScheduler trigger; everything that can be wrong with a schedule is
+found here."""
 
 from __future__ import annotations
 
@@ -23,7 +24,8 @@ def make_trigger(job: ScheduleJob) -> BaseTrigger:
     try:
         match ScheduleType(job.schedule_type):
             case ScheduleType.INTERVAL:
-                # Fires at the same instants in every process, so that the lock of a shared job covers the occurrence.
+                # Fires at the same instants in every process, so that the lock of a shared job
+                # covers the occurrence.
                 return IntervalTrigger(seconds=interval_s(job), start_date=_EPOCH, timezone=UTC)
             case ScheduleType.CRON:
                 return _cron(_text(job))
@@ -52,8 +54,8 @@ def interval_s(job: ScheduleJob) -> float:
 
 
 def _cron(expression: str) -> BaseTrigger:
-    """As crontab(5) has it: a weekday is counted from Sunday (0 or 7), and of a day and a weekday that are both
-    restricted one is enough. APScheduler counts from Monday and asks for both."""
+    """As crontab(5) has it: a weekday is counted from Sunday (0 or 7), and of a day and a weekday
+    that are both restricted one is enough. APScheduler counts from Monday and asks for both."""
     fields = expression.split()
     if len(fields) != 5:
         raise ValueError(f"a cron expression has five fields, not {len(fields)}")

@@ -1,4 +1,5 @@
-"""ChatPersistenceConsumer: has the chat_persistence lanes written, at every interval and at once when a batch is full.
+"""ChatPersistenceConsumer: has the chat_persistence streams written, at every interval and at once
+when a batch is full.
 
 When and by whom; what a batch is and how it is written stands in ``chat_batch_writer``.
 """
@@ -16,7 +17,7 @@ from dataclasses import dataclass
 from base_server.service.core.errors import ServiceError, ServiceUnavailable
 from base_server.service.core.logger import Logger
 from base_server.service.core.tasks import TaskRegistry
-from base_server.service.queue.lanes import Lane
+from base_server.service.queue.event_stream import EventStream
 from base_server.service.queue.message_queue import QueueEntry
 from base_server.service.queue.queue_service import QueueService
 from base_server.service.scheduler.base_scheduler import ScheduleJob, ScheduleType
@@ -31,7 +32,8 @@ _BACKOFF_S = (0.5, 1.0, 2.0, 4.0, 8.0, 15.0)
 
 @dataclass
 class _Rest:
-    """A lane that waits after a failed batch: how often it failed in a row, and until when it rests."""
+    """A stream that waits after a failed batch: how often it failed in a row, and until when it
+    rests."""
 
     failures: int
     until: float
@@ -39,11 +41,12 @@ class _Rest:
 
 @dataclass(frozen=True)
 class ConsumerHealth:
-    """``silent_s``: seconds since the last batch was written (since start when none was), or since a lane that this
-    process is at work on got any further, whichever is longer. ``older_shards``: see ShardMarks.alarms."""
+    """``silent_s``: seconds since the last batch was written (since start when none was), or since
+    a stream that this process is at work on got any further, whichever is longer. ``older_shards``:
+    see ShardMarks.alarms."""
 
     backlog: int
-    largest_lane: int
+    largest_stream: int
     silent_s: float
     last_error: str
     dead: int
@@ -67,19 +70,23 @@ class ChatPersistenceConsumer:
         self._scheduler = scheduler
         self._settings = settings
         self._tasks = tasks
-        self._draining: dict[Lane, asyncio.Task[None]] = {}
-        self._resting: dict[Lane, _Rest] = {}
-        self._slots: dict[str, asyncio.Semaphore] = {}  # by lane name: the shard
+        self._draining: dict[EventStream, asyncio.Task[None]] = {}
+        self._resting: dict[EventStream, _Rest] = {}
+        self._slots: dict[str, asyncio.Semaphore] = {}  # by stream name: the shard
         self._last_progress = time.monotonic()
-        self._lane_progress: dict[Lane, float] = {}  # of those of _draining that have a slot
+        self._stream_progress: dict[
+            EventStream, float
+        ] = {}  # of those of _draining that have a slot
         self._last_error = ""
         self._stopped = False
         writer.marks.on_progress(self._got_further)
 
     async def start(self) -> None:
-        """Write at every batch interval; clean the buffers and look at the shards' marks at their own.
+        """Write at every batch interval; clean the buffers and look at the shards' marks at their
+        own.
 
-        The marks are looked at first: a room whose database came back older must not be read from it."""
+        The marks are looked at first: a room whose database came back older must not be read from
+        it."""
         settings = self._settings
         await self.check_marks()
         jobs = (
@@ -111,32 +118,33 @@ class ChatPersistenceConsumer:
         await asyncio.gather(*self._draining.values(), return_exceptions=True)
 
     async def write_waiting(self) -> None:
-        """Begin to write every lane that has events; a lane held by another process delays no other lane."""
+        """Begin to write every stream that has events; a stream held by another process delays no
+        other stream."""
         await self._begin_waiting(self._settings.lock_timeout_s)
 
     async def clean_buffers(self) -> None:
-        """Forget the rests of lanes that are empty again."""
+        """Forget the rests of streams that are empty again."""
         backlog = await self._queue.backlog(QUEUE_NAME)
         self._resting = {
-            lane: rest for lane, rest in self._resting.items() if backlog.get(lane) != 0
+            stream: rest for stream, rest in self._resting.items() if backlog.get(stream) != 0
         }
 
     async def check_marks(self) -> None:
         """Look whether a shard's database came back older, also where nothing is written."""
-        shard_ids = {int(lane.name) for lane in self._queue.lanes(QUEUE_NAME)}
+        shard_ids = {int(stream.name) for stream in self._queue.streams(QUEUE_NAME)}
         try:
             await self._writer.marks.check(sorted(shard_ids))
         except ServiceUnavailable as outage:
             Logger.warn("the shards' marks could not be compared", reason=outage.reason)
 
     def flush(self, partition: int, shard_id: int) -> None:
-        """Start writing one lane now; does not wait."""
-        self._begin(self._queue.lane(QUEUE_NAME, partition, str(shard_id)), lock_timeout_s=0)
+        """Start writing one stream now; does not wait."""
+        self._begin(self._queue.stream(QUEUE_NAME, partition, str(shard_id)), lock_timeout_s=0)
 
     async def health(self) -> ConsumerHealth:
         """How much waits, and how long nothing was written."""
         backlog = await self._queue.backlog(QUEUE_NAME)
-        silent_s = time.monotonic() - min([self._last_progress, *self._lane_progress.values()])
+        silent_s = time.monotonic() - min([self._last_progress, *self._stream_progress.values()])
         dead = await self._queue.dead_letter_count(QUEUE_NAME)
         largest = max(backlog.values(), default=0)
         older = await self._writer.marks.alarms()
@@ -148,37 +156,38 @@ class ChatPersistenceConsumer:
         backlog = await self._queue.backlog(QUEUE_NAME)
         if not any(backlog.values()):
             self._last_progress = time.monotonic()
-        for lane, waiting in backlog.items():
-            if waiting or lane in self._writer.unfinished:
-                self._begin(lane, lock_timeout_s)
+        for stream, waiting in backlog.items():
+            if waiting or stream in self._writer.unfinished:
+                self._begin(stream, lock_timeout_s)
 
-    def _begin(self, lane: Lane, lock_timeout_s: float) -> None:
-        """Drain a lane in a task, unless it rests or is drained here already."""
-        rest = self._resting.get(lane)
+    def _begin(self, stream: EventStream, lock_timeout_s: float) -> None:
+        """Drain a stream in a task, unless it rests or is drained here already."""
+        rest = self._resting.get(stream)
         if (
             self._stopped
-            or lane in self._draining
+            or stream in self._draining
             or (rest is not None and time.monotonic() < rest.until)
         ):
             return
         task = self._tasks.spawn(
-            self._drain(lane, lock_timeout_s), f"drain {lane.name}/{lane.partition}"
+            self._drain(stream, lock_timeout_s), f"drain {stream.name}/{stream.partition}"
         )
-        self._draining[lane] = task
-        task.add_done_callback(lambda _: self._drained(lane))
+        self._draining[stream] = task
+        task.add_done_callback(lambda _: self._drained(stream))
 
-    def _drained(self, lane: Lane) -> None:
-        self._draining.pop(lane, None)
-        self._lane_progress.pop(lane, None)
+    def _drained(self, stream: EventStream) -> None:
+        self._draining.pop(stream, None)
+        self._stream_progress.pop(stream, None)
 
-    async def _drain(self, lane: Lane, lock_timeout_s: float) -> None:
-        """Write a lane while a full batch waits. After a failure, whatever it was, it rests and is tried again."""
-        slots = self._slots.setdefault(lane.name, asyncio.Semaphore(self._settings.lanes_at_once))
+    async def _drain(self, stream: EventStream, lock_timeout_s: float) -> None:
+        """Write a stream while a full batch waits. After a failure, whatever it was, it rests and
+        is tried again."""
+        slots = self._slots.setdefault(stream.name, asyncio.Semaphore(self._settings.lanes_at_once))
         try:
             async with slots:
-                self._lane_progress[lane] = time.monotonic()
-                await self._queue.drain_lane(
-                    lane,
+                self._stream_progress[stream] = time.monotonic()
+                await self._queue.drain_stream(
+                    stream,
                     self._write,
                     batch=self._settings.max_batch,
                     batch_bytes=self._settings.max_batch_bytes,
@@ -188,40 +197,42 @@ class ChatPersistenceConsumer:
                     begin=self._writer.write_lost,
                 )
         except ServiceError as error:
-            wait_s = self._rest(lane, error)
+            wait_s = self._rest(stream, error)
             Logger.warn(
                 "batch not written, it stays in the queue",
-                lane=lane.name,
+                lane=stream.name,
                 retry_in_s=wait_s,
                 error=str(error),
             )
         except Exception as error:
-            wait_s = self._rest(lane, error)
+            wait_s = self._rest(stream, error)
             Logger.error(
                 "batch failed, it stays in the queue",
-                lane=lane.name,
+                lane=stream.name,
                 retry_in_s=wait_s,
                 exc_info=error,
             )
         else:
-            self._resting.pop(lane, None)
+            self._resting.pop(stream, None)
 
-    def _got_further(self, lane: Lane) -> None:
+    def _got_further(self, stream: EventStream) -> None:
         self._last_progress = time.monotonic()
-        if lane in self._draining:
-            self._lane_progress[lane] = self._last_progress
+        if stream in self._draining:
+            self._stream_progress[stream] = self._last_progress
 
-    def _rest(self, lane: Lane, error: Exception) -> float:
-        """Let the lane rest, longer after every failure in a row; returns for how many seconds."""
-        rest = self._resting.get(lane)
+    def _rest(self, stream: EventStream, error: Exception) -> float:
+        """Let the stream rest, longer after every failure in a row; returns for how many
+        seconds."""
+        rest = self._resting.get(stream)
         failures = rest.failures + 1 if rest else 1
         wait_s = _BACKOFF_S[min(failures, len(_BACKOFF_S)) - 1]
-        self._resting[lane] = _Rest(failures, time.monotonic() + wait_s)
+        self._resting[stream] = _Rest(failures, time.monotonic() + wait_s)
         self._last_error = str(error)
         return wait_s
 
-    async def _write(self, lane: Lane, entries: Sequence[QueueEntry]) -> bool:
-        """Write one batch; is the next one full too? If not, it waits for the interval, or to be full."""
-        left = await self._writer.write(lane, entries)
-        self._got_further(lane)
+    async def _write(self, stream: EventStream, entries: Sequence[QueueEntry]) -> bool:
+        """Write one batch; is the next one full too? If not, it waits for the interval, or to be
+        full."""
+        left = await self._writer.write(stream, entries)
+        self._got_further(stream)
         return left >= self._settings.batch_size

@@ -365,7 +365,7 @@ class ChatTemplateImpl(BaseTemplate):
                 "fp_account_shard_get", (session.account_db_key,)
             )
             shard_id = int(rows[0]["shard_id"]) if rows else self._wiring.settings.default_shard_id
-        # A shard that was added a moment ago, and has no lanes here yet, is looked for.
+        # A shard that was added a moment ago, and has no streams here yet, is looked for.
         await self._wiring.database.require_shard(shard_id)
         partition = self._parts.keys.account_partition(session.account_id)
         return Caller(
@@ -448,11 +448,11 @@ class ChatTemplateImpl(BaseTemplate):
 
     async def _backlog_check(self, health: ConsumerHealth) -> ReadinessCheck:
         limit = self._wiring.max_backlog
-        if health.largest_lane >= limit:
+        if health.largest_stream >= limit:
             return ReadinessCheck(
                 "chat_backlog",
                 Health.FAILED,
-                f"{health.largest_lane} events wait, the limit is {limit}",
+                f"{health.largest_stream} events wait, the limit is {limit}",
             )
         if health.backlog and health.silent_s > _STUCK_S:
             stuck = f"{health.backlog} events wait, nothing was written for {health.silent_s:.0f} s"

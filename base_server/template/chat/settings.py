@@ -1,4 +1,5 @@
-"""The ``chatConfig`` section. Names and defaults of the first block are those of the user's document."""
+"""The ``chatConfig`` section. Names and defaults of the first block are those of the user's
+document."""
 
 from __future__ import annotations
 
@@ -15,7 +16,8 @@ class ChatSettings(Settings):
     message_list_ttl_s: TtlSeconds = 3600
     """The same for a room and its messages."""
     stream_ttl_s: TtlSeconds = 300
-    """The stream of a reply that has ended can be read this long; then it is read from the message."""
+    """The stream of a reply that has ended can be read this long; then it is read from the
+    message."""
     state_ttl_s: TtlSeconds = 86400
     """States of rooms and messages are kept this long after their last event is in MySQL."""
     transition_log_ttl_s: TtlSeconds = 86400
@@ -25,11 +27,11 @@ class ChatSettings(Settings):
     batch_interval_s: float = Field(3, gt=0)
     """Events wait at most this long for their batch."""
     buffer_cleanup_interval_s: float = Field(30, gt=0)
-    """How often each process forgets what it remembers of lanes that are empty again."""
+    """How often each process forgets what it remembers of event streams that are empty again."""
     lock_timeout_s: float = Field(10, gt=0)
-    """How long a batch, or `dlq`, waits for a lane that another process holds."""
+    """How long a batch, or `dlq`, waits for an event stream that another process holds."""
     lock_ttl_s: float = Field(30, ge=0.001, le=LONGEST_TTL_S)
-    """A lane whose process died is taken over after this; extended while it works."""
+    """A stream whose process died is taken over after this; extended while it works."""
     mark_check_interval_s: float = Field(10, gt=0)
     """How often each process looks whether a shard database came back older."""
     default_shard_id: int = Field(1, ge=1)
@@ -42,11 +44,13 @@ class ChatSettings(Settings):
     max_batch_bytes: int = Field(1_048_576, ge=1)
     """… and about so many bytes of them."""
     lanes_at_once: int = Field(4, ge=1)
-    """Lanes of one shard that a process writes at once, each on a connection of its own (databaseConfig.pool_size)."""
+    """Event streams of one shard that a process writes at once, each on a connection of its own
+    (databaseConfig.pool_size)."""
     max_rooms_per_account: int = Field(20_000, ge=1)
     """Live rooms an account may have."""
     max_dead_letters_per_room: int = Field(100, ge=1)
-    """With so many events that the database refuses, or that wait behind one, a room takes no more."""
+    """With so many events that the database refuses, or that wait behind one, a room takes no
+    more."""
     max_waiting_turns: int = Field(8, ge=0)
     """Questions that may wait behind a running reply, a room."""
     sends_per_minute: float = Field(120, gt=0)
@@ -66,14 +70,17 @@ class ChatSettings(Settings):
     delta_bytes: int = Field(1024, ge=1)
     """… or as soon as this much of it waits."""
     checkpoint_interval_s: float = Field(0.25, gt=0)
-    """A reply that nobody reads along is noted down this often: for lists, and in case its process dies."""
+    """A reply that nobody reads along is noted down this often: for lists, and in case its process
+    dies."""
     load_timeout_s: float = Field(20, gt=0)
     """Longest wait for a room or list to be read from MySQL."""
     history_length: int = Field(40, ge=1)
-    """Messages of the window given to the AI service to trim; at most llmConfig.max_conversation_length are read."""
+    """Messages of the window given to the AI service to trim; at most
+    llmConfig.max_conversation_length are read."""
 
     @property
     def ready_lease_ms(self) -> int:
-        """A turn that has come is for the process that accepted its question, which hears of it at once and looks every
-        second. After so long that one is dead or stands still, and any other may take the turn."""
+        """A turn that has come is for the process that accepted its question, which hears of it at
+        once and looks every second. After so long that one is dead or stands still, and any other
+        may take the turn."""
         return round(min(self.reply_lease_s, 2.0) * 1000)

@@ -15,7 +15,7 @@ from base_server.template.chat.messages.pages import ChatReader
 from base_server.template.chat.messages.repository import MessageRepository
 from base_server.template.chat.persistence.batch_writer import BatchWriter
 from base_server.template.chat.persistence.deletes import ChatDeletes
-from base_server.template.chat.persistence.event_streams import ChatLanes
+from base_server.template.chat.persistence.event_streams import EventStreams
 from base_server.template.chat.persistence.host_events import HostEvents
 from base_server.template.chat.replies.reader import ReplyReaders
 from base_server.template.chat.replies.repository import ReplyRepository
@@ -57,7 +57,7 @@ class ChatWiring:
         """Parts with their jobs running, and what a killed process left behind taken up."""
         container, settings = self._container, self.settings
         hot, bulk = container.cache.get_client(), container.cache.get_bulk_client()
-        lanes = ChatLanes(
+        streams = EventStreams(
             container.queue,
             hot.partitions.of_id,
             lambda: container.database.shard_ids,
@@ -71,32 +71,32 @@ class ChatWiring:
         consumer = ChatPersistenceConsumer(
             container.queue, writer, container.scheduler, settings, container.tasks
         )
-        lanes.on_flush(consumer.flush)
+        streams.on_flush(consumer.flush)
         # What a model is not told need not be read for it.
         told = min(settings.history_length, container.settings.llm.max_conversation_length)
         asking = settings.model_copy(update={"history_length": told})
-        news, turns = ReplySignals(), ReplySlots(hot, lanes, asking)
-        interrupt, check_mark = turns.interrupt, writer.marks.check_lane
+        news, turns = ReplySignals(), ReplySlots(hot, streams, asking)
+        interrupt, check_mark = turns.interrupt, writer.marks.check_stream
         loader = ChatLoader(
             bulk,
             container.database,
-            lanes,
+            streams,
             interrupt,
             check_mark,
             settings,
             container.tasks,
             directory,
         )
-        deletes = ChatDeletes(hot, directory, loader, lanes, settings)
+        deletes = ChatDeletes(hot, directory, loader, streams, settings)
         states.delete_through(directory, deletes)
         replies = ChatReplies(
             turns, loader.load_room, container.ai, news, settings, container.tasks
         )
-        reply_store = ReplyRepository(hot, container.database, loader, lanes, settings)
+        reply_store = ReplyRepository(hot, container.database, loader, streams, settings)
         parts = ChatParts(
-            rooms=RoomRepository(hot, container.database, loader, lanes, settings),
-            messages=MessageRepository(hot, container.database, loader, lanes, asking),
-            reader=ChatReader(hot, container.database, loader, lanes, settings),
+            rooms=RoomRepository(hot, container.database, loader, streams, settings),
+            messages=MessageRepository(hot, container.database, loader, streams, asking),
+            reader=ChatReader(hot, container.database, loader, streams, settings),
             replies=replies,
             reply_store=reply_store,
             readers=ReplyReaders(reply_store, turns, replies, news, settings),
@@ -104,12 +104,12 @@ class ChatWiring:
             consumer=consumer,
             keys=ChatKeys(hot),
         )
-        lanes.on_event(
+        streams.on_event(
             HostEvents(
                 directory,
                 parts.rooms,
                 deletes,
-                lanes,
+                streams,
                 account_partition=hot.partitions.of_id,
                 default_shard_id=settings.default_shard_id,
                 load_timeout_s=settings.load_timeout_s,

@@ -10,7 +10,7 @@ import pytest
 from base_server.service.cache.cache_client import CacheClient
 from base_server.service.cache.generation import require_flags
 from base_server.service.core.errors import ServiceUnavailable, StartError
-from base_server.service.queue.lane_store import MOVE
+from base_server.service.queue.stream_store import MOVE
 from base_server.service.redis_client.precondition import Precondition
 from base_server.service.redis_client.script import Script, load_scripts
 from tests.backends_redis import RedisServer, running_cache

@@ -1,4 +1,5 @@
-"""A queue bench: as many processes' worth of queue services as a test wants, on one private server."""
+"""A queue bench: as many processes' worth of queue services as a test wants, on one private
+server."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Registered consumers: acknowledged after the work, retried with a wait, given up with a reason."""
+"""Registered consumers: acknowledged after the work, retried with a wait, given up with a
+reason."""
 
 from __future__ import annotations
 
@@ -175,13 +176,13 @@ async def test_a_retry_is_not_put_off_by_a_clock_that_was_set_back(bench: QueueB
     await send(queue, 1)
     reader = Reader(answer)
     await queue.register_message_consumer("mail", "a", reader)
-    redis, (lane,) = (
+    redis, (stream,) = (
         bench.cache.get_client(),
-        [lane for lane, n in (await queue.backlog("mail")).items() if n],
+        [stream for stream, n in (await queue.backlog("mail")).items() if n],
     )
 
     async def held() -> dict[str, str]:
-        notes = await redis.execute("HGETALL", lane.retry_key)
+        notes = await redis.execute("HGETALL", stream.retry_key)
         notes = (
             notes if isinstance(notes, dict) else dict(zip(notes[::2], notes[1::2], strict=True))
         )
@@ -196,7 +197,7 @@ async def test_a_retry_is_not_put_off_by_a_clock_that_was_set_back(bench: QueueB
     ((entry_id, note),) = (await held()).items()
     attempts, _, not_before_ms = note.partition(":")
     await redis.execute(
-        "HSET", lane.retry_key, entry_id, f"{attempts}:{int(not_before_ms) + 3_600_000}"
+        "HSET", stream.retry_key, entry_id, f"{attempts}:{int(not_before_ms) + 3_600_000}"
     )
     await until(lambda: reader.done == [1])
 
@@ -222,7 +223,7 @@ async def test_poison_goes_to_the_dead_letters_and_stops_no_other_key(bench: Que
     assert letter.reason == "3 deliveries failed, the last: RuntimeError: cannot read this"
     assert letter.fields["payload"] == '{"n":"poison"}'
     assert await bench.waiting("mail") == 0
-    assert await bench.cache.get_client().execute("EXISTS", letter.lane.retry_key) == 0
+    assert await bench.cache.get_client().execute("EXISTS", letter.stream.retry_key) == 0
 
 
 async def test_a_long_row_behind_a_failing_message_hides_no_other_key(bench: QueueBench) -> None:
@@ -256,7 +257,7 @@ async def test_a_message_without_a_key_waits_alone(bench: QueueBench) -> None:
 
 async def test_what_is_no_message_is_given_up_at_once(bench: QueueBench) -> None:
     queue, reader = await bench.queue(), Reader()
-    lane = queue.lane("mail", 1, "2")
+    stream = queue.stream("mail", 1, "2")
     execute = bench.cache.get_client().execute
     for fields in (
         ("payload", "{"),
@@ -264,8 +265,8 @@ async def test_what_is_no_message_is_given_up_at_once(bench: QueueBench) -> None
         ("other", "x"),
         ("payload", "{}", "priority", "high"),
     ):
-        await execute("XADD", lane.stream_key, "*", *fields)
-    await execute("XADD", lane.stream_key, "*", "payload", '{"n": 1}')
+        await execute("XADD", stream.key, "*", *fields)
+    await execute("XADD", stream.key, "*", "payload", '{"n": 1}')
     await queue.register_message_consumer("mail", "a", reader)
     await until(lambda: reader.done == [1])
     letters = await queue.dead_letters("mail")
@@ -323,7 +324,7 @@ async def test_when_the_dead_letters_are_full_the_message_stays(bench: QueueBenc
     await until(lambda: reader.done == [2] and len(reader.calls) == 3)
     assert await bench.waiting("mail") == 1
     (letter,) = await queue.dead_letters("mail")
-    await queue.drop_dead_letter(letter.lane, letter.dead_id)
+    await queue.drop_dead_letter(letter.stream, letter.dead_id)
     await until(lambda: _is_empty(bench))
 
 
@@ -402,11 +403,11 @@ async def test_a_delivery_cut_off_by_stop_is_not_counted_and_delivered_by_anothe
     await first.register_message_consumer("mail", "a", stuck)
     await until(lambda: len(stuck.calls) == 1)
     await second.register_message_consumer("mail", "b", reader)
-    lane = first.lane("mail", bench.cache.partitions.of_id("k"), "2")
+    stream = first.stream("mail", bench.cache.partitions.of_id("k"), "2")
     await first.stop(0.01)
     await until(lambda: reader.done == [1])
     await until(lambda: _is_empty(bench))
-    assert await bench.cache.get_client().execute("EXISTS", lane.retry_key) == 0
+    assert await bench.cache.get_client().execute("EXISTS", stream.retry_key) == 0
 
 
 def _two_keys_of_a_partition(bench: QueueBench) -> tuple[str, str]:
@@ -421,18 +422,18 @@ async def _never(message: QueueMessage) -> bool:
 async def test_a_note_of_a_retry_that_cannot_be_read_ends_no_worker(bench: QueueBench) -> None:
     queue, reader = await bench.queue(), Reader()
     await send(queue, 1)
-    (lane,) = [
-        lane
-        for lane, waiting in (await queue._store.backlog(queue.lanes("mail"))).items()
+    (stream,) = [
+        stream
+        for stream, waiting in (await queue._store.backlog(queue.streams("mail"))).items()
         if waiting
     ]
     redis = bench.cache.get_client()
-    ((entry_id, _),) = await redis.execute("XRANGE", lane.stream_key, "-", "+")
-    await redis.execute("HSET", lane.retry_key, entry_id, "damaged")
+    ((entry_id, _),) = await redis.execute("XRANGE", stream.key, "-", "+")
+    await redis.execute("HSET", stream.retry_key, entry_id, "damaged")
     await queue.register_message_consumer("mail", "a", reader)
     await asyncio.sleep(0.3)
     assert not reader.done
-    await redis.execute("DEL", lane.retry_key)
+    await redis.execute("DEL", stream.retry_key)
     await until(lambda: reader.done == [1])
 
 

@@ -1,4 +1,4 @@
-"""drain_lane: for consumers that batch and settle by themselves."""
+"""drain_stream: for consumers that batch and settle by themselves."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ import asyncio
 import pytest
 
 from base_server.service.core.errors import ServiceUnavailable
-from base_server.service.queue.lanes import Lane
+from base_server.service.queue.event_stream import EventStream
 from base_server.service.queue.message_queue import QueueEntry, QueueMessage
 from base_server.service.queue.queue_service import QueueService
 from tests.service.queue.queue_bench import QueueBench
 from tests.waiting import PATIENCE_S, until
 
 
-def declare(queue: QueueService) -> Lane:
-    queue.declare("rows", lanes=["1"], route=lambda message: (2, "1"))
-    return queue.lane("rows", 2, "1")
+def declare(queue: QueueService) -> EventStream:
+    queue.declare("rows", streams=["1"], route=lambda message: (2, "1"))
+    return queue.stream("rows", 2, "1")
 
 
 async def send(queue: QueueService, *numbers: int) -> None:
@@ -27,7 +27,8 @@ async def send(queue: QueueService, *numbers: int) -> None:
 
 
 class Sink:
-    """A handler that keeps what it got and takes it away, like a consumer that writes to a database."""
+    """A handler that keeps what it got and takes it away, like a consumer that writes to a
+    database."""
 
     def __init__(self, queue: QueueService) -> None:
         self.queue = queue
@@ -39,102 +40,102 @@ class Sink:
     def rows(self) -> list[int]:
         return [number for batch in self.batches for number in batch]
 
-    async def __call__(self, lane: Lane, entries: list[QueueEntry]) -> object:
+    async def __call__(self, stream: EventStream, entries: list[QueueEntry]) -> object:
         self.batches.append([entry.payload["n"] for entry in entries])
         await self.gate.wait()
-        await self.queue.remove(lane, [entry.entry_id for entry in entries])
+        await self.queue.remove(stream, [entry.entry_id for entry in entries])
         return None
 
 
-async def test_a_lane_is_handed_out_in_order_in_batches_until_it_is_empty(
+async def test_a_stream_is_handed_out_in_order_in_batches_until_it_is_empty(
     bench: QueueBench,
 ) -> None:
     queue = await bench.queue()
-    lane, sink = declare(queue), Sink(queue)
+    stream, sink = declare(queue), Sink(queue)
     await send(queue, *range(7))
-    assert await queue.drain_lane(lane, sink, batch=3) == 7
+    assert await queue.drain_stream(stream, sink, batch=3) == 7
     assert sink.batches == [[0, 1, 2], [3, 4, 5], [6]]
-    assert await queue.drain_lane(lane, sink, batch=3) == 0
+    assert await queue.drain_stream(stream, sink, batch=3) == 0
 
 
 async def test_a_batch_is_bounded_by_bytes_too(bench: QueueBench) -> None:
     queue = await bench.queue()
-    lane, sink = declare(queue), Sink(queue)
+    stream, sink = declare(queue), Sink(queue)
     for number in range(300):
         text = "x" * (90_000 if number == 280 else 1000)
         await queue.send_message(
             QueueMessage("rows", {"n": number, "text": text}, "row", message_id=f"m{number}")
         )
-    await queue.drain_lane(lane, sink, batch=250, batch_bytes=100_000)
+    await queue.drain_stream(stream, sink, batch=250, batch_bytes=100_000)
     # 64 entries are read at first, then as many as should fit; a batch has one entry at least.
     assert [len(batch) for batch in sink.batches[:2]] == [98, 98]
     assert sink.rows == list(range(300))
     await queue.send_message(
         QueueMessage("rows", {"n": 300, "text": "x" * 9000}, "row", message_id="m300")
     )
-    await queue.drain_lane(lane, sink, batch=250, batch_bytes=1)
+    await queue.drain_stream(stream, sink, batch=250, batch_bytes=1)
     assert sink.batches[-1] == [300]
 
 
 async def test_messages_that_arrive_meanwhile_are_drained_too(bench: QueueBench) -> None:
     queue = await bench.queue()
-    lane, sink = declare(queue), Sink(queue)
+    stream, sink = declare(queue), Sink(queue)
     await send(queue, 1)
 
-    async def handler(lane: Lane, entries: list[QueueEntry]) -> None:
+    async def handler(stream: EventStream, entries: list[QueueEntry]) -> None:
         if not sink.batches:
             await send(queue, 2)
-        await sink(lane, entries)
+        await sink(stream, entries)
 
-    await queue.drain_lane(lane, handler, batch=1)
+    await queue.drain_stream(stream, handler, batch=1)
     assert sink.rows == [1, 2]
 
 
 async def test_a_handler_that_takes_nothing_away_is_not_called_for_ever(bench: QueueBench) -> None:
     queue = await bench.queue()
-    lane, calls = declare(queue), []
+    stream, calls = declare(queue), []
     await send(queue, 1, 2)
 
-    async def handler(lane: Lane, entries: list[QueueEntry]) -> None:
+    async def handler(stream: EventStream, entries: list[QueueEntry]) -> None:
         calls.append(len(entries))
 
-    assert await queue.drain_lane(lane, handler, batch=10) == 2
+    assert await queue.drain_stream(stream, handler, batch=10) == 2
     assert calls == [2]
     assert await bench.waiting("rows") == 2
 
 
 async def test_false_and_an_exception_end_the_drain_and_keep_the_entries(bench: QueueBench) -> None:
     queue = await bench.queue()
-    lane, sink = declare(queue), Sink(queue)
+    stream, sink = declare(queue), Sink(queue)
     await send(queue, 1, 2)
 
-    async def says_no(lane: Lane, entries: list[QueueEntry]) -> bool:
-        await queue.remove(lane, [entries[0].entry_id])
+    async def says_no(stream: EventStream, entries: list[QueueEntry]) -> bool:
+        await queue.remove(stream, [entries[0].entry_id])
         return False
 
-    async def breaks(lane: Lane, entries: list[QueueEntry]) -> None:
+    async def breaks(stream: EventStream, entries: list[QueueEntry]) -> None:
         raise ServiceUnavailable("database", "away")
 
-    assert await queue.drain_lane(lane, says_no, batch=1) == 1
+    assert await queue.drain_stream(stream, says_no, batch=1) == 1
     with pytest.raises(ServiceUnavailable, match="database"):
-        await queue.drain_lane(lane, breaks, batch=1)
+        await queue.drain_stream(stream, breaks, batch=1)
     assert (
-        await queue.drain_lane(lane, sink, batch=1) == 1
+        await queue.drain_stream(stream, sink, batch=1) == 1
     )  # and the lock was given back both times
     assert sink.rows == [2]
 
 
 async def test_a_second_process_finds_the_lock_taken(bench: QueueBench) -> None:
     first, second = await bench.queue(), await bench.queue()
-    lane, sink, other = declare(first), Sink(first), Sink(second)
+    stream, sink, other = declare(first), Sink(first), Sink(second)
     declare(second)
     await send(first, 1)
     sink.gate.clear()
-    draining = asyncio.create_task(first.drain_lane(lane, sink, batch=1))
+    draining = asyncio.create_task(first.drain_stream(stream, sink, batch=1))
     await until(lambda: sink.rows == [1])
-    assert await second.drain_lane(lane, other, batch=1) == 0
+    assert await second.drain_stream(stream, other, batch=1) == 0
     waiting = asyncio.create_task(
-        second.drain_lane(lane, other, batch=1, lock_timeout_s=PATIENCE_S)
+        second.drain_stream(stream, other, batch=1, lock_timeout_s=PATIENCE_S)
     )
     sink.gate.set()
     assert await draining == 1
@@ -144,13 +145,13 @@ async def test_a_second_process_finds_the_lock_taken(bench: QueueBench) -> None:
 
 async def test_the_lock_is_kept_while_a_batch_takes_longer_than_its_ttl(bench: QueueBench) -> None:
     first, second = await bench.queue(), await bench.queue()
-    lane, sink, other = declare(first), Sink(first), Sink(second)
+    stream, sink, other = declare(first), Sink(first), Sink(second)
     declare(second)
     await send(first, 1)
     sink.gate.clear()
-    draining = asyncio.create_task(first.drain_lane(lane, sink, batch=1, lock_ttl_s=1.5))
+    draining = asyncio.create_task(first.drain_stream(stream, sink, batch=1, lock_ttl_s=1.5))
     await until(lambda: sink.rows == [1])
-    assert await second.drain_lane(lane, other, batch=1, lock_timeout_s=2) == 0
+    assert await second.drain_stream(stream, other, batch=1, lock_timeout_s=2) == 0
     sink.gate.set()
     assert await draining == 1
     assert other.rows == []
@@ -160,18 +161,18 @@ async def test_a_lost_lock_ends_the_drain_after_the_batch_and_nothing_is_lost(
     bench: QueueBench,
 ) -> None:
     first, second = await bench.queue(), await bench.queue()
-    lane, sink, other = declare(first), Sink(first), Sink(second)
+    stream, sink, other = declare(first), Sink(first), Sink(second)
     declare(second)
     await send(first, 1, 2)
     sink.gate.clear()
-    draining = asyncio.create_task(first.drain_lane(lane, sink, batch=1, lock_ttl_s=0.15))
+    draining = asyncio.create_task(first.drain_stream(stream, sink, batch=1, lock_ttl_s=0.15))
     await until(lambda: sink.rows == [1])
     client = bench.cache.get_client()
     await client.execute(
-        "DEL", client.key(lane.lock_key, partition=lane.partition)
+        "DEL", client.key(stream.lock_key, partition=stream.partition)
     )  # as after a long pause
     other.gate.clear()
-    taking_over = asyncio.create_task(second.drain_lane(lane, other, batch=2))
+    taking_over = asyncio.create_task(second.drain_stream(stream, other, batch=2))
     await until(
         lambda: other.rows == [1, 2]
     )  # the first one's batch is handed out twice: at least once
@@ -185,115 +186,115 @@ async def test_a_lost_lock_ends_the_drain_after_the_batch_and_nothing_is_lost(
 
 async def test_a_cancelled_drain_gives_its_lock_back(bench: QueueBench) -> None:
     first, second = await bench.queue(), await bench.queue()
-    lane, sink, other = declare(first), Sink(first), Sink(second)
+    stream, sink, other = declare(first), Sink(first), Sink(second)
     declare(second)
     await send(first, 1)
     sink.gate.clear()
-    draining = asyncio.create_task(first.drain_lane(lane, sink, batch=1, lock_ttl_s=60))
+    draining = asyncio.create_task(first.drain_stream(stream, sink, batch=1, lock_ttl_s=60))
     await until(lambda: sink.rows == [1])
     draining.cancel()
     with pytest.raises(asyncio.CancelledError):
         await draining
-    assert await second.drain_lane(lane, other, batch=1) == 1
+    assert await second.drain_stream(stream, other, batch=1) == 1
     assert other.rows == [1]
 
 
 async def test_drains_cancelled_at_any_moment_leave_no_lock_behind(bench: QueueBench) -> None:
     queue = await bench.queue()
-    lane, sink = declare(queue), Sink(queue)
+    stream, sink = declare(queue), Sink(queue)
     for turns in range(40):
-        draining = asyncio.create_task(queue.drain_lane(lane, sink, batch=1, lock_ttl_s=60))
+        draining = asyncio.create_task(queue.drain_stream(stream, sink, batch=1, lock_ttl_s=60))
         for _ in range(turns):
             await asyncio.sleep(0)
         draining.cancel()
         await asyncio.gather(draining, return_exceptions=True)
     await send(queue, 1)
-    assert await queue.drain_lane(lane, sink, batch=1, lock_timeout_s=PATIENCE_S) == 1
+    assert await queue.drain_stream(stream, sink, batch=1, lock_timeout_s=PATIENCE_S) == 1
 
 
 async def test_dead_letters_keep_everything_and_can_be_replayed_or_dropped(
     bench: QueueBench,
 ) -> None:
     queue = await bench.queue()
-    lane, sink = declare(queue), Sink(queue)
+    stream, sink = declare(queue), Sink(queue)
     await send(queue, 1, 2, 3)
-    entries = await queue._store.head(lane, 10)
+    entries = await queue._store.head(stream, 10)
     assert (
         await queue.dead_letter(
-            lane, [(entries[0].entry_id, "이유 one"), (entries[1].entry_id, "two")]
+            stream, [(entries[0].entry_id, "이유 one"), (entries[1].entry_id, "two")]
         )
         == 2
     )
-    assert await queue.dead_letter(lane, [(entries[0].entry_id, "again")]) == 0
-    assert await queue.drain_lane(lane, sink, batch=10) == 1
+    assert await queue.dead_letter(stream, [(entries[0].entry_id, "again")]) == 0
+    assert await queue.drain_stream(stream, sink, batch=10) == 1
     first, second = await queue.dead_letters("rows")
-    assert (first.lane, first.entry_id, first.reason) == (lane, entries[0].entry_id, "이유 one")
+    assert (first.stream, first.entry_id, first.reason) == (stream, entries[0].entry_id, "이유 one")
     assert first.fields == entries[0].fields
     assert first.failed_at_ms >= int(entries[0].fields["at"])
-    assert await queue.replay_dead_letter(lane, first.dead_id)
-    assert not await queue.replay_dead_letter(lane, first.dead_id)
-    assert await queue.drop_dead_letter(lane, second.dead_id)
-    assert not await queue.drop_dead_letter(lane, second.dead_id)
+    assert await queue.replay_dead_letter(stream, first.dead_id)
+    assert not await queue.replay_dead_letter(stream, first.dead_id)
+    assert await queue.drop_dead_letter(stream, second.dead_id)
+    assert not await queue.drop_dead_letter(stream, second.dead_id)
     assert await queue.dead_letters("rows") == []
-    (back,) = await queue._store.head(lane, 10)
+    (back,) = await queue._store.head(stream, 10)
     assert back.fields == entries[0].fields
-    assert await queue.drain_lane(lane, sink, batch=10) == 1
+    assert await queue.drain_stream(stream, sink, batch=10) == 1
     assert sink.rows == [3, 1]
 
 
 async def test_a_group_is_held_up_until_its_last_dead_letter_is_gone(bench: QueueBench) -> None:
     queue = await bench.queue()
-    lane = declare(queue)
+    stream = declare(queue)
     await send(queue, 1, 2, 3)
-    ids = [entry.entry_id for entry in await queue._store.head(lane, 10)]
+    ids = [entry.entry_id for entry in await queue._store.head(stream, 10)]
     groups = {ids[0]: "a", ids[1]: "a"}
     for _ in range(2):  # said twice, counted once
-        await queue.dead_letter(lane, [(entry_id, "no") for entry_id in ids], groups)
-    assert await queue.held(lane, ["a", "b", ""]) == {"a"}
+        await queue.dead_letter(stream, [(entry_id, "no") for entry_id in ids], groups)
+    assert await queue.held(stream, ["a", "b", ""]) == {"a"}
     first, second, third = await queue.dead_letters("rows")
     assert (first.group, third.group) == ("a", "")
-    await queue.replay_dead_letter(lane, first.dead_id)
-    assert await queue.held(lane, ["a"]) == {"a"}
-    await queue.drop_dead_letter(lane, second.dead_id)
-    assert await queue.held(lane, ["a"]) == set()
-    await queue.drop_dead_letter(lane, third.dead_id)
-    assert await bench.cache.get_client().execute("EXISTS", lane.held_key) == 0
+    await queue.replay_dead_letter(stream, first.dead_id)
+    assert await queue.held(stream, ["a"]) == {"a"}
+    await queue.drop_dead_letter(stream, second.dead_id)
+    assert await queue.held(stream, ["a"]) == set()
+    await queue.drop_dead_letter(stream, third.dead_id)
+    assert await bench.cache.get_client().execute("EXISTS", stream.blocked_key) == 0
 
 
-async def test_a_lane_in_somebodys_hands_is_not_drained(bench: QueueBench) -> None:
+async def test_a_stream_in_somebodys_hands_is_not_drained(bench: QueueBench) -> None:
     queue, other = await bench.queue(), await bench.queue()
-    lane, sink = declare(queue), Sink(other)
+    stream, sink = declare(queue), Sink(other)
     declare(other)
     await send(queue, 1)
-    async with queue.holding(lane, 1):
-        assert await other.drain_lane(lane, sink, batch=1) == 0
+    async with queue.holding(stream, 1):
+        assert await other.drain_stream(stream, sink, batch=1) == 0
         with pytest.raises(ServiceUnavailable, match="at work"):
-            async with other.holding(lane, 0.01):
+            async with other.holding(stream, 0.01):
                 pass
-    assert await other.drain_lane(lane, sink, batch=1) == 1
+    assert await other.drain_stream(stream, sink, batch=1) == 1
 
 
-async def test_dead_letters_are_bounded_and_what_does_not_fit_stays_in_the_lane(
+async def test_dead_letters_are_bounded_and_what_does_not_fit_stays_in_the_stream(
     bench: QueueBench,
 ) -> None:
     queue = await bench.queue(dead_letter_limit=1)
-    lane = declare(queue)
+    stream = declare(queue)
     await send(queue, 1, 2)
-    first, second = await queue._store.head(lane, 10)
+    first, second = await queue._store.head(stream, 10)
     with pytest.raises(ServiceUnavailable, match="limit of 1 dead letters"):
-        await queue.dead_letter(lane, [(first.entry_id, "a"), (second.entry_id, "b")])
+        await queue.dead_letter(stream, [(first.entry_id, "a"), (second.entry_id, "b")])
     assert await bench.waiting("rows") == 2
-    assert await queue.dead_letter(lane, [(first.entry_id, "a")]) == 1
+    assert await queue.dead_letter(stream, [(first.entry_id, "a")]) == 1
 
 
 async def test_a_drain_costs_one_round_trip_a_batch_beside_the_handlers(bench: QueueBench) -> None:
     queue = await bench.queue()
-    lane, sink = declare(queue), Sink(queue)
+    stream, sink = declare(queue), Sink(queue)
     await send(queue, 0)
-    await queue.drain_lane(lane, sink, batch=10)
+    await queue.drain_stream(stream, sink, batch=10)
     await send(queue, *range(1, 31))
     reads, locks = bench.cache.get_bulk_client().round_trips, bench.cache.get_client().round_trips
-    await queue.drain_lane(lane, sink, batch=10)
+    await queue.drain_stream(stream, sink, batch=10)
     assert (
         bench.cache.get_bulk_client().round_trips - reads == 7
     )  # four reads, the last one empty; three removals

@@ -1,4 +1,5 @@
-"""What QueueService.move promises: a message is never lost on its way to another lane, and is stored there once."""
+"""What QueueService.move promises: a message is never lost on its way to another stream, and is
+stored there once."""
 
 from __future__ import annotations
 
@@ -7,36 +8,36 @@ import random
 import pytest
 
 from base_server.service.core.errors import ServiceUnavailable
-from base_server.service.queue.lanes import Lane
+from base_server.service.queue.event_stream import EventStream
 from base_server.service.queue.message_queue import QueueEntry, QueueMessage
 from base_server.service.queue.queue_errors import QueueFull
 from base_server.service.queue.queue_service import QueueService
 from tests.service.queue.queue_bench import QueueBench
 
 
-def lanes_of(queue: QueueService) -> list[Lane]:
-    """Two lanes of one partition, one of another."""
-    return [queue.lane("mail", *place) for place in ((0, "2"), (0, "3"), (1, "2"))]
+def streams_of(queue: QueueService) -> list[EventStream]:
+    """Two streams of one partition, one of another."""
+    return [queue.stream("mail", *place) for place in ((0, "2"), (0, "3"), (1, "2"))]
 
 
 def message(message_id: str) -> QueueMessage:
     return QueueMessage("mail", {"for": message_id}, "letter", message_id=message_id)
 
 
-async def waiting(queue: QueueService, lane: Lane) -> list[QueueEntry]:
-    return await queue._store.head(lane, 100)
+async def waiting(queue: QueueService, stream: EventStream) -> list[QueueEntry]:
+    return await queue._store.head(stream, 100)
 
 
 class Walk:
-    """Messages that are sent, moved and consumed by chance. A move may lose its connection before the entry is taken
-    out: then it is made again, later."""
+    """Messages that are sent, moved and consumed by chance. A move may lose its connection before
+    the entry is taken out: then it is made again, later."""
 
     def __init__(self, queue: QueueService, seed: int) -> None:
         self._queue = queue
-        self._lanes = lanes_of(queue)
+        self._streams = streams_of(queue)
         self._random = random.Random(seed)
         self._seed = seed
-        self._cut_off: list[tuple[QueueEntry, Lane, Lane]] = []
+        self._cut_off: list[tuple[QueueEntry, EventStream, EventStream]] = []
         self.sent: list[str] = []
         self.consumed: list[str] = []
 
@@ -50,34 +51,36 @@ class Walk:
         while self._cut_off:
             await self._repeat()
         left = [
-            entry.message_id for lane in self._lanes for entry in await waiting(self._queue, lane)
+            entry.message_id
+            for stream in self._streams
+            for entry in await waiting(self._queue, stream)
         ]
         return sorted(self.consumed + left)
 
     async def _send(self) -> None:
         message_id = f"{self._seed}-{len(self.sent)}"
-        await self._queue._store.append(self._random.choice(self._lanes), message(message_id))
+        await self._queue._store.append(self._random.choice(self._streams), message(message_id))
         self.sent.append(message_id)
 
-    async def _any(self) -> tuple[QueueEntry, Lane] | None:
-        held = {(lane, entry.entry_id) for entry, lane, _ in self._cut_off}
-        free = [(entry, lane) for lane in self._lanes for entry in await waiting(self._queue, lane)
-                if (lane, entry.entry_id) not in held]  # fmt: skip
+    async def _any(self) -> tuple[QueueEntry, EventStream] | None:
+        held = {(stream, entry.entry_id) for entry, stream, _ in self._cut_off}
+        free = [(entry, stream) for stream in self._streams for entry in await waiting(self._queue, stream)
+                if (stream, entry.entry_id) not in held]  # fmt: skip
         return self._random.choice(free) if free else None
 
     async def _move(self) -> None:
         if (found := await self._any()) is None:
             return
-        entry, lane = found
-        to = self._random.choice([other for other in self._lanes if other != lane])
+        entry, stream = found
+        to = self._random.choice([other for other in self._streams if other != stream])
         if self._random.random() < 0.3:
             with pytest.MonkeyPatch.context() as patch:
                 patch.setattr(self._queue._store, "remove", away)
                 with pytest.raises(ServiceUnavailable):
-                    await self._queue.move(entry, lane, to)
-            self._cut_off.append((entry, lane, to))
+                    await self._queue.move(entry, stream, to)
+            self._cut_off.append((entry, stream, to))
         else:
-            await self._queue.move(entry, lane, to)
+            await self._queue.move(entry, stream, to)
 
     async def _repeat(self) -> None:
         if self._cut_off:
@@ -85,8 +88,8 @@ class Walk:
 
     async def _consume(self) -> None:
         if (found := await self._any()) is not None:
-            entry, lane = found
-            await self._queue.remove(lane, [entry.entry_id])
+            entry, stream = found
+            await self._queue.remove(stream, [entry.entry_id])
             self.consumed.append(entry.message_id)
 
 
@@ -101,14 +104,14 @@ async def test_moved_messages_are_neither_lost_nor_doubled(bench: QueueBench) ->
         for _ in range(15):
             await walk.step()
         assert await walk.finish() == sorted(walk.sent), f"seed {seed}"
-        for lane in lanes_of(queue):
-            await queue.remove(lane, [entry.entry_id for entry in await waiting(queue, lane)])
+        for stream in streams_of(queue):
+            await queue.remove(stream, [entry.entry_id for entry in await waiting(queue, stream)])
 
 
 async def test_message_moves_within_the_partition_it_was_sent_to(bench: QueueBench) -> None:
     """The partition remembers its id: the move is no repeat of the send."""
     queue = await bench.queue()
-    low, high, _ = lanes_of(queue)
+    low, high, _ = streams_of(queue)
     await queue._store.append(low, message("m"))
     (entry,) = await waiting(queue, low)
     await queue.move(entry, low, high)
@@ -116,9 +119,9 @@ async def test_message_moves_within_the_partition_it_was_sent_to(bench: QueueBen
     assert [entry.message_id for entry in await waiting(queue, high)] == ["m"]
 
 
-async def test_message_stays_while_the_other_lane_is_full(bench: QueueBench) -> None:
+async def test_message_stays_while_the_other_stream_is_full(bench: QueueBench) -> None:
     queue = await bench.queue(max_backlog=1)
-    here, _, there = lanes_of(queue)
+    here, _, there = streams_of(queue)
     await queue._store.append(here, message("m"))
     await queue._store.append(there, message("other"))
     (entry,) = await waiting(queue, here)
@@ -128,9 +131,10 @@ async def test_message_stays_while_the_other_lane_is_full(bench: QueueBench) -> 
 
 
 async def test_message_moves_on_a_full_redis(private_bench: QueueBench) -> None:
-    """cases/abuse.md A5b: the entry that is added is taken out of the other lane right after it. A send is refused."""
+    """cases/abuse.md A5b: the entry that is added is taken out of the other stream right after it.
+    A send is refused."""
     queue = await private_bench.queue()
-    here, _, there = lanes_of(queue)
+    here, _, there = streams_of(queue)
     await queue._store.append(here, message("m"))
     (entry,) = await waiting(queue, here)
     await private_bench.cache.get_client().execute("CONFIG", "SET", "maxmemory", "1")

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from base_server.service.core.errors import ServiceUnavailable
-from base_server.service.queue.lanes import Lane
+from base_server.service.queue.event_stream import EventStream
 from base_server.service.queue.message_queue import QueueEntry, QueueMessage
 from base_server.service.queue.queue_service import QueueService
 from tests.backends_redis import RedisServer, make_cache
@@ -23,32 +23,32 @@ from tests.waiting import until
 ROOT = Path(__file__).parents[3]
 
 
-def declare(queue: QueueService) -> Lane:
-    queue.declare("rows", lanes=["1"], route=lambda message: (0, "1"))
-    return queue.lane("rows", 0, "1")
+def declare(queue: QueueService) -> EventStream:
+    queue.declare("rows", streams=["1"], route=lambda message: (0, "1"))
+    return queue.stream("rows", 0, "1")
 
 
 async def test_a_drain_goes_on_after_redis_was_killed_in_the_middle(
     private_bench: QueueBench, private_server: RedisServer
 ) -> None:
     queue = await private_bench.queue()
-    lane, got = declare(queue), []
+    stream, got = declare(queue), []
     for number in range(4):
         await queue.send_message("rows", {"n": number}, "row")
 
-    async def handler(lane: Lane, entries: list[QueueEntry]) -> None:
+    async def handler(stream: EventStream, entries: list[QueueEntry]) -> None:
         got.append(entries[0].payload["n"])
         if len(got) == 2:
             private_server.kill()
-        await queue.remove(lane, [entries[0].entry_id])
+        await queue.remove(stream, [entries[0].entry_id])
 
     with pytest.raises(ServiceUnavailable):
-        await queue.drain_lane(lane, handler, batch=1, lock_ttl_s=3600)
+        await queue.drain_stream(stream, handler, batch=1, lock_ttl_s=3600)
     with pytest.raises(ServiceUnavailable):
-        await queue.drain_lane(lane, handler, batch=1, lock_ttl_s=3600)
+        await queue.drain_stream(stream, handler, batch=1, lock_ttl_s=3600)
     private_server.start()
     # At once: the lock that could not be given back is not waited for.
-    assert await queue.drain_lane(lane, handler, batch=1, lock_ttl_s=3600) == 3
+    assert await queue.drain_stream(stream, handler, batch=1, lock_ttl_s=3600) == 3
     assert got == [0, 1, 1, 2, 3]
 
 
@@ -81,7 +81,8 @@ async def test_consumers_and_senders_go_on_after_redis_was_killed(
 
 
 class AnswerThief:
-    """A proxy before a server: ``steal`` times it passes a command on and breaks the connection at the answer."""
+    """A proxy before a server: ``steal`` times it passes a command on and breaks the connection at
+    the answer."""
 
     def __init__(self, socket_path: Path) -> None:
         self._socket_path = socket_path
@@ -187,8 +188,10 @@ async def test_the_message_of_a_killed_process_is_delivered_by_another(
     queue, done = await private_bench.queue(), []
     await queue.send_message("mail", {"n": 1}, "letter", partition_key="k")
     process = await start_process(private_server, app_id)
-    lane = queue.lane("mail", private_bench.cache.partitions.of_id("k"), "2")
-    assert await private_bench.locks.acquire(lane.lock_key, 1, 0, partition=lane.partition) is None
+    stream = queue.stream("mail", private_bench.cache.partitions.of_id("k"), "2")
+    assert (
+        await private_bench.locks.acquire(stream.lock_key, 1, 0, partition=stream.partition) is None
+    )
     process.send_signal(signal.SIGKILL)
     await process.communicate()
 
@@ -223,7 +226,7 @@ async def test_a_full_redis_refuses_sends_and_is_still_drained(
     private_bench: QueueBench, private_server: RedisServer
 ) -> None:
     queue = await private_bench.queue(max_attempts=2)
-    lane, drained, tries = declare(queue), [], []
+    stream, drained, tries = declare(queue), [], []
     for number in range(3):
         await queue.send_message("rows", {"n": number}, "row")
         await queue.send_message("mail", {"n": number}, "letter", partition_key="k")
@@ -232,15 +235,15 @@ async def test_a_full_redis_refuses_sends_and_is_still_drained(
     with pytest.raises(ServiceUnavailable, match="OOM"):
         await queue.send_message("rows", {"n": 4}, "row")
 
-    async def drain(lane: Lane, entries: list[QueueEntry]) -> None:
+    async def drain(stream: EventStream, entries: list[QueueEntry]) -> None:
         drained.append(entries[0].payload["n"])
-        await queue.remove(lane, [entries[0].entry_id])
+        await queue.remove(stream, [entries[0].entry_id])
 
     async def consume(message: QueueMessage) -> bool:
         tries.append(message.payload["n"])
         return message.payload["n"] != 1
 
-    assert await queue.drain_lane(lane, drain, batch=1) == 3
+    assert await queue.drain_stream(stream, drain, batch=1) == 3
     await queue.register_message_consumer("mail", "a", consume)
     await until(lambda: tries == [0, 1, 1, 2])
     await until(lambda: _is_dead(queue, 1))

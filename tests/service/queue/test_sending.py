@@ -1,4 +1,4 @@
-"""What send_message promises: stored once, in its lane, within the limits."""
+"""What send_message promises: stored once, in its stream, within the limits."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from base_server.service.queue.queue_service import QueueService, get_queue_serv
 from tests.service.queue.queue_bench import QueueBench
 
 
-async def test_a_message_stands_in_its_lane_with_all_its_fields(bench: QueueBench) -> None:
+async def test_a_message_stands_in_its_stream_with_all_its_fields(bench: QueueBench) -> None:
     queue = await bench.queue()
     payload = {"text": "안녕 👋", "big": 12345678901234567, "list": [], "none": None}
     message_id = await queue.send_message("mail", payload, "letter", MessagePriority.HIGH, "room_1")
-    lane = queue.lane("mail", bench.cache.partitions.of_id("room_1"), "3")
-    (entry,) = await queue._store.head(lane, 10)
+    stream = queue.stream("mail", bench.cache.partitions.of_id("room_1"), "3")
+    (entry,) = await queue._store.head(stream, 10)
     assert (entry.message_id, entry.message_type, entry.partition_key) == (
         message_id,
         "letter",
@@ -38,7 +38,9 @@ async def test_a_key_that_is_one_of_our_ids_goes_to_its_own_partition(bench: Que
         await queue.send_message(
             "mail", {}, "letter", partition_key=bench.cache.partitions.new_id(partition)
         )
-    assert [count for lane, count in (await queue.backlog("mail")).items() if lane.name == "2"] == [
+    assert [
+        count for stream, count in (await queue.backlog("mail")).items() if stream.name == "2"
+    ] == [
         1,
         1,
         1,
@@ -50,7 +52,9 @@ async def test_messages_without_a_key_spread_over_the_partitions(bench: QueueBen
     queue = await bench.queue()
     for _ in range(40):
         await queue.send_message("mail", {}, "letter")
-    assert all(count for lane, count in (await queue.backlog("mail")).items() if lane.name == "2")
+    assert all(
+        count for stream, count in (await queue.backlog("mail")).items() if stream.name == "2"
+    )
 
 
 async def test_one_queue_message_stands_for_all_arguments(bench: QueueBench) -> None:
@@ -60,7 +64,7 @@ async def test_one_queue_message_stands_for_all_arguments(bench: QueueBench) -> 
     )
     assert await queue.send_message(message) == "mine"
     (entry,) = await queue._store.head(
-        queue.lane("mail", bench.cache.partitions.of_id("k"), "4"), 10
+        queue.stream("mail", bench.cache.partitions.of_id("k"), "4"), 10
     )
     assert (entry.message_id, entry.payload) == ("mine", {"a": 1})
 
@@ -72,14 +76,14 @@ async def test_a_message_id_sent_again_is_stored_once_also_after_it_was_consumed
     message = QueueMessage("mail", {"a": 1}, "letter", partition_key="k", message_id="mine")
     await queue.send_message(message)
     await queue.send_message(message)  # also no QueueFull: it is in there
-    lane = queue.lane("mail", bench.cache.partitions.of_id("k"), "2")
-    (entry,) = await queue._store.head(lane, 10)
-    await queue.remove(lane, [entry.entry_id])
+    stream = queue.stream("mail", bench.cache.partitions.of_id("k"), "2")
+    (entry,) = await queue._store.head(stream, 10)
+    await queue.remove(stream, [entry.entry_id])
     await queue.send_message(message)
     assert await bench.waiting("mail") == 0
 
 
-async def test_a_full_lane_refuses_and_another_does_not(bench: QueueBench) -> None:
+async def test_a_full_stream_refuses_and_another_does_not(bench: QueueBench) -> None:
     queue = await bench.queue(max_backlog=2)
     for _ in range(2):
         await queue.send_message("mail", {}, "letter", partition_key="k")
@@ -123,28 +127,28 @@ async def test_a_queue_name_that_could_not_be_a_key_is_refused(
 async def test_a_declared_queue_follows_its_own_route(bench: QueueBench) -> None:
     queue = await bench.queue()
     queue.declare(
-        "shards", lanes=["1", "2", "10"], route=lambda message: (3, str(message.payload["shard"]))
+        "shards", streams=["1", "2", "10"], route=lambda message: (3, str(message.payload["shard"]))
     )
     await queue.send_message("shards", {"shard": 10}, "row", MessagePriority.CRITICAL, "k")
     assert {
-        (lane.partition, lane.name)
-        for lane, count in (await queue.backlog("shards")).items()
+        (stream.partition, stream.name)
+        for stream, count in (await queue.backlog("shards")).items()
         if count
     } == {(3, "10")}
-    assert len(queue.lanes("shards")) == 12
-    with pytest.raises(ServiceError, match="has no lane '11'"):
+    assert len(queue.streams("shards")) == 12
+    with pytest.raises(ServiceError, match="has no stream '11'"):
         await queue.send_message("shards", {"shard": 11}, "row")
     with pytest.raises(ServiceError, match="in partition 4"):
-        queue.lane("shards", 4, "1")
+        queue.stream("shards", 4, "1")
 
 
-async def test_all_keys_of_a_lane_are_in_its_partition(bench: QueueBench, app_id: str) -> None:
+async def test_all_keys_of_a_stream_are_in_its_partition(bench: QueueBench, app_id: str) -> None:
     queue = await bench.queue()
-    for lane in queue.lanes("mail"):
-        tag = "{" + bench.cache.partitions.tag(lane.partition) + "}"
+    for stream in queue.streams("mail"):
+        tag = "{" + bench.cache.partitions.tag(stream.partition) + "}"
         assert all(
             key.startswith(f"{app_id}:TEST:{tag}:")
-            for key in (lane.stream_key, lane.dead_key, lane.retry_key)
+            for key in (stream.key, stream.dead_key, stream.retry_key)
         )
 
 
@@ -172,14 +176,14 @@ async def test_the_documented_global_names(bench: QueueBench) -> None:
 
 
 async def test_a_queue_with_an_owner_takes_nothing_before_it(bench: QueueBench) -> None:
-    """cases/promises.md P2: in lanes of other names nobody would ever read it."""
+    """cases/promises.md P2: in streams of other names nobody would ever read it."""
     queue = await bench.queue()
     with pytest.raises(
         ServiceError, match="chat_persistence takes nothing before its owner's template is made"
     ):
         await queue.send_message("chat_persistence", {}, "chat_save", 3)
-    queue.declare("chat_persistence", lanes=["1"], route=lambda _: (0, "1"))
+    queue.declare("chat_persistence", streams=["1"], route=lambda _: (0, "1"))
     await queue.send_message("chat_persistence", {}, "chat_save", 3)
     assert [
-        lane.name for lane, count in (await queue.backlog("chat_persistence")).items() if count
+        stream.name for stream, count in (await queue.backlog("chat_persistence")).items() if count
     ] == ["1"]

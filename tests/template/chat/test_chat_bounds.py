@@ -50,7 +50,7 @@ async def test_bytes_of_a_room_a_message_and_an_event(chat: ChatWorld) -> None:
     await chat.persist()
     after = await sizes(chat)
     assert max(after["msg_state"]) <= STATE
-    assert max(after["queue"]) <= 1000, "an empty lane holds nothing of what was in it"
+    assert max(after["queue"]) <= 1000, "an empty stream holds nothing of what was in it"
 
 
 async def test_bytes_of_a_reply_while_it_runs(chat: ChatWorld) -> None:
@@ -62,7 +62,7 @@ async def test_bytes_of_a_reply_while_it_runs(chat: ChatWorld) -> None:
         caller, room.room_id, NewMessage(*ids, "q", None, None, "queue")
     )
     assert accepted.turn is not None
-    store = ReplySlots(chat.redis, parts.messages._lanes, chat.template._wiring.settings)
+    store = ReplySlots(chat.redis, parts.messages._streams, chat.template._wiring.settings)
     for n in range(200):
         await store.append(accepted.turn, "claim", 20 * n, "twenty bytes of text", "")
     (size,) = (await sizes(chat))["reply"]

@@ -10,7 +10,7 @@ import pytest
 
 from base_server.service.core.errors import ServiceError
 from base_server.service.db.db_settings import DatabaseSettings
-from base_server.service.queue.lane_store import DeadLetter
+from base_server.service.queue.stream_store import DeadLetter
 from base_server.template.base.client_session import ClientSession
 from base_server.template.base.readiness import Health
 from base_server.template.chat.common.chat_serialize import (
@@ -140,13 +140,13 @@ async def test_a_replay_puts_them_back_in_order_before_newer_ones_and_unpins(
 ) -> None:
     user = await chat.user()
     room_id, database = await poisoned(chat, user)
-    lane = (await letters(chat))[0].lane
-    await chat.send(user, room_id, "newer")  # waits in the lane
+    stream = (await letters(chat))[0].stream
+    await chat.send(user, room_id, "newer")  # waits in the stream
     database.on = False
-    assert await dead(chat).replay(lane, room_id) == Outcome(4, 0)
-    entries = await chat.container.queue._store.head(lane, 100)
+    assert await dead(chat).replay(stream, room_id) == Outcome(4, 0)
+    entries = await chat.container.queue._store.head(stream, 100)
     assert [entry.fields["seq"] for entry in entries] == ["3", "4", "5", "6", "7", "8"]
-    assert await chat.container.queue.held(lane, [room_id]) == set()
+    assert await chat.container.queue.held(stream, [room_id]) == set()
     assert await pinned(chat, room_id)
     await chat.persist()
     assert await letters(chat) == []
@@ -165,14 +165,14 @@ async def test_what_is_refused_again_keeps_its_place(chat: ChatWorld) -> None:
     room_id, database = await poisoned(chat, user)
     first = (await letters(chat))[0]
     for _ in range(2):
-        await dead(chat).replay(first.lane, room_id, first.dead_id)
+        await dead(chat).replay(first.stream, room_id, first.dead_id)
         await chat.persist()
         found = await letters(chat)
         assert len(found) == 4
         first = next(letter for letter in found if letter.fields["seq"] == "3")
     database.on = False
-    assert await dead(chat).replay(first.lane, room_id) == Outcome(4, 0)
-    entries = await chat.container.queue._store.head(first.lane, 100)
+    assert await dead(chat).replay(first.stream, room_id) == Outcome(4, 0)
+    entries = await chat.container.queue._store.head(first.stream, 100)
     assert [entry.fields["seq"] for entry in entries] == ["3", "4", "5", "6"]
     await chat.persist()
     assert await saved(chat, user, room_id) == [1, 2, 3, 4, 5, 6]
@@ -183,13 +183,13 @@ async def test_some_letters_may_go_first_and_the_room_waits_for_the_rest(chat: C
     room_id, database = await poisoned(chat, user)
     database.on = False
     second = (await letters(chat))[1]
-    assert await dead(chat).replay(second.lane, room_id, second.dead_id) == Outcome(2, 2)
+    assert await dead(chat).replay(second.stream, room_id, second.dead_id) == Outcome(2, 2)
     await chat.persist()
     assert await saved(chat, user, room_id) == [1, 2, 3, 4]
     assert [letter.fields["seq"] for letter in await letters(chat)] == ["5", "6"]
     assert await pinned(chat, room_id)
     with pytest.raises(ServiceError, match="no dead letter"):
-        await dead(chat).replay(second.lane, room_id, second.dead_id)
+        await dead(chat).replay(second.stream, room_id, second.dead_id)
 
 
 @pytest.mark.parametrize("room_too", [False, True], ids=["the message", "the room"])
@@ -205,7 +205,7 @@ async def test_a_replay_never_revives_what_was_deleted(chat: ChatWorld, room_too
     database.on = False
     # One by one: what deletes it is still among the dead letters when the message itself is written.
     for letter in await letters(chat):
-        await dead(chat).replay(letter.lane, room_id, letter.dead_id)
+        await dead(chat).replay(letter.stream, room_id, letter.dead_id)
         await chat.persist()
         await _is_gone(chat, user, room_id, room_too)
     assert await letters(chat) == []
@@ -227,12 +227,12 @@ async def test_dropped_letters_are_gone_for_good_and_the_rest_goes_on(chat: Chat
     user = await chat.user()
     room_id, database = await poisoned(chat, user)
     first = (await letters(chat))[0]
-    lane = first.lane
-    assert await dead(chat).drop(lane, room_id, [first]) == Outcome(1, 3)
-    assert await dead(chat).drop(lane, room_id, [first]) == Outcome(0, 3)
+    stream = first.stream
+    assert await dead(chat).drop(stream, room_id, [first]) == Outcome(1, 3)
+    assert await dead(chat).drop(stream, room_id, [first]) == Outcome(0, 3)
     assert await chat.state(first.fields["id"]) == "DELETED"
     assert await pinned(chat, room_id)
-    assert await dead(chat).replay(lane, room_id) == Outcome(3, 0)
+    assert await dead(chat).replay(stream, room_id) == Outcome(3, 0)
     # Read again from the database, and only when what was replayed is there.
     assert await chat.questions(user, room_id) == ["good", "behind"]
     assert await saved(chat, user, room_id) == [1, 2, 4, 5, 6]
@@ -246,15 +246,15 @@ async def test_dropped_letters_are_gone_for_good_and_the_rest_goes_on(chat: Chat
 async def test_when_all_are_dropped_the_room_is_as_the_database_has_it(chat: ChatWorld) -> None:
     user = await chat.user()
     room_id, _ = await poisoned(chat, user)
-    lane = (await letters(chat))[0].lane
+    stream = (await letters(chat))[0].stream
     rename = ChatRoomUpdateRequest(room_id=room_id, new_title="refused too")
     await chat.template.on_chat_room_update_req(user, rename)
     await chat.persist()
-    assert await dead(chat).drop(lane, room_id, await letters(chat)) == Outcome(5, 0)
+    assert await dead(chat).drop(stream, room_id, await letters(chat)) == Outcome(5, 0)
     assert not await pinned(chat, room_id)
     assert await chat.questions(user, room_id) == ["good"]
     assert [room.title for room in (await chat.rooms(user)).rooms] == ["room"]
-    assert await chat.redis.execute("EXISTS", lane.held_key) == 0
+    assert await chat.redis.execute("EXISTS", stream.blocked_key) == 0
 
 
 async def test_a_room_that_was_refused_itself_is_listed_until_it_is_dropped(
@@ -274,7 +274,7 @@ async def test_a_room_that_was_refused_itself_is_listed_until_it_is_dropped(
         )
         if kept:
             found = await letters(chat)
-            await dead(chat).drop(found[0].lane, room.room_id, found)
+            await dead(chat).drop(found[0].stream, room.room_id, found)
     assert database.on
     assert (await chat.try_messages(user, room.room_id)).errorCode == 1004
 
@@ -283,7 +283,7 @@ async def test_a_room_that_was_refused_itself_is_listed_until_it_is_dropped(
 async def test_past_its_limit_the_room_takes_no_more(chat: ChatWorld) -> None:
     user = await chat.user()
     room_id, database = await poisoned(chat, user)
-    lane = (await letters(chat))[0].lane
+    stream = (await letters(chat))[0].stream
     refused = await chat.try_send(user, room_id, "too much")
     assert refused.errorCode == 5003
     assert refused.error is not None
@@ -292,7 +292,7 @@ async def test_past_its_limit_the_room_takes_no_more(chat: ChatWorld) -> None:
     assert (await chat.template.on_chat_room_update_req(user, rename)).errorCode == 5003
     assert await chat.questions(user, room_id) == ["good", POISON, "behind"]
     database.on = False
-    await dead(chat).replay(lane, room_id)
+    await dead(chat).replay(stream, room_id)
     await chat.send(user, room_id, "again")
 
 
@@ -317,7 +317,7 @@ async def test_a_redis_that_was_killed_still_has_the_room(
     await chat.send(user, room_id, "after")
     await chat.persist()
     database.on = False
-    await dead(chat).replay((await letters(chat))[0].lane, room_id)
+    await dead(chat).replay((await letters(chat))[0].stream, room_id)
     await chat.persist()
     assert await saved(chat, user, room_id) == list(range(1, 9))
     assert await letters(chat) == []
@@ -332,7 +332,7 @@ async def test_a_room_that_mysql_knows_better_is_not_taken_from_an_old_redis(
     old = {file: file.read_bytes() for file in private_server.folder.glob("appendonlydir/*")}
     private_server.start()
     database.on = False
-    await dead(chat).replay((await letters(chat))[0].lane, room_id)
+    await dead(chat).replay((await letters(chat))[0].stream, room_id)
     await chat.send(user, room_id, "since then")
     await chat.persist()
     private_server.kill()
@@ -342,7 +342,7 @@ async def test_a_room_that_mysql_knows_better_is_not_taken_from_an_old_redis(
         file.write_bytes(content)
     private_server.start()
     assert await chat.questions(user, room_id) == ["good", POISON, "behind", "since then"]
-    await dead(chat).replay((await letters(chat))[0].lane, room_id)
+    await dead(chat).replay((await letters(chat))[0].stream, room_id)
     await chat.persist()
     assert await saved(chat, user, room_id) == list(range(1, 9))
     assert await chat.questions(user, room_id) == ["good", POISON, "behind", "since then"]

@@ -47,11 +47,11 @@ def every_first_answer_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def events(chat: ChatWorld) -> int:
-    """How many events were ever put into the lanes."""
+    """How many events were ever put into the streams."""
     count = 0
-    for lane in chat.container.queue.lanes(QUEUE_NAME):
-        if await chat.redis.execute("EXISTS", lane.stream_key):
-            facts = await chat.redis.execute("XINFO", "STREAM", lane.stream_key)
+    for stream in chat.container.queue.streams(QUEUE_NAME):
+        if await chat.redis.execute("EXISTS", stream.key):
+            facts = await chat.redis.execute("XINFO", "STREAM", stream.key)
             count += facts[facts.index("entries-added") + 1]
     return count
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from base_server.service.queue.lane_store import DeadLetter
-from base_server.service.queue.lanes import Lane
+from base_server.service.queue.event_stream import EventStream
 from base_server.service.queue.message_queue import QueueEntry
 from base_server.service.queue.queue_errors import DeadLettersFull
+from base_server.service.queue.stream_store import DeadLetter
 from base_server.template.base.client_session import ClientSession
 from base_server.template.chat.domain.events import QUEUE_NAME
 from base_server.template.chat.persistence.dead_letters import ChatDeadLetters, Outcome
@@ -17,9 +17,9 @@ from tests.documented.test_host_events import new_id
 from tests.refusing_database import POISON, Refusing
 
 
-def lane_of(chat: ChatWorld, user: ClientSession) -> Lane:
+def stream_of(chat: ChatWorld, user: ClientSession) -> EventStream:
     partition = chat.keys.account_partition(user.session.account_id)
-    return chat.container.queue.lane(QUEUE_NAME, partition, str(user.session.shard_id))
+    return chat.container.queue.stream(QUEUE_NAME, partition, str(user.session.shard_id))
 
 
 async def saved(chat: ChatWorld, user: ClientSession, room_id: str) -> list[tuple[int, str]]:
@@ -35,32 +35,32 @@ async def letters(chat: ChatWorld) -> list[DeadLetter]:
 
 async def lost_batch(
     chat: ChatWorld, user: ClientSession, *texts: str
-) -> tuple[str, Lane, Refusing]:
+) -> tuple[str, EventStream, Refusing]:
     """A room with a question and its answer, and a batch with two events for each of ``texts``, which only the
     consumer's process has."""
-    room_id, lane = (await chat.room(user)).room_id, lane_of(chat, user)
+    room_id, stream = (await chat.room(user)).room_id, stream_of(chat, user)
     await chat.send(user, room_id, "good")
     await chat.persist()
     database = Refusing(chat)
     database.down = True
     for text in texts:
         await chat.send(user, room_id, text)
-    await drain(chat, lane)
-    assert chat.template._parts.consumer._writer.unfinished == {lane}
+    await drain(chat, stream)
+    assert chat.template._parts.consumer._writer.unfinished == {stream}
     await chat.forget_everything()
     database.down = False
-    return room_id, lane, database
+    return room_id, stream, database
 
 
-async def drain(chat: ChatWorld, lane: Lane) -> None:
-    await chat.template._parts.consumer._drain(lane, 0.0)
+async def drain(chat: ChatWorld, stream: EventStream) -> None:
+    await chat.template._parts.consumer._drain(stream, 0.0)
 
 
 async def test_refused_events_of_a_lost_batch_become_dead_letters(chat: ChatWorld) -> None:
     """cases/faults.md U3: they are written when the cause is gone, with what came after them."""
     user = await chat.user()
-    room_id, lane, database = await lost_batch(chat, user, POISON, "behind")
-    await drain(chat, lane)
+    room_id, stream, database = await lost_batch(chat, user, POISON, "behind")
+    await drain(chat, stream)
     found = await letters(chat)
     assert [letter.fields["seq"] for letter in found] == ["3", "4", "5", "6"]
     assert {letter.group for letter in found} == {room_id}
@@ -73,7 +73,7 @@ async def test_refused_events_of_a_lost_batch_become_dead_letters(chat: ChatWorl
     dead = ChatDeadLetters(
         chat.container.queue, chat.container.cache.get_bulk_client(), chat.template._wiring.settings
     )
-    assert await dead.replay(lane, room_id) == Outcome(6, 0)
+    assert await dead.replay(stream, room_id) == Outcome(6, 0)
     await chat.persist()
     questions = [content for _, content in await saved(chat, user, room_id)][::2]
     assert questions == ["good", POISON, "behind", "later"]
@@ -83,18 +83,18 @@ async def test_refused_events_of_a_lost_batch_become_dead_letters(chat: ChatWorl
 async def test_lost_batch_with_a_hosts_save_is_written(chat: ChatWorld) -> None:
     """cases/faults.md U3: a save without a seq is looked for in the database before the batch is written."""
     user = await chat.user()
-    lane, database = lane_of(chat, user), Refusing(chat)
+    stream, database = stream_of(chat, user), Refusing(chat)
     with hosted(chat) as host:
         room_id = (await chat.room(user)).room_id
         await chat.persist()
         database.down = True
         await chat.send(user, room_id, "ours")
         await host.save(user, room_id, new_id(), content="theirs")
-        await drain(chat, lane)
-        assert chat.template._parts.consumer._writer.unfinished == {lane}
+        await drain(chat, stream)
+        assert chat.template._parts.consumer._writer.unfinished == {stream}
         await chat.forget_everything()
         database.down = False
-        await drain(chat, lane)
+        await drain(chat, stream)
     assert [content for _, content in await saved(chat, user, room_id)] == [
         "ours",
         "stub: ours",
@@ -102,15 +102,15 @@ async def test_lost_batch_with_a_hosts_save_is_written(chat: ChatWorld) -> None:
     ]
 
 
-async def test_lost_batch_is_written_under_its_lanes_lock(chat: ChatWorld) -> None:
-    """cases/faults.md U3: another process that writes the lane meanwhile is not overtaken."""
+async def test_lost_batch_is_written_under_its_streams_lock(chat: ChatWorld) -> None:
+    """cases/faults.md U3: another process that writes the stream meanwhile is not overtaken."""
     user = await chat.user()
-    room_id, lane, _ = await lost_batch(chat, user, "two")
+    room_id, stream, _ = await lost_batch(chat, user, "two")
     before = await saved(chat, user, room_id)
-    async with chat.container.queue.holding(lane, 1.0):
-        await drain(chat, lane)
+    async with chat.container.queue.holding(stream, 1.0):
+        await drain(chat, stream)
         assert await saved(chat, user, room_id) == before
-    await drain(chat, lane)
+    await drain(chat, stream)
     assert [content for _, content in await saved(chat, user, room_id)] == [
         "good",
         "stub: good",
@@ -124,46 +124,46 @@ async def test_lost_batch_stays_here_while_the_dead_letters_are_full(
     chat: ChatWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     user = await chat.user()
-    _, lane, _ = await lost_batch(chat, user, POISON)
+    _, stream, _ = await lost_batch(chat, user, POISON)
 
     async def full(*_: object) -> int:
         raise DeadLettersFull(QUEUE_NAME, 0)
 
     with monkeypatch.context() as patch:
         patch.setattr(chat.container.queue, "add_dead_letters", full)
-        await drain(chat, lane)
-    assert chat.template._parts.consumer._writer.unfinished == {lane}
-    await drain(chat, lane)
+        await drain(chat, stream)
+    assert chat.template._parts.consumer._writer.unfinished == {stream}
+    await drain(chat, stream)
     assert [letter.fields["seq"] for letter in await letters(chat)] == ["3", "4"]
 
 
 async def test_dead_letters_of_lost_entries_are_added_once(chat: ChatWorld) -> None:
     """The answer of the first call may be lost: the call is made again."""
-    lane = lane_of(chat, await chat.user())
+    stream = stream_of(chat, await chat.user())
     lost = [(QueueEntry(f"1-{n}", {"id": f"m{n}", "payload": "{}"}), "refused") for n in range(2)]
     queue = chat.container.queue
-    assert await queue.add_dead_letters(lane, lost[:1], {"1-0": "room"}) == 1
-    assert await queue.add_dead_letters(lane, lost, {"1-0": "room", "1-1": "room"}) == 1
+    assert await queue.add_dead_letters(stream, lost[:1], {"1-0": "room"}) == 1
+    assert await queue.add_dead_letters(stream, lost, {"1-0": "room", "1-1": "room"}) == 1
     assert [(letter.entry_id, letter.fields["id"]) for letter in await letters(chat)] == [
         ("1-0", "m0"),
         ("1-1", "m1"),
     ]
-    assert await chat.redis.execute("HGET", lane.held_key, "room") == "2"
+    assert await chat.redis.execute("HGET", stream.blocked_key, "room") == "2"
 
 
 async def test_batch_that_redis_still_has_is_kept_until_it_is_read_again(chat: ChatWorld) -> None:
     """Redis may lose it in the moment after it was asked."""
     user = await chat.user()
-    room_id, lane = (await chat.room(user)).room_id, lane_of(chat, user)
+    room_id, stream = (await chat.room(user)).room_id, stream_of(chat, user)
     writer = chat.template._parts.consumer._writer
     database = Refusing(chat)
     database.down = True
     await chat.send(user, room_id, "one")
-    await drain(chat, lane)
+    await drain(chat, stream)
     database.down = False
-    await writer.write_lost(lane)
-    assert writer.unfinished == {lane}
+    await writer.write_lost(stream)
+    assert writer.unfinished == {stream}
     # Another process writes it.
-    await chat.redis.execute("XTRIM", lane.stream_key, "MAXLEN", "0")
-    await writer.write_lost(lane)
+    await chat.redis.execute("XTRIM", stream.key, "MAXLEN", "0")
+    await writer.write_lost(stream)
     assert not writer.unfinished

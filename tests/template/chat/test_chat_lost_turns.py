@@ -174,7 +174,7 @@ async def test_a_turn_that_cannot_be_read_does_not_keep_others_open(
         *(("HDEL", record, field) if value is None else ("HSET", record, field, value))
     )
     turns = ReplySlots(
-        chat.redis, chat.template._parts.messages._lanes, chat.template._wiring.settings
+        chat.redis, chat.template._parts.messages._streams, chat.template._wiring.settings
     )
     assert [found.turn.room_id for found in await turns.expired(all_open=True)] == [
         rooms[1].room_id
@@ -213,7 +213,7 @@ async def test_everything_that_was_streamed_of_an_interrupted_reply_is_kept(
         caller, room.room_id, NewMessage(*ids, "q", None, None, "queue")
     )
     assert accepted.turn is not None
-    turns = ReplySlots(chat.redis, parts.messages._lanes, chat.template._wiring.settings)
+    turns = ReplySlots(chat.redis, parts.messages._streams, chat.template._wiring.settings)
     await turns.append(accepted.turn, "claim", 0, "said ", "")
     await turns.append(accepted.turn, "claim", 5, "meanwhile", "")
     assert await turns.interrupt(accepted.turn) is not None

@@ -8,7 +8,7 @@ import pytest
 
 from base_server.service.cache.cache_settings import CacheSettings
 from base_server.service.core.errors import ServiceUnavailable
-from base_server.service.queue.lanes import Lane
+from base_server.service.queue.event_stream import EventStream
 from base_server.template.base.client_session import ClientSession
 from base_server.template.chat.domain.events import QUEUE_NAME
 from base_server.template.chat.persistence.dead_letters import ChatDeadLetters
@@ -23,23 +23,23 @@ def marks_of(chat: ChatWorld) -> ShardMarks:
     return chat.template._parts.consumer._writer.marks
 
 
-def lane_of(chat: ChatWorld, user: ClientSession) -> Lane:
+def stream_of(chat: ChatWorld, user: ClientSession) -> EventStream:
     partition = chat.keys.account_partition(user.session.account_id)
-    return chat.container.queue.lane(QUEUE_NAME, partition, str(user.session.shard_id))
+    return chat.container.queue.stream(QUEUE_NAME, partition, str(user.session.shard_id))
 
 
-async def lose_what_waits(chat: ChatWorld, lane: Lane) -> None:
+async def lose_what_waits(chat: ChatWorld, stream: EventStream) -> None:
     """The state after a database came back older: Redis knows of events as written that no database has."""
-    ((last, _),) = await chat.redis.execute("XREVRANGE", lane.stream_key, "+", "-", "COUNT", 1)
-    await chat.redis.execute("XTRIM", lane.stream_key, "MAXLEN", "0")
+    ((last, _),) = await chat.redis.execute("XREVRANGE", stream.key, "+", "-", "COUNT", 1)
+    await chat.redis.execute("XTRIM", stream.key, "MAXLEN", "0")
     await chat.redis.execute(
-        "HSET", chat.keys.lane_mark(int(lane.name), lane.partition), "saved", last
+        "HSET", chat.keys.backlog_watermark(int(stream.name), stream.partition), "saved", last
     )
 
 
-async def waiting(chat: ChatWorld, lane: Lane) -> list[str]:
+async def waiting(chat: ChatWorld, stream: EventStream) -> list[str]:
     """The rooms of the events that wait."""
-    entries = await chat.redis.execute("XRANGE", lane.stream_key, "-", "+")
+    entries = await chat.redis.execute("XRANGE", stream.key, "-", "+")
     return [dict(zip(fields[::2], fields[1::2], strict=True))["key"] for _, fields in entries]
 
 
@@ -64,22 +64,22 @@ async def test_every_process_has_the_alarm_until_all_is_written_again(
 ) -> None:
     """cases/faults.md U12: an operator sees it whichever process answers, and it ends by itself."""
     user = await chat.user()
-    lane, room_id = lane_of(chat, user), (await chat.room(user)).room_id
+    stream, room_id = stream_of(chat, user), (await chat.room(user)).room_id
     await chat.send(user, room_id, "one")
-    await lose_what_waits(chat, lane)
+    await lose_what_waits(chat, stream)
     async with running_world(*backends, app_id, provider) as other:
         # Its start looked at the marks; this process has found nothing itself.
         assert "3 events are written again" in await alarm(chat)
         assert await alarm(chat) == await alarm(other)
         await chat.persist()
         assert await alarm(chat) == await alarm(other) == ""
-    assert await OlderShards(chat.redis).reports([int(lane.name)])
+    assert await OlderShards(chat.redis).reports([int(stream.name)])
 
 
 async def test_alarm_of_lost_messages_stays_until_it_is_acknowledged(chat: ChatWorld) -> None:
     """cases/faults.md U12: another find meanwhile does not hide them."""
     user = await chat.user()
-    lane, room_id = lane_of(chat, user), (await chat.room(user)).room_id
+    stream, room_id = stream_of(chat, user), (await chat.room(user)).room_id
     for n in range(4):
         await chat.send(user, room_id, str(n))
     # As after a trim: the first half of the window is in no list any more, and its rows are lost.
@@ -89,27 +89,27 @@ async def test_alarm_of_lost_messages_stays_until_it_is_acknowledged(chat: ChatW
     )
     for text in ("more", "last"):
         await chat.send(user, room_id, text)
-        await lose_what_waits(chat, lane)
-        await marks_of(chat).check_lane(int(lane.name), lane.partition)
+        await lose_what_waits(chat, stream)
+        await marks_of(chat).check_stream(int(stream.name), stream.partition)
         await chat.persist()
     assert f"room {room_id} lacks messages 1 to 4" in await alarm(chat)
     assert [
-        each.shard_id for each in await OlderShards(chat.redis).acknowledge(int(lane.name))
-    ] == [int(lane.name)]
+        each.shard_id for each in await OlderShards(chat.redis).acknowledge(int(stream.name))
+    ] == [int(stream.name)]
     assert await alarm(chat) == ""
-    assert await OlderShards(chat.redis).acknowledge(int(lane.name)) == []
+    assert await OlderShards(chat.redis).acknowledge(int(stream.name)) == []
 
 
 async def test_room_with_pushed_entries_is_written_again(chat: ChatWorld) -> None:
     """cases/faults.md U12: an entry of a host's own has no seq, and moves nobody else's."""
     user = await chat.user()
-    lane, room_id = lane_of(chat, user), (await chat.room(user)).room_id
+    stream, room_id = stream_of(chat, user), (await chat.room(user)).room_id
     await chat.send(user, room_id, "one")
-    await lose_what_waits(chat, lane)
-    messages = chat.keys.messages(room_id, lane.partition)
+    await lose_what_waits(chat, stream)
+    messages = chat.keys.messages(room_id, stream.partition)
     for text in ('{"message_id": "m1", "content": "pushed"}', '{"seq":null}', "pushed"):
         await chat.redis.execute("LPUSH", messages, text)
-    await marks_of(chat).check_lane(int(lane.name), lane.partition)
+    await marks_of(chat).check_stream(int(stream.name), stream.partition)
     await chat.persist()
     assert await stored(chat, user, room_id) == [(1, "one"), (2, "stub: one")]
 
@@ -119,10 +119,10 @@ async def test_restore_that_was_cut_off_goes_on_behind_the_rooms_that_it_had_don
 ) -> None:
     """cases/faults.md U12: no event is queued twice, the report is whole, and each room counts as progress."""
     user = await chat.user()
-    lane, rooms = lane_of(chat, user), [(await chat.room(user)).room_id for _ in range(3)]
+    stream, rooms = stream_of(chat, user), [(await chat.room(user)).room_id for _ in range(3)]
     for room_id in rooms:
         await chat.send(user, room_id, "one")
-    await lose_what_waits(chat, lane)
+    await lose_what_waits(chat, stream)
     marks, further, calls = marks_of(chat), [], []
     marks.on_progress(further.append)
     queue_again = marks._queue_again
@@ -135,13 +135,13 @@ async def test_restore_that_was_cut_off_goes_on_behind_the_rooms_that_it_had_don
 
     monkeypatch.setattr(marks, "_queue_again", cut_off)
     with pytest.raises(ServiceUnavailable):
-        await marks.check_lane(int(lane.name), lane.partition)
-    assert len(await waiting(chat, lane)) == 6
-    await marks.check_lane(int(lane.name), lane.partition)
-    queued = await waiting(chat, lane)
+        await marks.check_stream(int(stream.name), stream.partition)
+    assert len(await waiting(chat, stream)) == 6
+    await marks.check_stream(int(stream.name), stream.partition)
+    queued = await waiting(chat, stream)
     assert {room_id: queued.count(room_id) for room_id in rooms} == dict.fromkeys(rooms, 3)
-    assert further == [lane] * 3
-    (found,) = await OlderShards(chat.redis).reports([int(lane.name)])
+    assert further == [stream] * 3
+    (found,) = await OlderShards(chat.redis).reports([int(stream.name)])
     assert found.written_again == 9
     await chat.persist()
     for room_id in rooms:
@@ -153,27 +153,27 @@ async def test_put_back_again_during_its_restore_loses_nothing(
 ) -> None:
     """cases/faults.md U12: what the cut restore wrote again is gone again."""
     user = await chat.user()
-    lane = lane_of(chat, user)
+    stream = stream_of(chat, user)
     rooms = sorted([(await chat.room(user)).room_id for _ in range(2)])
     for room_id in rooms:
         await chat.send(user, room_id, "one")
-    await lose_what_waits(chat, lane)
+    await lose_what_waits(chat, stream)
     marks = marks_of(chat)
     queue_again = marks._queue_again
 
-    async def cut_off(lane: Lane, room_id: str, *args: Any) -> str:
+    async def cut_off(stream: EventStream, room_id: str, *args: Any) -> str:
         if room_id == rooms[1]:
             raise ServiceUnavailable("cache", "OOM")
-        return await queue_again(lane, room_id, *args)
+        return await queue_again(stream, room_id, *args)
 
     with monkeypatch.context() as patch:
         patch.setattr(marks, "_queue_again", cut_off)
         with pytest.raises(ServiceUnavailable):
-            await marks.check_lane(int(lane.name), lane.partition)
-    assert set(await waiting(chat, lane)) == {rooms[0]}
-    await lose_what_waits(chat, lane)
-    await marks.check_lane(int(lane.name), lane.partition)
-    (found,) = await OlderShards(chat.redis).reports([int(lane.name)])
+            await marks.check_stream(int(stream.name), stream.partition)
+    assert set(await waiting(chat, stream)) == {rooms[0]}
+    await lose_what_waits(chat, stream)
+    await marks.check_stream(int(stream.name), stream.partition)
+    (found,) = await OlderShards(chat.redis).reports([int(stream.name)])
     assert found.written_again == 9
     await chat.persist()
     for room_id in rooms:
@@ -185,10 +185,10 @@ async def test_batch_is_settled_though_the_restore_behind_it_fails(
 ) -> None:
     """cases/faults.md U12: a full Redis gets rid of the batch, whose windows stay as long as they are."""
     user = await chat.user()
-    lane, room_id = lane_of(chat, user), (await chat.room(user)).room_id
+    stream, room_id = stream_of(chat, user), (await chat.room(user)).room_id
     for n in range(12):  # beyond the window of 20
         await chat.send(user, room_id, str(n))
-    await lose_what_waits(chat, lane)
+    await lose_what_waits(chat, stream)
     await chat.send(user, room_id, "last")
     marks = marks_of(chat)
 
@@ -197,9 +197,9 @@ async def test_batch_is_settled_though_the_restore_behind_it_fails(
 
     with monkeypatch.context() as patch:
         patch.setattr(marks, "_queue_again", full)
-        await chat.template._parts.consumer._drain(lane, 1.0)
-    assert await waiting(chat, lane) == []
-    await marks.check_lane(int(lane.name), lane.partition)
+        await chat.template._parts.consumer._drain(stream, 1.0)
+    assert await waiting(chat, stream) == []
+    await marks.check_stream(int(stream.name), stream.partition)
     await chat.persist()
     assert [seq for seq, _ in await stored(chat, user, room_id)] == list(range(1, 27))
 
@@ -207,21 +207,21 @@ async def test_batch_is_settled_though_the_restore_behind_it_fails(
 async def test_room_with_dead_letters_is_written_again_before_them(chat: ChatWorld) -> None:
     """cases/faults.md U12: what was in the database does not wait behind what it refused; a replay does the rest."""
     user = await chat.user()
-    lane, room_id = lane_of(chat, user), (await chat.room(user)).room_id
+    stream, room_id = stream_of(chat, user), (await chat.room(user)).room_id
     await chat.send(user, room_id, "one")
     await chat.send(user, room_id, "two")
     # All of this is lost with the database, before it was asked to store the next one.
-    await lose_what_waits(chat, lane)
+    await lose_what_waits(chat, stream)
     database = Refusing(chat)
     for text in (POISON, "behind"):
         await chat.send(user, room_id, text)
-    entries = await chat.container.queue._store.head(lane, 100)
+    entries = await chat.container.queue._store.head(stream, 100)
     await chat.container.queue.dead_letter(
-        lane,
+        stream,
         [(entry.entry_id, "refused") for entry in entries],
         {entry.entry_id: room_id for entry in entries},
     )
-    await marks_of(chat).check_lane(int(lane.name), lane.partition)
+    await marks_of(chat).check_stream(int(stream.name), stream.partition)
     await chat.persist()
     texts = ["one", "stub: one", "two", "stub: two"]
     assert await stored(chat, user, room_id) == list(enumerate(texts, start=1))
@@ -232,7 +232,7 @@ async def test_room_with_dead_letters_is_written_again_before_them(chat: ChatWor
     dead = ChatDeadLetters(
         chat.container.queue, chat.container.cache.get_bulk_client(), chat.template._wiring.settings
     )
-    await dead.replay(lane, room_id)
+    await dead.replay(stream, room_id)
     await chat.persist()
     texts += [POISON, f"stub: {POISON}", "behind", "stub: behind"]
     assert await stored(chat, user, room_id) == list(enumerate(texts, start=1))
@@ -241,16 +241,16 @@ async def test_room_with_dead_letters_is_written_again_before_them(chat: ChatWor
 async def test_damaged_room_is_named(chat: ChatWorld) -> None:
     """cases/faults.md U12: the others are written again."""
     user = await chat.user()
-    lane, rooms = lane_of(chat, user), [(await chat.room(user)).room_id for _ in range(2)]
+    stream, rooms = stream_of(chat, user), [(await chat.room(user)).room_id for _ in range(2)]
     for room_id in rooms:
         await chat.send(user, room_id, "one")
-    await lose_what_waits(chat, lane)
+    await lose_what_waits(chat, stream)
     await chat.redis.execute("HSET", chat.keys.room_record(rooms[0]), "floor", "?")
-    await marks_of(chat).check_lane(int(lane.name), lane.partition)
+    await marks_of(chat).check_stream(int(stream.name), stream.partition)
     await chat.persist()
     assert await stored(chat, user, rooms[1]) == [(1, "one"), (2, "stub: one")]
     assert f"room {rooms[0]} is damaged in Redis" in await alarm(chat)
-    await OlderShards(chat.redis).acknowledge(int(lane.name))
+    await OlderShards(chat.redis).acknowledge(int(stream.name))
     assert await alarm(chat) == ""
 
 
@@ -259,7 +259,7 @@ async def test_mark_that_is_not_too_low_is_only_read(
 ) -> None:
     """cases/faults.md U12: a shard that takes no writes is loaded from."""
     user = await chat.user()
-    lane, room_id = lane_of(chat, user), (await chat.room(user)).room_id
+    stream, room_id = stream_of(chat, user), (await chat.room(user)).room_id
     await chat.send(user, room_id, "one")
     await chat.persist()
 
@@ -268,16 +268,16 @@ async def test_mark_that_is_not_too_low_is_only_read(
 
     monkeypatch.setattr(marks_of(chat), "_raise", read_only)
     assert await chat.redis.execute(
-        "HGET", chat.keys.lane_mark(int(lane.name), lane.partition), "saved"
+        "HGET", chat.keys.backlog_watermark(int(stream.name), stream.partition), "saved"
     )
-    await marks_of(chat).check_lane(int(lane.name), lane.partition)
+    await marks_of(chat).check_stream(int(stream.name), stream.partition)
 
 
 @pytest.mark.chat_settings(window=4)
 async def test_deleted_messages_below_the_window_are_not_lost(chat: ChatWorld) -> None:
     """cases/faults.md U12: what the report names as lacking was not deleted before."""
     user = await chat.user()
-    lane, room_id = lane_of(chat, user), (await chat.room(user)).room_id
+    stream, room_id = stream_of(chat, user), (await chat.room(user)).room_id
     for n in range(4):
         await chat.send(user, room_id, str(n))
     await chat.persist()
@@ -285,8 +285,8 @@ async def test_deleted_messages_below_the_window_are_not_lost(chat: ChatWorld) -
         assert await chat.delete_message(user, room_id, message.message_id) == 0
     await chat.persist()
     await chat.send(user, room_id, "last")
-    await lose_what_waits(chat, lane)
-    await marks_of(chat).check_lane(int(lane.name), lane.partition)
-    (found,) = await OlderShards(chat.redis).reports([int(lane.name)])
+    await lose_what_waits(chat, stream)
+    await marks_of(chat).check_stream(int(stream.name), stream.partition)
+    (found,) = await OlderShards(chat.redis).reports([int(stream.name)])
     assert found.lost == {}
     assert found.written_again == 2

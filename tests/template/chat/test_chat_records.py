@@ -17,8 +17,8 @@ from base_server.template.chat.cache import records as chat_records
 from base_server.template.chat.cache.keys import NEWS, ChatKeys
 from base_server.template.chat.cache.records import (
     ACCOUNT,
+    BACKLOG_WATERMARK,
     FORMAT,
-    LANE_MARK,
     RECORDS,
     ROOM,
     field_of,
@@ -43,7 +43,7 @@ def test_scripts_use_only_fields_of_the_schema() -> None:
         (use.by, use.record.key, use.field) for use in uses() if not field_of(use.record, use.field)
     ]
     assert unknown == []
-    for record in (ROOM, ACCOUNT, LANE_MARK):
+    for record in (ROOM, ACCOUNT, BACKLOG_WATERMARK):
         written = {use.field for use in uses() if use.record is record and use.is_write}
         assert {field.name for field in record.fields} == written
 

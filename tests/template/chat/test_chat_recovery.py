@@ -207,7 +207,7 @@ async def test_an_event_of_no_known_type_is_a_dead_letter_and_stops_nobody(chat:
 
 
 @pytest.mark.chat_settings(batch_interval_s=0.05)
-async def test_two_processes_write_one_lane_once(
+async def test_two_processes_write_one_stream_once(
     backends: tuple[object, DatabaseBackend], chat: ChatWorld, app_id: str, provider: OpenAIStub
 ) -> None:
     user = await chat.user()

@@ -317,7 +317,7 @@ async def test_a_reply_whose_process_died_is_interrupted_and_the_next_question_i
         caller, room.room_id, NewMessage(*ids, "one", None, None, "queue")
     )
     assert accepted.turn is not None
-    turns = ReplySlots(chat.redis, parts.messages._lanes, chat.template._wiring.settings)
+    turns = ReplySlots(chat.redis, parts.messages._streams, chat.template._wiring.settings)
     assert await turns.claim(accepted.turn, "claim") is not None
     await turns.append(accepted.turn, "claim", 0, "some words 🎉", '"model":"stub"')
     # The one behind it was accepted by the dead process too, so somebody else must run it.

@@ -149,7 +149,7 @@ async def test_text_that_is_appended_again_is_not_there_twice(chat: ChatWorld) -
     )
     turn = accepted.turn
     assert turn is not None
-    turns = ReplySlots(chat.redis, parts.messages._lanes, chat.template._wiring.settings)
+    turns = ReplySlots(chat.redis, parts.messages._streams, chat.template._wiring.settings)
     for start, text in ((0, "é"), (0, "é"), (0, "é한 and"), (2, "한 and more"), (0, "")):
         await turns.append(turn, "claim", start, text, "")
     with pytest.raises(StreamBehind) as behind:

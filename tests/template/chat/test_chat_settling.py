@@ -20,8 +20,16 @@ from tests.openai_stub import Reply
 from tests.refusing_database import POISON, Refusing
 from tests.waiting import until
 
-# Kept for good, a fixed number of them: the run, the partition count, where a lane's backlog ended, the lanes.
-_FOR_GOOD = ("epoch", "epoch_run", "partitions", "lane_mark", "global_mark", "queue", "queue_dead")
+# Kept for good, a fixed number of them: the run, the partition count, where a stream's backlog ended, the streams.
+_FOR_GOOD = (
+    "epoch",
+    "epoch_run",
+    "partitions",
+    "lane_mark",
+    "global_mark",
+    "queue",
+    "queue_dead",
+)
 
 
 async def keys_for_good(chat: ChatWorld) -> list[str]:
@@ -40,9 +48,9 @@ def is_for_good(name: str) -> bool:
 
 async def deliver_again(chat: ChatWorld) -> None:
     """Every waiting event once more, behind the others."""
-    for lane in chat.container.queue.lanes(QUEUE_NAME):
-        for _, fields in await chat.redis.execute("XRANGE", lane.stream_key, "-", "+"):
-            await chat.redis.execute("XADD", lane.stream_key, "*", *fields)
+    for stream in chat.container.queue.streams(QUEUE_NAME):
+        for _, fields in await chat.redis.execute("XRANGE", stream.key, "-", "+"):
+            await chat.redis.execute("XADD", stream.key, "*", *fields)
 
 
 async def delete_room(chat: ChatWorld, user: object, room_id: str) -> None:
@@ -154,7 +162,7 @@ async def test_a_room_with_an_open_turn_does_not_expire(chat: ChatWorld) -> None
         caller, room.room_id, NewMessage(*ids, "q", None, None, "queue")
     )
     assert accepted.turn is not None
-    store = ReplySlots(chat.redis, parts.messages._lanes, chat.template._wiring.settings)
+    store = ReplySlots(chat.redis, parts.messages._streams, chat.template._wiring.settings)
     await store.append(accepted.turn, "claim", 0, "some ", "")
     # A sweeper that found it before the lease was renewed.
     assert await store.interrupt(accepted.turn, only_if_expired=True) is None
@@ -187,7 +195,7 @@ async def test_a_question_that_waits_is_not_trimmed_however_small_the_window_is(
         )
         assert accepted.turn is not None
         turns.append(accepted.turn)
-    store = ReplySlots(chat.redis, parts.messages._lanes, chat.template._wiring.settings)
+    store = ReplySlots(chat.redis, parts.messages._streams, chat.template._wiring.settings)
     for n, turn in enumerate(turns):
         # Whoever is to run the next turn may come to it late: its process is gone, or another one's.
         await chat.persist()

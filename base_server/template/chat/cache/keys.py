@@ -94,7 +94,7 @@ class ChatKeys:
         """Note that an operation was done, for who repeats it because the answer was lost."""
         return self._key(f"operation:{operation_id}", partition)
 
-    def lane_mark(self, shard_id: int, partition: int) -> str:
+    def backlog_watermark(self, shard_id: int, partition: int) -> str:
         """``epoch``, ``id``: where the backlog ended when this Redis run was first loaded from. ``saved``: the last
         event that is known to be in MySQL."""
         return self._key(f"lane_mark:{shard_id}", partition)

@@ -35,6 +35,7 @@ from base_server.template.chat.domain.message_format import (
     to_json,
     tombstone,
 )
+from base_server.template.chat.persistence.event_streams import EventStreams
 from base_server.template.chat.replies.slot import ReplySlot, parse_slot
 from base_server.template.chat.rooms.directory import ChatDirectory
 from base_server.template.chat.settings import ChatSettings
@@ -55,15 +56,6 @@ class ShardDatabase(Protocol):
     async def call_shard_procedure(
         self, shard_id: int, name: str, params: Any = ()
     ) -> list[Row]: ...
-
-
-class Lanes(Protocol):
-    """Where the persistence lane of an account is, and how to have it written now."""
-
-    def stream_key(self, partition: int, shard_id: int) -> str: ...
-    def held_key(self, partition: int, shard_id: int) -> str: ...
-    def flush(self, partition: int, shard_id: int) -> None: ...
-    async def wait_until_written(self, partition: int, shard_id: int, timeout_s: float) -> bool: ...
 
 
 class Loaded(Enum):
@@ -90,7 +82,7 @@ class ChatLoader:
         self,
         cache: CacheClient,
         database: ShardDatabase,
-        lanes: Lanes,
+        streams: EventStreams,
         interrupt: Callable[[ReplySlot], Awaitable[object]],
         check_mark: Callable[[int, int], Awaitable[None]],
         settings: ChatSettings,
@@ -101,7 +93,7 @@ class ChatLoader:
         self._cache = cache
         self._check_mark = check_mark
         self._database = database
-        self._lanes = lanes
+        self._streams = streams
         self._interrupt = interrupt
         self._settings = settings
         self._tasks = tasks
@@ -127,7 +119,7 @@ class ChatLoader:
     async def drop_wrong_types(self, caller: Caller, room_id: str) -> None:
         """Let keys of the room ('' for none) and of the account's list that are of another type count as missing."""
         keys, partition, account_id = self._keys, caller.partition, caller.account_id
-        stream = self._lanes.stream_key(partition, caller.shard_id)
+        stream = self._streams.stream_key(partition, caller.shard_id)
         account = [
             keys.account_record(account_id, partition),
             keys.account_rooms(account_id, partition),
@@ -205,7 +197,7 @@ class ChatLoader:
                     keys.message_state("", partition),
                     keys.news(partition),
                     keys.reply_stream(room_id, "", partition),
-                    self._lanes.stream_key(partition, caller.shard_id),
+                    self._streams.stream_key(partition, caller.shard_id),
                 ],
                 [
                     token,
@@ -242,7 +234,7 @@ class ChatLoader:
 
     async def _bring_home(self, caller: Caller, room_id: str, *, is_new: bool) -> bool:
         """A room with an id of a host's own has its keys in its account's partition once it is loaded. Events that were
-        sent before for where the id is hashed to are in MySQL first; later ones are sent, or moved, to this lane.
+        sent before for where the id is hashed to are in MySQL first; later ones are sent, or moved, to this stream.
 
         False: it is not this account's; nothing is noted for ids that somebody makes up."""
         if self._cache.partitions.of_id(room_id) == caller.partition:
@@ -254,12 +246,14 @@ class ChatLoader:
             if not rows or int(rows[0]["account_db_key"]) != caller.db_key:
                 return False
         hashed = await self._directory.move_home(room_id, caller.partition)
-        await self._lanes.wait_until_written(hashed, caller.shard_id, self._settings.load_timeout_s)
+        await self._streams.wait_until_written(
+            hashed, caller.shard_id, self._settings.load_timeout_s
+        )
         return True
 
     async def _wait_for_backlog(self, caller: Caller) -> bool:
         """Have the events written that wait in the account's stream now; False when none does."""
-        return await self._lanes.wait_until_written(
+        return await self._streams.wait_until_written(
             caller.partition, caller.shard_id, self._settings.load_timeout_s
         )
 
@@ -274,7 +268,7 @@ class ChatLoader:
 
     async def _has_dead_letters(self, caller: Caller, room_id: str) -> bool:
         """Then what would end a reply of the room waits behind them."""
-        blocked = self._lanes.held_key(caller.partition, caller.shard_id)
+        blocked = self._streams.blocked_rooms_key(caller.partition, caller.shard_id)
         return bool(await self._cache.execute("HEXISTS", blocked, room_id))
 
     async def _wait_for_lost_replies(self, caller: Caller) -> None:
@@ -335,7 +329,7 @@ class ChatLoader:
                     keys.room_record("", partition),
                     keys.room("", partition),
                     keys.room_state("", partition),
-                    self._lanes.held_key(partition, caller.shard_id),
+                    self._streams.blocked_rooms_key(partition, caller.shard_id),
                     keys.account_name(caller.db_key, partition),
                 ],
                 args,
@@ -353,16 +347,16 @@ class ChatLoader:
         attempt: Callable[..., Coroutine[Any, Any, Loaded | None]],
     ) -> Loaded:
         record, token_key, first_list, second_list = unit
-        stream = self._lanes.stream_key(caller.partition, caller.shard_id)
+        stream = self._streams.stream_key(caller.partition, caller.shard_id)
         keys = [
             record,
             self._keys.epoch(caller.partition),
             stream,
-            self._keys.lane_mark(caller.shard_id, caller.partition),
+            self._keys.backlog_watermark(caller.shard_id, caller.partition),
             token_key,
             first_list,
             second_list,
-            self._lanes.held_key(caller.partition, caller.shard_id),
+            self._streams.blocked_rooms_key(caller.partition, caller.shard_id),
             self._keys.turns(room_id, caller.partition),
             self._keys.message_state("", caller.partition),
             self._keys.epoch_run(caller.partition),
@@ -394,7 +388,7 @@ class ChatLoader:
                 )
             if len(answer) > 1 and not await self._end_lost_turn(caller, room_id, answer[1]):
                 return Loaded.UNKNOWN
-            self._lanes.flush(caller.partition, caller.shard_id)
+            self._streams.flush(caller.partition, caller.shard_id)
             await asyncio.sleep(pause_s)
             pause_s = min(pause_s * 2, 0.25)
         raise ServiceUnavailable(

@@ -234,7 +234,7 @@ ACCOUNT = Record(
         ),
     ),
 )
-LANE_MARK = Record(
+BACKLOG_WATERMARK = Record(
     "lane_mark:{shard_id}",
     "hash",
     "Backlog watermark of an event stream.",
@@ -268,7 +268,7 @@ BLOCKED_ROOMS = Record(
 RECORDS = (
     ROOM,
     ACCOUNT,
-    LANE_MARK,
+    BACKLOG_WATERMARK,
     BLOCKED_ROOMS,
     Record("room:{room_id}", "string", "The room as JSON, in the form of `ChatRoom`. Documented."),
     Record(

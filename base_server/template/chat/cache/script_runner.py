@@ -31,7 +31,7 @@ from base_server.template.chat.cache.loader import LAST_WIRE_MS, ChatLoader, Loa
 from base_server.template.chat.cache.scripts import SCRIPTS, Answer
 from base_server.template.chat.domain.caller import Caller
 from base_server.template.chat.domain.message_format import iso_of_ms
-from base_server.template.chat.persistence.event_streams import ChatLanes
+from base_server.template.chat.persistence.event_streams import EventStreams
 from base_server.template.chat.settings import ChatSettings
 
 # A record can go cold again between its load and the script; more often than this it is an outage.
@@ -61,13 +61,13 @@ class ScriptRunner:
         cache: CacheClient,
         database: ShardDatabase,
         loader: ChatLoader,
-        lanes: ChatLanes,
+        streams: EventStreams,
         settings: ChatSettings,
     ) -> None:
         self._cache = cache
         self._database = database
         self._loader = loader
-        self._lanes = lanes
+        self._streams = streams
         self._settings = settings
         self._keys = ChatKeys(cache)
 
@@ -127,23 +127,23 @@ class ScriptRunner:
                 raise RoomNotFound
 
     def _noticed(self, caller: Caller, backlog: int) -> None:
-        self._lanes.noticed(caller.partition, caller.shard_id, backlog)
+        self._streams.noticed(caller.partition, caller.shard_id, backlog)
 
-    def _lane(self, caller: Caller) -> str:
-        return self._lanes.stream_key(caller.partition, caller.shard_id)
+    def _stream(self, caller: Caller) -> str:
+        return self._streams.stream_key(caller.partition, caller.shard_id)
 
     def _held(self, caller: Caller) -> str:
-        return self._lanes.held_key(caller.partition, caller.shard_id)
+        return self._streams.blocked_rooms_key(caller.partition, caller.shard_id)
 
     def _room_keys(self, caller: Caller, room_id: str) -> list[str]:
-        """Record, messages, card, epoch, persistence lane, load token: how the KEYS of every room script begin."""
+        """Record, messages, card, epoch, persistence stream, load token: how the KEYS of every room script begin."""
         keys, partition = self._keys, caller.partition
         return [
             keys.room_record(room_id, partition),
             keys.messages(room_id, partition),
             keys.room(room_id, partition),
             keys.epoch(partition),
-            self._lane(caller),
+            self._stream(caller),
             keys.room_load(room_id, partition),
         ]
 

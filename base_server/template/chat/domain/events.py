@@ -59,7 +59,7 @@ class BadEvent(Exception):
 
 @dataclass
 class Event:
-    """One entry of the lane. ``row`` is the procedure's JSON object; ``account_id`` '' when the sender gave none.
+    """One entry of the stream. ``row`` is the procedure's JSON object; ``account_id`` '' when the sender gave none.
 
     ``shard_id``: the one that the sender named, 0 for none.
     ``seq`` None: a save from outside the chat's scripts, whose place in the room is still to be given.

@@ -60,7 +60,7 @@ class MessageRepository(ScriptRunner):
         settings = self._settings
         return (
             settings.max_waiting_turns,
-            self._lanes.max_backlog,
+            self._streams.max_backlog,
             round(settings.reply_deadline_s * 1000),
             settings.max_dead_letters_per_room,
             settings.sends_per_minute,

@@ -1,8 +1,9 @@
 """Puts the events of one batch into their shard, and finds those that it will not take.
 
-An event is poison only if the database refuses it alone, with an error about its data, while another statement on
-that shard succeeds. What comes later in its room is not written any more: it waits behind it, in order. Every other
-room goes on. Whatever else fails is an outage: raised, and the whole batch is read again.
+An event is poison only if the database refuses it alone, with an error about its data, while
+another statement on that shard succeeds. What comes later in its room is not written any more: it
+waits behind it, in order. Every other room goes on. Whatever else fails is an outage: raised, and
+the whole batch is read again.
 """
 
 from __future__ import annotations
@@ -43,12 +44,14 @@ _MAX_CALL_BYTES = 4 * 1024 * 1024
 class BatchSave:
     """One batch of one shard. :attr:`refused`: entry id → reason, of what is not in the database.
 
-    :attr:`renumbered`: rooms in which another message had an event's seq, stored by a batch of a Redis that was lost or
-    replaced. Their events took the next free numbers, all of them by the same distance, so that the order and each
-    reply's place directly after its question stay. Run again, a stored event tells the distance.
+    :attr:`renumbered`: rooms in which another message had an event's seq, stored by a batch of a
+    Redis that was lost or replaced. Their events took the next free numbers, all of them by the
+    same distance, so that the order and each reply's place directly after its question stay. Run
+    again, a stored event tells the distance.
 
-    ``raised``: stream, known and mark, as ``fp_stream_mark_raise`` takes them. :attr:`mark`: its answer when the mark
-    was raised in the transaction of the batch, which saves a commit; None when that is still to be done.
+    ``raised``: stream, known and mark, as ``fp_stream_mark_raise`` takes them. :attr:`mark`: its
+    answer when the mark was raised in the transaction of the batch, which saves a commit; None when
+    that is still to be done.
     """
 
     def __init__(
@@ -73,7 +76,8 @@ class BatchSave:
         return self._shift.keys()
 
     async def run(self) -> None:
-        """One call a message type, in the order that the types need; row by row only when that is refused."""
+        """One call a message type, in the order that the types need; row by row only when that is
+        refused."""
         for kind in WRITE_ORDER:
             placed = [
                 event for event in self._events if event.kind == kind and not _is_single(event)
@@ -118,7 +122,8 @@ class BatchSave:
         except DataRefused:
             await self._call("fp_chat_room_get", event.room_id)
             try:
-                # The first refusal may have been another process writing the same row in the same moment.
+                # The first refusal may have been another process writing the same row in the same
+                # moment.
                 await self._call_alone(event)
             except DataRefused as error:
                 self.refused[event.entry_id] = f"{event.kind} refused by the database: {error}"
@@ -142,7 +147,8 @@ class BatchSave:
         if event.seq is None:
             event.seq = stored
         elif stored == 0:
-            # It stood in for a reply that has come meanwhile. The room is read again: Redis may know only this one.
+            # It stood in for a reply that has come meanwhile. The room is read again: Redis may
+            # know only this one.
             self._shift.setdefault(event.room_id, 0)
         elif stored != event.seq + shift:
             self._shift[event.room_id] = max(stored - event.seq, 0)
@@ -155,8 +161,9 @@ class BatchSave:
 
 
 def _is_single(event: Event) -> bool:
-    """A save whose number in its room the database is to give; and one of a reply that may stand in for another, which
-    the bulk procedure would store beside it (an interrupted reply without text is rare)."""
+    """A save whose number in its room the database is to give; and one of a reply that may stand in
+    for another, which the bulk procedure would store beside it (an interrupted reply without text
+    is rare)."""
     if event.kind != MESSAGE_SAVE:
         return False
     row = event.row
@@ -165,7 +172,8 @@ def _is_single(event: Event) -> bool:
 
 
 def _row_json(event: Event) -> str:
-    """The event's row as its bulk procedure takes it: a message as an array of its columns, all else as an object."""
+    """The event's row as its bulk procedure takes it: a message as an array of its columns, all
+    else as an object."""
     if event.kind == MESSAGE_SAVE:
         return to_json([event.row[name] for name in MESSAGE_COLUMNS])
     return to_json(event.row)
@@ -176,7 +184,8 @@ def _array(rows: Iterable[str]) -> str:
 
 
 def _by_size(events: Sequence[Event]) -> Iterable[tuple[Sequence[Event], Sequence[str]]]:
-    """The events with their rows, in parts that fit into one packet of the database; nearly always it is one part."""
+    """The events with their rows, in parts that fit into one packet of the database; nearly always
+    it is one part."""
     rows = [_row_json(event) for event in events]
     start = size = 0
     for index, row in enumerate(rows):

@@ -1,8 +1,9 @@
-"""Writes one batch of a persistence lane to its shard, and settles it.
+"""Writes one batch of a persistence stream to its shard, and settles it.
 
-decode → mark PROCESSING → one bulk procedure a message type → bury what is refused → settle. Nothing leaves
-the stream before MySQL has committed, or refused it for good. Run twice, every step has the same result, so
-a batch that was cut off anywhere is simply read again, by this process or by another.
+decode → mark PROCESSING → one bulk procedure a message type → bury what is refused → settle.
+Nothing leaves the stream before MySQL has committed, or refused it for good. Run twice, every step
+has the same result, so a batch that was cut off anywhere is simply read again, by this process or
+by another.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import Any
 
 from base_server.service.cache.cache_client import CacheClient
 from base_server.service.core.logger import Logger
-from base_server.service.queue.lanes import Lane
+from base_server.service.queue.event_stream import EventStream
 from base_server.service.queue.message_queue import QueueEntry
 from base_server.service.queue.queue_errors import DeadLettersFull
 from base_server.service.queue.queue_service import QueueService
@@ -70,92 +71,98 @@ class BatchWriter:
         self._settings = settings
         self._keys = ChatKeys(cache)
         self.marks = ShardMarks(queue, database, cache, settings)
-        self._unfinished: dict[Lane, tuple[str, Sequence[QueueEntry]]] = {}
-        self._generations: dict[Lane, str] = {}  # of Redis, as last seen
+        self._unfinished: dict[EventStream, tuple[str, Sequence[QueueEntry]]] = {}
+        self._generations: dict[EventStream, str] = {}  # of Redis, as last seen
 
-    async def write(self, lane: Lane, entries: Sequence[QueueEntry]) -> int:
-        """Write one batch of a lane's head, in order; how many events the lane has left.
+    async def write(self, stream: EventStream, entries: Sequence[QueueEntry]) -> int:
+        """Write one batch of a stream's head, in order; how many events the stream has left.
 
-        Raises ServiceUnavailable when nothing could be settled, or (DeadLettersFull) not all: what is not settled
-        stays and is read again."""
-        await self.write_lost(lane)
-        return await self._write(lane, entries)
+        Raises ServiceUnavailable when nothing could be settled, or (DeadLettersFull) not all: what
+        is not settled stays and is read again."""
+        await self.write_lost(stream)
+        return await self._write(stream, entries)
 
     @property
-    def unfinished(self) -> Set[Lane]:
-        """Lanes whose last batch met an outage."""
+    def unfinished(self) -> Set[EventStream]:
+        """Event streams whose last batch met an outage."""
         return self._unfinished.keys()
 
-    async def write_lost(self, lane: Lane) -> None:
-        """Write the events of a batch that met an outage if Redis lost them meanwhile: only this process has them.
+    async def write_lost(self, stream: EventStream) -> None:
+        """Write the events of a batch that met an outage if Redis lost them meanwhile: only this
+        process has them.
 
-        The caller holds the lane. Raises as :meth:`write`."""
-        if lane not in self._unfinished:
+        The caller holds the stream. Raises as :meth:`write`."""
+        if stream not in self._unfinished:
             return
-        generation, entries = self._unfinished[lane]
-        missing = await self._missing(lane, entries)
+        generation, entries = self._unfinished[stream]
+        missing = await self._missing(stream, entries)
         # Asked after: a Redis that lost them between the two calls is another one by now.
-        self._generations[lane] = (await self._known(lane))[0]
-        if generation == self._generations[lane]:
+        self._generations[stream] = (await self._known(stream))[0]
+        if generation == self._generations[stream]:
             if len(missing) == len(entries):
-                del self._unfinished[lane]  # another process wrote them
+                del self._unfinished[stream]  # another process wrote them
             return  # else they are read again, and kept here until then
-        if lost := await self._missing(lane, entries):
+        if lost := await self._missing(stream, entries):
             Logger.warn(
                 "a batch is written that Redis lost",
-                lane=lane.name,
-                partition=lane.partition,
+                lane=stream.name,
+                partition=stream.partition,
                 count=len(lost),
             )
-            await self._write(lane, lost, generation)
-        self._unfinished.pop(lane, None)
+            await self._write(stream, lost, generation)
+        self._unfinished.pop(stream, None)
 
-    async def _missing(self, lane: Lane, entries: Sequence[QueueEntry]) -> list[QueueEntry]:
-        """Those of ``entries`` that are not in the lane."""
+    async def _missing(
+        self, stream: EventStream, entries: Sequence[QueueEntry]
+    ) -> list[QueueEntry]:
+        """Those of ``entries`` that are not in the stream."""
         found = await self._cache.execute_many(
-            [("XRANGE", lane.stream_key, entry.entry_id, entry.entry_id) for entry in entries]
+            [("XRANGE", stream.key, entry.entry_id, entry.entry_id) for entry in entries]
         )
         return [entry for entry, there in zip(entries, found, strict=True) if not there]
 
-    async def _write(self, lane: Lane, entries: Sequence[QueueEntry], read_in: str = "") -> int:
+    async def _write(
+        self, stream: EventStream, entries: Sequence[QueueEntry], read_in: str = ""
+    ) -> int:
         """``read_in``: the generation of Redis that had the entries, if it is gone."""
         begun_s = time.monotonic()
-        if lane not in self._generations:
-            self._generations[lane] = (await self._known(lane))[0]
+        if stream not in self._generations:
+            self._generations[stream] = (await self._known(stream))[0]
         # Kept before anything can fail: a save from outside is looked for in the database first.
-        self._unfinished[lane] = read_in or self._generations[lane], entries
-        events, given_up = await self._read(lane, entries)
-        going, behind, generation, known = await self._begin(lane, events)
-        self._generations[lane] = generation
+        self._unfinished[stream] = read_in or self._generations[stream], entries
+        events, given_up = await self._read(stream, entries)
+        going, behind, generation, known = await self._begin(stream, events)
+        self._generations[stream] = generation
         generation = read_in or generation
-        self._unfinished[lane] = generation, entries
+        self._unfinished[stream] = generation, entries
         save = BatchSave(
-            self._database, int(lane.name), going, self.marks.raised(lane, known, _last(going))
+            self._database, int(stream.name), going, self.marks.raised(stream, known, _last(going))
         )
         await save.run()
         refused = behind | save.refused
         written = [event for event in events if event.entry_id not in refused]
         older = (
-            await self.marks.advance(lane, known, _last(written), save.mark) if written else None
+            await self.marks.advance(stream, known, _last(written), save.mark) if written else None
         )
         await self._end_outside(written)
         given_up |= refused
         rooms = {event.entry_id: event.room_id for event in events}
-        full = await self._bury(lane, given_up, rooms, entries if read_in else ())
+        full = await self._bury(stream, given_up, rooms, entries if read_in else ())
         # A database that came back older may lack what the windows have beyond their length.
         window = self._settings.window if older is None else _NOT_TRIMMED
-        left = await self._settle(lane, events, refused, save.renumbered, generation, window)
+        left = await self._settle(stream, events, refused, save.renumbered, generation, window)
         if full is not None and read_in:
             # They wait nowhere else.
-            self._unfinished[lane] = (
+            self._unfinished[stream] = (
                 generation,
                 [entry for entry in entries if entry.entry_id in given_up],
             )
         else:
-            self._unfinished.pop(lane, None)
+            self._unfinished.pop(stream, None)
         if older is not None:
-            # Behind the batch: its events leave a full Redis first, and no repeat of the restore writes them again.
-            await self.marks.restore(lane, older, known, _last(written))
+            # Behind the batch: its events leave a full Redis first, and no repeat of the restore
+            # writes them again.
+            await self.marks.restore(stream, older, known, _last(written))
         BATCH_EVENTS.observe(len(entries))
         BATCH_SECONDS.observe(time.monotonic() - begun_s)
         if full is not None:
@@ -163,7 +170,7 @@ class BatchWriter:
         return left
 
     async def _read(
-        self, lane: Lane, entries: Sequence[QueueEntry]
+        self, stream: EventStream, entries: Sequence[QueueEntry]
     ) -> tuple[list[Event], dict[str, str]]:
         """The events, each with its place in its room; and what is none: entry id → reason."""
         events, given_up = [], {}
@@ -174,25 +181,26 @@ class BatchWriter:
             except BadEvent as error:
                 given_up[entry.entry_id] = str(error)
                 continue
-            if event.shard_id not in (0, int(lane.name)):
-                # Sent by a process that did not know this queue's lanes: here nobody would find its row.
+            if event.shard_id not in (0, int(stream.name)):
+                # Sent by a process that did not know this queue's streams: here nobody would find
+                # its row.
                 given_up[entry.entry_id] = (
-                    f"{event.kind}: shard_id {event.shard_id} is not the lane's, {lane.name}"
+                    f"{event.kind}: shard_id {event.shard_id} is not the stream's, {stream.name}"
                 )
                 continue
             if (
                 event.kind == MESSAGE_SAVE
                 and event.seq is None
-                and await self._moved_home(lane, event)
+                and await self._moved_home(stream, event)
             ):
                 continue
             if event.message_id:
                 event.is_elsewhere = (
-                    self._cache.partitions.of_id(event.message_id) != lane.partition
+                    self._cache.partitions.of_id(event.message_id) != stream.partition
                 )
             if event.kind == MESSAGE_SAVE:
                 in_room = rooms.setdefault(event.message_id, event.room_id)
-                if event.seq is None and (refused := await self._place(lane, event, in_room)):
+                if event.seq is None and (refused := await self._place(stream, event, in_room)):
                     given_up[entry.entry_id] = f"{MESSAGE_SAVE}: {refused}"
                     continue
             events.append(event)
@@ -200,20 +208,21 @@ class BatchWriter:
 
     async def _bury(
         self,
-        lane: Lane,
+        stream: EventStream,
         given_up: dict[str, str],
         rooms: dict[str, str],
         lost: Sequence[QueueEntry],
     ) -> DeadLettersFull | None:
-        """Move what cannot be written to the dead letters; the full ones, when they take no more. What is none of
-        ours (not in ``rooms``) holds up no room. ``lost``: the batch, if Redis does not have it any more."""
+        """Move what cannot be written to the dead letters; the full ones, when they take no more.
+        What is none of ours (not in ``rooms``) holds up no room. ``lost``: the batch, if Redis does
+        not have it any more."""
         if not given_up:
             return None
         causes = [reason for reason in given_up.values() if reason != BEHIND]
         if causes:
             Logger.error(
                 "events move to the dead letters",
-                lane=lane.name,
+                lane=stream.name,
                 count=len(given_up),
                 reason=causes[0],
             )
@@ -225,25 +234,26 @@ class BatchWriter:
                     for entry in lost
                     if entry.entry_id in given_up
                 ]
-                await self._queue.add_dead_letters(lane, of_batch, groups)
+                await self._queue.add_dead_letters(stream, of_batch, groups)
             else:
                 in_order = sorted(given_up.items(), key=lambda item: _order_of(item[0]))
-                await self._queue.dead_letter(lane, in_order, groups)
+                await self._queue.dead_letter(stream, in_order, groups)
         except DeadLettersFull as full:
             return full
         return None
 
     async def _begin(
-        self, lane: Lane, events: Sequence[Event]
+        self, stream: EventStream, events: Sequence[Event]
     ) -> tuple[Sequence[Event], dict[str, str], str, str]:
-        """Mark the events PROCESSING that may be written now; and those that may not, for their rooms have dead
-        letters: entry id → reason. With them what :meth:`_known` says. One round trip, unless there are any."""
+        """Mark the events PROCESSING that may be written now; and those that may not, for their
+        rooms have dead letters: entry id → reason. With them what :meth:`_known` says. One round
+        trip, unless there are any."""
         room_ids = list({event.room_id for event in events})
-        generation, known, *held_rooms = await self._mark_processing(lane, events, room_ids)
+        generation, known, *held_rooms = await self._mark_processing(stream, events, room_ids)
         held = set(held_rooms)
         going = [event for event in events if event.room_id not in held or event.is_replayed]
         if held:
-            await self._mark_processing(lane, going, [])
+            await self._mark_processing(stream, going, [])
         for event in going:
             if event.kind == MESSAGE_SAVE and event.is_elsewhere:
                 await self._states.move_message_state(event.message_id, MessageState.PROCESSING)
@@ -252,14 +262,14 @@ class BatchWriter:
         return going, behind, generation, known
 
     async def _mark_processing(
-        self, lane: Lane, events: Sequence[Event], room_ids: Sequence[str]
+        self, stream: EventStream, events: Sequence[Event], room_ids: Sequence[str]
     ) -> list[str]:
-        names, p = self._keys, lane.partition
+        names, p = self._keys, stream.partition
         keys = [
-            lane.held_key,
+            stream.blocked_key,
             names.epoch(p),
             names.epoch_run(p),
-            names.lane_mark(int(lane.name), p),
+            names.backlog_watermark(int(stream.name), p),
         ]
         for event in events:
             if event.kind == MESSAGE_SAVE and not event.is_elsewhere:
@@ -269,23 +279,24 @@ class BatchWriter:
         answer: list[str] = await self._cache.run_script(SCRIPTS["mark_processing"], keys, room_ids)
         return answer
 
-    async def _moved_home(self, lane: Lane, event: Event) -> bool:
-        """A room with an id of a host's own was loaded, or created, in its account's partition after this was sent: the
-        event goes to the end of the lane there. Without a note it stays where it is."""
+    async def _moved_home(self, stream: EventStream, event: Event) -> bool:
+        """A room with an id of a host's own was loaded, or created, in its account's partition
+        after this was sent: the event goes to the end of the stream there. Without a note it stays
+        where it is."""
         home = await self._directory.noted_home(event.room_id)
-        if home is None or home == lane.partition or event.entry is None:
+        if home is None or home == stream.partition or event.entry is None:
             return False
         await self._queue.move(
-            event.entry, lane, self._queue.lane(lane.queue_name, home, lane.name)
+            event.entry, stream, self._queue.stream(stream.queue_name, home, stream.name)
         )
         return True
 
-    async def _place(self, lane: Lane, event: Event, in_room: str) -> str:
-        """A save from outside: its seq from the database if it is there already, from the room if that is loaded,
-        else (None) from the database when it is stored. ``in_room``: where the batch
-        has a message of its id. Returns why it cannot be stored, '' when it can."""
-        keys, partition, room_id = self._keys, lane.partition, event.room_id
-        row, shard_id = event.row, int(lane.name)
+    async def _place(self, stream: EventStream, event: Event, in_room: str) -> str:
+        """A save from outside: its seq from the database if it is there already, from the room if
+        that is loaded, else (None) from the database when it is stored. ``in_room``: where the
+        batch has a message of its id. Returns why it cannot be stored, '' when it can."""
+        keys, partition, room_id = self._keys, stream.partition, event.room_id
+        row, shard_id = event.row, int(stream.name)
         rooms = await self._call(shard_id, "fp_chat_room_owner_get", room_id)
         if rooms and int(rooms[0]["account_db_key"]) != row["account_db_key"]:
             return _FOREIGN
@@ -321,36 +332,38 @@ class BatchWriter:
     async def _call(self, shard_id: int, procedure: str, *params: object) -> list[dict[str, Any]]:
         return await self._database.call_shard_procedure(shard_id, procedure, params)
 
-    async def _known(self, lane: Lane) -> tuple[str, str]:
-        """The generation of Redis, which changes when the server is another one or was emptied; and the last event that
-        Redis knows to be in the database, '' for none."""
-        keys, p = self._keys, lane.partition
+    async def _known(self, stream: EventStream) -> tuple[str, str]:
+        """The generation of Redis, which changes when the server is another one or was emptied; and
+        the last event that Redis knows to be in the database, '' for none."""
+        keys, p = self._keys, stream.partition
         (epoch, run), saved = await self._cache.execute_many(
             [
                 ("MGET", keys.epoch(p), keys.epoch_run(p)),
-                ("HGET", keys.lane_mark(int(lane.name), p), "saved"),
+                ("HGET", keys.backlog_watermark(int(stream.name), p), "saved"),
             ]
         )
         return f"{epoch or ''}|{run or ''}", saved or ""
 
     async def _settle(
         self,
-        lane: Lane,
+        stream: EventStream,
         events: Sequence[Event],
         refused: Container[str],
         renumbered: Container[str],
         generation: str,
         window: int,
     ) -> int:
-        """Note what is in MySQL; how many events the lane has left. What is refused is not: its room may not expire."""
+        """Note what is in MySQL; how many events the stream has left. What is refused is not: its
+        room may not expire."""
         written = [event for event in events if event.entry_id not in refused]
-        settings, keys, p = self._settings, self._keys, lane.partition
-        # A delete is always ours, so its state lies in the lane's partition, whatever the message's id.
+        settings, keys, p = self._settings, self._keys, stream.partition
+        # A delete is always ours, so its state lies in the stream's partition, whatever the
+        # message's id.
         saved = [
             event for event in written if event.kind == MESSAGE_SAVE and not event.is_elsewhere
         ]
         deleted = [event for event in written if event.kind == MESSAGE_DELETE]
-        script_keys = [lane.stream_key, lane.held_key, keys.lane_mark(int(lane.name), p)]
+        script_keys = [stream.key, stream.blocked_key, keys.backlog_watermark(int(stream.name), p)]
         script_keys += [keys.epoch(p), keys.epoch_run(p)]
         script_keys += [keys.message_state(event.message_id, p) for event in (*saved, *deleted)]
         args: list[object] = [
@@ -396,9 +409,10 @@ class BatchWriter:
         return int(left)
 
     async def _end_outside(self, written: Iterable[Event]) -> None:
-        """The states of messages from outside: no script of the room's partition reaches those that lie elsewhere, and
-        one may have been set to DELETED before its save was read, when nobody knew its room. It is deleted before its
-        save leaves the stream: an outage in between must not lose the delete."""
+        """The states of messages from outside: no script of the room's partition reaches those that
+        lie elsewhere, and one may have been set to DELETED before its save was read, when nobody
+        knew its room. It is deleted before its save leaves the stream: an outage in between must
+        not lose the delete."""
         for event in written:
             if not event.is_elsewhere and not event.is_from_outside:
                 continue

@@ -1,8 +1,9 @@
-"""What an operator may do with the chat's dead letters: put a room's back in order, or throw them away.
+"""What an operator may do with the chat's dead letters: put a room's back in order, or throw them
+away.
 
-The lane's HASH of held rooms counts them; it is changed in the same step as the letters. While a room has some, its
-record does not expire, what comes later of it joins them (``chat_batch_writer``), and past
-``chatConfig.max_dead_letters_per_room`` it takes no more.
+The stream's HASH of held rooms counts them; it is changed in the same step as the letters. While a
+room has some, its record does not expire, what comes later of it joins them
+(``chat_batch_writer``), and past ``chatConfig.max_dead_letters_per_room`` it takes no more.
 """
 
 from __future__ import annotations
@@ -12,16 +13,16 @@ from dataclasses import dataclass
 
 from base_server.service.cache.cache_client import CacheClient
 from base_server.service.core.errors import ServiceError, ServiceUnavailable
-from base_server.service.queue.lane_store import DeadLetter
-from base_server.service.queue.lanes import Lane
+from base_server.service.queue.event_stream import EventStream
 from base_server.service.queue.message_queue import QueueEntry
 from base_server.service.queue.queue_service import QueueService
+from base_server.service.queue.stream_store import DeadLetter
 from base_server.template.chat.cache.keys import ChatKeys
 from base_server.template.chat.cache.scripts import SCRIPTS, Answer
 from base_server.template.chat.domain.events import MESSAGE_SAVE, BadEvent, Event, read_event
 from base_server.template.chat.settings import ChatSettings
 
-_LONGEST_LANE = 10_000
+_LONGEST_STREAM = 10_000
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ class Outcome:
 
 
 class ChatDeadLetters:
-    """Works beside running servers, under the lane's lock. ``cache`` is the bulk client."""
+    """Works beside running servers, under the stream's lock. ``cache`` is the bulk client."""
 
     def __init__(self, queue: QueueService, cache: CacheClient, settings: ChatSettings) -> None:
         self._queue = queue
@@ -41,45 +42,49 @@ class ChatDeadLetters:
         self._settings = settings
         self._keys = ChatKeys(cache)
 
-    async def replay(self, lane: Lane, room_id: str, last: str = "") -> Outcome:
-        """Put the room's letters back at the end of the lane, in the order in which they came and before what waits
-        there of the room; ``last``: only up to this letter. With the last one the room takes its usual way again:
-        written within a batch interval, or refused again.
+    async def replay(self, stream: EventStream, room_id: str, last: str = "") -> Outcome:
+        """Put the room's letters back at the end of the stream, in the order in which they came and
+        before what waits there of the room; ``last``: only up to this letter. With the last one the
+        room takes its usual way again: written within a batch interval, or refused again.
 
-        Raises ServiceError when the room has no letter ``last``, ServiceUnavailable while the lane is too long."""
-        keys, partition = self._keys, lane.partition
-        account = await self._account(lane, room_id, await self._queue.dead_letters_of(lane))
-        async with self._queue.holding(lane, self._settings.lock_timeout_s):
+        Raises ServiceError when the room has no letter ``last``, ServiceUnavailable while the
+        stream is too long."""
+        keys, partition = self._keys, stream.partition
+        account = await self._account(stream, room_id, await self._queue.dead_letters_of(stream))
+        async with self._queue.holding(stream, self._settings.lock_timeout_s):
             answer = await self._cache.run_script(
                 SCRIPTS["replay_letters"],
                 [
-                    lane.dead_key,
-                    lane.stream_key,
-                    lane.held_key,
+                    stream.dead_key,
+                    stream.key,
+                    stream.blocked_key,
                     keys.room_record(room_id, partition),
                     keys.account_record(account, partition),
                     keys.account_rooms(account, partition),
                     keys.account_order(account, partition),
                 ],
-                [room_id, last, _LONGEST_LANE, self._settings.room_list_ttl_s * 1000],
+                [room_id, last, _LONGEST_STREAM, self._settings.room_list_ttl_s * 1000],
             )
         if answer[0] == Answer.NOT_FOUND:
             raise ServiceError(f"room {room_id} has no dead letter {last}")
         if answer[0] == Answer.FULL:
             raise ServiceUnavailable(
                 "queue",
-                f"more than {_LONGEST_LANE} events wait in the lane: replay when they are written",
+                f"more than {_LONGEST_STREAM} events wait in the stream: replay when they are written",
             )
         return Outcome(answer[1], answer[2])
 
-    async def drop(self, lane: Lane, room_id: str, letters: Sequence[DeadLetter]) -> Outcome:
-        """Throw these letters of the room away. Their saves count as deleted; what they deleted stays deleted."""
-        keys, partition = self._keys, lane.partition
-        account = await self._account(lane, room_id, letters)
+    async def drop(
+        self, stream: EventStream, room_id: str, letters: Sequence[DeadLetter]
+    ) -> Outcome:
+        """Throw these letters of the room away. Their saves count as deleted; what they deleted
+        stays deleted."""
+        keys, partition = self._keys, stream.partition
+        account = await self._account(stream, room_id, letters)
         script_keys = [
-            lane.dead_key,
-            lane.stream_key,
-            lane.held_key,
+            stream.dead_key,
+            stream.key,
+            stream.blocked_key,
             keys.room_record(room_id, partition),
             keys.messages(room_id, partition),
             keys.room(room_id, partition),
@@ -97,13 +102,15 @@ class ChatDeadLetters:
                 args += [letter.dead_id, "1"]
             else:
                 args += [letter.dead_id, ""]
-        async with self._queue.holding(lane, settings.lock_timeout_s):
+        async with self._queue.holding(stream, settings.lock_timeout_s):
             dropped, left = await self._cache.run_script(SCRIPTS["drop_letters"], script_keys, args)
         return Outcome(dropped, left)
 
-    async def _account(self, lane: Lane, room_id: str, letters: Sequence[DeadLetter]) -> str:
+    async def _account(
+        self, stream: EventStream, room_id: str, letters: Sequence[DeadLetter]
+    ) -> str:
         """Whose room it is; '' when neither its record nor a letter says so."""
-        record = self._keys.room_record(room_id, lane.partition)
+        record = self._keys.room_record(room_id, stream.partition)
         if account := await self._cache.execute("HGET", record, "account"):
             return str(account)
         events = (_event(letter) for letter in letters if letter.group == room_id)

@@ -20,7 +20,7 @@ from base_server.template.chat.cache.scripts import SCRIPTS, Answer
 from base_server.template.chat.domain.caller import Caller
 from base_server.template.chat.domain.events import payload
 from base_server.template.chat.domain.states import MessageState, RoomState
-from base_server.template.chat.persistence.event_streams import ChatLanes
+from base_server.template.chat.persistence.event_streams import EventStreams
 from base_server.template.chat.rooms.directory import ChatDirectory, FoundMessage, FoundRoom
 from base_server.template.chat.settings import ChatSettings
 
@@ -60,13 +60,13 @@ class ChatDeletes:
         cache: CacheClient,
         directory: ChatDirectory,
         loader: ChatLoader,
-        lanes: ChatLanes,
+        streams: EventStreams,
         settings: ChatSettings,
     ) -> None:
         self._cache = cache
         self._directory = directory
         self._loader = loader
-        self._lanes = lanes
+        self._streams = streams
         self._settings = settings
         self._keys = ChatKeys(cache)
 
@@ -92,7 +92,7 @@ class ChatDeletes:
             "delete_room", found.owner, room_id, *self._room_call(found, room_id, to, allowed)
         )
         if answer[0] == Answer.OK:
-            self._lanes.noticed(found.owner.partition, found.owner.shard_id, answer[1])
+            self._streams.noticed(found.owner.partition, found.owner.shard_id, answer[1])
             return Deletion(Outcome.DONE, answer[2], to.value)
         return _not_done(answer)
 
@@ -200,7 +200,7 @@ class ChatDeletes:
             args[3] = "" if stored is None else stored.seq
             answer = await self._run("delete_message", caller, room_id, script_keys, args)
             if answer[0] == Answer.OK:
-                self._lanes.noticed(partition, caller.shard_id, answer[1])
+                self._streams.noticed(partition, caller.shard_id, answer[1])
                 return Deletion(Outcome.DONE, answer[3], answer[4])
             if answer[0] not in (Answer.COLD, Answer.UNSURE, Answer.LOST):
                 return _not_done(answer)
@@ -239,7 +239,7 @@ class ChatDeletes:
             keys.messages(room_id, partition),
             keys.room(room_id, partition),
             keys.epoch(partition),
-            self._lanes.stream_key(partition, caller.shard_id),
+            self._streams.stream_key(partition, caller.shard_id),
             keys.room_load(room_id, partition),
         ]
 

@@ -1,4 +1,5 @@
-"""The persistence lanes: which stream an account's events go to, and who is told when there is work."""
+"""The persistence streams: which stream an account's events go to, and who is told when there is
+work."""
 
 from __future__ import annotations
 
@@ -7,14 +8,14 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 
 from base_server.service.core.errors import ServiceUnavailable
-from base_server.service.queue.lanes import Lane
+from base_server.service.queue.event_stream import EventStream
 from base_server.service.queue.message_queue import QueueMessage
 from base_server.service.queue.queue_service import QueueService
 from base_server.template.chat.domain.events import QUEUE_NAME
 
 
-class ChatLanes:
-    """One lane a partition and shard: order is kept in it whatever a message's priority."""
+class EventStreams:
+    """One stream a partition and shard: order is kept in it whatever a message's priority."""
 
     def __init__(
         self,
@@ -37,40 +38,41 @@ class ChatLanes:
 
     def stream_key(self, partition: int, shard_id: int) -> str:
         """Full name of the stream that the scripts append to."""
-        return self.lane(partition, shard_id).stream_key
+        return self.stream(partition, shard_id).key
 
-    def held_key(self, partition: int, shard_id: int) -> str:
-        """Full name of the HASH of rooms that have dead letters in this lane."""
-        return self.lane(partition, shard_id).held_key
+    def blocked_rooms_key(self, partition: int, shard_id: int) -> str:
+        """Full name of the HASH of rooms that have dead letters in this stream."""
+        return self.stream(partition, shard_id).blocked_key
 
     def on_flush(self, flush: Callable[[int, int], None]) -> None:
-        """``flush(partition, shard_id)`` starts the consumer on a lane at once; it must not block."""
+        """``flush(partition, shard_id)`` starts the consumer on a stream at once; it must not
+        block."""
         self._flush = flush
 
-    def on_event(self, intake: Callable[[QueueMessage], Awaitable[Lane | None]]) -> None:
+    def on_event(self, intake: Callable[[QueueMessage], Awaitable[EventStream | None]]) -> None:
         """``intake`` sees every event that is sent through QueueService before it is stored."""
         self._declare(intake)
 
-    def route(self, message: QueueMessage) -> Lane:
+    def route(self, message: QueueMessage) -> EventStream:
         """Where an event waits that only its consumer understands, or refuses."""
         partition, name = self._route(message)
-        return self._queue.lane(QUEUE_NAME, partition, name)
+        return self._queue.stream(QUEUE_NAME, partition, name)
 
-    def lane(self, partition: int, shard_id: int) -> Lane:
-        return self._queue.lane(QUEUE_NAME, partition, str(shard_id))
+    def stream(self, partition: int, shard_id: int) -> EventStream:
+        return self._queue.stream(QUEUE_NAME, partition, str(shard_id))
 
     def flush(self, partition: int, shard_id: int) -> None:
-        """Have this lane written now."""
+        """Have this stream written now."""
         self._flush(partition, shard_id)
 
     async def wait_until_written(self, partition: int, shard_id: int, timeout_s: float) -> bool:
-        """Until every event that waits in this lane now is in MySQL, or among the dead letters; False when none does.
-        Raises ServiceUnavailable after ``timeout_s``."""
-        lane = self.lane(partition, shard_id)
-        if (last := await self._queue.last_entry(lane)) is None:
+        """Until every event that waits in this stream now is in MySQL, or among the dead letters;
+        False when none does. Raises ServiceUnavailable after ``timeout_s``."""
+        stream = self.stream(partition, shard_id)
+        if (last := await self._queue.last_entry(stream)) is None:
             return False
         deadline, pause_s = time.monotonic() + timeout_s, 0.01
-        while await self._queue.has_entries_to(lane, last):
+        while await self._queue.has_entries_to(stream, last):
             if time.monotonic() > deadline:
                 raise ServiceUnavailable(
                     "database", "a room's backlog was not written within the load timeout"
@@ -81,18 +83,25 @@ class ChatLanes:
         return True
 
     def noticed(self, partition: int, shard_id: int, backlog: int) -> None:
-        """A script reported how many events wait: a full batch is written at once, not at the next interval."""
+        """A script reported how many events wait: a full batch is written at once, not at the next
+        interval."""
         if backlog >= self._batch_size:
             self._flush(partition, shard_id)
 
-    def _declare(self, intake: Callable[[QueueMessage], Awaitable[Lane | None]] | None) -> None:
-        lanes = self._shard_ids
+    def _declare(
+        self, intake: Callable[[QueueMessage], Awaitable[EventStream | None]] | None
+    ) -> None:
+        streams = self._shard_ids
         self._queue.declare(
-            QUEUE_NAME, lanes=lambda: [str(n) for n in lanes()], route=self._route, intake=intake
+            QUEUE_NAME,
+            streams=lambda: [str(n) for n in streams()],
+            route=self._route,
+            intake=intake,
         )
 
     def _route(self, message: QueueMessage) -> tuple[int, str]:
-        """Where an event sent through QueueService goes: the room's partition, the payload's shard."""
+        """Where an event sent through QueueService goes: the room's partition, the payload's
+        shard."""
         data = message.payload
         inner = data.get("message_data")
         room_id = (inner.get("room_id") if isinstance(inner, dict) else None) or data.get("room_id")

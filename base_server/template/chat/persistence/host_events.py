@@ -1,8 +1,10 @@
-"""Events that a host sends into chat_persistence: checked and applied when they are sent, as the handlers apply theirs.
+"""Events that a host sends into chat_persistence: checked and applied when they are sent, as the
+handlers apply theirs.
 
-A rename, a create or a delete runs the script of the handler that does the same, so what it means for the list, for
-the row and in the order with ours is one thing. A save waits in its lane as the user's document has it: its place in
-the room is given when it is read (``chat_batch_writer``). An unknown type waits, too, and goes to the dead letters.
+A rename, a create or a delete runs the script of the handler that does the same, so what it means
+for the list, for the row and in the order with ours is one thing. A save waits in its stream as the
+user's document has it: its place in the room is given when it is read (``chat_batch_writer``). An
+unknown type waits, too, and goes to the dead letters.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from base_server.service.core.errors import ServiceUnavailable
-from base_server.service.queue.lanes import Lane
+from base_server.service.queue.event_stream import EventStream
 from base_server.service.queue.message_queue import QueueMessage
 from base_server.service.queue.queue_errors import QueueFull
 from base_server.template.base.errors import ApiError, RoomNotFound, ServiceDown
@@ -33,20 +35,21 @@ from base_server.template.chat.domain.events import (
 )
 from base_server.template.chat.domain.states import RoomState
 from base_server.template.chat.persistence.deletes import ChatDeletes, Outcome
-from base_server.template.chat.persistence.event_streams import ChatLanes
+from base_server.template.chat.persistence.event_streams import EventStreams
 from base_server.template.chat.rooms.directory import ChatDirectory, FoundRoom
 from base_server.template.chat.rooms.repository import RoomRepository
 
 
 class HostEvents:
-    """The intake of the chat's queue (``QueueService.declare``). Raises ValueError for what cannot be understood."""
+    """The intake of the chat's queue (``QueueService.declare``). Raises ValueError for what cannot
+    be understood."""
 
     def __init__(
         self,
         directory: ChatDirectory,
         rooms: RoomRepository,
         deletes: ChatDeletes,
-        lanes: ChatLanes,
+        streams: EventStreams,
         *,
         account_partition: Callable[[str], int],
         default_shard_id: int,
@@ -55,15 +58,15 @@ class HostEvents:
         self._directory = directory
         self._rooms = rooms
         self._deletes = deletes
-        self._lanes = lanes
+        self._streams = streams
         self._account_partition = account_partition
         self._default_shard_id = default_shard_id
         self._load_timeout_s = load_timeout_s
 
-    async def __call__(self, message: QueueMessage) -> Lane | None:
+    async def __call__(self, message: QueueMessage) -> EventStream | None:
         data = message.payload
         if not isinstance(data, dict) or (kind := kind_of(message.message_type, data)) is None:
-            return self._lanes.route(message)
+            return self._streams.route(message)
         try:
             event = check_event(kind, data, round(time.time() * 1000))
             shard_id = await self._shard_of(kind, event, data)
@@ -72,15 +75,15 @@ class HostEvents:
         try:
             return await self._accept(kind, event, shard_id, message)
         except ServiceDown as refusal:
-            raise QueueFull(QUEUE_NAME, self._lanes.max_backlog) from refusal
+            raise QueueFull(QUEUE_NAME, self._streams.max_backlog) from refusal
         except ApiError as refusal:
             raise ValueError(f"{kind}: {refusal}") from refusal
 
     async def _accept(
         self, kind: str, event: Event, shard_id: int, message: QueueMessage
-    ) -> Lane | None:
+    ) -> EventStream | None:
         if kind == MESSAGE_SAVE:
-            return self._lanes.lane(await self._directory.partition_of(event.room_id), shard_id)
+            return self._streams.stream(await self._directory.partition_of(event.room_id), shard_id)
         if kind == MESSAGE_DELETE:
             await self._delete_message(event, shard_id)
             return None
@@ -107,7 +110,7 @@ class HostEvents:
             ) from None
         return None
 
-    async def _delete_room(self, event: Event, shard_id: int) -> Lane | None:
+    async def _delete_room(self, event: Event, shard_id: int) -> EventStream | None:
         db_key = event.row["account_db_key"]
         deletion = await self._deletes.room(event.room_id, RoomState.DELETING, db_key=db_key)
         if deletion.outcome is Outcome.FOREIGN:
@@ -116,7 +119,7 @@ class HostEvents:
             )
         if deletion.outcome is Outcome.UNKNOWN:
             # Its messages may have come before it: the row becomes a tombstone that nothing lifts.
-            return self._lanes.lane(await self._directory.partition_of(event.room_id), shard_id)
+            return self._streams.stream(await self._directory.partition_of(event.room_id), shard_id)
         return None
 
     async def _delete_message(self, event: Event, shard_id: int) -> None:
@@ -127,7 +130,7 @@ class HostEvents:
         if deletion.outcome is Outcome.UNKNOWN:
             # Its save may have been sent just before, and have no place in the room yet.
             partition = await self._directory.partition_of(event.room_id)
-            await self._lanes.wait_until_written(partition, shard_id, self._load_timeout_s)
+            await self._streams.wait_until_written(partition, shard_id, self._load_timeout_s)
             deletion = await self._deletes.message(
                 event.message_id, None, room_id=event.room_id, db_key=db_key
             )
@@ -176,12 +179,14 @@ class HostEvents:
         try:
             return await self._directory.find_room(room_id, partition, with_awaited=True)
         except ServiceUnavailable:
-            # A room is created from Redis alone while MySQL is away; the procedure does not overwrite another's row.
+            # A room is created from Redis alone while MySQL is away; the procedure does not
+            # overwrite another's row.
             return None
 
     async def _shard_of(self, kind: str, event: Event, data: dict[str, Any]) -> int:
-        """The room's, else the account's in the mapping table, else the sender's, else the default one. Rows in any
-        other shard would be found by nobody. Raises BadEvent for a number that is none of a shard, or another's."""
+        """The room's, else the account's in the mapping table, else the sender's, else the default
+        one. Rows in any other shard would be found by nobody. Raises BadEvent for a number that is
+        none of a shard, or another's."""
         given = data.get("shard_id") or 0
         if (
             isinstance(given, bool)
@@ -198,7 +203,8 @@ class HostEvents:
             partition = await self._directory.partition_of(event.room_id)
             room = await self._directory.find_room(event.room_id, partition, with_awaited=True)
             if room is not None and room.owner.db_key != db_key:
-                # The event is refused as another account's: a save by its consumer, who looks at the room's own shard.
+                # The event is refused as another account's: a save by its consumer, who looks at
+                # the room's own shard.
                 return room.owner.shard_id or given or self._default_shard_id
             known = room.owner.shard_id if room is not None else 0
         except ServiceUnavailable as outage:

@@ -1,10 +1,11 @@
 """Finds a shard database that came back older, and writes again what Redis has of what it lost.
 
-Each shard has a mark for each event stream: how far the stream is written. It is raised with every batch, or right
-after it, before the batch is acknowledged in Redis, which keeps the mark too. A database whose mark is below the one in
-Redis was put back to an earlier time (a dump, a replica that was behind). Replication and dumps keep the order of
-commits: where a mark is there, everything before it is. The mark of such a database stays where it is until everything
-is queued again: a restore that an outage ends is begun again, and passes over rooms whose events still wait.
+Each shard has a mark for each event stream: how far the stream is written. It is raised with every
+batch, or right after it, before the batch is acknowledged in Redis, which keeps the mark too. A
+database whose mark is below the one in Redis was put back to an earlier time (a dump, a replica
+that was behind). Replication and dumps keep the order of commits: where a mark is there, everything
+before it is. The mark of such a database stays where it is until everything is queued again: a
+restore that an outage ends is begun again, and passes over rooms whose events still wait.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from typing import Any, NamedTuple
 from base_server.service.cache.cache_client import CacheClient
 from base_server.service.core.errors import ServiceUnavailable
 from base_server.service.core.logger import Logger
-from base_server.service.queue.lanes import Lane
+from base_server.service.queue.event_stream import EventStream
 from base_server.service.queue.message_queue import QueueEntry
 from base_server.service.queue.queue_service import QueueService
 from base_server.service.redis_client.redis_errors import CacheCommandError
@@ -52,7 +53,8 @@ from base_server.template.chat.settings import ChatSettings
 _COUNTER_BITS = 20
 _REPORT_TTL_S = 7 * 86_400
 _EVENTS_A_CALL = 100
-# As drop_foreign in lua/_prelude.lua: anything else in a window was pushed there by a host itself, and has no seq.
+# As drop_foreign in lua/_prelude.lua: anything else in a window was pushed there by a host itself,
+# and has no seq.
 _OURS = re.compile(r'x|\{"message_id":"[^"]+","room_id":"[^"]+","seq":[0-9]+,')
 _MESSAGE_FIELDS = ("message_id", "sender_type", "content", "parent_message_id", "metadata")
 _ROOM_FIELDS = (
@@ -78,11 +80,13 @@ def mark_of(entry_id: str) -> int:
 
 @dataclass(frozen=True)
 class OlderShard:
-    """A database that was found older: what it knew and what Redis knew (times), and what became of the difference.
+    """A database that was found older: what it knew and what Redis knew (times), and what became of
+    the difference.
 
-    ``lost``: room → the seqs that neither the database nor Redis has, as text. What was in no room of Redis any more
-    is not in it: nobody knows it. ``last_event``: of those that are written again, '' for none; None while they are
-    still being queued. ``left``: rooms that are damaged in Redis, of which nothing is written again."""
+    ``lost``: room → the seqs that neither the database nor Redis has, as text. What was in no room
+    of Redis any more is not in it: nobody knows it. ``last_event``: of those that are written
+    again, '' for none; None while they are still being queued. ``left``: rooms that are damaged in
+    Redis, of which nothing is written again."""
 
     shard_id: int
     partition: int
@@ -113,8 +117,8 @@ class OlderShard:
 
 
 class OlderShards:
-    """What any process found, kept in Redis for seven days. It is an alarm until everything that Redis had is in the
-    database again, and until an operator has acknowledged what neither has."""
+    """What any process found, kept in Redis for seven days. It is an alarm until everything that
+    Redis had is in the database again, and until an operator has acknowledged what neither has."""
 
     def __init__(self, cache: CacheClient) -> None:
         self._cache = cache
@@ -147,7 +151,8 @@ class OlderShards:
         """Those of :meth:`reports` that somebody must know of now."""
         found = await self.reports(shard_ids)
         marks = [
-            ("HGET", self._keys.lane_mark(each.shard_id, each.partition), "saved") for each in found
+            ("HGET", self._keys.backlog_watermark(each.shard_id, each.partition), "saved")
+            for each in found
         ]
         saved = await self._cache.execute_many(marks) if marks else []
         return [
@@ -157,8 +162,8 @@ class OlderShards:
         ]
 
     async def acknowledge(self, shard_id: int) -> list[OlderShard]:
-        """An operator knows what the shard has lost: forget it. Returns what was forgotten; what is not written again
-        yet stays an alarm until it is."""
+        """An operator knows what the shard has lost: forget it. Returns what was forgotten; what is
+        not written again yet stays an alarm until it is."""
         found = await self.reports([shard_id])
         for each in found:
             await self.add(replace(each, lost={}, left=[]))
@@ -166,8 +171,8 @@ class OlderShards:
 
 
 class _Restored(NamedTuple):
-    """What a restore has done for a room so far, as it is noted in Redis. ``first_event``: the first that was queued
-    when the room was last compared, '' for none."""
+    """What a restore has done for a room so far, as it is noted in Redis. ``first_event``: the
+    first that was queued when the room was last compared, '' for none."""
 
     queued: int = 0
     lost: int = 0
@@ -185,7 +190,7 @@ class ShardMarks:
         cache: CacheClient,
         settings: ChatSettings,
     ) -> None:
-        self._progress: Callable[[Lane], None] = lambda _: None
+        self._progress: Callable[[EventStream], None] = lambda _: None
         self._queue = queue
         self._database = database
         self._cache = cache
@@ -193,90 +198,101 @@ class ShardMarks:
         self._keys = ChatKeys(cache)
         self._older = OlderShards(cache)
 
-    def on_progress(self, progress: Callable[[Lane], None]) -> None:
+    def on_progress(self, progress: Callable[[EventStream], None]) -> None:
         """Call this whenever a restore got any further."""
         self._progress = progress
 
     async def alarms(self) -> list[OlderShard]:
-        """The shards that came back older, found by any process, as long as an operator should know."""
+        """The shards that came back older, found by any process, as long as an operator should
+        know."""
         return await self._older.alarms(
-            sorted({int(lane.name) for lane in self._queue.lanes(QUEUE_NAME)})
+            sorted({int(stream.name) for stream in self._queue.streams(QUEUE_NAME)})
         )
 
     @staticmethod
-    def raised(lane: Lane, known: str, last: str) -> tuple[int, int, int]:
-        """What a procedure takes to raise the lane's mark to the event ``last``; ``known`` as in :meth:`advance`."""
-        return lane.partition, mark_of(known), mark_of(last)
+    def raised(stream: EventStream, known: str, last: str) -> tuple[int, int, int]:
+        """What a procedure takes to raise the stream's mark to the event ``last``; ``known`` as in
+        :meth:`advance`."""
+        return stream.partition, mark_of(known), mark_of(last)
 
     async def advance(
-        self, lane: Lane, known: str, last: str, mark: int | None = None
+        self, stream: EventStream, known: str, last: str, mark: int | None = None
     ) -> int | None:
-        """A batch up to the event ``last`` is in the database. ``known``: the last one written before, as Redis knew it
-        when the batch was read. ``mark``: what the database answered, if the mark was raised together with the batch.
-        Returns the mark of a database that came back older, else None. The caller holds the lane."""
+        """A batch up to the event ``last`` is in the database. ``known``: the last one written
+        before, as Redis knew it when the batch was read. ``mark``: what the database answered, if
+        the mark was raised together with the batch. Returns the mark of a database that came back
+        older, else None. The caller holds the stream."""
         if mark is None:
-            mark = await self._raise(lane, mark_of(known), mark_of(last))
+            mark = await self._raise(stream, mark_of(known), mark_of(last))
         return mark if mark < mark_of(known) else None
 
-    async def restore(self, lane: Lane, mark: int, known: str, last: str) -> None:
-        """Queue again what the database lacks, after :meth:`advance` said so. The caller holds the lane, and has
-        settled its batch, without trimming windows: what they have may be nowhere else."""
-        await self._restore(lane, mark, mark_of(known))
-        # What was lost is in the lane now, or said: from here on the database is as far as Redis.
-        await self._raise(lane, 0, max(mark_of(known), mark_of(last)))
+    async def restore(self, stream: EventStream, mark: int, known: str, last: str) -> None:
+        """Queue again what the database lacks, after :meth:`advance` said so. The caller holds the
+        stream, and has settled its batch, without trimming windows: what they have may be nowhere
+        else."""
+        await self._restore(stream, mark, mark_of(known))
+        # What was lost is in the stream now, or said: from here on the database is as far as Redis.
+        await self._raise(stream, 0, max(mark_of(known), mark_of(last)))
         await self._cache.execute(
-            "DEL", self._keys.restored_rooms(int(lane.name), mark, lane.partition)
+            "DEL", self._keys.restored_rooms(int(stream.name), mark, stream.partition)
         )
 
     async def check(self, shard_ids: Iterable[int]) -> None:
-        """Compare all marks; lanes in which nothing happens too. A shard that is away is not looked at."""
+        """Compare all marks; streams in which nothing happens too. A shard that is away is not
+        looked at."""
         for shard_id in shard_ids:
             try:
                 marks = await self._marks(shard_id)
             except ServiceUnavailable:
                 continue
-            lanes = [lane for lane in self._queue.lanes(QUEUE_NAME) if lane.name == str(shard_id)]
+            streams = [
+                stream for stream in self._queue.streams(QUEUE_NAME) if stream.name == str(shard_id)
+            ]
             known = await self._cache.ask_partitions(
-                [lane.partition for lane in lanes], self._saved_in(shard_id)
+                [stream.partition for stream in streams], self._saved_in(shard_id)
             )
-            for lane in lanes:
-                saved = known.get(lane.partition)
-                if saved and marks.get(lane.partition, 0) < mark_of(saved):
-                    await self.check_lane(shard_id, lane.partition)
+            for stream in streams:
+                saved = known.get(stream.partition)
+                if saved and marks.get(stream.partition, 0) < mark_of(saved):
+                    await self.check_stream(shard_id, stream.partition)
 
-    async def check_lane(self, shard_id: int, partition: int) -> None:
-        """Compare one mark; where it is too low, with everybody else kept from the lane. Raises ServiceUnavailable."""
-        lane = self._queue.lane(QUEUE_NAME, partition, str(shard_id))
+    async def check_stream(self, shard_id: int, partition: int) -> None:
+        """Compare one mark; where it is too low, with everybody else kept from the stream. Raises
+        ServiceUnavailable."""
+        stream = self._queue.stream(QUEUE_NAME, partition, str(shard_id))
         known = mark_of(await self._saved_in(shard_id)(partition) or "")
         # Read, not raised: a shard that takes no writes now is no reason not to load from it.
         if not known or (await self._marks(shard_id)).get(partition, 0) >= known:
             return
-        async with self._queue.holding(lane, self._settings.lock_timeout_s):
+        async with self._queue.holding(stream, self._settings.lock_timeout_s):
             # Read again: another process may have found it first.
             saved = await self._saved_in(shard_id)(partition) or ""
-            if saved and (mark := await self.advance(lane, saved, saved)) is not None:
-                await self.restore(lane, mark, saved, saved)
+            if saved and (mark := await self.advance(stream, saved, saved)) is not None:
+                await self.restore(stream, mark, saved, saved)
 
     def _saved_in(self, shard_id: int) -> Callable[[int], Awaitable[str | None]]:
-        """By partition: the last event of its stream that Redis knows to be in the shard's database."""
-        return lambda p: self._cache.execute("HGET", self._keys.lane_mark(shard_id, p), "saved")
+        """By partition: the last event of its stream that Redis knows to be in the shard's
+        database."""
+        return lambda p: self._cache.execute(
+            "HGET", self._keys.backlog_watermark(shard_id, p), "saved"
+        )
 
     async def _marks(self, shard_id: int) -> dict[int, int]:
         """By stream: the partition."""
         rows = await self._database.call_shard_procedure(shard_id, "fp_stream_marks_get", ())
         return {int(row["stream"]): int(row["mark"]) for row in rows}
 
-    async def _raise(self, lane: Lane, known: int, mark: int) -> int:
-        rows = await self._call(lane, "fp_stream_mark_raise", lane.partition, known, mark)
+    async def _raise(self, stream: EventStream, known: int, mark: int) -> int:
+        rows = await self._call(stream, "fp_stream_mark_raise", stream.partition, known, mark)
         return int(rows[0]["mark"])
 
-    async def _restore(self, lane: Lane, mark: int, known: int) -> None:
+    async def _restore(self, stream: EventStream, mark: int, known: int) -> None:
         database_until, known_until = (iso_of_ms(value >> _COUNTER_BITS) for value in (mark, known))
         # What an earlier restore could not bring back is still to be acknowledged.
-        earlier = await self._older.find(int(lane.name), lane.partition)
+        earlier = await self._older.find(int(stream.name), stream.partition)
         found = OlderShard(
-            int(lane.name),
-            lane.partition,
+            int(stream.name),
+            stream.partition,
             database_until,
             known_until,
             0,
@@ -284,27 +300,27 @@ class ShardMarks:
             None,
         )
         await self._older.add(found)
-        pattern = self._keys.room_record("*", lane.partition)
+        pattern = self._keys.room_record("*", stream.partition)
         begin = len(pattern) - 1
-        done_key = self._keys.restored_rooms(int(lane.name), mark, lane.partition)
+        done_key = self._keys.restored_rooms(int(stream.name), mark, stream.partition)
         names = sorted(await self._cache.scan(pattern))
         rooms = [name[begin:] for name in names]
         done = {
             room_id: _Restored(*json.loads(text))
             for room_id, text in (await self._hash(done_key)).items()
         }
-        dead, left = await self._dead_letters(lane), []
+        dead, left = await self._dead_letters(stream), []
         for room_id in rooms:
             before = done.get(room_id, _Restored())
-            # Compared again, however often: a database that is put back once more has lost what was written again.
-            # Only what still waits is not queued a second time.
-            if before.first_event and await self._waits(lane, before.first_event):
+            # Compared again, however often: a database that is put back once more has lost what was
+            # written again. Only what still waits is not queued a second time.
+            if before.first_event and await self._waits(stream, before.first_event):
                 continue
             try:
-                events, is_new, missing = await self._lost_events(lane, room_id)
+                events, is_new, missing = await self._lost_events(stream, room_id)
                 if room_id in dead:
                     events = _before_dead_letters(events, dead[room_id])
-                first_event = await self._queue_again(lane, room_id, events, is_new)
+                first_event = await self._queue_again(stream, room_id, events, is_new)
             except (ValueError, LookupError, TypeError, CacheCommandError) as error:
                 # One damaged room must not keep the others from being written again.
                 Logger.error(
@@ -319,7 +335,7 @@ class ShardMarks:
                 ("EXPIRE", done_key, _REPORT_TTL_S),
             )
             await self._cache.execute_many(note)
-            self._progress(lane)
+            self._progress(stream)
         written = sum(room.queued for room in done.values())
         lost = {room_id: room.lost_seqs for room_id, room in done.items() if room.lost_seqs}
         # Once for a restore, however often it was begun.
@@ -327,8 +343,8 @@ class ShardMarks:
         EVENTS_WRITTEN_AGAIN.add(amount=written)
         if lost:
             MESSAGES_LOST.add(amount=sum(room.lost for room in done.values()))
-        # The lane's newest event now is none before the last that was queued here.
-        last_event = await self._queue.last_entry(lane) if written else None
+        # The stream's newest event now is none before the last that was queued here.
+        last_event = await self._queue.last_entry(stream) if written else None
         found = replace(
             found,
             written_again=written,
@@ -339,13 +355,13 @@ class ShardMarks:
         Logger.error("a shard database came back older", **vars(found))
         await self._older.add(found)
 
-    async def _waits(self, lane: Lane, entry_id: str) -> bool:
-        return bool(await self._cache.execute("XRANGE", lane.stream_key, entry_id, entry_id))
+    async def _waits(self, stream: EventStream, entry_id: str) -> bool:
+        return bool(await self._cache.execute("XRANGE", stream.key, entry_id, entry_id))
 
-    async def _dead_letters(self, lane: Lane) -> dict[str, set[tuple[str, str]]]:
+    async def _dead_letters(self, stream: EventStream) -> dict[str, set[tuple[str, str]]]:
         """Which rooms have dead letters, and of what: kind and id of message or room."""
         found: dict[str, set[tuple[str, str]]] = {}
-        for letter in await self._queue.dead_letters_of(lane):
+        for letter in await self._queue.dead_letters_of(stream):
             with suppress(BadEvent):
                 event = read_event(QueueEntry(letter.entry_id, letter.fields))
                 found.setdefault(letter.group, set()).add(
@@ -361,26 +377,28 @@ class ShardMarks:
             else dict(zip(fields[::2], fields[1::2], strict=True))
         )
 
-    async def _lost_events(self, lane: Lane, room_id: str) -> tuple[list[list[str]], bool, range]:
-        """The fields of the room's events that the database lacks; whether it lacks the room itself; and which seqs
-        nobody has."""
-        keys, p = self._keys, lane.partition
+    async def _lost_events(
+        self, stream: EventStream, room_id: str
+    ) -> tuple[list[list[str]], bool, range]:
+        """The fields of the room's events that the database lacks; whether it lacks the room
+        itself; and which seqs nobody has."""
+        keys, p = self._keys, stream.partition
         record = dict(zip(_ROOM_FIELDS, await self._cache.execute(
             "HMGET", keys.room_record(room_id, p), *_ROOM_FIELDS), strict=True))  # fmt: skip
-        rows = await self._call(lane, "fp_chat_room_get", room_id)
+        rows = await self._call(stream, "fp_chat_room_get", room_id)
         row = rows[0] if rows else None
         if record["owner"] is None or (
             row is not None and int(row["account_db_key"]) != int(record["owner"])
         ):
             return [], False, range(0)
-        make = _EventMaker(room_id, record, lane)
+        make = _EventMaker(room_id, record, stream)
         if record["gone"]:
             deletes = (
                 [make.event(ROOM_DELETE, room_id)] if row is not None and not row["deleted"] else []
             )
             return deletes, False, range(0)
         if (
-            record["shard"] != lane.name
+            record["shard"] != stream.name
             or record["next_seq"] is None
             or (row is not None and row["deleted"])
         ):
@@ -389,7 +407,7 @@ class ShardMarks:
         items = [item for item in window if _OURS.match(item)]
         floor = int(record["floor"])
         stored = await self._call(
-            lane, "fp_chat_window_get", room_id, len(items) + self._settings.window
+            stream, "fp_chat_window_get", room_id, len(items) + self._settings.window
         )
         events = []
         if row is None:
@@ -409,11 +427,11 @@ class ShardMarks:
         )
         missing = range(0)
         if record["older"] != "0" and floor > 1:
-            # Tombstones count: what was deleted is not lost. Where a whole window's length of rows is missing, the rest
-            # is looked for among what clients see.
+            # Tombstones count: what was deleted is not lost. Where a whole window's length of rows
+            # is missing, the rest is looked for among what clients see.
             below = [int(row["seq"]) for row in stored if int(row["seq"]) < floor]
             if not below:
-                visible = await self._call(lane, "fp_chat_messages_get", room_id, floor, 1)
+                visible = await self._call(stream, "fp_chat_messages_get", room_id, floor, 1)
                 below = [int(row["seq"]) for row in visible]
             missing = range(max(below, default=0) + 1, floor)
         return events, row is None, missing
@@ -459,7 +477,8 @@ class ShardMarks:
     async def _request_of(
         self, account_id: str, partition: int, room_id: str
     ) -> tuple[str | None, str | None]:
-        """The client_request_id that made the room, and its hash, where the account's list still has them."""
+        """The client_request_id that made the room, and its hash, where the account's list still
+        has them."""
         for name, value in (
             await self._hash(self._keys.account_record(account_id, partition))
         ).items():
@@ -469,16 +488,17 @@ class ShardMarks:
         return None, None
 
     async def _queue_again(
-        self, lane: Lane, room_id: str, events: list[list[str]], is_new: bool
+        self, stream: EventStream, room_id: str, events: list[list[str]], is_new: bool
     ) -> str:
-        """Returns the first event that was queued, '' for none. In order: while it waits, so do the others."""
-        keys, p = self._keys, lane.partition
+        """Returns the first event that was queued, '' for none. In order: while it waits, so do the
+        others."""
+        keys, p = self._keys, stream.partition
         account = await self._cache.execute("HGET", keys.room_record(room_id, p), "account") or ""
         script_keys = [
             keys.room_record(room_id, p),
             keys.messages(room_id, p),
             keys.room(room_id, p),
-            lane.stream_key,
+            stream.key,
         ]
         script_keys += [
             keys.account_record(account, p),
@@ -497,15 +517,16 @@ class ShardMarks:
             first_event = first_event or first
         return first_event
 
-    async def _call(self, lane: Lane, procedure: str, *params: object) -> list[Row]:
-        return await self._database.call_shard_procedure(int(lane.name), procedure, params)
+    async def _call(self, stream: EventStream, procedure: str, *params: object) -> list[Row]:
+        return await self._database.call_shard_procedure(int(stream.name), procedure, params)
 
 
 def _before_dead_letters(
     events: Sequence[list[str]], dead: Set[tuple[str, str]]
 ) -> list[list[str]]:
-    """Events of a room that has dead letters, without those that are dead letters: they were written before them. They
-    do not wait for the dead letters (``was``), and where one is refused itself, a replay puts it back before them."""
+    """Events of a room that has dead letters, without those that are dead letters: they were
+    written before them. They do not wait for the dead letters (``was``), and where one is refused
+    itself, a replay puts it back before them."""
     alive = [words for words in events if (words[3], words[1]) not in dead]
     return [[*words, "was", f"0-{place}"] for place, words in enumerate(alive, start=1)]
 
@@ -515,16 +536,17 @@ def _is_written(found: OlderShard, saved: str) -> bool:
 
 
 class _EventMaker:
-    """Events of one room as the scripts queue them: fields and values, without what restore_room.lua adds."""
+    """Events of one room as the scripts queue them: fields and values, without what
+    restore_room.lua adds."""
 
-    def __init__(self, room_id: str, record: dict[str, Any], lane: Lane) -> None:
+    def __init__(self, room_id: str, record: dict[str, Any], stream: EventStream) -> None:
         self.room_id = room_id
         self._record = record
         self._whose = {
             "room_id": room_id,
             "account_id": record["account"] or "",
             "account_db_key": int(record["owner"]),
-            "shard_id": int(lane.name),
+            "shard_id": int(stream.name),
         }
 
     def event(

@@ -61,7 +61,7 @@ class ReplyRepository(ScriptRunner):
             caller,
             room_id,
             [
-                *reply_keys(self._keys, self._lanes, ReplyRef(caller, room_id, reply_id, 0)),
+                *reply_keys(self._keys, self._streams, ReplyRef(caller, room_id, reply_id, 0)),
                 self._keys.epoch(caller.partition),
             ],
             [

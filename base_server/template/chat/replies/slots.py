@@ -17,7 +17,7 @@ from base_server.template.chat.domain.caller import Caller
 from base_server.template.chat.domain.events import open_payload
 from base_server.template.chat.domain.message_format import spoken_of, tail, to_json
 from base_server.template.chat.domain.states import MessageState
-from base_server.template.chat.persistence.event_streams import ChatLanes
+from base_server.template.chat.persistence.event_streams import EventStreams
 from base_server.template.chat.replies.slot import ReplyRef, ReplySlot, parse_slot
 from base_server.template.chat.settings import ChatSettings
 
@@ -75,9 +75,9 @@ class OpenSlot:
 class ReplySlots:
     """One script an operation; each compares the turn's token, so that the first to end a reply wins."""
 
-    def __init__(self, cache: CacheClient, lanes: ChatLanes, settings: ChatSettings) -> None:
+    def __init__(self, cache: CacheClient, streams: EventStreams, settings: ChatSettings) -> None:
         self._cache = cache
-        self._lanes = lanes
+        self._streams = streams
         self._settings = settings
         self._keys = ChatKeys(cache)
         self._lease_ms = round(settings.reply_lease_s * 1000)
@@ -241,7 +241,7 @@ class ReplySlots:
         process has it."""
         caller = turn.caller
         full = {"ai_persona": turn.persona, **metadata}
-        keys = reply_keys(self._keys, self._lanes, turn.place)
+        keys = reply_keys(self._keys, self._streams, turn.place)
         args = [
             turn.token,
             turn.room_id,
@@ -262,7 +262,7 @@ class ReplySlots:
         if answer[0] == Answer.WAIT:
             raise SlotLost
         if answer[0] == Answer.OK:
-            self._lanes.noticed(caller.partition, caller.shard_id, answer[2])
+            self._streams.noticed(caller.partition, caller.shard_id, answer[2])
             return Ended(answer[1], True, answer[3])
         return Ended(answer[1], False)
 
@@ -271,7 +271,10 @@ class ReplySlots:
         caller = turn.caller
         answer = await self._cache.run_script(
             SCRIPTS["stop_reply"],
-            [*reply_keys(self._keys, self._lanes, turn.place), self._keys.epoch(caller.partition)],
+            [
+                *reply_keys(self._keys, self._streams, turn.place),
+                self._keys.epoch(caller.partition),
+            ],
             [
                 "",
                 turn.room_id,
@@ -286,7 +289,7 @@ class ReplySlots:
         if answer[0] == Answer.WAIT:
             return None
         if answer[0] == Answer.OK:
-            self._lanes.noticed(caller.partition, caller.shard_id, answer[3])
+            self._streams.noticed(caller.partition, caller.shard_id, answer[3])
             return Ended(answer[1], True, answer[4])
         return Ended("", False)
 
@@ -405,13 +408,13 @@ class StreamBehind(Exception):
         self.length = length
 
 
-def reply_keys(keys: ChatKeys, lanes: ChatLanes, place: ReplyRef) -> list[str]:
+def reply_keys(keys: ChatKeys, streams: EventStreams, place: ReplyRef) -> list[str]:
     """How the KEYS of every script begin that ends a reply."""
     room_id, partition = place.room_id, place.caller.partition
     return [
         keys.room_record(room_id, partition),
         keys.messages(room_id, partition),
-        lanes.stream_key(partition, place.caller.shard_id),
+        streams.stream_key(partition, place.caller.shard_id),
         keys.news(partition),
         keys.leases(partition),
         keys.turns(room_id, partition),

@@ -110,7 +110,7 @@ class RoomRepository(ScriptRunner):
             keys.room_record(room_id, partition),
             keys.room(room_id, partition),
             keys.room_state(room_id, partition),
-            self._lane(caller),
+            self._stream(caller),
             keys.account_load(caller.account_id, partition),
             keys.room_load(room_id, partition),
         ]
@@ -126,7 +126,7 @@ class RoomRepository(ScriptRunner):
             request_hash,
             "",
             self._id_time(client_request_id),
-            self._lanes.max_backlog,
+            self._streams.max_backlog,
             self._settings.max_rooms_per_account,
             title_version,
             "",
@@ -256,7 +256,7 @@ class RoomRepository(ScriptRunner):
             operation_id := operation_id or self._keys.new_id(caller.partition),
             self._settings.max_dead_letters_per_room,
             _OPERATION_NOTE_MS,
-            self._lanes.max_backlog,
+            self._streams.max_backlog,
         ]
         note = self._keys.operation(operation_id, caller.partition)
         keys = [*self._room_keys(caller, room_id), self._held(caller), note]

@@ -1,4 +1,4 @@
-"""Draining a lane under its lock, for consumers that batch and settle by themselves."""
+"""Draining a stream under its lock, for consumers that batch and settle by themselves."""
 
 from __future__ import annotations
 
@@ -6,39 +6,39 @@ from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 
 from base_server.service.lock.lock_holder import HeldLock
-from base_server.service.queue.lane_store import LaneStore
-from base_server.service.queue.lanes import Lane
+from base_server.service.queue.event_stream import EventStream
 from base_server.service.queue.message_queue import QueueEntry
+from base_server.service.queue.stream_store import EventStreamStore
 
-DrainHandler = Callable[[Lane, list[QueueEntry]], Awaitable[object]]
-DrainBegin = Callable[[Lane], Awaitable[object]]
+DrainHandler = Callable[[EventStream, list[QueueEntry]], Awaitable[object]]
+DrainBegin = Callable[[EventStream], Awaitable[object]]
 
 
 async def drain(
-    store: LaneStore,
+    store: EventStreamStore,
     holding: AbstractAsyncContextManager[HeldLock | None],
-    lane: Lane,
+    stream: EventStream,
     handler: DrainHandler,
     *,
     batch: int,
     batch_bytes: int,
     begin: DrainBegin | None,
 ) -> int:
-    """See :meth:`QueueService.drain_lane`; ``holding``: the lane's lock."""
+    """See :meth:`QueueService.drain_stream`; ``holding``: the stream's lock."""
     handed = 0
     async with holding as held:
         if held is not None and begin is not None:
-            await begin(lane)
+            await begin(stream)
         before: list[str] = []
         while held is not None and not held.lost:
-            entries = await store.head(lane, batch, batch_bytes)
+            entries = await store.head(stream, batch, batch_bytes)
             ids = [entry.entry_id for entry in entries]
             if (
                 not ids or ids == before
             ):  # empty, or the handler took nothing away: it has its reasons
                 break
             handed += len(ids)
-            if await handler(lane, entries) is False:
+            if await handler(stream, entries) is False:
                 break
             before = ids
     return handed
