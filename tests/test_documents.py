@@ -105,6 +105,12 @@ def test_links_lead_somewhere(page: Path) -> None:
 
 
 @each_page
+def test_links_name_the_file_that_they_lead_to(page: Path) -> None:
+    links = re.findall(r"\[([\w.]+\.\w+)\]\(([^)#\s]+)\)", _prose(page))
+    assert not [(name, target) for name, target in links if Path(target).name != name]
+
+
+@each_page
 def test_files_that_are_named_exist(page: Path) -> None:
     """Names in backticks: from the root, or (in the chat's own words) a file or script of the chat.
 
