@@ -14,7 +14,7 @@ _HEAD = """# Configuration
 Printed from the settings classes by `make docs`. One JSON file per environment in [config/](../config), chosen by
 `--env LOCAL|DEBUG|PROD`, or `--config FILE`; what a file leaves out has the default below. An environment variable,
 written as in the second column (in any case), wins over the file. Lists and objects are given as JSON. An unknown
-key, a wrong type or a missing secret stops the start with one line that names the mend.
+key, a wrong type or a missing secret stops the start with one line that names the fix.
 
 ```sh
 .venv/bin/python -m application.manage --env PROD config check    # is it right, is anything in it doubtful

@@ -24,7 +24,7 @@ from .observability.health import HealthMonitor
 from .observability.metrics import Metrics
 from .observability.readiness import Phase
 from .templates import add_templates, create_session_store
-from .workers.context import WorkerSeat, WorkersHealth
+from .workers.context import WorkerContext, WorkersHealth
 
 if TYPE_CHECKING:
     from .observability.tracing import Tracing
@@ -38,14 +38,14 @@ class Server:
     """One server process. Making it connects to nothing; :meth:`run` is its whole life.
 
     The order of start, left backwards: listener (answers "starting") → services → templates. Ready when the AI models
-    are, too. With a ``seat`` among workers the listener comes last: others serve meanwhile.
+    are, too. Of a ``worker`` the listener comes last: others serve meanwhile.
     """
 
     def __init__(
         self,
         settings: ServerSettings,
         context: TemplateContext | None = None,
-        seat: WorkerSeat | None = None,
+        worker: WorkerContext | None = None,
     ) -> None:
         self._settings = settings
         self._context = context or TemplateContext.get_instance()
@@ -55,15 +55,15 @@ class Server:
         self._durability = DurabilityWatch(self._container)
         self._health = HealthMonitor(self._container, self._context, self._durability)
         self._hurried = asyncio.Event()
-        self._seat = seat
+        self._worker = worker
         self._is_retired = False
         net = settings.netConfig
-        of_workers = (seat.board.processes, seat.number) if seat else ()
+        of_workers = (worker.heartbeats.processes, worker.number) if worker else ()
         self._metrics = metrics = Metrics(self._container.queue, *of_workers)
         service = TemplateService(
             sessions, status_for_errors=net.http_status_for_errors, observe=metrics.observe
         )
-        report = WorkersHealth(self._health, seat) if seat else self._health
+        report = WorkersHealth(self._health, worker) if worker else self._health
         app = build_app(net, self._context, service, report, metrics, lambda: not self.is_starting)
         self._tracing = _tracing(net.traces_endpoint)
         if self._tracing is not None:
@@ -99,7 +99,7 @@ class Server:
             life.callback(self._context.clear)
             if self._tracing is not None:
                 await life.enter_async_context(self._tracing.installed())
-            if self._seat is None:
+            if self._worker is None:
                 await self._open(life)
             await life.enter_async_context(self._services())
             await self._durability.start()
@@ -109,25 +109,25 @@ class Server:
             # Seconds of CPU, which the first send would pay for, and every request that is served at that moment.
             await self._container.ai.wait_until_ready()
             self._health.phase = Phase.READY
-            if self._seat is not None:
+            if self._worker is not None:
                 await life.enter_async_context(
-                    self._seat.posting(self._health, self._container.tasks, self._metrics.flush)
+                    self._worker.beating(self._health, self._container.tasks, self._metrics.flush)
                 )
                 await self._open(life)
             on_ready(self._listeners[0].url)
             await stop.wait()
             Logger.info("server drains", retired=self._is_retired)
             self._health.phase = Phase.DRAINING
-            if self._seat is not None:
-                self._seat.post(await self._health.readiness())
+            if self._worker is not None:
+                self._worker.beat(await self._health.readiness())
             await self._quiet_and_drain()
-            # Requests end before what they need; the exit stack finds the doors closed.
+            # Requests end before what they need; the exit stack finds the listening sockets closed.
             for listener in self._listeners:
                 await listener.close()
         Logger.info("server stopped")
 
     def _listener(self, app: web.Application, port: int, key: str) -> Listener:
-        sockets = self._seat.sockets[key] if self._seat else ()
+        sockets = self._worker.sockets[key] if self._worker else ()
         return Listener(app, self._settings.netConfig.host, port, key=key, sockets=sockets)
 
     async def _open(self, life: AsyncExitStack) -> None:

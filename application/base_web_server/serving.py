@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from .config.loading import ServerSettings
 
 if TYPE_CHECKING:
-    from .workers.context import WorkerSeat
+    from .workers.context import WorkerContext
 
 _STDIN = 0
 _SETTLED_S = 10.0
@@ -21,7 +21,7 @@ _SETTLED_S = 10.0
 
 
 async def serve(
-    settings: ServerSettings, on_ready: Callable[[str], None], seat: WorkerSeat | None = None
+    settings: ServerSettings, on_ready: Callable[[str], None], worker: WorkerContext | None = None
 ) -> None:
     """Serve until SIGTERM, SIGINT or SIGHUP; a second one does not wait for what runs. During the start one is enough.
 
@@ -31,7 +31,7 @@ async def serve(
     """
     from .lifecycle import Server  # noqa: PLC0415 - after the configuration is known good
 
-    server = Server(settings, seat=seat)
+    server = Server(settings, worker=worker)
     stop = asyncio.Event()
     running = asyncio.current_task()
     loop = asyncio.get_running_loop()
@@ -59,7 +59,7 @@ async def serve(
         loop.add_signal_handler(number, on_signal)
     if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
         loop.add_signal_handler(signal.SIGHUP, on_signal)
-    if seat is not None:
+    if worker is not None:
         loop.add_reader(_STDIN, on_input)
     await server.run(stop, ready)
 

@@ -18,7 +18,7 @@ from base_server.template.chat.cache.keys import NEWS
 
 from ..base_web_server.config.loading import ServerSettings
 from .finding import Finding, Level
-from .mends import MEND_OLDER_SHARD, MEND_REDIS, mend_database, split_mend
+from .fixes import FIX_OLDER_SHARD, FIX_REDIS, database_fix, split_fix
 from .operating import Operating, operating
 
 _CLOCK_NOTE_S, _CLOCK_BAD_S = 1.0, 30.0
@@ -48,15 +48,15 @@ def _database(
     report: DatabaseReport, env: str, asked_s: float, kind: str, partitions: int
 ) -> Iterator[Finding]:
     if report.status is None:
-        mend = mend_database(report.outage, kind, env)
-        yield Finding(report.name, Level.BAD, f"cannot be used: {report.outage}", mend)
+        fix = database_fix(report.outage, kind, env)
+        yield Finding(report.name, Level.BAD, f"cannot be used: {report.outage}", fix)
         return
     if not report.status.is_current:
-        mend = f"python -m application.manage --env {env} db apply"
+        fix = f"python -m application.manage --env {env} db apply"
         try:
-            report.status.refuse_mistakes(command=mend)
+            report.status.refuse_mistakes(command=fix)
         except StartError as mistake:
-            mend = str(mistake)
+            fix = str(mistake)
         else:
             if kind == "sqlite":
                 yield Finding(
@@ -65,7 +65,7 @@ def _database(
                     f"{report.label} will be brought up to date at the next start",
                 )
                 return
-        yield Finding(report.name, Level.BAD, f"{report.label}: its scripts are not current", mend)
+        yield Finding(report.name, Level.BAD, f"{report.label}: its scripts are not current", fix)
         return
     yield Finding(report.name, Level.GOOD, f"{report.label} answers, its scripts are current")
     version = report.facts.get("version", "")
@@ -100,27 +100,27 @@ async def check_redis(settings: ServerSettings) -> list[Finding]:
             findings += await _queues(tools, settings.templateConfig.env)
             shard_ids = [shard.shard_id for shard in settings.databaseConfig.shards]
             alarms = await tools.older_shards.alarms(shard_ids)
-            findings += [Finding("shard", Level.BAD, str(found), MEND_OLDER_SHARD) if found in alarms
-                         else Finding("shard", Level.DOUBTFUL, f"{found}: that is done", MEND_OLDER_SHARD)
+            findings += [Finding("shard", Level.BAD, str(found), FIX_OLDER_SHARD) if found in alarms
+                         else Finding("shard", Level.DOUBTFUL, f"{found}: that is done", FIX_OLDER_SHARD)
                          for found in await tools.older_shards.reports(shard_ids)]  # fmt: skip
             return findings
     except StartError as error:
-        return [Finding("redis", Level.BAD, *split_mend(error))]
+        return [Finding("redis", Level.BAD, *split_fix(error))]
     except ServiceError as error:
-        return [Finding("redis", Level.BAD, " ".join(str(error).split()), MEND_REDIS)]
+        return [Finding("redis", Level.BAD, " ".join(str(error).split()), FIX_REDIS)]
 
 
 async def _worth(tools: Operating, settings: ServerSettings) -> list[Finding]:
     worth = await tools.cache.durability()
     product, _, number = worth.settings["version"].partition(" ")
-    level, mend = Level.GOOD if worth.safe else Level.DOUBTFUL, ""
+    level, fix = Level.GOOD if worth.safe else Level.DOUBTFUL, ""
     if not worth.safe:
-        mend = "CONFIG SET appendonly yes, maxmemory-policy noeviction, and the same in its configuration file"
+        fix = "CONFIG SET appendonly yes, maxmemory-policy noeviction, and the same in its configuration file"
         if settings.templateConfig.env == "PROD" and not settings.cacheConfig.accept_volatile:
             level = Level.BAD
     return [
         _version("redis", product, number, _OLDEST_REDIS),
-        Finding("redis", level, worth.sentence, mend),
+        Finding("redis", level, worth.sentence, fix),
     ]
 
 
@@ -139,10 +139,10 @@ def _memory_of(node: str, info: str) -> Finding:
         else f"{used >> 20} MiB used, no limit set"
     )
     if limit and used > 0.8 * limit:
-        mend = (
+        fix = (
             "raise maxmemory (embedded: cacheConfig.maxmemory_mb): at the limit writes are refused"
         )
-        return Finding(what, Level.DOUBTFUL, text, mend)
+        return Finding(what, Level.DOUBTFUL, text, fix)
     return Finding(what, Level.GOOD, text)
 
 
@@ -150,9 +150,9 @@ async def _epochs(tools: Operating) -> Finding:
     """Every partition must have adopted this run of Redis: a connection does it before it serves anything."""
     epochs = await tools.cache.epochs()
     if wrong := sum(not is_of_this_run for _, is_of_this_run in epochs):
-        mend = "look for a server that speaks to another Redis under the same address; restart the servers"
+        fix = "look for a server that speaks to another Redis under the same address; restart the servers"
         return Finding(
-            "partitions", Level.BAD, f"{wrong} of {len(epochs)} are of another Redis run", mend
+            "partitions", Level.BAD, f"{wrong} of {len(epochs)} are of another Redis run", fix
         )
     highest = max(epoch for epoch, _ in epochs)
     return Finding(
@@ -175,12 +175,12 @@ async def _global_mark(tools: Operating, settings: ServerSettings) -> list[Findi
         return []
     finally:
         await database.close()
-    mend = "bring back a newer copy of it, or accept the loss: this is reported for a day"
+    fix = "bring back a newer copy of it, or accept the loss: this is reported for a day"
     if stored["number"] < known.number or (known.account and not stored["account_known"]):
         text = "it is older than Redis knows it: acknowledged signups and logouts are lost"
-        return [Finding("mark:global", Level.BAD, text, mend)]
+        return [Finding("mark:global", Level.BAD, text, fix)]
     if known.older is not None and known.older.is_recent:
-        return [Finding("mark:global", Level.BAD, str(known.older), mend)]
+        return [Finding("mark:global", Level.BAD, str(known.older), fix)]
     return [
         Finding(
             "mark:global",
@@ -200,8 +200,8 @@ async def _signals(tools: Operating, user: str) -> Finding:
             await heard.wait()
     except (CacheCommandError, TimeoutError):
         text = "signals between processes do not arrive: streams read in another process than their reply's lag behind"
-        mend = f"give its user the channels: ACL SETUSER {user} '&{tools.cache.channels(NEWS)}', then ACL SAVE"
-        return Finding("signals", Level.DOUBTFUL, text, mend)
+        fix = f"give its user the channels: ACL SETUSER {user} '&{tools.cache.channels(NEWS)}', then ACL SAVE"
+        return Finding("signals", Level.DOUBTFUL, text, fix)
     return Finding("signals", Level.GOOD, "one sent to itself arrives")
 
 
@@ -212,9 +212,9 @@ async def _queues(tools: Operating, env: str) -> list[Finding]:
         text = f"{numbers['waiting']} waiting, the oldest for {numbers['oldest_age_s']:.0f} s"
         findings.append(Finding(f"queue {name}", Level.GOOD, text))
         if numbers["dead"]:
-            mend = f"python -m application.manage --env {env} dlq list --queue {name}; then dlq replay or dlq drop"
+            fix = f"python -m application.manage --env {env} dlq list --queue {name}; then dlq replay or dlq drop"
             findings.append(
-                Finding(f"queue {name}", Level.DOUBTFUL, f"{numbers['dead']} dead letters", mend)
+                Finding(f"queue {name}", Level.DOUBTFUL, f"{numbers['dead']} dead letters", fix)
             )
     return findings
 
@@ -224,8 +224,8 @@ def _version(what: str, product: str, version: str, oldest: tuple[int, int]) -> 
         int(part) for part in version.partition("-")[0].split(".")[:2] if part.isdigit()
     )
     if len(numbers) == 2 and numbers < oldest:
-        mend = f"{product} {oldest[0]}.{oldest[1]} or newer is needed"
-        return Finding(what, Level.BAD, f"{product} {version} is too old", mend)
+        fix = f"{product} {oldest[0]}.{oldest[1]} or newer is needed"
+        return Finding(what, Level.BAD, f"{product} {version} is too old", fix)
     return Finding(what, Level.GOOD, f"{product} {version}")
 
 

@@ -15,7 +15,7 @@ from base_server.service.service_container import SCRIPTS_FOLDER
 from base_server.template.chat.persistence.shard_marks import OlderShard
 
 from ..base_web_server.config.loading import ServerSettings
-from .mends import mend_database
+from .fixes import database_fix
 from .operating import operating
 
 T = TypeVar("T")
@@ -60,14 +60,12 @@ def add_to(groups: Any) -> None:
 
 
 def _run(settings: ServerSettings, work: Coroutine[Any, Any, T]) -> T:
-    """What ``work`` returns. Raises StartError, for a database that cannot be used with the mend."""
+    """What ``work`` returns. Raises StartError, for a database that cannot be used with the fix."""
     try:
         return asyncio.run(work)
     except ServiceUnavailable as outage:
-        mend = mend_database(
-            outage.reason, settings.databaseConfig.type, settings.templateConfig.env
-        )
-        raise StartError(f"{outage}: {mend}") from outage
+        fix = database_fix(outage.reason, settings.databaseConfig.type, settings.templateConfig.env)
+        raise StartError(f"{outage}: {fix}") from outage
 
 
 def _apply(settings: ServerSettings, options: argparse.Namespace) -> int:

@@ -1,4 +1,4 @@
-"""``doctor``: looks at everything that the server needs, and says for each finding what mends it."""
+"""``doctor``: looks at everything that the server needs, and says for each finding how to fix it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def add_to(groups: Any) -> None:
     """Add the command ``doctor`` to argparse's ``groups``."""
     doctor = groups.add_parser(
         "doctor",
-        help="configuration, keys, ports, disk, Redis, databases, clocks, queues: what is wrong and what mends it",
+        help="configuration, keys, ports, disk, Redis, databases, clocks, queues: what is wrong and how to fix it",
     )
     doctor.add_argument("--json", action="store_true", help="the findings for programs")
     doctor.set_defaults(run=_doctor)
@@ -52,8 +52,8 @@ def _as_text(findings: Sequence[Finding], bad: int) -> str:
     lines = []
     for finding in findings:
         lines.append(f"{_MARKS[finding.level]} {finding.what}: {finding.text}\n")
-        if finding.mend:
-            lines.append(f"     mend: {finding.mend}\n")
+        if finding.fix:
+            lines.append(f"     fix: {finding.fix}\n")
     lines.append(f"{bad} bad findings.\n" if bad else "Nothing bad was found.\n")
     return "".join(lines)
 
@@ -65,7 +65,7 @@ def _as_json(findings: Sequence[Finding], bad: int) -> str:
             "what": finding.what,
             "level": finding.level.name.lower(),
             "text": finding.text,
-            "mend": finding.mend,
+            "mend": finding.fix,
         }
         for finding in findings
     ]

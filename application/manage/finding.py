@@ -14,9 +14,9 @@ class Level(Enum):
 
 @dataclass(frozen=True)
 class Finding:
-    """``mend`` is empty when there is nothing to do."""
+    """``fix`` is empty when there is nothing to do."""
 
     what: str
     level: Level
     text: str
-    mend: str = ""
+    fix: str = ""

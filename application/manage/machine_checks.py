@@ -43,9 +43,9 @@ def _port(key: str, host: str, port: int, alive: bool) -> Finding:
         if error.errno == errno.EADDRINUSE and alive:
             return Finding(key, Level.GOOD, f"a server is alive on {host}:{port}")
         variable = f"BASE_SERVER__NETCONFIG__{key.partition('.')[2].upper()}"
-        mend = f"end the program that has it, or set {key} ({variable})"
+        fix = f"end the program that has it, or set {key} ({variable})"
         return Finding(
-            key, Level.BAD, f"{host}:{port} cannot be used ({os.strerror(error.errno or 0)})", mend
+            key, Level.BAD, f"{host}:{port} cannot be used ({os.strerror(error.errno or 0)})", fix
         )
 
 
@@ -72,9 +72,9 @@ def check_folder(settings: ServerSettings) -> list[Finding]:
         with tempfile.TemporaryFile(dir=there):
             pass
     except OSError as error:
-        mend = "set templateConfig.data_dir (BASE_SERVER__TEMPLATECONFIG__DATA_DIR) to a folder that can be written"
+        fix = "set templateConfig.data_dir (BASE_SERVER__TEMPLATECONFIG__DATA_DIR) to a folder that can be written"
         return [
-            Finding("data_dir", Level.BAD, f"{there} cannot be written ({error.strerror})", mend)
+            Finding("data_dir", Level.BAD, f"{there} cannot be written ({error.strerror})", fix)
         ]
     made = "" if there == folder else "; it will be made at the first start"
     return [Finding("data_dir", Level.GOOD, f"{folder} can be written{made}"), _space(there)]
@@ -108,5 +108,5 @@ def check_descriptors() -> list[Finding]:
     )
     if soft == resource.RLIM_INFINITY or soft >= _DESCRIPTORS:
         return [Finding("descriptors", Level.GOOD, text)]
-    mend = f"ulimit -n {_DESCRIPTORS} or more (systemd: LimitNOFILE): each open stream takes one"
-    return [Finding("descriptors", Level.DOUBTFUL, text, mend)]
+    fix = f"ulimit -n {_DESCRIPTORS} or more (systemd: LimitNOFILE): each open stream takes one"
+    return [Finding("descriptors", Level.DOUBTFUL, text, fix)]

@@ -13,7 +13,7 @@ from base_server.service.llm.personas import Personas
 from ..base_web_server.config.loading import ServerSettings
 from ..base_web_server.config.warnings import find_warnings
 from .finding import Finding, Level
-from .mends import split_mend
+from .fixes import split_fix
 
 _CONNECT_S = 3.0
 
@@ -24,7 +24,7 @@ def check_settings(settings: ServerSettings) -> list[Finding]:
     if not warnings:
         return [Finding("configuration", Level.GOOD, "nothing in it is doubtful")]
     return [
-        Finding("configuration", Level.DOUBTFUL, warning.text, warning.mend) for warning in warnings
+        Finding("configuration", Level.DOUBTFUL, warning.text, warning.fix) for warning in warnings
     ]
 
 
@@ -33,13 +33,13 @@ async def check_ai(settings: ServerSettings) -> list[Finding]:
     try:
         personas = Personas(settings.llmConfig, settings.templateConfig.env, os.environ)
     except StartError as error:
-        return [Finding("ai keys", Level.BAD, *split_mend(error))]
+        return [Finding("ai keys", Level.BAD, *split_fix(error))]
     findings = []
     if names := personas.demo_only():
-        mend = "set OPENAI_API_KEY, or BASE_SERVER__LLMCONFIG__PROVIDERS__…__API_KEY of another provider"
+        fix = "set OPENAI_API_KEY, or BASE_SERVER__LLMCONFIG__PROVIDERS__…__API_KEY of another provider"
         findings.append(
             Finding(
-                "ai keys", Level.DOUBTFUL, f"the offline demo answers for {', '.join(names)}", mend
+                "ai keys", Level.DOUBTFUL, f"the offline demo answers for {', '.join(names)}", fix
             )
         )
     else:
@@ -69,8 +69,8 @@ async def _reach(name: str, base_url: str) -> Finding:
             if isinstance(error, TimeoutError)
             else str(error)
         )
-        mend = f"set llmConfig.providers.{name}.base_url, or let this machine reach it"
-        return Finding(what, Level.BAD, f"{host}:{port} cannot be reached ({reason})", mend)
+        fix = f"set llmConfig.providers.{name}.base_url, or let this machine reach it"
+        return Finding(what, Level.BAD, f"{host}:{port} cannot be reached ({reason})", fix)
     writer.close()
     with suppress(OSError):
         await writer.wait_closed()

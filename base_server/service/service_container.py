@@ -81,7 +81,7 @@ class ServiceContainer:
         self._stop_timeout_s: float | None = None
 
     async def start(self) -> None:
-        """Start everything or nothing. Raises :class:`StartError` with the mend."""
+        """Start everything or nothing. Raises :class:`StartError` with the fix."""
         try:
             await self._start()
         except BaseException as error:
@@ -219,12 +219,12 @@ async def _nothing() -> None:
 
 
 def _prepare(data_dir: Path) -> None:
-    mend = "name another folder in templateConfig.data_dir (BASE_SERVER__TEMPLATECONFIG__DATA_DIR)"
+    fix = "name another folder in templateConfig.data_dir (BASE_SERVER__TEMPLATECONFIG__DATA_DIR)"
     try:
         data_dir.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=data_dir):
             pass
     except OSError as error:
         raise StartError(
-            f"The data folder {data_dir} cannot be written ({error.strerror}): {mend}."
+            f"The data folder {data_dir} cannot be written ({error.strerror}): {fix}."
         ) from None

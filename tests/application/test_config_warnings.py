@@ -87,7 +87,7 @@ def test_it_is_said(env: Any, changes: dict[str, str], key: str) -> None:
     }
     (warning,) = find_warnings(load_settings(env, environ=environ))
     assert key in str(warning)
-    assert warning.mend
+    assert warning.fix
     assert "geheim" not in str(warning)
 
 

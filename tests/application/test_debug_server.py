@@ -60,9 +60,9 @@ async def test_from_an_old_schema_to_outages(
     environment = server_environment(tmp_path / "data", changes)
     refused = run_to_its_end(["application.base_web_server", "--env", "DEBUG"], environment)
     assert refused.returncode == 1
-    mend = "application.manage --env DEBUG db apply"
-    assert f"python -m {mend}" in refused.stderr.splitlines()[-1]
-    assert run_to_its_end(mend.split(), environment).returncode == 0
+    fix = "application.manage --env DEBUG db apply"
+    assert f"python -m {fix}" in refused.stderr.splitlines()[-1]
+    assert run_to_its_end(fix.split(), environment).returncode == 0
 
     server = ServerProcess(tmp_path / "data", env="DEBUG", changes=changes)
     try:

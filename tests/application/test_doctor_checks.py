@@ -42,9 +42,7 @@ async def test_a_missing_key_is_bad_where_the_server_would_not_start() -> None:
     found = await found_ai("PROD")
     assert found["ai keys"].level is Level.BAD
     assert found["ai keys"].text.endswith("openai.api_key is missing (persona GPT4O needs it)")
-    assert found["ai keys"].mend.startswith(
-        "set BASE_SERVER__LLMCONFIG__PROVIDERS__OPENAI__API_KEY"
-    )
+    assert found["ai keys"].fix.startswith("set BASE_SERVER__LLMCONFIG__PROVIDERS__OPENAI__API_KEY")
 
 
 async def test_a_demo_that_answers_for_a_persona_is_said() -> None:
@@ -68,14 +66,14 @@ async def test_a_provider_is_reached_or_not() -> None:
         "LOCAL", **{f"{PROVIDER}__BASE_URL": address, f"{PROVIDER}__API_KEY": "geheim"}
     )
     assert bad["provider openai"].level is Level.BAD
-    assert "llmConfig.providers.openai.base_url" in bad["provider openai"].mend
+    assert "llmConfig.providers.openai.base_url" in bad["provider openai"].fix
     assert "geheim" not in str(bad)
 
 
 def test_what_config_check_warns_of_is_found() -> None:
     (finding,) = check_settings(local(BASE_SERVER__CACHECONFIG__MAXMEMORY_MB="0"))
     assert (finding.level, finding.text[:24]) == (Level.DOUBTFUL, "cacheConfig.maxmemory_mb")
-    assert finding.mend == "set a limit"
+    assert finding.fix == "set a limit"
 
 
 @pytest.mark.parametrize(
@@ -96,7 +94,7 @@ def test_too_few_descriptors(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(resource, "getrlimit", lambda which: (1024, 1024))
     (finding,) = check_descriptors()
     assert finding.level is Level.DOUBTFUL
-    assert "LimitNOFILE" in finding.mend
+    assert "LimitNOFILE" in finding.fix
 
 
 @pytest.fixture

@@ -262,7 +262,7 @@ def test_the_doctor_knows_the_databases(
     is_server = json.loads(config.read_text())["databaseConfig"]["type"] == "mysql"
     assert run(config, "doctor") == 1
     before = capsys.readouterr().out
-    assert ("mend: python -m application.manage --env DEBUG db apply" in before) is is_server
+    assert ("fix: python -m application.manage --env DEBUG db apply" in before) is is_server
     run(config, "db", "apply")
     capsys.readouterr()
     run(config, "doctor")

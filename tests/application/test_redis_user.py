@@ -67,9 +67,9 @@ async def test_a_server_needs_no_more_rights_than_the_documents_say(
             await redis.execute("ACL", "SETUSER", "chat", "resetchannels")
             found = await _manage(server, "doctor")
             assert "note signals: signals between processes do not arrive" in found
-            mend = re.search(r"ACL SETUSER chat '(.*)', then ACL SAVE", found)
-            assert mend is not None
-            await redis.execute("ACL", "SETUSER", "chat", mend[1])
+            fix = re.search(r"ACL SETUSER chat '(.*)', then ACL SAVE", found)
+            assert fix is not None
+            await redis.execute("ACL", "SETUSER", "chat", fix[1])
             assert "ok   signals: " in await _manage(server, "doctor")
 
 

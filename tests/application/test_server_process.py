@@ -142,7 +142,7 @@ async def test_what_is_refused_is_an_envelope(
         assert ("Allow" in answer.headers) == (status == 405)
 
 
-MENDS = {
+FIXES = {
     "unknown path": ("POST", "/api/nowhere", b"{}", "/openapi.json"),
     "unknown protocol": ("POST", "/api/protocol/4711", b"{}", "/openapi.json"),
     "wrong method": ("GET", "/api/account/login", None, "takes POST"),
@@ -151,17 +151,17 @@ MENDS = {
 }
 
 
-@pytest.mark.parametrize(("method", "path", "body", "mend"), MENDS.values(), ids=MENDS.keys())
+@pytest.mark.parametrize(("method", "path", "body", "fix"), FIXES.values(), ids=FIXES.keys())
 async def test_what_is_refused_says_how_to_mend_it(
     server: ServerProcess,
     http: aiohttp.ClientSession,
     method: str,
     path: str,
     body: bytes | None,
-    mend: str,
+    fix: str,
 ) -> None:
     async with http.request(method, server.base_url + path, data=body) as answer:
-        assert mend in (await answer.json())["error"]["message"]
+        assert fix in (await answer.json())["error"]["message"]
 
 
 def test_a_body_is_asked_for_when_its_client_waits_to_be_asked(server: ServerProcess) -> None:

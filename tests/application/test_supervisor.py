@@ -17,7 +17,7 @@ import structlog
 
 from application.base_web_server.observability.readiness import Phase, Readiness
 from application.base_web_server.workers import supervisor as supervisor_module
-from application.base_web_server.workers.heartbeats import Posting, WorkerBoard
+from application.base_web_server.workers.heartbeats import Heartbeat, Heartbeats
 from application.base_web_server.workers.supervisor import Supervisor
 from base_server.service.core.errors import StartError
 from tests.waiting import PATIENCE_S, until
@@ -33,7 +33,7 @@ class Bench:
     """``events`` tells what the supervisor did; ``script`` is what the next process runs."""
 
     def __init__(self, folder: Path, count: int) -> None:
-        self.board = WorkerBoard(folder, count)
+        self.heartbeats = Heartbeats(folder, count)
         self.script = GOOD
         self.refusals = 0
         self.events: list[str] = []
@@ -42,10 +42,10 @@ class Bench:
         self.supervisor = Supervisor(
             self._launch,
             count,
-            self.board,
+            self.heartbeats,
             renew=lambda number: self.events.append(f"renew {number}"),
             forget=self.forgotten.append,
-            close_doors=lambda: self.events.append("close"),
+            close_sockets=lambda: self.events.append("close"),
             drain_s=0.0,
             longest_delay_s=0.2,
         )
@@ -286,7 +286,7 @@ async def test_a_second_stop_arrives_even_when_it_comes_with_the_first(
     assert [process.returncode for process in bench.processes] == [0] * 3
 
 
-async def test_a_worker_whose_board_is_silent_is_killed(
+async def test_a_worker_without_heartbeats_is_killed(
     bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(supervisor_module, "_LOOK_INTERVAL_S", 0.02)
@@ -307,17 +307,17 @@ async def test_a_silence_that_ends_kills_nobody(
     monkeypatch.setattr(supervisor_module, "_LOOK_INTERVAL_S", 0.02)
     looks = 0
 
-    def heard_at_every_fifth_look() -> list[Posting]:
+    def heard_at_every_fifth_look() -> list[Heartbeat]:
         nonlocal looks
         looks += 1
         return [
-            Posting(
+            Heartbeat(
                 1, bench.processes[0].pid, 100.0 if looks % 5 else 0.0, Readiness(Phase.READY, ())
             )
         ]
 
     async with bench.running():
-        monkeypatch.setattr(bench.board, "postings", heard_at_every_fifth_look)
+        monkeypatch.setattr(bench.heartbeats, "all", heard_at_every_fifth_look)
         await until(lambda: looks > 20)
         assert not ended(bench.processes[0])()
 
@@ -343,9 +343,9 @@ async def test_what_a_worker_prints_is_passed_on(
         await until(all_printed)
 
 
-def test_a_board_file_of_this_process_is_its_own(tmp_path: Path) -> None:
-    board = WorkerBoard(tmp_path, 2)
-    board.post(2, Readiness(Phase.READY, ()))
-    assert board.processes() == {2: os.getpid()}
-    board.remove(2, os.getpid())
-    assert board.postings() == []
+def test_a_heartbeat_of_this_process_is_its_own(tmp_path: Path) -> None:
+    heartbeats = Heartbeats(tmp_path, 2)
+    heartbeats.write(2, Readiness(Phase.READY, ()))
+    assert heartbeats.processes() == {2: os.getpid()}
+    heartbeats.remove(2, os.getpid())
+    assert heartbeats.all() == []

@@ -2,7 +2,7 @@
 
     python -m tests.faults.chaos [--minutes 20] [--seed N] [--players 4] [--keep FOLDER] [--only "redis killed"]
 
-Every bout injects one fault while all players play, mends it, waits until everybody has had a success again, and then
+Every bout injects one fault while all players play, fixes it, waits until everybody has had a success again, and then
 checks everything: over HTTP from both servers, in MySQL, in Redis, at the AI provider. After a few bouts new players
 with new accounts take over; at the very end all of them are checked once more. The seed decides the order of faults
 and what players do; the clock decides the rest, so a seed repeats the plan, not the run. When a promise was broken,

@@ -103,7 +103,7 @@ async def _read_through(server: FaultServer, player: Player, world: World) -> No
                 if time.monotonic() > give_up_s:
                     world.findings.add(
                         "unexpected",
-                        f"{player.name}: no answer when all is mended: {player.history[-1]}",
+                        f"{player.name}: no answer when all is fixed: {player.history[-1]}",
                     )
                     return
     finally:

@@ -1,4 +1,4 @@
-"""The faults: each breaks something in the world while players play, and mends it before it returns.
+"""The faults: each breaks something in the world while players play, and fixes it before it returns.
 
 ``FAULTS`` has them by name. Those that lose something are in ``losses.py``.
 """

@@ -76,7 +76,7 @@ async def test_what_mariadb_refuses_waits_in_order_is_replayed_or_dropped_and_st
         assert rows(world, room_id) == [(1, good)]
         assert rows(world, healthy_id) == [(1, healthy)]
         await until(lambda: complains(world, "4"))
-        # Nothing is mended yet: what is put back comes back, in the same order.
+        # Nothing is fixed yet: what is put back comes back, in the same order.
         await world.manage("dlq", "replay", "--room", room_id)
         again = await letters_of(world, room_id, 4)
         assert [BEHIND in line for line in again] == [False, True, True, True]

@@ -193,7 +193,7 @@ async def play_during(
     *,
     within_s: float | None = PATIENCE_S,
 ) -> float:
-    """Have all play while ``deed`` breaks and mends; returns how long after it the last of them had a success.
+    """Have all play while ``deed`` breaks and fixes; returns how long after it the last of them had a success.
 
     ``within_s`` None: nobody needs to have one."""
     stop = asyncio.Event()

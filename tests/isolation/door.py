@@ -19,7 +19,7 @@ from base_server.service.net.net_settings import NetSettings
 from base_server.template.base.endpoint import Endpoint
 from base_server.template.base.session_info import SessionInfo
 from base_server.template.base.template_context import TemplateContext
-from base_server.template.base.template_service import Answer, Call, TemplateService
+from base_server.template.base.template_service import Call, HttpResponse, TemplateService
 from base_server.template.base.template_type import TemplateType
 from tests.backends_mariadb import DatabaseBackend
 from tests.chat_world import ChatWorld, running_world
@@ -42,7 +42,7 @@ class Account:
 
 
 class Collected:
-    """An outlet that keeps what goes into it; pieces of text that follow each other become one, whatever their cut."""
+    """An SSE response that collects its events; consecutive pieces of text become one."""
 
     def __init__(self) -> None:
         self.events: list[dict[str, Any]] = []
@@ -81,7 +81,7 @@ class Door:
 
     async def call(
         self, endpoint: Endpoint, body: dict[str, Any], token: str | None = None
-    ) -> Answer:
+    ) -> HttpResponse:
         """The answer as the server would send it; the body of a stream is the list of its events."""
         collected = Collected()
         answer = await self._service.handle(

@@ -24,7 +24,7 @@ from base_server.service.cache.cache_settings import CacheSettings
 from base_server.template.base.endpoint import Access, Endpoint
 from base_server.template.base.envelope import Request
 from base_server.template.base.template_context import TemplateContext
-from base_server.template.base.template_service import Answer
+from base_server.template.base.template_service import HttpResponse
 from base_server.template.chat.messages.pages import make_cursor
 from tests.backends_mariadb import DatabaseBackend
 from tests.chat_world import PERSONA
@@ -163,7 +163,7 @@ def body_with(endpoint: Endpoint, own: Target, values: dict[str, Any]) -> dict[s
     return body | values
 
 
-def told(answer: Answer, *echoed: str) -> tuple[int, dict[str, str], Any]:
+def told(answer: HttpResponse, *echoed: str) -> tuple[int, dict[str, str], Any]:
     """Status, headers and body as the caller sees them, without ids, times, numbers that any new thing has, and
     what the caller sent."""
     text = answer.body.decode()

@@ -82,7 +82,7 @@ def known_keys(model: type[BaseModel], path: tuple[str | int, ...]) -> list[str]
 
 
 def suggestion(key: str, known: list[str]) -> str:
-    """The mend for an unknown key."""
+    """The fix for an unknown key."""
     lower = {name.lower(): name for name in known}
     close = get_close_matches(key.lower(), lower, n=1)
     return f"did you mean '{lower[close[0]]}'?" if close else f"known keys: {', '.join(known)}."

@@ -80,7 +80,7 @@ def load_settings(
 ) -> ServerSettings:
     """Read, override, check; ``app`` (the flag --app) wins over ``netConfig.app``.
 
-    Raises :class:`StartError` with the file, the key, the value seen and the mend.
+    Raises :class:`StartError` with the file, the key, the value seen and the fix.
     """
     path = file or config_file(env)
     data = _read(path)
@@ -136,8 +136,8 @@ def _explained(
     source = _source_of(loc, path, overrides)
     key = ".".join(str(part) for part in loc)
     if problem["type"] == "extra_forbidden":
-        mend = suggestion(str(loc[-1]), known_keys(ServerSettings, loc[:-1]))
-        return StartError(f"Configuration error in {source}: unknown key '{key}'; {mend}")
+        fix = suggestion(str(loc[-1]), known_keys(ServerSettings, loc[:-1]))
+        return StartError(f"Configuration error in {source}: unknown key '{key}'; {fix}")
     seen = _value_at(data, loc)
     if is_secret(annotation_at(ServerSettings, loc)):
         shown = " (value hidden)"

@@ -1,4 +1,4 @@
-"""What is allowed in a configuration and still seldom meant. Each warning names the key and the mend."""
+"""What is allowed in a configuration and still seldom meant. Each warning names the key and the fix."""
 
 from __future__ import annotations
 
@@ -12,50 +12,52 @@ from base_server.service.core.settings import Settings
 from .loading import ServerSettings
 
 
-class Doubt(NamedTuple):
-    """As a string both in one sentence, without the full stop."""
+class ConfigWarning(NamedTuple):
+    """As a string: both in one sentence, without the full stop."""
 
     text: str
-    mend: str
+    fix: str
 
     def __str__(self) -> str:
-        return f"{self.text}; {self.mend}"
+        return f"{self.text}; {self.fix}"
 
 
-def find_warnings(settings: ServerSettings) -> list[Doubt]:
+def find_warnings(settings: ServerSettings) -> list[ConfigWarning]:
     """Empty when there is nothing to say. Logged at start, printed by ``config check``."""
     in_prod = settings.templateConfig.env == "PROD"
     return [
-        *_doors(settings),
+        *_exposure(settings),
         *_unused(settings),
         *_stores(settings, in_prod),
         *_replies(settings, in_prod),
     ]
 
 
-def _doors(settings: ServerSettings) -> Iterator[Doubt]:
+def _exposure(settings: ServerSettings) -> Iterator[ConfigWarning]:
     net = settings.netConfig
     if not _is_loopback(net.host) and net.admin_port is None:
-        yield Doubt(
+        yield ConfigWarning(
             f"netConfig.host is {net.host} and netConfig.admin_port is not set: whoever reaches the server reads"
             " /metrics too",
             "set admin_port to a port that only operators reach",
         )
     if "*" in net.cors_origins:
-        yield Doubt(
+        yield ConfigWarning(
             "netConfig.cors_origins has '*': every web page may call this server",
             "name the pages that do",
         )
     if any(network.endswith("/0") for network in net.trusted_proxies):
-        yield Doubt(
+        yield ConfigWarning(
             "netConfig.trusted_proxies trusts every address: clients can choose theirs, and with it their limits",
             "name the proxies alone",
         )
     if net.log_level == "debug" and settings.templateConfig.env == "PROD":
-        yield Doubt("netConfig.log_level is debug in PROD: many lines a request", "set info")
+        yield ConfigWarning(
+            "netConfig.log_level is debug in PROD: many lines a request", "set info"
+        )
 
 
-def _unused(settings: ServerSettings) -> Iterator[Doubt]:
+def _unused(settings: ServerSettings) -> Iterator[ConfigWarning]:
     """Whoever gives an address means a server; the type says that there is none."""
     cache, database = settings.cacheConfig, settings.databaseConfig
     if cache.type == "embedded":
@@ -76,29 +78,29 @@ def _given(section: Settings, names: tuple[str, ...]) -> list[str]:
     ]
 
 
-def _not_used(section: str, names: list[str], kind: str, other: str) -> Iterator[Doubt]:
+def _not_used(section: str, names: list[str], kind: str, other: str) -> Iterator[ConfigWarning]:
     if names:
-        yield Doubt(
+        yield ConfigWarning(
             f"{section}.{', '.join(names)} {'is' if len(names) == 1 else 'are'} set and not used:"
             f" {section}.type is {kind}",
             f"set {section}.type to {other}, or leave {'it' if len(names) == 1 else 'them'} out",
         )
 
 
-def _stores(settings: ServerSettings, in_prod: bool) -> Iterator[Doubt]:
+def _stores(settings: ServerSettings, in_prod: bool) -> Iterator[ConfigWarning]:
     cache, database = settings.cacheConfig, settings.databaseConfig
     if cache.type == "embedded" and cache.appendfsync == "no":
-        yield Doubt(
+        yield ConfigWarning(
             "cacheConfig.appendfsync is no: a power cut loses what was acknowledged in the last half minute",
             "set always",
         )
     if cache.type == "embedded" and cache.maxmemory_mb == 0:
-        yield Doubt(
+        yield ConfigWarning(
             "cacheConfig.maxmemory_mb is 0: only the machine's memory bounds the embedded server",
             "set a limit",
         )
     if in_prod and cache.accept_volatile:
-        yield Doubt(
+        yield ConfigWarning(
             "cacheConfig.accept_volatile is true in PROD: a Redis that dies may lose what was acknowledged",
             "give Redis appendonly yes and noeviction, and set false",
         )
@@ -109,18 +111,20 @@ def _stores(settings: ServerSettings, in_prod: bool) -> Iterator[Doubt]:
         and is_remote
         and cache.password is None
     ):
-        yield Doubt(
+        yield ConfigWarning(
             "cacheConfig.password is not set: whoever reaches Redis reads and changes every chat",
             "set one in Redis and in BASE_SERVER__CACHECONFIG__PASSWORD",
         )
     if in_prod and database.type == "mysql" and database.user == "root":
-        yield Doubt("databaseConfig.user is root in PROD", "give the server a user of its own")
+        yield ConfigWarning(
+            "databaseConfig.user is root in PROD", "give the server a user of its own"
+        )
 
 
-def _replies(settings: ServerSettings, in_prod: bool) -> Iterator[Doubt]:
+def _replies(settings: ServerSettings, in_prod: bool) -> Iterator[ConfigWarning]:
     llm = settings.llmConfig
     if in_prod and llm.demo_without_key:
-        yield Doubt(
+        yield ConfigWarning(
             "llmConfig.demo_without_key is true in PROD: a missing key makes players talk to the demo",
             "set false",
         )
@@ -131,7 +135,7 @@ def _replies(settings: ServerSettings, in_prod: bool) -> Iterator[Doubt]:
             and provider.api_key is not None
             and not _is_loopback(url.hostname or "")
         ):
-            yield Doubt(
+            yield ConfigWarning(
                 f"llmConfig.providers.{name}.base_url is not https: its key and all messages can be read on the way",
                 "set an https address",
             )

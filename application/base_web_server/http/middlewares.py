@@ -12,7 +12,7 @@ from multidict import istr
 from base_server.service.core.logger import Logger, bind_log_context
 from base_server.template.base.error_response import as_api_error
 from base_server.template.base.errors import ApiError, InvalidRequest, ServerError, UnknownProtocol
-from base_server.template.base.template_service import Answer, TemplateService
+from base_server.template.base.template_service import HttpResponse, TemplateService
 
 REQUEST_ID = web.RequestKey("request_id", str)
 _JSON = {hdrs.CONTENT_TYPE: "application/json; charset=utf-8"}
@@ -23,7 +23,7 @@ _X_CONTENT_TYPE_OPTIONS = istr("X-Content-Type-Options")
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
-def to_response(answer: Answer) -> web.Response:
+def to_response(answer: HttpResponse) -> web.Response:
     """A template's answer as aiohttp's."""
     return web.Response(status=answer.status, body=answer.body, headers=_JSON | answer.headers)
 

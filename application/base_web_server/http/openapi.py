@@ -171,7 +171,7 @@ def _error_responses(codes: Collection[ErrorCode], envelope: Any) -> dict[str, A
     def status(code: ErrorCode) -> int:
         return code.http_status
 
-    # What the door itself refuses carries code 1002 under a status of its own.
+    # What request validation refuses carries code 1002 under a status of its own.
     at_the_door = {
         408: "1002 INVALID_REQUEST: the body did not arrive in time",
         413: "1002 INVALID_REQUEST: the body is larger than netConfig.max_body_bytes",

@@ -16,7 +16,7 @@ PING_S = 15.0
 STALLED_S = 60.0
 
 
-class StreamOutlet:
+class HttpSseResponse:
     """A reader who takes nothing for ``STALLED_S`` seconds has left. ``response`` is what the handler returns."""
 
     def __init__(self, request: web.Request) -> None:

@@ -1,4 +1,4 @@
-"""What a supervisor tells a worker process: its whole command line."""
+"""The whole command line of a worker process, which its supervisor writes."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from typing import Self
 from ..config.loading import Environment
 
 READY = "Ready at "
-"""The line with which a worker says on its standard output that it serves begins so; its address follows."""
+"""How the line begins that a worker prints when it serves; its address follows."""
 METRICS_FOLDER = "PROMETHEUS_MULTIPROC_DIR"
-"""The variable that prometheus_client reads when it is imported: counts go to files there, one set a process."""
+"""prometheus_client reads this variable when it is imported: counts go to files, one set per process."""
 
 
 @dataclass(frozen=True)
-class WorkerOrder:
+class WorkerArguments:
     """Worker ``number`` of ``count`` serves on inherited descriptors, ``sockets`` by the key of their port.
 
-    ``app``: what the flag --app named; ``netConfig.app`` the worker reads itself.
-    ``board``: the folder of the WorkerBoard. ``cache_socket``: where the supervisor's embedded Valkey listens.
+    ``app`` is the flag --app; the worker reads ``netConfig.app`` itself. ``heartbeats`` is the folder
+    of :class:`Heartbeats`. ``cache_socket``: where the supervisor's embedded Valkey listens.
     """
 
     env: Environment
@@ -29,12 +29,12 @@ class WorkerOrder:
     app: str | None
     number: int
     count: int
-    board: str
+    heartbeats: str
     sockets: Mapping[str, Sequence[int]]
     cache_socket: str | None
 
     def command(self) -> list[str]:
-        # -P: its modules are those of the supervisor's path (see workers._import_path), not of the working directory.
+        # -P: modules come from the supervisor's path (group._import_path), not the working directory.
         return [
             sys.executable,
             "-P",

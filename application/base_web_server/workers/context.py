@@ -1,4 +1,4 @@
-"""A worker's place among the processes of one server, as the server's parts see it."""
+"""What a server process knows of the other processes of the same server."""
 
 from __future__ import annotations
 
@@ -14,64 +14,64 @@ from base_server.service.core.tasks import TaskRegistry
 
 from ..observability.health import HealthMonitor
 from ..observability.readiness import Readiness
-from .heartbeats import POST_INTERVAL_S, WorkerBoard
+from .heartbeats import HEARTBEAT_INTERVAL_S, Heartbeats
 
 
-class WorkerSeat:
-    """Worker ``number`` (1 …), its bound ``sockets`` by the key of their port, and the board that all share."""
+class WorkerContext:
+    """Worker ``number`` (1 …), its bound ``sockets`` by the key of their port, and all ``heartbeats``."""
 
     def __init__(
-        self, number: int, sockets: Mapping[str, Sequence[socket.socket]], board: WorkerBoard
+        self, number: int, sockets: Mapping[str, Sequence[socket.socket]], heartbeats: Heartbeats
     ) -> None:
         self.number = number
         self.sockets = sockets
-        self.board = board
-        self._counts = True
+        self.heartbeats = heartbeats
+        self._can_write_counts = True
 
-    def post(self, readiness: Readiness) -> None:
-        """Say at once how this process is."""
-        self.board.post(self.number, readiness)
+    def beat(self, readiness: Readiness) -> None:
+        """Write this process's heartbeat now."""
+        self.heartbeats.write(self.number, readiness)
 
     @asynccontextmanager
-    async def posting(
+    async def beating(
         self, health: HealthMonitor, tasks: TaskRegistry, write_counts: Callable[[], None]
     ) -> AsyncIterator[None]:
-        """Post this process's readiness every second, and write its counts for all, until the block ends."""
+        """Write a heartbeat and this process's counts every second until the block ends."""
 
-        async def post() -> None:
+        async def beat_for_ever() -> None:
             while True:
-                self.post(await health.readiness())
+                self.beat(await health.readiness())
                 self._try(write_counts)
-                await asyncio.sleep(POST_INTERVAL_S)
+                await asyncio.sleep(HEARTBEAT_INTERVAL_S)
 
-        self.post(await health.readiness())
-        task = tasks.spawn(post(), "worker board")
+        self.beat(await health.readiness())
+        task = tasks.spawn(beat_for_ever(), "worker heartbeat")
         try:
             yield
         finally:
             task.cancel()
             await asyncio.wait([task])
             self._try(write_counts)
-            self.board.remove(self.number, os.getpid())
+            self.heartbeats.remove(self.number, os.getpid())
 
     def _try(self, write_counts: Callable[[], None]) -> None:
-        """A disk that is full costs figures, not the worker."""
+        """A full disk costs figures, not the worker. Logged once per outage."""
         try:
             write_counts()
-            self._counts = True
+            self._can_write_counts = True
         except OSError as error:
-            if self._counts:
+            if self._can_write_counts:
                 Logger.error("metrics are not written", reason=str(error))
-            self._counts = False
+            self._can_write_counts = False
 
 
 class WorkersHealth:
-    """``/readyz`` of a server of workers: all of them, this one as it is now."""
+    """``/readyz`` of a server with workers: the last heartbeats of the others, this process as it is now."""
 
-    def __init__(self, monitor: HealthMonitor, seat: WorkerSeat) -> None:
+    def __init__(self, monitor: HealthMonitor, worker: WorkerContext) -> None:
         self._monitor = monitor
-        self._seat = seat
+        self._worker = worker
 
     async def report(self, *, verbose: bool) -> tuple[bool, dict[str, Any]]:
-        self._seat.post(await self._monitor.readiness())
-        return self._seat.board.report(verbose=verbose)
+        self._worker.beat(await self._monitor.readiness())
+        return self._worker.heartbeats.report(verbose=verbose)

@@ -1,7 +1,7 @@
-"""A server of several processes on one port: the ports, the shared folder and the embedded Valkey, and a supervisor.
+"""A server of several processes on one port: ports, shared folder, embedded Valkey, and a supervisor.
 
-This process serves nothing itself and loads neither services nor templates, the host's included, so it outlives what
-may happen to them.
+This process serves nothing itself and loads neither services nor templates, the host's included, so their
+failures do not end it.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ from base_server.template.base.template_context import TemplateContext
 
 from ..config.loading import ServerSettings
 from ..host_app import refuse_templates_of_one_process
-from .arguments import METRICS_FOLDER, WorkerOrder
-from .heartbeats import WorkerBoard
+from .arguments import METRICS_FOLDER, WorkerArguments
+from .heartbeats import Heartbeats
 from .ports import PortInUse, SharedPort
 from .supervisor import Supervisor
 
 _SHM = "/dev/shm"  # noqa: S108 - a folder with a random name is made in it
 _PORT_WAIT_S, _PORT_LOOK_S = 3.0, 0.1
-"""The workers of a killed server let go of its port when they notice: within 0.4 s, measured on a busy machine."""
+"""Workers of a killed server release its port within 0.4 s, measured on a busy machine."""
 
 
 def refuse_workers(settings: ServerSettings) -> None:
-    """Raise :class:`StartError` where several processes cannot be."""
+    """Raise :class:`StartError` where several processes are not possible."""
     if sys.platform == "win32":
         raise StartError(
             "There are no workers on Windows: leave out --workers, and set netConfig.workers to 1."
@@ -77,27 +77,27 @@ async def run_workers(
         folder = Path(
             life.enter_context(tempfile.TemporaryDirectory(prefix="chat-workers-", dir=_memory()))
         )
-        board, metrics = folder / "board", folder / "metrics"
-        board.mkdir()
+        heartbeats, metrics = folder / "heartbeats", folder / "metrics"
+        heartbeats.mkdir()
         metrics.mkdir()
         cache_socket = await life.enter_async_context(_embedded_cache(settings))
 
         async def launch(number: int) -> Process:
             sockets = {port.key: port.descriptors(number) for port in ports}
-            order = WorkerOrder(
+            arguments = WorkerArguments(
                 env=settings.templateConfig.env,
                 config=str(config) if config else None,
                 app=app,
                 number=number,
                 count=count,
-                board=str(board),
+                heartbeats=str(heartbeats),
                 sockets=sockets,
                 cache_socket=cache_socket,
             )
             return await asyncio.create_subprocess_exec(
-                *order.command(),
+                *arguments.command(),
                 env={**os.environ, METRICS_FOLDER: str(metrics), "PYTHONPATH": _import_path()},
-                # Its end tells the worker that it is needed no more, also when this process is killed.
+                # Its end tells the worker to retire, also when this process is killed.
                 stdin=PIPE,
                 stdout=PIPE,
                 pass_fds=[descriptor for inherited in sockets.values() for descriptor in inherited],
@@ -109,21 +109,21 @@ async def run_workers(
             for port in ports:
                 port.renew(number)
 
-        def close_doors() -> None:
+        def close_sockets() -> None:
             for port in ports:
                 port.close()
 
         def forget(pid: int) -> None:
-            """Its counts stay; its gauges said what was true while it lived."""
+            """Remove its gauges, which are no longer true; its counts stay."""
             mark_process_dead(pid, str(metrics))  # type: ignore[no-untyped-call]
 
         supervisor = Supervisor(
             launch,
             count,
-            WorkerBoard(board, count),
+            Heartbeats(heartbeats, count),
             renew=renew,
             forget=forget,
-            close_doors=close_doors,
+            close_sockets=close_sockets,
             drain_s=net.quiet_s + net.drain_timeout_s,
         )
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -133,13 +133,12 @@ async def run_workers(
 
 
 def _import_path() -> str:
-    """What this process can import its workers can: a host may have been started as a script, or extended the path."""
+    """What this process can import its workers can: a host may be a script, or have extended the path."""
     return os.pathsep.join(folder or str(Path.cwd()) for folder in sys.path)
 
 
 def _memory() -> str | None:
-    """Where files are memory, if there is such a place: a full disk ends a worker whose counts are mapped from it
-    (SIGBUS)."""
+    """A folder in memory, if there is one: on a full disk a worker that maps its counts gets SIGBUS."""
     return _SHM if os.access(_SHM, os.W_OK) else None
 
 
@@ -157,7 +156,7 @@ async def _shared_port(host: str, port: int, count: int, *, key: str) -> SharedP
 
 @asynccontextmanager
 async def _embedded_cache(settings: ServerSettings) -> AsyncIterator[str | None]:
-    """The socket of the Valkey that all workers share; None where Redis is somebody else's."""
+    """The socket of the Valkey that all workers share; None for an external Redis."""
     if settings.cacheConfig.type != "embedded":
         yield None
         return

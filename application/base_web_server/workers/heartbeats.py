@@ -1,7 +1,8 @@
-"""What the worker processes of one server say of themselves: a folder of small files, one for each process.
+"""Heartbeats of the worker processes of one server: a folder with a small file for each process.
 
-Any worker answers for all: it reads the board. Nobody is asked, so a worker that hangs delays no answer; it is seen
-by its silence. A worker that cannot write, on a disk that is full, is not silent: its file's time goes on.
+Any worker answers ``/readyz`` for all by reading the folder. No process is asked, so a worker that hangs
+delays no response; its heartbeat gets old. A worker that cannot write its file, on a full disk, still
+touches it, so it does not look hanging.
 """
 
 from __future__ import annotations
@@ -20,14 +21,14 @@ from base_server.template.base.readiness import Health, ReadinessCheck
 
 from ..observability.readiness import Phase, Readiness
 
-POST_INTERVAL_S = 1.0
+HEARTBEAT_INTERVAL_S = 1.0
 SILENT_S = 10.0
-"""A worker that has posted nothing for so long counts as failed."""
+"""A worker whose heartbeat is older counts as failed."""
 
 
 @dataclass(frozen=True)
-class Posting:
-    """What process ``pid``, one of worker ``worker`` (1 …), said ``age_s`` ago."""
+class Heartbeat:
+    """The state of process ``pid`` of worker ``worker`` (1 …), as of ``age_s`` ago."""
 
     worker: int
     pid: int
@@ -35,42 +36,42 @@ class Posting:
     readiness: Readiness
 
 
-class WorkerBoard:
-    """The board of ``count`` workers in ``folder``, which exists."""
+class Heartbeats:
+    """Of ``count`` workers, in ``folder``, which exists."""
 
     def __init__(self, folder: Path, count: int) -> None:
         self._folder = folder
         self._count = count
-        self._takes = True
+        self._can_write = True
 
-    def post(self, worker: int, readiness: Readiness) -> None:
-        """Say it for this process, in place of what it said before; where the board takes nothing, that stands."""
+    def write(self, worker: int, readiness: Readiness) -> None:
+        """Replace this process's heartbeat. If the folder cannot be written, only its time is renewed."""
         file = self._file(worker, os.getpid())
         content = {
             "phase": readiness.phase,
             "checks": [[check.name, check.health, check.reason] for check in readiness.checks],
         }
-        draft = file.with_suffix(".new")
+        new_file = file.with_suffix(".new")
         try:
-            draft.write_text(json.dumps(content), encoding="utf-8")
-            _stamp(draft)
-            draft.replace(file)
-            self._takes = True
+            new_file.write_text(json.dumps(content), encoding="utf-8")
+            _stamp(new_file)
+            new_file.replace(file)
+            self._can_write = True
         except OSError as error:
-            if self._takes:
+            if self._can_write:
                 Logger.error(
                     "worker board takes nothing", folder=str(self._folder), reason=str(error)
                 )
-            self._takes = False
+            self._can_write = False
             with suppress(OSError):
                 _stamp(file)
 
     def remove(self, worker: int, pid: int) -> None:
-        """A process that has ended says nothing any more."""
+        """Forget a process that has ended."""
         self._file(worker, pid).unlink(missing_ok=True)
 
-    def postings(self) -> list[Posting]:
-        """Of all processes, by worker; in a rolling restart one worker has two for a while."""
+    def all(self) -> list[Heartbeat]:
+        """Of all processes, by worker; in a rolling restart a worker has two for a while."""
         found = []
         for file in sorted(self._folder.glob("*.json")):
             worker, pid = file.stem.split("-")
@@ -84,22 +85,22 @@ class WorkerBoard:
                 for name, health, reason in content["checks"]
             ]
             readiness = Readiness(Phase(content["phase"]), checks)
-            found.append(Posting(int(worker), int(pid), age_s, readiness))
+            found.append(Heartbeat(int(worker), int(pid), age_s, readiness))
         return found
 
     def processes(self) -> dict[int, int]:
-        """Of each worker that is up, the process that speaks for it."""
-        speakers = (self._speaker(postings) for postings in self._by_worker())
-        return {posting.worker: posting.pid for posting in speakers if posting is not None}
+        """Worker → process id, of the workers that are up."""
+        found = (self._current(heartbeats) for heartbeats in self._by_worker())
+        return {heartbeat.worker: heartbeat.pid for heartbeat in found if heartbeat is not None}
 
     def report(self, *, verbose: bool) -> tuple[bool, dict[str, Any]]:
         """Whether the server is ready, and the body of ``/readyz``.
 
-        Ready: at least one worker is, and none has failed. A worker that is just being started again has no open
-        door, so it only degrades the server.
+        Ready: at least one worker is, and none has failed. A worker that is just being started again
+        listens on no socket yet, so it only degrades the server.
         """
-        speaking = [self._speaker(postings) for postings in self._by_worker()]
-        found = [posting.readiness for posting in speaking if posting is not None]
+        current = [self._current(heartbeats) for heartbeats in self._by_worker()]
+        found = [heartbeat.readiness for heartbeat in current if heartbeat is not None]
         checks = [check for readiness in found for check in readiness.checks]
         missing = self._count - sum(readiness.phase is not Phase.STARTING for readiness in found)
         if missing and any(readiness.phase is Phase.READY for readiness in found):
@@ -113,36 +114,38 @@ class WorkerBoard:
         body = merged.to_json(verbose=verbose)
         body["workers"] = [
             {"worker": number, "status": "not up"}
-            if posting is None
-            else {"worker": number, "pid": posting.pid, "status": posting.readiness.status}
-            for number, posting in enumerate(speaking, start=1)
+            if heartbeat is None
+            else {"worker": number, "pid": heartbeat.pid, "status": heartbeat.readiness.status}
+            for number, heartbeat in enumerate(current, start=1)
         ]
         return merged.ready, body
 
-    def _by_worker(self) -> list[list[Posting]]:
-        postings = self.postings()
+    def _by_worker(self) -> list[list[Heartbeat]]:
+        heartbeats = self.all()
         return [
-            [posting for posting in postings if posting.worker == n]
+            [heartbeat for heartbeat in heartbeats if heartbeat.worker == n]
             for n in range(1, self._count + 1)
         ]
 
     @staticmethod
-    def _speaker(postings: Sequence[Posting]) -> Posting | None:
-        """Who speaks for a worker: the process that is ready, else one that drains, else one that starts."""
+    def _current(heartbeats: Sequence[Heartbeat]) -> Heartbeat | None:
+        """Of a worker's processes the one that is ready, else draining, else starting."""
         order = (Phase.READY, Phase.DRAINING, Phase.STARTING)
-        posting = min(
-            postings, key=lambda posting: order.index(posting.readiness.phase), default=None
+        heartbeat = min(
+            heartbeats, key=lambda heartbeat: order.index(heartbeat.readiness.phase), default=None
         )
-        if posting is None or posting.age_s < SILENT_S:
-            return posting
+        if heartbeat is None or heartbeat.age_s < SILENT_S:
+            return heartbeat
         silence = ReadinessCheck(
-            "workers", Health.FAILED, f"worker {posting.worker} is silent for {posting.age_s:.0f} s"
+            "workers",
+            Health.FAILED,
+            f"worker {heartbeat.worker} is silent for {heartbeat.age_s:.0f} s",
         )
-        return Posting(
-            posting.worker,
-            posting.pid,
-            posting.age_s,
-            Readiness(posting.readiness.phase, [silence]),
+        return Heartbeat(
+            heartbeat.worker,
+            heartbeat.pid,
+            heartbeat.age_s,
+            Readiness(heartbeat.readiness.phase, [silence]),
         )
 
     def _file(self, worker: int, pid: int) -> Path:
@@ -150,12 +153,12 @@ class WorkerBoard:
 
 
 def _stamp(file: Path) -> None:
-    """Its time is the machine's monotonic clock: comparable between processes, and nobody sets it."""
+    """Its time is the machine's monotonic clock: comparable between processes, and never set back."""
     os.utime(file, (time.time(), time.monotonic()))
 
 
 def _merged(checks: Sequence[ReadinessCheck]) -> list[ReadinessCheck]:
-    """One finding a name: the worst, with the reason of the first who found it."""
+    """One finding per name: the worst, with the reason of the first that has it."""
     order = (Health.OK, Health.DEGRADED, Health.FAILED)
     worst: dict[str, ReadinessCheck] = {}
     for check in checks:

@@ -78,20 +78,20 @@ def url_of(address: Sequence[object]) -> str:
 
 
 def explained(error: OSError, host: str, port: int, key: str) -> StartError:
-    """The start's error for a port that cannot be bound, with the mend."""
+    """The start's error for a port that cannot be bound, with the fix."""
     where = f"port {port} on {host}"
-    mend = f"set netConfig.{key} (BASE_SERVER__NETCONFIG__{key.upper()})"
+    fix = f"set netConfig.{key} (BASE_SERVER__NETCONFIG__{key.upper()})"
     if error.errno == errno.EADDRINUSE:
-        return PortInUse(f"Cannot listen: {where} is in use: stop the other server or {mend}.")
+        return PortInUse(f"Cannot listen: {where} is in use: stop the other server or {fix}.")
     if error.errno == errno.EACCES:
         return StartError(
-            f"Cannot listen: no permission for {where}: take a port above 1023; {mend}."
+            f"Cannot listen: no permission for {where}: take a port above 1023; {fix}."
         )
     if isinstance(error, socket.gaierror) or error.errno == errno.EADDRNOTAVAIL:
         return StartError(
             f"Cannot listen: {host} is no address of this machine: set netConfig.host."
         )
-    return StartError(f"Cannot listen on {where}: {error.strerror}; {mend}.")
+    return StartError(f"Cannot listen on {where}: {error.strerror}; {fix}.")
 
 
 def _bind(family: int, address: tuple[str, int], *, share: bool) -> socket.socket:

@@ -17,7 +17,7 @@ from base_server.service.core.logger import Logger
 from base_server.service.core.tasks import TaskRegistry
 
 from .arguments import READY
-from .heartbeats import SILENT_S, WorkerBoard
+from .heartbeats import SILENT_S, Heartbeats
 
 _START_S = 120.0
 _STEADY_S = 10.0
@@ -38,26 +38,26 @@ class Supervisor:
     """Keeps ``count`` workers. A worker is a number that always has one process, and two while it is replaced.
 
     ``renew(number)`` is called when a worker has died, before its next process is launched; ``forget(pid)`` when a
-    process has ended; ``close_doors`` when all are to end. ``drain_s``: how long they may take then.
+    process has ended; ``close_sockets`` when all are to end. ``drain_s``: how long they may take to drain.
     """
 
     def __init__(
         self,
         launch: Launch,
         count: int,
-        board: WorkerBoard,
+        heartbeats: Heartbeats,
         *,
         renew: Callable[[int], None],
         forget: Callable[[int], None],
-        close_doors: Callable[[], None],
+        close_sockets: Callable[[], None],
         drain_s: float,
         longest_delay_s: float = 5.0,
     ) -> None:
         self._launch = launch
-        self._board = board
+        self._heartbeats = heartbeats
         self._renew = renew
         self._forget = forget
-        self._close_doors = close_doors
+        self._close_sockets = close_sockets
         self._patience_s = drain_s + _CLOSE_S
         self._longest_delay_s = longest_delay_s
         self._tasks = TaskRegistry()
@@ -186,7 +186,7 @@ class Supervisor:
     async def _attend(self, process: _Process) -> None:
         await process.attend()
         self._living.discard(process)
-        self._board.remove(process.worker, process.pid)
+        self._heartbeats.remove(process.worker, process.pid)
         self._forget(process.pid)
 
     async def _roll_when_asked(self) -> None:
@@ -217,12 +217,14 @@ class Supervisor:
         return True
 
     async def _watch_silence(self) -> None:
-        """Kill what hangs: its board is silent while ours goes on."""
+        """Kill a worker that hangs: its heartbeat gets old while this process goes on."""
         looks: Counter[int] = Counter()
         while True:
             await asyncio.sleep(_LOOK_INTERVAL_S)
             living = {process.pid: process for process in self._living}
-            silent = {posting.pid for posting in self._board.postings() if posting.age_s > SILENT_S}
+            silent = {
+                heartbeat.pid for heartbeat in self._heartbeats.all() if heartbeat.age_s > SILENT_S
+            }
             looks = Counter({pid: looks[pid] + 1 for pid in silent & living.keys()})
             for pid, times in looks.items():
                 if times >= _SILENT_LOOKS:
@@ -234,7 +236,7 @@ class Supervisor:
         for process in living:
             if not process.is_retired:  # that one is on its way out already
                 process.send(signal.SIGTERM)
-        self._close_doors()
+        self._close_sockets()
         ended = asyncio.create_task(self._until_ended(living, self._patience_s))
         hurried = asyncio.create_task(self._hurried.wait())
         await asyncio.wait({ended, hurried}, return_when=asyncio.FIRST_COMPLETED)

@@ -1,4 +1,4 @@
-"""``python -m application.base_web_server.workers.worker ORDER``: started by a supervisor only."""
+"""``python -m application.base_web_server.workers.worker ARGUMENTS``: started by a supervisor only."""
 
 from __future__ import annotations
 
@@ -13,35 +13,36 @@ from base_server.service.core.logger import Logger, configure_logging
 
 from ..config.loading import ServerSettings, load_settings
 from ..serving import run_loop, serve
-from .arguments import READY, WorkerOrder
-from .context import WorkerSeat
-from .heartbeats import WorkerBoard
+from .arguments import READY, WorkerArguments
+from .context import WorkerContext
+from .heartbeats import Heartbeats
 
 
 def main(argument: str) -> int:
-    """Serve as ordered; the exit code (0 stopped, 1 could not start)."""
-    order = WorkerOrder.read(argument)
+    """Serve; the exit code (0 stopped, 1 could not start)."""
+    arguments = WorkerArguments.read(argument)
     try:
         settings = load_settings(
-            order.env, Path(order.config) if order.config else None, app=order.app
+            arguments.env, Path(arguments.config) if arguments.config else None, app=arguments.app
         )
         configure_logging(settings.netConfig.log_level)
         sockets = {
-            key: [socket.socket(fileno=number) for number in order.sockets[key]]
-            for key in order.sockets
+            key: [socket.socket(fileno=number) for number in arguments.sockets[key]]
+            for key in arguments.sockets
         }
-        seat = WorkerSeat(order.number, sockets, WorkerBoard(Path(order.board), order.count))
+        heartbeats = Heartbeats(Path(arguments.heartbeats), arguments.count)
+        worker = WorkerContext(arguments.number, sockets, heartbeats)
 
         def announce(url: str) -> None:
             print(f"{READY}{url}", flush=True)  # noqa: T201 - what the supervisor waits for
-            Logger.info("worker ready", worker=order.number, pid=os.getpid())
+            Logger.info("worker ready", worker=arguments.number, pid=os.getpid())
 
-        run_loop(serve(_on_shared_cache(settings, order.cache_socket), announce, seat))
+        run_loop(serve(_on_shared_cache(settings, arguments.cache_socket), announce, worker))
     except StartError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)  # noqa: T201 - the one line for the operator
         return 1
     except asyncio.CancelledError:
-        Logger.info("start was interrupted", worker=order.number)
+        Logger.info("start was interrupted", worker=arguments.number)
     return 0
 
 

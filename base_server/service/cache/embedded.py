@@ -71,7 +71,7 @@ class EmbeddedServer:
             await self.stop()
             raise StartError(
                 f"The embedded cache server cannot use {self._data_dir} ({error}): "
-                "mend the folder, or set another templateConfig.data_dir."
+                "fix the folder, or set another templateConfig.data_dir."
             ) from error
         except BaseException:
             await self.stop()
@@ -166,7 +166,7 @@ class EmbeddedServer:
         while not await _answers(self._socket):
             if process.returncode is not None:
                 raise StartError(
-                    f"The embedded cache server ended at start ({self._last_words()}): mend it, its log is {self._log}."
+                    f"The embedded cache server ended at start ({self._last_words()}): fix it, its log is {self._log}."
                 )
             if time.monotonic() > deadline_s:
                 raise StartError(
@@ -187,7 +187,7 @@ class EmbeddedServer:
                 exit_code=exit_code,
                 lived_s=round(lived_s),
                 reason=self._last_words(),
-                fix=self._fix(),
+                mend=self._fix(),
             )
             if lived_s > _LONGEST_RESTART_DELAY_S:
                 delay_s = 0.0

@@ -69,7 +69,7 @@ class Signals:
                 if self._pubsub is not None:
                     await self._ask_for_the_missing(self._pubsub)
                 await heard.wait()
-        except (TimeoutError, RedisError, OSError):  # a lost connection: the listener mends it
+        except (TimeoutError, RedisError, OSError):  # a lost connection: the listener fixes it
             return False
         return True
 

@@ -22,7 +22,7 @@ class ServiceUnavailable(ServiceError):
 
 
 class NotDeployed(ServiceUnavailable):
-    """What was called is not there: a procedure, a shard. The log has the mend. To a client it is
+    """What was called is not there: a procedure, a shard. The log has the fix. To a client it is
     an outage like others, for procedures are replaced while servers run; what must not be lost
     waits."""
 
@@ -56,4 +56,4 @@ class DataRefused(ServiceError):
 
 
 class StartError(Exception):
-    """The server cannot start. One line: what is wrong, where, and how to mend it."""
+    """The server cannot start. One line: what is wrong, where, and how to fix it."""

@@ -49,7 +49,7 @@ class DatabaseService(Facade):
     cancellation does not reach.
 
     Calls raise ``DataRefused`` (the data itself cannot be stored), ``OutcomeUnknown`` (sent and not
-    answered), ``NotDeployed`` (there is no such procedure or shard; the error log has the mend
+    answered), ``NotDeployed`` (there is no such procedure or shard; the error log has the fix
     too), ``ServiceUnavailable`` (nothing was executed; later it may work). ``env`` is only for the
     command that a start error names.
     """
@@ -59,7 +59,7 @@ class DatabaseService(Facade):
     ) -> None:
         self._settings = settings
         self._databases = Databases(settings, data_dir=data_dir, scripts_dir=scripts_dir)
-        self._mend = f"python -m application.manage --env {env} db apply"
+        self._fix = f"python -m application.manage --env {env} db apply"
         self._tasks = TaskRegistry()
         self._global: Database | None = None
         self._shards: dict[int, Database] = {}
@@ -83,11 +83,11 @@ class DatabaseService(Facade):
         does not answer is no reason not to start: it is checked before its first call.
         """
         if self._settings.type == "sqlite":
-            await apply_all(self._databases, self._settings, command=self._mend)
+            await apply_all(self._databases, self._settings, command=self._fix)
         self._global = self._databases.open_global()
         try:
             await schema.require_current(
-                self._global, self._databases.global_scripts, mend=self._mend
+                self._global, self._databases.global_scripts, fix=self._fix
             )
             await self.refresh_shards()
         except ServiceUnavailable as error:
@@ -100,7 +100,7 @@ class DatabaseService(Facade):
             raise
         if not self._shards:
             await self.stop()
-            raise StartError(f"the global database knows no shard; run: {self._mend}")
+            raise StartError(f"the global database knows no shard; run: {self._fix}")
         for shard_id in self.shard_ids:
             try:
                 await self._check_shard(shard_id)
@@ -156,9 +156,9 @@ class DatabaseService(Facade):
         await self.refresh_shards()
         if shard_id not in self._shards:
             reason = f"there is no shard {shard_id}; known are {self.shard_ids}"
-            Logger.error("unknown shard", shard_id=shard_id, known=self.shard_ids, mend=self._mend)
+            Logger.error("unknown shard", shard_id=shard_id, known=self.shard_ids, mend=self._fix)
             raise NotDeployed(
-                SERVICE, f"{reason}: list it in databaseConfig.shards and run: {self._mend}"
+                SERVICE, f"{reason}: list it in databaseConfig.shards and run: {self._fix}"
             )
 
     async def follow_shards(self) -> None:
@@ -222,11 +222,11 @@ class DatabaseService(Facade):
         except NotDeployed as error:
             FAILED_CALLS.add(name, "missing")
             Logger.error(
-                "procedure is missing", procedure=name, database=database.label, mend=self._mend
+                "procedure is missing", procedure=name, database=database.label, mend=self._fix
             )
             raise NotDeployed(
                 error.service,
-                f"{error.reason}; run: {self._mend} (one of your own you create yourself)",
+                f"{error.reason}; run: {self._fix} (one of your own you create yourself)",
             ) from error
         except ServiceError as error:
             FAILED_CALLS.add(name, _reason_of(error))
@@ -251,7 +251,7 @@ class DatabaseService(Facade):
 
     async def _check_shard(self, shard_id: int) -> None:
         await schema.require_current(
-            self._shards[shard_id], self._databases.shard_scripts, mend=self._mend
+            self._shards[shard_id], self._databases.shard_scripts, fix=self._fix
         )
         self._unchecked.discard(shard_id)
 

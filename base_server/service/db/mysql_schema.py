@@ -2,7 +2,7 @@
 of the pool.
 
 DDL commits by itself, so a table script is one statement that may be repeated (``CREATE TABLE IF
-NOT EXISTS``): a run that died between a script and its ledger line is mended by the next one.
+NOT EXISTS``): a run that died between a script and its ledger line is fixed by the next one.
 """
 
 from __future__ import annotations

@@ -130,13 +130,13 @@ async def apply(
     return [script.name for script in selected if script.name != VERSION_ENTRY]
 
 
-async def require_current(database: Database, scripts: ScriptSet, *, mend: str) -> None:
-    """Raise :class:`StartError`, naming the command ``mend``, unless every script is applied as it
+async def require_current(database: Database, scripts: ScriptSet, *, fix: str) -> None:
+    """Raise :class:`StartError`, naming the command ``fix``, unless every script is applied as it
     is."""
     status = await read_status(database, scripts)
-    status.refuse_mistakes(command=mend)
+    status.refuse_mistakes(command=fix)
     if not status.is_current:
         todo = status.names(ScriptState.PENDING, ScriptState.OUTDATED)
         raise StartError(
-            f"{database.label}: {len(todo)} database scripts are not applied; run: {mend}"
+            f"{database.label}: {len(todo)} database scripts are not applied; run: {fix}"
         )

@@ -16,7 +16,7 @@ from typing import Protocol
 Body = Callable[..., AsyncGenerator[bytes, None]]
 
 
-class HttpResponse(Protocol):
+class ProviderResponse(Protocol):
     """What is needed of the HTTP library's response; everything that reads it calls ``aiter_bytes``, and closing it
     twice is harmless."""
 
@@ -30,7 +30,7 @@ class HttpResponse(Protocol):
 class OpenResponse:
     """A response of this call, and what its body has shown so far."""
 
-    http: HttpResponse
+    http: ProviderResponse
     is_done: bool = False
     """``[DONE]`` came, after nothing but chunks of a reply."""
 
@@ -51,7 +51,7 @@ def collect_responses(into: list[OpenResponse]) -> Iterator[None]:
         _of_this_call.reset(token)
 
 
-def note_response(response: HttpResponse) -> OpenResponse:
+def note_response(response: ProviderResponse) -> OpenResponse:
     """Add ``response``, whose headers have come, to its call."""
     opened = OpenResponse(response)
     if (responses := _of_this_call.get()) is not None:

@@ -16,7 +16,12 @@ from base_server.service.llm.event_stream_reader import (
     ServerSentEvent,
 )
 from base_server.service.llm.llm_errors import AIUnavailable
-from base_server.service.llm.open_responses import Body, HttpResponse, OpenResponse, note_response
+from base_server.service.llm.open_responses import (
+    Body,
+    OpenResponse,
+    ProviderResponse,
+    note_response,
+)
 
 _MAX_EVENT_BYTES = 16 * 2**20
 """A whole reply in one event has some megabytes."""
@@ -40,7 +45,7 @@ class ResponseEvents:
     def __init__(self, max_chars: int) -> None:
         self._max_bytes = max(_MAX_EVENT_BYTES, max_chars * _BYTES_PER_CHAR)
 
-    async def __call__(self, response: HttpResponse) -> None:
+    async def __call__(self, response: ProviderResponse) -> None:
         opened = note_response(response)
         response.aiter_bytes = partial(self._read, opened, response.aiter_bytes)
 

@@ -1,4 +1,4 @@
-"""The JSON of the wire: the envelope's two halves, strict parsing at the door, encoding on the way out.
+"""The JSON envelope: the envelope's two halves, strict parsing, encoding.
 
 What is accepted here is text that Redis, MySQL and the client give back byte for byte: no lone
 surrogates, no NUL, no NaN, no duplicate keys, no other encoding than UTF-8.
@@ -126,7 +126,7 @@ class ErrorBody(BaseModel):
     retry_after_s: float | None = None
     """Not before so many seconds."""
     details: dict[str, Any] | None = None
-    """What helps to mend it: `errors` names each bad field, `message_id` the reply that runs, …"""
+    """What helps to fix it: `errors` names each bad field, `message_id` the reply that runs, …"""
 
 
 class RawJson:

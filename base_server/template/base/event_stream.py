@@ -47,7 +47,7 @@ class ReaderLeft(Exception):
     """Nobody reads the stream any more."""
 
 
-class Outlet(Protocol):
+class SseResponse(Protocol):
     """Where a stream goes: an HTTP response, or whatever collects it."""
 
     async def open(self, on_left: Callable[[], None]) -> None:

@@ -70,7 +70,7 @@ class SessionWatch:
         try:
             while self._scopes:
                 await asyncio.sleep(self._pause_s)
-                # Those that have come since the last look were looked up at their own door.
+                # Those that have come since the last look were looked up when they began.
                 ended = set(await self._ended(known & {scope.token for scope in self._scopes}))
                 for scope in [scope for scope in self._scopes if scope.token in ended]:
                     self._scopes.remove(scope)

@@ -1,4 +1,4 @@
-"""The door: finds the session, parses strictly, calls the handler, writes the envelope, logs what was refused."""
+"""Runs one request: strict parsing, the session, the handler, the response envelope, the log line."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from base_server.service.core.logger import Logger, bind_log_context
-from base_server.template.base import envelope as wire
+from base_server.template.base import envelope
 from base_server.template.base.client_session import ClientSession
 from base_server.template.base.endpoint import Access, Endpoint
 from base_server.template.base.error_response import as_api_error
 from base_server.template.base.errors import ApiError, InvalidRequest, SessionMissing
-from base_server.template.base.event_stream import Events, Outlet, ReaderLeft
+from base_server.template.base.event_stream import Events, ReaderLeft, SseResponse
 from base_server.template.base.session_info import SessionInfo
 from base_server.template.base.session_proof import SessionProof
 from base_server.template.base.session_watch import RecallsSessions, SessionFinder, SessionWatch
@@ -36,10 +36,10 @@ class Call:
 
 
 @dataclass(slots=True)
-class Answer:
+class HttpResponse:
     """What goes back. ``error_code`` and ``sequence`` are those of ``body``.
 
-    ``is_streamed``: it went out through the outlet, event by event; there is no body."""
+    ``is_streamed``: it went out through the sse, event by event; there is no body."""
 
     status: int
     body: bytes
@@ -59,7 +59,7 @@ class TemplateService:
     ``status_for_errors="ok"`` answers HTTP 200 to every call, for clients that read only ``errorCode``.
     ``recheck_s``: how often the session of a request that takes longer is looked up again; a logout on any process
     ends it with 10000. Every failure becomes an envelope; only cancellation is raised. The events of a stream go to the
-    call's ``outlet``; once it is open, a failure (also the session's end) ends the stream without a last event.
+    call's ``sse``; once it is open, a failure (also the session's end) ends the stream without a last event.
     """
 
     def __init__(
@@ -76,50 +76,52 @@ class TemplateService:
         self._observe = observe
         self._watch = SessionWatch(sessions, recheck_s)
 
-    async def handle(self, endpoint: Endpoint, call: Call, outlet: Outlet | None = None) -> Answer:
-        """Run ``endpoint`` as its table row says who may call it. A stream needs an ``outlet``."""
-        return await self._run(endpoint, call, outlet, needs_session=endpoint.access is Access.USER)
+    async def handle(
+        self, endpoint: Endpoint, call: Call, sse: SseResponse | None = None
+    ) -> HttpResponse:
+        """Run ``endpoint`` as its table row says who may call it. A stream needs an ``sse``."""
+        return await self._run(endpoint, call, sse, needs_session=endpoint.access is Access.USER)
 
     async def run_user(
-        self, endpoint: Endpoint, call: Call, outlet: Outlet | None = None
-    ) -> Answer:
+        self, endpoint: Endpoint, call: Call, sse: SseResponse | None = None
+    ) -> HttpResponse:
         """Run for the account of the call's session; without a valid one the answer is 10000."""
-        return await self._run(endpoint, call, outlet, needs_session=True)
+        return await self._run(endpoint, call, sse, needs_session=True)
 
     async def run_anonymous(
-        self, endpoint: Endpoint, call: Call, outlet: Outlet | None = None
-    ) -> Answer:
+        self, endpoint: Endpoint, call: Call, sse: SseResponse | None = None
+    ) -> HttpResponse:
         """Run for anybody; a token is not looked at."""
-        return await self._run(endpoint, call, outlet, needs_session=False)
+        return await self._run(endpoint, call, sse, needs_session=False)
 
-    def refuse(self, error: ApiError, sequence: int = 0) -> Answer:
+    def refuse(self, error: ApiError, sequence: int = 0) -> HttpResponse:
         """The answer to a request that reached no endpoint (unknown path, body too large, …)."""
-        response = wire.Response(sequence=sequence)
+        response = envelope.Response(sequence=sequence)
         response.fail(error)
-        return self._answer(response)
+        return self._encode(response)
 
     async def _run(
-        self, endpoint: Endpoint, call: Call, outlet: Outlet | None, *, needs_session: bool
-    ) -> Answer:
+        self, endpoint: Endpoint, call: Call, sse: SseResponse | None, *, needs_session: bool
+    ) -> HttpResponse:
         started = time.monotonic()
         bind_log_context(request_id=call.request_id, protocol=endpoint.id)
         sequence = 0
         caller = ClientSession(ANONYMOUS, call.request_id, call.peer, call.last_event_id)
-        delivery: _Delivery | None = None
+        sender: _EventSender | None = None
         try:
-            data = wire.read_json(call.body)
+            data = envelope.read_json(call.body)
             sequence = _readable_sequence(data)
             token = _token(call, data)
             if needs_session:
-                await self._admit(endpoint, caller, token)
+                await self._authenticate(endpoint, caller, token)
             try:
-                request = wire.read_request(endpoint.request, call.body)
+                request = envelope.read_request(endpoint.request, call.body)
                 with self._watch.lasting(token) if needs_session else nullcontext():
                     response = await endpoint.handler(caller, request)
                     await _prove(caller)
                     if isinstance(response, AsyncGenerator):
-                        delivery = _Delivery(outlet)
-                        response = await delivery.run(response)
+                        sender = _EventSender(sse)
+                        response = await sender.run(response)
             except Exception:
                 await _prove(caller)
                 raise
@@ -127,12 +129,12 @@ class TemplateService:
             response = endpoint.response()
             response.fail(as_api_error(error))
         response.echo(sequence)
-        if delivery is not None and delivery.is_open:
-            answer = Answer(
-                200, b"", {}, response.errorCode or delivery.error_code, sequence, is_streamed=True
+        if sender is not None and sender.is_open:
+            answer = HttpResponse(
+                200, b"", {}, response.errorCode or sender.error_code, sequence, is_streamed=True
             )
         else:
-            answer = self._encoded(response)
+            answer = self._encode_safely(response)
         elapsed_s = time.monotonic() - started
         if answer.error_code or Logger.hears_debug():
             log = Logger.info if answer.error_code else Logger.debug
@@ -148,7 +150,7 @@ class TemplateService:
             self._observe(endpoint, answer.error_code, elapsed_s)
         return answer
 
-    async def _admit(self, endpoint: Endpoint, caller: ClientSession, token: str) -> None:
+    async def _authenticate(self, endpoint: Endpoint, caller: ClientSession, token: str) -> None:
         """Give ``caller`` its session: looked up, or believed where the handler proves it."""
         if (
             endpoint.proves_session
@@ -163,56 +165,54 @@ class TemplateService:
             raise SessionMissing()
         caller.session = session
 
-    def _encoded(self, response: wire.Response) -> Answer:
+    def _encode_safely(self, response: envelope.Response) -> HttpResponse:
         try:
-            return self._answer(response)
-        except (
-            Exception
-        ) as error:  # a handler's response that cannot be encoded is a failure like another
+            return self._encode(response)
+        except Exception as error:  # a handler's response that cannot be encoded
             return self.refuse(as_api_error(error), response.sequence)
 
-    def _answer(self, response: wire.Response) -> Answer:
-        body = wire.encode(response)
+    def _encode(self, response: envelope.Response) -> HttpResponse:
+        body = envelope.encode(response)
         headers: dict[str, str] = {}
         if response.error is not None and response.error.retry_after_s is not None:
             headers["Retry-After"] = str(max(1, round(response.error.retry_after_s)))
         if response.errorCode == SessionMissing.error_code:
             headers["WWW-Authenticate"] = "Bearer"
         status = 200 if self._status_for_errors == "ok" else response.http_status
-        return Answer(status, body, headers, response.errorCode, response.sequence)
+        return HttpResponse(status, body, headers, response.errorCode, response.sequence)
 
 
 async def _prove(caller: ClientSession) -> None:
-    """Whatever the handler found out: who has no session hears nothing of it."""
+    """Without a session the caller must not learn what the handler found, so this runs before any response."""
     if caller.proof is not None:
         await caller.proof.look()
 
 
-class _Delivery:
-    """The way of a stream out. ``is_open``: the answer has begun; ``error_code``: that of its last event."""
+class _EventSender:
+    """Sends a stream's events. ``is_open``: the response has begun; ``error_code``: of its last event."""
 
-    def __init__(self, outlet: Outlet | None) -> None:
-        self._outlet = outlet
+    def __init__(self, sse: SseResponse | None) -> None:
+        self._sse = sse
         self.is_open = False
         self.error_code = 0
 
-    async def run(self, events: Events) -> wire.Response:
+    async def run(self, events: Events) -> envelope.Response:
         scope = asyncio.timeout(None)
         try:
             async with scope, aclosing(events):
-                if self._outlet is None:
-                    raise TypeError("a stream needs an outlet")
-                await self._outlet.open(lambda: scope.reschedule(asyncio.get_running_loop().time()))
+                if self._sse is None:
+                    raise TypeError("a stream needs an SseResponse")
+                await self._sse.open(lambda: scope.reschedule(asyncio.get_running_loop().time()))
                 self.is_open = True
                 async for event in events:
                     self.error_code = event.error_code
-                    await self._outlet.send(event.encode())
+                    await self._sse.send(event.encode())
         except ReaderLeft:
             self.is_open = True
         except TimeoutError:
             if not scope.expired():
                 raise
-        return wire.Response()
+        return envelope.Response()
 
 
 def _token(call: Call, data: dict[str, Any]) -> str:
@@ -227,6 +227,6 @@ def _readable_sequence(data: dict[str, Any]) -> int:
     readable = (
         isinstance(sequence, int)
         and not isinstance(sequence, bool)
-        and abs(sequence) <= wire.INT64_MAX
+        and abs(sequence) <= envelope.INT64_MAX
     )
     return sequence if readable else 0

@@ -187,8 +187,8 @@ class ChatTemplateImpl(BaseTemplate):
             health = await self._parts.consumer.health()
             checks = [await self._backlog_check(health)]
             if health.dead:
-                mend = f"python -m application.manage dlq list --queue {QUEUE_NAME}"
-                reason = f"{health.dead} events that the database refused, or behind one, wait for an operator: {mend}"
+                fix = f"python -m application.manage dlq list --queue {QUEUE_NAME}"
+                reason = f"{health.dead} events that the database refused, or behind one, wait for an operator: {fix}"
                 checks.append(ReadinessCheck("chat_dead_letters", Health.DEGRADED, reason))
             if health.older_shards:
                 reason = "; ".join(map(str, health.older_shards))

@@ -149,7 +149,7 @@ async def test_a_user_without_rights_to_channels_is_told_once_and_tried_seldom(
 
             await until(arrives)
             assert service._signals._pause_s == 0.2, (
-                "the next interruption is mended at once, and told"
+                "the next interruption is fixed at once, and told"
             )
         await owner.get_client().execute("ACL", "DELUSER", app_id)
 

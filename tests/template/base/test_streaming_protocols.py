@@ -1,4 +1,4 @@
-"""A host's own streaming protocols: events to the outlet, failures before and after the first one, ended sessions."""
+"""A host's streaming endpoints: events, failures before and after the first one, ended sessions."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from base_server.template.base.error_response import error_to_response
 from base_server.template.base.errors import RoomNotFound
 from base_server.template.base.event_stream import Events, ReaderLeft, StreamEvent
 from base_server.template.base.session_info import SessionInfo
-from base_server.template.base.template_service import Answer, Call, TemplateService
+from base_server.template.base.template_service import Call, HttpResponse, TemplateService
 from tests.waiting import PATIENCE_S, until
 
 
@@ -81,7 +81,7 @@ class ManySessions(Sessions):
         return list(tokens) if self.ended else []
 
 
-class Outlet:
+class CollectedEvents:
     """Keeps what it gets; leaves after ``patience`` events."""
 
     def __init__(self, patience: int = 100) -> None:
@@ -106,24 +106,24 @@ def template() -> CountingTemplate:
 
 async def count(
     template: CountingTemplate,
-    outlet: Outlet | None,
+    sse: CollectedEvents | None,
     service: TemplateService | None = None,
     **fields: int,
-) -> Answer:
+) -> HttpResponse:
     (endpoint,) = template.endpoints()
     service = service or TemplateService(Sessions())
-    return await service.handle(endpoint, Call(json.dumps(fields).encode(), bearer="good"), outlet)
+    return await service.handle(endpoint, Call(json.dumps(fields).encode(), bearer="good"), sse)
 
 
 async def test_events_go_to_the_outlet_and_the_last_ones_code_to_the_observer(
     template: CountingTemplate,
 ) -> None:
-    outlet, seen = Outlet(), []
+    sse, seen = CollectedEvents(), []
     service = TemplateService(
         Sessions(), observe=lambda endpoint, code, elapsed_s: seen.append(code)
     )
-    answer = await count(template, outlet, service, up_to=2)
-    assert outlet.sent == [
+    answer = await count(template, sse, service, up_to=2)
+    assert sse.sent == [
         b'id: 1\nevent: count\ndata: {"number":1}\n\n',
         b'id: 2\nevent: count\ndata: {"number":2}\n\n',
     ]
@@ -132,29 +132,29 @@ async def test_events_go_to_the_outlet_and_the_last_ones_code_to_the_observer(
 
 
 async def test_a_failure_before_the_first_event_is_an_envelope(template: CountingTemplate) -> None:
-    outlet = Outlet()
+    sse = CollectedEvents()
     for fields, status, code in (({"up_to": -1}, 404, 1004), ({"up_to": "x"}, 400, 1002)):
-        answer = await count(template, outlet, **fields)
+        answer = await count(template, sse, **fields)
         assert (answer.is_streamed, answer.status, json.loads(answer.body)["errorCode"]) == (
             False,
             status,
             code,
         )
-    assert not outlet.is_open
+    assert not sse.is_open
 
 
 async def test_a_failure_after_it_ends_the_stream_and_is_known_to_the_log_alone(
     template: CountingTemplate,
 ) -> None:
     template.raises_at = 2
-    outlet = Outlet()
-    answer = await count(template, outlet)
-    assert (answer.is_streamed, answer.error_code, len(outlet.sent)) == (True, 5000, 1)
-    assert b"secret" not in b"".join(outlet.sent)
+    sse = CollectedEvents()
+    answer = await count(template, sse)
+    assert (answer.is_streamed, answer.error_code, len(sse.sent)) == (True, 5000, 1)
+    assert b"secret" not in b"".join(sse.sent)
 
 
 async def test_a_reader_who_leaves_ends_the_handler(template: CountingTemplate) -> None:
-    answer = await count(template, Outlet(patience=1))
+    answer = await count(template, CollectedEvents(patience=1))
     assert (answer.is_streamed, answer.error_code, template.closed) == (True, 0, True)
 
 
@@ -162,10 +162,10 @@ async def test_a_reader_who_leaves_while_nothing_is_said_ends_the_handler(
     template: CountingTemplate,
 ) -> None:
     template.waits_at = 2
-    outlet = Outlet()
-    stream = asyncio.create_task(count(template, outlet))
-    await until(lambda: outlet.sent)
-    outlet.leave()
+    sse = CollectedEvents()
+    stream = asyncio.create_task(count(template, sse))
+    await until(lambda: sse.sent)
+    sse.leave()
     answer = await asyncio.wait_for(stream, PATIENCE_S)
     assert (answer.is_streamed, answer.error_code, template.closed) == (True, 0, True)
 
@@ -183,15 +183,18 @@ async def test_a_stream_ends_with_its_session_and_leaves_no_task(
 ) -> None:
     tasks = len(asyncio.all_tasks())
     template.waits_at = 2
-    service, outlets = TemplateService(sessions, recheck_s=0.02), [Outlet(), Outlet()]
-    streams = [asyncio.create_task(count(template, outlet, service)) for outlet in outlets]
-    await until(lambda: all(outlet.sent for outlet in outlets))
+    service, responses = (
+        TemplateService(sessions, recheck_s=0.02),
+        [CollectedEvents(), CollectedEvents()],
+    )
+    streams = [asyncio.create_task(count(template, sse, service)) for sse in responses]
+    await until(lambda: all(sse.sent for sse in responses))
     await asyncio.sleep(0.06)  # several looks at a session that goes on
     assert not any(stream.done() for stream in streams)
     sessions.ended = True
     done = await asyncio.wait_for(asyncio.gather(*streams), PATIENCE_S)
     assert [(answer.is_streamed, answer.error_code) for answer in done] == [(True, 10000)] * 2
-    assert [len(outlet.sent) for outlet in outlets] == [1, 1]
+    assert [len(sse.sent) for sse in responses] == [1, 1]
     await until(lambda: len(asyncio.all_tasks()) == tasks)
 
 
@@ -199,9 +202,9 @@ async def test_a_cancelled_call_is_cancelled_and_not_a_session_that_ended(
     template: CountingTemplate,
 ) -> None:
     template.waits_at = 1
-    outlet = Outlet()
-    stream = asyncio.create_task(count(template, outlet))
-    await until(lambda: outlet.is_open)
+    sse = CollectedEvents()
+    stream = asyncio.create_task(count(template, sse))
+    await until(lambda: sse.is_open)
     stream.cancel()
     with pytest.raises(asyncio.CancelledError):
         await stream

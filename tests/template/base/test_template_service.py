@@ -27,7 +27,7 @@ from base_server.template.base.errors import (
 )
 from base_server.template.base.session_info import SessionInfo
 from base_server.template.base.template_context import TemplateContext
-from base_server.template.base.template_service import Answer, Call, TemplateService
+from base_server.template.base.template_service import Call, HttpResponse, TemplateService
 from tests.waiting import PATIENCE_S
 
 
@@ -88,7 +88,7 @@ def service() -> TemplateService:
     return TemplateService(Sessions())
 
 
-def body_of(answer: Answer) -> dict[str, Any]:
+def body_of(answer: HttpResponse) -> dict[str, Any]:
     body = json.loads(answer.body)
     assert isinstance(body, dict)
     assert body["errorCode"] == answer.error_code
@@ -97,7 +97,7 @@ def body_of(answer: Answer) -> dict[str, Any]:
 
 async def ask(
     service: TemplateService, endpoint: Endpoint, *, bearer: str | None = "good", **fields: Any
-) -> Answer:
+) -> HttpResponse:
     return await service.handle(
         endpoint, Call(json.dumps(fields).encode(), "req-1", bearer, "192.0.2.1")
     )

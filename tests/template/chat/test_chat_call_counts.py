@@ -25,7 +25,7 @@ from base_server.service.llm.conversation import (
     ReplyStart,
 )
 from base_server.template.base.session_info import SessionInfo
-from base_server.template.base.template_service import Answer, Call, TemplateService
+from base_server.template.base.template_service import Call, HttpResponse, TemplateService
 from base_server.template.chat.common.chat_protocol import ChatProtocol
 from tests.chat_world import ChatWorld
 
@@ -54,7 +54,7 @@ async def _say_something(
     yield ReplyEnd("stub", 1, 10, "stop", 0)
 
 
-async def _calls_of(work: Callable[[], Awaitable[Answer]]) -> int:
+async def _calls_of(work: Callable[[], Awaitable[HttpResponse]]) -> int:
     """The fewest of some tries: what runs beside the request is not its own."""
     counts = []
     for _ in range(8):

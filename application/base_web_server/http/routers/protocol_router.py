@@ -17,7 +17,7 @@ from base_server.template.base.template_service import Call, TemplateService
 
 from ..middlewares import REQUEST_ID, WHERE_ROUTES_ARE, to_response, too_large
 from ..peer import PeerFinder
-from ..sse_response import StreamOutlet
+from ..sse_response import HttpSseResponse
 
 BODY_TIMEOUT_S = 30.0
 _LAST_EVENT_ID = istr("Last-Event-ID")
@@ -55,9 +55,9 @@ def add_protocol_routes(
         )
         if not endpoint.events:
             return to_response(await service.handle(endpoint, call))
-        async with StreamOutlet(request) as outlet:
-            answer = await service.handle(endpoint, call, outlet)
-            return outlet.response if answer.is_streamed else to_response(answer)
+        async with HttpSseResponse(request) as sse:
+            answer = await service.handle(endpoint, call, sse)
+            return sse.response if answer.is_streamed else to_response(answer)
 
     async def by_id(request: web.Request) -> web.StreamResponse:
         text = request.match_info["protocol_id"]

@@ -29,7 +29,7 @@ def _fits(content: str) -> str:
 
 
 def _storable(text: str) -> str:
-    # The door refuses it too; a host's own code makes requests without passing the door.
+    # The endpoint refuses it too, but a host's own code may call the handler directly.
     if "\0" in text:
         raise ValueError("must not contain the character U+0000")
     return text

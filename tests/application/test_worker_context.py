@@ -11,9 +11,9 @@ import structlog
 
 from application.base_web_server.observability.health import HealthMonitor
 from application.base_web_server.observability.readiness import Phase, Readiness
-from application.base_web_server.workers import context as worker_seat
-from application.base_web_server.workers.context import WorkerSeat
-from application.base_web_server.workers.heartbeats import WorkerBoard
+from application.base_web_server.workers import context as worker_context
+from application.base_web_server.workers.context import WorkerContext
+from application.base_web_server.workers.heartbeats import Heartbeats
 from base_server.service.core.tasks import TaskRegistry
 from tests.waiting import PATIENCE_S, until
 
@@ -30,19 +30,19 @@ class CountedHealth:
 async def test_counts_that_cannot_be_written_do_not_silence_the_worker(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(worker_seat, "POST_INTERVAL_S", 0.01)
+    monkeypatch.setattr(worker_context, "HEARTBEAT_INTERVAL_S", 0.01)
     health, tasks = CountedHealth(), TaskRegistry()
 
     def on_a_full_disk() -> None:
         raise OSError(28, "No space left on device")
 
-    seat = WorkerSeat(1, {}, WorkerBoard(tmp_path, 1))
+    worker = WorkerContext(1, {}, Heartbeats(tmp_path, 1))
     with structlog.testing.capture_logs() as logs:
         async with (
             asyncio.timeout(PATIENCE_S),
-            seat.posting(cast(HealthMonitor, health), tasks, on_a_full_disk),
+            worker.beating(cast(HealthMonitor, health), tasks, on_a_full_disk),
         ):
             await until(lambda: health.asked > 5)
-            assert seat.board.report(verbose=False)[0]
+            assert worker.heartbeats.report(verbose=False)[0]
     assert [entry["event"] for entry in logs] == ["metrics are not written"]
     assert not list(tmp_path.iterdir()), "it says nothing when it has ended"

@@ -1,14 +1,14 @@
-"""What mends an outage: services say what is wrong, an operator also wants to know what to do."""
+"""What fixes an outage: services say what is wrong, an operator also wants to know what to do."""
 
 from __future__ import annotations
 
 import re
 
-MEND_REDIS = (
+FIX_REDIS = (
     "start it, or set cacheConfig host, port, username, password, tls"
     " (BASE_SERVER__CACHECONFIG__HOST, …__PASSWORD, …)"
 )
-MEND_OLDER_SHARD = (
+FIX_OLDER_SHARD = (
     "find out why the database went back (a dump put back, a replica that was behind), and see in docs/operations.md,"
     " A shard that came back older, how a failover loses nothing"
 )
@@ -16,7 +16,7 @@ _REFUSED_USER = re.compile(r": (1044|1045|1698) ")
 _REFUSED_RIGHT = re.compile(r": (1142|1227|1370|1419) ")
 
 
-def mend_database(reason: str, kind: str, env: str) -> str:
+def database_fix(reason: str, kind: str, env: str) -> str:
     """``reason``: of a ServiceUnavailable of the database service; ``kind``: databaseConfig.type."""
     if kind == "sqlite":
         return "stop the program that holds the file, or bring the file or its folder back from the backup"
@@ -32,7 +32,7 @@ def mend_database(reason: str, kind: str, env: str) -> str:
     )
 
 
-def split_mend(error: Exception) -> tuple[str, str]:
-    """What a StartError says is wrong, and what it says behind its last colon mends it."""
-    text, _, mend = " ".join(str(error).split()).rpartition(": ")
-    return text, mend.removesuffix(".")
+def split_fix(error: Exception) -> tuple[str, str]:
+    """What a StartError says is wrong, and what it says behind its last colon fixes it."""
+    text, _, fix = " ".join(str(error).split()).rpartition(": ")
+    return text, fix.removesuffix(".")

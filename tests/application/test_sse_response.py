@@ -10,8 +10,8 @@ import aiohttp
 import pytest
 from aiohttp import web
 
-from application.base_web_server.http import sse_response as stream_outlet
-from application.base_web_server.http.sse_response import StreamOutlet
+from application.base_web_server.http import sse_response
+from application.base_web_server.http.sse_response import HttpSseResponse
 from base_server.template.base.event_stream import ReaderLeft
 from tests.waiting import until
 
@@ -32,20 +32,20 @@ class Source:
         self._goes_on = goes_on
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
-        async with StreamOutlet(request) as outlet:
+        async with HttpSseResponse(request) as sse:
             try:
-                await outlet.open(self._leave)
+                await sse.open(self._leave)
                 for _ in range(self._events):
-                    await outlet.send(EVENT)
+                    await sse.send(EVENT)
                     self.sent += 1
                 while self._goes_on:
                     await asyncio.sleep(0.2)
-                    await outlet.send(b"data: later\n\n")
+                    await sse.send(b"data: later\n\n")
             except ReaderLeft:
                 self.left = True
             finally:
                 self.ended = True
-            return outlet.response
+            return sse.response
 
     def _leave(self) -> None:
         self.left = True
@@ -89,7 +89,7 @@ async def test_a_slow_reader_is_waited_for_and_gets_everything() -> None:
 async def test_a_reader_who_takes_nothing_for_too_long_has_left(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(stream_outlet, "STALLED_S", 0.3)
+    monkeypatch.setattr(sse_response, "STALLED_S", 0.3)
     source = Source(EVENTS)
     async with reading(source):
         await until(lambda: source.left)
@@ -102,7 +102,7 @@ async def test_a_reader_who_takes_nothing_for_too_long_has_left(
 async def test_a_quiet_stream_has_pings_and_a_reader_who_goes_is_noticed(
     monkeypatch: pytest.MonkeyPatch, cancels: bool
 ) -> None:
-    monkeypatch.setattr(stream_outlet, "PING_S", 0.02)
+    monkeypatch.setattr(sse_response, "PING_S", 0.02)
     tasks = len(asyncio.all_tasks())
     source = Source(1, goes_on=True)
     async with reading(source, cancels=cancels) as response:
