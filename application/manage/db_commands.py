@@ -1,15 +1,17 @@
-"""``db``: the scripts of db_scripts in the configured databases, and the fence for a shard that is moved."""
+"""``db``: the scripts of db_scripts in the configured databases, and freezing a shard that is
+moved."""
 
 from __future__ import annotations
 
 import argparse
 import asyncio
 import sys
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
+from functools import partial
 from typing import Any, TypeVar
 
 from base_server.service.core.errors import ServiceUnavailable, StartError
-from base_server.service.db.databases import Databases, apply_all, read_all_status, set_fence
+from base_server.service.db.databases import Databases, apply_all, read_all_status, set_frozen
 from base_server.service.db.schema import ScriptState
 from base_server.service.service_container import SCRIPTS_FOLDER
 from base_server.template.chat.persistence.shard_marks import OlderShard
@@ -19,6 +21,7 @@ from .fixes import database_fix
 from .operating import operating
 
 T = TypeVar("T")
+Run = Callable[[ServerSettings, argparse.Namespace], int]
 
 
 def add_to(groups: Any) -> None:
@@ -41,22 +44,37 @@ def add_to(groups: Any) -> None:
     status.set_defaults(run=_status)
     for name, run, text in (
         (
-            "fence",
-            _fence,
-            "let nobody read or write a MySQL shard, so that it can be copied; what happens waits in Redis",
+            "freeze",
+            _freeze,
+            "let nobody read or write a MySQL shard, so that it can be copied; "
+            "what happens waits in Redis",
         ),
-        ("unfence", _unfence, "give a fenced shard, or its copy, back to the servers"),
+        ("unfreeze", _unfreeze, "give a frozen shard, or its copy, back to the servers"),
         (
             "acknowledge",
             _acknowledge,
             "a shard came back older, and you know what it lost: end that alarm",
         ),
     ):
-        command = commands.add_parser(name, help=text)
-        command.add_argument(
-            "--shard", type=int, required=True, metavar="ID", help="its shard_id in databaseConfig"
-        )
-        command.set_defaults(run=run)
+        _add_for_shard(commands, name, run, help=text)
+    # The names of 0.1, without a help text: they are not listed.
+    for old, new, run in (("fence", "freeze", _freeze), ("unfence", "unfreeze", _unfreeze)):
+        _add_for_shard(commands, old, partial(_renamed, old, new, run))
+
+
+def _add_for_shard(commands: Any, name: str, run: Run, **more: str) -> None:
+    command = commands.add_parser(name, **more)
+    command.add_argument(
+        "--shard", type=int, required=True, metavar="ID", help="its shard_id in databaseConfig"
+    )
+    command.set_defaults(run=run)
+
+
+def _renamed(
+    old: str, new: str, run: Run, settings: ServerSettings, options: argparse.Namespace
+) -> int:
+    sys.stderr.write(f"db {old} is now db {new}; the old name goes with the next version\n")
+    return run(settings, options)
 
 
 def _run(settings: ServerSettings, work: Coroutine[Any, Any, T]) -> T:
@@ -96,19 +114,19 @@ def _status(settings: ServerSettings, _: argparse.Namespace) -> int:
     return 0 if all(status.is_current for status in statuses) else 1
 
 
-def _fence(settings: ServerSettings, options: argparse.Namespace) -> int:
+def _freeze(settings: ServerSettings, options: argparse.Namespace) -> int:
     label = _run(
         settings,
-        set_fence(_databases(settings), settings.databaseConfig, options.shard, fenced=True),
+        set_frozen(_databases(settings), settings.databaseConfig, options.shard, frozen=True),
     )
-    sys.stdout.write(f"{label}: fenced, nothing reads or writes there\n")
+    sys.stdout.write(f"{label}: frozen, nothing reads or writes there\n")
     return 0
 
 
-def _unfence(settings: ServerSettings, options: argparse.Namespace) -> int:
+def _unfreeze(settings: ServerSettings, options: argparse.Namespace) -> int:
     label = _run(
         settings,
-        set_fence(_databases(settings), settings.databaseConfig, options.shard, fenced=False),
+        set_frozen(_databases(settings), settings.databaseConfig, options.shard, frozen=False),
     )
     sys.stdout.write(f"{label}: open\n")
     return 0

@@ -20,8 +20,8 @@ def database_fix(reason: str, kind: str, env: str) -> str:
     """``reason``: of a ServiceUnavailable of the database service; ``kind``: databaseConfig.type."""
     if kind == "sqlite":
         return "stop the program that holds the file, or bring the file or its folder back from the backup"
-    if "is fenced" in reason:
-        return f"python -m application.manage --env {env} db unfence --shard ID, once nobody copies it any more"
+    if "is frozen" in reason:
+        return f"python -m application.manage --env {env} db unfreeze --shard ID, once nobody copies it any more"
     if _REFUSED_USER.search(reason):
         variables = "BASE_SERVER__DATABASECONFIG__USER, BASE_SERVER__DATABASECONFIG__PASSWORD"
         return f"set databaseConfig user and password ({variables}; a shard may have its own), or give this user rights"

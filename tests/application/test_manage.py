@@ -122,6 +122,17 @@ def test_start_of_an_older_local_server_is_refused(tmp_path: Path) -> None:
         server.stop()
 
 
+def test_old_name_of_freeze_warns_and_runs(
+    config: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if json.loads(config.read_text())["databaseConfig"]["type"] != "sqlite":
+        pytest.skip("a MySQL shard would be frozen")
+    assert run(config, "db", "fence", "--shard", "1") == 1
+    error = capsys.readouterr().err
+    assert "db fence is now db freeze" in error
+    assert "a SQLite shard needs no freeze" in error
+
+
 def test_a_server_that_is_away_is_one_line(
     config: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

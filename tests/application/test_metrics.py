@@ -226,6 +226,6 @@ def test_an_instrument_without_a_listener_costs_nothing_and_fails_nothing(
     heard: list[tuple[float, tuple[str, ...]]] = []
     instrument.up()
     instrument.sink = lambda amount, labels: heard.append((amount, labels))
-    with pytest.raises(KeyError), instrument.held():
+    with pytest.raises(KeyError), instrument.track_in_progress():
         raise KeyError
     assert heard == [(1, ()), (-1, ())]

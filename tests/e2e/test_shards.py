@@ -113,11 +113,11 @@ async def test_a_shard_is_added_and_moved_while_servers_run(fleet: Fleet) -> Non
                               "USING (account_db_key) WHERE a.account_id = 'late'") == [{"shard_id": 3}]  # fmt: skip
         await written(fleet.here, 2)
 
-        # To another server. From the fence to the new address the shard is away: what is in Redis goes on.
-        assert "fenced" in await fleet.manage("db", "fence", "--shard", "3", shard_3={})
+        # To another server. From the freeze to the new address the shard is away: what is in Redis goes on.
+        assert "frozen" in await fleet.manage("db", "freeze", "--shard", "3", shard_3={})
         await send("four", "fifth")
         doctor = await fleet.manage("doctor", shard_3={}, code=1)
-        assert "is fenced (manage db unfence)" in doctor
+        assert "is frozen (manage db unfreeze)" in doctor
         forget(fleet.redis, cold)
         refused = await player.post("/api/chat/messages", room_id=cold)
         assert refused["error"]["code"] == "SERVICE_DOWN"
@@ -125,7 +125,7 @@ async def test_a_shard_is_added_and_moved_while_servers_run(fleet: Fleet) -> Non
         moved = {"host": "127.0.0.1", "port": fleet.there.port}
         await fleet.manage("db", "apply", shard_3=moved)
         await send("six", "sixth")
-        await fleet.manage("db", "unfence", "--shard", "3", shard_3=moved)
+        await fleet.manage("db", "unfreeze", "--shard", "3", shard_3=moved)
         await written(fleet.there, 6)
         await player.ok("/api/chat/messages", room_id=cold)
         listed = (await player.ok("/api/chat/messages", room_id=room))["messages"]
@@ -137,7 +137,7 @@ async def test_a_shard_is_added_and_moved_while_servers_run(fleet: Fleet) -> Non
             "six",
             "sixth",
         ]
-        # The old place stays fenced: a process that had slept through it all could write nothing there.
+        # The old place stays frozen: a process that had slept through it all could write nothing there.
         assert fleet.here.sql("SELECT COUNT(*) AS n FROM chat_shard_3.chat_messages__fenced") == [
             {"n": 4}
         ]

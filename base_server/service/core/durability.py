@@ -1,4 +1,4 @@
-"""What an acknowledgement is worth, in a sentence that an operator understands."""
+"""Durability level: what survives once a server has acknowledged a write."""
 
 from __future__ import annotations
 

@@ -52,12 +52,12 @@ class Gauge(Instrument):
     def down(self, *labels: str) -> None:
         self.sink(-1, labels)
 
-    def held(self, *labels: str) -> _Held:
+    def track_in_progress(self, *labels: str) -> _InProgress:
         """``with``: one more for as long as the block lasts."""
-        return _Held(self, labels)
+        return _InProgress(self, labels)
 
 
-class _Held:
+class _InProgress:
     __slots__ = ("_gauge", "_labels")
 
     def __init__(self, gauge: Gauge, labels: tuple[str, ...]) -> None:

@@ -12,7 +12,7 @@ T = TypeVar("T")
 
 
 class TaskRegistry:
-    """Holds tasks until they end; a task that fails unobserved is logged."""
+    """Keeps tasks until they end; a task that fails unobserved is logged."""
 
     def __init__(self) -> None:
         self._tasks: set[asyncio.Future[Any]] = set()
@@ -27,7 +27,7 @@ class TaskRegistry:
         task.add_done_callback(self._ended)
         return task
 
-    def hold(self, end: asyncio.Future[None]) -> None:
+    def track(self, end: asyncio.Future[None]) -> None:
         """Keep what has no task of its own as if it had one, until ``end`` is done."""
         self._tasks.add(end)
         end.add_done_callback(self._tasks.discard)

@@ -31,7 +31,7 @@ class Database(Protocol):
         time-out."""
 
     async def ping(self) -> None:
-        """Ask the server whether it answers and the database is not fenced; raises
+        """Ask the server whether it answers and the database is not frozen; raises
         ``ServiceUnavailable``."""
 
     async def facts(self) -> dict[str, str]:
@@ -50,13 +50,13 @@ class Database(Protocol):
         newer one notices.
         """
 
-    async def fence(self) -> None:
+    async def freeze(self) -> None:
         """Let no procedure read or write here any more, whichever process calls it; when this
-        returns, none is under way. Callers are told ``ServiceUnavailable``. Fenced twice is fenced;
-        a copy of the database is fenced too."""
+        returns, none is under way. Callers are told ``ServiceUnavailable``. Frozen twice is frozen;
+        a copy of the database is frozen too."""
 
-    async def unfence(self) -> None:
-        """Undo :meth:`fence`."""
+    async def unfreeze(self) -> None:
+        """Undo :meth:`freeze`."""
 
     async def close(self) -> None:
         """Close all connections."""

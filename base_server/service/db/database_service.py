@@ -26,7 +26,7 @@ from base_server.service.core.tasks import TaskRegistry
 from base_server.service.core.tracing import span
 from base_server.service.db import schema
 from base_server.service.db.database import SERVICE, Database
-from base_server.service.db.databases import Databases, ShardPlace, apply_all
+from base_server.service.db.databases import Databases, ShardAddress, apply_all
 from base_server.service.db.db_settings import DatabaseSettings
 from base_server.service.db.durability import judge
 from base_server.service.db.values import Row
@@ -63,7 +63,7 @@ class DatabaseService(Facade):
         self._tasks = TaskRegistry()
         self._global: Database | None = None
         self._shards: dict[int, Database] = {}
-        self._places: dict[int, ShardPlace] = {}
+        self._addresses: dict[int, ShardAddress] = {}
         self._looked_s = -_LOOK_AGAIN_S  # for a shard that a call named
         self._unchecked: set[int] = set()
         self._loading = asyncio.Lock()
@@ -114,7 +114,7 @@ class DatabaseService(Facade):
         """Let running calls end (each has its deadline), then close all connections."""
         await self._tasks.drain(2 * self._settings.timeout_s)
         opened = [*self._shards.values(), *([self._global] if self._global else [])]
-        self._shards, self._places, self._global = {}, {}, None
+        self._shards, self._addresses, self._global = {}, {}, None
         for database in opened:
             await database.close()
 
@@ -170,23 +170,22 @@ class DatabaseService(Facade):
 
     async def refresh_shards(self) -> None:
         """Take up the shards that were registered since, and those that were moved: from here on
-        calls go to the new place, calls under way end at the old one."""
+        calls go to the new address, calls under way end at the old one."""
         async with self._loading:
             for row in await self._require_global().call("fp_shards_get", ()):
-                place = ShardPlace.registered(row)
-                if place == self._places.get(place.shard_id):
+                address = ShardAddress.registered(row)
+                if address == self._addresses.get(address.shard_id):
                     continue
-                former = self._shards.get(place.shard_id)
-                self._unchecked.add(place.shard_id)
-                self._shards[place.shard_id] = self._databases.open_shard(place)
-                self._places[place.shard_id] = place
+                former = self._shards.get(address.shard_id)
+                self._unchecked.add(address.shard_id)
+                self._shards[address.shard_id] = self._databases.open_shard(address)
+                self._addresses[address.shard_id] = address
                 if former is not None:
-                    Logger.info("shard moved", shard_id=place.shard_id, before=former.label)
+                    Logger.info("shard moved", shard_id=address.shard_id, before=former.label)
                     await former.close()
 
     async def durability(self) -> list[Durability]:
-        """What a commit is worth now in the global database and in each shard that answers, asked
-        anew."""
+        """The durability level now of the global database and of each shard that answers."""
         databases = [("database:global", self._require_global())]
         databases += [
             (f"database:shard{shard_id}", database)

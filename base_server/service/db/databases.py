@@ -19,7 +19,7 @@ from base_server.service.db.values import Row
 
 
 @dataclass(frozen=True)
-class ShardPlace:
+class ShardAddress:
     """Where a shard is. Without host or port: where the process's own settings say."""
 
     shard_id: int
@@ -28,12 +28,12 @@ class ShardPlace:
     port: int | None = None
 
     @classmethod
-    def of(cls, shard: ShardSettings) -> ShardPlace:
+    def of(cls, shard: ShardSettings) -> ShardAddress:
         """As it is configured."""
         return cls(shard.shard_id, shard.database, shard.host, shard.port)
 
     @classmethod
-    def registered(cls, row: Row) -> ShardPlace:
+    def registered(cls, row: Row) -> ShardAddress:
         """As the global database knows it; ``row`` of fp_shards_get."""
         return cls(row["shard_id"], row["database_name"], row["host"], row["port"])
 
@@ -59,22 +59,22 @@ class Databases:
     def open_global(self) -> Database:
         return self._open(self._settings.database, None, self.global_scripts)
 
-    def open_shard(self, place: ShardPlace) -> Database:
-        """A shard, with what its place leaves open (user and password at least) from the
+    def open_shard(self, address: ShardAddress) -> Database:
+        """A shard, with what its address leaves open (user and password at least) from the
         settings."""
-        return self._open(place.database, place, self.shard_scripts)
+        return self._open(address.database, address, self.shard_scripts)
 
-    def _open(self, name: str, place: ShardPlace | None, scripts: ScriptSet) -> Database:
+    def _open(self, name: str, address: ShardAddress | None, scripts: ScriptSet) -> Database:
         settings = self._settings
         if settings.type == "sqlite":
             return SqliteDatabase(
                 self._folder / f"{name}.sqlite3", scripts, timeout_s=settings.timeout_s
             )
-        own = settings.shard(place.shard_id) if place else None
+        own = settings.shard(address.shard_id) if address else None
         password = own.password if own and own.password is not None else settings.password
         target = MySqlTarget(
-            host=(place and place.host) or (own and own.host) or settings.host,
-            port=(place and place.port) or (own and own.port) or settings.port,
+            host=(address and address.host) or (own and own.host) or settings.host,
+            port=(address and address.port) or (own and own.port) or settings.port,
             user=(own and own.user) or settings.user,
             password=password.get_secret_value(),
             database=name,
@@ -111,7 +111,7 @@ async def apply_all(
     """
     global_database = databases.open_global()
     opened = [
-        (databases.open_shard(ShardPlace.of(shard)), databases.shard_scripts)
+        (databases.open_shard(ShardAddress.of(shard)), databases.shard_scripts)
         for shard in settings.shards
     ]
     opened.append((global_database, databases.global_scripts))
@@ -124,11 +124,11 @@ async def apply_all(
             names = await schema.apply(database, scripts, command=command, downgrade=downgrade)
             done.append(AppliedScripts(database.label, names))
         known = [
-            ShardPlace.registered(row) for row in await global_database.call("fp_shards_get", ())
+            ShardAddress.registered(row) for row in await global_database.call("fp_shards_get", ())
         ]
-        for place in map(ShardPlace.of, settings.shards):
-            if place not in known:
-                values = (place.shard_id, place.database, place.host, place.port)
+        for address in map(ShardAddress.of, settings.shards):
+            if address not in known:
+                values = (address.shard_id, address.database, address.host, address.port)
                 await global_database.call("fp_shard_register", values)
         return done
     finally:
@@ -136,18 +136,18 @@ async def apply_all(
             await database.close()
 
 
-async def set_fence(
-    databases: Databases, settings: DatabaseSettings, shard_id: int, *, fenced: bool
+async def set_frozen(
+    databases: Databases, settings: DatabaseSettings, shard_id: int, *, frozen: bool
 ) -> str:
-    """Fence a configured shard, or lift its fence (:meth:`Database.fence`); what a person calls
+    """Freeze a configured shard, or unfreeze it (:meth:`Database.freeze`); what a person calls
     it."""
     shard = settings.shard(shard_id)
     if shard is None:
         known = ", ".join(str(shard.shard_id) for shard in settings.shards)
         raise StartError(f"databaseConfig.shards has no shard {shard_id}; it has {known}")
-    database = databases.open_shard(ShardPlace.of(shard))
+    database = databases.open_shard(ShardAddress.of(shard))
     try:
-        await (database.fence() if fenced else database.unfence())
+        await (database.freeze() if frozen else database.unfreeze())
         return database.label
     finally:
         await database.close()
@@ -174,13 +174,13 @@ async def report_all(
     reports = []
     opened = [("database:global", databases.open_global(), databases.global_scripts)]
     for shard in settings.shards:
-        database = databases.open_shard(ShardPlace.of(shard))
+        database = databases.open_shard(ShardAddress.of(shard))
         opened.append((f"database:shard{shard.shard_id}", database, databases.shard_scripts))
     for name, database, scripts in opened:
         try:
             status = await schema.read_status(database, scripts)
             if status.is_current:
-                await database.ping()  # a fenced one says so
+                await database.ping()  # a frozen one says so
             facts = await database.facts() if status.is_current else {}
             if facts and scripts is databases.global_scripts:
                 rows = await database.call(
@@ -200,7 +200,7 @@ async def read_all_status(databases: Databases, settings: DatabaseSettings) -> l
     statuses: list[SchemaStatus] = []
     opened = [(databases.open_global(), databases.global_scripts)]
     opened += [
-        (databases.open_shard(ShardPlace.of(shard)), databases.shard_scripts)
+        (databases.open_shard(ShardAddress.of(shard)), databases.shard_scripts)
         for shard in settings.shards
     ]
     for database, scripts in opened:

@@ -1,4 +1,4 @@
-"""What a commit is worth: the sentence for what a database told of its settings."""
+"""The durability level of a commit, judged by the settings that the database reports."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def judge(server: str, settings: Mapping[str, str]) -> Durability:
         sentence = _SQLITE if safe else "a power cut may lose commits (synchronous is not FULL)"
         return Durability(server, safe, sentence, dict(settings))
     flush = settings.get("innodb_flush_log_at_trx_commit", "")
-    sentence = _FLUSH.get(flush, "it does not tell how it keeps a commit")
+    sentence = _FLUSH.get(flush, "it does not report how it keeps a commit")
     if settings.get("log_bin") == "1" and settings.get("sync_binlog") != "1":
         sentence += _BINLOG
     return Durability(server, flush in ("1", "2"), sentence, dict(settings))

@@ -17,7 +17,7 @@ from base_server.service.db.mysql_connection import MySqlConnection, MySqlTarget
 from base_server.service.db.mysql_errors import Verdict, judge, translate
 from base_server.service.db.mysql_pool import MySqlPool
 from base_server.service.db.mysql_schema import (
-    FENCED_TABLES,
+    FROZEN_TABLES,
     apply_scripts,
     read_ledger,
     rename_tables,
@@ -67,11 +67,11 @@ class MySqlDatabase:
     async def ping(self) -> None:
         try:
             async with self.pool.connection() as connection:
-                fenced = await self._answer(connection, FENCED_TABLES)
+                frozen = await self._answer(connection, FROZEN_TABLES)
         except MySqlError as error:
             raise translate(error, self.label) from error
-        if fenced:
-            raise ServiceUnavailable(SERVICE, f"{self.label} is fenced (manage db unfence)")
+        if frozen:
+            raise ServiceUnavailable(SERVICE, f"{self.label} is frozen (manage db unfreeze)")
 
     async def facts(self) -> dict[str, str]:
         try:
@@ -87,11 +87,11 @@ class MySqlDatabase:
     async def apply(self, select: Selection) -> None:
         await apply_scripts(self._target, select)
 
-    async def fence(self) -> None:
-        await rename_tables(self._target, fenced=True)
+    async def freeze(self) -> None:
+        await rename_tables(self._target, frozen=True)
 
-    async def unfence(self) -> None:
-        await rename_tables(self._target, fenced=False)
+    async def unfreeze(self) -> None:
+        await rename_tables(self._target, frozen=False)
 
     async def close(self) -> None:
         await self.pool.close()

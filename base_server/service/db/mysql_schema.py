@@ -25,9 +25,9 @@ from base_server.service.db.mysql_errors import (
 )
 
 _APPLY_LOCK_WAIT_S = 30
-# A fenced database has all its tables but the ledger under their name and this.
-_FENCED = "__fenced"
-FENCED_TABLES = """SELECT table_name AS name FROM information_schema.tables
+# A frozen database has all its tables but the ledger under their name and this.
+_FROZEN_SUFFIX = "__fenced"
+FROZEN_TABLES = """SELECT table_name AS name FROM information_schema.tables
     WHERE table_schema = DATABASE() AND RIGHT(table_name, 8) = '__fenced'"""
 _OPEN_TABLES = """SELECT table_name AS name FROM information_schema.tables
     WHERE table_schema = DATABASE() AND table_type = 'BASE TABLE' AND table_name <> 'schema_versions'
@@ -71,17 +71,18 @@ async def apply_scripts(target: MySqlTarget, select: Selection) -> None:
         raise _unavailable(target, error) from error
 
 
-async def rename_tables(target: MySqlTarget, *, fenced: bool) -> None:
+async def rename_tables(target: MySqlTarget, *, frozen: bool) -> None:
     """Give all tables but the ledger names that no procedure knows, or their own again; all at
     once, and only when no statement uses them any more."""
     try:
         async with _connection(target, None) as connection:
             names = [
                 row["name"]
-                for row in await connection.run(_OPEN_TABLES if fenced else FENCED_TABLES)
+                for row in await connection.run(_OPEN_TABLES if frozen else FROZEN_TABLES)
             ]
             new_names = [
-                f"{name}{_FENCED}" if fenced else name.removesuffix(_FENCED) for name in names
+                f"{name}{_FROZEN_SUFFIX}" if frozen else name.removesuffix(_FROZEN_SUFFIX)
+                for name in names
             ]
             if names:
                 renames = (

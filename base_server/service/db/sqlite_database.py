@@ -32,7 +32,7 @@ _RECORD = """INSERT INTO schema_versions (name, checksum, applied_at)
     ON CONFLICT (name) DO UPDATE SET checksum = excluded.checksum, applied_at = excluded.applied_at"""
 
 
-_NO_FENCE = "a SQLite shard needs no fence: it is a file, to be copied while no server runs"
+_NO_FREEZE = "a SQLite shard needs no freeze: it is a file, to be copied while no server runs"
 
 
 class SqliteDatabase:
@@ -73,11 +73,11 @@ class SqliteDatabase:
             self._thread.submit(_translated, lambda: self._apply(select), self.label)
         )
 
-    async def fence(self) -> None:
-        raise ServiceError(_NO_FENCE)
+    async def freeze(self) -> None:
+        raise ServiceError(_NO_FREEZE)
 
-    async def unfence(self) -> None:
-        raise ServiceError(_NO_FENCE)
+    async def unfreeze(self) -> None:
+        raise ServiceError(_NO_FREEZE)
 
     async def close(self) -> None:
         def close() -> None:

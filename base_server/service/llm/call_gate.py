@@ -41,7 +41,7 @@ class CallGate:
             )
         self.waiting += 1
         try:
-            with WAITING.held():
+            with WAITING.track_in_progress():
                 async with asyncio.timeout(self._wait_timeout_s):
                     await self._free.acquire()
         except TimeoutError:

@@ -16,8 +16,8 @@ from base_server.service.lock.lock_service import LockService
 
 
 @dataclass
-class HeldLock:
-    """A lock in somebody's hands. ``lost`` turns true when it ran out or could not be kept; the
+class AcquiredLock:
+    """A lock that is acquired. ``lost`` turns true when it ran out or could not be kept; the
     work should then end at its next step, and must be correct even if it does not."""
 
     key: str
@@ -26,7 +26,7 @@ class HeldLock:
     partition: int | None
     lost: bool = False
     leave_for_s: float | None = (
-        None  # set by the holder: at the end let it run out after this, unreleased
+        None  # set by the user of the lock: at the end let it expire after this, unreleased
     )
 
 
@@ -40,61 +40,61 @@ class LockHolder:
     def __init__(self, locks: LockService, tasks: TaskRegistry) -> None:
         self._locks = locks
         self._tasks = tasks
-        self._unreleased: dict[str, HeldLock] = {}
+        self._unreleased: dict[str, AcquiredLock] = {}
 
     @asynccontextmanager
-    async def holding(
+    async def acquired(
         self, key: str, *, ttl_s: float, timeout_s: float, partition: int | None = None
-    ) -> AsyncIterator[HeldLock | None]:
+    ) -> AsyncIterator[AcquiredLock | None]:
         """Hold ``key``; None if it is still taken after ``timeout_s``. Raises ServiceUnavailable
         when it cannot be asked; an outage later, while working or leaving, only shows in ``lost``
         and the log."""
-        held = await self._acquire(key, ttl_s, timeout_s, partition)
-        if held is None:
+        lock = await self._acquire(key, ttl_s, timeout_s, partition)
+        if lock is None:
             yield None
             return
-        renewer = self._tasks.spawn(self._renew(held), f"renew {key}")
+        renewer = self._tasks.spawn(self._renew(lock), f"renew {key}")
         try:
-            yield held
+            yield lock
         finally:
             renewer.cancel()
-            await self._tasks.finish(self._leave(held), f"release {key}")
+            await self._tasks.finish(self._leave(lock), f"release {key}")
 
     async def _acquire(
         self, key: str, ttl_s: float, timeout_s: float, partition: int | None
-    ) -> HeldLock | None:
+    ) -> AcquiredLock | None:
         if (forgotten := self._unreleased.get(key)) is not None:
             await self._locks.release(key, forgotten.token, partition=forgotten.partition)
             self._unreleased.pop(key, None)
         token = await self._locks.acquire(key, ttl_s, timeout_s, partition=partition)
-        return None if token is None else HeldLock(key, token, ttl_s, partition)
+        return None if token is None else AcquiredLock(key, token, ttl_s, partition)
 
-    async def _renew(self, held: HeldLock) -> None:
-        sure_until_s = time.monotonic() + held.ttl_s
-        while not held.lost:
-            await asyncio.sleep(held.ttl_s / 3)
+    async def _renew(self, lock: AcquiredLock) -> None:
+        sure_until_s = time.monotonic() + lock.ttl_s
+        while not lock.lost:
+            await asyncio.sleep(lock.ttl_s / 3)
             asked_s = time.monotonic()
             try:
                 if await self._locks.extend(
-                    held.key, held.token, held.ttl_s, partition=held.partition
+                    lock.key, lock.token, lock.ttl_s, partition=lock.partition
                 ):
-                    sure_until_s = asked_s + held.ttl_s
+                    sure_until_s = asked_s + lock.ttl_s
                 else:
-                    held.lost = True
+                    lock.lost = True
             except ServiceUnavailable:
-                held.lost = time.monotonic() >= sure_until_s
-        Logger.warn("a lock was lost while its holder worked", lock=held.key)
+                lock.lost = time.monotonic() >= sure_until_s
+        Logger.warn("a lock was lost while its holder worked", lock=lock.key)
 
-    async def _leave(self, held: HeldLock) -> None:
+    async def _leave(self, lock: AcquiredLock) -> None:
         try:
-            if held.leave_for_s is None or held.lost:
-                await self._locks.release(held.key, held.token, partition=held.partition)
+            if lock.leave_for_s is None or lock.lost:
+                await self._locks.release(lock.key, lock.token, partition=lock.partition)
             else:
                 await self._locks.extend(
-                    held.key, held.token, held.leave_for_s, partition=held.partition
+                    lock.key, lock.token, lock.leave_for_s, partition=lock.partition
                 )
         except ServiceUnavailable as error:
-            self._unreleased[held.key] = held
+            self._unreleased[lock.key] = lock
             # Other processes want it too.
-            self._locks.give_back(held.key, held.token, partition=held.partition)
-            Logger.warn("a lock could not be released", lock=held.key, reason=error.reason)
+            self._locks.give_back(lock.key, lock.token, partition=lock.partition)
+            Logger.warn("a lock could not be released", lock=lock.key, reason=error.reason)

@@ -1,11 +1,11 @@
-"""Draining a stream under its lock, for consumers that batch and settle by themselves."""
+"""Draining a stream under its lock, for consumers that batch and acknowledge by themselves."""
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 
-from base_server.service.lock.lock_holder import HeldLock
+from base_server.service.lock.lock_holder import AcquiredLock
 from base_server.service.queue.event_stream import EventStream
 from base_server.service.queue.message_queue import QueueEntry
 from base_server.service.queue.stream_store import EventStreamStore
@@ -16,7 +16,7 @@ DrainBegin = Callable[[EventStream], Awaitable[object]]
 
 async def drain(
     store: EventStreamStore,
-    holding: AbstractAsyncContextManager[HeldLock | None],
+    lock_taken: AbstractAsyncContextManager[AcquiredLock | None],
     stream: EventStream,
     handler: DrainHandler,
     *,
@@ -24,13 +24,13 @@ async def drain(
     batch_bytes: int,
     begin: DrainBegin | None,
 ) -> int:
-    """See :meth:`QueueService.drain_stream`; ``holding``: the stream's lock."""
+    """See :meth:`QueueService.drain_stream`; ``lock_taken``: the stream's lock."""
     handed = 0
-    async with holding as held:
-        if held is not None and begin is not None:
+    async with lock_taken as lock:
+        if lock is not None and begin is not None:
             await begin(stream)
         before: list[str] = []
-        while held is not None and not held.lost:
+        while lock is not None and not lock.lost:
             entries = await store.head(stream, batch, batch_bytes)
             ids = [entry.entry_id for entry in entries]
             if (

@@ -12,7 +12,7 @@ from enum import Enum, auto
 from base_server.service.core.errors import ServiceError, ServiceUnavailable
 from base_server.service.core.logger import Logger
 from base_server.service.core.tasks import TaskRegistry
-from base_server.service.lock.lock_holder import HeldLock, LockHolder
+from base_server.service.lock.lock_holder import AcquiredLock, LockHolder
 from base_server.service.queue.event_stream import EventStream, EventStreamMap
 from base_server.service.queue.message_queue import QueueEntry, QueueMessage
 from base_server.service.queue.queue_errors import DeadLettersFull
@@ -42,7 +42,7 @@ class _Visit:
     """One stay at a stream under its lock."""
 
     stream: EventStream
-    held: HeldLock
+    lock: AcquiredLock
     delivered: int = 0
     blocked: set[str] = field(
         default_factory=set
@@ -164,12 +164,12 @@ class QueueConsumer:
     async def _visit(self, stream: EventStream) -> int:
         """Deliver up to ``batch`` messages of ``stream``; 0 also when another consumer has it."""
         ttl_s = self._settings.lock_ttl_s
-        async with self._locks.holding(
+        async with self._locks.acquired(
             stream.lock_key, ttl_s=ttl_s, timeout_s=0, partition=stream.partition
-        ) as held:
-            if held is None:
+        ) as lock:
+            if lock is None:
                 return 0
-            visit, start = _Visit(stream, held), "-"
+            visit, start = _Visit(stream, lock), "-"
             for _ in range(0, self._settings.scan_limit, self._settings.batch):
                 page = await self._store.read(stream, start, self._settings.batch)
                 if (
@@ -183,7 +183,7 @@ class QueueConsumer:
     async def _deliver_page(self, visit: _Visit, page: EventStreamPage) -> bool:
         """False when the visit is over."""
         for entry in page.entries:
-            if self._stopping or visit.held.lost or visit.delivered >= self._settings.batch:
+            if self._stopping or visit.lock.lost or visit.delivered >= self._settings.batch:
                 return False
             retry = page.retries.get(entry.entry_id)
             key = entry.partition_key
@@ -214,11 +214,11 @@ class QueueConsumer:
                 stream, entry, attempt - 1, "its last deliveries never ended: their process died"
             )
         # Counted before it begins, or a message that kills its process would do so for ever.
-        await self._store.hold(stream, entry.entry_id, attempt, 0)
+        await self._store.record_attempt(stream, entry.entry_id, attempt, 0)
         try:
             failure = await self._call(message)
         except ServiceUnavailable as error:
-            await self._store.hold(stream, entry.entry_id, attempt - 1, 0)
+            await self._store.record_attempt(stream, entry.entry_id, attempt - 1, 0)
             _prolong(self._rests.setdefault(stream, _Rest()), self._settings)
             Logger.warn(
                 "a queue handler has to wait",
@@ -229,7 +229,8 @@ class QueueConsumer:
             return _Outcome.NOT_NOW
         except asyncio.CancelledError:
             await self._tasks.finish(
-                self._store.hold(stream, entry.entry_id, attempt - 1, 0), "uncount a delivery"
+                self._store.record_attempt(stream, entry.entry_id, attempt - 1, 0),
+                "uncount a delivery",
             )
             raise
         self._rests.pop(stream, None)
@@ -270,7 +271,7 @@ class QueueConsumer:
             return await self._give_up(
                 stream, entry, attempt, f"{attempt} deliveries failed, the last: {reason}"
             )
-        await self._store.hold(stream, entry.entry_id, attempt, self._wait_s(attempt))
+        await self._store.record_attempt(stream, entry.entry_id, attempt, self._wait_s(attempt))
         return _Outcome.FAILED
 
     async def _give_up(
@@ -284,7 +285,9 @@ class QueueConsumer:
                 queue=self._queue_name,
                 reason=str(full),
             )
-            await self._store.hold(stream, entry.entry_id, attempt, self._settings.retry_cap_s)
+            await self._store.record_attempt(
+                stream, entry.entry_id, attempt, self._settings.retry_cap_s
+            )
             return _Outcome.FAILED
         Logger.error(
             "a message was moved to the dead letters",

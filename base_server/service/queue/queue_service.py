@@ -235,14 +235,14 @@ class QueueService(Facade):
         first. A lock lost while working ends the drain after the batch under way, which may then be
         handed out twice. Raises ServiceUnavailable in an outage, and whatever the handler raises.
         """
-        holding = self._locks.holding(
+        lock = self._locks.acquired(
             stream.lock_key,
             ttl_s=self._settings.lock_ttl_s if lock_ttl_s is None else lock_ttl_s,
             timeout_s=lock_timeout_s,
             partition=stream.partition,
         )
         return await drain(
-            self._store, holding, stream, handler, batch=batch, batch_bytes=batch_bytes, begin=begin
+            self._store, lock, stream, handler, batch=batch, batch_bytes=batch_bytes, begin=begin
         )
 
     async def remove(self, stream: EventStream, entry_ids: Iterable[str]) -> int:
@@ -258,7 +258,7 @@ class QueueService(Facade):
     ) -> int:
         """Move (entry id, reason) to the stream's dead letters, all in one step, fields kept;
         returns how many were still there. ``groups``: by entry id, what it holds up until it is
-        replayed or dropped (:meth:`held`). Raises DeadLettersFull (all stay in the stream) at
+        replayed or dropped (:meth:`blocked`). Raises DeadLettersFull (all stay in the stream) at
         dead_letter_limit."""
         return await self._store.dead_letter(stream, entries_with_reasons, groups or {})
 
@@ -273,22 +273,22 @@ class QueueService(Facade):
         added)."""
         return await self._store.add_dead_letters(stream, entries_with_reasons, groups)
 
-    async def held(self, stream: EventStream, groups: Sequence[str]) -> set[str]:
+    async def blocked(self, stream: EventStream, groups: Sequence[str]) -> set[str]:
         """Those of ``groups`` that have dead letters in this stream: what comes later of them
         should wait behind."""
-        return await self._store.held(stream, groups)
+        return await self._store.blocked(stream, groups)
 
     @asynccontextmanager
-    async def holding(self, stream: EventStream, timeout_s: float) -> AsyncIterator[None]:
-        """Keep everybody else from draining the stream. Raises ServiceUnavailable if it is not free
+    async def acquired(self, stream: EventStream, timeout_s: float) -> AsyncIterator[None]:
+        """Take the stream's lock, so that nobody else drains it. Raises ServiceUnavailable if it is not free
         in ``timeout_s``."""
-        async with self._locks.holding(
+        async with self._locks.acquired(
             stream.lock_key,
             ttl_s=self._settings.lock_ttl_s,
             timeout_s=timeout_s,
             partition=stream.partition,
-        ) as held:
-            if held is None:
+        ) as lock:
+            if lock is None:
                 raise ServiceUnavailable(
                     "queue", f"stream {stream.name} of {stream.queue_name} is at work, try again"
                 )

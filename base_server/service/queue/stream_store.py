@@ -168,7 +168,9 @@ class EventStreamStore:
         keys = (stream.key, stream.retry_key)
         return int(await self._works.run_script(_SCRIPTS["remove_entries"], keys, ids))
 
-    async def hold(self, stream: EventStream, entry_id: str, attempts: int, wait_s: float) -> None:
+    async def record_attempt(
+        self, stream: EventStream, entry_id: str, attempts: int, wait_s: float
+    ) -> None:
         """Note that ``attempts`` deliveries were begun and the next waits ``wait_s``."""
         keys = (stream.key, stream.retry_key)
         await self._works.run_script(
@@ -222,7 +224,7 @@ class EventStreamStore:
         DEAD_LETTERS.add(stream.queue_name, amount=added)
         return added
 
-    async def held(self, stream: EventStream, groups: Sequence[str]) -> set[str]:
+    async def blocked(self, stream: EventStream, groups: Sequence[str]) -> set[str]:
         """Those of ``groups`` that have dead letters."""
         if not groups:
             return set()

@@ -103,7 +103,7 @@ class _Trip:
         loop = asyncio.get_running_loop()
         self._end: asyncio.Future[None] = loop.create_future()
         self._end.add_done_callback(self._stop)
-        registry.hold(self._end)
+        registry.track(self._end)
         loop.call_soon(self.start)
 
     def start(self) -> None:

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from base_server.service.core.errors import ServiceError, ServiceUnavailable
 from base_server.service.core.logger import Logger
 from base_server.service.core.tasks import TaskRegistry
-from base_server.service.lock.lock_holder import HeldLock, LockHolder
+from base_server.service.lock.lock_holder import AcquiredLock, LockHolder
 from base_server.service.scheduler.base_scheduler import JobStatus, ScheduleJob
 
 # An outage is one line at its begin, one now and then, and one at its end.
@@ -107,24 +107,24 @@ class JobRunner:
             return
         key = self.job.lock_key or f"scheduler:{self.job.job_id}"
         try:
-            async with self._locks.holding(key, ttl_s=self.job.lock_ttl_s, timeout_s=0) as held:
-                if held is None:
+            async with self._locks.acquired(key, ttl_s=self.job.lock_ttl_s, timeout_s=0) as lock:
+                if lock is None:
                     self._skipped += 1
                     return
                 await self._call()
                 if by_clock:
-                    self._keep_for_occurrence(held)
+                    self._keep_for_occurrence(lock)
         except ServiceError as error:
             self._note_failure(error)
 
-    def _keep_for_occurrence(self, held: HeldLock) -> None:
+    def _keep_for_occurrence(self, lock: AcquiredLock) -> None:
         next_run = self._next_run()
         gap_s = (
             (next_run - datetime.now(UTC)).total_seconds() if next_run else self.job.lock_ttl_s * 2
         )
         # The other processes' clocks fire a little earlier or later than ours for the same
         # occurrence.
-        held.leave_for_s = min(self.job.lock_ttl_s, max(gap_s / 2, 0.001))
+        lock.leave_for_s = min(self.job.lock_ttl_s, max(gap_s / 2, 0.001))
 
     async def _call(self) -> None:
         self._last_run = datetime.now(UTC)

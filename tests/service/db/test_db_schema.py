@@ -14,7 +14,7 @@ import pytest
 from base_server.service.core.errors import StartError
 from base_server.service.db import schema
 from base_server.service.db.database_service import DatabaseService
-from base_server.service.db.databases import Databases, ShardPlace, apply_all, read_all_status
+from base_server.service.db.databases import Databases, ShardAddress, apply_all, read_all_status
 from base_server.service.db.schema import ScriptState
 from tests.backends_mariadb import SCRIPTS_DIR, DatabaseBackend, mariadb_settings
 
@@ -160,7 +160,7 @@ async def test_older_version_that_waited_for_a_newer_one_is_refused(
     old, settings = backend.databases(), backend.settings
     make_newer(scripts, backend)
     newer = databases(backend, scripts)
-    database = old.open_shard(ShardPlace.of(settings.shards[0]))
+    database = old.open_shard(ShardAddress.of(settings.shards[0]))
     before = await database.applied()
 
     async def looked_before() -> dict[str, str]:
@@ -183,7 +183,7 @@ async def test_older_version_changes_nothing_where_one_database_refuses(
     old, settings = backend.databases(), backend.settings
     make_newer(scripts, backend)
     newer = databases(backend, scripts)
-    database = newer.open_shard(ShardPlace.of(settings.shards[1]))
+    database = newer.open_shard(ShardAddress.of(settings.shards[1]))
     await schema.apply(database, newer.shard_scripts)
     await database.close()
     with pytest.raises(StartError, match="a newer version was applied"):

@@ -1,4 +1,4 @@
-"""Shards that are added, moved and fenced while a service runs."""
+"""Shards that are added, moved and frozen while a service runs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from base_server.service.core.errors import ServiceError, ServiceUnavailable
 from base_server.service.db import database_service
 from base_server.service.db.database_service import DatabaseService
-from base_server.service.db.databases import Databases, apply_all, report_all, set_fence
+from base_server.service.db.databases import Databases, apply_all, report_all, set_frozen
 from base_server.service.db.db_settings import DatabaseSettings
 from tests.backends_mariadb import SCRIPTS_DIR, DatabaseBackend, mariadb_settings, running_database
 from tests.database_rows import Room
@@ -94,34 +94,34 @@ async def test_a_moved_shard_is_called_at_its_new_place(mariadb_backend: Databas
 
 
 @pytest.fixture
-async def fenced(mariadb_backend: DatabaseBackend) -> AsyncIterator[DatabaseService]:
-    """Shard 1 is fenced, with a room and a message in it."""
+async def frozen(mariadb_backend: DatabaseBackend) -> AsyncIterator[DatabaseService]:
+    """Shard 1 is frozen, with a room and a message in it."""
     await apply(mariadb_backend, mariadb_backend.settings)
     async with running_database(mariadb_backend) as database:
         room = Room(database)
         await room.create()
         await room.save(1)
-        await set_fence(mariadb_backend.databases(), mariadb_backend.settings, 1, fenced=True)
+        await set_frozen(mariadb_backend.databases(), mariadb_backend.settings, 1, frozen=True)
         yield database
 
 
 async def test_a_fenced_shard_serves_nobody_and_loses_nothing(
-    fenced: DatabaseService, mariadb_backend: DatabaseBackend
+    frozen: DatabaseService, mariadb_backend: DatabaseBackend
 ) -> None:
-    room = Room(fenced)
+    room = Room(frozen)
     for call in (room.create, lambda: room.save(1), lambda: room.delete(1), room.window):
         with pytest.raises(ServiceUnavailable):
             await call()
-    with pytest.raises(ServiceUnavailable, match="is fenced"):
-        await fenced.ping_shard(1)
-    await fenced.ping_shard(2)
+    with pytest.raises(ServiceUnavailable, match="is frozen"):
+        await frozen.ping_shard(1)
+    await frozen.ping_shard(2)
     databases, settings = mariadb_backend.databases(), mariadb_backend.settings
     reports = await report_all(databases, settings, 16)
-    assert ["is fenced" in report.outage for report in reports] == [False, True, False]
-    await set_fence(databases, settings, 1, fenced=True)  # said twice
+    assert ["is frozen" in report.outage for report in reports] == [False, True, False]
+    await set_frozen(databases, settings, 1, frozen=True)  # said twice
     for _ in range(2):
-        await set_fence(databases, settings, 1, fenced=False)
-    await fenced.ping_shard(1)
+        await set_frozen(databases, settings, 1, frozen=False)
+    await frozen.ping_shard(1)
     await room.create()
     rows = mariadb_backend.server.sql(f"SELECT * FROM {settings.shards[0].database}.chat_messages")  # type: ignore[union-attr]
     assert len(rows) == 1
@@ -144,7 +144,7 @@ async def test_when_the_fence_stands_no_write_is_under_way(
 
         writing = asyncio.create_task(write())
         await until(lambda: written > 20)
-        await set_fence(mariadb_backend.databases(), mariadb_backend.settings, 1, fenced=True)
+        await set_frozen(mariadb_backend.databases(), mariadb_backend.settings, 1, frozen=True)
         (count,) = server.sql(f"SELECT COUNT(*) AS n FROM {shard}.chat_messages__fenced")
         with pytest.raises(ServiceUnavailable):
             await writing
@@ -154,4 +154,4 @@ async def test_when_the_fence_stands_no_write_is_under_way(
 
 async def test_a_file_needs_no_fence(shared_sqlite: DatabaseBackend) -> None:
     with pytest.raises(ServiceError, match="it is a file"):
-        await set_fence(shared_sqlite.databases(), shared_sqlite.settings, 1, fenced=True)
+        await set_frozen(shared_sqlite.databases(), shared_sqlite.settings, 1, frozen=True)

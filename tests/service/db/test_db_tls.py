@@ -9,7 +9,7 @@ import pymysql
 import pytest
 
 from base_server.service.core.errors import ServiceUnavailable, StartError
-from base_server.service.db.databases import Databases, ShardPlace
+from base_server.service.db.databases import Databases, ShardAddress
 from base_server.service.db.db_settings import DatabaseSettings
 from tests.backends_mariadb import SCRIPTS_DIR, MariaDbServer, PreparedMariaDb
 from tests.certificates import make_certificate
@@ -46,7 +46,7 @@ async def ping(settings: DatabaseSettings, **changes: object) -> None:
     databases = Databases(changed, data_dir=Path("/nonexistent"), scripts_dir=SCRIPTS_DIR)
     for database in (
         databases.open_global(),
-        databases.open_shard(ShardPlace.of(settings.shards[0])),
+        databases.open_shard(ShardAddress.of(settings.shards[0])),
     ):
         try:
             await database.ping()

@@ -237,7 +237,7 @@ async def test_lock_that_a_standstill_left_taken_is_given_back(
         try:
             async with AsyncExitStack() as held:
                 if was_held:
-                    holding = LockHolder(locks, tasks).holding("room:1", ttl_s=3600, timeout_s=0)
+                    holding = LockHolder(locks, tasks).acquired("room:1", ttl_s=3600, timeout_s=0)
                     assert await held.enter_async_context(holding)
                 os.kill(private_server.pid, signal.SIGSTOP)
                 # With "room:2" the connection is lost: the release cannot be sent.

@@ -1,4 +1,4 @@
-"""drain_stream: for consumers that batch and settle by themselves."""
+"""drain_stream: for consumers that batch and acknowledge by themselves."""
 
 from __future__ import annotations
 
@@ -250,13 +250,13 @@ async def test_a_group_is_held_up_until_its_last_dead_letter_is_gone(bench: Queu
     groups = {ids[0]: "a", ids[1]: "a"}
     for _ in range(2):  # said twice, counted once
         await queue.dead_letter(stream, [(entry_id, "no") for entry_id in ids], groups)
-    assert await queue.held(stream, ["a", "b", ""]) == {"a"}
+    assert await queue.blocked(stream, ["a", "b", ""]) == {"a"}
     first, second, third = await queue.dead_letters("rows")
     assert (first.group, third.group) == ("a", "")
     await queue.replay_dead_letter(stream, first.dead_id)
-    assert await queue.held(stream, ["a"]) == {"a"}
+    assert await queue.blocked(stream, ["a"]) == {"a"}
     await queue.drop_dead_letter(stream, second.dead_id)
-    assert await queue.held(stream, ["a"]) == set()
+    assert await queue.blocked(stream, ["a"]) == set()
     await queue.drop_dead_letter(stream, third.dead_id)
     assert await bench.cache.get_client().execute("EXISTS", stream.blocked_key) == 0
 
@@ -266,10 +266,10 @@ async def test_a_stream_in_somebodys_hands_is_not_drained(bench: QueueBench) -> 
     stream, sink = declare(queue), Sink(other)
     declare(other)
     await send(queue, 1)
-    async with queue.holding(stream, 1):
+    async with queue.acquired(stream, 1):
         assert await other.drain_stream(stream, sink, batch=1) == 0
         with pytest.raises(ServiceUnavailable, match="at work"):
-            async with other.holding(stream, 0.01):
+            async with other.acquired(stream, 0.01):
                 pass
     assert await other.drain_stream(stream, sink, batch=1) == 1
 

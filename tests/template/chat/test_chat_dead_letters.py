@@ -146,7 +146,7 @@ async def test_a_replay_puts_them_back_in_order_before_newer_ones_and_unpins(
     assert await dead(chat).replay(stream, room_id) == Outcome(4, 0)
     entries = await chat.container.queue._store.head(stream, 100)
     assert [entry.fields["seq"] for entry in entries] == ["3", "4", "5", "6", "7", "8"]
-    assert await chat.container.queue.held(stream, [room_id]) == set()
+    assert await chat.container.queue.blocked(stream, [room_id]) == set()
     assert await pinned(chat, room_id)
     await chat.persist()
     assert await letters(chat) == []

@@ -107,7 +107,7 @@ async def test_lost_batch_is_written_under_its_streams_lock(chat: ChatWorld) -> 
     user = await chat.user()
     room_id, stream, _ = await lost_batch(chat, user, "two")
     before = await saved(chat, user, room_id)
-    async with chat.container.queue.holding(stream, 1.0):
+    async with chat.container.queue.acquired(stream, 1.0):
         await drain(chat, stream)
         assert await saved(chat, user, room_id) == before
     await drain(chat, stream)

@@ -289,13 +289,13 @@ async def test_a_write_while_a_batch_is_written_is_not_taken_for_written(
             keys.account_order(account),
         ]
     ttls: list[list[int]] = []
-    settle = BatchWriter._settle
+    acknowledge = BatchWriter._acknowledge
 
     async def and_then_look(self: BatchWriter, *args: Any) -> None:
-        await settle(self, *args)
+        await acknowledge(self, *args)
         ttls.append([await chat.ttl_ms(key) for key in pinned])
 
-    monkeypatch.setattr(BatchWriter, "_settle", and_then_look)
+    monkeypatch.setattr(BatchWriter, "_acknowledge", and_then_look)
     goes_on.set()
     await writing
     assert ttls[0] == [-1] * len(pinned)

@@ -126,8 +126,8 @@ class ScriptRunner:
             case Loaded.UNKNOWN:
                 raise RoomNotFound
 
-    def _noticed(self, caller: Caller, backlog: int) -> None:
-        self._streams.noticed(caller.partition, caller.shard_id, backlog)
+    def _report_backlog(self, caller: Caller, backlog: int) -> None:
+        self._streams.report_backlog(caller.partition, caller.shard_id, backlog)
 
     def _stream(self, caller: Caller) -> str:
         return self._streams.stream_key(caller.partition, caller.shard_id)

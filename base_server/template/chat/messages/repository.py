@@ -87,7 +87,7 @@ class MessageRepository(ScriptRunner):
             REPEATED_SENDS.add()
             turn = parse_slot(answer[3], caller, room_id) if answer[3] else None
             return Accepted(answer[1], answer[2], turn, has_come=True)
-        self._noticed(caller, answer[5])
+        self._report_backlog(caller, answer[5])
         turn = parse_slot(answer[6], caller, room_id)
         return Accepted(
             answer[2], answer[3], turn, bool(answer[4]), repeated=False, history=answer[7:]
@@ -201,7 +201,7 @@ class MessageRepository(ScriptRunner):
         if answer[0] == Answer.LOST:
             raise MessageNotFound
         if answer[0] == Answer.OK:
-            self._noticed(caller, answer[1])
+            self._report_backlog(caller, answer[1])
 
 
 def _fingerprint(message: NewMessage) -> str:

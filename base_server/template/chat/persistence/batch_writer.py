@@ -1,6 +1,6 @@
-"""Writes one batch of a persistence stream to its shard, and settles it.
+"""Writes one batch of a persistence stream to its shard, and acknowledges it.
 
-decode → mark PROCESSING → one bulk procedure a message type → bury what is refused → settle.
+decode → mark PROCESSING → one bulk procedure a message type → dead-letter what is refused → acknowledge.
 Nothing leaves the stream before MySQL has committed, or refused it for good. Run twice, every step
 has the same result, so a batch that was cut off anywhere is simply read again, by this process or
 by another.
@@ -147,10 +147,10 @@ class BatchWriter:
         await self._end_outside(written)
         given_up |= refused
         rooms = {event.entry_id: event.room_id for event in events}
-        full = await self._bury(stream, given_up, rooms, entries if read_in else ())
+        full = await self._dead_letter(stream, given_up, rooms, entries if read_in else ())
         # A database that came back older may lack what the windows have beyond their length.
         window = self._settings.window if older is None else _NOT_TRIMMED
-        left = await self._settle(stream, events, refused, save.renumbered, generation, window)
+        left = await self._acknowledge(stream, events, refused, save.renumbered, generation, window)
         if full is not None and read_in:
             # They wait nowhere else.
             self._unfinished[stream] = (
@@ -206,7 +206,7 @@ class BatchWriter:
             events.append(event)
         return events, given_up
 
-    async def _bury(
+    async def _dead_letter(
         self,
         stream: EventStream,
         given_up: dict[str, str],
@@ -249,10 +249,12 @@ class BatchWriter:
         rooms have dead letters: entry id → reason. With them what :meth:`_known` says. One round
         trip, unless there are any."""
         room_ids = list({event.room_id for event in events})
-        generation, known, *held_rooms = await self._mark_processing(stream, events, room_ids)
-        held = set(held_rooms)
-        going = [event for event in events if event.room_id not in held or event.is_replayed]
-        if held:
+        generation, known, *blocked = await self._mark_processing(stream, events, room_ids)
+        blocked_rooms = set(blocked)
+        going = [
+            event for event in events if event.room_id not in blocked_rooms or event.is_replayed
+        ]
+        if blocked_rooms:
             await self._mark_processing(stream, going, [])
         for event in going:
             if event.kind == MESSAGE_SAVE and event.is_elsewhere:
@@ -344,7 +346,7 @@ class BatchWriter:
         )
         return f"{epoch or ''}|{run or ''}", saved or ""
 
-    async def _settle(
+    async def _acknowledge(
         self,
         stream: EventStream,
         events: Sequence[Event],

@@ -1,7 +1,7 @@
 """What an operator may do with the chat's dead letters: put a room's back in order, or throw them
 away.
 
-The stream's HASH of held rooms counts them; it is changed in the same step as the letters. While a
+The stream's HASH of blocked rooms counts them; it is changed in the same step as the letters. While a
 room has some, its record does not expire, what comes later of it joins them
 (``chat_batch_writer``), and past ``chatConfig.max_dead_letters_per_room`` it takes no more.
 """
@@ -51,7 +51,7 @@ class ChatDeadLetters:
         stream is too long."""
         keys, partition = self._keys, stream.partition
         account = await self._account(stream, room_id, await self._queue.dead_letters_of(stream))
-        async with self._queue.holding(stream, self._settings.lock_timeout_s):
+        async with self._queue.acquired(stream, self._settings.lock_timeout_s):
             answer = await self._cache.run_script(
                 SCRIPTS["replay_letters"],
                 [
@@ -102,7 +102,7 @@ class ChatDeadLetters:
                 args += [letter.dead_id, "1"]
             else:
                 args += [letter.dead_id, ""]
-        async with self._queue.holding(stream, settings.lock_timeout_s):
+        async with self._queue.acquired(stream, settings.lock_timeout_s):
             dropped, left = await self._cache.run_script(SCRIPTS["drop_letters"], script_keys, args)
         return Outcome(dropped, left)
 

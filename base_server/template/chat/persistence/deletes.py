@@ -92,7 +92,7 @@ class ChatDeletes:
             "delete_room", found.owner, room_id, *self._room_call(found, room_id, to, allowed)
         )
         if answer[0] == Answer.OK:
-            self._streams.noticed(found.owner.partition, found.owner.shard_id, answer[1])
+            self._streams.report_backlog(found.owner.partition, found.owner.shard_id, answer[1])
             return Deletion(Outcome.DONE, answer[2], to.value)
         return _not_done(answer)
 
@@ -200,7 +200,7 @@ class ChatDeletes:
             args[3] = "" if stored is None else stored.seq
             answer = await self._run("delete_message", caller, room_id, script_keys, args)
             if answer[0] == Answer.OK:
-                self._streams.noticed(partition, caller.shard_id, answer[1])
+                self._streams.report_backlog(partition, caller.shard_id, answer[1])
                 return Deletion(Outcome.DONE, answer[3], answer[4])
             if answer[0] not in (Answer.COLD, Answer.UNSURE, Answer.LOST):
                 return _not_done(answer)

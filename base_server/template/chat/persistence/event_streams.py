@@ -82,7 +82,7 @@ class EventStreams:
             pause_s = min(pause_s * 2, 0.25)
         return True
 
-    def noticed(self, partition: int, shard_id: int, backlog: int) -> None:
+    def report_backlog(self, partition: int, shard_id: int, backlog: int) -> None:
         """A script reported how many events wait: a full batch is written at once, not at the next
         interval."""
         if backlog >= self._batch_size:

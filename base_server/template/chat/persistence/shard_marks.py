@@ -264,7 +264,7 @@ class ShardMarks:
         # Read, not raised: a shard that takes no writes now is no reason not to load from it.
         if not known or (await self._marks(shard_id)).get(partition, 0) >= known:
             return
-        async with self._queue.holding(stream, self._settings.lock_timeout_s):
+        async with self._queue.acquired(stream, self._settings.lock_timeout_s):
             # Read again: another process may have found it first.
             saved = await self._saved_in(shard_id)(partition) or ""
             if saved and (mark := await self.advance(stream, saved, saved)) is not None:

@@ -76,7 +76,7 @@ class ReplyRepository(ScriptRunner):
             ],
         )
         if answer[0] == Answer.OK:
-            self._noticed(caller, answer[3])
+            self._report_backlog(caller, answer[3])
             return Stopped(read_message(answer[1], answer[2]), True, answer[4])
         if answer[0] == Answer.REPEAT:
             return Stopped(

@@ -288,7 +288,7 @@ class ChatReplies:
 
     async def _run(self, reply: RunningReply) -> str:
         try:
-            with self._news.heard_by(reply.turn.reply_id, reply), OPEN_REPLIES.held():
+            with self._news.heard_by(reply.turn.reply_id, reply), OPEN_REPLIES.track_in_progress():
                 entry = await self._answer(reply)
             REPLIES.add(end_of(entry))
             return entry

@@ -262,7 +262,7 @@ class ReplySlots:
         if answer[0] == Answer.WAIT:
             raise SlotLost
         if answer[0] == Answer.OK:
-            self._streams.noticed(caller.partition, caller.shard_id, answer[2])
+            self._streams.report_backlog(caller.partition, caller.shard_id, answer[2])
             return Ended(answer[1], True, answer[3])
         return Ended(answer[1], False)
 
@@ -289,7 +289,7 @@ class ReplySlots:
         if answer[0] == Answer.WAIT:
             return None
         if answer[0] == Answer.OK:
-            self._streams.noticed(caller.partition, caller.shard_id, answer[3])
+            self._streams.report_backlog(caller.partition, caller.shard_id, answer[3])
             return Ended(answer[1], True, answer[4])
         return Ended("", False)
 

@@ -81,7 +81,7 @@ class RoomRepository(ScriptRunner):
             args[9] = answer[1]
         if answer[0] == Answer.REPEAT:
             return await self.get(caller, answer[1])
-        self._noticed(caller, answer[2])
+        self._report_backlog(caller, answer[2])
         return _room(answer[1], "PENDING")
 
     def _create_call(
@@ -154,7 +154,7 @@ class RoomRepository(ScriptRunner):
             except RoomNotFound:
                 return Loaded.DELETED
             if answer[0] == Answer.OK:
-                self._noticed(caller, answer[2])
+                self._report_backlog(caller, answer[2])
             return None if answer[0] == Answer.WAIT else Loaded.WARM
 
         if await self._loader.load_or_create(caller, room_id, create) is Loaded.UNKNOWN:
@@ -261,7 +261,7 @@ class RoomRepository(ScriptRunner):
         note = self._keys.operation(operation_id, caller.partition)
         keys = [*self._room_keys(caller, room_id), self._held(caller), note]
         answer = await self._run("update_room", caller, room_id, keys, args)
-        self._noticed(caller, answer[2])
+        self._report_backlog(caller, answer[2])
 
     async def delete(self, caller: Caller, room_id: str) -> None:
         """Delete a room for good, its running and waiting replies with it. Repeating it is no error."""
@@ -293,7 +293,7 @@ class RoomRepository(ScriptRunner):
             args[4] = ",".join(GONE)
             answer = await self._cache.run_script(SCRIPTS["delete_room"], script_keys, args)
         if answer[0] == Answer.OK:
-            self._noticed(caller, answer[1])
+            self._report_backlog(caller, answer[1])
 
 
 def _room(card: str, state: str | None) -> ChatRoom:
