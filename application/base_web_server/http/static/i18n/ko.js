@@ -10,7 +10,7 @@ export default {
   links: "개발자용",
   "links.api": "API 브라우저",
 
-  "signIn.title": "한 번 들은 말을 잃지 않는 AI 채팅",
+  "signIn.title": "메시지를 잃지 않는 AI 채팅",
   "signIn.lead": "원하는 이름으로 가입하고 바로 대화해 보세요. 키 없이 오프라인으로 동작합니다.",
   "signIn.tab.signup": "가입",
   "signIn.tab.login": "로그인",
