@@ -28,17 +28,19 @@ WITH_TABLES = ("docs/architecture.md", "base_server/template/chat/README.md")
 _BLOCK = re.compile(r"(<!-- begin ([a-z-]+) -->\n).*?(<!-- end \2 -->)", re.DOTALL)
 _ERRORS_HEAD = """# Error codes
 
-Printed from the registry, `base_server/template/base/errors.py`, by `make docs`. An error response is
-`{"errorCode": 1004, "sequence": 7, "error": {"code": "ROOM_NOT_FOUND", "message": "…", "retryable": false}}`, with
-`retry_after_s` and `details` where they help. Retryable: the same request, with the same ids, may succeed later, not
-before `retry_after_s`. 1020 and 1021 are about a reply that has ended: the question is stored, and the same
-`client_message_id` always gets the same two messages and the same error; only a new message (with a new
-`client_message_id`, or without one) calls the AI again. 1020 comes with HTTP 503 when the provider was not called (no permit
-was free in time, the room's persona does not exist any more), with 502 when it was; `details.reason` is `conversation_too_long` where the
-provider refused the conversation as longer than the model's context.
-With `netConfig.http_status_for_errors` set to `ok` the HTTP status of every POST is 200; a GET (a probe, a file) has
-its own. Requests that are not HTTP (400), and an unknown `Expect` on an unknown path (417), are answered by aiohttp, in
-plain text.
+Printed from the registry, `base_server/template/base/errors.py`, by `make docs`. An error response
+is
+`{"errorCode": 1004, "sequence": 7, "error": {"code": "ROOM_NOT_FOUND", "message": "…", "retryable": false}}`,
+with `retry_after_s` and `details` where they help. Retryable: the same request, with the same ids,
+may succeed later, not before `retry_after_s`. 1020 and 1021 are about a reply that has ended: the
+question is stored, and the same `client_message_id` always gets the same two messages and the same
+error; only a new message (with a new `client_message_id`, or without one) calls the AI again. 1020
+comes with HTTP 503 when the provider was not called (no permit was free in time, the room's persona
+does not exist any more), with 502 when it was; `details.reason` is `conversation_too_long` where
+the provider refused the conversation as longer than the model's context. With
+`netConfig.http_status_for_errors` set to `ok` the HTTP status of every POST is 200; a GET (a probe,
+a file) has its own. Requests that are not HTTP (400), and an unknown `Expect` on an unknown path
+(417), are answered by aiohttp, in plain text.
 
 """
 
