@@ -251,8 +251,15 @@ def test_redis_keys_are_built_in_the_key_modules_only() -> None:
 
 
 def _key_texts(module: Module) -> Iterator[str]:
-    """The literal beginnings of what is passed to ``key()`` and its kin, or returned by a function of that name."""
+    """The literal beginnings of what is passed to ``key()`` and its kin, or returned by a function
+    of that name, or stands behind a ``prefix`` of full names."""
     for node in ast.walk(module.tree):
+        match node:
+            case ast.JoinedStr(
+                values=[ast.FormattedValue(value=begin), ast.Constant(value=text), *_]
+            ):
+                if "prefix" in ast.unparse(begin) and re.match(r"[a-z_]+:", text):
+                    yield text
         if isinstance(node, ast.Call) and _called(node) in KEY_FUNCTIONS and node.args:
             yield from _texts(node.args[0])
         elif isinstance(node, ast.FunctionDef) and node.name in KEY_FUNCTIONS:

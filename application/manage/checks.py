@@ -14,7 +14,7 @@ from base_server.service.db.schema import read_status
 from base_server.service.redis_client.redis_errors import CacheCommandError
 from base_server.service.service_container import SCRIPTS_FOLDER
 from base_server.template.account.global_mark import KnownMark
-from base_server.template.chat.cache.keys import NEWS
+from base_server.template.chat.cache.keys import SIGNALS
 
 from ..base_web_server.config.loading import ServerSettings
 from .finding import Finding, Level
@@ -194,13 +194,13 @@ async def _signals(tools: Operating, user: str) -> Finding:
     """A Redis user needs rights to channels too: a signal is sent to ourselves. (It means nothing to the servers.)"""
     heard = asyncio.Event()
     try:
-        listens = await tools.cache.subscribe(NEWS, lambda channel, text: heard.set())
-        await tools.cache.get_client().publish(NEWS, "doctor", partition=0)
+        listens = await tools.cache.subscribe(SIGNALS, lambda channel, text: heard.set())
+        await tools.cache.get_client().publish(SIGNALS, "doctor", partition=0)
         async with asyncio.timeout(_SIGNAL_S if listens else 0):
             await heard.wait()
     except (CacheCommandError, TimeoutError):
         text = "signals between processes do not arrive: streams read in another process than their reply's lag behind"
-        fix = f"give its user the channels: ACL SETUSER {user} '&{tools.cache.channels(NEWS)}', then ACL SAVE"
+        fix = f"give its user the channels: ACL SETUSER {user} '&{tools.cache.channels(SIGNALS)}', then ACL SAVE"
         return Finding("signals", Level.DOUBTFUL, text, fix)
     return Finding("signals", Level.GOOD, "one sent to itself arrives")
 

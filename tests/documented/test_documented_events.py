@@ -147,7 +147,9 @@ async def test_an_event_of_one_account_for_the_room_of_another_reaches_nobody(
     others = [await chat.user(), await chat.user()]  # one on the same shard, one on the other
     if room == "cold":
         await chat.persist()
-        await chat.redis.execute("DEL", chat.keys.room_record(room_id), chat.keys.messages(room_id))
+        await chat.redis.execute(
+            "DEL", chat.keys.room(room_id).record, chat.keys.room(room_id).messages
+        )
     for other in others:
         assert (await host.send(other, room_id, "mine now", PERSONA))["errorCode"] == 0
     await chat.persist()

@@ -66,9 +66,8 @@ async def settled(chat: ChatWorld, user: ClientSession, room_id: str) -> None:
 
 async def cold_room(chat: ChatWorld, user: ClientSession, room_id: str) -> None:
     await settled(chat, user, room_id)
-    keys, partition = chat.keys, chat.keys.account_partition(user.session.account_id)
-    for key in (keys.room_record, keys.messages, keys.room):
-        await chat.redis.execute("DEL", key(room_id, partition))
+    room = chat.keys.room(room_id, chat.keys.account_partition(user.session.account_id))
+    await chat.redis.execute("DEL", room.record, room.messages, room.json)
 
 
 async def cold(chat: ChatWorld, user: ClientSession, room_id: str) -> None:
@@ -530,7 +529,7 @@ async def test_a_hosts_room_whose_partition_is_not_noted_any_more_is_deleted_and
         while partitions.of_id(room_id := new_id()) == home:
             pass
         await create(user, room_id)
-        note = chat.keys.room_home(room_id)
+        note = chat.keys.of_id(room_id).room_home(room_id)
         assert await chat.redis.execute("TTL", note) == -1
         await host.save(user, room_id, new_id(), content="saved")
         await chat.redis.execute("DEL", note)

@@ -97,9 +97,9 @@ async def cold_room(case: Case) -> None:
     keys = case.chat.keys
     await delete_keys(
         case.chat,
-        keys.room_record(case.room_id),
-        keys.messages(case.room_id),
-        keys.room(case.room_id),
+        keys.room(case.room_id).record,
+        keys.room(case.room_id).messages,
+        keys.room(case.room_id).json,
     )
 
 
@@ -112,7 +112,7 @@ async def states_expired(case: Case) -> None:
     await settled(case)
     keys = case.chat.keys
     states = [keys.message_state(case.question_id), keys.message_state(case.reply_id)]
-    await delete_keys(case.chat, keys.room_state(case.room_id), *states)
+    await delete_keys(case.chat, keys.room(case.room_id).state, *states)
 
 
 async def sent_by_hand(case: Case) -> None:

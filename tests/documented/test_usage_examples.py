@@ -188,7 +188,7 @@ async def test_an_event_that_comes_again_after_its_message_left_the_window_chang
     await chat.persist()
     # The window's oldest entry is trimmed away as the settle script does it.
     keys, redis = chat.keys, chat.redis
-    record, messages = keys.room_record(room.room_id), keys.messages(room.room_id)
+    record, messages = keys.room(room.room_id).record, keys.room(room.room_id).messages
     await redis.execute("LPOP", messages)
     await redis.execute("HINCRBY", record, "len", -1)
     await redis.execute("HSET", record, "floor", 2, "older", "1")
@@ -369,7 +369,7 @@ async def test_prompt_with_entries_pushed_by_a_host_is_what_every_provider_takes
         entry = json.dumps(
             {"message_id": str(uuid.uuid4()), "sender_type": sender, "content": content}
         )
-        await chat.redis.execute("RPUSH", chat.keys.messages(room.room_id), entry)
+        await chat.redis.execute("RPUSH", chat.keys.room(room.room_id).messages, entry)
     chat.provider.refuse = refuse_unlike_roles
     response = await host.send(user, room.room_id, "now", PERSONA)
     assert response["errorCode"] == 0

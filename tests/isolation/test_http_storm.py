@@ -138,7 +138,7 @@ async def _forget_now_and_then(door: Door, accounts: list[Account], room_ids: li
     )
     while True:
         account, room_id = chance.choice(list(zip(accounts, room_ids, strict=True)))
-        lost = [keys.room_record(room_id), keys.account_record(account.account_id)]
+        lost = [keys.room(room_id).record, keys.account(account.account_id).record]
         await redis.run_script(_EXPIRE, lost, [])
         await asyncio.sleep(0.02)
 

@@ -179,8 +179,8 @@ class ChatStateMachine(Facade):
 
     async def _room_key(self, room_id: str) -> str:
         if self._directory is None:
-            return self._keys.room_state(room_id)
-        return self._keys.room_state(room_id, await self._directory.partition_of(room_id))
+            return self._keys.room(room_id).state
+        return self._keys.room(room_id, await self._directory.partition_of(room_id)).state
 
     async def _follow(self, message_id: str, to: MessageState) -> None:
         """An id that is not ours has a state of its own beside the one in its room's partition: it follows."""

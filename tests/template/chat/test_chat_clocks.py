@@ -38,7 +38,7 @@ async def test_a_lease_runs_out_by_redis_clock_though_messages_are_dated_ahead_o
     # As after a failover to a server whose clock is an hour behind.
     ahead = await redis_ms(chat) + 60 * MINUTE_MS
     await chat.redis.execute(
-        "ZADD", chat.keys.account_order(user.session.account_id), ahead, room.room_id
+        "ZADD", chat.keys.account(user.session.account_id).order, ahead, room.room_id
     )
     ids = [chat.keys.new_id(caller.partition) for _ in range(3)]
     accepted = await chat.template._parts.messages.accept(
@@ -47,7 +47,9 @@ async def test_a_lease_runs_out_by_redis_clock_though_messages_are_dated_ahead_o
     assert accepted.turn is not None
     now_ms = await redis_ms(chat)
     lease = float(
-        await chat.redis.execute("ZSCORE", chat.keys.leases(caller.partition), room.room_id)
+        await chat.redis.execute(
+            "ZSCORE", chat.keys.partition(caller.partition).leases, room.room_id
+        )
     )
     assert now_ms < lease < now_ms + MINUTE_MS
     assert accepted.turn.deadline_ms < now_ms + 10 * MINUTE_MS

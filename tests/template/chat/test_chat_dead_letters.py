@@ -60,7 +60,11 @@ async def saved(chat: ChatWorld, user: ClientSession, room_id: str) -> list[int]
 
 
 async def pinned(chat: ChatWorld, room_id: str) -> bool:
-    keys = [chat.keys.room_record(room_id), chat.keys.messages(room_id), chat.keys.room(room_id)]
+    keys = [
+        chat.keys.room(room_id).record,
+        chat.keys.room(room_id).messages,
+        chat.keys.room(room_id).json,
+    ]
     return [await chat.ttl_ms(key) for key in keys] == [-1, -1, -1]
 
 
@@ -153,7 +157,7 @@ async def test_a_replay_puts_them_back_in_order_before_newer_ones_and_unpins(
     assert await saved(chat, user, room_id) == list(range(1, 9))
     assert not await pinned(chat, room_id)
     account = user.session.account_id
-    assert await chat.ttl_ms(chat.keys.account_record(account)) > 0
+    assert await chat.ttl_ms(chat.keys.account(account).record) > 0
     assert await chat.ttl_ms(chat.keys.message_state(entries[0].message_id)) > 0
     await chat.send(user, room_id, "as usual")
     await chat.persist()
@@ -268,7 +272,7 @@ async def test_a_room_that_was_refused_itself_is_listed_until_it_is_dropped(
     keys = chat.keys
     account = user.session.account_id
     for kept in (True, False):
-        await chat.redis.execute("DEL", keys.account_record(account), keys.account_rooms(account))
+        await chat.redis.execute("DEL", keys.account(account).record, keys.account(account).rooms)
         assert [found.title for found in (await chat.rooms(user)).rooms] == (
             [POISON] if kept else []
         )

@@ -40,7 +40,7 @@ async def test_sends_over_the_limit_are_1010_with_the_time_to_wait_and_store_not
     # Others are not concerned, and after the time that was told there is room for one.
     await chat.send(other, (await chat.room(other)).room_id, "mine")
     account, told_s = (
-        chat.keys.account_record(user.session.account_id),
+        chat.keys.account(user.session.account_id).record,
         answers[0].error.retry_after_s,
     )
     await chat.redis.execute("HINCRBY", account, "sends_at", -round(told_s * 1000))
@@ -53,7 +53,7 @@ async def test_a_clock_that_was_set_back_does_not_keep_the_bucket_empty(chat: Ch
     room_id = (await chat.room(user)).room_id
     await chat.send(user, room_id)
     assert (await chat.try_send(user, room_id)).errorCode == 1010
-    account = chat.keys.account_record(user.session.account_id)
+    account = chat.keys.account(user.session.account_id).record
     await chat.redis.execute("HINCRBY", account, "sends_at", 3_600_000)
     await chat.send(user, room_id)
     assert (await chat.try_send(user, room_id)).errorCode == 1010
@@ -88,7 +88,7 @@ async def test_an_ended_reply_leaves_nothing_of_the_limit_behind(chat: ChatWorld
     user = await chat.user()
     room_id = (await chat.room(user)).room_id
     await chat.send(user, room_id, "warm")
-    key = chat.keys.open_replies(user.session.account_id)
+    key = chat.keys.account(user.session.account_id).open_replies
     assert await chat.redis.execute("ZCARD", key) == 0
     assert await chat.ttl_ms(key) == -2
     await chat.redis.execute("SET", key, "of another type")

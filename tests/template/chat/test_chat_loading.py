@@ -31,7 +31,7 @@ async def test_processes_that_load_the_same_at_once_do_not_hinder_each_other(
     await chat.send(user, room.room_id, "cold")
     await chat.persist()
     keys, account = chat.keys, user.session.account_id
-    await chat.redis.execute("DEL", keys.room_record(room.room_id), keys.account_record(account))
+    await chat.redis.execute("DEL", keys.room(room.room_id).record, keys.account(account).record)
     calls = 0
 
     def slow_down(database: DatabaseService) -> None:
@@ -76,9 +76,9 @@ async def test_a_record_that_is_gone_while_its_events_wait_is_not_read_from_the_
     other = await chat.room(user)
     keys = chat.keys
     name = (
-        keys.room_record(room.room_id)
+        keys.room(room.room_id).record
         if lost == "room_record"
-        else keys.account_record(user.session.account_id)
+        else keys.account(user.session.account_id).record
     )
     await chat.redis.execute("DEL", name)
     await chat.send(user, room.room_id, "three")
@@ -108,9 +108,9 @@ async def test_a_load_that_read_before_a_write_does_not_bring_back_what_was_then
     await chat.persist()
     keys = chat.keys
     name = (
-        keys.room_record(room.room_id)
+        keys.room(room.room_id).record
         if what == "room"
-        else keys.account_record(user.session.account_id)
+        else keys.account(user.session.account_id).record
     )
     last_read = "fp_chat_window_get" if what == "room" else "fp_chat_rooms_get"
     await chat.redis.execute("DEL", name)
@@ -156,13 +156,19 @@ async def test_what_a_new_redis_run_finds_waiting_is_written_before_anything_is_
     await chat.send(user, room.room_id, "two")
     keys = chat.keys
     # The stream came back, what belongs to it did not.
-    lost = [keys.room_record(room.room_id), keys.messages(room.room_id), keys.room(room.room_id)]
-    lost += [
-        keys.account_record(user.session.account_id),
-        keys.account_rooms(user.session.account_id),
+    lost = [
+        keys.room(room.room_id).record,
+        keys.room(room.room_id).messages,
+        keys.room(room.room_id).json,
     ]
-    await chat.redis.execute("DEL", *lost, keys.account_order(user.session.account_id))
-    await chat.redis.execute("INCR", keys.epoch(keys.account_partition(user.session.account_id)))
+    lost += [
+        keys.account(user.session.account_id).record,
+        keys.account(user.session.account_id).rooms,
+    ]
+    await chat.redis.execute("DEL", *lost, keys.account(user.session.account_id).order)
+    await chat.redis.execute(
+        "INCR", keys.partition(keys.account_partition(user.session.account_id)).generation
+    )
     assert await chat.questions(user, room.room_id) == ["one", "two"]
     await chat.send(user, room.room_id, "three")
     assert [found.message_count for found in (await chat.rooms(user)).rooms] == [6]
@@ -178,7 +184,7 @@ async def test_what_is_being_deleted_is_not_loaded_though_the_database_still_has
     # As a host's own code does it, which knows the state alone.
     assert await chat.template._parts.states.transition_room(gone.room_id, RoomState.DELETING)
     keys, account = chat.keys, user.session.account_id
-    await chat.redis.execute("DEL", keys.room_record(gone.room_id), keys.account_record(account))
+    await chat.redis.execute("DEL", keys.room(gone.room_id).record, keys.account(account).record)
     assert [room.room_id for room in (await chat.rooms(user)).rooms] == [kept.room_id]
     assert (await chat.try_messages(user, gone.room_id)).errorCode == 1004
     assert (await chat.try_send(user, gone.room_id)).errorCode == 1004
@@ -192,10 +198,10 @@ async def test_a_new_room_without_its_keys_is_found_while_its_create_waits(chat:
     keys = chat.keys
     await chat.redis.execute(
         "DEL",
-        keys.room_record(room_id),
-        keys.messages(room_id),
-        keys.room(room_id),
-        keys.room_state(room_id),
+        keys.room(room_id).record,
+        keys.room(room_id).messages,
+        keys.room(room_id).json,
+        keys.room(room_id).state,
     )
     assert await chat.backlog() > 0
     assert (await chat.messages(user, room_id)).messages == []

@@ -135,7 +135,7 @@ async def test_a_room_that_went_cold_is_loaded_whole(chat: ChatWorld) -> None:
     await chat.send(user, room.room_id, "one")
     await chat.persist()
     account, keys = user.session.account_id, chat.keys
-    await chat.redis.execute("DEL", keys.room_record(room.room_id), keys.account_record(account))
+    await chat.redis.execute("DEL", keys.room(room.room_id).record, keys.account(account).record)
     await chat.send(user, room.room_id, "two")
     assert await chat.questions(user, room.room_id) == ["one", "two"]
     assert (await chat.rooms(user)).total_count == 1

@@ -125,11 +125,11 @@ async def test_a_room_is_served_at_once_when_redis_restarted_while_its_reply_ran
 
 DAMAGES = {
     "new run": [],
-    "record gone": ["room_record"],
+    "record gone": ["record"],
     "list gone": ["messages"],
-    "record of another type": ["room_record!"],
+    "record of another type": ["record!"],
     "list of another type": ["messages!"],
-    "waiting turns of another type": ["turns!"],
+    "waiting turns of another type": ["waiting!"],
 }
 
 
@@ -142,13 +142,14 @@ async def test_replies_outlive_what_redis_knew_of_their_room(chat: ChatWorld, da
     await chat.send(user, room.room_id, "first")
     await half_said(chat, user, room.room_id)
     for name in DAMAGES[damage]:
-        key = getattr(chat.keys, name.rstrip("!"))(room.room_id)
+        key = getattr(chat.keys.room(room.room_id), name.rstrip("!"))
         await chat.redis.execute("DEL", key)
         if name.endswith("!"):
             await chat.redis.execute("ZADD", key, 1, "x")
     if damage == "new run":
         await chat.redis.execute(
-            "INCR", chat.keys.epoch(chat.keys.account_partition(user.session.account_id))
+            "INCR",
+            chat.keys.partition(chat.keys.account_partition(user.session.account_id)).generation,
         )
     await goes_on(chat, user, room.room_id, first="" if "record" in damage else "stopped")
     await all_written(chat, user, room.room_id)
@@ -169,7 +170,7 @@ async def test_a_turn_that_cannot_be_read_does_not_keep_others_open(
         chat.provider.script(Reply(tokens=["said"]))
         await chat.send(user, room.room_id, "first")
         await half_said(chat, user, room.room_id)
-    record = chat.keys.room_record(rooms[0].room_id)
+    record = chat.keys.room(rooms[0].room_id).record
     await chat.redis.execute(
         *(("HDEL", record, field) if value is None else ("HSET", record, field, value))
     )
@@ -194,10 +195,10 @@ async def test_somebody_elses_request_does_not_end_a_reply(chat: ChatWorld) -> N
         user.session.account_id
     ):
         stranger = await chat.user()
-    await chat.redis.execute("DEL", chat.keys.room_record(room.room_id))
+    await chat.redis.execute("DEL", chat.keys.room(room.room_id).record)
     async with asyncio.timeout(SOON_S):
         assert (await chat.try_messages(stranger, room.room_id)).errorCode == 1004
-    waiting = await chat.redis.execute("LRANGE", chat.keys.messages(room.room_id), 2, -1)
+    waiting = await chat.redis.execute("LRANGE", chat.keys.room(room.room_id).messages, 2, -1)
     assert [text.count('"is_streaming":true') for text in waiting] == [0, 1, 0, 1]
     await goes_on(chat, user, room.room_id)
 
@@ -293,7 +294,7 @@ async def test_reply_goes_on_when_its_place_is_taken(chat: ChatWorld) -> None:
     await chat.persist()
     await stored_by_a_lost_redis(chat, user, room.room_id, 4, 6)
     await chat.redis.execute(
-        "INCR", chat.keys.epoch(chat.keys.account_partition(user.session.account_id))
+        "INCR", chat.keys.partition(chat.keys.account_partition(user.session.account_id)).generation
     )
     async with asyncio.timeout(SOON_S):
         messages = (await chat.messages(user, room.room_id)).messages
@@ -337,7 +338,12 @@ async def come_back_older(chat: ChatWorld, user: ClientSession, copies: dict[str
     ]
     commands += [("COPY", copy, name) for name, copy in copies.items()]
     commands += [("DEL", copy) for copy in copies.values()]
-    commands += [("INCR", chat.keys.epoch(chat.keys.account_partition(user.session.account_id)))]
+    commands += [
+        (
+            "INCR",
+            chat.keys.partition(chat.keys.account_partition(user.session.account_id)).generation,
+        )
+    ]
     await chat.redis.execute_many(commands)
 
 
@@ -362,7 +368,7 @@ async def test_replies_go_on_when_redis_came_back_without_their_questions(
         await first
         await chat.persist()
     older = await copied(chat)
-    turn = await chat.redis.execute("HGET", chat.keys.room_record(room.room_id), "turn")
+    turn = await chat.redis.execute("HGET", chat.keys.room(room.room_id).record, "turn")
     if then == "running":
         reply = (await chat.messages(user, room.room_id)).messages[1]
         stop = ChatMessageStopRequest(room_id=room.room_id, message_id=reply.message_id)
@@ -374,7 +380,7 @@ async def test_replies_go_on_when_redis_came_back_without_their_questions(
 
     async def noticed() -> bool:
         is_back = await chat.redis.execute(
-            "HGET", chat.keys.room_record(room.room_id), "turn"
+            "HGET", chat.keys.room(room.room_id).record, "turn"
         ) not in (None, turn)
         return is_back or sends[0].done()
 
@@ -507,10 +513,10 @@ async def test_a_repeat_does_not_ask_what_an_older_redis_forgot(
         await until(lambda: provider.calls == 1)
         await until(lambda: is_written(one))
         p = one.keys.account_partition(user.session.account_id)
-        record = one.keys.room_record(room_id, p)
+        record = one.keys.room(room_id, p).record
         await one.redis.execute("HSET", record, "turn_phase", "ready")
         await one.redis.execute("HDEL", record, "turn_at", "turn_facts")
-        await one.redis.execute("SET", one.keys.epoch(p), "77")
+        await one.redis.execute("SET", one.keys.partition(p).generation, "77")
         again = await other.try_send(user, room_id, "question", client_message_id=client_id)
         sent = await first
         assert [each.message and each.message.content for each in (sent, again)] == ["once", "once"]
@@ -532,7 +538,7 @@ async def test_a_slot_in_doubt_is_free_after_its_lease(
         if not lost.is_set():
             lost.set()
             partition = chat.keys.account_partition(user.session.account_id)
-            await chat.redis.execute("SET", chat.keys.epoch(partition), "77")
+            await chat.redis.execute("SET", chat.keys.partition(partition).generation, "77")
             raise ServiceUnavailable("cache", "cut off")
         return await claim(self, *args, **options)
 

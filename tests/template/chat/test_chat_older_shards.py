@@ -33,7 +33,10 @@ async def lose_what_waits(chat: ChatWorld, stream: EventStream) -> None:
     ((last, _),) = await chat.redis.execute("XREVRANGE", stream.key, "+", "-", "COUNT", 1)
     await chat.redis.execute("XTRIM", stream.key, "MAXLEN", "0")
     await chat.redis.execute(
-        "HSET", chat.keys.backlog_watermark(int(stream.name), stream.partition), "saved", last
+        "HSET",
+        chat.keys.partition(stream.partition).backlog_watermark(int(stream.name)),
+        "saved",
+        last,
     )
 
 
@@ -83,9 +86,9 @@ async def test_alarm_of_lost_messages_stays_until_it_is_acknowledged(chat: ChatW
     for n in range(4):
         await chat.send(user, room_id, str(n))
     # As after a trim: the first half of the window is in no list any more, and its rows are lost.
-    await chat.redis.execute("LPOP", chat.keys.messages(room_id), 4)
+    await chat.redis.execute("LPOP", chat.keys.room(room_id).messages, 4)
     await chat.redis.execute(
-        "HSET", chat.keys.room_record(room_id), "floor", "5", "len", "4", "older", "1"
+        "HSET", chat.keys.room(room_id).record, "floor", "5", "len", "4", "older", "1"
     )
     for text in ("more", "last"):
         await chat.send(user, room_id, text)
@@ -106,7 +109,7 @@ async def test_room_with_pushed_entries_is_written_again(chat: ChatWorld) -> Non
     stream, room_id = stream_of(chat, user), (await chat.room(user)).room_id
     await chat.send(user, room_id, "one")
     await lose_what_waits(chat, stream)
-    messages = chat.keys.messages(room_id, stream.partition)
+    messages = chat.keys.room(room_id, stream.partition).messages
     for text in ('{"message_id": "m1", "content": "pushed"}', '{"seq":null}', "pushed"):
         await chat.redis.execute("LPUSH", messages, text)
     await marks_of(chat).check_stream(int(stream.name), stream.partition)
@@ -245,7 +248,7 @@ async def test_damaged_room_is_named(chat: ChatWorld) -> None:
     for room_id in rooms:
         await chat.send(user, room_id, "one")
     await lose_what_waits(chat, stream)
-    await chat.redis.execute("HSET", chat.keys.room_record(rooms[0]), "floor", "?")
+    await chat.redis.execute("HSET", chat.keys.room(rooms[0]).record, "floor", "?")
     await marks_of(chat).check_stream(int(stream.name), stream.partition)
     await chat.persist()
     assert await stored(chat, user, rooms[1]) == [(1, "one"), (2, "stub: one")]
@@ -268,7 +271,7 @@ async def test_mark_that_is_not_too_low_is_only_read(
 
     monkeypatch.setattr(marks_of(chat), "_raise", read_only)
     assert await chat.redis.execute(
-        "HGET", chat.keys.backlog_watermark(int(stream.name), stream.partition), "saved"
+        "HGET", chat.keys.partition(stream.partition).backlog_watermark(int(stream.name)), "saved"
     )
     await marks_of(chat).check_stream(int(stream.name), stream.partition)
 

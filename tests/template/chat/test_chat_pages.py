@@ -23,7 +23,7 @@ async def filled_room(chat: ChatWorld) -> tuple[ClientSession, str, list[ChatMes
         await chat.send(user, room.room_id, f"q{n}")
     everything = (await chat.messages(user, room.room_id, limit=100)).messages
     await chat.persist()
-    assert await chat.redis.execute("LLEN", chat.keys.messages(room.room_id)) == 5
+    assert await chat.redis.execute("LLEN", chat.keys.room(room.room_id).messages) == 5
     return user, room.room_id, everything
 
 
@@ -183,4 +183,4 @@ async def test_rooms_are_paged_by_newest_activity(chat: ChatWorld) -> None:
         await chat.persist()
         account = user.session.account_id
         keys = chat.keys
-        await chat.redis.execute("DEL", keys.account_record(account), keys.account_rooms(account))
+        await chat.redis.execute("DEL", keys.account(account).record, keys.account(account).rooms)

@@ -13,8 +13,9 @@ import pytest
 
 from base_server.service.cache.cache_client import CacheClient
 from base_server.template.base.envelope import Response
+from base_server.template.chat.cache import keys as chat_keys
 from base_server.template.chat.cache import records as chat_records
-from base_server.template.chat.cache.keys import NEWS, ChatKeys
+from base_server.template.chat.cache.keys import SIGNALS
 from base_server.template.chat.cache.records import (
     ACCOUNT,
     BACKLOG_WATERMARK,
@@ -49,10 +50,10 @@ def test_scripts_use_only_fields_of_the_schema() -> None:
 
 
 def test_schema_has_every_key_of_the_chat() -> None:
-    source = inspect.getsource(ChatKeys)
-    keys = {re.sub(r"\{(\w+)\}", "x", key) for key in re.findall(r'_key\(f?"([^"]+)"', source)}
+    source = inspect.getsource(chat_keys)
+    keys = {re.sub(r"\{(\w+)\}", "x", key) for key in re.findall(r'prefix\}([^"]+)"', source)}
     assert [key for key in keys if record_of(key) is None] == []
-    assert record_of(NEWS) is None, "a channel"
+    assert record_of(SIGNALS) is None, "a channel"
     names = [record.key.partition("{")[0] for record in RECORDS]
     assert len(names) == len(set(names))
 
@@ -128,9 +129,9 @@ async def test_record_of_a_newer_format_is_left_alone(
     await chat.persist()
     p = chat.keys.account_partition(user.session.account_id)
     record = (
-        chat.keys.room_record(room_id, p)
+        chat.keys.room(room_id, p).record
         if of == "room"
-        else chat.keys.account_record(user.session.account_id, p)
+        else chat.keys.account(user.session.account_id, p).record
     )
     assert await chat.redis.execute("HGET", record, "format") == str(FORMAT)
     await chat.redis.execute("HSET", record, "format", FORMAT + 1)
@@ -176,7 +177,7 @@ async def test_batch_with_a_record_of_a_newer_format_waits_for_a_newer_server(
     room_id = (await chat.room(user)).room_id
     await chat.persist()
     await chat.send(user, room_id)
-    record = chat.keys.room_record(room_id, chat.keys.account_partition(user.session.account_id))
+    record = chat.keys.room(room_id, chat.keys.account_partition(user.session.account_id)).record
     await chat.redis.execute("HSET", record, "format", FORMAT + 1)
     backlog = await chat.backlog()
     for _ in range(2):
@@ -199,7 +200,7 @@ async def test_reply_whose_record_becomes_newer_is_not_written(chat: ChatWorld) 
     chat.provider.script(Reply(["half ", "whole"], delay_s=0.2))
     sending = asyncio.create_task(chat.try_send(user, room_id))
     await until(lambda: chat.provider.calls == 1)
-    record = chat.keys.room_record(room_id, chat.keys.account_partition(user.session.account_id))
+    record = chat.keys.room(room_id, chat.keys.account_partition(user.session.account_id)).record
     await chat.redis.execute("HSET", record, "format", FORMAT + 1)
     await until(lambda: chat.provider.requests[0].finished)
     await asyncio.sleep(0.3)

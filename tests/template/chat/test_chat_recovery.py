@@ -228,11 +228,13 @@ async def test_two_processes_write_one_stream_once(
     assert await chat.container.queue.dead_letters(QUEUE_NAME) == []
 
 
-_OF_ANY_KEY = ["messages", "room_record", "room", "room_state", "message_state"]
-_OF_ANY_KEY += ["account_record", "account_rooms", "account_order"]
+_OF_ANY_KEY = ["room.messages", "room.record", "room.json", "room.state", "message.state"]
+_OF_ANY_KEY += ["account.record", "account.rooms", "account.order"]
 _DAMAGES = [(key, "wrong type") for key in _OF_ANY_KEY]
-_DAMAGES += [(key, "undecodable") for key in ("messages", "room", "room_state", "message_state")]
-_DAMAGES += [(key, "shortened") for key in ("messages", "account_rooms", "account_order")]
+_DAMAGES += [
+    (key, "undecodable") for key in ("room.messages", "room.json", "room.state", "message.state")
+]
+_DAMAGES += [(key, "shortened") for key in ("room.messages", "account.rooms", "account.order")]
 
 
 @pytest.mark.parametrize("persisted", [True, False])
@@ -246,17 +248,23 @@ async def test_a_damaged_key_counts_as_a_miss(
     message = await chat.send(user, room.room_id, "two")
     if persisted:
         await chat.persist()
-    ids = {"message": message.message_id, "account": user.session.account_id}
-    name = getattr(chat.keys, key)(ids.get(key.split("_", maxsplit=1)[0], room.room_id))
+    of, part = key.split(".")
+    bound = {
+        "room": chat.keys.room(room.room_id),
+        "account": chat.keys.account(user.session.account_id),
+    }
+    name = (
+        chat.keys.message_state(message.message_id) if of == "message" else getattr(bound[of], part)
+    )
     if damage == "wrong type":
         await chat.redis.execute("DEL", name)
         await chat.redis.execute(
-            *(("SADD", name, "x") if key == "account_order" else ("ZADD", name, 1, "x"))
+            *(("SADD", name, "x") if key == "account.order" else ("ZADD", name, 1, "x"))
         )
     elif damage == "shortened":
-        pop = {"messages": "LPOP", "account_rooms": "SPOP", "account_order": "ZPOPMIN"}[key]
+        pop = {"room.messages": "LPOP", "account.rooms": "SPOP", "account.order": "ZPOPMIN"}[key]
         await chat.redis.execute(pop, name)
-    elif key == "messages":
+    elif key == "room.messages":
         await chat.redis.execute("LSET", name, 2, '{"message_id":"x","seq":}')
     else:
         await chat.redis.execute("SET", name, "{not json")

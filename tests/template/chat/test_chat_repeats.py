@@ -84,7 +84,7 @@ async def test_a_clients_clock_that_ran_ahead_does_not_make_a_send_twice(
     room = await chat.room(user)
     client_id = uuid7(int((await chat.redis.execute("TIME"))[0]) * 1000 + 3_600_000)
     first = await chat.try_send(user, room.room_id, "early", client_message_id=client_id)
-    record = chat.keys.room_record(room.room_id)
+    record = chat.keys.room(room.room_id).record
     if reloaded == "whole":
         await chat.persist()
         await chat.redis.execute("DEL", record)
@@ -95,7 +95,7 @@ async def test_a_clients_clock_that_ran_ahead_does_not_make_a_send_twice(
         await chat.redis.execute("DEL", record)
         await chat.send(user, room.room_id, "loads the room")
     # The hour goes by: the newest message is later than the client's id.
-    order = chat.keys.account_order(user.session.account_id)
+    order = chat.keys.account(user.session.account_id).order
     later = int((await chat.redis.execute("TIME"))[0]) * 1000 + 7_200_000
     await chat.redis.execute("ZADD", order, later, room.room_id)
     again = await chat.try_send(user, room.room_id, "early", client_message_id=client_id)
@@ -107,7 +107,7 @@ async def test_a_clients_clock_that_ran_ahead_does_not_make_a_send_twice(
 async def an_hour_passes(chat: ChatWorld, account_id: str, room_id: str, hours: int = 2) -> None:
     """For the account: what happens next is later than its newest activity."""
     later = (int((await chat.redis.execute("TIME"))[0]) + hours * 3600) * 1000
-    await chat.redis.execute("ZADD", chat.keys.account_order(account_id), later, room_id)
+    await chat.redis.execute("ZADD", chat.keys.account(account_id).order, later, room_id)
 
 
 @pytest.mark.parametrize("deleted", [True, False])
@@ -123,7 +123,7 @@ async def test_a_clients_clock_that_ran_ahead_does_not_make_a_room_twice(
         gone = ChatRoomDeleteRequest(room_id=first.room_id)
         assert (await chat.template.on_chat_room_delete_req(user, gone)).errorCode == 0
     await chat.persist()
-    await chat.redis.execute("DEL", keys.account_record(account), keys.account_rooms(account))
+    await chat.redis.execute("DEL", keys.account(account).record, keys.account(account).rooms)
     assert (await chat.rooms(user)).total_count == 1 + (not deleted)
     await an_hour_passes(chat, account, other.room_id)
     request = ChatRoomCreateRequest(ai_persona=PERSONA, title="early", client_request_id=request_id)
@@ -207,10 +207,10 @@ async def test_a_room_that_the_database_did_not_know_is_asked_for_again_when_the
         await has_read.wait()
         first = await chat.room(user, "once", client_request_id="r")
         await chat.persist()
-        await chat.redis.execute("DEL", keys.account_record(account), keys.account_rooms(account))
+        await chat.redis.execute("DEL", keys.account(account).record, keys.account(account).rooms)
         assert (await chat.rooms(user)).total_count == 1
         # As if its room had been deleted, which the new list does not have either.
-        await chat.redis.execute("HDEL", keys.account_record(account), "r:r")
+        await chat.redis.execute("HDEL", keys.account(account).record, "r:r")
         goes_on.set()
         assert (await late).room_id == first.room_id
     await chat.persist()
@@ -251,7 +251,7 @@ async def test_a_rename_repeated_by_ourselves_does_not_bring_back_the_older_titl
                 if reloaded:
                     await chat.persist()
                     await chat.redis.execute(
-                        "DEL", keys.room_record(room.room_id), keys.messages(room.room_id)
+                        "DEL", keys.room(room.room_id).record, keys.room(room.room_id).messages
                     )
                 answer = await once(self, script, keys_, args, **options)
             return answer

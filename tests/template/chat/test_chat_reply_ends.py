@@ -97,7 +97,7 @@ async def test_a_room_with_broken_keys_does_not_keep_other_rooms_from_being_swep
     rooms = [(await chat.room(user)).room_id for _ in range(3)]
     for room_id in rooms:
         await chat.accepted(user, room_id, "one")
-    for key in (chat.keys.room_record(rooms[0]), chat.keys.messages(rooms[1])):
+    for key in (chat.keys.room(rooms[0]).record, chat.keys.room(rooms[1]).messages):
         await chat.redis.execute("SET", key, "not ours")
 
     async def ended() -> bool:
@@ -115,8 +115,8 @@ async def test_waiting_turns_and_a_stream_of_another_type_do_not_keep_a_reply_fr
     room = await chat.room(user)
     sent = await chat.accepted(user, room.room_id, "one")
     assert sent.turn is not None
-    stream = chat.keys.reply_stream(room.room_id, sent.turn.reply_id)
-    for key in (chat.keys.turns(room.room_id), stream):
+    stream = chat.keys.room(room.room_id).reply_stream(sent.turn.reply_id)
+    for key in (chat.keys.room(room.room_id).waiting, stream):
         await chat.redis.execute("SET", key, "not ours")
     events = await chat.backlog()
     assert (
@@ -143,7 +143,9 @@ async def test_leases_that_are_gone_block_no_room(
     await chat.accepted(user, room_id, "one")
     name, *rest = command
     await chat.redis.execute(
-        name, chat.keys.leases(chat.keys.account_partition(user.session.account_id)), *rest
+        name,
+        chat.keys.partition(chat.keys.account_partition(user.session.account_id)).leases,
+        *rest,
     )
     await chat.send(user, other_id, "beside")
     assert await chat.texts(user, other_id) == ["beside", "stub: beside"]
@@ -159,7 +161,7 @@ async def test_a_reply_goes_on_beside_leases_of_another_type(chat: ChatWorld, st
     turn = (await chat.accepted(user, room.room_id, "one")).turn
     assert turn is not None
     turns = chat.template._parts.replies._turns
-    leases = chat.keys.leases(chat.keys.account_partition(user.session.account_id))
+    leases = chat.keys.partition(chat.keys.account_partition(user.session.account_id)).leases
     await chat.redis.execute("SET", leases, "not ours")
     if step == "append":
         await turns.append(turn, "claim", 0, "said", "")
@@ -263,7 +265,7 @@ async def test_lease_of_a_claim_whose_answer_was_lost_goes_on_while_the_room_is_
     monkeypatch.setattr(ReplySlots, "look", cold)
     monkeypatch.setattr(chat.template._parts.replies, "_load_room", slow_load)
     sending = asyncio.create_task(chat.try_send(user, room.room_id, "one"))
-    leases = chat.keys.leases(chat.keys.account_partition(user.session.account_id))
+    leases = chat.keys.partition(chat.keys.account_partition(user.session.account_id)).leases
 
     async def ends_at() -> float:
         return float(await chat.redis.execute("ZSCORE", leases, room.room_id) or 0)

@@ -68,12 +68,12 @@ async def _forget(
     """``just ended``, ``stream expired``, ``room expired`` (only the database has it), ``left the window``."""
     keys = chat.keys
     if how == "stream expired":
-        assert await chat.ttl_ms(keys.reply_stream(room_id, reply_id)) > 0
-        await chat.redis.execute("DEL", keys.reply_stream(room_id, reply_id))
+        assert await chat.ttl_ms(keys.room(room_id).reply_stream(reply_id)) > 0
+        await chat.redis.execute("DEL", keys.room(room_id).reply_stream(reply_id))
     if how == "room expired":
         await chat.persist()
-        await chat.redis.execute("DEL", keys.room_record(room_id), keys.messages(room_id), keys.room(room_id),
-                                 keys.reply_stream(room_id, reply_id), keys.message_state(reply_id))  # fmt: skip
+        await chat.redis.execute("DEL", keys.room(room_id).record, keys.room(room_id).messages, keys.room(room_id).json,
+                                 keys.room(room_id).reply_stream(reply_id), keys.message_state(reply_id))  # fmt: skip
     if how == "left the window":
         for n in range(3):
             await chat.send(user, room_id, f"later {n}")
@@ -160,7 +160,7 @@ async def test_text_that_is_appended_again_is_not_there_twice(chat: ChatWorld) -
     await turns.end(
         turn, "claim", "é한 and more!", {"finish_reason": "stop"}, start=5, unsent=" and more!"
     )
-    key = chat.keys.reply_stream(room.room_id, turn.reply_id)
+    key = chat.keys.room(room.room_id).reply_stream(turn.reply_id)
     entries = await chat.redis.execute("XRANGE", key, "-", "+")
     assert [entry_id for entry_id, _ in entries] == ["2-0", "9-0", "14-0", "15-0", "16-0"]
     assert "".join(fields[1] for _, fields in entries[:-1]) == "é한 and more!"

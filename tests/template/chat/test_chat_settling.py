@@ -101,13 +101,17 @@ async def test_every_write_takes_the_ttls_away_until_it_is_written(
     await chat.persist()
     assert await keys_for_good(chat) == []
     keys, account = chat.keys, user.session.account_id
-    pinned = [keys.room_record(room.room_id), keys.messages(room.room_id), keys.room(room.room_id)]
+    pinned = [
+        keys.room(room.room_id).record,
+        keys.room(room.room_id).messages,
+        keys.room(room.room_id).json,
+    ]
     if write == "send":
         await chat.send(user, room.room_id, "newest")
         pinned += [
-            keys.account_record(account),
-            keys.account_rooms(account),
-            keys.account_order(account),
+            keys.account(account).record,
+            keys.account(account).rooms,
+            keys.account(account).order,
         ]
     elif write == "rename":
         rename = ChatRoomUpdateRequest(room_id=room.room_id, new_title="t")
@@ -115,9 +119,9 @@ async def test_every_write_takes_the_ttls_away_until_it_is_written(
     elif write == "delete room":
         await delete_room(chat, user, room.room_id)
         pinned = [
-            keys.room_record(room.room_id),
-            keys.room_state(room.room_id),
-            keys.account_record(account),
+            keys.room(room.room_id).record,
+            keys.room(room.room_id).state,
+            keys.account(account).record,
         ]
     else:
         message_id = (new if write == "delete in the window" else old).message_id
@@ -144,10 +148,14 @@ async def test_what_the_database_refuses_stays_readable_and_does_not_expire(
     assert [letter.fields["seq"] for letter in letters] == ["3", "4", "5", "6"]
     assert "refused by the database" in letters[0].reason
     keys = chat.keys
-    pinned = [keys.room_record(room.room_id), keys.messages(room.room_id), keys.room(room.room_id)]
+    pinned = [
+        keys.room(room.room_id).record,
+        keys.room(room.room_id).messages,
+        keys.room(room.room_id).json,
+    ]
     pinned += [
-        keys.account_record(user.session.account_id),
-        keys.account_rooms(user.session.account_id),
+        keys.account(user.session.account_id).record,
+        keys.account(user.session.account_id).rooms,
     ]
     assert [await chat.ttl_ms(key) for key in pinned] == [-1] * len(pinned)
     assert await chat.questions(user, room.room_id) == ["one", POISON, "three"]
@@ -168,10 +176,14 @@ async def test_a_room_with_an_open_turn_does_not_expire(chat: ChatWorld) -> None
     assert await store.interrupt(accepted.turn, only_if_expired=True) is None
     await chat.persist()
     keys, reply_id = chat.keys, accepted.turn.reply_id
-    pinned = [keys.room_record(room.room_id), keys.messages(room.room_id), keys.room(room.room_id)]
+    pinned = [
+        keys.room(room.room_id).record,
+        keys.room(room.room_id).messages,
+        keys.room(room.room_id).json,
+    ]
     pinned += [
         keys.message_state(reply_id),
-        keys.reply_stream(room.room_id, reply_id, caller.partition),
+        keys.room(room.room_id, caller.partition).reply_stream(reply_id),
     ]
     assert [await chat.ttl_ms(key) for key in pinned] == [-1] * len(pinned)
     await store.end(accepted.turn, "claim", "some text", {"finish_reason": "stop"})
@@ -211,7 +223,7 @@ async def test_a_question_that_waits_is_not_trimmed_however_small_the_window_is(
             assert not late.ours
         await store.end(turn, "the test", f"a{n}", {"finish_reason": "stop"})
     await chat.persist()
-    assert await chat.redis.execute("LLEN", chat.keys.messages(room.room_id)) == 2
+    assert await chat.redis.execute("LLEN", chat.keys.room(room.room_id).messages) == 2
     assert await chat.texts(user, room.room_id) == [f"{who}{n}" for n in range(4) for who in "qa"]
 
 
@@ -220,9 +232,9 @@ async def test_a_damaged_card_is_read_again(chat: ChatWorld, garbage: str) -> No
     user = await chat.user()
     room = await chat.room(user, "title", client_request_id="r")
     await chat.persist()
-    await chat.redis.execute("SET", chat.keys.room(room.room_id), garbage)
+    await chat.redis.execute("SET", chat.keys.room(room.room_id).json, garbage)
     assert (await chat.room(user, "title", client_request_id="r")).title == "title"
-    await chat.redis.execute("SET", chat.keys.room(room.room_id), garbage)
+    await chat.redis.execute("SET", chat.keys.room(room.room_id).json, garbage)
     assert [found.title for found in (await chat.rooms(user)).rooms] == ["title"]
 
 
@@ -236,9 +248,9 @@ async def test_a_damaged_entry_hurts_neither_its_room_nor_others(
     for room in (damaged, other):
         await chat.send(user, room.room_id, "one")
         await chat.send(user, room.room_id, "two")
-    await chat.redis.execute("LSET", chat.keys.messages(damaged.room_id), 0, garbage)
+    await chat.redis.execute("LSET", chat.keys.room(damaged.room_id).messages, 0, garbage)
     await chat.persist()
-    await chat.redis.execute("LSET", chat.keys.messages(damaged.room_id), 0, garbage)
+    await chat.redis.execute("LSET", chat.keys.room(damaged.room_id).messages, 0, garbage)
     for room in (damaged, other):
         assert await chat.questions(user, room.room_id) == ["one", "two"]
         assert [
@@ -272,7 +284,11 @@ async def test_a_write_while_a_batch_is_written_is_not_taken_for_written(
     await is_writing.wait()
     # From here on the batch is in the database, and what comes now is not in the batch.
     keys, account = chat.keys, user.session.account_id
-    pinned = [keys.room_record(room.room_id), keys.messages(room.room_id), keys.room(room.room_id)]
+    pinned = [
+        keys.room(room.room_id).record,
+        keys.room(room.room_id).messages,
+        keys.room(room.room_id).json,
+    ]
     if write == "send":
         await chat.send(user, room.room_id, "meanwhile")
     elif write == "rename":
@@ -281,12 +297,12 @@ async def test_a_write_while_a_batch_is_written_is_not_taken_for_written(
     elif write == "delete message":
         assert await chat.delete_message(user, room.room_id, message.message_id) == 0
     else:
-        pinned = [keys.room_record((await chat.room(user)).room_id)]
+        pinned = [keys.room((await chat.room(user)).room_id).record]
     if write in ("send", "room"):
         pinned += [
-            keys.account_record(account),
-            keys.account_rooms(account),
-            keys.account_order(account),
+            keys.account(account).record,
+            keys.account(account).rooms,
+            keys.account(account).order,
         ]
     ttls: list[list[int]] = []
     acknowledge = BatchWriter._acknowledge

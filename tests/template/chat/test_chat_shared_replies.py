@@ -168,11 +168,11 @@ async def test_a_turn_that_another_process_took_up_meanwhile_is_left_to_it(
     goes_on.set()
     await until(lambda: not parts.replies.runs_here(second_id))
     await reader.waits_behind("taken up")
-    open_replies = chat.keys.open_replies(user.session.account_id)
+    open_replies = chat.keys.account(user.session.account_id).open_replies
     assert await chat.redis.execute("ZSCORE", open_replies, second_id) is not None, (
         "it counts while it runs"
     )
-    assert await chat.ttl_ms(chat.keys.reply_stream(room.room_id, second_id)) == -1, (
+    assert await chat.ttl_ms(chat.keys.room(room.room_id).reply_stream(second_id)) == -1, (
         "its text stays while it runs"
     )
     await other.template._parts.replies.stop(0.0)
@@ -215,7 +215,7 @@ async def test_a_question_whose_process_is_gone_does_not_wait_for_a_whole_lease(
             caller, room_id, NewMessage(*ids, "three", None, None, "interrupt")
         )
     ready_until = float(
-        await chat.redis.execute("ZSCORE", chat.keys.leases(caller.partition), room_id)
+        await chat.redis.execute("ZSCORE", chat.keys.partition(caller.partition).leases, room_id)
     )
     seconds, micros = await chat.redis.execute("TIME")
     assert ready_until - (int(seconds) * 1000 + int(micros) / 1000) <= 2000

@@ -29,11 +29,11 @@ async def reload(chat: ChatWorld, user: ClientSession, room_id: str) -> None:
     """Everything is in the database, and Redis has forgotten it."""
     await chat.persist()
     keys, account_id = chat.keys, user.session.account_id
-    names = [keys.room(room_id), keys.room_record(room_id), keys.messages(room_id)]
+    names = [keys.room(room_id).json, keys.room(room_id).record, keys.room(room_id).messages]
     names += [
-        keys.account_record(account_id),
-        keys.account_rooms(account_id),
-        keys.account_order(account_id),
+        keys.account(account_id).record,
+        keys.account(account_id).rooms,
+        keys.account(account_id).order,
     ]
     await chat.redis.execute("DEL", *names)
 

@@ -228,13 +228,13 @@ def unit_keys(chat: ChatWorld, account_id: str, room_id: str) -> list[str]:
     keys = chat.keys
     partition = keys.account_partition(account_id)
     return [
-        keys.room_record(room_id, partition),
-        keys.messages(room_id, partition),
-        keys.room(room_id, partition),
-        keys.room_state(room_id, partition),
-        keys.account_record(account_id, partition),
-        keys.account_rooms(account_id, partition),
-        keys.account_order(account_id, partition),
+        keys.room(room_id, partition).record,
+        keys.room(room_id, partition).messages,
+        keys.room(room_id, partition).json,
+        keys.room(room_id, partition).state,
+        keys.account(account_id, partition).record,
+        keys.account(account_id, partition).rooms,
+        keys.account(account_id, partition).order,
     ]
 
 
@@ -298,7 +298,7 @@ async def test_a_room_older_than_its_states_accepts_messages(chat: ChatWorld) ->
     message = await chat.send(user, room.room_id, "old")
     await chat.persist()
     await chat.redis.execute(
-        "DEL", chat.keys.room_state(room.room_id), chat.keys.message_state(message.message_id)
+        "DEL", chat.keys.room(room.room_id).state, chat.keys.message_state(message.message_id)
     )
     await chat.send(user, room.room_id, "new")
     assert await chat.questions(user, room.room_id) == ["old", "new"]
@@ -358,7 +358,7 @@ async def test_a_send_repeated_after_its_window_passed_is_still_the_same_send(
     for n in range(4):
         await chat.send(user, room.room_id, f"later {n}")
     await chat.persist()
-    assert await chat.redis.execute("LLEN", chat.keys.messages(room.room_id)) == 4
+    assert await chat.redis.execute("LLEN", chat.keys.room(room.room_id).messages) == 4
     again = await chat.try_send(user, room.room_id, "early", client_message_id=client_id)
     assert again.errorCode == 0, again.error
     assert again.user_message is not None

@@ -118,18 +118,14 @@ class ChatLoader:
 
     async def drop_wrong_types(self, caller: Caller, room_id: str) -> None:
         """Let keys of the room ('' for none) and of the account's list that are of another type count as missing."""
-        keys, partition, account_id = self._keys, caller.partition, caller.account_id
-        stream = self._streams.stream_key(partition, caller.shard_id)
-        account = [
-            keys.account_record(account_id, partition),
-            keys.account_rooms(account_id, partition),
-        ]
-        account.append(keys.account_order(account_id, partition))
-        units = [(account, ["hash", "set", "zset"])]
+        keys = self._keys.partition(caller.partition)
+        stream = self._streams.stream_key(caller.partition, caller.shard_id)
+        account = keys.account(caller.account_id)
+        units = [([account.record, account.rooms, account.order], ["hash", "set", "zset"])]
         if room_id:
-            room = [keys.room_record(room_id, partition), keys.messages(room_id, partition)]
-            room += [keys.room(room_id, partition), keys.turns(room_id, partition)]
-            units.append((room, ["hash", "list", "string", "list"]))
+            room = keys.room(room_id)
+            names = [room.record, room.messages, room.json, room.waiting]
+            units.append((names, ["hash", "list", "string", "list"]))
         for unit, types in units:
             await self._cache.run_script(SCRIPTS["drop_wrong_types"], [stream, *unit], types)
 
@@ -146,13 +142,8 @@ class ChatLoader:
     ) -> Loaded:
         if not await self._bring_home(caller, room_id, is_new=create is not None):
             return Loaded.UNKNOWN
-        keys, partition = self._keys, caller.partition
-        record, messages_key = (
-            keys.room_record(room_id, partition),
-            keys.messages(room_id, partition),
-        )
-        card, token_key = keys.room(room_id, partition), keys.room_load(room_id, partition)
-
+        keys = self._keys.partition(caller.partition)
+        room = keys.room(room_id)
         waited: set[str] = set()
 
         async def attempt(
@@ -186,18 +177,18 @@ class ChatLoader:
             answer = await self._cache.run_script(
                 SCRIPTS["fill_room"],
                 [
-                    record,
-                    messages_key,
-                    card,
-                    keys.epoch(partition),
-                    token_key,
-                    keys.room_state(room_id, partition),
-                    keys.turns(room_id, partition),
-                    keys.leases(partition),
-                    keys.message_state("", partition),
-                    keys.news(partition),
-                    keys.reply_stream(room_id, "", partition),
-                    self._streams.stream_key(partition, caller.shard_id),
+                    room.record,
+                    room.messages,
+                    room.json,
+                    keys.generation,
+                    room.load_token,
+                    room.state,
+                    room.waiting,
+                    keys.leases,
+                    keys.message_state(""),
+                    keys.signals,
+                    room.reply_stream(""),
+                    self._streams.stream_key(caller.partition, caller.shard_id),
                 ],
                 [
                     token,
@@ -228,9 +219,8 @@ class ChatLoader:
                 return Loaded.DELETED
             return Loaded.WARM if answer[0] == Answer.OK else None
 
-        return await self._load(
-            "room", caller, room_id, [record, token_key, messages_key, card], attempt
-        )
+        unit = [room.record, room.load_token, room.messages, room.json]
+        return await self._load("room", caller, room_id, unit, attempt)
 
     async def _bring_home(self, caller: Caller, room_id: str, *, is_new: bool) -> bool:
         """A room with an id of a host's own has its keys in its account's partition once it is loaded. Events that were
@@ -289,13 +279,8 @@ class ChatLoader:
         return True
 
     async def _load_account(self, caller: Caller) -> Loaded:
-        keys, partition = self._keys, caller.partition
-        record = keys.account_record(caller.account_id, partition)
-        rooms, order = (
-            keys.account_rooms(caller.account_id, partition),
-            keys.account_order(caller.account_id, partition),
-        )
-        token_key = keys.account_load(caller.account_id, partition)
+        keys = self._keys.partition(caller.partition)
+        account, rooms = keys.account(caller.account_id), keys.room("")
 
         async def attempt(token: str, epoch: str, *_: str) -> Loaded | None:
             rows = await self._database.call_shard_procedure(
@@ -321,22 +306,23 @@ class ChatLoader:
             answer = await self._cache.run_script(
                 SCRIPTS["fill_account"],
                 [
-                    record,
-                    rooms,
-                    order,
-                    keys.epoch(partition),
-                    token_key,
-                    keys.room_record("", partition),
-                    keys.room("", partition),
-                    keys.room_state("", partition),
-                    self._streams.blocked_rooms_key(partition, caller.shard_id),
-                    keys.account_name(caller.db_key, partition),
+                    account.record,
+                    account.rooms,
+                    account.order,
+                    keys.generation,
+                    account.load_token,
+                    rooms.record,
+                    rooms.json,
+                    rooms.state,
+                    self._streams.blocked_rooms_key(caller.partition, caller.shard_id),
+                    keys.account_name(caller.db_key),
                 ],
                 args,
             )
             return Loaded.WARM if answer[0] == Answer.OK else None
 
-        return await self._load("account", caller, "", [record, token_key, rooms, order], attempt)
+        unit = [account.record, account.load_token, account.rooms, account.order]
+        return await self._load("account", caller, "", unit, attempt)
 
     async def _load(
         self,
@@ -347,19 +333,19 @@ class ChatLoader:
         attempt: Callable[..., Coroutine[Any, Any, Loaded | None]],
     ) -> Loaded:
         record, token_key, first_list, second_list = unit
-        stream = self._streams.stream_key(caller.partition, caller.shard_id)
+        names = self._keys.partition(caller.partition)
         keys = [
             record,
-            self._keys.epoch(caller.partition),
-            stream,
-            self._keys.backlog_watermark(caller.shard_id, caller.partition),
+            names.generation,
+            self._streams.stream_key(caller.partition, caller.shard_id),
+            names.backlog_watermark(caller.shard_id),
             token_key,
             first_list,
             second_list,
             self._streams.blocked_rooms_key(caller.partition, caller.shard_id),
-            self._keys.turns(room_id, caller.partition),
-            self._keys.message_state("", caller.partition),
-            self._keys.epoch_run(caller.partition),
+            names.room(room_id).waiting,
+            names.message_state(""),
+            names.generation_run,
         ]
         last_seq: int | str = ""
         compared_in = ""

@@ -26,7 +26,7 @@ from base_server.template.base.errors import (
     ServiceDown,
     TooManyRequests,
 )
-from base_server.template.chat.cache.keys import ChatKeys
+from base_server.template.chat.cache.keys import ChatKeys, PartitionKeys, RoomKeys
 from base_server.template.chat.cache.loader import LAST_WIRE_MS, ChatLoader, Loaded, ShardDatabase
 from base_server.template.chat.cache.scripts import SCRIPTS, Answer
 from base_server.template.chat.domain.caller import Caller
@@ -135,25 +135,15 @@ class ScriptRunner:
     def _held(self, caller: Caller) -> str:
         return self._streams.blocked_rooms_key(caller.partition, caller.shard_id)
 
-    def _room_keys(self, caller: Caller, room_id: str) -> list[str]:
+    def _room_keys(self, caller: Caller, keys: PartitionKeys, room: RoomKeys) -> list[str]:
         """Record, messages, card, epoch, persistence stream, load token: how the KEYS of every room script begin."""
-        keys, partition = self._keys, caller.partition
         return [
-            keys.room_record(room_id, partition),
-            keys.messages(room_id, partition),
-            keys.room(room_id, partition),
-            keys.epoch(partition),
+            room.record,
+            room.messages,
+            room.json,
+            keys.generation,
             self._stream(caller),
-            keys.room_load(room_id, partition),
-        ]
-
-    def _account_keys(self, caller: Caller) -> list[str]:
-        """Record, rooms, order of the account."""
-        keys, account_id, partition = self._keys, caller.account_id, caller.partition
-        return [
-            keys.account_record(account_id, partition),
-            keys.account_rooms(account_id, partition),
-            keys.account_order(account_id, partition),
+            room.load_token,
         ]
 
     def _id_time(self, client_id: str | None) -> str:

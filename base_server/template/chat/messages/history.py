@@ -37,7 +37,9 @@ class RoomHistory:
         The list in Redis is the room's window only if its record says so. Else the room is read from its shard,
         and behind it comes what handlers of a host pushed into the list by themselves.
         """
-        keys, partition = self._keys, await self._directory.partition_of(session_id)
+        partition = await self._directory.partition_of(session_id)
+        keys = self._keys.partition(partition)
+        room = keys.room(session_id)
         try:
             (
                 state,
@@ -47,11 +49,11 @@ class RoomHistory:
                 epoch,
             ) = await self._cache.execute_many(
                 [
-                    ("GET", keys.room_state(session_id, partition)),
-                    ("LRANGE", keys.messages(session_id, partition), -self._length, -1),
-                    ("LLEN", keys.messages(session_id, partition)),
-                    ("HMGET", keys.room_record(session_id, partition), "epoch", "len", "gone"),
-                    ("GET", keys.epoch(partition)),
+                    ("GET", room.state),
+                    ("LRANGE", room.messages, -self._length, -1),
+                    ("LLEN", room.messages),
+                    ("HMGET", room.record, "epoch", "len", "gone"),
+                    ("GET", keys.generation),
                 ]
             )
         except CacheCommandError:  # a key of another type counts as missing

@@ -174,20 +174,20 @@ class ChatReader(ScriptRunner):
         self, caller: Caller, room_id: str, high: str, count: int, skip: int = 0
     ) -> _Slice:
         self.check_room_id(caller, room_id)
-        keys, partition = self._keys, caller.partition
-        messages_key = keys.messages(room_id, partition)
+        keys = self._keys.partition(caller.partition)
+        room = keys.room(room_id)
         script_keys = [
-            keys.room_record(room_id, partition),
-            messages_key,
-            keys.epoch(partition),
-            keys.message_state("", partition),
+            room.record,
+            room.messages,
+            keys.generation,
+            keys.message_state(""),
         ]
         for _ in range(_MAX_REPAIRS):
             answer = await self._run(
                 "read_messages", caller, room_id, script_keys, [caller.db_key, high, count, skip]
             )
             if answer[0] == Answer.DAMAGED:
-                await self._discard(messages_key)
+                await self._discard(room.messages)
                 continue
             _, floor, low, missing, below, letters, *items = answer
             texts = wire_messages(items, letters)
@@ -214,6 +214,7 @@ class ChatReader(ScriptRunner):
 
         A delete that is not in MySQL yet shows in the message's state, which is read after the rows.
         """
+        keys = self._keys.partition(caller.partition)
         while before_seq > 1:
             rows = await self._database.call_shard_procedure(
                 caller.shard_id, "fp_chat_messages_get", (room_id, before_seq, batch)
@@ -221,10 +222,7 @@ class ChatReader(ScriptRunner):
             if not rows:
                 return
             states = await self._cache.execute_many(
-                [
-                    ("GET", self._keys.message_state(row["message_id"], caller.partition))
-                    for row in rows
-                ]
+                [("GET", keys.message_state(row["message_id"])) for row in rows]
             )
             for row, state in zip(rows, states, strict=True):
                 if state is None or not state.startswith(GONE):
@@ -238,7 +236,8 @@ class ChatReader(ScriptRunner):
         for place, text in enumerate(texts):
             if is_running(text):
                 fields = from_json(text)
-                key = self._keys.reply_stream(room_id, fields["message_id"], caller.partition)
+                room = self._keys.room(room_id, caller.partition)
+                key = room.reply_stream(fields["message_id"])
                 fields["content"] = reply_text(await self._cache.execute("XRANGE", key, "-", "+"))
                 texts[place] = to_json(fields)
 

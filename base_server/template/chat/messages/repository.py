@@ -96,20 +96,23 @@ class MessageRepository(ScriptRunner):
     def _accept_call(
         self, caller: Caller, room_id: str, message: NewMessage
     ) -> tuple[list[str], list[Any]]:
-        keys, partition = self._keys, caller.partition
+        keys = self._keys.partition(caller.partition)
+        room, account = keys.room(room_id), keys.account(caller.account_id)
         script_keys = [
-            *self._room_keys(caller, room_id),
-            *self._account_keys(caller),
-            keys.account_load(caller.account_id, partition),
-            keys.message_state(message.question_id, partition),
-            keys.message_state(message.reply_id, partition),
-            keys.turns(room_id, partition),
-            keys.leases(partition),
+            *self._room_keys(caller, keys, room),
+            account.record,
+            account.rooms,
+            account.order,
+            account.load_token,
+            keys.message_state(message.question_id),
+            keys.message_state(message.reply_id),
+            room.waiting,
+            keys.leases,
             self._held(caller),
-            keys.open_replies(caller.account_id, partition),
-            keys.news(partition),
-            keys.message_state("", partition),
-            keys.reply_stream(room_id, "", partition),
+            account.open_replies,
+            keys.signals,
+            keys.message_state(""),
+            room.reply_stream(""),
         ]
         return script_keys, [
             caller.db_key,
@@ -156,25 +159,24 @@ class MessageRepository(ScriptRunner):
 
     async def states(self, caller: Caller, *message_ids: str) -> list[str | None]:
         """The states as they stand; None for a key that is absent."""
+        keys = self._keys.partition(caller.partition)
         texts = await self._cache.execute_many(
-            [
-                ("GET", self._keys.message_state(message_id, caller.partition))
-                for message_id in message_ids
-            ]
+            [("GET", keys.message_state(message_id)) for message_id in message_ids]
         )
         return [state_name(text) for text in texts]
 
     async def delete(self, caller: Caller, room_id: str, message_id: str) -> None:
         """Delete a message; a reply that runs or waits is ended. Repeating it is no error."""
         self.check_room_id(caller, room_id)
-        keys, partition = self._keys, caller.partition
+        keys = self._keys.partition(caller.partition)
+        room = keys.room(room_id)
         script_keys = [
-            *self._room_keys(caller, room_id),
-            keys.message_state(message_id, partition),
-            keys.leases(partition),
-            keys.turns(room_id, partition),
-            keys.reply_stream(room_id, message_id, partition),
-            keys.news(partition),
+            *self._room_keys(caller, keys, room),
+            keys.message_state(message_id),
+            keys.leases,
+            room.waiting,
+            room.reply_stream(message_id),
+            keys.signals,
         ]
         event = payload(caller, room_id, message_id=message_id)
         args = [

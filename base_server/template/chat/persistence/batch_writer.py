@@ -266,18 +266,18 @@ class BatchWriter:
     async def _mark_processing(
         self, stream: EventStream, events: Sequence[Event], room_ids: Sequence[str]
     ) -> list[str]:
-        names, p = self._keys, stream.partition
+        names = self._keys.partition(stream.partition)
         keys = [
             stream.blocked_key,
-            names.epoch(p),
-            names.epoch_run(p),
-            names.backlog_watermark(int(stream.name), p),
+            names.generation,
+            names.generation_run,
+            names.backlog_watermark(int(stream.name)),
         ]
         for event in events:
             if event.kind == MESSAGE_SAVE and not event.is_elsewhere:
-                keys.append(names.message_state(event.message_id, p))
+                keys.append(names.message_state(event.message_id))
             elif event.kind == ROOM_CREATE:
-                keys.append(names.room_state(event.room_id, p))
+                keys.append(names.room(event.room_id).state)
         answer: list[str] = await self._cache.run_script(SCRIPTS["mark_processing"], keys, room_ids)
         return answer
 
@@ -297,8 +297,7 @@ class BatchWriter:
         """A save from outside: its seq from the database if it is there already, from the room if
         that is loaded, else (None) from the database when it is stored. ``in_room``: where the
         batch has a message of its id. Returns why it cannot be stored, '' when it can."""
-        keys, partition, room_id = self._keys, stream.partition, event.room_id
-        row, shard_id = event.row, int(stream.name)
+        row, room_id, shard_id = event.row, event.room_id, int(stream.name)
         rooms = await self._call(shard_id, "fp_chat_room_owner_get", room_id)
         if rooms and int(rooms[0]["account_db_key"]) != row["account_db_key"]:
             return _FOREIGN
@@ -307,15 +306,17 @@ class BatchWriter:
         if stored := await self._call(shard_id, "fp_chat_message_locate", event.message_id):
             event.seq = row["seq"] = int(stored[0]["seq"])
             return "" if stored[0]["room_id"] == room_id else _IN_ANOTHER_ROOM
+        keys = self._keys.partition(stream.partition)
+        room = keys.room(room_id)
         at = row["created_at"].replace(" ", "T") + "+00:00"
         answer = await self._cache.run_script(
             SCRIPTS["adopt_message"],
             [
-                keys.room_record(room_id, partition),
-                keys.messages(room_id, partition),
-                keys.room(room_id, partition),
-                keys.epoch(partition),
-                keys.room_load(room_id, partition),
+                room.record,
+                room.messages,
+                room.json,
+                keys.generation,
+                room.load_token,
             ],
             [
                 room_id,
@@ -337,11 +338,11 @@ class BatchWriter:
     async def _known(self, stream: EventStream) -> tuple[str, str]:
         """The generation of Redis, which changes when the server is another one or was emptied; and
         the last event that Redis knows to be in the database, '' for none."""
-        keys, p = self._keys, stream.partition
+        keys = self._keys.partition(stream.partition)
         (epoch, run), saved = await self._cache.execute_many(
             [
-                ("MGET", keys.epoch(p), keys.epoch_run(p)),
-                ("HGET", keys.backlog_watermark(int(stream.name), p), "saved"),
+                ("MGET", keys.generation, keys.generation_run),
+                ("HGET", keys.backlog_watermark(int(stream.name)), "saved"),
             ]
         )
         return f"{epoch or ''}|{run or ''}", saved or ""
@@ -358,16 +359,16 @@ class BatchWriter:
         """Note what is in MySQL; how many events the stream has left. What is refused is not: its
         room may not expire."""
         written = [event for event in events if event.entry_id not in refused]
-        settings, keys, p = self._settings, self._keys, stream.partition
+        settings, keys = self._settings, self._keys.partition(stream.partition)
         # A delete is always ours, so its state lies in the stream's partition, whatever the
         # message's id.
         saved = [
             event for event in written if event.kind == MESSAGE_SAVE and not event.is_elsewhere
         ]
         deleted = [event for event in written if event.kind == MESSAGE_DELETE]
-        script_keys = [stream.key, stream.blocked_key, keys.backlog_watermark(int(stream.name), p)]
-        script_keys += [keys.epoch(p), keys.epoch_run(p)]
-        script_keys += [keys.message_state(event.message_id, p) for event in (*saved, *deleted)]
+        script_keys = [stream.key, stream.blocked_key, keys.backlog_watermark(int(stream.name))]
+        script_keys += [keys.generation, keys.generation_run]
+        script_keys += [keys.message_state(event.message_id) for event in (*saved, *deleted)]
         args: list[object] = [
             ",".join(event.entry_id for event in written),
             len(saved),
@@ -379,8 +380,8 @@ class BatchWriter:
             generation,
         ]
         for room_id, of_room in _grouped(events, lambda event: event.room_id):
-            script_keys += [keys.room_record(room_id, p), keys.messages(room_id, p)]
-            script_keys += [keys.room(room_id, p), keys.room_state(room_id, p)]
+            room = keys.room(room_id)
+            script_keys += [room.record, room.messages, room.json, room.state]
             saved = [event for event in of_room if event.entry_id not in refused]
             notes = ("refused " if len(saved) < len(of_room) else "") + (
                 "renumbered" if room_id in renumbered else ""
@@ -396,8 +397,8 @@ class BatchWriter:
         # Only a create, a question and a room's delete touch the account's list.
         touching = [event for event in written if event.account_id and _touches_account(event)]
         for account_id, of_account in _grouped(touching, lambda event: event.account_id):
-            script_keys += [keys.account_record(account_id, p), keys.account_rooms(account_id, p)]
-            script_keys.append(keys.account_order(account_id, p))
+            account = keys.account(account_id)
+            script_keys += [account.record, account.rooms, account.order]
             args += ["a", _last(of_account)]
         left = await self._cache.run_script(SCRIPTS["settle"], script_keys, args)
         for event in written:
@@ -405,9 +406,8 @@ class BatchWriter:
                 event.kind == ROOM_DELETE
                 and self._cache.partitions.is_own_id(event.room_id) is None
             ):
-                await self._cache.execute(
-                    "EXPIRE", keys.room_home(event.room_id), settings.state_ttl_s
-                )
+                home = self._keys.of_id(event.room_id).room_home(event.room_id)
+                await self._cache.execute("EXPIRE", home, settings.state_ttl_s)
         return int(left)
 
     async def _end_outside(self, written: Iterable[Event]) -> None:

@@ -49,8 +49,10 @@ class ChatDeadLetters:
 
         Raises ServiceError when the room has no letter ``last``, ServiceUnavailable while the
         stream is too long."""
-        keys, partition = self._keys, stream.partition
-        account = await self._account(stream, room_id, await self._queue.dead_letters_of(stream))
+        keys = self._keys.partition(stream.partition)
+        room = keys.room(room_id)
+        letters = await self._queue.dead_letters_of(stream)
+        account = keys.account(await self._account_id(stream, room_id, letters))
         async with self._queue.acquired(stream, self._settings.lock_timeout_s):
             answer = await self._cache.run_script(
                 SCRIPTS["replay_letters"],
@@ -58,10 +60,10 @@ class ChatDeadLetters:
                     stream.dead_key,
                     stream.key,
                     stream.blocked_key,
-                    keys.room_record(room_id, partition),
-                    keys.account_record(account, partition),
-                    keys.account_rooms(account, partition),
-                    keys.account_order(account, partition),
+                    room.record,
+                    account.record,
+                    account.rooms,
+                    account.order,
                 ],
                 [room_id, last, _LONGEST_STREAM, self._settings.room_list_ttl_s * 1000],
             )
@@ -79,26 +81,27 @@ class ChatDeadLetters:
     ) -> Outcome:
         """Throw these letters of the room away. Their saves count as deleted; what they deleted
         stays deleted."""
-        keys, partition = self._keys, stream.partition
-        account = await self._account(stream, room_id, letters)
+        keys = self._keys.partition(stream.partition)
+        room = keys.room(room_id)
+        account = keys.account(await self._account_id(stream, room_id, letters))
         script_keys = [
             stream.dead_key,
             stream.key,
             stream.blocked_key,
-            keys.room_record(room_id, partition),
-            keys.messages(room_id, partition),
-            keys.room(room_id, partition),
-            keys.account_record(account, partition),
-            keys.account_rooms(account, partition),
-            keys.account_order(account, partition),
+            room.record,
+            room.messages,
+            room.json,
+            account.record,
+            account.rooms,
+            account.order,
         ]
         settings = self._settings
         ttls_s = (settings.message_list_ttl_s, settings.room_list_ttl_s, settings.state_ttl_s)
         args: list[object] = [room_id, *(ttl_s * 1000 for ttl_s in ttls_s)]
         for letter in letters:
             saved = _saved_message(letter)
-            if saved and self._cache.partitions.of_id(saved) == partition:
-                script_keys.append(keys.message_state(saved, partition))
+            if saved and self._cache.partitions.of_id(saved) == stream.partition:
+                script_keys.append(keys.message_state(saved))
                 args += [letter.dead_id, "1"]
             else:
                 args += [letter.dead_id, ""]
@@ -106,11 +109,11 @@ class ChatDeadLetters:
             dropped, left = await self._cache.run_script(SCRIPTS["drop_letters"], script_keys, args)
         return Outcome(dropped, left)
 
-    async def _account(
+    async def _account_id(
         self, stream: EventStream, room_id: str, letters: Sequence[DeadLetter]
     ) -> str:
         """Whose room it is; '' when neither its record nor a letter says so."""
-        record = self._keys.room_record(room_id, stream.partition)
+        record = self._keys.room(room_id, stream.partition).record
         if account := await self._cache.execute("HGET", record, "account"):
             return str(account)
         events = (_event(letter) for letter in letters if letter.group == room_id)

@@ -99,21 +99,22 @@ class ChatDeletes:
     def _room_call(
         self, found: FoundRoom, room_id: str, to: RoomState, allowed: Iterable[str]
     ) -> tuple[list[str], list[Any]]:
-        keys, caller = self._keys, found.owner
-        account, partition = caller.account_id, caller.partition
+        caller = found.owner
+        keys = self._keys.partition(caller.partition)
+        room, account = keys.room(room_id), keys.account(caller.account_id)
         script_keys = [
             *self._room_keys(caller, room_id),
-            keys.room_state(room_id, partition),
-            keys.account_record(account, partition),
-            keys.account_rooms(account, partition),
-            keys.account_order(account, partition),
-            keys.account_load(account, partition),
-            keys.turns(room_id, partition),
-            keys.leases(partition),
-            keys.reply_stream(room_id, "", partition),
-            keys.message_state("", partition),
-            keys.news(partition),
-            keys.operation(keys.new_id(partition), partition),
+            room.state,
+            account.record,
+            account.rooms,
+            account.order,
+            account.load_token,
+            room.waiting,
+            keys.leases,
+            room.reply_stream(""),
+            keys.message_state(""),
+            keys.signals,
+            keys.operation(self._keys.new_id(caller.partition)),
         ]
         state_ttl_ms = self._settings.state_ttl_s * 1000
         return script_keys, [
@@ -177,15 +178,16 @@ class ChatDeletes:
         allowed: Iterable[str],
         stored: FoundMessage | None,
     ) -> Deletion:
-        keys, partition = self._keys, caller.partition
+        keys = self._keys.partition(caller.partition)
+        room = keys.room(room_id)
         script_keys = [
             *self._room_keys(caller, room_id),
-            keys.message_state(message_id, partition),
-            keys.leases(partition),
-            keys.turns(room_id, partition),
-            keys.reply_stream(room_id, message_id, partition),
-            keys.news(partition),
-            keys.operation(keys.new_id(partition), partition),
+            keys.message_state(message_id),
+            keys.leases,
+            room.waiting,
+            room.reply_stream(message_id),
+            keys.signals,
+            keys.operation(self._keys.new_id(caller.partition)),
         ]
         args: list[Any] = [
             caller.db_key,
@@ -200,7 +202,7 @@ class ChatDeletes:
             args[3] = "" if stored is None else stored.seq
             answer = await self._run("delete_message", caller, room_id, script_keys, args)
             if answer[0] == Answer.OK:
-                self._streams.report_backlog(partition, caller.shard_id, answer[1])
+                self._streams.report_backlog(caller.partition, caller.shard_id, answer[1])
                 return Deletion(Outcome.DONE, answer[3], answer[4])
             if answer[0] not in (Answer.COLD, Answer.UNSURE, Answer.LOST):
                 return _not_done(answer)
@@ -233,14 +235,15 @@ class ChatDeletes:
         return answer
 
     def _room_keys(self, caller: Caller, room_id: str) -> list[str]:
-        keys, partition = self._keys, caller.partition
+        keys = self._keys.partition(caller.partition)
+        room = keys.room(room_id)
         return [
-            keys.room_record(room_id, partition),
-            keys.messages(room_id, partition),
-            keys.room(room_id, partition),
-            keys.epoch(partition),
-            self._streams.stream_key(partition, caller.shard_id),
-            keys.room_load(room_id, partition),
+            room.record,
+            room.messages,
+            room.json,
+            keys.generation,
+            self._streams.stream_key(caller.partition, caller.shard_id),
+            room.load_token,
         ]
 
 

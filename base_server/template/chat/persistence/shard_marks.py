@@ -125,19 +125,20 @@ class OlderShards:
         self._keys = ChatKeys(cache)
 
     async def add(self, found: OlderShard) -> None:
-        key = self._keys.older_shard(found.shard_id, found.partition)
+        key = self._keys.partition(found.partition).older_shard(found.shard_id)
         await self._cache.execute("SET", key, json.dumps(vars(found)), "EX", _REPORT_TTL_S)
 
     async def find(self, shard_id: int, partition: int) -> OlderShard | None:
         """The last find of a shard and partition."""
-        text = await self._cache.execute("GET", self._keys.older_shard(shard_id, partition))
+        key = self._keys.partition(partition).older_shard(shard_id)
+        text = await self._cache.execute("GET", key)
         return OlderShard(**json.loads(text)) if text else None
 
     async def reports(self, shard_ids: Iterable[int]) -> list[OlderShard]:
         """The last find of each shard and partition."""
         partitions = range(self._cache.partitions.count)
         commands = [
-            ("GET", self._keys.older_shard(shard_id, p))
+            ("GET", self._keys.partition(p).older_shard(shard_id))
             for shard_id in shard_ids
             for p in partitions
         ]
@@ -151,7 +152,7 @@ class OlderShards:
         """Those of :meth:`reports` that somebody must know of now."""
         found = await self.reports(shard_ids)
         marks = [
-            ("HGET", self._keys.backlog_watermark(each.shard_id, each.partition), "saved")
+            ("HGET", self._keys.partition(each.partition).backlog_watermark(each.shard_id), "saved")
             for each in found
         ]
         saved = await self._cache.execute_many(marks) if marks else []
@@ -233,9 +234,8 @@ class ShardMarks:
         await self._restore(stream, mark, mark_of(known))
         # What was lost is in the stream now, or said: from here on the database is as far as Redis.
         await self._raise(stream, 0, max(mark_of(known), mark_of(last)))
-        await self._cache.execute(
-            "DEL", self._keys.restored_rooms(int(stream.name), mark, stream.partition)
-        )
+        keys = self._keys.partition(stream.partition)
+        await self._cache.execute("DEL", keys.restored_rooms(int(stream.name), mark))
 
     async def check(self, shard_ids: Iterable[int]) -> None:
         """Compare all marks; streams in which nothing happens too. A shard that is away is not
@@ -274,7 +274,7 @@ class ShardMarks:
         """By partition: the last event of its stream that Redis knows to be in the shard's
         database."""
         return lambda p: self._cache.execute(
-            "HGET", self._keys.backlog_watermark(shard_id, p), "saved"
+            "HGET", self._keys.partition(p).backlog_watermark(shard_id), "saved"
         )
 
     async def _marks(self, shard_id: int) -> dict[int, int]:
@@ -300,9 +300,10 @@ class ShardMarks:
             None,
         )
         await self._older.add(found)
-        pattern = self._keys.room_record("*", stream.partition)
+        keys = self._keys.partition(stream.partition)
+        pattern = keys.room("*").record
         begin = len(pattern) - 1
-        done_key = self._keys.restored_rooms(int(stream.name), mark, stream.partition)
+        done_key = keys.restored_rooms(int(stream.name), mark)
         names = sorted(await self._cache.scan(pattern))
         rooms = [name[begin:] for name in names]
         done = {
@@ -382,9 +383,9 @@ class ShardMarks:
     ) -> tuple[list[list[str]], bool, range]:
         """The fields of the room's events that the database lacks; whether it lacks the room
         itself; and which seqs nobody has."""
-        keys, p = self._keys, stream.partition
+        room = self._keys.room(room_id, stream.partition)
         record = dict(zip(_ROOM_FIELDS, await self._cache.execute(
-            "HMGET", keys.room_record(room_id, p), *_ROOM_FIELDS), strict=True))  # fmt: skip
+            "HMGET", room.record, *_ROOM_FIELDS), strict=True))  # fmt: skip
         rows = await self._call(stream, "fp_chat_room_get", room_id)
         row = rows[0] if rows else None
         if record["owner"] is None or (
@@ -403,7 +404,7 @@ class ShardMarks:
             or (row is not None and row["deleted"])
         ):
             return [], False, range(0)
-        window = await self._cache.execute("LRANGE", keys.messages(room_id, p), 0, -1)
+        window = await self._cache.execute("LRANGE", room.messages, 0, -1)
         items = [item for item in window if _OURS.match(item)]
         floor = int(record["floor"])
         stored = await self._call(
@@ -411,7 +412,7 @@ class ShardMarks:
         )
         events = []
         if row is None:
-            request = await self._request_of(str(record["account"]), p, room_id)
+            request = await self._request_of(str(record["account"]), stream.partition, room_id)
             events.append(make.create(*request))
         elif int(row["title_version"]) < int(record["version"]):
             events.append(
@@ -423,7 +424,7 @@ class ShardMarks:
                 )
             )
         events += await self._lost_messages(
-            make, items, floor, {row["message_id"]: row for row in stored}, p
+            make, items, floor, {row["message_id"]: row for row in stored}, stream.partition
         )
         missing = range(0)
         if record["older"] != "0" and floor > 1:
@@ -444,15 +445,13 @@ class ShardMarks:
         stored: dict[str, Row],
         partition: int,
     ) -> list[list[str]]:
-        keys, saves, deletes = self._keys, [], []
-        record = keys.room_record(make.room_id, partition)
+        keys, saves, deletes = self._keys.partition(partition), [], []
+        record = keys.room(make.room_id).record
         ids = [
             item[1:] if item.startswith("x") else str(from_json(item)["message_id"])
             for item in items
         ]
-        states = await self._cache.execute_many(
-            [("GET", keys.message_state(id_, partition)) for id_ in ids]
-        )
+        states = await self._cache.execute_many([("GET", keys.message_state(id_)) for id_ in ids])
         for seq, item in enumerate(items, floor):
             message_id, state = ids[seq - floor], str(states[seq - floor])
             row, is_tombstone = stored.get(message_id), item.startswith("x")
@@ -479,9 +478,8 @@ class ShardMarks:
     ) -> tuple[str | None, str | None]:
         """The client_request_id that made the room, and its hash, where the account's list still
         has them."""
-        for name, value in (
-            await self._hash(self._keys.account_record(account_id, partition))
-        ).items():
+        record = self._keys.account(account_id, partition).record
+        for name, value in (await self._hash(record)).items():
             made, _, request_hash = value.partition("|")
             if name.startswith("r:") and made == room_id:
                 return name[2:], request_hash
@@ -492,24 +490,26 @@ class ShardMarks:
     ) -> str:
         """Returns the first event that was queued, '' for none. In order: while it waits, so do the
         others."""
-        keys, p = self._keys, stream.partition
-        account = await self._cache.execute("HGET", keys.room_record(room_id, p), "account") or ""
+        keys = self._keys.partition(stream.partition)
+        room = keys.room(room_id)
+        account_id = await self._cache.execute("HGET", room.record, "account") or ""
+        account = keys.account(account_id)
         script_keys = [
-            keys.room_record(room_id, p),
-            keys.messages(room_id, p),
-            keys.room(room_id, p),
+            room.record,
+            room.messages,
+            room.json,
             stream.key,
         ]
         script_keys += [
-            keys.account_record(account, p),
-            keys.account_rooms(account, p),
-            keys.account_order(account, p),
+            account.record,
+            account.rooms,
+            account.order,
         ]
         first_event = ""
         for start in range(0, len(events), _EVENTS_A_CALL):
             args: list[object] = [
                 self._settings.room_list_ttl_s * 1000,
-                "1" if is_new and account else "",
+                "1" if is_new and account_id else "",
             ]
             for words in events[start : start + _EVENTS_A_CALL]:
                 args += [len(words), *words]

@@ -35,17 +35,18 @@ class ReplyRepository(ScriptRunner):
     ) -> ChatMessage:
         """The reply as it stands (without the text of one that runs). ``tell``: what its process shall tell of."""
         self.check_room_id(caller, room_id)
-        keys, partition = self._keys, caller.partition
+        keys = self._keys.partition(caller.partition)
+        room = keys.room(room_id)
         answer = await self._run(
             "attach_reply",
             caller,
             room_id,
             [
-                keys.room_record(room_id, partition),
-                keys.messages(room_id, partition),
-                keys.epoch(partition),
-                keys.message_state(reply_id, partition),
-                keys.news(partition),
+                room.record,
+                room.messages,
+                keys.generation,
+                keys.message_state(reply_id),
+                keys.signals,
             ],
             [caller.db_key, reply_id, tell],
         )
@@ -62,7 +63,7 @@ class ReplyRepository(ScriptRunner):
             room_id,
             [
                 *reply_keys(self._keys, self._streams, ReplyRef(caller, room_id, reply_id, 0)),
-                self._keys.epoch(caller.partition),
+                self._keys.partition(caller.partition).generation,
             ],
             [
                 caller.db_key,

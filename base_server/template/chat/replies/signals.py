@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager
 from enum import StrEnum
 from typing import Protocol
 
-from base_server.template.chat.cache.keys import NEWS
+from base_server.template.chat.cache.keys import SIGNALS
 
 Subscribe = Callable[[str, Callable[[str, str], None], Callable[[], None]], Awaitable[bool]]
 
@@ -39,7 +39,7 @@ class ReplySignals:
 
     async def start(self, subscribe: Subscribe) -> None:
         """Hear what the scripts tell from now on, or from when Redis is back."""
-        await subscribe(NEWS, self._heard, self._missed)
+        await subscribe(SIGNALS, self._heard, self._missed)
 
     def heard_by(self, reply_id: str, listener: Listener) -> AbstractContextManager[None]:
         """``listener`` hears of this reply within the block."""

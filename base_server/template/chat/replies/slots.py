@@ -103,19 +103,20 @@ class ReplySlots:
     async def _claim(
         self, turn: ReplySlot, claim_id: str, look_at: int | str, is_alone: bool
     ) -> list[Any] | None:
-        keys, partition, room_id = self._keys, turn.caller.partition, turn.room_id
+        keys = self._keys.partition(turn.caller.partition)
+        room = keys.room(turn.room_id)
         answer: list[Any] = await self._cache.run_script(
             SCRIPTS["claim_turn"],
             [
-                keys.room_record(room_id, partition),
-                keys.messages(room_id, partition),
-                keys.turns(room_id, partition),
-                keys.leases(partition),
-                keys.epoch(partition),
+                room.record,
+                room.messages,
+                room.waiting,
+                keys.leases,
+                keys.generation,
             ],
             [
                 turn.token,
-                room_id,
+                turn.room_id,
                 turn.caller.db_key,
                 self._lease_ms,
                 claim_id,
@@ -137,17 +138,19 @@ class ReplySlots:
         when it was claimed already.
 
         False: it is over."""
-        keys, caller = self._keys, turn.caller
+        caller = turn.caller
+        keys = self._keys.partition(caller.partition)
+        room = keys.room(turn.room_id)
         return bool(
             await self._cache.run_script(
                 SCRIPTS["restore_turn"],
                 [
-                    keys.room_record(turn.room_id, caller.partition),
-                    keys.turns(turn.room_id, caller.partition),
-                    keys.leases(caller.partition),
-                    keys.epoch(caller.partition),
-                    keys.message_state(turn.reply_id, caller.partition),
-                    keys.room_load(turn.room_id, caller.partition),
+                    room.record,
+                    room.waiting,
+                    keys.leases,
+                    keys.generation,
+                    keys.message_state(turn.reply_id),
+                    room.load_token,
                 ],
                 [
                     turn.text,
@@ -164,18 +167,18 @@ class ReplySlots:
 
     async def forget(self, turn: ReplySlot) -> None:
         """Take a waiting turn out of a room that is not there any more."""
-        waiting = self._keys.turns(turn.room_id, turn.caller.partition)
+        waiting = self._keys.room(turn.room_id, turn.caller.partition).waiting
         await self._cache.execute("LREM", waiting, 0, turn.text)
 
     async def hand_over(self, turn: ReplySlot, claim_id: str) -> None:
         """Give back a turn that was not used: another process may claim it."""
-        keys, partition = self._keys, turn.caller.partition
+        keys = self._keys.partition(turn.caller.partition)
         await self._cache.run_script(
             SCRIPTS["hand_over"],
             [
-                keys.room_record(turn.room_id, partition),
-                keys.leases(partition),
-                keys.news(partition),
+                keys.room(turn.room_id).record,
+                keys.leases,
+                keys.signals,
             ],
             [turn.token, turn.room_id, claim_id, self._settings.ready_lease_ms],
         )
@@ -194,14 +197,15 @@ class ReplySlots:
 
         Returns whether somebody reads along in another process. Raises SlotLost when the reply was ended by somebody
         else, StreamBehind when Redis has less than ``start`` bytes of it."""
-        keys, partition = self._keys, turn.caller.partition
+        keys = self._keys.partition(turn.caller.partition)
+        room = keys.room(turn.room_id)
         answer = await self._cache.run_script(
             SCRIPTS["append_delta"],
             [
-                keys.room_record(turn.room_id, partition),
-                keys.reply_stream(turn.room_id, turn.reply_id, partition),
-                keys.leases(partition),
-                keys.news(partition),
+                room.record,
+                room.reply_stream(turn.reply_id),
+                keys.leases,
+                keys.signals,
             ],
             [
                 turn.token,
@@ -269,11 +273,12 @@ class ReplySlots:
     async def interrupt(self, turn: ReplySlot, *, only_if_expired: bool = False) -> Ended | None:
         """End a reply that runs elsewhere, or nowhere, with what its stream holds. None: its lease still runs."""
         caller = turn.caller
+        keys = self._keys.partition(caller.partition)
         answer = await self._cache.run_script(
             SCRIPTS["stop_reply"],
             [
                 *reply_keys(self._keys, self._streams, turn.place),
-                self._keys.epoch(caller.partition),
+                keys.generation,
             ],
             [
                 "",
@@ -297,13 +302,14 @@ class ReplySlots:
         """Let go of a turn that was lost: deleted, its room's record lost, or taken up by another process meanwhile.
 
         Returns whether another process has it: then its reply goes on, and is told of to those who read it here."""
-        keys, partition = self._keys, turn.caller.partition
+        keys = self._keys.partition(turn.caller.partition)
+        room = keys.room(turn.room_id)
         answer = await self._cache.run_script(
             SCRIPTS["leave_reply"],
             [
-                keys.room_record(turn.room_id, partition),
-                keys.open_replies(turn.caller.account_id, partition),
-                keys.reply_stream(turn.room_id, turn.reply_id, partition),
+                room.record,
+                keys.account(turn.caller.account_id).open_replies,
+                room.reply_stream(turn.reply_id),
             ],
             [turn.token, turn.reply_id, self._settings.stream_ttl_s * 1000],
         )
@@ -312,14 +318,15 @@ class ReplySlots:
     async def read(self, place: ReplyRef, offset: int) -> Progress | Final | None:
         """What a reader who has ``offset`` bytes lacks: text while the reply runs, its entry once it has ended, None
         when it has left the room's window."""
-        keys, partition = self._keys, place.caller.partition
+        keys = self._keys.partition(place.caller.partition)
+        room = keys.room(place.room_id)
         answer = await self._cache.run_script(
             SCRIPTS["read_reply"],
             [
-                keys.room_record(place.room_id, partition),
-                keys.messages(place.room_id, partition),
-                keys.reply_stream(place.room_id, place.reply_id, partition),
-                keys.message_state(place.reply_id, partition),
+                room.record,
+                room.messages,
+                room.reply_stream(place.reply_id),
+                keys.message_state(place.reply_id),
             ],
             [place.seq, place.reply_id, offset, _DELTAS_AT_ONCE],
         )
@@ -354,7 +361,8 @@ class ReplySlots:
         return [turn for turns in found.values() for turn in turns]
 
     async def _expired_in(self, partition: int, *, all_open: bool) -> list[OpenSlot]:
-        leases = self._keys.leases(partition)
+        keys = self._keys.partition(partition)
+        leases = keys.leases
         args = ["1" if all_open else "", _SWEEP_AT_ONCE, self._lease_ms]
         now_ms, *room_ids = await self._cache.run_script(SCRIPTS["expired_turns"], [leases], args)
         records = await asyncio.gather(
@@ -363,7 +371,7 @@ class ReplySlots:
         turns = []
         for room_id, (text, phase, account, db_key, shard) in zip(room_ids, records, strict=True):
             if text is None:
-                record = self._keys.room_record(room_id, partition)
+                record = keys.room(room_id).record
                 await self._cache.run_script(SCRIPTS["drop_lease"], [record, leases], [room_id])
                 continue
             try:
@@ -382,11 +390,8 @@ class ReplySlots:
     async def _open_fields(self, partition: int, room_id: str) -> list[Any]:
         fields = ("turn", "turn_phase", "account", "owner", "shard")
         try:
-            return list(
-                await self._cache.execute(
-                    "HMGET", self._keys.room_record(room_id, partition), *fields
-                )
-            )
+            record = self._keys.room(room_id, partition).record
+            return list(await self._cache.execute("HMGET", record, *fields))
         except CacheCommandError:
             # A key of another type is no record; the other rooms' replies end all the same.
             return [None] * len(fields)
@@ -408,17 +413,19 @@ class StreamBehind(Exception):
         self.length = length
 
 
-def reply_keys(keys: ChatKeys, streams: EventStreams, place: ReplyRef) -> list[str]:
+def reply_keys(chat_keys: ChatKeys, streams: EventStreams, place: ReplyRef) -> list[str]:
     """How the KEYS of every script begin that ends a reply."""
-    room_id, partition = place.room_id, place.caller.partition
+    caller = place.caller
+    keys = chat_keys.partition(caller.partition)
+    room = keys.room(place.room_id)
     return [
-        keys.room_record(room_id, partition),
-        keys.messages(room_id, partition),
-        streams.stream_key(partition, place.caller.shard_id),
-        keys.news(partition),
-        keys.leases(partition),
-        keys.turns(room_id, partition),
-        keys.open_replies(place.caller.account_id, partition),
-        keys.message_state(place.reply_id, partition),
-        keys.reply_stream(room_id, place.reply_id, partition),
+        room.record,
+        room.messages,
+        streams.stream_key(caller.partition, caller.shard_id),
+        keys.signals,
+        keys.leases,
+        room.waiting,
+        keys.account(caller.account_id).open_replies,
+        keys.message_state(place.reply_id),
+        room.reply_stream(place.reply_id),
     ]

@@ -71,14 +71,14 @@ class ChatDirectory:
 
     async def noted_home(self, room_id: str) -> int | None:
         """The partition noted by :meth:`move_home`; None when Redis has no note (any more)."""
-        home = await self.text(self._keys.room_home(room_id))
+        home = await self.text(self._keys.of_id(room_id).room_home(room_id))
         return int(home) if home else None
 
     async def move_home(self, room_id: str, partition: int) -> int:
         """Let everybody find a room with an id of a host's own in its account's partition. Returns the partition that
         the id is hashed to, where its events went before. The note has no TTL while the room lives: it must not expire
         before the room's record does."""
-        await self._cache.execute("SET", self._keys.room_home(room_id), partition)
+        await self._cache.execute("SET", self._keys.of_id(room_id).room_home(room_id), partition)
         return self._partitions.of_id(room_id)
 
     async def find_room(
@@ -109,7 +109,7 @@ class ChatDirectory:
     async def recorded_room(self, room_id: str, partition: int) -> FoundRoom | None:
         """What the room's record says, of whatever generation it is; the tombstone of a deleted one has no shard."""
         try:
-            record = self._keys.room_record(room_id, partition)
+            record = self._keys.room(room_id, partition).record
             db_key, account, shard, gone = await self._cache.execute(
                 "HMGET", record, "owner", "account", "shard", "gone"
             )
@@ -136,7 +136,7 @@ class ChatDirectory:
 
     async def account_name(self, db_key: int, partition: int) -> str:
         """'' when neither the account's list was in Redis within the state TTL nor the accounts table knows it."""
-        if name := await self.text(self._keys.account_name(db_key, partition)):
+        if name := await self.text(self._keys.partition(partition).account_name(db_key)):
             return name
         rows = await self._database.call_global_procedure("fp_account_name_get", (db_key,))
         return str(rows[0]["account_id"]) if rows else ""
@@ -146,7 +146,7 @@ class ChatDirectory:
         True when neither knows any of the two."""
         recorded = None
         try:
-            record = self._keys.account_record(account_id, self._keys.account_partition(account_id))
+            record = self._keys.account(account_id).record
             recorded = await self._cache.execute("HGET", record, "owner")
         except CacheCommandError:  # a key of another type counts as missing
             pass

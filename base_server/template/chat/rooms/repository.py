@@ -94,7 +94,8 @@ class RoomRepository(ScriptRunner):
         client_request_id: str | None,
         request_hash: str,
     ) -> tuple[list[str], list[Any]]:
-        keys, partition = self._keys, caller.partition
+        keys = self._keys.partition(caller.partition)
+        room, account = keys.room(room_id), keys.account(caller.account_id)
         event = payload(
             caller,
             room_id,
@@ -105,14 +106,16 @@ class RoomRepository(ScriptRunner):
             request_hash=request_hash if client_request_id else None,
         )
         script_keys = [
-            *self._account_keys(caller),
-            keys.epoch(partition),
-            keys.room_record(room_id, partition),
-            keys.room(room_id, partition),
-            keys.room_state(room_id, partition),
+            account.record,
+            account.rooms,
+            account.order,
+            keys.generation,
+            room.record,
+            room.json,
+            room.state,
             self._stream(caller),
-            keys.account_load(caller.account_id, partition),
-            keys.room_load(room_id, partition),
+            account.load_token,
+            room.load_token,
         ]
         return script_keys, [
             caller.db_key,
@@ -162,11 +165,12 @@ class RoomRepository(ScriptRunner):
 
     async def get(self, caller: Caller, room_id: str) -> ChatRoom:
         """The room as it stands; raises RoomNotFound."""
+        room = self._keys.room(room_id, caller.partition)
         for _ in range(_MAX_REPAIRS):
             card, state = await self._cache.execute_many(
                 [
-                    ("GET", self._keys.room(room_id, caller.partition)),
-                    ("GET", self._keys.room_state(room_id, caller.partition)),
+                    ("GET", room.json),
+                    ("GET", room.state),
                 ]
             )
             if state_name(state) in GONE:
@@ -175,7 +179,7 @@ class RoomRepository(ScriptRunner):
                 try:
                     return _room(card, state_name(state))
                 except ValueError:
-                    await self._discard(self._keys.room(room_id, caller.partition))
+                    await self._discard(room.json)
             await self._warm(caller, room_id)
         raise ServiceUnavailable("cache", "the room's card was gone after every load")
 
@@ -189,12 +193,15 @@ class RoomRepository(ScriptRunner):
             return await self._stale_page(caller, page, limit)
 
     async def _cached_page(self, caller: Caller, page: int, limit: int) -> RoomPage:
-        partition = caller.partition
+        names = self._keys.partition(caller.partition)
+        account, rooms = names.account(caller.account_id), names.room("")
         keys = [
-            *self._account_keys(caller),
-            self._keys.epoch(partition),
-            self._keys.room("", partition),
-            self._keys.room_state("", partition),
+            account.record,
+            account.rooms,
+            account.order,
+            names.generation,
+            rooms.json,
+            rooms.state,
         ]
         args = [caller.db_key, (page - 1) * limit, page * limit - 1]
         for _ in range(_MAX_REPAIRS):
@@ -213,9 +220,10 @@ class RoomRepository(ScriptRunner):
         raise ServiceUnavailable("cache", "cards of the list were gone after every load")
 
     async def _discard_undecodable(self, caller: Caller, ranks: list[int]) -> None:
-        order = self._keys.account_order(caller.account_id, caller.partition)
+        keys = self._keys.partition(caller.partition)
+        order = keys.account(caller.account_id).order
         for room_id in await self._cache.execute("ZREVRANGE", order, *ranks[1:]):
-            key = self._keys.room(room_id, caller.partition)
+            key = keys.room(room_id).json
             try:
                 if (card := await self._cache.execute("GET", key)) is not None:
                     _room(card, None)
@@ -258,25 +266,32 @@ class RoomRepository(ScriptRunner):
             _OPERATION_NOTE_MS,
             self._streams.max_backlog,
         ]
-        note = self._keys.operation(operation_id, caller.partition)
-        keys = [*self._room_keys(caller, room_id), self._held(caller), note]
-        answer = await self._run("update_room", caller, room_id, keys, args)
+        keys = self._keys.partition(caller.partition)
+        script_keys = [
+            *self._room_keys(caller, keys, keys.room(room_id)),
+            self._held(caller),
+            keys.operation(operation_id),
+        ]
+        answer = await self._run("update_room", caller, room_id, script_keys, args)
         self._report_backlog(caller, answer[2])
 
     async def delete(self, caller: Caller, room_id: str) -> None:
         """Delete a room for good, its running and waiting replies with it. Repeating it is no error."""
         self.check_room_id(caller, room_id)
-        keys, partition = self._keys, caller.partition
+        keys = self._keys.partition(caller.partition)
+        room, account = keys.room(room_id), keys.account(caller.account_id)
         script_keys = [
-            *self._room_keys(caller, room_id),
-            keys.room_state(room_id, partition),
-            *self._account_keys(caller),
-            keys.account_load(caller.account_id, partition),
-            keys.turns(room_id, partition),
-            keys.leases(partition),
-            keys.reply_stream(room_id, "", partition),
-            keys.message_state("", partition),
-            keys.news(partition),
+            *self._room_keys(caller, keys, room),
+            room.state,
+            account.record,
+            account.rooms,
+            account.order,
+            account.load_token,
+            room.waiting,
+            keys.leases,
+            room.reply_stream(""),
+            keys.message_state(""),
+            keys.signals,
         ]
         args = [
             caller.db_key,
