@@ -17,7 +17,7 @@ class ShardSettings(Settings):
     """One shard database. What is left out is taken from the section around it."""
 
     shard_id: int = Field(ge=1)
-    """Number of the shard; accounts are assigned to it for good."""
+    """Number of the shard; accounts stay assigned to it."""
     database: DatabaseName
     """Name of its database (`sqlite`: of its file)."""
     host: Host | None = None
