@@ -40,7 +40,7 @@ soak: $(INSTALLED) ## players, every fifth of whom misbehaves, for MINUTES=20; f
 
 fuzz: $(INSTALLED) ## bytes of all kinds at the strict parser, for FUZZ_S seconds (60); brings its own fuzzer
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r tests/fuzz/requirements.txt
-	@found=$$(mktemp -d); exec $(BIN)/python tests/fuzz/fuzz_wire.py -max_total_time=$${FUZZ_S:-60} -max_len=1048576 \
+	@found=$$(mktemp -d); exec $(BIN)/python tests/fuzz/fuzz_request_body.py -max_total_time=$${FUZZ_S:-60} -max_len=1048576 \
 	  -timeout=10 -rss_limit_mb=512 -artifact_prefix=$$found/ $$found tests/fuzz/corpus
 
 format: $(INSTALLED) ## rewrite the code in the project's format

@@ -9,7 +9,8 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from template.base.envelope import Request, Response, encode
+from template.base.encoding import encode
+from template.base.envelope import Request, Response
 from template.chat.common import chat_serialize
 from template.chat.common.chat_model import ChatMessage, ChatRoom
 

@@ -12,7 +12,8 @@ import pytest
 from pydantic import ValidationError
 from service.db.db_settings import DatabaseSettings
 from template.base.client_session import ClientSession
-from template.base.envelope import Response, encode
+from template.base.encoding import encode
+from template.base.envelope import Response
 from template.base.session_info import SessionInfo
 from template.chat.common import chat_serialize as wire
 from template.chat.common.chat_model import ChatMessage, ChatRoom

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
+from importlib import import_module
 from typing import Any
 from warnings import warn
 
 
 def old_names(module: str, **names: str) -> Callable[[str], Any]:
-    """The ``__getattr__`` of ``module``: each key is an old name, its value the name to use."""
+    """The ``__getattr__`` of ``module``: each key is an old name, its value the name to use.
+
+    A new name with dots is one of another module.
+    """
 
     def give(name: str) -> Any:
         if name not in names:
             raise AttributeError(f"module '{module}' has no attribute '{name}'")
         warn_renamed(f"{module}.{name}", names[name], stacklevel=3)
-        return getattr(sys.modules[module], names[name])
+        new_module, _, new_name = names[name].rpartition(".")
+        return getattr(import_module(new_module or module), new_name)
 
     return give
 

@@ -10,12 +10,14 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from base_server.service.core.logger import Logger, bind_log_context
-from base_server.template.base import envelope
 from base_server.template.base.client_session import ClientSession
+from base_server.template.base.encoding import encode
 from base_server.template.base.endpoint import Access, Endpoint
+from base_server.template.base.envelope import INT64_MAX, Response
 from base_server.template.base.error_response import as_api_error
 from base_server.template.base.errors import ApiError, InvalidRequest, SessionMissing
 from base_server.template.base.event_stream import Events, ReaderLeft, SseResponse
+from base_server.template.base.request_body import read_json, read_request
 from base_server.template.base.session_info import SessionInfo
 from base_server.template.base.session_proof import SessionProof
 from base_server.template.base.session_watch import RecallsSessions, SessionFinder, SessionWatch
@@ -96,7 +98,7 @@ class TemplateService:
 
     def refuse(self, error: ApiError, sequence: int = 0) -> HttpResponse:
         """The answer to a request that reached no endpoint (unknown path, body too large, …)."""
-        response = envelope.Response(sequence=sequence)
+        response = Response(sequence=sequence)
         response.fail(error)
         return self._encode(response)
 
@@ -109,13 +111,13 @@ class TemplateService:
         caller = ClientSession(ANONYMOUS, call.request_id, call.peer, call.last_event_id)
         sender: _EventSender | None = None
         try:
-            data = envelope.read_json(call.body)
+            data = read_json(call.body)
             sequence = _readable_sequence(data)
             token = _token(call, data)
             if needs_session:
                 await self._authenticate(endpoint, caller, token)
             try:
-                request = envelope.read_request(endpoint.request, call.body)
+                request = read_request(endpoint.request, call.body)
                 with self._watch.lasting(token) if needs_session else nullcontext():
                     response = await endpoint.handler(caller, request)
                     await _prove(caller)
@@ -165,14 +167,14 @@ class TemplateService:
             raise SessionMissing()
         caller.session = session
 
-    def _encode_safely(self, response: envelope.Response) -> HttpResponse:
+    def _encode_safely(self, response: Response) -> HttpResponse:
         try:
             return self._encode(response)
         except Exception as error:  # a handler's response that cannot be encoded
             return self.refuse(as_api_error(error), response.sequence)
 
-    def _encode(self, response: envelope.Response) -> HttpResponse:
-        body = envelope.encode(response)
+    def _encode(self, response: Response) -> HttpResponse:
+        body = encode(response)
         headers: dict[str, str] = {}
         if response.error is not None and response.error.retry_after_s is not None:
             headers["Retry-After"] = str(max(1, round(response.error.retry_after_s)))
@@ -196,7 +198,7 @@ class _EventSender:
         self.is_open = False
         self.error_code = 0
 
-    async def run(self, events: Events) -> envelope.Response:
+    async def run(self, events: Events) -> Response:
         scope = asyncio.timeout(None)
         try:
             async with scope, aclosing(events):
@@ -212,7 +214,7 @@ class _EventSender:
         except TimeoutError:
             if not scope.expired():
                 raise
-        return envelope.Response()
+        return Response()
 
 
 def _token(call: Call, data: dict[str, Any]) -> str:
@@ -225,8 +227,6 @@ def _token(call: Call, data: dict[str, Any]) -> str:
 def _readable_sequence(data: dict[str, Any]) -> int:
     sequence = data.get("sequence", 0)
     readable = (
-        isinstance(sequence, int)
-        and not isinstance(sequence, bool)
-        and abs(sequence) <= envelope.INT64_MAX
+        isinstance(sequence, int) and not isinstance(sequence, bool) and abs(sequence) <= INT64_MAX
     )
     return sequence if readable else 0

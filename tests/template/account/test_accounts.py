@@ -31,8 +31,8 @@ from base_server.template.account.ended_sessions import EndedSessions
 from base_server.template.account.password_vault import PasswordVault
 from base_server.template.account.session_store import SessionStore
 from base_server.template.base.client_session import ClientSession
-from base_server.template.base.envelope import read_request
 from base_server.template.base.errors import InvalidRequest, TooManyRequests
+from base_server.template.base.request_body import read_request
 from base_server.template.base.session_info import SessionInfo
 from base_server.template.chat.cache.keys import ChatKeys
 from tests.backends_redis import RedisServer, running_cache

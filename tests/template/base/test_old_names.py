@@ -11,9 +11,11 @@ from warnings import catch_warnings, simplefilter
 import pytest
 
 from base_server.template.base.base_template import BaseTemplate
+from base_server.template.base.encoding import encode
 from base_server.template.base.endpoint import Endpoint
 from base_server.template.base.envelope import Request, Response
 from base_server.template.base.errors import RoomNotFound
+from base_server.template.base.field_types import Identifier
 from base_server.template.base.template_context import TemplateContext
 from base_server.template.base.template_service import Call, TemplateService
 
@@ -23,12 +25,15 @@ class NoSessions:
         return None
 
 
-def old_name(module: str, name: str) -> Any:
-    with catch_warnings():  # the module warns only when it is imported first
+def old_module(name: str) -> Any:
+    with catch_warnings():  # a module warns only when it is imported first
         simplefilter("ignore", DeprecationWarning)
-        moved = import_module(module)
+        return import_module(name)
+
+
+def old_name(module: str, name: str) -> Any:
     with pytest.warns(DeprecationWarning, match=f"{name} is now "):
-        return getattr(moved, name)
+        return getattr(old_module(module), name)
 
 
 def make_old_template() -> BaseTemplate:
@@ -90,3 +95,12 @@ def test_unknown_name_of_a_module_is_an_attribute_error() -> None:
     module = import_module("base_server.template.base.endpoint")
     with pytest.raises(AttributeError, match="no attribute 'Nothing'"):
         module.Nothing  # noqa: B018
+
+
+def test_names_that_moved_out_of_wire_are_the_same_objects() -> None:
+    module = old_module("template.base.wire")
+    with pytest.warns(DeprecationWarning, match="Identifier is now "):
+        assert module.Identifier is Identifier
+    with pytest.warns(DeprecationWarning, match="encode is now "):
+        assert module.encode is encode
+    assert module.Request is Request

@@ -6,7 +6,8 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, StringConstraints
 
-from base_server.template.base.envelope import AccountId, InWords, Request, Response
+from base_server.template.base.envelope import Request, Response
+from base_server.template.base.field_types import AccountId, InWords
 
 
 def _platform_text(value: Any) -> Any:

@@ -7,16 +7,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, AliasChoices, BaseModel, ConfigDict, Field, StringConstraints
 
-from base_server.template.base.envelope import (
-    INT64_MAX,
-    ErrorBody,
-    Identifier,
-    InWords,
-    PageLimit,
-    PageNumber,
-    Request,
-    Response,
-)
+from base_server.template.base.envelope import INT64_MAX, ErrorBody, Request, Response
+from base_server.template.base.field_types import Identifier, InWords, PageLimit, PageNumber
 from base_server.template.chat.common.chat_model import ChatMessage, ChatRoom
 
 MAX_CONTENT_BYTES = 64 * 1024

@@ -8,9 +8,10 @@ from base_server.service.cache.cache_service import CacheService
 from base_server.template.base.base_template import BaseTemplate
 from base_server.template.base.client_session import ClientSession
 from base_server.template.base.endpoint import Endpoint
-from base_server.template.base.envelope import Identifier, Request, Response
+from base_server.template.base.envelope import Request, Response
 from base_server.template.base.error_response import error_to_response
 from base_server.template.base.errors import NotAllowedInState
+from base_server.template.base.field_types import Identifier
 from base_server.template.base.template_context import TemplateContext
 from base_server.template.base.template_type import TemplateType
 from base_server.template.chat.chat_template_impl import ChatTemplateImpl

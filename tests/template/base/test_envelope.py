@@ -1,4 +1,4 @@
-"""The door: what is refused, what comes through byte for byte, and how the refusal names the field."""
+"""Strict parsing and encoding: what is refused, how the refusal names the field, what is kept byte for byte."""
 
 from __future__ import annotations
 
@@ -7,17 +7,20 @@ import json
 import pytest
 from pydantic import Field
 
-from base_server.template.base import envelope as wire
+from base_server.template.base.encoding import encode
+from base_server.template.base.envelope import Request, Response
 from base_server.template.base.errors import ApiError, ErrorCode, InvalidRequest, RoomBusy
+from base_server.template.base.field_types import Identifier, canonical_account_id
+from base_server.template.base.request_body import read_json, read_request
 
 
-class Note(wire.Request):
+class Note(Request):
     text: str = Field(min_length=1, max_length=10)
-    room_id: wire.Identifier = "r"
+    room_id: Identifier = "r"
     count: int = 0
 
 
-class NoteResponse(wire.Response):
+class NoteResponse(Response):
     text: str = ""
     raw: object = None
 
@@ -44,17 +47,17 @@ BAD_JSON = {
 @pytest.mark.parametrize("body", BAD_JSON.values(), ids=BAD_JSON.keys())
 def test_a_body_that_is_not_plain_json_is_refused(body: bytes) -> None:
     with pytest.raises(InvalidRequest) as refused:
-        wire.read_json(body)
+        read_json(body)
     assert len(str(refused.value)) < 1200
 
 
 def test_an_escaped_backslash_before_u0000_is_ordinary_text() -> None:
-    assert wire.read_json(b'{"text": "\\\\u0000"}') == {"text": "\\u0000"}
+    assert read_json(b'{"text": "\\\\u0000"}') == {"text": "\\u0000"}
 
 
 def test_a_nul_is_named_by_its_place() -> None:
     with pytest.raises(InvalidRequest) as refused:
-        wire.read_json(b'{"a": {"b": ["x", "\\u0000"]}}')
+        read_json(b'{"a": {"b": ["x", "\\u0000"]}}')
     assert refused.value.details == {"field": "a.b"}
 
 
@@ -73,7 +76,7 @@ BAD_FIELDS = {
 @pytest.mark.parametrize(("body", "field"), BAD_FIELDS.values(), ids=BAD_FIELDS.keys())
 def test_a_bad_field_is_named(body: bytes, field: str) -> None:
     with pytest.raises(InvalidRequest) as refused:
-        wire.read_request(Note, body)
+        read_request(Note, body)
     assert refused.value.message.startswith(f"{field}: ")
     assert refused.value.details is not None
     assert refused.value.details["field"] == field
@@ -81,33 +84,37 @@ def test_a_bad_field_is_named(body: bytes, field: str) -> None:
 
 def test_what_a_pattern_allows_is_said_in_words() -> None:
     with pytest.raises(InvalidRequest) as refused:
-        wire.read_request(Note, b'{"text": "a", "room_id": "a/b"}')
+        read_request(Note, b'{"text": "a", "room_id": "a/b"}')
     assert refused.value.message == "room_id: must be 1..64 characters of A-Z a-z 0-9 . _ -"
 
 
 def test_a_refusal_does_not_repeat_the_value() -> None:
     with pytest.raises(InvalidRequest) as refused:
-        wire.read_request(Note, b'{"text": "a", "accessToken": ["s3cret"]}')
+        read_request(Note, b'{"text": "a", "accessToken": ["s3cret"]}')
     assert "s3cret" not in str(refused.value) + str(refused.value.details)
 
 
 def test_text_comes_back_byte_for_byte() -> None:
     text = '한글 😀 \u2028 </a> \\ " é e\u0301'
-    request = wire.read_request(Note, json.dumps({"text": text[:10]}).encode())
-    assert json.loads(wire.encode(NoteResponse(text=request.text)))["text"] == text[:10]
-    assert json.loads(wire.encode(NoteResponse(text=text)))["text"] == text
+    request = read_request(Note, json.dumps({"text": text[:10]}).encode())
+    assert json.loads(encode(NoteResponse(text=request.text)))["text"] == text[:10]
+    assert json.loads(encode(NoteResponse(text=text)))["text"] == text
 
 
-def test_stored_json_passes_through_unparsed() -> None:
-    class Stored:
-        def __json__(self) -> str:
-            return '{"content":"é/\\u0041"}'
+def test_stored_json_is_sent_unparsed() -> None:
+    response = NoteResponse()
+    response.put_stored("raw", '{"content":"é/\\u0041"}', pytest.fail)
+    assert b'"raw":{"content":"\xc3\xa9/\\u0041"}' in encode(response)
 
-    class Raw(wire.Response):
-        def to_wire(self) -> dict[str, object]:
-            return {**super().to_wire(), "message": Stored()}
 
-    assert b'"message":{"content":"\xc3\xa9/\\u0041"}' in wire.encode(Raw())
+def test_a_stored_field_that_was_read_or_set_is_sent_as_it_is_then() -> None:
+    response = NoteResponse()
+    response.put_stored("raw", '["stored"]', lambda: ["read"])
+    assert response.raw == ["read"]
+    assert json.loads(encode(response))["raw"] == ["read"]
+    response.put_stored("raw", '["stored"]', pytest.fail)
+    response.raw = ["set"]
+    assert json.loads(encode(response))["raw"] == ["set"]
 
 
 @pytest.mark.parametrize(
@@ -116,8 +123,8 @@ def test_stored_json_passes_through_unparsed() -> None:
     ids=["upper case", "full width", "punctuation", "ligature"],
 )
 def test_account_ids_have_one_form(given: str, canonical: str) -> None:
-    assert wire.canonical_account_id(given) == canonical
-    assert wire.canonical_account_id(canonical) == canonical
+    assert canonical_account_id(given) == canonical
+    assert canonical_account_id(canonical) == canonical
 
 
 @pytest.mark.parametrize(
@@ -125,14 +132,14 @@ def test_account_ids_have_one_form(given: str, canonical: str) -> None:
 )
 def test_account_ids_of_another_form_are_refused(given: str) -> None:
     with pytest.raises(ValueError, match=r"3\.\.64"):
-        wire.canonical_account_id(given)
+        canonical_account_id(given)
 
 
 def test_a_failed_response_carries_error_and_status() -> None:
     response = NoteResponse(text="kept")
     response.fail(RoomBusy(retry_after_s=1.5, details={"message_id": "m"}))
     assert response.http_status == 409
-    assert json.loads(wire.encode(response)) == {
+    assert json.loads(encode(response)) == {
         "errorCode": 1006,
         "sequence": 0,
         "text": "kept",
@@ -151,10 +158,10 @@ def test_a_handler_that_sets_only_the_number_is_completed() -> None:
     response = NoteResponse()
     response.errorCode = 1001
     assert response.http_status == 503
-    assert json.loads(wire.encode(response))["error"]["code"] == "MESSAGE_NOT_SENT"
+    assert json.loads(encode(response))["error"]["code"] == "MESSAGE_NOT_SENT"
     response = NoteResponse(errorCode=4242)
     assert response.http_status == 500
-    assert json.loads(wire.encode(response))["errorCode"] == 4242
+    assert json.loads(encode(response))["errorCode"] == 4242
 
 
 # The table of the contract, letter for letter.
@@ -176,10 +183,10 @@ def _all_subclasses(cls: type) -> set[type]:
 
 @pytest.mark.parametrize("deep", [False, True])
 def test_a_copy_of_a_response_has_its_stored_fields_and_its_status(deep: bool) -> None:
-    class Told(wire.Response):
+    class WordsResponse(Response):
         words: list[str] = Field(default_factory=list)
 
-    told = Told()
+    told = WordsResponse()
     told.put_stored("words", '["a"]', lambda: ["a"])
     told.fail(InvalidRequest("too large", http_status=413))
     copy = told.model_copy(deep=deep)

@@ -17,13 +17,16 @@ import atheris
 with atheris.instrument_imports(
     include=[
         "base_server.template.base.envelope",
+        "base_server.template.base.field_types",
+        "base_server.template.base.request_body",
         "base_server.template.chat.common.chat_serialize",
     ]
 ):
     from base_server.service.net.net_settings import NetSettings
     from base_server.template.account.common.account_serialize import LoginRequest, SignupRequest
-    from base_server.template.base import envelope as wire
+    from base_server.template.base.envelope import Request
     from base_server.template.base.errors import InvalidRequest
+    from base_server.template.base.request_body import read_json, read_request
     from base_server.template.chat.common.chat_serialize import (
         ChatMessageListRequest,
         ChatMessageSendRequest,
@@ -31,13 +34,13 @@ with atheris.instrument_imports(
     )
 
 
-class Table(wire.Request):
+class Table(Request):
     """A host's model, whose values lie below keys that the client chooses."""
 
     rows: dict[str, list[int]]
 
 
-MODELS: list[type[wire.Request]] = [
+MODELS: list[type[Request]] = [
     ChatMessageSendRequest,
     ChatMessageListRequest,
     ChatRoomCreateRequest,
@@ -50,7 +53,7 @@ FULL = NetSettings().max_body_bytes
 _BASE_S, _PER_BYTE_S = 0.1, 2e-6
 
 
-def make_body(model: type[wire.Request], choice: atheris.FuzzedDataProvider) -> bytes:
+def make_body(model: type[Request], choice: atheris.FuzzedDataProvider) -> bytes:
     """JSON of the model's own fields with any values: blind mutation seldom gets past the JSON parser."""
     values = [
         lambda: choice.ConsumeUnicode(choice.ConsumeIntInRange(0, 40)),  # lone surrogates too
@@ -100,8 +103,8 @@ def check(data: bytes) -> None:
         body = make_body(model, atheris.FuzzedDataProvider(body))
     started = time.thread_time()
     try:
-        wire.read_json(body)
-        request = wire.read_request(model, body)
+        read_json(body)
+        request = read_request(model, body)
     except InvalidRequest as refused:
         json.dumps(refused.details, ensure_ascii=False).encode()
         refused.message.encode()
@@ -114,7 +117,7 @@ def check(data: bytes) -> None:
             assert "\0" not in value
             value.encode()
     if isinstance(request, ChatMessageSendRequest):
-        again = wire.read_request(model, request.model_dump_json(exclude_none=True).encode())
+        again = read_request(model, request.model_dump_json(exclude_none=True).encode())
         assert again.model_dump() == request.model_dump()
 
 

@@ -17,8 +17,15 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from base_server.service.net.net_settings import NetSettings
 from base_server.template.account.common.account_serialize import SignupRequest
-from base_server.template.base import envelope as wire
+from base_server.template.base.envelope import Request
 from base_server.template.base.errors import InvalidRequest
+from base_server.template.base.request_body import (
+    MAX_KEY_CHARS,
+    MAX_LISTED_ERRORS,
+    MAX_VALUES,
+    read_json,
+    read_request,
+)
 
 FULL = NetSettings().max_body_bytes
 ANSWER_CHARACTERS = 4_000
@@ -33,7 +40,7 @@ class Line(BaseModel):
     d: int
 
 
-class Upload(wire.Request):
+class Upload(Request):
     """A host's model, with fields that may be wrong as often as the body is long."""
 
     numbers: list[int] = Field(default_factory=list)
@@ -43,7 +50,7 @@ class Upload(wire.Request):
     table: dict[str, list[int]] = Field(default_factory=dict)
 
 
-class Closed(wire.Request):
+class Closed(Request):
     model_config = ConfigDict(extra="forbid")
 
 
@@ -61,7 +68,7 @@ def nested_keys(size: int) -> bytes:
 
 
 # What a body of about that many bytes looks like, and who reads it.
-REFUSED: dict[str, tuple[type[wire.Request], Body]] = {
+REFUSED: dict[str, tuple[type[Request], Body]] = {
     "A1: a long key around many members, then a NUL": (
         SignupRequest,
         lambda size: b'{"%s":{%s},"z":"\\u0000"}' % (b"K" * (size // 2), members(size // 2)),
@@ -99,12 +106,12 @@ REFUSED: dict[str, tuple[type[wire.Request], Body]] = {
 }  # fmt: skip
 
 
-def read(model: type[wire.Request], body: bytes) -> None:
-    wire.read_json(body)
-    wire.read_request(model, body)
+def read(model: type[Request], body: bytes) -> None:
+    read_json(body)
+    read_request(model, body)
 
 
-def refuse(model: type[wire.Request], body: bytes) -> InvalidRequest:
+def refuse(model: type[Request], body: bytes) -> InvalidRequest:
     with pytest.raises(InvalidRequest) as refused:
         read(model, body)
     return refused.value
@@ -137,7 +144,7 @@ def plain_parse_s() -> float:
 
 @pytest.mark.parametrize(("model", "make"), REFUSED.values(), ids=REFUSED.keys())
 def test_a_refusal_costs_in_proportion_to_the_body(
-    model: type[wire.Request], make: Body, plain_parse_s: float
+    model: type[Request], make: Body, plain_parse_s: float
 ) -> None:
     """cases/abuse.md A1."""
     peaks = []
@@ -157,29 +164,27 @@ def test_a_refusal_costs_in_proportion_to_the_body(
 def test_text_full_of_commas_and_brackets_is_one_value() -> None:
     """cases/abuse.md A1: the bound on members counts members, not what looks like one."""
     text = ",[{" * (FULL // 3 - 10)
-    assert wire.read_json(json.dumps({"a": text}).encode()) == {"a": text}
+    assert read_json(json.dumps({"a": text}).encode()) == {"a": text}
 
 
 def test_as_many_values_as_allowed_are_read_and_one_more_is_refused() -> None:
     """cases/abuse.md A1: members are bounded, wherever they are."""
-    allowed = [0] * (wire.MAX_VALUES - 2)  # the object and the list are values too
+    allowed = [0] * (MAX_VALUES - 2)  # the object and the list are values too
     for body in ({"a": allowed}, {"a": {f"k{number}": [] for number in range(len(allowed))}}):
-        assert wire.read_json(json.dumps(body).encode()) == body
+        assert read_json(json.dumps(body).encode()) == body
     with pytest.raises(InvalidRequest) as refused:
-        wire.read_json(json.dumps({"a": [*allowed, 0]}).encode())
+        read_json(json.dumps({"a": [*allowed, 0]}).encode())
     assert refused.value.details == {"field": "body"}
 
 
 def test_keys_of_an_object_are_bounded() -> None:
     """cases/abuse.md A1: validation copies the keys around each value that it finds wrong."""
-    longest, padding = "k" * wire.MAX_KEY_CHARS, "x" * 5_000
+    longest, padding = "k" * MAX_KEY_CHARS, "x" * 5_000
     for body in ({longest: 1, "a": padding}, {"a": [{"b": {longest: 1}}], "c": padding}):
-        assert wire.read_json(json.dumps(body).encode()) == body
+        assert read_json(json.dumps(body).encode()) == body
         too_long = json.dumps(body).replace(longest, longest + "k")
-        with pytest.raises(
-            InvalidRequest, match=f"keys of more than {wire.MAX_KEY_CHARS} characters"
-        ):
-            wire.read_json(too_long.encode())
+        with pytest.raises(InvalidRequest, match=f"keys of more than {MAX_KEY_CHARS} characters"):
+            read_json(too_long.encode())
 
 
 def test_a_few_errors_are_listed_and_many_are_counted() -> None:
@@ -188,7 +193,7 @@ def test_a_few_errors_are_listed_and_many_are_counted() -> None:
     assert few.details is not None
     assert (few.details["field"], len(few.details["errors"])) == (
         "numbers.0",
-        wire.MAX_LISTED_ERRORS,
+        MAX_LISTED_ERRORS,
     )
     many = refuse(Upload, json.dumps({"numbers": ["x"] * 5000}).encode())
     assert (many.details, "5000" in many.message) == ({"field": "body"}, True)
