@@ -187,7 +187,7 @@ class EmbeddedServer:
                 exit_code=exit_code,
                 lived_s=round(lived_s),
                 reason=self._last_words(),
-                mend=self._fix(),
+                fix=self._fix(),
             )
             if lived_s > _LONGEST_RESTART_DELAY_S:
                 delay_s = 0.0
