@@ -11,9 +11,9 @@ from pathlib import Path
 
 from base_server.service.core.errors import StartError
 from base_server.service.core.logger import Logger, configure_logging
-from base_server.service.net.net_settings import check_app_name
 
 from .config.loading import ENVIRONMENTS, load_settings
+from .config.net_settings import check_app_name
 from .config.warnings import find_warnings
 from .serving import run_loop, serve
 

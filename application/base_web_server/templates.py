@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from base_server.service.net.net_settings import NetSettings
 from base_server.service.service_container import ServiceContainer
 from base_server.template.account.account_store import AccountStore
 from base_server.template.account.account_template_impl import AccountTemplateImpl
@@ -11,6 +10,7 @@ from base_server.template.account.ended_sessions import EndedSessions
 from base_server.template.account.global_mark import GlobalMark
 from base_server.template.account.password_vault import PasswordVault
 from base_server.template.account.session_store import SessionStore
+from base_server.template.account.settings import AccountSettings
 from base_server.template.base.template_context import TemplateContext
 from base_server.template.base.template_type import TemplateType
 from base_server.template.chat.chat_template_impl import create_chat_template
@@ -19,7 +19,7 @@ from .config.loading import ServerSettings
 from .host_app import register_host_templates
 
 
-def create_session_store(container: ServiceContainer, settings: NetSettings) -> SessionStore:
+def create_session_store(container: ServiceContainer, settings: AccountSettings) -> SessionStore:
     """The sessions of this server's accounts."""
     ended = EndedSessions(container.database, settings.session_ttl_s)
     mark = GlobalMark(container.cache, container.database)
@@ -27,7 +27,7 @@ def create_session_store(container: ServiceContainer, settings: NetSettings) -> 
 
 
 def create_account_template(
-    container: ServiceContainer, settings: NetSettings, sessions: SessionStore
+    container: ServiceContainer, settings: AccountSettings, sessions: SessionStore
 ) -> AccountTemplateImpl:
     """Signup, login, logout with ``sessions``."""
     logins = LoginLimit(

@@ -12,9 +12,8 @@ import tempfile
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 
-from base_server.service.net.net_settings import NetSettings
-
 from ..base_web_server.config.loading import ServerSettings
+from ..base_web_server.config.net_settings import NetSettings
 from .finding import Finding, Level
 
 _SPACE_NOTE, _SPACE_BAD = 1 << 30, 100 << 20

@@ -22,7 +22,7 @@ with atheris.instrument_imports(
         "base_server.template.chat.common.chat_serialize",
     ]
 ):
-    from base_server.service.net.net_settings import NetSettings
+    from application.base_web_server.config.net_settings import NetSettings
     from base_server.template.account.common.account_serialize import LoginRequest, SignupRequest
     from base_server.template.base.envelope import Request
     from base_server.template.base.errors import InvalidRequest

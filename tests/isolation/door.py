@@ -15,7 +15,7 @@ from typing import Any
 
 from application.base_web_server.templates import create_account_template, create_session_store
 from base_server.service.cache.cache_settings import CacheSettings
-from base_server.service.net.net_settings import NetSettings
+from base_server.template.account.settings import AccountSettings
 from base_server.template.base.endpoint import Endpoint
 from base_server.template.base.session_info import SessionInfo
 from base_server.template.base.template_context import TemplateContext
@@ -63,10 +63,10 @@ class Door:
 
     def __init__(self, world: ChatWorld) -> None:
         self.world = world
-        self.sessions = create_session_store(world.container, NetSettings())
+        self.sessions = create_session_store(world.container, AccountSettings())
         self.accounts = create_account_template(
             world.container,
-            NetSettings(login_attempts_per_account=1000, login_attempts_per_address=1000),
+            AccountSettings(login_attempts_per_account=1000, login_attempts_per_address=1000),
             self.sessions,
         )
         self.context = TemplateContext()

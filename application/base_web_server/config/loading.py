@@ -16,7 +16,6 @@ from base_server.service.core.errors import StartError
 from base_server.service.core.settings import Settings
 from base_server.service.db.db_settings import DatabaseSettings
 from base_server.service.llm.llm_settings import LlmSettings
-from base_server.service.net.net_settings import NetSettings
 from base_server.service.queue.queue_settings import QueueSettings
 from base_server.service.scheduler.scheduler_settings import SchedulerSettings
 from base_server.template.base.template_config import TemplateSettings
@@ -32,6 +31,7 @@ from .environment import (
     put,
     suggestion,
 )
+from .net_settings import NetSettings
 
 Environment = Literal["LOCAL", "DEBUG", "PROD"]
 ENVIRONMENTS: tuple[Environment, ...] = get_args(Environment)

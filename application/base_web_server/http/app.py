@@ -6,10 +6,10 @@ from collections.abc import Callable
 
 from aiohttp import web
 
-from base_server.service.net.net_settings import NetSettings
 from base_server.template.base.template_context import TemplateContext
 from base_server.template.base.template_service import TemplateService
 
+from ..config.net_settings import NetSettings
 from ..observability.metrics import Metrics
 from .cors import add_cors
 from .middlewares import (

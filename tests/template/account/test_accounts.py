@@ -18,7 +18,6 @@ from application.base_web_server.templates import create_account_template, creat
 from base_server.service.cache.cache_service import CacheService
 from base_server.service.core.errors import ServiceUnavailable
 from base_server.service.llm.llm_settings import LlmSettings
-from base_server.service.net.net_settings import NetSettings
 from base_server.service.service_container import ServiceContainer, ServiceSettings
 from base_server.template.account import password_vault
 from base_server.template.account.account_template_impl import AccountTemplateImpl
@@ -30,6 +29,7 @@ from base_server.template.account.common.account_serialize import (
 from base_server.template.account.ended_sessions import EndedSessions
 from base_server.template.account.password_vault import PasswordVault
 from base_server.template.account.session_store import SessionStore
+from base_server.template.account.settings import AccountSettings
 from base_server.template.base.client_session import ClientSession
 from base_server.template.base.errors import InvalidRequest, TooManyRequests
 from base_server.template.base.request_body import read_request
@@ -56,9 +56,9 @@ PASSWORD = "correct horse"
 class World:
     def __init__(self, container: ServiceContainer, **limits: int) -> None:
         self.container = container
-        self.sessions = create_session_store(container, NetSettings())
+        self.sessions = create_session_store(container, AccountSettings())
         self.template: AccountTemplateImpl = create_account_template(
-            container, NetSettings(**limits), self.sessions
+            container, AccountSettings(**limits), self.sessions
         )
 
     async def signup(self, account_id: str, password: str = PASSWORD) -> int:

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from pydantic import BaseModel, ConfigDict, Field
 
-from base_server.service.net.net_settings import NetSettings
+from application.base_web_server.config.net_settings import NetSettings
 from base_server.template.account.common.account_serialize import SignupRequest
 from base_server.template.base.envelope import Request
 from base_server.template.base.errors import InvalidRequest

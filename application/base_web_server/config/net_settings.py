@@ -7,7 +7,8 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
-from base_server.service.core.settings import LONGEST_TTL_S, Host, Settings, TtlSeconds
+from base_server.service.core.settings import Host
+from base_server.template.account.settings import AccountSettings
 
 
 def _is_network(value: str) -> str:
@@ -33,8 +34,8 @@ def _is_http_url(value: str) -> str:
     return value
 
 
-class NetSettings(Settings):
-    """Shipped values. Times in seconds."""
+class NetSettings(AccountSettings):
+    """Shipped values. Times in seconds. The keys of accounts have always been in this section."""
 
     host: Host = "127.0.0.1"
     """Address to listen on; `0.0.0.0` for all of IPv4, `::` for IPv6 too."""
@@ -55,19 +56,6 @@ class NetSettings(Settings):
     """Addresses or networks whose ``X-Forwarded-For`` is believed."""
     cors_origins: tuple[str, ...] = ()
     """Origins of pages that may call this server, e.g. ``https://game.example``; ``*`` allows every page."""
-    session_ttl_s: int = Field(default=86_400, ge=60, le=LONGEST_TTL_S)
-    """A session ends when it was not used for so long."""
-    login_attempts_per_account: int = Field(default=10, ge=1)
-    """Failed logins of one account within `login_window_s`; then 1010."""
-    login_attempts_per_address: int = Field(default=100, ge=1)
-    """The same for one client address (IPv6: its first 64 bits)."""
-    login_window_s: TtlSeconds = 60
-    """Seconds over which failed logins are counted."""
-    signups_per_address: int = Field(default=100, ge=1)
-    """Signups that one client address (IPv6: its first 64 bits) may try within `signup_window_s`; then 1010."""
-    signup_window_s: TtlSeconds = 3600
-    """Seconds over which signups are counted. Behind a proxy, name it in ``trusted_proxies``, or all
-    clients are one address."""
     quiet_s: float = Field(default=0.0, ge=0)
     """How long the server goes on serving after it stopped being ready, so that load balancers notice."""
     drain_timeout_s: float = Field(default=20.0, gt=0)
