@@ -287,7 +287,9 @@ def test_log_lines_that_operators_are_told_of_are_logged() -> None:
 
 
 def _log_calls() -> Iterator[tuple[str, str, set[str | None]]]:
-    """Level, message and keys of every call of the Logger; None among the keys stands for ``**fields``."""
+    """Level, message and keys of every call of the Logger; None among the keys stands for ``**fields``.
+
+    A local ``log`` is ``Logger.info`` or ``Logger.warn``, as the case may be."""
     for folder in ("application", "base_server"):
         for file in (ROOT / folder).rglob("*.py"):
             for node in ast.walk(ast.parse(_text(file))):
@@ -299,6 +301,13 @@ def _log_calls() -> Iterator[tuple[str, str, set[str | None]]]:
                     ):
                         level = method.replace("warn", "warning")
                         yield level, message, {each.arg for each in keywords} - {"exc_info"}
+                    case ast.Call(
+                        func=ast.Name("log"),
+                        args=[ast.Constant(value=str(message))],
+                        keywords=keywords,
+                    ):
+                        for level in ("info", "warning"):
+                            yield level, message, {each.arg for each in keywords}
 
 
 def test_log_messages_that_operators_rely_on_are_logged_with_their_keys() -> None:
@@ -306,15 +315,17 @@ def test_log_messages_that_operators_rely_on_are_logged_with_their_keys() -> Non
     for level, message, keys in _log_calls():
         logged.setdefault((level, message), set()).update(keys)
     rows = re.findall(
-        r"^\| (info|warning|error) \| `([^`]+)` \| (.*) \|$",
+        r"^\| ([a-z, ]+) \| `([^`]+)` \| (.*) \|$",
         _text(ROOT / "docs/upgrading.md"),
         re.M,
     )
     assert len(rows) > 30
-    for level, message, cell in rows:
-        keys, named = logged[level, message], set(re.findall(r"`(\w+)`", cell))
-        assert keys - {None} <= named, message
-        assert None in keys or named <= keys, message
+    for levels, message, cell in rows:
+        named = set(re.findall(r"`(\w+)`", cell))
+        for level in levels.split(", "):
+            keys = logged[level, message]
+            assert keys - {None} <= named, message
+            assert None in keys or named <= keys, message
 
 
 def test_what_an_operator_pastes_acts_on_prod() -> None:
