@@ -315,7 +315,7 @@ def test_log_messages_that_operators_rely_on_are_logged_with_their_keys() -> Non
     for level, message, keys in _log_calls():
         logged.setdefault((level, message), set()).update(keys)
     rows = re.findall(
-        r"^\| ([a-z, ]+) \| `([^`]+)` \| (.*) \|$",
+        r"^\| ((?:info|warning|error|, )+) \| `([^`]+)` \| (.*) \|$",
         _text(ROOT / "docs/upgrading.md"),
         re.M,
     )
