@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -21,21 +22,22 @@ HOST_APP = Path(__file__).parent / "host_app"
 MINSU, JIWOO, GUEST = ("game-token-of-minsu", "game-token-of-jiwoo", "game-token-of-guest")
 
 
-def environment(data_dir: Path) -> dict[str, str]:
+def environment(data_dir: Path, host: Path = HOST_APP) -> dict[str, str]:
     """As a host starts it: its own source root first, ours after it."""
-    roots = os.pathsep.join(map(str, (HOST_APP, ROOT)))
+    roots = os.pathsep.join(map(str, (host, ROOT)))
     return server_environment(data_dir) | {"PYTHONPATH": roots}
 
 
 @contextmanager
 def running(
-    data_dir: Path, *arguments: str, **variables: str
+    data_dir: Path, *arguments: str, host: Path = HOST_APP, **variables: str
 ) -> Iterator[tuple[str, subprocess.Popen[str]]]:
     """The host as a process: its address and the process; SIGTERM and exit code 0 at the end."""
     with (data_dir.parent / "host.log").open("w+") as log:
         process = subprocess.Popen(
             [sys.executable, "-m", *arguments],
-            cwd=data_dir.parent, env=environment(data_dir) | variables, stdout=subprocess.PIPE, stderr=log, text=True,
+            cwd=data_dir.parent, env=environment(data_dir, host) | variables,
+            stdout=subprocess.PIPE, stderr=log, text=True,
         )  # fmt: skip
         assert process.stdout is not None
         try:
@@ -260,3 +262,51 @@ def test_templates_that_only_one_process_would_have_are_refused_with_workers(
     assert "in this process only: market" in line
     assert "--app module:function" in line
     assert not (tmp_path / "data").exists()
+
+
+OWN_NAMES = """import application, service, template
+from template.market.market_template import MarketTemplate
+
+def register(context):
+    assert application.WHOSE == service.WHOSE == template.WHOSE == "the host"
+    context.add_template("MARKET", MarketTemplate(context))
+"""
+
+
+@pytest.fixture
+def host_with_own_names(tmp_path: Path) -> Path:
+    """The market in a host whose `application`, `service` and `template` are regular packages."""
+    host = tmp_path / "host"
+    shutil.copytree(HOST_APP / "template", host / "template")
+    for name in ("application", "service", "template"):
+        (host / name).mkdir(exist_ok=True)
+        (host / name / "__init__.py").write_text("WHOSE = 'the host'\n")
+    (host / "own_names.py").write_text(OWN_NAMES)
+    return host
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+async def test_server_runs_beside_packages_of_the_same_names(
+    host_with_own_names: Path, tmp_path: Path, workers: str
+) -> None:
+    server = ("base_server.application.base_web_server", "--env", "LOCAL", "--workers", workers)
+    with running(
+        tmp_path / "data", *server, "--app", "own_names:register", host=host_with_own_names
+    ) as (address, _):
+        # A connection of its own for each request, and so any of the workers.
+        async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(force_close=True)) as http:
+            await buys_and_asks(http, address)
+            if workers == "2":
+                assert len(await worker_pids(http, address)) == 2
+
+
+def test_commands_run_beside_packages_of_the_same_names(
+    host_with_own_names: Path, tmp_path: Path
+) -> None:
+    checked = subprocess.run(
+        [sys.executable, "-m", "base_server.application.manage", "--env", "LOCAL", "config", "check"],
+        cwd=tmp_path, capture_output=True, text=True, check=False,
+        env=environment(tmp_path / "data", host_with_own_names)
+        | {"BASE_SERVER__NETCONFIG__APP": "own_names:register"},
+    )  # fmt: skip
+    assert checked.returncode == 0, checked.stderr

@@ -8,13 +8,13 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 
 from aiohttp import web
-from template.market.market_template import MarketTemplate
-
-from application.base_web_server.http.middlewares import (
+from base_server.application.base_web_server.http.middlewares import (
     make_error_middleware,
     request_id_middleware,
 )
-from application.base_web_server.http.routers.protocol_router import add_protocol_routes
+from base_server.application.base_web_server.http.routers.protocol_router import add_protocol_routes
+from template.market.market_template import MarketTemplate
+
 from base_server.service.service_container import ServiceContainer, ServiceSettings
 from base_server.template.base.template_context import TemplateContext
 from base_server.template.base.template_service import Call, TemplateService

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import sys
 
+from base_server.application.base_web_server.__main__ import main
 from template.market.market_template import MarketTemplate
 
-from application.base_web_server.__main__ import main
 from base_server.template.base.template_context import TemplateContext
 from game_server.template_types import GameTemplateType
 
