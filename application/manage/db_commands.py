@@ -14,7 +14,7 @@ from base_server.service.core.errors import ServiceUnavailable, StartError
 from base_server.service.db.databases import Databases, apply_all, read_all_status, set_frozen
 from base_server.service.db.schema import ScriptState
 from base_server.service.service_container import SCRIPTS_FOLDER
-from base_server.template.chat.persistence.shard_marks import OlderShard
+from base_server.template.chat.persistence.older_shards import OlderShard
 
 from ..base_web_server.config.loading import ServerSettings
 from .fixes import database_fix

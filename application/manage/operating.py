@@ -12,7 +12,7 @@ from base_server.service.core.tasks import TaskRegistry
 from base_server.service.lock.lock_service import LockService
 from base_server.service.queue.queue_service import QueueService
 from base_server.template.chat.persistence.dead_letters import ChatDeadLetters
-from base_server.template.chat.persistence.shard_marks import OlderShards
+from base_server.template.chat.persistence.older_shards import OlderShards
 
 from ..base_web_server.config.loading import ServerSettings
 

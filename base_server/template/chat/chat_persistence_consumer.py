@@ -24,7 +24,7 @@ from base_server.service.scheduler.base_scheduler import ScheduleJob, ScheduleTy
 from base_server.service.scheduler.scheduler_service import SchedulerService
 from base_server.template.chat.domain.events import QUEUE_NAME
 from base_server.template.chat.persistence.batch_writer import BatchWriter
-from base_server.template.chat.persistence.shard_marks import OlderShard
+from base_server.template.chat.persistence.older_shards import OlderShard
 from base_server.template.chat.settings import ChatSettings
 
 _BACKOFF_S = (0.5, 1.0, 2.0, 4.0, 8.0, 15.0)

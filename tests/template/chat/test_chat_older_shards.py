@@ -12,7 +12,10 @@ from base_server.service.queue.event_stream import EventStream
 from base_server.template.base.client_session import ClientSession
 from base_server.template.chat.domain.events import QUEUE_NAME
 from base_server.template.chat.persistence.dead_letters import ChatDeadLetters
-from base_server.template.chat.persistence.shard_marks import OlderShards, ShardMarks
+from base_server.template.chat.persistence.older_shards import OlderShards
+from base_server.template.chat.persistence.procedures import ShardProcedures
+from base_server.template.chat.persistence.shard_marks import ShardMarks
+from base_server.template.chat.persistence.shard_restore import ShardRestore
 from tests.backends_mariadb import DatabaseBackend
 from tests.chat_world import ChatWorld, running_world
 from tests.openai_stub import OpenAIStub
@@ -128,15 +131,15 @@ async def test_restore_that_was_cut_off_goes_on_behind_the_rooms_that_it_had_don
     await lose_what_waits(chat, stream)
     marks, further, calls = marks_of(chat), [], []
     marks.on_progress(further.append)
-    queue_again = marks._queue_again
+    queue_again = ShardRestore._queue_again
 
-    async def cut_off(*args: Any) -> str:
+    async def cut_off(self: ShardRestore, *args: Any) -> str:
         calls.append(args)
         if len(calls) == 3:
             raise ServiceUnavailable("cache", "OOM")
-        return await queue_again(*args)
+        return await queue_again(self, *args)
 
-    monkeypatch.setattr(marks, "_queue_again", cut_off)
+    monkeypatch.setattr(ShardRestore, "_queue_again", cut_off)
     with pytest.raises(ServiceUnavailable):
         await marks.check_stream(int(stream.name), stream.partition)
     assert len(await waiting(chat, stream)) == 6
@@ -162,15 +165,15 @@ async def test_put_back_again_during_its_restore_loses_nothing(
         await chat.send(user, room_id, "one")
     await lose_what_waits(chat, stream)
     marks = marks_of(chat)
-    queue_again = marks._queue_again
+    queue_again = ShardRestore._queue_again
 
-    async def cut_off(stream: EventStream, room_id: str, *args: Any) -> str:
+    async def cut_off(self: ShardRestore, stream: EventStream, room_id: str, *args: Any) -> str:
         if room_id == rooms[1]:
             raise ServiceUnavailable("cache", "OOM")
-        return await queue_again(stream, room_id, *args)
+        return await queue_again(self, stream, room_id, *args)
 
     with monkeypatch.context() as patch:
-        patch.setattr(marks, "_queue_again", cut_off)
+        patch.setattr(ShardRestore, "_queue_again", cut_off)
         with pytest.raises(ServiceUnavailable):
             await marks.check_stream(int(stream.name), stream.partition)
     assert set(await waiting(chat, stream)) == {rooms[0]}
@@ -199,7 +202,7 @@ async def test_batch_is_settled_though_the_restore_behind_it_fails(
         raise ServiceUnavailable("cache", "OOM")
 
     with monkeypatch.context() as patch:
-        patch.setattr(marks, "_queue_again", full)
+        patch.setattr(ShardRestore, "_queue_again", full)
         await chat.template._parts.consumer._drain(stream, 1.0)
     assert await waiting(chat, stream) == []
     await marks.check_stream(int(stream.name), stream.partition)
@@ -269,7 +272,7 @@ async def test_mark_that_is_not_too_low_is_only_read(
     async def read_only(*args: object) -> int:
         raise ServiceUnavailable("database", "read only")
 
-    monkeypatch.setattr(marks_of(chat), "_raise", read_only)
+    monkeypatch.setattr(ShardProcedures, "raise_mark", read_only)
     assert await chat.redis.execute(
         "HGET", chat.keys.partition(stream.partition).backlog_watermark(int(stream.name)), "saved"
     )

@@ -13,7 +13,7 @@ from base_server.template.chat.common.chat_serialize import (
 )
 from base_server.template.chat.domain.events import QUEUE_NAME
 from base_server.template.chat.messages.repository import NewMessage
-from base_server.template.chat.persistence.batch_writer import BatchWriter
+from base_server.template.chat.persistence.batch_states import BatchStates
 from base_server.template.chat.replies.slots import ReplySlots, SlotLost
 from tests.chat_world import ChatWorld
 from tests.openai_stub import Reply
@@ -305,13 +305,13 @@ async def test_a_write_while_a_batch_is_written_is_not_taken_for_written(
             keys.account(account).order,
         ]
     ttls: list[list[int]] = []
-    acknowledge = BatchWriter._acknowledge
+    acknowledge = BatchStates.acknowledge
 
-    async def and_then_look(self: BatchWriter, *args: Any) -> None:
+    async def and_then_look(self: BatchStates, *args: Any) -> None:
         await acknowledge(self, *args)
         ttls.append([await chat.ttl_ms(key) for key in pinned])
 
-    monkeypatch.setattr(BatchWriter, "_acknowledge", and_then_look)
+    monkeypatch.setattr(BatchStates, "acknowledge", and_then_look)
     goes_on.set()
     await writing
     assert ttls[0] == [-1] * len(pinned)

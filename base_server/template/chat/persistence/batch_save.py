@@ -9,34 +9,23 @@ the whole batch is read again.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence, Set
-from typing import Any
 
 from base_server.service.core.errors import DataRefused
 from base_server.service.core.logger import Logger
 from base_server.template.chat.cache.loader import ShardDatabase
 from base_server.template.chat.domain.events import (
     MESSAGE_COLUMNS,
-    MESSAGE_DELETE,
     MESSAGE_SAVE,
-    ROOM_CREATE,
-    ROOM_DELETE,
-    ROOM_UPDATE,
     WRITE_ORDER,
     Event,
 )
 from base_server.template.chat.domain.message_format import to_json
+from base_server.template.chat.persistence.procedures import ShardProcedures
 
 # In metadata, as the scripts and procedures know it.
 _INTERRUPTED = '"finish_reason":"interrupted"'
 BEHIND = "waits behind the dead letters of its room"
 
-_BULK = {
-    ROOM_CREATE: "fp_chat_room_batch_create",
-    MESSAGE_SAVE: "fp_chat_message_batch_save",
-    ROOM_UPDATE: "fp_chat_room_batch_update_title",
-    MESSAGE_DELETE: "fp_chat_message_batch_soft_delete",
-    ROOM_DELETE: "fp_chat_room_batch_soft_delete",
-}
 # max_allowed_packet is 16 MiB where nobody set it; JSON may be escaped on the way.
 _MAX_CALL_BYTES = 4 * 1024 * 1024
 
@@ -64,12 +53,11 @@ class BatchSave:
         self.mark: int | None = None
         self._raised = raised
         self.refused: dict[str, str] = {}
-        self._database = database
-        self._shard_id = shard_id
+        self._shard = ShardProcedures(database, shard_id)
         self._events = events
-        self._place = {event.entry_id: place for place, event in enumerate(events)}
+        self._index = {event.entry_id: index for index, event in enumerate(events)}
         self._shift: dict[str, int] = {}  # room → what is added to the numbers of its events
-        self._stopped: dict[str, int] = {}  # room → place of its first refused event
+        self._stopped: dict[str, int] = {}  # room → index of its first refused event
 
     @property
     def renumbered(self) -> Set[str]:
@@ -104,7 +92,7 @@ class BatchSave:
         if is_whole:
             saved_rows[0] = f"{saved_rows[0][:-1]},{','.join(map(str, self._raised))}]"
         try:
-            answer = await self._call(_BULK[kind], _array(saved_rows))
+            answer = await self._shard.write_batch(kind, saved_rows)
             if is_whole:
                 self.mark = int(answer[0]["mark"])
         except DataRefused:
@@ -120,30 +108,30 @@ class BatchSave:
         try:
             await self._call_alone(event)
         except DataRefused:
-            await self._call("fp_chat_room_get", event.room_id)
+            # Does it refuse the data, or is it ill? Any other statement answers that.
+            await self._shard.find_room(event.room_id)
             try:
                 # The first refusal may have been another process writing the same row in the same
                 # moment.
                 await self._call_alone(event)
             except DataRefused as error:
                 self.refused[event.entry_id] = f"{event.kind} refused by the database: {error}"
-                self._stopped[event.room_id] = self._place[event.entry_id]
+                self._stopped[event.room_id] = self._index[event.entry_id]
 
     def _is_behind(self, event: Event) -> bool:
         """Is it later than a refused event of its room? Then it is refused too."""
-        behind = self._place[event.entry_id] > self._stopped.get(event.room_id, len(self._events))
+        behind = self._index[event.entry_id] > self._stopped.get(event.room_id, len(self._events))
         if behind:
             self.refused[event.entry_id] = BEHIND
         return behind
 
     async def _call_alone(self, event: Event) -> None:
         if event.kind != MESSAGE_SAVE:
-            await self._call(_BULK[event.kind], _array([_row_json(event)]))
+            await self._shard.write_batch(event.kind, [_row_json(event)])
             return
         shift = self._shift.get(event.room_id, 0)
         row = event.row if event.seq is None else event.row | {"seq": event.seq + shift}
-        rows = await self._call("fp_chat_message_save", *(row[name] for name in MESSAGE_COLUMNS))
-        stored = int(rows[0]["seq"])
+        stored = await self._shard.save_message(row)
         if event.seq is None:
             event.seq = stored
         elif stored == 0:
@@ -155,9 +143,6 @@ class BatchSave:
             # Redis keeps the number that it gave until the room is loaded again (settle.lua).
             Logger.warn("a message took another number than Redis gave it: that one was taken",
                         room_id=event.room_id, message_id=event.message_id, seq=stored, given=event.seq)  # fmt: skip
-
-    async def _call(self, procedure: str, *params: object) -> list[dict[str, Any]]:
-        return await self._database.call_shard_procedure(self._shard_id, procedure, params)
 
 
 def _is_single(event: Event) -> bool:
@@ -177,10 +162,6 @@ def _row_json(event: Event) -> str:
     if event.kind == MESSAGE_SAVE:
         return to_json([event.row[name] for name in MESSAGE_COLUMNS])
     return to_json(event.row)
-
-
-def _array(rows: Iterable[str]) -> str:
-    return f"[{','.join(rows)}]"
 
 
 def _by_size(events: Sequence[Event]) -> Iterable[tuple[Sequence[Event], Sequence[str]]]:

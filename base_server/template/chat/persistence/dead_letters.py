@@ -1,8 +1,8 @@
 """What an operator may do with the chat's dead letters: put a room's back in order, or throw them
 away.
 
-The stream's HASH of blocked rooms counts them; it is changed in the same step as the letters. While a
-room has some, its record does not expire, what comes later of it joins them
+The stream's HASH of blocked rooms counts them; it is changed in the same step as the letters. While
+a room has some, its record does not expire, what comes later of it joins them
 (``chat_batch_writer``), and past ``chatConfig.max_dead_letters_per_room`` it takes no more.
 """
 

@@ -1,7 +1,9 @@
-"""Deletes without a session: state calls that set DELETING or DELETED, and delete events that hosts send.
+"""Deletes without a session: state calls that set DELETING or DELETED, and delete events that hosts
+send.
 
-They run the scripts of the handlers' own deletes (``lua/delete_room.lua``, ``lua/delete_message.lua``): state, record,
-list and event in one step, and one event however often and by whichever way it is asked for.
+They run the scripts of the handlers' own deletes (``lua/delete_room.lua``,
+``lua/delete_message.lua``): state, record, list and event in one step, and one event however often
+and by whichever way it is asked for.
 """
 
 from __future__ import annotations
@@ -31,8 +33,9 @@ _OPERATION_NOTE_MS = 300_000
 
 
 class Outcome(Enum):
-    """``DONE``: deleted by this call. ``BEFORE``: it was deleted already. ``REFUSED``: not from its present state.
-    ``UNKNOWN``: neither Redis nor a shard knows the id. ``FOREIGN``: it is another account's than the caller said."""
+    """``DONE``: deleted by this call. ``BEFORE``: it was deleted already. ``REFUSED``: not from its
+    present state. ``UNKNOWN``: neither Redis nor a shard knows the id. ``FOREIGN``: it is another
+    account's than the caller said."""
 
     DONE = "done"
     BEFORE = "before"
@@ -43,7 +46,8 @@ class Outcome(Enum):
 
 @dataclass(frozen=True)
 class Deletion:
-    """``before``: the state that it was in, '' when not known; ``after``: the one that a DONE delete set."""
+    """``before``: the state that it was in, '' when not known; ``after``: the one that a DONE
+    delete set."""
 
     outcome: Outcome
     before: str = ""
@@ -53,7 +57,8 @@ class Deletion:
 class ChatDeletes:
     """``db_key`` where a caller gives it: the account that it believes to be the owner.
 
-    Raises ServiceUnavailable when Redis, or a database that has to be asked, is away: nothing was done then."""
+    Raises ServiceUnavailable when Redis, or a database that has to be asked, is away: nothing was
+    done then."""
 
     def __init__(
         self,
@@ -77,7 +82,8 @@ class ChatDeletes:
         allowed: Iterable[str] = ANY_STATE,
         db_key: int | None = None,
     ) -> Deletion:
-        """Delete a room that is in one of the ``allowed`` states (ACTIVE when its state has expired)."""
+        """Delete a room that is in one of the ``allowed`` states (ACTIVE when its state has
+        expired)."""
         partition = await self._directory.partition_of(room_id)
         found = await self._directory.find_room(room_id, partition, with_awaited=True)
         if found is None:
@@ -135,8 +141,9 @@ class ChatDeletes:
         room_id: str = "",
         db_key: int | None = None,
     ) -> Deletion:
-        """Delete a message that is in one of the ``allowed`` states (SENT when its state has expired). ``to`` None: to
-        DELETED what is not in MySQL yet, to DELETING the rest. ``room_id`` '': the message's state or MySQL says it."""
+        """Delete a message that is in one of the ``allowed`` states (SENT when its state has
+        expired). ``to`` None: to DELETED what is not in MySQL yet, to DELETING the rest.
+        ``room_id`` '': the message's state or MySQL says it."""
         text = await self._directory.text(self._keys.message_state(message_id))
         state, in_room = state_name(text) or "", room_id or _room_of(text)
         stored: FoundMessage | None = None
@@ -258,10 +265,11 @@ def _not_done(answer: list[Any]) -> Deletion:
 
 
 def _room_of(text: str) -> str:
-    """The room in the state of a message that is not in MySQL yet ('PENDING|P1764000000000|<room id>'), else ''.
+    """The room in the state of a message that is not in MySQL yet ('PENDING|P1764000000000|<room
+    id>'), else ''.
 
-    A host may have set it to SENT before. A process of the version before appends its log behind the room
-    (',R1764000000003'), also when it is SENT: then MySQL may have the message."""
+    A host may have set it to SENT before. A process of the version before appends its log behind
+    the room (',R1764000000003'), also when it is SENT: then MySQL may have the message."""
     parts = text.split("|")
     if len(parts) < 3 or parts[0] == MessageState.DELETED.value:
         return ""

@@ -1,0 +1,207 @@
+"""What Redis shows of a batch: PROCESSING while it is written, SENT and saved once MySQL has it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Container, Iterable, Sequence
+from typing import NamedTuple
+
+from base_server.service.cache.cache_client import CacheClient
+from base_server.service.queue.event_stream import EventStream
+from base_server.template.chat.cache.keys import ChatKeys
+from base_server.template.chat.cache.records import NO_EVENT
+from base_server.template.chat.cache.scripts import SCRIPTS
+from base_server.template.chat.chat_state_machine import ChatStateMachine
+from base_server.template.chat.domain.events import (
+    MESSAGE_DELETE,
+    MESSAGE_SAVE,
+    ROOM_CREATE,
+    ROOM_DELETE,
+    Event,
+)
+from base_server.template.chat.domain.states import GONE, MessageState
+from base_server.template.chat.settings import ChatSettings
+
+# The states that end the life of a message from outside, in order.
+_END_STATES = {
+    MESSAGE_SAVE: (MessageState.SENT,),
+    MESSAGE_DELETE: (MessageState.DELETING, MessageState.DELETED),
+}
+
+
+class BegunBatch(NamedTuple):
+    """``events`` may be written now; those of ``blocked`` (entry ids) wait behind the dead letters
+    of their rooms. ``generation``, ``saved``: as :meth:`BatchStates.server_state`."""
+
+    events: Sequence[Event]
+    blocked: Sequence[str]
+    generation: str
+    saved: str
+
+
+class BatchStates:
+    """``cache`` is the bulk client."""
+
+    def __init__(
+        self, cache: CacheClient, states: ChatStateMachine, settings: ChatSettings
+    ) -> None:
+        self._cache = cache
+        self._states = states
+        self._settings = settings
+        self._keys = ChatKeys(cache)
+
+    async def server_state(self, stream: EventStream) -> tuple[str, str]:
+        """The generation of Redis, which changes when the server is another one or was emptied; and
+        the last event that Redis knows to be in the database, '' for none."""
+        keys = self._keys.partition(stream.partition)
+        (epoch, run), saved = await self._cache.execute_many(
+            [
+                ("MGET", keys.generation, keys.generation_run),
+                ("HGET", keys.backlog_watermark(int(stream.name)), "saved"),
+            ]
+        )
+        return f"{epoch or ''}|{run or ''}", saved or ""
+
+    async def begin(self, stream: EventStream, events: Sequence[Event]) -> BegunBatch:
+        """Mark PROCESSING the events that may be written now. One round trip, unless a room of
+        theirs has dead letters."""
+        room_ids = list({event.room_id for event in events})
+        generation, saved, *blocked_rooms = await self._mark_processing(stream, events, room_ids)
+        going, blocked = events, []
+        if blocked_rooms:
+            going = [
+                event for event in events if event.room_id not in blocked_rooms or event.is_replayed
+            ]
+            going_ids = {event.entry_id for event in going}
+            blocked = [event.entry_id for event in events if event.entry_id not in going_ids]
+            # The script marks nothing while a room of the batch is blocked.
+            await self._mark_processing(stream, going, [])
+        for event in going:
+            if event.kind == MESSAGE_SAVE and event.is_elsewhere:
+                await self._states.move_message_state(event.message_id, MessageState.PROCESSING)
+        return BegunBatch(going, blocked, generation, saved)
+
+    async def acknowledge(
+        self,
+        stream: EventStream,
+        events: Sequence[Event],
+        refused: Container[str],
+        renumbered: Container[str],
+        generation: str,
+        window: int,
+    ) -> int:
+        """Note what is in MySQL; how many events the stream has left. What is refused is not: its
+        room may not expire."""
+        written = [event for event in events if event.entry_id not in refused]
+        settings, keys = self._settings, self._keys.partition(stream.partition)
+        # A delete is always ours, so its state lies in the stream's partition, whatever the
+        # message's id.
+        saved = [
+            event for event in written if event.kind == MESSAGE_SAVE and not event.is_elsewhere
+        ]
+        deleted = [event for event in written if event.kind == MESSAGE_DELETE]
+        script_keys = [stream.key, stream.blocked_key, keys.backlog_watermark(int(stream.name))]
+        script_keys += [keys.generation, keys.generation_run]
+        script_keys += [keys.message_state(event.message_id) for event in (*saved, *deleted)]
+        args: list[object] = [
+            ",".join(event.entry_id for event in written),
+            len(saved),
+            len(deleted),
+            window,
+            settings.message_list_ttl_s * 1000,
+            settings.room_list_ttl_s * 1000,
+            settings.state_ttl_s * 1000,
+            generation,
+        ]
+        for room_id, of_room in _grouped(events, lambda event: event.room_id):
+            room = keys.room(room_id)
+            script_keys += [room.record, room.messages, room.json, room.state]
+            saved = [event for event in of_room if event.entry_id not in refused]
+            notes = ("refused " if len(saved) < len(of_room) else "") + (
+                "renumbered" if room_id in renumbered else ""
+            )
+            args += [
+                "r",
+                room_id,
+                _room_change(saved),
+                last_event(saved),
+                ",".join(_saved_seqs(saved)),
+                notes,
+            ]
+        # Only a create, a question and a room's delete touch the account's list.
+        touching = [event for event in written if event.account_id and _touches_account(event)]
+        for account_id, of_account in _grouped(touching, lambda event: event.account_id):
+            account = keys.account(account_id)
+            script_keys += [account.record, account.rooms, account.order]
+            args += ["a", last_event(of_account)]
+        left = await self._cache.run_script(SCRIPTS["settle"], script_keys, args)
+        for event in written:
+            if (
+                event.kind == ROOM_DELETE
+                and self._cache.partitions.is_own_id(event.room_id) is None
+            ):
+                home = self._keys.of_id(event.room_id).room_home(event.room_id)
+                await self._cache.execute("EXPIRE", home, settings.state_ttl_s)
+        return int(left)
+
+    async def end_outside(self, written: Iterable[Event]) -> None:
+        """The states of messages from outside: no script of the room's partition reaches those that
+        lie elsewhere, and one may have been set to DELETED before its save was read, when nobody
+        knew its room. It is deleted before its save leaves the stream: an outage in between must
+        not lose the delete."""
+        for event in written:
+            if not event.is_elsewhere and not event.is_from_outside:
+                continue
+            for state in _END_STATES[event.kind]:
+                result = await self._states.move_message_state(event.message_id, state)
+                if event.kind == MESSAGE_SAVE and result.before in GONE:
+                    await self._states.delete_what_was(event.message_id, event.room_id)
+
+    async def _mark_processing(
+        self, stream: EventStream, events: Sequence[Event], room_ids: Sequence[str]
+    ) -> list[str]:
+        names = self._keys.partition(stream.partition)
+        keys = [
+            stream.blocked_key,
+            names.generation,
+            names.generation_run,
+            names.backlog_watermark(int(stream.name)),
+        ]
+        for event in events:
+            if event.kind == MESSAGE_SAVE and not event.is_elsewhere:
+                keys.append(names.message_state(event.message_id))
+            elif event.kind == ROOM_CREATE:
+                keys.append(names.room(event.room_id).state)
+        answer: list[str] = await self._cache.run_script(SCRIPTS["mark_processing"], keys, room_ids)
+        return answer
+
+
+def last_event(events: Sequence[Event]) -> str:
+    return events[-1].entry_id if events else NO_EVENT
+
+
+def _grouped(
+    events: Iterable[Event], key: Callable[[Event], str]
+) -> Iterable[tuple[str, list[Event]]]:
+    groups: dict[str, list[Event]] = {}
+    for event in events:
+        groups.setdefault(key(event), []).append(event)
+    return groups.items()
+
+
+def _room_change(events: Sequence[Event]) -> str:
+    kinds = {event.kind for event in events}
+    if ROOM_DELETE in kinds:
+        return "deleted"
+    return "created" if ROOM_CREATE in kinds else ""
+
+
+def _saved_seqs(events: Sequence[Event]) -> list[str]:
+    """A message deleted before it was saved has its row too: a tombstone with its seq."""
+    kinds = (MESSAGE_SAVE, MESSAGE_DELETE)
+    return [str(event.seq) for event in events if event.kind in kinds and event.seq is not None]
+
+
+def _touches_account(event: Event) -> bool:
+    if event.kind == MESSAGE_SAVE:
+        return bool(event.row["sender_type"] == "USER")
+    return event.kind in (ROOM_CREATE, ROOM_DELETE)
