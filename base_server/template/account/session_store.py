@@ -4,7 +4,7 @@ A token is ``<partition>.<43 random characters>``: the partition is that of the 
 request's session lies in the same Redis slot as the account's rooms.
 
 A session carries the run epoch of its partition. In another run of Redis, which may have come back with
-data from before a logout, it is believed again only after the global database knows of no logout. It carries the
+data from before a logout, it counts again only after the global database knows of no logout. It carries the
 generation of the global database too: after that came back older, only after it knows the account.
 """
 
@@ -26,8 +26,8 @@ from base_server.service.redis_client.precondition import Precondition
 from base_server.service.redis_client.redis_errors import CacheCommandError
 from base_server.template.account.ended_sessions import EndedSessions
 from base_server.template.account.global_mark import GlobalMark
+from base_server.template.base.session_guard import CachedSession
 from base_server.template.base.session_info import SessionInfo
-from base_server.template.base.session_proof import VerifiedSession
 
 _MOST_FOUND = 5000
 """Sessions that are remembered, about a kilobyte each."""
@@ -52,7 +52,7 @@ class SessionStore:
         self.mark = mark
         self._runs: dict[int, str | None] = {}
         self._watched_generation = 0
-        self._found: dict[str, VerifiedSession] = {}
+        self._found: dict[str, CachedSession] = {}
         self._found_generation = 0
 
     async def create(self, account: SessionInfo, generation: int = 0) -> str:
@@ -110,16 +110,17 @@ class SessionStore:
             if not await self._goes_on(record, is_of_another_run, is_of_an_older_database):
                 await client.execute("DEL", key)
                 return None
-            proven = ujson.dumps(
+            renewed = ujson.dumps(
                 record
                 | {"epoch": epoch, "generation": max(generation, record.get("generation", 0))}
             )
             try:
                 # XX: a logout meanwhile is not undone.
-                await client.execute("SET", key, proven, "EX", self._ttl_s, "XX")
-                text = proven
+                await client.execute("SET", key, renewed, "EX", self._ttl_s, "XX")
+                text = renewed
             except ServiceUnavailable as outage:
-                # A full Redis, say: the session goes on all the same, and the next request proves it again.
+                # A full Redis, say: the session goes on all the same, and the next request
+                # verifies it again.
                 Logger.debug("a session could not be written again", reason=outage.reason)
         session = SessionInfo(
             account_id=str(record["account_id"]),
@@ -132,11 +133,11 @@ class SessionStore:
         if epoch is not None and generation == self._generation:
             self._remember(
                 token,
-                VerifiedSession(session, Precondition(key, text, self._ttl_s, epoch_key, epoch)),
+                CachedSession(session, Precondition(key, text, self._ttl_s, epoch_key, epoch)),
             )
         return session
 
-    def recall(self, token: str) -> VerifiedSession | None:
+    def find_cached(self, token: str) -> CachedSession | None:
         """The session of ``token`` as this process found it last, with what must hold for it to go on."""
         self._forget_older_generations()
         return self._found.get(token)
@@ -169,11 +170,11 @@ class SessionStore:
             self._found_generation = self._generation
             self._found.clear()
 
-    def _remember(self, token: str, verified: VerifiedSession) -> None:
+    def _remember(self, token: str, cached: CachedSession) -> None:
         self._forget_older_generations()
         if len(self._found) >= _MOST_FOUND:
             del self._found[next(iter(self._found))]
-        self._found[token] = verified
+        self._found[token] = cached
 
     async def find_ended(self, tokens: Collection[str]) -> list[str]:
         """Those of ``tokens`` that :meth:`find` knows no more, for sessions that it found before; one round trip for

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from base_server.template.base.session_guard import SessionGuard
 from base_server.template.base.session_info import SessionInfo
-from base_server.template.base.session_proof import SessionProof
 
 
 @dataclass(slots=True)
@@ -14,11 +14,12 @@ class ClientSession:
 
     ``peer`` is the client's address, after trusted proxies; empty when a handler is called directly.
     ``last_event_id`` is what a client that resumes a stream says in the header of that name.
-    ``proof``: the session is believed, and the handler's first script proves it; None: it was looked up.
+    ``guard``: the session is from the cache, and the handler's first script verifies it; None: it
+    was looked up.
     """
 
     session: SessionInfo
     request_id: str = ""
     peer: str = ""
     last_event_id: str = ""
-    proof: SessionProof | None = None
+    guard: SessionGuard | None = None

@@ -42,9 +42,10 @@ class Example:
 class Endpoint:
     """``id`` and ``path`` are unique in a server; ``summary`` is one line for the API description.
 
-    ``events`` makes it a stream of Server-Sent Events: the events' names with the models of their data. ``response`` is
-    the answer to a request that failed before the first one. ``proves_session``: the handler asks for its caller's
-    session in its first script (:class:`base_server.template.base.session_proof.SessionProof`) and does nothing before.
+    ``events`` makes it a stream of Server-Sent Events: the events' names with the models of their
+    data. ``response`` is the answer to a request that failed before the first one.
+    ``verifies_session``: the handler verifies its caller's session in its first script
+    (:class:`base_server.template.base.session_guard.SessionGuard`) and does nothing before.
     ``errors``: what the handler may answer, beside what any request may; None: not said, so any.
     """
 
@@ -57,7 +58,7 @@ class Endpoint:
     summary: str = ""
     events: Mapping[str, type[BaseModel]] = field(default_factory=dict)
     example: Example | None = None
-    proves_session: bool = False
+    verifies_session: bool = False
     errors: Collection[ErrorCode] | None = None
 
     @property

@@ -10,8 +10,8 @@ from typing import Protocol, runtime_checkable
 from base_server.service.core.errors import ServiceError
 from base_server.service.core.logger import Logger
 from base_server.template.base.errors import SessionMissing
+from base_server.template.base.session_guard import CachedSession
 from base_server.template.base.session_info import SessionInfo
-from base_server.template.base.session_proof import VerifiedSession
 
 _AT_ONCE = 100
 
@@ -34,11 +34,11 @@ class ManySessions(Protocol):
 
 
 @runtime_checkable
-class RecallsSessions(Protocol):
+class CachesSessions(Protocol):
     """A :class:`SessionFinder` that remembers what it found."""
 
-    def recall(self, token: str) -> VerifiedSession | None:
-        """The session of ``token`` as it was found last, to be proven; None: it must be looked up."""
+    def find_cached(self, token: str) -> CachedSession | None:
+        """The session of ``token`` as it was found last, to be verified; None: look it up."""
         ...
 
 

@@ -18,9 +18,9 @@ from base_server.template.base.error_response import as_api_error
 from base_server.template.base.errors import ApiError, InvalidRequest, SessionMissing
 from base_server.template.base.event_stream import Events, ReaderLeft, SseResponse
 from base_server.template.base.request_body import read_json, read_request
+from base_server.template.base.session_guard import SessionGuard
 from base_server.template.base.session_info import SessionInfo
-from base_server.template.base.session_proof import SessionProof
-from base_server.template.base.session_watch import RecallsSessions, SessionFinder, SessionWatch
+from base_server.template.base.session_watch import CachesSessions, SessionFinder, SessionWatch
 
 ANONYMOUS = SessionInfo(account_id="")
 
@@ -73,7 +73,7 @@ class TemplateService:
         recheck_s: float = 1.0,
     ) -> None:
         self._sessions = sessions
-        self._recall = sessions.recall if isinstance(sessions, RecallsSessions) else None
+        self._find_cached = sessions.find_cached if isinstance(sessions, CachesSessions) else None
         self._status_for_errors = status_for_errors
         self._observe = observe
         self._watch = SessionWatch(sessions, recheck_s)
@@ -120,12 +120,12 @@ class TemplateService:
                 request = read_request(endpoint.request, call.body)
                 with self._watch.lasting(token) if needs_session else nullcontext():
                     response = await endpoint.handler(caller, request)
-                    await _prove(caller)
+                    await _verify(caller)
                     if isinstance(response, AsyncGenerator):
                         sender = _EventSender(sse)
                         response = await sender.run(response)
             except Exception:
-                await _prove(caller)
+                await _verify(caller)
                 raise
         except Exception as error:
             response = endpoint.response()
@@ -153,14 +153,14 @@ class TemplateService:
         return answer
 
     async def _authenticate(self, endpoint: Endpoint, caller: ClientSession, token: str) -> None:
-        """Give ``caller`` its session: looked up, or believed where the handler proves it."""
+        """Give ``caller`` its session: looked up, or cached where the handler verifies it."""
         if (
-            endpoint.proves_session
-            and self._recall is not None
-            and (verified := self._recall(token)) is not None
+            endpoint.verifies_session
+            and self._find_cached is not None
+            and (cached := self._find_cached(token)) is not None
         ):
-            caller.session = verified.session
-            caller.proof = SessionProof(verified.precondition, lambda: self._sessions.find(token))
+            caller.session = cached.session
+            caller.guard = SessionGuard(cached.precondition, lambda: self._sessions.find(token))
             return
         session = await self._sessions.find(token) if token else None
         if session is None:
@@ -184,10 +184,10 @@ class TemplateService:
         return HttpResponse(status, body, headers, response.errorCode, response.sequence)
 
 
-async def _prove(caller: ClientSession) -> None:
+async def _verify(caller: ClientSession) -> None:
     """Without a session the caller must not learn what the handler found, so this runs before any response."""
-    if caller.proof is not None:
-        await caller.proof.look()
+    if caller.guard is not None:
+        await caller.guard.verify()
 
 
 class _EventSender:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 from base_server.service.core.errors import OutcomeUnknown, ServiceError, ServiceUnavailable
@@ -99,7 +100,7 @@ class ChatTemplateImpl(BaseTemplate):
                 summary=which.summary,
                 events=events or {},
                 example=EXAMPLES[which],
-                proves_session=which is not ChatProtocol.PERSONAS,
+                verifies_session=which is not ChatProtocol.PERSONAS,
                 errors=which.errors,
             )
 
@@ -368,9 +369,9 @@ class ChatTemplateImpl(BaseTemplate):
         # A shard that was added a moment ago, and has no streams here yet, is looked for.
         await self._wiring.database.require_shard(shard_id)
         partition = self._parts.keys.account_partition(session.account_id)
-        return Caller(
-            session.account_id, session.account_db_key, shard_id, partition, client_session.proof
-        )
+        guard = client_session.guard
+        run_script = None if guard is None else partial(guard.run, self._parts.cache.run_script)
+        return Caller(session.account_id, session.account_db_key, shard_id, partition, run_script)
 
     def _persona(self, name: str) -> str:
         try:

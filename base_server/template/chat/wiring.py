@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from base_server.service.cache.cache_client import CacheClient
 from base_server.service.scheduler.base_scheduler import ScheduleJob, ScheduleType
 from base_server.service.service_container import ServiceContainer
 from base_server.template.chat.cache.keys import ChatKeys
@@ -40,6 +41,7 @@ class ChatParts:
     states: ChatStateMachine
     consumer: ChatPersistenceConsumer
     keys: ChatKeys
+    cache: CacheClient
 
 
 class ChatWiring:
@@ -103,6 +105,7 @@ class ChatWiring:
             states=states,
             consumer=consumer,
             keys=ChatKeys(hot),
+            cache=hot,
         )
         streams.on_event(
             HostEvents(

@@ -184,7 +184,7 @@ async def test_sessions_are_looked_up_once_after_an_older_database(
             assert await finder.find_ended([kept, lost]) == []
             for token in (kept, lost):
                 await _found(finder, token)
-                assert finder.recall(token) is not None
+                assert finder.find_cached(token) is not None
         await came_back_older(database, here)
         await there.check()
         assert here.generation == there.generation == generation + 1
@@ -192,7 +192,7 @@ async def test_sessions_are_looked_up_once_after_an_older_database(
         assert there.alarm is not None
         assert here.alarm.lost == there.alarm.lost == 1
         for finder in (store, elsewhere):
-            assert finder.recall(kept) is None, "it is not trusted before it was looked up"
+            assert finder.find_cached(kept) is None, "it is not trusted before it was looked up"
             assert await finder.find_ended([kept, lost]) == [lost]
             assert (await _found(finder, kept)).account_db_key == known.account_db_key
         before = database.calls
@@ -220,7 +220,7 @@ async def test_older_database_beside_a_full_redis_is_noticed_once(
         assert all(mark.alarm is not None for mark in marks)
         for store in stores:
             assert await store.find_ended([token]) == []
-            assert store.recall(token) is not None
+            assert store.find_cached(token) is not None
 
 
 async def test_older_database_beside_a_redis_that_takes_no_writes_is_noticed_once(

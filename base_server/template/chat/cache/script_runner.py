@@ -13,9 +13,7 @@ from typing import Any
 from base_server.service.cache.cache_client import CacheClient
 from base_server.service.core.errors import ServiceUnavailable
 from base_server.service.core.logger import Logger
-from base_server.service.redis_client.precondition import Precondition
 from base_server.service.redis_client.redis_errors import CacheCommandError
-from base_server.service.redis_client.script import Script
 from base_server.template.base.errors import (
     ApiError,
     IdempotencyMismatch,
@@ -80,9 +78,10 @@ class ScriptRunner:
         self, script: str, caller: Caller, room_id: str, keys: Sequence[str], args: Sequence[Any]
     ) -> list[Any]:
         """The script's answer once the room and the account are loaded; refusals with one meaning are raised."""
+        run_script = caller.run_script or self._cache.run_script
         for _ in range(_MAX_LOADS):
             try:
-                answer = await self._run_once(SCRIPTS[script], caller, keys, args)
+                answer: list[Any] = await run_script(SCRIPTS[script], keys, args)
             except CacheCommandError as error:
                 # A key of another type counts as missing.
                 if error.code != "WRONGTYPE":
@@ -100,19 +99,6 @@ class ScriptRunner:
             else:
                 await self._warm(caller, room_id)
         raise ServiceUnavailable("cache", "the record went cold again after every load")
-
-    async def _run_once(
-        self, script: Script, caller: Caller, keys: Sequence[str], args: Sequence[Any]
-    ) -> list[Any]:
-        """The script's answer; the first of a request proves the session of who asks."""
-
-        async def run(precondition: Precondition | None) -> list[Any]:
-            answer: list[Any] = await self._cache.run_script(
-                script, keys, args, precondition=precondition
-            )
-            return answer
-
-        return await (run(None) if caller.proof is None else caller.proof.run(run))
 
     async def _discard(self, key: str) -> None:
         """A stored value cannot be decoded: it counts as missing, and its record as not whole."""

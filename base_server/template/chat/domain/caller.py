@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from typing import Any
 
-from base_server.template.base.session_proof import SessionProof
+RunScript = Callable[..., Awaitable[Any]]
+"""As CacheClient.run_script."""
 
 
 @dataclass(frozen=True, slots=True)
 class Caller:
     """``db_key`` names the account in the shard databases and in Redis records; ``partition`` is that of its keys.
 
-    ``proof``: that of the session for which a request asks, where its first script has to give it."""
+    ``run_script`` runs the scripts of a request, the first of which verifies the session. None: there
+    is no session to verify."""
 
     account_id: str
     db_key: int
     shard_id: int
     partition: int
-    proof: SessionProof | None = field(default=None, compare=False, repr=False)
+    run_script: RunScript | None = field(default=None, compare=False, repr=False)

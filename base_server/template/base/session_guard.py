@@ -1,4 +1,4 @@
-"""A session that was found a moment ago: the request's first script asks whether it goes on."""
+"""A session from the process's cache: the request's first script verifies that it goes on."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
-class VerifiedSession:
-    """A session as it was found last; a script checks its ``precondition`` to prove it."""
+class CachedSession:
+    """A session as it was found last; it goes on if a script's ``precondition`` holds."""
 
     session: SessionInfo
     precondition: Any
 
 
-class SessionProof:
-    """Of one request. Its handler gives every script to :meth:`run`, and nothing comes before it."""
+class SessionGuard:
+    """Of one request. Its handler gives every script to :meth:`run`, and nothing comes before."""
 
     __slots__ = ("_find", "_precondition")
 
@@ -37,38 +37,38 @@ class SessionProof:
         self._precondition = precondition
         self._find = find
 
-    async def run(self, script: Callable[[Any], Awaitable[T]]) -> T:
-        """Return ``script(precondition)``; the precondition is None once the session is proven.
+    async def run(self, run_script: Callable[..., Awaitable[T]], *args: Any) -> T:
+        """Return ``run_script(*args)``; the first call gets the session's ``precondition`` too.
 
         A script whose precondition failed, or whose answer was lost, runs again after the session
-        was looked up. Until it is proven an outage is the answer itself (ServiceDown): nothing is
-        told from elsewhere. Raises SessionMissing.
+        was looked up. Until it is verified an outage ends the request (ServiceDown): nothing is
+        read from elsewhere. Raises SessionMissing.
         """
         if self._precondition is None:
-            return await script(None)
+            return await run_script(*args)
         precondition, self._precondition = self._precondition, None
         try:
-            return await script(precondition)
+            return await run_script(*args, precondition=precondition)
         except PreconditionFailed:
-            await self._look()
+            await self._look_up()
         except ConnectionLostInFlight as lost:
             try:
-                await self._look()
+                await self._look_up()
             except SessionMissing:
-                raise as_api_error(
-                    lost
-                ) from lost  # it may have been executed while the session was there
+                # The script may have been executed while the session was there.
+                raise as_api_error(lost) from lost
         except ServiceUnavailable as outage:
             raise as_api_error(outage) from outage
-        return await script(None)
+        return await run_script(*args)
 
-    async def look(self) -> None:
-        """Look the session up, unless a script has asked. Raises SessionMissing, and ServiceDown on an outage."""
+    async def verify(self) -> None:
+        """Look the session up, unless a script has verified it. Raises SessionMissing, and
+        ServiceDown on an outage."""
         if self._precondition is not None:
             self._precondition = None
-            await self._look()
+            await self._look_up()
 
-    async def _look(self) -> None:
+    async def _look_up(self) -> None:
         try:
             session = await self._find()
         except ServiceUnavailable as outage:
