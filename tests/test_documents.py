@@ -130,6 +130,20 @@ def test_files_that_are_named_exist(page: Path) -> None:
     assert not missing
 
 
+def test_names_in_how_to_change_it_exist() -> None:
+    _, _, section = _text(ROOT / "docs/architecture.md").partition("## How to change it")
+    folders = ("application", "base_server", "tests", "db_scripts")
+    code = "".join(
+        _text(file)
+        for folder in folders
+        for file in (ROOT / folder).rglob("*")
+        if file.suffix in (".py", ".sql")
+    )
+    names = set(re.findall(r"`(\w+)`", section))
+    assert len(names) > 5
+    assert not [name for name in names if not re.search(rf"\b{name}\b", code)]
+
+
 def test_the_chat_readme_shows_every_file_of_the_chat() -> None:
     folder = CHAT_README.parent
     (tree,) = re.findall(
