@@ -18,7 +18,7 @@ from base_server.template.base.template_service import TemplateService
 
 from .config.loading import ServerSettings
 from .http.app import build_admin_app, build_app
-from .http.listener import Listener
+from .http.listener import HttpListener
 from .observability.durability_watch import DurabilityWatch
 from .observability.health import HealthMonitor
 from .observability.metrics import Metrics
@@ -126,9 +126,9 @@ class Server:
                 await listener.close()
         Logger.info("server stopped")
 
-    def _listener(self, app: web.Application, port: int, key: str) -> Listener:
+    def _listener(self, app: web.Application, port: int, key: str) -> HttpListener:
         sockets = self._worker.sockets[key] if self._worker else ()
-        return Listener(app, self._settings.netConfig.host, port, key=key, sockets=sockets)
+        return HttpListener(app, self._settings.netConfig.host, port, key=key, sockets=sockets)
 
     async def _open(self, life: AsyncExitStack) -> None:
         for listener in self._listeners:
@@ -202,7 +202,7 @@ class Server:
 
 
 @asynccontextmanager
-async def _listening(listener: Listener) -> AsyncIterator[None]:
+async def _listening(listener: HttpListener) -> AsyncIterator[None]:
     await listener.open()
     try:
         yield

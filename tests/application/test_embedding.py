@@ -15,7 +15,7 @@ from aiohttp.typedefs import Handler
 from application.base_web_server.__main__ import main
 from application.base_web_server.config.loading import load_settings
 from application.base_web_server.host_app import register_host_templates
-from application.base_web_server.http.listener import Listener
+from application.base_web_server.http.listener import HttpListener
 from application.base_web_server.http.middlewares import (
     make_error_middleware,
     request_id_middleware,
@@ -67,7 +67,7 @@ def market() -> MarketTemplate:
 
 
 @pytest.fixture
-async def host(market: MarketTemplate) -> AsyncIterator[Listener]:
+async def host(market: MarketTemplate) -> AsyncIterator[HttpListener]:
     context = TemplateContext()
     context.add_template("market", market)
     service = TemplateService(HostSessions())
@@ -78,14 +78,14 @@ async def host(market: MarketTemplate) -> AsyncIterator[Listener]:
         return web.Response(text="the host's own")
 
     app.router.add_get("/own", own_page)
-    listener = Listener(app, "127.0.0.1", 0, key="port")
+    listener = HttpListener(app, "127.0.0.1", 0, key="port")
     await listener.open()
     yield listener
     await listener.close()
 
 
 async def test_a_hosts_template_and_pages_live_in_its_own_app(
-    host: Listener, market: MarketTemplate
+    host: HttpListener, market: MarketTemplate
 ) -> None:
     market.go_on.set()
     body = json.dumps({"accessToken": "host-token", "sequence": 4})
@@ -102,7 +102,7 @@ async def test_a_hosts_template_and_pages_live_in_its_own_app(
 
 
 @pytest.fixture
-async def small(market: MarketTemplate) -> AsyncIterator[Listener]:
+async def small(market: MarketTemplate) -> AsyncIterator[HttpListener]:
     """A host that takes small bodies only, and looks at each before our routes do if it is asked to."""
     market.go_on.set()
     context = TemplateContext()
@@ -116,7 +116,7 @@ async def small(market: MarketTemplate) -> AsyncIterator[Listener]:
 
     app = web.Application(client_max_size=len(LOGGED_IN), middlewares=[reader])
     add_protocol_routes(app, context, TemplateService(HostSessions()))
-    listener = Listener(app, "127.0.0.1", 0, key="port")
+    listener = HttpListener(app, "127.0.0.1", 0, key="port")
     await listener.open()
     yield listener
     await listener.close()
@@ -129,7 +129,9 @@ async def _pieces(body: bytes) -> AsyncIterator[bytes]:
 
 
 @pytest.mark.parametrize("at_once", [True, False])
-async def test_a_body_counts_by_its_length_however_it_comes(small: Listener, at_once: bool) -> None:
+async def test_a_body_counts_by_its_length_however_it_comes(
+    small: HttpListener, at_once: bool
+) -> None:
     async with aiohttp.ClientSession() as http:
         for body, status in ((LOGGED_IN, 200), (LOGGED_IN + b" ", 413)):
             data = body if at_once else _pieces(body)
@@ -138,7 +140,7 @@ async def test_a_body_counts_by_its_length_however_it_comes(small: Listener, at_
                 assert (answer.status, told["errorCode"]) == (status, 0 if status == 200 else 1002)
 
 
-async def test_a_body_that_the_host_has_read_is_there_for_our_routes(small: Listener) -> None:
+async def test_a_body_that_the_host_has_read_is_there_for_our_routes(small: HttpListener) -> None:
     headers = {"Look": "yes"}
     async with aiohttp.request(
         "POST", small.url + "/market/buy", data=LOGGED_IN, headers=headers
@@ -157,7 +159,7 @@ async def test_a_body_that_the_host_has_read_is_there_for_our_routes(small: List
     ],
 )
 async def test_a_body_says_in_which_encoding_it_is(
-    small: Listener, content_type: str, status: int
+    small: HttpListener, content_type: str, status: int
 ) -> None:
     headers = {"Content-Type": content_type}
     async with aiohttp.request(
@@ -167,7 +169,7 @@ async def test_a_body_says_in_which_encoding_it_is(
 
 
 async def test_a_request_whose_client_leaves_is_finished(
-    host: Listener, market: MarketTemplate
+    host: HttpListener, market: MarketTemplate
 ) -> None:
     address = host.url.removeprefix("http://").split(":")
     _, writer = await asyncio.open_connection(address[0], int(address[1]))
@@ -189,7 +191,7 @@ async def test_a_listener_waits_for_requests_under_way(market: MarketTemplate) -
     context.add_template("market", market)
     app = web.Application()
     add_protocol_routes(app, context, TemplateService(HostSessions()))
-    listener = Listener(app, "127.0.0.1", 0, key="port")
+    listener = HttpListener(app, "127.0.0.1", 0, key="port")
     await listener.open()
     async with aiohttp.ClientSession() as http:
         asking = asyncio.create_task(
@@ -207,11 +209,11 @@ async def test_a_listener_waits_for_requests_under_way(market: MarketTemplate) -
     ("host", "port"), [("127.0.0.1", None), ("192.0.2.1", 0), ("no.such.host.invalid", 0)]
 )
 async def test_a_door_that_cannot_open_says_why(host: str, port: int | None) -> None:
-    open_one = Listener(web.Application(), "127.0.0.1", 0, key="port")
+    open_one = HttpListener(web.Application(), "127.0.0.1", 0, key="port")
     await open_one.open()
     taken = int(open_one.url.rpartition(":")[2])
     with pytest.raises(StartError, match="Cannot listen"):
-        await Listener(
+        await HttpListener(
             web.Application(), host, taken if port is None else port, key="admin_port"
         ).open()
     await open_one.close()

@@ -42,7 +42,7 @@ def _http_log() -> logging.Logger:
     return log
 
 
-class Listener:
+class HttpListener:
     """One app on one port. Handlers run on when their client leaves.
 
     ``sockets``: bound already, for a worker, instead of ``host`` and ``port``.

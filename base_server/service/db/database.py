@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
-from base_server.service.db.scripts import Script
+from base_server.service.db.scripts import DatabaseScript
 from base_server.service.db.values import Row
 
-Selection = Callable[[Mapping[str, str]], Sequence[Script]]
+Selection = Callable[[Mapping[str, str]], Sequence[DatabaseScript]]
 """What to run, given the ledger; it may refuse by raising."""
 SERVICE = "database"
 """The name under which failures are reported (``ServiceUnavailable.service``)."""

@@ -14,7 +14,7 @@ from enum import StrEnum
 
 from base_server.service.core.errors import StartError
 from base_server.service.db.database import Database
-from base_server.service.db.scripts import VERSION_ENTRY, Script, ScriptSet
+from base_server.service.db.scripts import VERSION_ENTRY, DatabaseScript, ScriptSet
 
 
 class ScriptState(StrEnum):
@@ -113,7 +113,7 @@ async def apply(
     then.
     """
 
-    def select(ledger: Mapping[str, str]) -> list[Script]:
+    def select(ledger: Mapping[str, str]) -> list[DatabaseScript]:
         status = compare(database.label, ledger, scripts)
         status.refuse_mistakes(command=command, downgrade=downgrade)
         todo = set(status.names(ScriptState.PENDING, ScriptState.OUTDATED, ScriptState.NEWER))

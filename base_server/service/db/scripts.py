@@ -29,7 +29,7 @@ _TABLE_NAME = re.compile(r"^\d{4}_\w+$")
 
 
 @dataclass(frozen=True)
-class Script:
+class DatabaseScript:
     """One file; ``checksum`` is the SHA-256 of its text with line ends as ``\\n``."""
 
     name: str
@@ -60,17 +60,17 @@ class ScriptSet:
     """All files of one database, in the order in which they are applied: tables by number, then
     procedures."""
 
-    scripts: tuple[Script, ...]
+    scripts: tuple[DatabaseScript, ...]
     version: int
     """Higher in each later version of the server that changed a file of db_scripts."""
 
     @property
-    def version_entry(self) -> Script:
+    def version_entry(self) -> DatabaseScript:
         """What the ledger says of this set: a script without text, so there is nothing to run."""
-        return Script(VERSION_ENTRY, "", str(self.version))
+        return DatabaseScript(VERSION_ENTRY, "", str(self.version))
 
     @property
-    def procedures(self) -> dict[str, Script]:
+    def procedures(self) -> dict[str, DatabaseScript]:
         return {script.procedure: script for script in self.scripts if script.is_procedure}
 
 
@@ -94,9 +94,9 @@ def _read_version(path: Path) -> int:
         ) from error
 
 
-def _read(root: Path, part: str) -> Iterator[Script]:
+def _read(root: Path, part: str) -> Iterator[DatabaseScript]:
     for path in sorted((root / part).glob("*.sql")):
         if part == "tables" and not _TABLE_NAME.match(path.stem):
             raise StartError(f"{path}: the name of a table script is NNNN_name.sql")
         text = path.read_text(encoding="utf-8")
-        yield Script(f"{part}/{path.stem}", text, hashlib.sha256(text.encode()).hexdigest())
+        yield DatabaseScript(f"{part}/{path.stem}", text, hashlib.sha256(text.encode()).hexdigest())

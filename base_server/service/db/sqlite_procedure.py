@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from base_server.service.core.errors import ServiceError
-from base_server.service.db.scripts import Script
+from base_server.service.db.scripts import DatabaseScript
 from base_server.service.db.values import Row, decode_time
 
 
@@ -27,7 +27,7 @@ def split_statements(text: str) -> Iterator[str]:
 class SqliteProcedure:
     """One parsed file. A procedure that only reads does not take the write lock."""
 
-    def __init__(self, script: Script) -> None:
+    def __init__(self, script: DatabaseScript) -> None:
         self.name = script.procedure
         self.params = script.header("params")
         self._statements = tuple(split_statements(script.text))

@@ -26,7 +26,7 @@ from base_server.template.chat.domain.states import (
     allowed_before,
     can_move,
 )
-from base_server.template.chat.persistence.deletes import ChatDeletes, Deletion, Outcome
+from base_server.template.chat.persistence.deletes import ChatDeletes, DeleteOutcome, Deletion
 from base_server.template.chat.rooms.directory import ChatDirectory
 from base_server.template.chat.settings import ChatSettings
 
@@ -151,10 +151,10 @@ class ChatStateMachine(Facade):
             except ServiceUnavailable as outage:
                 refused = _not_asked(outage)
                 return False, refused.reason
-            if deletion.outcome is Outcome.DONE:
+            if deletion.outcome is DeleteOutcome.DONE:
                 await self._follow(message_id, MessageState(deletion.after))
                 return True, deletion.after
-            if deletion.outcome is Outcome.BEFORE:
+            if deletion.outcome is DeleteOutcome.BEFORE:
                 return True, f"already {deletion.before}"
         for to in (MessageState.DELETED, MessageState.DELETING):
             before = ("COMPOSING", "PENDING") if to is MessageState.DELETED else allowed_before(to)
@@ -283,9 +283,9 @@ def _move_of(
 def _transition_of(deletion: Deletion, to: str, before: tuple[str, ...]) -> Transition | None:
     """What a delete means as a transition; None when the chat does not know the id."""
     match deletion.outcome:
-        case Outcome.DONE:
+        case DeleteOutcome.DONE:
             return Transition(True, deletion.before)
-        case Outcome.UNKNOWN | Outcome.FOREIGN:
+        case DeleteOutcome.UNKNOWN | DeleteOutcome.FOREIGN:
             return None
     state = deletion.before or "DELETED"
     return Transition(

@@ -46,9 +46,9 @@ from base_server.template.chat.common.chat_serialize import (
     ChatRoomListResponse,
     ChatRoomUpdateRequest,
     ChatRoomUpdateResponse,
-    Persona,
     PersonasRequest,
     PersonasResponse,
+    PersonaView,
 )
 from base_server.template.chat.domain.caller import Caller
 from base_server.template.chat.domain.events import QUEUE_NAME
@@ -338,7 +338,7 @@ class ChatTemplateImpl(BaseTemplate):
         """The personas of the configuration."""
         return PersonasResponse(
             personas=[
-                Persona(
+                PersonaView(
                     ai_persona=info.ai_persona,
                     title=info.title,
                     description=info.description,

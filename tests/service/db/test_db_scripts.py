@@ -9,14 +9,14 @@ from pathlib import Path
 import pytest
 
 from base_server.service.core.errors import StartError
-from base_server.service.db.scripts import Kind, Script, load_scripts
+from base_server.service.db.scripts import DatabaseScript, Kind, load_scripts
 from tests.backends_mariadb import SCRIPTS_DIR
 
 MYSQL_FILES = sorted(SCRIPTS_DIR.glob("mysql/*/*/*.sql"))
 HEADERS = ("params", "returns")
 
 
-def procedures(dialect: str, kind: Kind) -> dict[str, Script]:
+def procedures(dialect: str, kind: Kind) -> dict[str, DatabaseScript]:
     return load_scripts(SCRIPTS_DIR, dialect, kind).procedures
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from base_server.service.core.errors import ServiceUnavailable
-from base_server.service.db.scripts import Script, ScriptSet
+from base_server.service.db.scripts import DatabaseScript, ScriptSet
 from base_server.service.db.sqlite_database import SqliteDatabase
 from tests.waiting import PATIENCE_S
 
@@ -18,16 +18,16 @@ TIMEOUT_S = 0.2
 """Of what a test wants to fail by the time-out; all else may take as long as a test waits."""
 SCRIPTS = ScriptSet(
     (
-        Script(
+        DatabaseScript(
             "tables/0001_notes",
             "CREATE TABLE notes (id INTEGER PRIMARY KEY, text TEXT NOT NULL);",
             "1",
         ),
-        Script(
+        DatabaseScript(
             "procedures/add", "-- params: text\nINSERT INTO notes (text) VALUES (:text);\n", "2"
         ),
-        Script("procedures/count", "-- params:\nSELECT COUNT(*) AS n FROM notes;\n", "3"),
-        Script(
+        DatabaseScript("procedures/count", "-- params:\nSELECT COUNT(*) AS n FROM notes;\n", "3"),
+        DatabaseScript(
             "procedures/endless",
             "-- params: text\nINSERT INTO notes (text) VALUES (:text);\n"
             "SELECT COUNT(*) FROM (WITH RECURSIVE t(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM t) SELECT n FROM t);\n",
@@ -54,8 +54,9 @@ async def test_every_commit_is_on_the_disk(database: SqliteDatabase) -> None:
 
 async def test_scripts_are_applied_however_long_it_takes(tmp_path: Path) -> None:
     """cases/README.md: a slow machine."""
-    slow = Script("tables/0002_slow", "CREATE TABLE slow AS WITH RECURSIVE t(n) AS (SELECT 1 UNION ALL SELECT n + 1"
-                  " FROM t WHERE n < 300000) SELECT n FROM t;", "5")  # fmt: skip
+    text = "CREATE TABLE slow AS WITH RECURSIVE t(n) AS (SELECT 1 UNION ALL SELECT n + 1"
+    text += " FROM t WHERE n < 300000) SELECT n FROM t;"
+    slow = DatabaseScript("tables/0002_slow", text, "5")
     database = SqliteDatabase(tmp_path / "notes.sqlite3", SCRIPTS, timeout_s=0.05)
     await database.apply(lambda ledger: [*SCRIPTS.scripts, slow])
     database._timeout_s = PATIENCE_S

@@ -18,7 +18,7 @@ from base_server.template.chat.common.chat_serialize import (
     ChatRoomUpdateRequest,
 )
 from base_server.template.chat.domain.events import QUEUE_NAME
-from base_server.template.chat.persistence.dead_letters import ChatDeadLetters, Outcome
+from base_server.template.chat.persistence.dead_letters import ChatDeadLetters, DeadLetterCounts
 from tests.backends_mariadb import DatabaseBackend
 from tests.backends_redis import RedisServer
 from tests.chat_world import ChatWorld, running_world
@@ -147,7 +147,7 @@ async def test_a_replay_puts_them_back_in_order_before_newer_ones_and_unpins(
     stream = (await letters(chat))[0].stream
     await chat.send(user, room_id, "newer")  # waits in the stream
     database.on = False
-    assert await dead(chat).replay(stream, room_id) == Outcome(4, 0)
+    assert await dead(chat).replay(stream, room_id) == DeadLetterCounts(4, 0)
     entries = await chat.container.queue._store.head(stream, 100)
     assert [entry.fields["seq"] for entry in entries] == ["3", "4", "5", "6", "7", "8"]
     assert await chat.container.queue.blocked(stream, [room_id]) == set()
@@ -175,7 +175,7 @@ async def test_what_is_refused_again_keeps_its_place(chat: ChatWorld) -> None:
         assert len(found) == 4
         first = next(letter for letter in found if letter.fields["seq"] == "3")
     database.on = False
-    assert await dead(chat).replay(first.stream, room_id) == Outcome(4, 0)
+    assert await dead(chat).replay(first.stream, room_id) == DeadLetterCounts(4, 0)
     entries = await chat.container.queue._store.head(first.stream, 100)
     assert [entry.fields["seq"] for entry in entries] == ["3", "4", "5", "6"]
     await chat.persist()
@@ -187,7 +187,7 @@ async def test_some_letters_may_go_first_and_the_room_waits_for_the_rest(chat: C
     room_id, database = await poisoned(chat, user)
     database.on = False
     second = (await letters(chat))[1]
-    assert await dead(chat).replay(second.stream, room_id, second.dead_id) == Outcome(2, 2)
+    assert await dead(chat).replay(second.stream, room_id, second.dead_id) == DeadLetterCounts(2, 2)
     await chat.persist()
     assert await saved(chat, user, room_id) == [1, 2, 3, 4]
     assert [letter.fields["seq"] for letter in await letters(chat)] == ["5", "6"]
@@ -232,11 +232,11 @@ async def test_dropped_letters_are_gone_for_good_and_the_rest_goes_on(chat: Chat
     room_id, database = await poisoned(chat, user)
     first = (await letters(chat))[0]
     stream = first.stream
-    assert await dead(chat).drop(stream, room_id, [first]) == Outcome(1, 3)
-    assert await dead(chat).drop(stream, room_id, [first]) == Outcome(0, 3)
+    assert await dead(chat).drop(stream, room_id, [first]) == DeadLetterCounts(1, 3)
+    assert await dead(chat).drop(stream, room_id, [first]) == DeadLetterCounts(0, 3)
     assert await chat.state(first.fields["id"]) == "DELETED"
     assert await pinned(chat, room_id)
-    assert await dead(chat).replay(stream, room_id) == Outcome(3, 0)
+    assert await dead(chat).replay(stream, room_id) == DeadLetterCounts(3, 0)
     # Read again from the database, and only when what was replayed is there.
     assert await chat.questions(user, room_id) == ["good", "behind"]
     assert await saved(chat, user, room_id) == [1, 2, 4, 5, 6]
@@ -254,7 +254,7 @@ async def test_when_all_are_dropped_the_room_is_as_the_database_has_it(chat: Cha
     rename = ChatRoomUpdateRequest(room_id=room_id, new_title="refused too")
     await chat.template.on_chat_room_update_req(user, rename)
     await chat.persist()
-    assert await dead(chat).drop(stream, room_id, await letters(chat)) == Outcome(5, 0)
+    assert await dead(chat).drop(stream, room_id, await letters(chat)) == DeadLetterCounts(5, 0)
     assert not await pinned(chat, room_id)
     assert await chat.questions(user, room_id) == ["good"]
     assert [room.title for room in (await chat.rooms(user)).rooms] == ["room"]

@@ -10,7 +10,7 @@ from base_server.service.queue.queue_errors import DeadLettersFull
 from base_server.service.queue.stream_store import DeadLetter
 from base_server.template.base.client_session import ClientSession
 from base_server.template.chat.domain.events import QUEUE_NAME
-from base_server.template.chat.persistence.dead_letters import ChatDeadLetters, Outcome
+from base_server.template.chat.persistence.dead_letters import ChatDeadLetters, DeadLetterCounts
 from tests.chat_world import ChatWorld
 from tests.documented.host_world import hosted
 from tests.documented.test_host_events import new_id
@@ -73,7 +73,7 @@ async def test_refused_events_of_a_lost_batch_become_dead_letters(chat: ChatWorl
     dead = ChatDeadLetters(
         chat.container.queue, chat.container.cache.get_bulk_client(), chat.template._wiring.settings
     )
-    assert await dead.replay(stream, room_id) == Outcome(6, 0)
+    assert await dead.replay(stream, room_id) == DeadLetterCounts(6, 0)
     await chat.persist()
     questions = [content for _, content in await saved(chat, user, room_id)][::2]
     assert questions == ["good", POISON, "behind", "later"]

@@ -205,7 +205,7 @@ class PersonasRequest(Request):
     pass
 
 
-class Persona(BaseModel):
+class PersonaView(BaseModel):
     ai_persona: str
     title: str
     description: str
@@ -214,4 +214,4 @@ class Persona(BaseModel):
 
 
 class PersonasResponse(Response):
-    personas: list[Persona] = Field(default_factory=list)
+    personas: list[PersonaView] = Field(default_factory=list)

@@ -26,7 +26,7 @@ _LONGEST_STREAM = 10_000
 
 
 @dataclass(frozen=True)
-class Outcome:
+class DeadLetterCounts:
     """How many letters were replayed or dropped, and how many their room still has."""
 
     done: int
@@ -42,7 +42,7 @@ class ChatDeadLetters:
         self._settings = settings
         self._keys = ChatKeys(cache)
 
-    async def replay(self, stream: EventStream, room_id: str, last: str = "") -> Outcome:
+    async def replay(self, stream: EventStream, room_id: str, last: str = "") -> DeadLetterCounts:
         """Put the room's letters back at the end of the stream, in the order in which they came and
         before what waits there of the room; ``last``: only up to this letter. With the last one the
         room takes its usual way again: written within a batch interval, or refused again.
@@ -74,11 +74,11 @@ class ChatDeadLetters:
                 "queue",
                 f"more than {_LONGEST_STREAM} events wait in the stream: replay when they are written",
             )
-        return Outcome(answer[1], answer[2])
+        return DeadLetterCounts(answer[1], answer[2])
 
     async def drop(
         self, stream: EventStream, room_id: str, letters: Sequence[DeadLetter]
-    ) -> Outcome:
+    ) -> DeadLetterCounts:
         """Throw these letters of the room away. Their saves count as deleted; what they deleted
         stays deleted."""
         keys = self._keys.partition(stream.partition)
@@ -107,7 +107,7 @@ class ChatDeadLetters:
                 args += [letter.dead_id, ""]
         async with self._queue.acquired(stream, settings.lock_timeout_s):
             dropped, left = await self._cache.run_script(SCRIPTS["drop_letters"], script_keys, args)
-        return Outcome(dropped, left)
+        return DeadLetterCounts(dropped, left)
 
     async def _account_id(
         self, stream: EventStream, room_id: str, letters: Sequence[DeadLetter]

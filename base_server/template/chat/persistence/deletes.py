@@ -32,7 +32,7 @@ _MAX_TRIES = 6
 _OPERATION_NOTE_MS = 300_000
 
 
-class Outcome(Enum):
+class DeleteOutcome(Enum):
     """``DONE``: deleted by this call. ``BEFORE``: it was deleted already. ``REFUSED``: not from its
     present state. ``UNKNOWN``: neither Redis nor a shard knows the id. ``FOREIGN``: it is another
     account's than the caller said."""
@@ -49,7 +49,7 @@ class Deletion:
     """``before``: the state that it was in, '' when not known; ``after``: the one that a DONE
     delete set."""
 
-    outcome: Outcome
+    outcome: DeleteOutcome
     before: str = ""
     after: str = ""
 
@@ -87,19 +87,19 @@ class ChatDeletes:
         partition = await self._directory.partition_of(room_id)
         found = await self._directory.find_room(room_id, partition, with_awaited=True)
         if found is None:
-            return Deletion(Outcome.UNKNOWN)
+            return Deletion(DeleteOutcome.UNKNOWN)
         if db_key is not None and found.owner.db_key != db_key:
-            return Deletion(Outcome.FOREIGN)
+            return Deletion(DeleteOutcome.FOREIGN)
         if found.awaited:
-            return Deletion(Outcome.UNKNOWN)
+            return Deletion(DeleteOutcome.UNKNOWN)
         if found.deleted:
-            return Deletion(Outcome.BEFORE, RoomState.DELETED.value)
+            return Deletion(DeleteOutcome.BEFORE, RoomState.DELETED.value)
         answer = await self._run(
             "delete_room", found.owner, room_id, *self._room_call(found, room_id, to, allowed)
         )
         if answer[0] == Answer.OK:
             self._streams.report_backlog(found.owner.partition, found.owner.shard_id, answer[1])
-            return Deletion(Outcome.DONE, answer[2], to.value)
+            return Deletion(DeleteOutcome.DONE, answer[2], to.value)
         return _not_done(answer)
 
     def _room_call(
@@ -149,25 +149,25 @@ class ChatDeletes:
         stored: FoundMessage | None = None
         if not in_room:
             if (stored := await self._directory.find_message(message_id)) is None:
-                return Deletion(Outcome.UNKNOWN, state)
+                return Deletion(DeleteOutcome.UNKNOWN, state)
             in_room = stored.room_id
         partition = await self._directory.partition_of(in_room)
         if (found := await self._directory.find_room(in_room, partition)) is None:
             # Messages may come before their room.
             stored = stored or await self._directory.find_message(message_id)
             if stored is None or stored.room_id != in_room:
-                return Deletion(Outcome.UNKNOWN, state)
+                return Deletion(DeleteOutcome.UNKNOWN, state)
             name = await self._directory.account_name(stored.account_db_key, partition)
             found = FoundRoom(
                 Caller(name, stored.account_db_key, stored.shard_id, partition), deleted=False
             )
         is_elsewhere = self._cache.partitions.of_id(message_id) != found.owner.partition
         if is_elsewhere and (state or MessageState.SENT.value) not in allowed:
-            return Deletion(Outcome.REFUSED, state)
+            return Deletion(DeleteOutcome.REFUSED, state)
         if db_key is not None and found.owner.db_key != db_key:
-            return Deletion(Outcome.FOREIGN)
+            return Deletion(DeleteOutcome.FOREIGN)
         if found.deleted or (stored is not None and stored.deleted):
-            return Deletion(Outcome.BEFORE, MessageState.DELETED.value)
+            return Deletion(DeleteOutcome.BEFORE, MessageState.DELETED.value)
         states = allowed
         if is_elsewhere:
             # The script sees the state in the room's partition, this is the one that counts.
@@ -210,7 +210,7 @@ class ChatDeletes:
             answer = await self._run("delete_message", caller, room_id, script_keys, args)
             if answer[0] == Answer.OK:
                 self._streams.report_backlog(caller.partition, caller.shard_id, answer[1])
-                return Deletion(Outcome.DONE, answer[3], answer[4])
+                return Deletion(DeleteOutcome.DONE, answer[3], answer[4])
             if answer[0] not in (Answer.COLD, Answer.UNSURE, Answer.LOST):
                 return _not_done(answer)
             # Cold, or not in the window: MySQL may know it.
@@ -225,7 +225,7 @@ class ChatDeletes:
                     break
             else:
                 break
-        return Deletion(Outcome.UNKNOWN)
+        return Deletion(DeleteOutcome.UNKNOWN)
 
     async def _run(
         self, script: str, caller: Caller, room_id: str, keys: list[str], args: list[Any]
@@ -258,10 +258,10 @@ def _not_done(answer: list[Any]) -> Deletion:
     """Why a script deleted nothing."""
     match answer[0]:
         case Answer.REFUSED:
-            return Deletion(Outcome.REFUSED, answer[1])
+            return Deletion(DeleteOutcome.REFUSED, answer[1])
         case Answer.NOT_FOUND:
-            return Deletion(Outcome.FOREIGN)
-    return Deletion(Outcome.BEFORE, MessageState.DELETED.value)
+            return Deletion(DeleteOutcome.FOREIGN)
+    return Deletion(DeleteOutcome.BEFORE, MessageState.DELETED.value)
 
 
 def _room_of(text: str) -> str:

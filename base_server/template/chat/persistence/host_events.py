@@ -34,7 +34,7 @@ from base_server.template.chat.domain.events import (
     kind_of,
 )
 from base_server.template.chat.domain.states import RoomState
-from base_server.template.chat.persistence.deletes import ChatDeletes, Outcome
+from base_server.template.chat.persistence.deletes import ChatDeletes, DeleteOutcome
 from base_server.template.chat.persistence.event_streams import EventStreams
 from base_server.template.chat.rooms.directory import ChatDirectory, FoundRoom
 from base_server.template.chat.rooms.repository import RoomRepository
@@ -113,11 +113,11 @@ class HostEvents:
     async def _delete_room(self, event: Event, shard_id: int) -> EventStream | None:
         db_key = event.row["account_db_key"]
         deletion = await self._deletes.room(event.room_id, RoomState.DELETING, db_key=db_key)
-        if deletion.outcome is Outcome.FOREIGN:
+        if deletion.outcome is DeleteOutcome.FOREIGN:
             raise ValueError(
                 f"{ROOM_DELETE}: room_id {event.room_id} is no room of account_db_key {db_key}"
             )
-        if deletion.outcome is Outcome.UNKNOWN:
+        if deletion.outcome is DeleteOutcome.UNKNOWN:
             # Its messages may have come before it: the row becomes a tombstone that nothing lifts.
             return self._streams.stream(await self._directory.partition_of(event.room_id), shard_id)
         return None
@@ -127,14 +127,14 @@ class HostEvents:
         deletion = await self._deletes.message(
             event.message_id, None, room_id=event.room_id, db_key=db_key
         )
-        if deletion.outcome is Outcome.UNKNOWN:
+        if deletion.outcome is DeleteOutcome.UNKNOWN:
             # Its save may have been sent just before, and have no place in the room yet.
             partition = await self._directory.partition_of(event.room_id)
             await self._streams.wait_until_written(partition, shard_id, self._load_timeout_s)
             deletion = await self._deletes.message(
                 event.message_id, None, room_id=event.room_id, db_key=db_key
             )
-        if deletion.outcome in (Outcome.FOREIGN, Outcome.UNKNOWN):
+        if deletion.outcome in (DeleteOutcome.FOREIGN, DeleteOutcome.UNKNOWN):
             where = f"room {event.room_id} of account_db_key {db_key}"
             raise ValueError(
                 f"{MESSAGE_DELETE}: message_id {event.message_id} is no message in {where}"
