@@ -22,6 +22,7 @@ from pydantic import BaseModel
 from application.base_web_server.config.environment import annotation_at, find_overrides
 from application.base_web_server.config.loading import ENVIRONMENTS, ServerSettings, load_settings
 from application.manage.__main__ import main as manage
+from base_server.bare_names import MOVED
 from base_server.service.cache.cache_settings import CacheSettings
 from base_server.service.core.errors import StartError
 from base_server.service.db.db_settings import DatabaseSettings
@@ -340,6 +341,18 @@ def test_log_messages_that_operators_rely_on_are_logged_with_their_keys() -> Non
             keys = logged[level, message]
             assert keys - {None} <= named, message
             assert None in keys or named <= keys, message
+
+
+def test_every_old_name_that_still_works_is_listed() -> None:
+    page = _text(ROOT / "docs/upgrading.md")
+    for old, new in MOVED.items():
+        assert f"`{old}`" in page, old
+        assert new in page, new
+    for file in (ROOT / "base_server").rglob("*.py"):
+        for names in re.findall(r"= old_names\(\s*__name__,(.*?)\)\n", _text(file), re.DOTALL):
+            for old, new in re.findall(r'(\w+)="(\w+)"', names):
+                assert re.search(rf"`@?{old}\b", page), old
+                assert re.search(rf"`@?{new}\b", page), new
 
 
 def test_what_an_operator_pastes_acts_on_prod() -> None:
