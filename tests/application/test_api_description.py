@@ -1,4 +1,6 @@
-"""What /openapi.json and the Postman collection say is what the server does: every example is sent and answered."""
+"""What /openapi.json and the Postman collection say is what the server does: every example is sent
+and answered.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What ships is valid, the environment overrides anything, mistakes are named and secrets are not."""
+"""What ships is valid, the environment overrides it, errors name the key and never a secret."""
 
 from __future__ import annotations
 
@@ -199,10 +199,13 @@ def test_a_mistake_is_named_with_its_mend(
 
 
 TIMES_IN_REDIS = [
-    ("netConfig", "session_ttl_s"), ("netConfig", "login_window_s"), ("netConfig", "signup_window_s"),
+    ("netConfig", "session_ttl_s"), ("netConfig", "login_window_s"),
+    ("netConfig", "signup_window_s"),
     ("queueConfig", "dedup_s"), ("queueConfig", "lock_ttl_s"), ("queueConfig", "retry_cap_s"),
-    ("chatConfig", "room_list_ttl_s"), ("chatConfig", "message_list_ttl_s"), ("chatConfig", "stream_ttl_s"),
-    ("chatConfig", "state_ttl_s"), ("chatConfig", "transition_log_ttl_s"), ("chatConfig", "lock_ttl_s"),
+    ("chatConfig", "room_list_ttl_s"), ("chatConfig", "message_list_ttl_s"),
+    ("chatConfig", "stream_ttl_s"),
+    ("chatConfig", "state_ttl_s"), ("chatConfig", "transition_log_ttl_s"),
+    ("chatConfig", "lock_ttl_s"),
     ("chatConfig", "reply_deadline_s"), ("llmConfig", "conversation_ttl_s"),
 ]  # fmt: skip
 

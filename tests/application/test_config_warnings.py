@@ -36,12 +36,14 @@ DOUBTFUL = {
     "a Redis that is not asked": (
         "LOCAL",
         {"CACHECONFIG__HOST": "redis.example", "CACHECONFIG__PASSWORD": "geheim"},
-        "cacheConfig.host, password are set and not used: cacheConfig.type is embedded; set cacheConfig.type to redis",
+        "cacheConfig.host, password are set and not used: cacheConfig.type is embedded;"
+        " set cacheConfig.type to redis",
     ),
     "a database server that is not asked": (
         "LOCAL",
         {"DATABASECONFIG__PASSWORD": "geheim"},
-        "databaseConfig.password is set and not used: databaseConfig.type is sqlite; set databaseConfig.type to mysql",
+        "databaseConfig.password is set and not used: databaseConfig.type is sqlite;"
+        " set databaseConfig.type to mysql",
     ),
     "a shard's server that is not asked": (
         "LOCAL",

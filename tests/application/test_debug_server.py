@@ -1,4 +1,6 @@
-"""The server on Redis and MariaDB: an old schema stops it, a database away degrades it, Redis away fails it."""
+"""The server on Redis and MariaDB: an old schema stops it, a database away degrades it, Redis away
+fails it.
+"""
 
 from __future__ import annotations
 
@@ -94,6 +96,6 @@ async def test_from_an_old_schema_to_outages(
 async def _says(
     http: aiohttp.ClientSession, server: ServerProcess, status: int, kind: str, name: str | None
 ) -> bool:
-    """Whether /readyz answers ``status`` with ``name`` in its list ``kind`` (None: an empty list)."""
+    """Whether /readyz has ``status`` and ``name`` in its list ``kind`` (None: an empty list)."""
     answered, body = await readyz(http, server)
     return answered == status and (name in body[kind] if name else not body[kind])

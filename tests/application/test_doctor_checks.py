@@ -34,7 +34,8 @@ def local(**environ: str) -> ServerSettings:
 
 
 async def found_ai(env: str, **environ: str) -> dict[str, Finding]:
-    settings = load_settings(env, environ={"BASE_SERVER__DATABASECONFIG__PASSWORD": "x", **environ})  # type: ignore[arg-type]
+    environ = {"BASE_SERVER__DATABASECONFIG__PASSWORD": "x", **environ}
+    settings = load_settings(env, environ=environ)  # type: ignore[arg-type]
     return {finding.what: finding for finding in await check_ai(settings)}
 
 

@@ -1,4 +1,6 @@
-"""Parts of the application in a host's own aiohttp app, and what happens to requests whose client leaves."""
+"""Parts of the application in a host's own aiohttp app, and what happens to requests whose client
+leaves.
+"""
 
 from __future__ import annotations
 
@@ -103,7 +105,9 @@ async def test_a_hosts_template_and_pages_live_in_its_own_app(
 
 @pytest.fixture
 async def small(market: MarketTemplate) -> AsyncIterator[HttpListener]:
-    """A host that takes small bodies only, and looks at each before our routes do if it is asked to."""
+    """A host that takes small bodies only, and looks at each before our routes do if it is asked
+    to.
+    """
     market.go_on.set()
     context = TemplateContext()
     context.add_template("market", market)

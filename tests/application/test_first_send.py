@@ -85,7 +85,8 @@ async def main():
         known = set(sys.modules)
         async for _ in service.stream("hi", "session", history=[]):
             pass
-        print(*(name for name in sys.modules if name not in known and not name.startswith("encodings.")))
+        new = (name for name in sys.modules if name not in known)
+        print(*(name for name in new if not name.startswith("encodings.")))
         await service.stop()
 
 asyncio.run(main())

@@ -62,7 +62,9 @@ async def test_redis_that_refuses_writes(
     ready: bool,
     degraded: list[str],
 ) -> None:
-    """cases/providers.md V14: 503 when nothing can be written, degraded while what is there can be drained."""
+    """cases/providers.md V14: 503 when nothing can be written, degraded while what is there can be
+    drained.
+    """
     running = make_container(tmp_path, private_server.settings())
     await running.start()
     try:
@@ -164,7 +166,9 @@ async def test_redis_away_fails_and_comes_back(tmp_path: Path, private_server: R
 async def test_health_routes_answer_while_redis_hangs(
     tmp_path: Path, private_server: RedisServer
 ) -> None:
-    """cases/faults.md U4: /metrics took 22 s, longer than a scrape waits; here a call to Redis may take 60 s."""
+    """cases/faults.md U4: /metrics took 22 s, longer than a scrape waits; here a call to Redis may
+    take 60 s.
+    """
     container = make_container(tmp_path, private_server.settings(timeout_s=60.0))
     await container.start()
     try:

@@ -57,7 +57,9 @@ def test_apply_of_an_older_version_is_refused_unless_asked_for(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """cases/faults.md U7, over the command line; the newer version's scripts are a changed copy of these."""
+    """cases/faults.md U7, over the command line; the newer version's scripts are a changed copy of
+    these.
+    """
     assert run(config, "db", "apply") == 0
     backend, scripts = fresh_database_backend, tmp_path / "newer"
     shutil.copytree(SCRIPTS_DIR, scripts)
@@ -174,8 +176,8 @@ def test_a_command_says_what_it_is_about_to_act_on(
         main(command.split())
         output = capsys.readouterr()
         assert (
-            output.err
-            == f"Environment LOCAL: {config_file('LOCAL')}, OPENAI_API_KEY and 2 BASE_SERVER__ variables.\n"
+            output.err == f"Environment LOCAL: {config_file('LOCAL')}, OPENAI_API_KEY"
+            " and 2 BASE_SERVER__ variables.\n"
         )
         assert "BASE_SERVER__ variables" not in output.out
 

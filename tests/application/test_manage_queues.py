@@ -1,4 +1,6 @@
-"""The operator's commands for queues and dead letters, and the doctor: beside a running server and without one."""
+"""The operator's commands for queues and dead letters, and the doctor: beside a running server and
+without one.
+"""
 
 from __future__ import annotations
 
@@ -52,7 +54,9 @@ async def client(server: ServerProcess) -> AsyncIterator[Client]:
 
 
 class Terminal:
-    """Runs the commands in this process, each in a loop and a thread of its own; :meth:`run` gives their output."""
+    """Runs the commands in this process, each in a loop and a thread of its own; :meth:`run` gives
+    their output.
+    """
 
     def __init__(self, capsys: pytest.CaptureFixture[str]) -> None:
         self._capsys = capsys
@@ -72,7 +76,7 @@ def terminal(capsys: pytest.CaptureFixture[str]) -> Iterator[Terminal]:
 
 
 def refuse(data_dir: Path, room_id: str, content: str) -> sqlite3.Connection:
-    """Have the shard that has the room refuse a message; dropping its trigger ``refuse`` ends that."""
+    """Have the room's shard refuse a message; dropping its trigger ``refuse`` ends that."""
     for file in (data_dir / "db").glob("chat_shard_*.sqlite3"):
         database = sqlite3.connect(file, timeout=10)
         if database.execute("SELECT 1 FROM chat_rooms WHERE room_id = ?", (room_id,)).fetchone():

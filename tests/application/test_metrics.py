@@ -27,7 +27,7 @@ from tests.waiting import until
 
 
 class Numbers:
-    """One reading of /metrics. ``sum`` adds all series of a name whose labels are at least these."""
+    """One reading of /metrics. ``sum`` adds all series of a name with at least these labels."""
 
     def __init__(self, text: str) -> None:
         self.families = {family.name: family for family in text_string_to_metric_families(text)}
@@ -49,7 +49,7 @@ async def read(http: aiohttp.ClientSession, base_url: str) -> Numbers:
 
 
 async def reading_with(http: aiohttp.ClientSession, base_url: str, **sums: float) -> Numbers:
-    """The first reading with these sums: what is counted behind an answer comes a little after it."""
+    """The first reading with these sums: counts come a little after the response."""
     readings: list[Numbers] = []
 
     async def they_have_come() -> bool:

@@ -40,7 +40,8 @@ async def test_the_page_runs_nothing_that_is_not_a_file_of_this_server(client: C
         assert answer.content_type == "text/html"
     assert "unsafe" not in policy
     assert policy.startswith(
-        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'"
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self';"
+        " connect-src 'self'"
     )
     assert "require-trusted-types-for 'script'" in policy
     assert not re.search(
@@ -94,7 +95,7 @@ def test_imports_lead_to_files(file: Path) -> None:
 
 
 def test_vendored_files_are_those_of_their_packages() -> None:
-    """The table of vendor/README.md lists every file with the hash that it has in its npm package."""
+    """The table of vendor/README.md lists every file with its hash in its npm package."""
     rows = re.findall(
         r"^\| (\S+) \| (\S+) (\S+) \|.*`([0-9a-f]{64})` \|$",
         (VENDOR / "README.md").read_text(),

@@ -1,4 +1,6 @@
-"""The Redis user of docs/operations.md: enough for a server and the operator's commands, and what is said of less."""
+"""The Redis user of docs/operations.md: enough for a server and the operator's commands, and what
+is said of less.
+"""
 
 from __future__ import annotations
 

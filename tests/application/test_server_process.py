@@ -1,4 +1,6 @@
-"""The server as its users meet it: started from a shell, asked over HTTP, stopped, killed, misconfigured."""
+"""The server as its users meet it: started from a shell, asked over HTTP, stopped, killed,
+misconfigured.
+"""
 
 from __future__ import annotations
 
@@ -113,7 +115,10 @@ REFUSED: dict[str, tuple[str, str, dict[str, Any], int, int]] = {
     "too large in chunks": ("POST", "/api/account/login", {"data": "chunks"}, 413, 1002),
     "an unknown Expect": ("POST", "/api/account/login", NONSENSE, 417, 1002),
     "not JSON": ("POST", "/api/account/login", {"data": b"account_id=alice"}, 400, 1002),
-    "UTF-7": ("POST", "/api/account/login", {"data": b"{}", "headers": {"Content-Type": UTF_7}}, 400, 1002),
+    "UTF-7": (
+        "POST", "/api/account/login",
+        {"data": b"{}", "headers": {"Content-Type": UTF_7}}, 400, 1002,
+    ),
     "no session": ("POST", "/api/account/logout", {"data": b"{}"}, 401, 10000),
     "no token": ("POST", "/api/account/logout", {"json": {"accessToken": "07.x"}}, 401, 10000),
     "field missing": ("POST", "/api/protocol/1002", {"json": {"account_id": "alice"}}, 400, 1002),
@@ -171,7 +176,8 @@ def test_a_body_is_asked_for_when_its_client_waits_to_be_asked(server: ServerPro
         raw.makefile("rb") as answers,
     ):
         raw.sendall(
-            b"POST /api/account/logout HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\nExpect: 100-continue\r\n\r\n"
+            b"POST /api/account/logout HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n"
+            b"Expect: 100-continue\r\n\r\n"
         )
         assert answers.readline() == b"HTTP/1.1 100 Continue\r\n"
         raw.sendall(b"{}")
@@ -221,7 +227,8 @@ PASSWORD = "비밀번호 열두 글자"
 _ON_A_TERMINAL = """
 import os, runpy, signal, sys
 signal.signal(signal.SIGHUP, signal.SIG_DFL)  # as in a login: the tests may run under nohup
-terminal = os.open(sys.argv.pop(1), os.O_RDWR)  # the first one that a session's leader opens is its own
+# The first terminal that a session's leader opens is its own.
+terminal = os.open(sys.argv.pop(1), os.O_RDWR)
 for stream in (0, 1, 2):
     os.dup2(terminal, stream)
 os.close(terminal)

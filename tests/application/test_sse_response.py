@@ -21,9 +21,11 @@ EVENTS = 400
 
 
 class Source:
-    """A handler that sends events as fast as they are taken, then, if it ``goes_on``, one now and then for ever.
+    """A handler that sends events as fast as they are taken, then, if it ``goes_on``, one now and
+    then for ever.
 
-    ``sent`` counts; ``left``: it noticed that nobody reads."""
+    ``sent`` counts; ``left``: it noticed that nobody reads.
+    """
 
     def __init__(self, events: int, *, goes_on: bool = False) -> None:
         self.sent = 0

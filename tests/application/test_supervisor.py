@@ -1,4 +1,6 @@
-"""The supervisor with small shell scripts as its workers: who is started, told, waited for and given up."""
+"""The supervisor with small shell scripts as its workers: who is started, told, waited for and
+given up.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Readiness looks at the consumer's progress, not at the process: the case of a worker that was wedged for days."""
+"""Readiness looks at the consumer's progress, not at the process: the case of a worker that was
+wedged for days.
+"""
 
 from __future__ import annotations
 

@@ -52,7 +52,9 @@ def read_yaml(name: str) -> dict[str, Any]:
 
 
 def filled(value: str, variables: dict[str, str]) -> str:
-    """``value`` with compose's ``${NAME}``, ``${NAME:-default}`` and ``${NAME:?why}`` filled in. Raises KeyError."""
+    """``value`` with compose's ``${NAME}``, ``${NAME:-default}`` and ``${NAME:?why}`` filled in.
+    Raises KeyError.
+    """
 
     def fill(found: re.Match[str]) -> str:
         name, _, default = found[1].partition(":-")

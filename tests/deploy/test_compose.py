@@ -1,4 +1,6 @@
-"""The compose files: consistent by reading them; and what the full one configures, run on real servers."""
+"""The compose files: consistent by reading them; and what the full one configures, run on real
+servers.
+"""
 
 from __future__ import annotations
 
@@ -122,8 +124,9 @@ def test_prometheus_asks_the_port_that_has_the_metrics() -> None:
 
 @pytest.fixture
 def full(mariadb_server: MariaDbServer) -> Iterator[dict[str, str]]:
-    """The full one's Redis for real with its options, one MariaDB in the place of both with its grants; the server's
-    environment for them."""
+    """The full one's Redis for real with its options, one MariaDB in the place of both with its
+    grants; the server's environment for them.
+    """
     compose = services("docker/compose.full.yaml")
     options = [filled(str(word), VARIABLES) for word in compose["redis"]["command"]]
     redis = RedisServer(find_server("redis"), *options[1:])

@@ -1,4 +1,6 @@
-"""The Dockerfile: small and careful by reading it; and what it would run, run in a plain folder without an engine."""
+"""The Dockerfile: small and careful by reading it; and what it would run, run in a plain folder
+without an engine.
+"""
 
 from __future__ import annotations
 

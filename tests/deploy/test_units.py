@@ -1,4 +1,6 @@
-"""The systemd unit and the Kubernetes example say what the server needs: its commands, its probes, time to stop."""
+"""The systemd unit and the Kubernetes example say what the server needs: its commands, its probes,
+time to stop.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Bare names (``service.…``, ``template.…``, ``application.…``) in hosts with and without packages of these names."""
+"""Bare names (``service.…``, ``template.…``, ``application.…``) in hosts with and without packages
+of these names.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A game server (``host_app/``, a source root of its own) mounts the chat without a change to it."""
+"""A game server (``host_app/``, a source root of its own) mounts the chat without changing it."""
 
 from __future__ import annotations
 
@@ -153,7 +153,8 @@ def refused_start(data_dir: Path, *arguments: str, **variables: str) -> str:
     """The line with which ``python -m …`` ends when it cannot start."""
     ended = subprocess.run(
         [sys.executable, "-m", *arguments],
-        cwd=data_dir.parent, env=environment(data_dir) | variables, capture_output=True, text=True, check=False,
+        cwd=data_dir.parent, env=environment(data_dir) | variables,
+        capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert ended.returncode == 1
     line = ended.stderr.strip().splitlines()[-1]
@@ -223,7 +224,9 @@ async def worker_pids(http: aiohttp.ClientSession, address: str) -> set[int]:
 
 
 async def test_workers_that_are_started_again_serve_the_guest(tmp_path: Path) -> None:
-    """cases/promises.md P5, after SIGHUP and after the death of a worker; named by the configuration."""
+    """cases/promises.md P5, after SIGHUP and after the death of a worker; named by the
+    configuration.
+    """
     variables = {"BASE_SERVER__NETCONFIG__APP": REGISTER, "BASE_SERVER__NETCONFIG__WORKERS": "2"}
     # A connection of its own for each request, and so any of the workers.
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(force_close=True)) as http:
@@ -304,7 +307,7 @@ def test_commands_run_beside_packages_of_the_same_names(
     host_with_own_names: Path, tmp_path: Path
 ) -> None:
     checked = subprocess.run(
-        [sys.executable, "-m", "base_server.application.manage", "--env", "LOCAL", "config", "check"],
+        [sys.executable, "-m", "base_server.application.manage", "config", "check"],
         cwd=tmp_path, capture_output=True, text=True, check=False,
         env=environment(tmp_path / "data", host_with_own_names)
         | {"BASE_SERVER__NETCONFIG__APP": "own_names:register"},

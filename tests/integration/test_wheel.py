@@ -1,4 +1,6 @@
-"""What a wheel carries is enough: installed alone, it finds its configuration and its database scripts."""
+"""What a wheel carries is enough: installed alone, it finds its configuration and its database
+scripts.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Signup, login, logout on running services: one form of an id, no tell-tale answers, tokens that are not stored."""
+"""Signup, login, logout on running services: one form of an id, no tell-tale answers, tokens that
+are not stored.
+"""
 
 from __future__ import annotations
 
@@ -204,7 +206,8 @@ async def test_failed_logins_are_limited_and_successful_ones_are_not(tmp_path: P
         assert response.error is not None
         assert response.error.retry_after_s is not None
         assert 0 < response.error.retry_after_s <= 3600
-        # Each attempt counts for its address, and one that is over its limit uses up nobody's attempts.
+        # Each attempt counts for its address, and one that is over its limit uses up nobody's
+        # attempts.
         assert [(await world.login(name))[0] for name in ("other", *["bob"] * 4)] == [
             2002,
             *[1010] * 4,
@@ -260,8 +263,9 @@ async def test_who_has_a_network_of_addresses_counts_once(
 async def test_unknown_accounts_wrong_passwords_and_damaged_hashes_take_the_same_time(
     world: World,
 ) -> None:
-    """By the processor's time, of which other work on the machine takes none; without the stand-in hash it is a
-    hundredth."""
+    """By the processor's time, of which other work on the machine takes none; without the stand-in
+    hash it is a hundredth.
+    """
     await world.signup("alice")
     await world.container.database.call_global_procedure(
         "fp_account_create", ("broken", "no hash", "", "", "")

@@ -160,7 +160,9 @@ async def new_account(database: DatabaseService) -> SessionInfo:
 
 
 async def came_back_older(database: DatabaseService, mark: GlobalMark) -> None:
-    """As ``mark`` sees it when the database lost one change; what the test wants lost it does not store at all."""
+    """As ``mark`` sees it when the database lost one change; what the test wants lost it does not
+    store at all.
+    """
     (stored,) = await database.call_global_procedure("fp_mark_get", (0,))
     await mark.note(stored["number"] + 1)
     await mark.check()
@@ -169,7 +171,9 @@ async def came_back_older(database: DatabaseService, mark: GlobalMark) -> None:
 async def test_sessions_are_looked_up_once_after_an_older_database(
     private_server: RedisServer, app_id: str, database: DatabaseService
 ) -> None:
-    """cases/faults.md U11: in every process, whoever found out; a session of an account that is not known ends."""
+    """cases/faults.md U11: in every process, whoever found out; a session of an account that is not
+    known ends.
+    """
     async with running_cache(private_server.settings(), app_id) as cache:
         here, there = GlobalMark(cache, database), GlobalMark(cache, database)
         store, elsewhere = (
@@ -203,7 +207,9 @@ async def test_sessions_are_looked_up_once_after_an_older_database(
 async def test_older_database_beside_a_full_redis_is_noticed_once(
     private_server: RedisServer, app_id: str, database: DatabaseService
 ) -> None:
-    """cases/faults.md U11, U2: every process knows of it, and the sessions go on though they cannot be written."""
+    """cases/faults.md U11, U2: every process knows of it, and the sessions go on though they cannot
+    be written.
+    """
     async with running_cache(private_server.settings(), app_id) as cache:
         marks = [GlobalMark(cache, database) for _ in range(2)]
         stores = [SessionStore(cache, EndedSessions(database, 100), 100, mark) for mark in marks]
@@ -265,7 +271,9 @@ async def test_session_ends_when_redis_and_the_database_both_came_back(
 async def test_session_of_a_login_before_the_database_was_found_older_is_looked_up(
     private_server: RedisServer, app_id: str, database: DatabaseService
 ) -> None:
-    """cases/faults.md U11: the account was read from what the database was; its session is of that generation."""
+    """cases/faults.md U11: the account was read from what the database was; its session is of that
+    generation.
+    """
     async with running_cache(private_server.settings(), app_id) as cache:
         mark = GlobalMark(cache, database)
         accounts, store = (
@@ -284,7 +292,9 @@ async def test_session_of_a_login_before_the_database_was_found_older_is_looked_
 async def test_marks_of_many_processes_raise_no_false_alarm(
     private_server: RedisServer, app_id: str, database: DatabaseService
 ) -> None:
-    """cases/faults.md U11: signups and logouts that overtake each other, and a Redis that lost what it knew."""
+    """cases/faults.md U11: signups and logouts that overtake each other, and a Redis that lost what
+    it knew.
+    """
     async with running_cache(private_server.settings(), app_id) as cache:
         marks = [GlobalMark(cache, database) for _ in range(4)]
 

@@ -1,4 +1,6 @@
-"""Strict parsing and encoding: what is refused, how the refusal names the field, what is kept byte for byte."""
+"""Strict parsing and encoding: what is refused, how the refusal names the field, what is kept byte
+for byte.
+"""
 
 from __future__ import annotations
 
@@ -166,8 +168,9 @@ def test_a_handler_that_sets_only_the_number_is_completed() -> None:
 
 # The table of the contract, letter for letter.
 CONTRACT = {
-    0: 200, 1000: 500, 1001: 503, 1002: 400, 1003: 404, 1004: 404, 1005: 404, 1006: 409, 1007: 422, 1008: 409,
-    1010: 429, 1020: 502, 1021: 504, 2001: 409, 2002: 401, 10000: 401, 5000: 500, 5003: 503,
+    0: 200, 1000: 500, 1001: 503, 1002: 400, 1003: 404, 1004: 404, 1005: 404, 1006: 409, 1007: 422,
+    1008: 409, 1010: 429, 1020: 502, 1021: 504, 2001: 409, 2002: 401,
+    10000: 401, 5000: 500, 5003: 503,
 }  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""A host's template written for 0.1: `Protocol`, `protocols()` and `@answers` work, with a warning."""
+"""A host's template written for 0.1 works, with warnings: `Protocol`, `protocols()`, `@answers`."""
 
 from __future__ import annotations
 

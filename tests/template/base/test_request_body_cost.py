@@ -1,4 +1,5 @@
-"""What a refusal costs: at most a small multiple of the bytes that came, at full body size, whatever is refused.
+"""What a refusal costs: at most a small multiple of the bytes that came, at full body size,
+whatever is refused.
 
 No seconds are compared with a clock of their own: memory is counted by the byte, and time is
 measured beside ``json.loads`` of an ordinary body of the same size, in the same process.
@@ -29,7 +30,8 @@ from base_server.template.base.request_body import (
 
 FULL = NetSettings().max_body_bytes
 ANSWER_CHARACTERS = 4_000
-# The costliest body, a list of empty objects, makes 24 bytes of Python objects from one of JSON, in any parser.
+# The costliest body, a list of empty objects, makes 24 bytes of Python objects from one of JSON, in
+# any parser.
 PEAK_BYTES_PER_BYTE = 30
 
 
@@ -73,36 +75,54 @@ REFUSED: dict[str, tuple[type[Request], Body]] = {
         SignupRequest,
         lambda size: b'{"%s":{%s},"z":"\\u0000"}' % (b"K" * (size // 2), members(size // 2)),
     ),
-    "a NUL before everything else": (SignupRequest, lambda size: b'{"z":"\\u0000",%s}' % members(size)),
+    "a NUL before everything else": (
+        SignupRequest, lambda size: b'{"z":"\\u0000",%s}' % members(size),
+    ),
     "a NUL in a long key": (SignupRequest, lambda size: b'{"%s\\u0000":1}' % (b"k" * size)),
     "a NUL below long keys": (SignupRequest, nested_keys),
-    "a NUL at the end of a long list": (SignupRequest, lambda size: b'{"a":[%s"\\u0000"]}' % (b"[]," * (size // 3))),
+    "a NUL at the end of a long list": (
+        SignupRequest, lambda size: b'{"a":[%s"\\u0000"]}' % (b"[]," * (size // 3)),
+    ),
     "NULs alone": (SignupRequest, lambda size: b'{"a":[%s""]}' % (b'"\\u0000",' * (size // 9))),
-    "a lone surrogate": (SignupRequest, lambda size: b'{"a":"%s\\ud800"}' % (b"\\ud83d\\ude00" * (size // 12))),
+    "a lone surrogate": (
+        SignupRequest, lambda size: b'{"a":"%s\\ud800"}' % (b"\\ud83d\\ude00" * (size // 12)),
+    ),
     "a duplicate key at the end": (SignupRequest, lambda size: b'{%s,"k0":1}' % members(size)),
-    "a long duplicate key": (SignupRequest, lambda size: b'{"%s":1,"%s":1}' % ((b"k" * (size // 2),) * 2)),
+    "a long duplicate key": (
+        SignupRequest, lambda size: b'{"%s":1,"%s":1}' % ((b"k" * (size // 2),) * 2),
+    ),
     "open brackets": (SignupRequest, lambda size: b"[" * size),
     "open objects": (SignupRequest, lambda size: b'{"a":' * (size // 5)),
     "one huge number": (SignupRequest, lambda size: b'{"sequence":%s}' % (b"9" * size)),
-    "numbers of 4,300 digits": (SignupRequest, lambda size: b'{"a":[%s1]}' % ((b"9" * 4300 + b",") * (size // 4301))),
+    "numbers of 4,300 digits": (
+        SignupRequest, lambda size: b'{"a":[%s1]}' % ((b"9" * 4300 + b",") * (size // 4301)),
+    ),
     "a huge fraction": (SignupRequest, lambda size: b'{"sequence":0.%s}' % (b"9" * size)),
     "a huge exponent": (SignupRequest, lambda size: b'{"sequence":1e%s}' % (b"9" * size)),
     "text without an end": (SignupRequest, lambda size: b'{"a":"' + b"a" * size),
     "unknown members": (SignupRequest, lambda size: b"{%s}" % members(size)),
     "empty lists": (SignupRequest, lambda size: b'{"a":[%s[]]}' % (b"[]," * (size // 3))),
     "empty objects": (SignupRequest, lambda size: b'{"a":[%s{}]}' % (b"{}," * (size // 3))),
-    "a long account id": (SignupRequest, lambda size: b'{"account_id":"%s"}' % ("ﬁ".encode() * (size // 3))),
+    "a long account id": (
+        SignupRequest, lambda size: b'{"account_id":"%s"}' % ("ﬁ".encode() * (size // 3)),
+    ),
     "members that are forbidden": (Closed, lambda size: b"{%s}" % members(size)),
     "a long key that is forbidden": (Closed, lambda size: b'{"%s":1}' % (b"k" * size)),
     "a list of wrong items": (Upload, lambda size: b'{"numbers":[%s""]}' % (b'"",' * (size // 3))),
-    "an object of wrong members": (Upload, lambda size: b'{"named":{%s}}' % members(size).replace(b":0", b":[]")),
+    "an object of wrong members": (
+        Upload, lambda size: b'{"named":{%s}}' % members(size).replace(b":0", b":[]"),
+    ),
     "a long key of a wrong member": (Upload, lambda size: b'{"named":{"%s":""}}' % (b"k" * size)),
-    "items that are none of three": (Upload, lambda size: b'{"mixed":[%s[]]}' % (b"[]," * (size // 3))),
+    "items that are none of three": (
+        Upload, lambda size: b'{"mixed":[%s[]]}' % (b"[]," * (size // 3)),
+    ),
     "a long key around wrong items": (
         Upload,
         lambda size: b'{"table":{"%s":[%s""]}}' % (b"k" * (size - 27_100), b'"",' * 9_000),
     ),
-    "objects without their members": (Upload, lambda size: b'{"lines":[%s{}]}' % (b"{}," * (size // 3))),
+    "objects without their members": (
+        Upload, lambda size: b'{"lines":[%s{}]}' % (b"{}," * (size // 3)),
+    ),
 }  # fmt: skip
 
 
@@ -156,7 +176,8 @@ def test_a_refusal_costs_in_proportion_to_the_body(
         assert len(json.dumps(refused.details, ensure_ascii=False)) < ANSWER_CHARACTERS
         peaks.append(peak_bytes(lambda: refuse(model, body)))  # noqa: B023
         assert peaks[-1] < PEAK_BYTES_PER_BYTE * len(body)
-    # Twice the growth of the body, since a dictionary that grows by one member may double; quadratic would be 16.
+    # Twice the growth of the body, since a dictionary that grows by one member may double;
+    # quadratic would be 16.
     assert peaks[1] < 8 * peaks[0] + 100_000
     assert cpu_s(lambda: refuse(model, body)) < 30 * plain_parse_s
 

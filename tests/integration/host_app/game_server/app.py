@@ -1,4 +1,6 @@
-"""The game's app: its own pages and routes, the chat's routes, and services and templates over its life."""
+"""The game's app: its own pages and routes, the chat's routes, and services and templates over its
+life.
+"""
 
 from __future__ import annotations
 
@@ -63,7 +65,9 @@ class Game:
             await template.drain(_DRAIN_S)
 
     async def dispatch(self, request: web.Request) -> web.Response:
-        """The game's own wire: ``{"protocol": 6001, "token": …, "body": {…}}`` to the same handlers."""
+        """The game's own wire: ``{"protocol": 6001, "token": …, "body": {…}}`` to the same
+        handlers.
+        """
         message = await request.json()
         protocol = self.context.find_by_protocol(message["protocol"])
         if protocol is None:

@@ -1,5 +1,5 @@
-"""The other way round, the market as a guest of the shipped server:
-``python -m application.base_web_server --app game_server.guest:register`` with any number of workers, or
+"""The other way round, the market as a guest of the shipped server: ``python -m
+application.base_web_server --app game_server.guest:register`` with any number of workers, or
 ``python -m game_server.guest`` with one.
 """
 
@@ -20,6 +20,7 @@ def register(context: TemplateContext) -> None:
 
 
 if __name__ == "__main__":
-    # The process's one context is there before the server: what is registered now is served with the rest.
+    # The process's one context is there before the server: what is registered now is served with
+    # the rest.
     register(TemplateContext.get_instance())
     sys.exit(main())

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from base_server.template.base.session_info import SessionInfo
 
-# token: account id, the number that names the account in the databases, its shard (0: look into the mapping table).
+# token: account id, the number that names the account in the databases, its shard (0: look into the
+# mapping table).
 _PLAYERS = {
     "game-token-of-minsu": SessionInfo("minsu", account_db_key=1001, shard_id=1, nickname="민수"),
     "game-token-of-jiwoo": SessionInfo("jiwoo", account_db_key=1002, shard_id=2, nickname="지우"),

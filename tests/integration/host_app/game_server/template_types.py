@@ -1,4 +1,6 @@
-"""The names of the game's own templates. Any text will do; the shipped ones are in ``TemplateType``."""
+"""The names of the game's own templates. Any text will do; the shipped ones are in
+``TemplateType``.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""The market: what a game's own template looks like. It uses the documented services and the chat template."""
+"""The market: what a game's own template looks like. It uses the documented services and the chat
+template.
+"""
 
 from __future__ import annotations
 
