@@ -11,6 +11,7 @@ from enum import Enum, auto
 
 from base_server.service.core.errors import ServiceError, ServiceUnavailable
 from base_server.service.core.logger import Logger
+from base_server.service.core.outage_log import OutageLog
 from base_server.service.core.tasks import TaskRegistry
 from base_server.service.lock.lock_holder import AcquiredLock, LockHolder
 from base_server.service.queue.event_stream import EventStream, EventStreamMap
@@ -25,13 +26,13 @@ Handler = Callable[[QueueMessage], Awaitable[bool]]
 class _Outcome(Enum):
     DONE = auto()
     FAILED = auto()  # counted; its key waits for the next attempt
-    NOT_NOW = auto()  # what the handler needs is down: not counted, the stream rests
+    NOT_NOW = auto()  # what the handler needs is down: not counted, the stream backs off
     DEAD = auto()
 
 
 @dataclass
-class _Rest:
-    """How long a stream (or, in an outage, a worker) is left alone; doubles up to the cap."""
+class _Backoff:
+    """How long a stream (or, in an outage, a worker) waits; doubles up to the cap."""
 
     wait_s: float = 0.0
     until_s: float = 0.0  # time.monotonic()
@@ -72,14 +73,14 @@ class QueueConsumer:
         self._settings = settings
         self._tasks = tasks
         self._workers: list[asyncio.Task[None]] = []
-        self._news = asyncio.Event()
+        self._new_message = asyncio.Event()
         self._stopping = False
         self._busy: set[EventStream] = set()
-        self._rests: dict[EventStream, _Rest] = {}
-        self._turns: dict[
-            EventStream, int
-        ] = {}  # when each stream was visited last: streams of one name take turns
-        self._turn = 0
+        self._backoffs: dict[EventStream, _Backoff] = {}
+        # Which visit was the stream's last: streams of one name are served in turn.
+        self._last_served: dict[EventStream, int] = {}
+        self._visits = 0
+        self._outage, self._handler_outage = OutageLog(), OutageLog()
 
     def start(self) -> None:
         name = f"consume {self._queue_name}"
@@ -89,7 +90,7 @@ class QueueConsumer:
 
     def wake(self) -> None:
         """There is something new in the queue."""
-        self._news.set()
+        self._new_message.set()
 
     async def stop(self, timeout_s: float) -> None:
         """Deliveries under way get ``timeout_s``; then they are cancelled and stay in the queue."""
@@ -102,30 +103,35 @@ class QueueConsumer:
         await asyncio.gather(*self._workers, return_exceptions=True)
 
     async def _work(self) -> None:
-        outage = _Rest()
+        backoff = _Backoff()
         while not self._stopping:
-            self._news.clear()
+            self._new_message.clear()
             try:
-                if not await self._round():
-                    await self._pause(self._settings.poll_interval_s)
-                outage = _Rest()
+                has_delivered = await self._round()
             except ServiceError as error:
-                _prolong(outage, self._settings)
-                Logger.warn(
-                    "a queue consumer cannot work", queue=self._queue_name, reason=str(error)
-                )
-                await self._pause(outage.wait_s)
-            except (
-                Exception
-            ) as error:  # something in a stream that cannot be read: a worker never ends of it
-                _prolong(outage, self._settings)
+                _double(backoff, self._settings)
+                if self._outage.is_due():
+                    Logger.warn(
+                        "a queue consumer cannot work", queue=self._queue_name, reason=str(error)
+                    )
+                await self._pause(backoff.wait_s)
+                continue
+            except Exception as error:
+                # Something in a stream that cannot be read: it must not end the worker.
+                _double(backoff, self._settings)
                 Logger.error("a queue consumer failed", queue=self._queue_name, exc_info=error)
-                await self._pause(outage.wait_s)
+                await self._pause(backoff.wait_s)
+                continue
+            backoff = _Backoff()
+            if self._outage.has_ended():
+                Logger.info("a queue consumer works again", queue=self._queue_name)
+            if not has_delivered:
+                await self._pause(self._settings.poll_interval_s)
 
     async def _pause(self, wait_s: float) -> None:
         try:
             async with asyncio.timeout(wait_s):
-                await self._news.wait()
+                await self._new_message.wait()
         except TimeoutError:
             return
 
@@ -136,8 +142,8 @@ class QueueConsumer:
                 return False
             if stream in self._busy:
                 continue
-            self._turn += 1
-            self._turns[stream] = self._turn
+            self._visits += 1
+            self._last_served[stream] = self._visits
             self._busy.add(stream)
             try:
                 if await self._visit(stream):
@@ -157,9 +163,11 @@ class QueueConsumer:
         ready = [
             stream
             for stream in streams
-            if waiting.get(stream) and self._rests.get(stream, _Rest()).until_s <= now_s
+            if waiting.get(stream) and self._backoffs.get(stream, _Backoff()).until_s <= now_s
         ]
-        return sorted(ready, key=lambda stream: (rank[stream.name], self._turns.get(stream, 0)))
+        return sorted(
+            ready, key=lambda stream: (rank[stream.name], self._last_served.get(stream, 0))
+        )
 
     async def _visit(self, stream: EventStream) -> int:
         """Deliver up to ``batch`` messages of ``stream``; 0 also when another consumer has it."""
@@ -219,13 +227,14 @@ class QueueConsumer:
             failure = await self._call(message)
         except ServiceUnavailable as error:
             await self._store.record_attempt(stream, entry.entry_id, attempt - 1, 0)
-            _prolong(self._rests.setdefault(stream, _Rest()), self._settings)
-            Logger.warn(
-                "a queue handler has to wait",
-                queue=self._queue_name,
-                lane=stream.name,
-                reason=str(error),
-            )
+            _double(self._backoffs.setdefault(stream, _Backoff()), self._settings)
+            if self._handler_outage.is_due():
+                Logger.warn(
+                    "a queue handler has to wait",
+                    queue=self._queue_name,
+                    lane=stream.name,
+                    reason=str(error),
+                )
             return _Outcome.NOT_NOW
         except asyncio.CancelledError:
             await self._tasks.finish(
@@ -233,7 +242,9 @@ class QueueConsumer:
                 "uncount a delivery",
             )
             raise
-        self._rests.pop(stream, None)
+        self._backoffs.pop(stream, None)
+        if self._handler_outage.has_ended():
+            Logger.info("a queue handler works again", queue=self._queue_name)
         if failure is not None:
             return await self._retry_later(stream, entry, attempt, failure)
         await self._store.remove(stream, [entry.entry_id])
@@ -304,6 +315,6 @@ class QueueConsumer:
         )
 
 
-def _prolong(rest: _Rest, settings: QueueSettings) -> None:
-    rest.wait_s = min(settings.retry_cap_s, max(settings.retry_base_s, rest.wait_s * 2))
-    rest.until_s = time.monotonic() + rest.wait_s
+def _double(backoff: _Backoff, settings: QueueSettings) -> None:
+    backoff.wait_s = min(settings.retry_cap_s, max(settings.retry_base_s, backoff.wait_s * 2))
+    backoff.until_s = time.monotonic() + backoff.wait_s

@@ -4,23 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 
 from base_server.service.core.errors import ServiceError, ServiceUnavailable
 from base_server.service.core.logger import Logger
+from base_server.service.core.outage_log import OutageLog
 from base_server.service.core.tasks import TaskRegistry
 from base_server.service.lock.lock_holder import AcquiredLock, LockHolder
 from base_server.service.scheduler.base_scheduler import JobStatus, ScheduleJob
 
-# An outage is one line at its begin, one now and then, and one at its end.
-_OUTAGE_SAID_EVERY_S = 60.0
-
 
 class JobRunner:
-    """Starts runs of ``job`` and keeps its figures. ``next_run`` tells when the clock fires
-    next."""
+    """Starts runs of ``job`` and keeps its figures. ``next_run``: when the clock fires next."""
 
     def __init__(
         self,
@@ -38,7 +34,7 @@ class JobRunner:
         self._runs = self._failures = self._skipped = 0
         self._last_error: str | None = None
         self._last_run: datetime | None = None
-        self._outage_said_s: float | None = None  # None: no outage that the log knows of
+        self._outage = OutageLog()
 
     def fire(self) -> None:
         """The clock's occurrence: skipped while a run is under way."""
@@ -138,8 +134,7 @@ class JobRunner:
         except Exception as error:
             self._note_failure(error)
         else:
-            if self._outage_said_s is not None:
-                self._outage_said_s = None
+            if self._outage.has_ended():
                 Logger.info("a scheduled job works again", job=self.job.job_id)
         finally:
             self._runs += 1
@@ -150,9 +145,7 @@ class JobRunner:
         if not isinstance(error, ServiceUnavailable):
             Logger.error("a scheduled job failed", job=self.job.job_id, exc_info=error)
             return
-        now_s = time.monotonic()
-        if self._outage_said_s is None or now_s - self._outage_said_s >= _OUTAGE_SAID_EVERY_S:
-            self._outage_said_s = now_s
+        if self._outage.is_due():
             Logger.warn(
                 "a scheduled job waits for a service", job=self.job.job_id, reason=str(error)
             )

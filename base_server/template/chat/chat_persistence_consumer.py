@@ -16,6 +16,7 @@ from dataclasses import dataclass
 
 from base_server.service.core.errors import ServiceError, ServiceUnavailable
 from base_server.service.core.logger import Logger
+from base_server.service.core.outage_log import OutageLog
 from base_server.service.core.tasks import TaskRegistry
 from base_server.service.queue.event_stream import EventStream
 from base_server.service.queue.message_queue import QueueEntry
@@ -31,12 +32,11 @@ _BACKOFF_S = (0.5, 1.0, 2.0, 4.0, 8.0, 15.0)
 
 
 @dataclass
-class _Rest:
-    """A stream that waits after a failed batch: how often it failed in a row, and until when it
-    rests."""
+class _Backoff:
+    """Of a stream whose last batches failed, so many in a row; it waits until then (monotonic)."""
 
     failures: int
-    until: float
+    until_s: float
 
 
 @dataclass(frozen=True)
@@ -71,9 +71,11 @@ class ChatPersistenceConsumer:
         self._settings = settings
         self._tasks = tasks
         self._draining: dict[EventStream, asyncio.Task[None]] = {}
-        self._resting: dict[EventStream, _Rest] = {}
+        self._backoffs: dict[EventStream, _Backoff] = {}
         self._slots: dict[str, asyncio.Semaphore] = {}  # by stream name: the shard
         self._last_progress = time.monotonic()
+        self._marks_outage = OutageLog()
+        self._outages: dict[str, OutageLog] = {}  # by stream name: the shard
         self._stream_progress: dict[
             EventStream, float
         ] = {}  # of those of _draining that have a slot
@@ -123,10 +125,12 @@ class ChatPersistenceConsumer:
         await self._begin_waiting(self._settings.lock_timeout_s)
 
     async def clean_buffers(self) -> None:
-        """Forget the rests of streams that are empty again."""
+        """Forget the backoffs of streams that are empty again."""
         backlog = await self._queue.backlog(QUEUE_NAME)
-        self._resting = {
-            stream: rest for stream, rest in self._resting.items() if backlog.get(stream) != 0
+        self._backoffs = {
+            stream: backoff
+            for stream, backoff in self._backoffs.items()
+            if backlog.get(stream) != 0
         }
 
     async def check_marks(self) -> None:
@@ -135,7 +139,11 @@ class ChatPersistenceConsumer:
         try:
             await self._writer.marks.check(sorted(shard_ids))
         except ServiceUnavailable as outage:
-            Logger.warn("the shards' marks could not be compared", reason=outage.reason)
+            if self._marks_outage.is_due():
+                Logger.warn("the shards' marks could not be compared", reason=outage.reason)
+        else:
+            if self._marks_outage.has_ended():
+                Logger.info("the shards' marks are compared again")
 
     def flush(self, partition: int, shard_id: int) -> None:
         """Start writing one stream now; does not wait."""
@@ -161,12 +169,12 @@ class ChatPersistenceConsumer:
                 self._begin(stream, lock_timeout_s)
 
     def _begin(self, stream: EventStream, lock_timeout_s: float) -> None:
-        """Drain a stream in a task, unless it rests or is drained here already."""
-        rest = self._resting.get(stream)
+        """Drain a stream in a task, unless it backs off or is drained here already."""
+        backoff = self._backoffs.get(stream)
         if (
             self._stopped
             or stream in self._draining
-            or (rest is not None and time.monotonic() < rest.until)
+            or (backoff is not None and time.monotonic() < backoff.until_s)
         ):
             return
         task = self._tasks.spawn(
@@ -180,8 +188,8 @@ class ChatPersistenceConsumer:
         self._stream_progress.pop(stream, None)
 
     async def _drain(self, stream: EventStream, lock_timeout_s: float) -> None:
-        """Write a stream while a full batch waits. After a failure, whatever it was, it rests and
-        is tried again."""
+        """Write a stream while a full batch waits. After a failure, whatever it was, it backs
+        off and is tried again."""
         slots = self._slots.setdefault(stream.name, asyncio.Semaphore(self._settings.lanes_at_once))
         try:
             async with slots:
@@ -197,15 +205,16 @@ class ChatPersistenceConsumer:
                     begin=self._writer.write_lost,
                 )
         except ServiceError as error:
-            wait_s = self._rest(stream, error)
-            Logger.warn(
-                "batch not written, it stays in the queue",
-                lane=stream.name,
-                retry_in_s=wait_s,
-                error=str(error),
-            )
+            wait_s = self._back_off(stream, error)
+            if self._outages.setdefault(stream.name, OutageLog()).is_due():
+                Logger.warn(
+                    "batch not written, it stays in the queue",
+                    lane=stream.name,
+                    retry_in_s=wait_s,
+                    error=str(error),
+                )
         except Exception as error:
-            wait_s = self._rest(stream, error)
+            wait_s = self._back_off(stream, error)
             Logger.error(
                 "batch failed, it stays in the queue",
                 lane=stream.name,
@@ -213,20 +222,28 @@ class ChatPersistenceConsumer:
                 exc_info=error,
             )
         else:
-            self._resting.pop(stream, None)
+            self._backoffs.pop(stream, None)
+            self._log_end_of_outage(stream.name)
+
+    def _log_end_of_outage(self, name: str) -> None:
+        """Of a shard: when the last of its streams that failed was written."""
+        if any(stream.name == name for stream in self._backoffs):
+            return
+        if name in self._outages and self._outages[name].has_ended():
+            Logger.info("batches are written again", lane=name)
 
     def _got_further(self, stream: EventStream) -> None:
         self._last_progress = time.monotonic()
         if stream in self._draining:
             self._stream_progress[stream] = self._last_progress
 
-    def _rest(self, stream: EventStream, error: Exception) -> float:
-        """Let the stream rest, longer after every failure in a row; returns for how many
+    def _back_off(self, stream: EventStream, error: Exception) -> float:
+        """Leave the stream alone, longer after every failure in a row; returns for how many
         seconds."""
-        rest = self._resting.get(stream)
-        failures = rest.failures + 1 if rest else 1
+        backoff = self._backoffs.get(stream)
+        failures = backoff.failures + 1 if backoff else 1
         wait_s = _BACKOFF_S[min(failures, len(_BACKOFF_S)) - 1]
-        self._resting[stream] = _Rest(failures, time.monotonic() + wait_s)
+        self._backoffs[stream] = _Backoff(failures, time.monotonic() + wait_s)
         self._last_error = str(error)
         return wait_s
 

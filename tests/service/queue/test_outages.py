@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
+import structlog
 
 from base_server.service.core.errors import ServiceUnavailable
 from base_server.service.queue.event_stream import EventStream
@@ -116,6 +117,35 @@ async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
         writer.write(data)
     writer.close()
     await writer.wait_closed()
+
+
+async def test_consumer_logs_an_outage_at_its_begin_and_end(
+    private_bench: QueueBench, private_server: RedisServer
+) -> None:
+    queue = await private_bench.queue()
+    calls: list[int] = []
+
+    async def handler(message: QueueMessage) -> bool:
+        calls.append(1)
+        if len(calls) < 4:
+            raise ServiceUnavailable("database", "away")
+        return True
+
+    with structlog.testing.capture_logs() as logs:
+        await queue.send_message("mail", {"n": 1}, "mail")
+        await queue.register_message_consumer("mail", "one", handler)
+        await until(lambda: len(calls) == 4)
+        private_server.kill()
+        await asyncio.sleep(1)
+        private_server.start()
+        await until(lambda: any("consumer works again" in line["event"] for line in logs))
+    events = [line["event"] for line in logs if line["event"].startswith("a queue ")]
+    assert events == [
+        "a queue handler has to wait",
+        "a queue handler works again",
+        "a queue consumer cannot work",
+        "a queue consumer works again",
+    ]
 
 
 async def test_a_message_whose_answer_was_lost_is_stored_once(

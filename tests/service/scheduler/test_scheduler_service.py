@@ -9,9 +9,9 @@ from datetime import UTC, datetime, timedelta
 import pytest
 import structlog
 
+from base_server.service.core import outage_log
 from base_server.service.core.errors import ServiceError, ServiceNotRunning, ServiceUnavailable
 from base_server.service.lock.lock_holder import LockHolder
-from base_server.service.scheduler import job_runner
 from base_server.service.scheduler.base_scheduler import ScheduleJob, ScheduleType
 from base_server.service.scheduler.job_runner import JobRunner
 from base_server.service.scheduler.scheduler_service import SchedulerService
@@ -64,7 +64,7 @@ async def test_an_outage_is_said_once_and_its_end_once(
     with structlog.testing.capture_logs() as logs:
         await service.add_job(interval(work))
         await until(lambda: work.begun >= 4)
-        monkeypatch.setattr(job_runner, "_OUTAGE_SAID_EVERY_S", 0.0)
+        monkeypatch.setattr(outage_log, "INTERVAL_S", 0.0)
         said = len(logs)
         await until(lambda: len(logs) > said)
         monkeypatch.undo()

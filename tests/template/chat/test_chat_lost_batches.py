@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import pytest
+import structlog
 
+from base_server.service.core.errors import ServiceUnavailable
 from base_server.service.queue.event_stream import EventStream
 from base_server.service.queue.message_queue import QueueEntry
 from base_server.service.queue.queue_errors import DeadLettersFull
@@ -54,6 +56,34 @@ async def lost_batch(
 
 async def drain(chat: ChatWorld, stream: EventStream) -> None:
     await chat.template._parts.consumer._drain(stream, 0.0)
+
+
+async def test_batches_log_an_outage_at_its_begin_and_end(
+    chat: ChatWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    user = await chat.user()
+    stream, database = stream_of(chat, user), Refusing(chat)
+    await chat.send(user, (await chat.room(user)).room_id, "good")
+    consumer = chat.template._parts.consumer
+    with structlog.testing.capture_logs() as logs:
+        for database.down in (True, True, True, False):
+            await drain(chat, stream)
+        with monkeypatch.context() as patch:
+            patch.setattr(consumer._writer.marks, "check", unavailable)
+            for _ in range(3):
+                await consumer.check_marks()
+        for _ in range(2):
+            await consumer.check_marks()
+    assert [line["event"] for line in logs if line["log_level"] != "debug"] == [
+        "batch not written, it stays in the queue",
+        "batches are written again",
+        "the shards' marks could not be compared",
+        "the shards' marks are compared again",
+    ]
+
+
+async def unavailable(*_: object) -> None:
+    raise ServiceUnavailable("cache", "away")
 
 
 async def test_refused_events_of_a_lost_batch_become_dead_letters(chat: ChatWorld) -> None:
