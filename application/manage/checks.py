@@ -148,15 +148,17 @@ def _memory_of(node: str, info: str) -> Finding:
 
 async def _epochs(tools: Operating) -> Finding:
     """Every partition must have adopted this run of Redis: a connection does it before it serves anything."""
-    epochs = await tools.cache.epochs()
-    if wrong := sum(not is_of_this_run for _, is_of_this_run in epochs):
+    generations = await tools.cache.generations()
+    if wrong := sum(not is_of_this_run for _, is_of_this_run in generations):
         fix = "look for a server that speaks to another Redis under the same address; restart the servers"
         return Finding(
-            "partitions", Level.BAD, f"{wrong} of {len(epochs)} are of another Redis run", fix
+            "partitions", Level.BAD, f"{wrong} of {len(generations)} are of another Redis run", fix
         )
-    highest = max(epoch for epoch, _ in epochs)
+    highest = max(epoch for epoch, _ in generations)
     return Finding(
-        "partitions", Level.GOOD, f"{len(epochs)}, all of this Redis run, highest epoch {highest}"
+        "partitions",
+        Level.GOOD,
+        f"{len(generations)}, all of this Redis run, highest epoch {highest}",
     )
 
 

@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from base_server.service.redis_client.precondition import asking_first
+from base_server.service.redis_client.precondition import with_precondition
 from base_server.service.redis_client.script import load_scripts
 
 _SOURCES = Path(__file__).parents[2] / "base_server"
@@ -20,7 +20,7 @@ _SCRIPT_NAMES = {
     variant.sha1: script.name
     for folder in sorted({file.parent for file in _SOURCES.rglob("*.lua")})
     for script in load_scripts(folder).values()
-    for variant in (script, asking_first(script))
+    for variant in (script, with_precondition(script))
 }
 _CALL = re.compile(rb"CALL `?(\w+)")
 _QUERY = 3

@@ -56,8 +56,9 @@ class StormWorld:
         """Nothing is under way: no tasks of the server's, nothing taken from a pool."""
         container = self.door.world.container
         cache = container.cache
-        pools = [pool for exchange in cache._exchanges for pool in exchange.pools]
-        pools_back = not any(pool._in_use_connections for pool in pools)
+        clients = (cache.get_client(), cache.get_bulk_client())
+        pools = [pool for client in clients for pool in client._redis.pools]
+        pools_back = not any(pool.in_use for pool in pools)
         databases = [container.database._global, *container.database._shards.values()]
         used = [database.pool.in_use for database in databases if hasattr(database, "pool")]
         parts = self.door.world.template._parts

@@ -1,4 +1,4 @@
-"""What the rest of the server holds of Redis: the documented calls on logical keys, the internal ones on full keys."""
+"""Redis for the rest of the server: the documented calls on logical keys, ours on full names."""
 
 from __future__ import annotations
 
@@ -8,22 +8,25 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any, Self, TypeVar
 
-from redis.exceptions import NoScriptError
-
 from base_server.service.cache.keyspace import Keyspace
 from base_server.service.cache.partition import Partitions
 from base_server.service.core.errors import OutcomeUnknown, PreconditionFailed, ServiceUnavailable
 from base_server.service.core.logger import Logger
 from base_server.service.core.tracing import span
-from base_server.service.redis_client.calls import REFUSED, Command, Effect
-from base_server.service.redis_client.client import Exchange, effect_of
-from base_server.service.redis_client.cluster_client import ClusterExchange
-from base_server.service.redis_client.precondition import Precondition, asking_first, is_refusal
-from base_server.service.redis_client.raw_client import RawClient
+from base_server.service.redis_client.calls import Command, Effect
+from base_server.service.redis_client.client import effect_of
+from base_server.service.redis_client.precondition import (
+    Precondition,
+    is_refusal,
+    with_precondition,
+)
+from base_server.service.redis_client.raw_client import AnyClient, RawClient
 from base_server.service.redis_client.redis_errors import (
+    ERROR_REPLIES,
     NEWER_FORMAT,
     CacheCommandError,
     command_error,
+    is_script_missing,
 )
 from base_server.service.redis_client.script import Script
 
@@ -32,29 +35,32 @@ _REPORT_EVERY_S = 60.0
 
 
 class CacheClient:
-    """A handle on one pool of connections; making it, entering and leaving it open none.
+    """A handle on the connections of the service; making, entering or leaving it opens none.
 
-    Every call raises :class:`~base_server.service.core.errors.ServiceUnavailable` when Redis certainly did not
-    execute it, its subclass :class:`~base_server.service.core.errors.OutcomeUnknown` when it may have, and
-    :class:`~base_server.service.redis_client.redis_errors.CacheCommandError` when Redis refused the command itself.
-    A caller's cancellation does not reach a call that was begun: it runs to its end.
+    Every call raises :class:`~base_server.service.core.errors.ServiceUnavailable` when Redis
+    certainly did not execute it, its subclass :class:`~base_server.service.core.errors.
+    OutcomeUnknown` when it may have, and
+    :class:`~base_server.service.redis_client.redis_errors.CacheCommandError` when Redis refused the
+    command itself. When a caller is cancelled, a call that was begun still runs to its end.
     """
 
     def __init__(
         self,
-        exchange: Exchange | ClusterExchange,
+        client: AnyClient,
+        raw: RawClient,
         keyspace: Keyspace,
         script_guard: str = "",
     ) -> None:
         """``script_guard`` is put before every script."""
-        self._exchange = exchange
+        self._redis = client
         self.keyspace = keyspace
         self._guard = script_guard
         self._variants: dict[tuple[str, bool], Script] = {}
         self._evaluated: set[str] = set()
         self._newer_reported_s = -_REPORT_EVERY_S
-        self._client = RawClient(exchange)
-        """A ``redis.asyncio`` client with ``decode_responses=True``, on full key names, raising redis-py's errors."""
+        self._client = raw
+        """The documented ``redis.asyncio`` client with ``decode_responses=True``: it takes full key
+        names and raises redis-py's errors."""
 
     async def __aenter__(self) -> Self:
         return self
@@ -68,14 +74,14 @@ class CacheClient:
 
     @property
     def round_trips(self) -> int:
-        """Calls so far of all who share these connections, a repeat counted again: each costs its caller the time of
-        one round trip (those of one tick of the loop go out together; what a new connection asks is not counted)."""
-        return self._exchange.round_trips
+        """Calls so far on these connections, a repeat counted again. Each costs its caller the time
+        of one round trip, also when calls share a write. Greetings are not counted."""
+        return self._redis.round_trips
 
     @property
     def writes(self) -> int:
         """Writes to the network that these calls went out in."""
-        return self._exchange.writes
+        return self._redis.writes
 
     def key(self, logical: str, partition: int | None = None) -> str:
         """The full name of ``kind:id[:rest]``, in the partition of ``id`` or in the given one."""
@@ -89,11 +95,13 @@ class CacheClient:
     # [field, value, …], SMEMBERS a list, XRANGE [[entry id, [field, value, …]], …], a missing value None.
 
     async def execute(self, *command: Any, wait_s: float = 0.0) -> Any:
-        """One command. ``wait_s``: how long it may wait in the server (BLOCK), on top of the time-out."""
+        """One command. ``wait_s``: how long it may wait in the server (BLOCK), on top of the
+        time-out."""
         return (await self._run([command], effect_of([command]), wait_s))[0]
 
     async def execute_many(self, commands: Sequence[Command]) -> list[Any]:
-        """Independent commands in one round trip (not a transaction); the first refused one is raised at the end."""
+        """Independent commands in one round trip, not a transaction. All are executed; then the
+        error of the first refused one is raised."""
         return await self._run(commands, effect_of(commands)) if commands else []
 
     async def run_script(
@@ -107,27 +115,26 @@ class CacheClient:
     ) -> Any:
         """Run ``script`` atomically, in one round trip once the server knows it.
 
-        ``repeatable``: called again with the same arguments it answers what it answered first
-        (it carries its own ids), so it is sent once more when the connection was lost.
-        With a ``precondition`` it is not: what held may not hold any more:
-        ``base_server.service.core.errors.ConnectionLostInFlight``;
-        one that does not hold is ``PreconditionFailed``.
+        ``repeatable``: it carries its own ids, so a second run with the same arguments returns what
+        the first did, and it is sent once more when the connection was lost. With a
+        ``precondition`` it is not repeated, for the precondition may not hold any more: that raises
+        ``ConnectionLostInFlight``. A precondition that does not hold raises ``PreconditionFailed``.
         """
         effect = Effect.REPEATABLE if repeatable and precondition is None else Effect.ONCE
         operands = (
             [len(keys), *keys, *args] if precondition is None else precondition.operands(keys, args)
         )
         if self._guard or precondition is not None:
-            script = self._variant(script, asks=precondition is not None)
+            script = self._variant(script, has_precondition=precondition is not None)
         with span("redis script", script=script.name):
             try:
+                # EVALSHA only after an EVAL of our own: a script's first call costs one round
+                # trip, too. A restarted server replies NOSCRIPT, and gets the source again.
                 if script.sha1 in self._evaluated:
-                    answers = await self._exchange.run(
-                        [("EVALSHA", script.sha1, *operands)], effect
-                    )
-                    if not isinstance(answers[0], NoScriptError):
-                        return _result(answers, effect)[0]
-                (answer,) = await self._run([("EVAL", script.source, *operands)], effect)
+                    replies = await self._redis.run([("EVALSHA", script.sha1, *operands)], effect)
+                    if not is_script_missing(replies[0]):
+                        return _result(replies, effect)[0]
+                (reply,) = await self._run([("EVAL", script.source, *operands)], effect)
             except CacheCommandError as error:
                 if precondition is not None and is_refusal(error.code):
                     raise PreconditionFailed(
@@ -138,7 +145,7 @@ class CacheClient:
                 self._report_newer(error)
                 raise
             self._evaluated.add(script.sha1)
-            return answer
+            return reply
 
     def _report_newer(self, error: ServiceUnavailable) -> None:
         """Log, once a minute, that a script met a record of a newer version."""
@@ -156,11 +163,11 @@ class CacheClient:
     async def ask_partitions(
         self, partitions: Iterable[int], ask: Callable[[int], Awaitable[T]]
     ) -> dict[int, T]:
-        """What ``ask`` answers for each partition. One whose master is away is left out, with a warning; raises
-        ServiceUnavailable when all of them are."""
+        """The result of ``ask`` for each partition. A partition whose master is away is left out,
+        with a warning. Raises ServiceUnavailable when all are away."""
         asked = list(partitions)
         answers = await asyncio.gather(*map(ask, asked), return_exceptions=True)
-        told: dict[int, T] = {}
+        found: dict[int, T] = {}
         away: dict[int, ServiceUnavailable] = {}
         for partition, answer in zip(asked, answers, strict=True):
             if isinstance(answer, ServiceUnavailable):
@@ -168,37 +175,38 @@ class CacheClient:
             elif isinstance(answer, BaseException):
                 raise answer
             else:
-                told[partition] = answer
+                found[partition] = answer
         if away:
             outage = next(iter(away.values()))
-            if not told:
+            if not found:
                 raise outage
             Logger.warn(
                 "cache partitions are left out", partitions=list(away), reason=outage.reason
             )
-        return told
+        return found
 
     async def execute_on_each(self, *command: Any) -> dict[str, Any]:
-        """One command on every server that has a part of the keys, and its answers by the server's name: the masters
-        of a cluster, else the one server, whose name is ''."""
+        """One command on every server that has a part of the keys: the masters of a cluster, else
+        the one server, whose name is ''. Returns the replies by the server's name."""
         effect = effect_of([command])
-        nodes = self._exchange.nodes
+        nodes = self._redis.nodes
         answers = await asyncio.gather(
-            *(self._exchange.run_on(node, [command], effect) for node in nodes)
+            *(self._redis.run_on(node, [command], effect) for node in nodes)
         )
         return {
             node: _result(answer, effect)[0] for node, answer in zip(nodes, answers, strict=True)
         }
 
     async def scan(self, pattern: str) -> set[str]:
-        """The full names of all keys that match the glob ``pattern``. Reads through all names: not for a hot path."""
+        """The full names of all keys that match the glob ``pattern``. It reads through all names:
+        not for a hot path."""
         found: set[str] = set()
-        for node in self._exchange.nodes:
+        for node in self._redis.nodes:
             cursor = "0"
             while True:
                 page = ("SCAN", cursor, "MATCH", pattern, "COUNT", 1000)
                 ((cursor, names),) = _result(
-                    await self._exchange.run_on(node, [page], Effect.READ), Effect.READ
+                    await self._redis.run_on(node, [page], Effect.READ), Effect.READ
                 )
                 found.update(names)
                 if str(cursor) == "0":
@@ -206,9 +214,10 @@ class CacheClient:
         return found
 
     async def publish(self, channel: str, text: str, partition: int | None = None) -> None:
-        """Signal ``text`` on the logical ``channel`` to all processes that :meth:`CacheService.subscribe` to it now.
+        """Signal ``text`` on the logical ``channel`` to all processes that have subscribed to it by
+        :meth:`CacheService.subscribe`.
 
-        A script does the same with PUBLISH and the channel's full name (:meth:`key`) among its KEYS.
+        A script does it by PUBLISH, with the channel's full name (:meth:`key`) among its KEYS.
         """
         await self._run([("PUBLISH", self.key(channel, partition), text)], Effect.REPEATABLE)
 
@@ -221,7 +230,7 @@ class CacheClient:
     async def set_string(
         self, key: str, value: str | bytes | int | float, expire: float | None = None
     ) -> bool:
-        """Set ``key``; with ``expire`` it lives so many seconds, without it for good."""
+        """Set ``key``; it lives ``expire`` seconds, or permanently."""
         ttl = () if expire is None else ("PX", _ms(expire))
         return bool(await self.execute("SET", self.key(key), value, *ttl) == "OK")
 
@@ -265,30 +274,32 @@ class CacheClient:
             script, [self.key(key) for key in keys], list(args), repeatable=False
         )
 
-    def _variant(self, script: Script, *, asks: bool) -> Script:
-        """``script`` with the guard before it and, if it ``asks``, the question for its precondition."""
-        if (known := self._variants.get((script.sha1, asks))) is None:
-            asked = asking_first(script) if asks else script
-            known = replace(asked, body=self._guard + asked.body)
-            self._variants[script.sha1, asks] = known
-        return known
+    def _variant(self, script: Script, *, has_precondition: bool) -> Script:
+        """``script`` with the guard before it and, if it has one, the check of its precondition."""
+        key = script.sha1, has_precondition
+        if (variant := self._variants.get(key)) is None:
+            checked = with_precondition(script) if has_precondition else script
+            variant = self._variants[key] = replace(checked, body=self._guard + checked.body)
+        return variant
 
     async def _run(
         self, commands: Sequence[Command], effect: Effect, wait_s: float = 0.0
     ) -> list[Any]:
-        return _result(await self._exchange.run(commands, effect, wait_s), effect)
+        return _result(await self._redis.run(commands, effect, wait_s), effect)
 
 
-def _result(answers: list[Any], effect: Effect) -> list[Any]:
-    refused = [answer for answer in answers if isinstance(answer, REFUSED)]
+def _result(replies: list[Any], effect: Effect) -> list[Any]:
+    """The replies, or the caller's error for the first refused command."""
+    refused = [reply for reply in replies if isinstance(reply, ERROR_REPLIES)]
     if not refused:
-        return answers
+        return replies
     error = command_error(refused[0])
     if (
         isinstance(error, ServiceUnavailable)
-        and len(refused) < len(answers)
+        and len(refused) < len(replies)
         and effect is not Effect.READ
     ):
+        # "Nothing was executed" would be wrong: the other commands were.
         error = OutcomeUnknown("cache", f"a part of a pipeline was refused: {error.reason}")
     raise error from refused[0]
 

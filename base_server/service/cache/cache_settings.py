@@ -8,6 +8,8 @@ from typing import Literal, Self
 from pydantic import Field, SecretStr, model_validator
 
 from base_server.service.core.settings import Host, Settings
+from base_server.service.redis_client.cluster_map import Address
+from base_server.service.redis_client.connection import Connector
 
 
 class CacheSettings(Settings):
@@ -20,7 +22,8 @@ class CacheSettings(Settings):
     port: int = Field(default=6379, ge=1, le=65535)
     """Its port."""
     nodes: list[str] = Field(default=[])
-    """`redis_cluster` only, instead of host and port: nodes as `host:port`, of which one must be up at start."""
+    """`redis_cluster` only, instead of host and port: nodes as `host:port`, of which one must be up
+    at start."""
     db: int = Field(default=0, ge=0)
     """Its database number; a cluster has only 0."""
     username: str | None = None
@@ -32,8 +35,8 @@ class CacheSettings(Settings):
     tls_ca_file: str | None = None
     """Certificates to trust instead of the system's."""
     unix_socket_path: str | None = None
-    """Reach ``type: redis`` by this socket instead of host and port. (With ``embedded``: the server there belongs to
-    somebody else, as the supervisor's does for its workers.)"""
+    """Reach ``type: redis`` by this socket instead of host and port. (With ``embedded``: the server
+    there belongs to somebody else, as the supervisor's does for its workers.)"""
     accept_volatile: bool = False
     """PROD only: start although this Redis loses acknowledged writes when it dies or is full."""
     timeout_s: float = Field(default=5.0, gt=0)
@@ -45,16 +48,16 @@ class CacheSettings(Settings):
     max_bulk_connections: int = Field(default=16, ge=2)
     """Connections of this process for fills, settles, large ranges and blocking reads, at most."""
     appendfsync: Literal["always", "everysec", "no"] = "always"
-    """Embedded only: how often the append-only file reaches the disk. With ``everysec`` a power cut, or a kill while
-    the disk is slow, may lose the last two seconds."""
+    """Embedded only: how often the append-only file reaches the disk. With ``everysec`` a power
+    cut, or a kill while the disk is slow, may lose the last two seconds."""
     maxmemory_mb: int = Field(default=1024, ge=0)
     """Embedded only: at this size writes are refused, nothing is evicted; 0 = no limit."""
     start_timeout_s: float = Field(default=60.0, gt=0)
     """Embedded only: longest wait for the server to have loaded its data."""
 
     @property
-    def seeds(self) -> list[tuple[str, int]]:
-        """Host and port of the server, or of the nodes of a cluster that are known beforehand."""
+    def seeds(self) -> list[Address]:
+        """The server, or the nodes of a cluster from which the others are learned."""
         if not self.nodes:
             return [(self.host, self.port)]
         parts = [node.rpartition(":") for node in self.nodes]
@@ -65,9 +68,20 @@ class CacheSettings(Settings):
         """Where the server is, for people."""
         return self.unix_socket_path or ", ".join(f"{host}:{port}" for host, port in self.seeds)
 
-    def at(self, node: tuple[str, int]) -> Self:
-        """The same for one node of a cluster."""
-        return self.model_copy(update={"host": node[0], "port": node[1], "nodes": []})
+    def connector(self, node: Address | None = None, *, timeout_s: float) -> Connector:
+        """How to connect: to the one server, or to a node of a cluster."""
+        host, port = node or (self.host, self.port)
+        return Connector(
+            host=host,
+            port=port,
+            unix_socket_path=self.unix_socket_path,
+            db=self.db,
+            username=self.username,
+            password=self.password.get_secret_value() if self.password else None,
+            tls=self.tls,
+            tls_ca_file=self.tls_ca_file,
+            timeout_s=timeout_s,
+        )
 
     @model_validator(mode="after")
     def _fits_a_cluster(self) -> Self:

@@ -1,7 +1,7 @@
-"""The one seam through which every Redis call passes: send n commands, read n answers.
+"""The client of one server: send n commands, get n replies.
 
-A caller's cancellation never reaches a shared connection (``auto_pipeline``). redis-py's own retries are
-off; the only repeat is the one here, and only of calls that may be repeated.
+A caller's cancellation never reaches a connection (``auto_pipeline``). The only repeat is the one
+here, and only of calls that may be repeated.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from base_server.service.core.errors import (
 )
 from base_server.service.core.instruments import Counter, Histogram
 from base_server.service.core.tasks import TaskRegistry
-from base_server.service.redis_client.auto_pipeline import Pipeline
-from base_server.service.redis_client.calls import Call, Command, Effect, Lost, Unanswered
-from base_server.service.redis_client.connection_pool import Pool
+from base_server.service.redis_client.auto_pipeline import AutoPipeline
+from base_server.service.redis_client.calls import Command, Effect, RedisCall
+from base_server.service.redis_client.connection_pool import ConnectionPool
 
 CALL_SECONDS = Histogram(
     "cache_call_seconds", "Time of a call to Redis, waiting for a connection included."
@@ -32,13 +32,14 @@ FAILED_CALLS = Counter(
 
 # fmt: off
 _READS = frozenset([
-    "EXISTS", "GET", "GETEX", "GETRANGE", "HEXISTS", "HGET", "HGETALL", "HKEYS", "HLEN", "HMGET", "HVALS", "INFO",
-    "LINDEX", "LLEN", "LRANGE", "MGET", "PING", "PTTL", "SCARD", "SISMEMBER", "SMEMBERS", "SMISMEMBER", "STRLEN",
-    "TIME", "TTL", "TYPE", "XINFO", "XLEN", "XRANGE", "XREAD", "XREVRANGE", "ZCARD", "ZCOUNT", "ZMSCORE", "ZRANGE",
-    "ZRANGEBYSCORE", "ZRANK", "ZREVRANGE", "ZSCORE",
+    "EXISTS", "GET", "GETEX", "GETRANGE", "HEXISTS", "HGET", "HGETALL", "HKEYS", "HLEN", "HMGET",
+    "HVALS", "INFO", "LINDEX", "LLEN", "LRANGE", "MGET", "PING", "PTTL", "SCARD", "SISMEMBER",
+    "SMEMBERS", "SMISMEMBER", "STRLEN", "TIME", "TTL", "TYPE", "XINFO", "XLEN", "XRANGE", "XREAD",
+    "XREVRANGE", "ZCARD", "ZCOUNT", "ZMSCORE", "ZRANGE", "ZRANGEBYSCORE", "ZRANK", "ZREVRANGE",
+    "ZSCORE",
 ])
 # fmt: on
-"""Commands that may be sent again after a lost connection (GETEX: a read that pushes a TTL on)."""
+"""Commands that may be sent again after a lost connection (GETEX only extends a TTL)."""
 
 
 def effect_of(commands: Sequence[Command]) -> Effect:
@@ -49,31 +50,30 @@ def effect_of(commands: Sequence[Command]) -> Effect:
     return Effect.READ
 
 
-class Exchange:
-    """With one server. ``gather``: calls of one tick share a write, which suits those that are answered at once."""
+class RedisClient:
+    """``shared``: calls of one loop iteration share a write, which suits calls that Redis answers
+    at once. Else each call has a connection for itself."""
 
     def __init__(
         self,
-        pool: Pool,
+        pool: ConnectionPool,
         tasks: TaskRegistry,
         waits: TaskRegistry,
         timeout_s: float,
         *,
-        gather: bool = True,
+        shared: bool = True,
     ) -> None:
-        """``waits`` holds the calls that wait in the server (BLOCK): a stop need not wait for their end."""
-        self.pool = pool
+        """``waits`` holds the calls that wait in the server: a stop need not wait for their end."""
         self.tasks = tasks
-        self._pipeline = Pipeline(pool, tasks, waits, timeout_s, gather=gather)
+        self._pipeline = AutoPipeline(pool, tasks, waits, timeout_s, shared=shared)
 
     @property
-    def pools(self) -> list[Pool]:
-        """All the connections."""
-        return [self.pool]
+    def pools(self) -> list[ConnectionPool]:
+        return [self._pipeline.pool]
 
     @property
     def round_trips(self) -> int:
-        """Calls sent so far: what each caller waited for. Some of one tick share a write (:attr:`writes`)."""
+        """Calls sent so far; several of one loop iteration share one of :attr:`writes`."""
         return self._pipeline.sent
 
     @property
@@ -83,15 +83,16 @@ class Exchange:
     async def run(
         self, commands: Sequence[Command], effect: Effect, wait_s: float = 0.0
     ) -> list[Any]:
-        """Send ``commands`` next to each other and return their answers; a refused command's answer is its error.
+        """Send ``commands`` next to each other, not as a transaction; returns their replies.
 
-        ``wait_s``: how long the server itself may wait (BLOCK), on top of the time-out.
-        Raises :class:`ServiceUnavailable` when certainly nothing was executed,
-        :class:`OutcomeUnknown` when something may have been. Cancelled, it leaves the call to run to its end.
+        The reply of a refused command is its error. ``wait_s``: how long the server itself may wait
+        (BLOCK), on top of the time-out. Raises :class:`ServiceUnavailable` when certainly nothing
+        was executed, :class:`OutcomeUnknown` when something may have been. When the caller is
+        cancelled, the call still runs to its end.
         """
-        call = Call(commands, effect, self._settle, wait_s)
+        call = RedisCall(commands, effect, self._on_outcome, wait_s)
         self._pipeline.send(call)
-        return await call.answers
+        return await call.replies
 
     @property
     def nodes(self) -> list[str]:
@@ -102,36 +103,35 @@ class Exchange:
         """:meth:`run` on one of :attr:`nodes`."""
         return await self.run(commands, effect)
 
-    def _settle(self, call: Call, outcome: list[Any] | ServiceUnavailable) -> None:
+    def _on_outcome(self, call: RedisCall, outcome: list[Any] | ServiceUnavailable) -> None:
         if isinstance(outcome, list):
-            finish(call, outcome)
-        elif isinstance(outcome, Lost) and call.effect is not Effect.ONCE and not call.repeated:
+            succeed(call, outcome)
+        elif (
+            isinstance(outcome, ConnectionLostInFlight)
+            and call.effect is not Effect.ONCE
+            and not call.repeated
+        ):
             call.repeated = True
             self._pipeline.send(call)
         else:
             fail(call, outcome)
 
 
-def finish(call: Call, answers: list[Any]) -> None:
-    """Give the caller its answers."""
+def succeed(call: RedisCall, replies: list[Any]) -> None:
+    """Give the caller its replies."""
     if not call.wait_s:
-        CALL_SECONDS.observe(time.monotonic() - call.begun_s)
-    call.finish(answers)
+        CALL_SECONDS.observe(time.monotonic() - call.started_s)
+    call.complete(replies)
 
 
-def fail(call: Call, failure: ServiceUnavailable) -> None:
-    """Tell the caller that there is no answer, and whether its call may have been executed."""
-    # Whatever happened to a repeat, the first may have been executed.
-    sent = call.repeated or isinstance(failure, Lost | Unanswered)
-    unknown = sent and call.effect is not Effect.READ
-    kind = (
-        ServiceUnavailable
-        if not unknown
-        else ConnectionLostInFlight
-        if isinstance(failure, Lost)
-        else OutcomeUnknown
-    )
+def fail(call: RedisCall, failure: ServiceUnavailable) -> None:
+    """Raise to the caller that there is no reply, and whether the call may have been executed."""
+    # Whatever happened to the repeat: the first may have been executed.
+    was_sent = call.repeated or isinstance(failure, OutcomeUnknown)
+    kind: type[ServiceUnavailable] = ServiceUnavailable
+    if was_sent and call.effect is not Effect.READ:
+        kind = type(failure) if isinstance(failure, OutcomeUnknown) else OutcomeUnknown
     error = kind("cache", failure.reason)
     error.__cause__ = failure.__cause__
-    FAILED_CALLS.add("unknown" if unknown else "unavailable")
-    call.finish(error)
+    FAILED_CALLS.add("unavailable" if kind is ServiceUnavailable else "unknown")
+    call.complete(error)

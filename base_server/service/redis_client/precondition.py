@@ -1,4 +1,4 @@
-"""What must hold when a script runs, asked by the script itself: a look and a write in one step and one call."""
+"""A precondition that a script checks itself: check and write in one step and one round trip."""
 
 from __future__ import annotations
 
@@ -10,16 +10,17 @@ from base_server.service.redis_client.script import Script
 
 _CODE = "PRECONDITION"
 
-# KEYS and ARGV of the precondition stand behind those of the script and are gone before it begins.
-_ASK = f"""local text, life, epoch = table.remove(ARGV), table.remove(ARGV), table.remove(ARGV)
+# KEYS and ARGV of the precondition follow those of the script, and are removed before it begins.
+_CHECK = f"""local text, life, generation = table.remove(ARGV), table.remove(ARGV), table.remove(ARGV)
 local key, run = table.remove(KEYS), table.remove(KEYS)
-if redis.call('GET', run) ~= epoch or redis.pcall('GET', key) ~= text then
+if redis.call('GET', run) ~= generation or redis.pcall('GET', key) ~= text then
   return redis.error_reply('{_CODE} does not hold')
 end
 local function script()
 """
-# Last, for a full Redis refuses only a script's first write: before the script it would let every write through.
-_LIVE_ON = """
+# Last: a full Redis refuses only a script's first write, and this one frees nothing and adds
+# nothing. Before the script it would let every later write through.
+_EXTEND_LIFE = """
 end
 local answer = script()
 redis.pcall('EXPIRE', key, life)
@@ -29,27 +30,28 @@ return answer
 
 @dataclass(frozen=True, slots=True)
 class Precondition:
-    """``key`` holds ``text`` (its life then begins anew, ``life_s``), and the run epoch at ``epoch_key`` is ``epoch``.
+    """``key`` holds ``text``, and the server generation at ``generation_key`` is ``generation``.
 
-    Full names, of the partition of the script's keys."""
+    If so, ``key`` lives another ``life_s``. Full key names, of the partition of the script's keys.
+    """
 
     key: str
     text: str
     life_s: int
-    epoch_key: str
-    epoch: str
+    generation_key: str
+    generation: str
 
     def operands(self, keys: Sequence[str], args: Sequence[Any]) -> list[Any]:
-        """What EVALSHA takes behind the script's name."""
-        numbered = [len(keys) + 2, *keys, self.epoch_key, self.key]
-        return [*numbered, *args, self.epoch, self.life_s, self.text]
+        """The operands of EVALSHA after the script's hash."""
+        numbered = [len(keys) + 2, *keys, self.generation_key, self.key]
+        return [*numbered, *args, self.generation, self.life_s, self.text]
 
 
-def asking_first(script: Script) -> Script:
+def with_precondition(script: Script) -> Script:
     """``script`` for :meth:`Precondition.operands`."""
-    return replace(script, body=_ASK + script.body + _LIVE_ON)
+    return replace(script, body=_CHECK + script.body + _EXTEND_LIFE)
 
 
 def is_refusal(code: str) -> bool:
-    """Whether the error of a command says that its precondition does not hold."""
+    """Whether the error code of a script says that its precondition does not hold."""
     return code == _CODE

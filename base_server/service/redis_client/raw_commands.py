@@ -1,4 +1,4 @@
-"""What a host's own commands ask of a connection that is shared: how long they wait on it, and what they may not do."""
+"""Rules for a host's own commands on shared connections: how long they wait, what is refused."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _OF_A_CONNECTION = frozenset(
 
 
 def refuse_changes(command: Command) -> None:
-    """Raise :class:`CacheCommandError` for what would change the connection for those who use it next."""
+    """Raise :class:`CacheCommandError` for a command that changes the connection for later calls."""
     name, first = word_of(command[0]), word_of(_argument(command, 1))
     if name in _OF_A_CONNECTION or (name == "CLIENT" and first in {"REPLY", "TRACKING"}):
         raise CacheCommandError(
@@ -41,7 +41,7 @@ def refuse_changes(command: Command) -> None:
 def wait_s_of(command: Command) -> float:
     """Seconds that the server may wait before it answers ``command``; 0 if it answers at once.
 
-    Raises :class:`CacheCommandError` for a wait without an end, which would hold a connection for good.
+    Raises :class:`CacheCommandError` for a wait without an end: it would never free its connection.
     """
     name = word_of(command[0])
     if name in _LAST_IN_SECONDS:
@@ -63,8 +63,8 @@ def wait_s_of(command: Command) -> float:
     return wait_s
 
 
-def _argument(command: Command, place: int) -> object:
-    return command[place] if place < len(command) else ""
+def _argument(command: Command, index: int) -> object:
+    return command[index] if index < len(command) else ""
 
 
 def _number(word: object) -> float:

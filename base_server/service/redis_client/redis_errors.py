@@ -1,14 +1,63 @@
-"""What Redis answered instead of a result, as errors of ours."""
+"""What Redis replied instead of a result: redis-py's exceptions for a reply, ours for the caller."""
 
 from __future__ import annotations
 
-from redis.exceptions import AskError, AuthenticationError, BusyLoadingError, RedisError
+from redis.exceptions import (
+    AskError,
+    AuthenticationError,
+    BusyLoadingError,
+    ClusterCrossSlotError,
+    ClusterDownError,
+    ExecAbortError,
+    MasterDownError,
+    MovedError,
+    NoPermissionError,
+    NoScriptError,
+    OutOfMemoryError,
+    ReadOnlyError,
+    RedisError,
+    ResponseError,
+    TryAgainError,
+)
+from redis.exceptions import ConnectionError as RedisConnectionError
 
 from base_server.service.core.errors import ServiceError, ServiceUnavailable
 
 NEWER_FORMAT = "NEWERFORMAT"
-"""No word of Redis: scripts of ours answer it, before they write, for what a newer version has written."""
-_CANNOT_NOW = frozenset(
+"""No code of Redis: our scripts reply it, before they write, for what a newer version has written."""
+
+ERROR_REPLIES = (RedisError, UnicodeDecodeError)
+"""What stands in the place of a reply: Redis refused the command, or its reply is not UTF-8."""
+
+NOT_SERVED_HERE = (AskError, TryAgainError, ClusterDownError)
+"""Replies of a cluster node to a command that it did not execute (MOVED is a kind of ASK)."""
+
+CONNECTION_IS_USELESS = (
+    BusyLoadingError,
+    AuthenticationError,
+    ReadOnlyError,
+    MasterDownError,
+)
+"""After these replies only a new connection can help: when a failover moves an address to another
+server, the old connections stay with the server that is a replica now."""
+
+_BY_CODE: dict[str, type[RedisError]] = {
+    "ASK": AskError,
+    "CLUSTERDOWN": ClusterDownError,
+    "CROSSSLOT": ClusterCrossSlotError,
+    "EXECABORT": ExecAbortError,
+    "LOADING": BusyLoadingError,
+    "MASTERDOWN": MasterDownError,
+    "MOVED": MovedError,
+    "NOAUTH": AuthenticationError,
+    "NOPERM": NoPermissionError,
+    "NOSCRIPT": NoScriptError,
+    "OOM": OutOfMemoryError,
+    "READONLY": ReadOnlyError,
+    "TRYAGAIN": TryAgainError,
+    "WRONGPASS": AuthenticationError,
+}
+_TRY_LATER = frozenset(
     [
         "OOM",
         "LOADING",
@@ -25,9 +74,9 @@ _CANNOT_NOW = frozenset(
 
 
 class CacheCommandError(ServiceError):
-    """Redis refused one command for what it is: a wrong type, wrong arguments, an error in a script.
+    """Redis refused the command itself: a wrong type, wrong arguments, an error in a script.
 
-    ``code`` is the first word of Redis's answer (``WRONGTYPE``, ``NOSCRIPT``, ``ERR``, …).
+    ``code`` is the first word of the reply (``WRONGTYPE``, ``NOSCRIPT``, ``ERR``, …).
     """
 
     def __init__(self, code: str, reason: str) -> None:
@@ -36,18 +85,33 @@ class CacheCommandError(ServiceError):
         self.reason = reason
 
 
+def error_reply(text: str) -> RedisError:
+    """The exception for an error reply, as redis-py raises it; the code goes to ``status_code``."""
+    code, _, reason = text.partition(" ")
+    if (kind := _BY_CODE.get(code)) is not None:
+        return kind(reason, status_code=code)
+    if text == "ERR max number of clients reached":  # then the server closes the connection
+        return RedisConnectionError(text)
+    return ResponseError(text)
+
+
+def is_script_missing(reply: object) -> bool:
+    """EVALSHA of a script that the server does not know (yet, or any more)."""
+    return isinstance(reply, NoScriptError)
+
+
 def command_error(error: RedisError | UnicodeDecodeError) -> ServiceError:
-    """The error for a refused command: :class:`ServiceUnavailable` when the server cannot do it now."""
+    """The caller's error for an error reply: ServiceUnavailable when a later try may succeed."""
     if isinstance(error, UnicodeDecodeError):
         return CacheCommandError("UNDECODABLE", "an answer is not UTF-8")
     code, reason = _code_and_reason(error)
-    if code in _CANNOT_NOW or isinstance(error, BusyLoadingError | AuthenticationError | AskError):
+    if code in _TRY_LATER or isinstance(error, BusyLoadingError | AuthenticationError | AskError):
         return ServiceUnavailable("cache", f"{code} {reason}")
     return CacheCommandError(code, reason)
 
 
 def _code_and_reason(error: RedisError) -> tuple[str, str]:
-    """redis-py keeps the first word in the text unless it knows it; then it moves it to ``status_code``."""
+    """:func:`error_reply` leaves a code that it does not know in the text."""
     text = str(error)
     if code := getattr(error, "status_code", None):
         return str(code), text

@@ -13,10 +13,12 @@ from base_server.service.redis_client.redis_errors import CacheCommandError
 
 # fmt: off
 _KEYLESS = (
-    "ACL", "ASKING", "CLIENT", "CLUSTER", "COMMAND", "CONFIG", "DISCARD", "ECHO", "EXEC", "INFO", "MULTI", "PING",
-    "SCRIPT", "TIME",
+    "ACL", "ASKING", "CLIENT", "CLUSTER", "COMMAND", "CONFIG", "DISCARD", "ECHO", "EXEC", "INFO",
+    "MULTI", "PING", "SCRIPT", "TIME",
 )
-_OF_ONE_NODE = ("DBSIZE", "FLUSHALL", "FLUSHDB", "KEYS", "RANDOMKEY", "SCAN", "UNWATCH", "WAIT", "WATCH")
+_OF_ONE_NODE = (
+    "DBSIZE", "FLUSHALL", "FLUSHDB", "KEYS", "RANDOMKEY", "SCAN", "UNWATCH", "WAIT", "WATCH",
+)
 _AFTER_A_COUNT = ("EVAL", "EVALSHA", "EVALSHA_RO", "EVAL_RO", "FCALL", "FCALL_RO")
 _AFTER_A_SUBCOMMAND = ("BITOP", "MEMORY", "OBJECT", "XGROUP", "XINFO")
 _AFTER_STREAMS = ("XREAD", "XREADGROUP")
@@ -24,10 +26,11 @@ _AFTER_STREAMS = ("XREAD", "XREADGROUP")
 
 
 def slot_of(command: Command) -> int | None:
-    """The slot of the command's first key; ``None`` for one without keys, which any node may answer.
+    """The slot of the command's first key; ``None`` for a command without keys: any node will do.
 
-    All keys of a command are of one partition, so the first one decides; Redis
-    refuses a command whose keys are not. Raises :class:`CacheCommandError` for what each node has to be asked.
+    All keys of a command are of one partition, so the first one decides; Redis refuses a command
+    with keys of several slots. Raises :class:`CacheCommandError` for a command that concerns each
+    node by itself.
     """
     special = _SPECIAL.get(str(command[0]).upper())
     if special is not None:
@@ -41,9 +44,8 @@ def _after_a_count(command: Command) -> int | None:
 
 def _after_streams(command: Command) -> int | None:
     words = [word_of(word) for word in command[:-1]]
-    return (
-        _slot(command[words.index("STREAMS") + 1]) if "STREAMS" in words else None
-    )  # any node refuses it
+    # Without STREAMS it is wrong anyway, and any node may refuse it.
+    return _slot(command[words.index("STREAMS") + 1]) if "STREAMS" in words else None
 
 
 def _refused(command: Command) -> int | None:
@@ -59,7 +61,7 @@ _SPECIAL: dict[str, Callable[[Command], int | None]] = {
     **dict.fromkeys(_AFTER_A_SUBCOMMAND, lambda command: _slot(command[2])),
     **dict.fromkeys(_AFTER_STREAMS, _after_streams),
 }
-"""What does not have its first key right behind its name."""
+"""Commands whose first key does not follow the name."""
 
 
 def _slot(key: Any) -> int:

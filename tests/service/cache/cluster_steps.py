@@ -9,7 +9,9 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 
 from base_server.service.cache.cache_client import CacheClient
 from base_server.service.cache.cache_service import CacheService
+from base_server.service.redis_client.auto_pipeline import _InFlightBatch
 from base_server.service.redis_client.calls import Batch
+from base_server.service.redis_client.connection import RedisConnection
 from base_server.service.redis_client.script import Script
 
 APPEND = Script(
@@ -32,7 +34,7 @@ async def words(redis: CacheClient, partition: int) -> list[str]:
 
 
 async def epochs(service: CacheService) -> list[int]:
-    stored = await service.epochs()
+    stored = await service.generations()
     assert all(is_of_this_run for _, is_of_this_run in stored)
     return [epoch for epoch, _ in stored]
 
@@ -40,14 +42,21 @@ async def epochs(service: CacheService) -> list[int]:
 def lose_answers(
     monkeypatch: pytest.MonkeyPatch, *losses: bool, on_loss: Callable[[], None] | None = None
 ) -> None:
-    """The connection breaks, for each coming answer, when it was executed, read and counts as lost."""
-    hear, left = Batch.hear, list(losses)
+    """The connection breaks, for each coming reply to a call, when it was executed, read and counts
+    as lost. What a new connection asks first is not counted."""
+    on_reply, send, left = Batch.on_reply, _InFlightBatch._send, list(losses)
+    sent: list[Batch] = []
 
-    def lossy(batch: Batch, answer: object) -> None:
-        if left and left.pop(0):
+    def noted(in_flight: _InFlightBatch, connection: RedisConnection) -> None:
+        sent.append(in_flight.batch)
+        send(in_flight, connection)
+
+    def lossy(batch: Batch, reply: object) -> None:
+        if left and any(batch is one for one in sent) and left.pop(0):
             if on_loss is not None:
                 on_loss()
             raise RedisConnectionError("lost on its way")
-        hear(batch, answer)
+        on_reply(batch, reply)
 
-    monkeypatch.setattr(Batch, "hear", lossy)
+    monkeypatch.setattr(_InFlightBatch, "_send", noted)
+    monkeypatch.setattr(Batch, "on_reply", lossy)

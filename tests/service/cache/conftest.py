@@ -18,7 +18,9 @@ def pytest_asyncio_loop_factories(
 ) -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
     """What reads from transports itself is tested on both loops that a server may run on."""
     loops = {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
-    return loops if item.path.stem == "test_cache_wire" else {"asyncio": asyncio.new_event_loop}
+    return (
+        loops if item.path.stem == "test_cache_connections" else {"asyncio": asyncio.new_event_loop}
+    )
 
 
 @pytest.fixture

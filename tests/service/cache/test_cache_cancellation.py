@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import math
 import random
 from collections.abc import Awaitable, Callable
 
@@ -84,12 +83,12 @@ async def test_no_caller_reads_anothers_answer(
         assert redis.writes < redis.round_trips * 0.9, (
             "they did not share connections with each other"
         )
-        pool = redis._exchange.pool
+        pool = redis._redis.pools[0]
         await until(
-            lambda: not pool._in_use_connections and not len(service._tasks),
+            lambda: not pool.in_use and not len(service._tasks),
             what="everything comes back",
         )
-        assert len(pool._available_connections) <= 4
+        assert len(pool.idle) <= 4
         assert await asyncio.gather(*(redis.execute("ECHO", n) for n in range(20))) == [
             str(n) for n in range(20)
         ]
@@ -99,19 +98,21 @@ async def test_positive_control_a_naive_shared_connection_does_mix_answers_up(
     real_cache: CacheService,
 ) -> None:
     """The storm would find what it looks for: a connection that is used again after a half-read answer."""
-    pool = real_cache.get_client()._exchange.pool
+    pool = real_cache.get_client()._redis.pools[0]
     connection = await pool.take()
     chance = random.Random(7)
     wrong = 0
+    answers: asyncio.Queue[object] = asyncio.Queue()
+    connection.listen(answers.put_nowait)
     for n in range(100):
-        await connection.send_command("EVAL", ECHO.source, 0, n)
+        connection.write("EVAL", ECHO.source, 0, n)
         try:
             async with asyncio.timeout(chance.uniform(0, 0.002)):
-                answer = await connection.read_response(disconnect_on_error=False, timeout=math.inf)
+                answer = await answers.get()
         except TimeoutError:
             continue
         wrong += answer != str(n)
-    await connection.disconnect()
+    connection.close()
     pool.give(connection)
     assert wrong > 0
 
@@ -121,10 +122,10 @@ async def test_a_connection_with_an_unread_answer_is_never_used_again(
 ) -> None:
     redis = real_cache.get_client()
     await redis.execute("PING")
-    redis._exchange._pipeline._timeout_s = 0.02
+    redis._redis._pipeline.timeout_s = 0.02
     with pytest.raises(OutcomeUnknown):
         await redis.eval_script("for i = 1, 200000 do redis.sha1hex(i) end return 'of another'")
-    redis._exchange._pipeline._timeout_s = 20.0
+    redis._redis._pipeline.timeout_s = 20.0
     assert await redis.execute("ECHO", "mine") == "mine"
 
 

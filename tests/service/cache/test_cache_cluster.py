@@ -178,7 +178,7 @@ async def test_a_lost_answer_is_what_it_is_with_one_server(
     redis, key = cache.get_client(), cache.get_client().key("n", 3)
     assert await redis.execute("GET", key) is None
     if losses in (ADOPTING, AFTER_ADOPTING_TWICE):
-        cache._epoch_of(3).adopted.clear()
+        cache._generation_of(3).verified.clear()
     lose_answers(monkeypatch, *losses)
     call = redis.run_script(COUNT, [key], [], repeatable=repeatable)
     if answer is None:

@@ -84,7 +84,7 @@ async def test_no_caller_reads_anothers_answer_while_a_slot_moves_to_and_fro(
             assert cancelled
         await moving
         await until(
-            lambda: not any(pool._in_use_connections for pool in redis._exchange.pools),
+            lambda: not any(pool.in_use for pool in redis._redis.pools),
             what="all come back",
         )
 
@@ -126,11 +126,11 @@ async def test_while_a_slot_moves_single_keys_are_served_and_scripts_wait_and_ar
     ):  # more than there are keys: none, some, all of them are on the other side
         assert await redis.execute("GET", redis.key("text", 2)) == "x"
         assert await redis.execute("GET", redis.key("nothing", 2)) is None
-        redis._exchange._timeout_s = 0.05
+        redis._redis.timeout_s = 0.05
         with pytest.raises(ServiceUnavailable, match=r"TRYAGAIN|ASK") as refused:
             await append(redis, 2, f"during {step}")
         assert not isinstance(refused.value, OutcomeUnknown)
-        redis._exchange._timeout_s = 5.0
+        redis._redis.timeout_s = 5.0
         if not moving_cluster.move_keys(slot, source, target, count=1):
             break
     assert step > 5

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +12,8 @@ from base_server.service.cache.cache_client import CacheClient
 from base_server.service.cache.cache_service import CacheService
 from base_server.service.cache.cache_settings import CacheSettings
 from base_server.service.core.errors import OutcomeUnknown, ServiceUnavailable, StartError
+from base_server.service.redis_client.connection import Connector
+from base_server.service.redis_client.raw_client import make_redis_py_pool
 from base_server.service.redis_client.redis_errors import CacheCommandError
 from base_server.service.redis_client.script import Script
 from tests.backends_redis import (
@@ -108,7 +109,7 @@ async def test_while_the_server_is_away_calls_are_refused_at_once_and_afterwards
         assert refused.value.service == "cache"
     await asyncio.to_thread(private_server.start)
     assert await redis.set_string("a:1", "x")
-    assert not redis._exchange.pool._in_use_connections
+    assert not redis._redis.pools[0].in_use
 
 
 async def test_each_run_of_the_server_raises_every_epoch_before_anything_is_read(
@@ -258,10 +259,8 @@ async def test_an_exhausted_pool_is_an_outage_of_which_nothing_was_executed(
             asyncio.create_task(bulk.execute("BLPOP", bulk.key("l:1"), 0, wait_s=3600))
             for _ in range(2)
         ]
-        await until(
-            lambda: len(bulk._exchange.pool._in_use_connections) == 2 and bulk.round_trips == 2
-        )
-        bulk._exchange.pool.timeout_s = 0.1
+        await until(lambda: bulk._redis.pools[0].in_use == 2 and bulk.round_trips == 2)
+        bulk._redis.pools[0].timeout_s = 0.1
         with pytest.raises(ServiceUnavailable, match="all connections are in use"):
             await bulk.set_string("a:1", "x")
         redis = service.get_client()
@@ -309,7 +308,7 @@ async def test_a_failover_behind_one_address_is_followed(
     ):
         redis = service.get_client()
         await asyncio.gather(*(redis.set_string(f"a:{number}", "x") for number in range(100)))
-        assert len(redis._exchange.pool._available_connections) > 1
+        assert len(redis._redis.pools[0].idle) > 1
         await redis.execute("REPLICAOF", "127.0.0.1", free_port())
         address.target = valkey_server.socket
         with pytest.raises(ServiceUnavailable, match="READONLY"):
@@ -372,28 +371,20 @@ async def test_a_script_that_runs_for_ever_makes_others_an_outage(
             await endless
 
 
-def test_the_client_library_is_set_up_as_measured(tmp_path: Path) -> None:
-    service = make_cache(CacheSettings(type="redis"), "app", data_dir=tmp_path)
-    client = service._make_client(
-        CacheSettings(type="redis"), max_connections=3, timeout_s=5.0, gather=True
-    )
-    pool = client._exchange.pool
+def test_redis_py_is_set_up_as_measured() -> None:
+    pool = make_redis_py_pool(Connector(timeout_s=5.0), max_connections=3)
     connection = pool.make_connection()
     assert (connection.protocol, connection.retry.get_retries()) == (2, 0)
-    # The seam's own time-outs are around every write and read; redis-py's would cost a task each.
-    assert (connection.socket_timeout, connection.socket_connect_timeout, pool.timeout_s) == (
-        None,
-        5.0,
-        5.0,
-    )
+    # The time-outs are around whole calls; redis-py's would cost a task for each write and read.
+    assert (connection.socket_timeout, connection.socket_connect_timeout) == (None, 5.0)
     assert not pool.maint_notifications_enabled()
-    assert pool.max_connections == 3
+    assert (pool.max_connections, pool.timeout) == (3, 5.0)
 
 
 async def _leave_idle(redis: CacheClient, count: int) -> None:
     """Have ``count`` connections idle in the pool."""
-    pool = redis._exchange.pool
+    pool = redis._redis.pools[0]
     taken = [await pool.take() for _ in range(count)]
     for connection in taken:
         pool.give(connection)
-    assert len(pool._available_connections) >= count
+    assert len(pool.idle) >= count

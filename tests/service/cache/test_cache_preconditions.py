@@ -26,7 +26,7 @@ def redis(cache: CacheService) -> CacheClient:
 async def precondition(redis: CacheClient) -> Precondition:
     held = Precondition(redis.key("session:a", 0), "alice", 100, redis.key("run:a", 0), "7")
     await redis.execute("SET", held.key, held.text, "EX", 5)
-    await redis.execute("SET", held.epoch_key, held.epoch)
+    await redis.execute("SET", held.generation_key, held.generation)
     return held
 
 
@@ -60,9 +60,9 @@ async def test_a_script_whose_premise_does_not_hold_does_nothing(
             await redis.execute("DEL", precondition.key)
             await redis.execute("RPUSH", precondition.key, "alice")
         case "other run":
-            await redis.execute("SET", precondition.epoch_key, "8")
+            await redis.execute("SET", precondition.generation_key, "8")
         case _:
-            await redis.execute("DEL", precondition.epoch_key)
+            await redis.execute("DEL", precondition.generation_key)
     key = redis.key("note:a", 0)
     for _ in range(2):  # sent whole, and by its name
         with pytest.raises(PreconditionFailed):
@@ -78,7 +78,7 @@ async def test_a_full_server_refuses_a_script_whose_premise_holds_too(
         redis = cache.get_client()
         held = Precondition(redis.key("session:a", 0), "alice", 100, redis.key("run:a", 0), "7")
         await redis.execute("SET", held.key, held.text, "EX", 5)
-        await redis.execute("SET", held.epoch_key, held.epoch)
+        await redis.execute("SET", held.generation_key, held.generation)
         await redis.execute("CONFIG", "SET", "maxmemory", "1")
         with pytest.raises(ServiceUnavailable):
             await redis.run_script(NOTE, [redis.key("note:a", 0)], ["x"], precondition=held)

@@ -134,7 +134,7 @@ async def test_a_user_without_rights_to_channels_is_told_once_and_tried_seldom(
                 assert not await service.subscribe(
                     "stop:*", lambda channel, text: heard.append(text)
                 )
-                await until(lambda: service._signals._pause_s == 2.0)
+                await until(lambda: service._subscriber._pause_s == 2.0)
             (told,) = logs
             assert told["event"] == "cache signals interrupted"
             assert "channel" in told["reason"]
@@ -148,7 +148,7 @@ async def test_a_user_without_rights_to_channels_is_told_once_and_tried_seldom(
                 return "allowed" in heard
 
             await until(arrives)
-            assert service._signals._pause_s == 0.2, (
+            assert service._subscriber._pause_s == 0.2, (
                 "the next interruption is fixed at once, and told"
             )
         await owner.get_client().execute("ACL", "DELUSER", app_id)
@@ -157,25 +157,24 @@ async def test_a_user_without_rights_to_channels_is_told_once_and_tried_seldom(
 async def test_a_connection_that_gives_no_sign_of_life_is_replaced(
     real_cache: CacheService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("base_server.service.cache.signals._QUIET_S", 0.2)
+    monkeypatch.setattr("base_server.service.redis_client.subscriber._QUIET_S", 0.2)
     heard: list[str] = []
     await real_cache.subscribe("stop:*", lambda channel, text: heard.append(text))
-    first, pings = real_cache._signals._pubsub, 0
-    ping = first.ping
+    subscriber = real_cache._subscriber
+    assert subscriber is not None
+    first, pings = subscriber._connection, 0
+    assert first is not None
+    write = first.write
 
-    async def counted() -> None:
+    def counted(*command: object) -> None:
         nonlocal pings
         pings += 1
-        await ping()
+        write(*command)
 
-    monkeypatch.setattr(first, "ping", counted)
+    monkeypatch.setattr(first, "write", counted)
     await until(lambda: pings == 2, what="one that answered is asked again")
-
-    async def unanswered() -> None:
-        return None
-
-    monkeypatch.setattr(first, "ping", unanswered)
-    await until(lambda: real_cache._signals._pubsub not in (None, first))
+    monkeypatch.setattr(first, "write", lambda *command: None)
+    await until(lambda: subscriber._connection not in (None, first))
 
     async def arrives() -> bool:
         await real_cache.get_client().publish("stop:a", "again")

@@ -20,7 +20,7 @@ FOLDERS = sorted({file.parent for file in (PROJECT / "base_server").rglob("*.lua
 EXEMPT = {
     "acquire_lock",
     "adopt_message",
-    "adopt_run",
+    "verify_run",
     "append_delta",
     "claim_turn",
     "dead_letter_entries",
@@ -67,10 +67,10 @@ async def test_a_full_redis_runs_the_exempt_scripts_alone(
 ) -> None:
     async with running_cache(private_server.settings(), app_id) as service:
         cache: CacheClient = service.get_client()
-        epoch_key, key = cache.key("epoch", 0), cache.key("some:1", 0)
+        generation_key, key = cache.key("epoch", 0), cache.key("some:1", 0)
         await cache.execute("SET", key, "text")
         precondition = Precondition(
-            key, "text", 60, epoch_key, await cache.execute("GET", epoch_key)
+            key, "text", 60, generation_key, await cache.execute("GET", generation_key)
         )
         await cache.execute("CONFIG", "SET", "maxmemory", "1")
         for asked in (None, precondition):

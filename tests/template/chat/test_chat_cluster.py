@@ -93,8 +93,8 @@ async def test_nothing_is_lost_doubled_or_revived_while_slots_move_and_masters_c
         await chat.persist()
         for player in players:
             await player.check()
-        assert all(is_of_this_run for _, is_of_this_run in await chat.container.cache.epochs())
-        assert (await chat.container.cache.epochs())[partition][0] >= 3, (
+        assert all(is_of_this_run for _, is_of_this_run in await chat.container.cache.generations())
+        assert (await chat.container.cache.generations())[partition][0] >= 3, (
             "moved and failed over, then died"
         )
 

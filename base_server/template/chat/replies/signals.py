@@ -1,4 +1,4 @@
-"""What the scripts tell every process about replies, by signals (``base_server.service.cache.signals``).
+"""What the scripts tell every process about replies, by signals (``base_server.service.redis_client.subscriber``).
 
 A signal is a hint without content: its subscriber reads from Redis what it lacks, and one that missed a signal reads
 again a little later.

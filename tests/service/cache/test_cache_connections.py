@@ -30,9 +30,9 @@ from base_server.service.cache.cache_settings import CacheSettings
 from base_server.service.core.errors import OutcomeUnknown, ServiceUnavailable
 from base_server.service.core.tasks import TaskRegistry
 from base_server.service.redis_client.calls import Effect
-from base_server.service.redis_client.client import Exchange
-from base_server.service.redis_client.connecting import OnConnect, make_pool
-from base_server.service.redis_client.connection import SocketWire, WiredConnection
+from base_server.service.redis_client.client import RedisClient
+from base_server.service.redis_client.connection import Connector, RedisConnection
+from base_server.service.redis_client.connection_pool import ConnectionPool
 from tests.backends_redis import RedisServer, find_server, free_port, missing_backend, running_cache
 from tests.certificates import make_certificate
 from tests.open_files import open_files
@@ -90,20 +90,20 @@ class Visit:
         return True
 
 
-class Seam:
-    """An exchange with a :class:`ToldServer`."""
+class Client:
+    """A client of a :class:`ToldServer`."""
 
-    def __init__(self, port: int, on_connect: OnConnect | None, max_connections: int = 4) -> None:
-        settings = CacheSettings(type="redis", port=port)
+    def __init__(self, port: int, max_connections: int = 4, **options: Any) -> None:
+        connector = Connector(port=port, timeout_s=10 * PATIENCE_S, **options)
         self.tasks = TaskRegistry()
-        self.pool = make_pool(
-            settings, on_connect, max_connections=max_connections, timeout_s=10 * PATIENCE_S
+        self.pool = ConnectionPool(
+            connector.connect, max_connections=max_connections, timeout_s=10 * PATIENCE_S
         )
-        self.exchange = Exchange(self.pool, self.tasks, TaskRegistry(), 0.3)
+        self.redis = RedisClient(self.pool, self.tasks, TaskRegistry(), 0.3)
 
     def ask(self, *words: str, effect: Effect = Effect.ONCE) -> asyncio.Task[list[Any]]:
         """One command for each word."""
-        return asyncio.create_task(self.exchange.run([("ECHO", word) for word in words], effect))
+        return asyncio.create_task(self.redis.run([("ECHO", word) for word in words], effect))
 
 
 @pytest.fixture
@@ -112,30 +112,30 @@ async def server() -> ToldServer:
 
 
 @pytest.fixture
-async def seam(server: ToldServer) -> AsyncIterator[Seam]:
+async def client(server: ToldServer) -> AsyncIterator[Client]:
     async with server.running() as port:
-        seam = Seam(port, None)
-        yield seam
-        assert not len(seam.tasks)
-        assert not seam.pool._in_use_connections
-        await seam.pool.disconnect()
+        client = Client(port)
+        yield client
+        assert not len(client.tasks)
+        assert not client.pool.in_use
+        client.pool.close_idle()
 
 
-async def test_answers_come_in_any_pieces(seam: Seam, server: ToldServer) -> None:
-    calls = [seam.ask("a"), seam.ask("b", "c"), seam.ask("d")]
+async def test_answers_come_in_any_pieces(client: Client, server: ToldServer) -> None:
+    calls = [client.ask("a"), client.ask("b", "c"), client.ask("d")]
     visit = await server.visit()
     await visit.asked("d")
     for byte in "$3\r\n€\r\n:7\r\n*2\r\n+x\r\n$-1\r\n+é\r\n".encode():
         visit.say(bytes([byte]))
         await asyncio.sleep(0.001)
     assert await asyncio.gather(*calls) == [["€"], [7, ["x", None]], ["é"]]
-    assert (seam.exchange.writes, seam.exchange.round_trips) == (1, 3)
+    assert (client.redis.writes, client.redis.round_trips) == (1, 3)
 
 
 async def test_the_place_of_a_caller_that_left_stays_its_own(
-    seam: Seam, server: ToldServer
+    client: Client, server: ToldServer
 ) -> None:
-    calls = [seam.ask("a"), seam.ask("b", "c"), seam.ask("d")]
+    calls = [client.ask("a"), client.ask("b", "c"), client.ask("d")]
     visit = await server.visit()
     await visit.asked("d")
     calls[1].cancel()
@@ -147,26 +147,26 @@ async def test_the_place_of_a_caller_that_left_stays_its_own(
 
 @pytest.mark.parametrize("reset", [False, True], ids=["closed", "reset"])
 async def test_a_connection_that_the_server_closed_while_it_idled_is_not_used_again(
-    seam: Seam, server: ToldServer, reset: bool
+    client: Client, server: ToldServer, reset: bool
 ) -> None:
-    await _idle(seam, server)
+    await _idle(client, server)
     server.visits[0].close(reset=reset)
-    await until(lambda: not seam.pool._available_connections[-1].wire.clean)
-    call = seam.ask("b")
+    await until(lambda: not client.pool.idle[-1].clean)
+    call = client.ask("b")
     visit = await server.visit(1)
     await visit.asked("b")
     visit.say(b"+b\r\n")
     assert await call == ["b"], "a write: on a dead connection its outcome would be unknown"
-    assert seam.exchange.round_trips == 2
+    assert client.redis.round_trips == 2
 
 
 async def test_a_connection_that_says_something_unasked_while_it_idles_is_not_used_again(
-    seam: Seam, server: ToldServer
+    client: Client, server: ToldServer
 ) -> None:
-    await _idle(seam, server)
+    await _idle(client, server)
     server.visits[0].say(b"+of another\r\n")
-    await until(lambda: not seam.pool._available_connections[-1].wire.clean)
-    call = seam.ask("b")
+    await until(lambda: not client.pool.idle[-1].clean)
+    call = client.ask("b")
     visit = await server.visit(1)
     await visit.asked("b")
     visit.say(b"+b\r\n")
@@ -178,9 +178,9 @@ async def test_a_connection_that_says_something_unasked_while_it_idles_is_not_us
     "more", [b"+of another\r\n", b"$20\r\nhalf"], ids=["an answer", "half an answer"]
 )
 async def test_a_connection_that_says_more_than_was_asked_is_not_used_again(
-    seam: Seam, server: ToldServer, more: bytes
+    client: Client, server: ToldServer, more: bytes
 ) -> None:
-    call = seam.ask("a")
+    call = client.ask("a")
     visit = await server.visit()
     await visit.asked("a")
     visit.say(b"+a\r\n" + more)
@@ -191,27 +191,26 @@ async def test_a_connection_that_says_more_than_was_asked_is_not_used_again(
 async def test_nothing_is_sent_on_a_connection_that_says_more_than_its_greeting(
     server: ToldServer,
 ) -> None:
-    async def greet(connection: WiredConnection) -> None:
-        await connection.send_command("PING")
-        assert await connection.read_response() == "PONG"
+    async def greet(connection: RedisConnection) -> None:
+        assert await connection.ask(("PING",)) == ["PONG"]
 
     async with server.running() as port:
-        seam = Seam(port, greet)
-        call = seam.ask("a")
+        client = Client(port, on_connect=greet)
+        call = client.ask("a")
         visit = await server.visit()
         await visit.asked("PING")
         visit.say(b"+PONG\r\n+of another\r\n")
         with pytest.raises(ServiceUnavailable, match="nobody asked for") as refused:
             await call
         assert not isinstance(refused.value, OutcomeUnknown)
-        assert seam.exchange.round_trips == 0
+        assert client.redis.round_trips == 0
         assert await visit.is_closed()
 
 
 async def test_a_batch_that_is_late_keeps_the_answers_it_has_and_closes_its_connection(
-    seam: Seam, server: ToldServer
+    client: Client, server: ToldServer
 ) -> None:
-    calls = [seam.ask("a"), seam.ask("b", "c"), seam.ask("d", effect=Effect.READ)]
+    calls = [client.ask("a"), client.ask("b", "c"), client.ask("d", effect=Effect.READ)]
     visit = await server.visit()
     await visit.asked("d")
     visit.say(b"+a\r\n+b\r\n$5\r\nhal")
@@ -223,13 +222,13 @@ async def test_a_batch_that_is_late_keeps_the_answers_it_has_and_closes_its_conn
     assert not isinstance(read, OutcomeUnknown)
     visit.say(b"of another\r\n")
     assert await visit.is_closed()
-    assert seam.exchange.round_trips == 3, "a slow server is not asked again"
+    assert client.redis.round_trips == 3, "a slow server is not asked again"
 
 
 async def test_a_read_that_was_half_answered_is_repeated_whole(
-    seam: Seam, server: ToldServer
+    client: Client, server: ToldServer
 ) -> None:
-    call = seam.ask("a", "b", effect=Effect.READ)
+    call = client.ask("a", "b", effect=Effect.READ)
     first = await server.visit()
     await first.asked("b")
     first.say(b"+old\r\n")
@@ -241,9 +240,9 @@ async def test_a_read_that_was_half_answered_is_repeated_whole(
 
 
 async def test_what_is_no_answer_at_all_is_a_lost_connection(
-    seam: Seam, server: ToldServer, caplog: pytest.LogCaptureFixture
+    client: Client, server: ToldServer, caplog: pytest.LogCaptureFixture
 ) -> None:
-    calls = [seam.ask("a"), seam.ask("b")]
+    calls = [client.ask("a"), client.ask("b")]
     visit = await server.visit()
     await visit.asked("b")
     visit.say(b"+a\r\nHTTP/1.1 400 Bad Request\r\n")
@@ -255,19 +254,20 @@ async def test_what_is_no_answer_at_all_is_a_lost_connection(
 
 
 async def test_a_transport_that_takes_nothing_is_a_lost_connection(
-    seam: Seam, server: ToldServer, monkeypatch: pytest.MonkeyPatch
+    client: Client, server: ToldServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    await _idle(seam, server)
-    wire = seam.pool._available_connections[-1].wire
-    assert isinstance(wire, SocketWire)
+    await _idle(client, server)
+    connection = client.pool.idle[-1]
 
     def refuse(pieces: object) -> None:
         raise RuntimeError("unable to perform operation on a closed transport")
 
     monkeypatch.setattr(
-        wire, "_transport", SimpleNamespace(writelines=refuse, abort=wire._transport.abort)
+        connection,
+        "_transport",
+        SimpleNamespace(writelines=refuse, abort=connection._transport.abort),
     )
-    read, write = seam.ask("read", effect=Effect.READ), seam.ask("write")
+    read, write = client.ask("read", effect=Effect.READ), client.ask("write")
     with pytest.raises(OutcomeUnknown):
         await asyncio.wait_for(
             write, PATIENCE_S
@@ -279,9 +279,9 @@ async def test_a_transport_that_takes_nothing_is_a_lost_connection(
 
 
 async def test_a_server_that_does_not_even_read_holds_no_descriptor(
-    seam: Seam, server: ToldServer
+    client: Client, server: ToldServer
 ) -> None:
-    call = seam.ask("x" * 20_000_000)
+    call = client.ask("x" * 20_000_000)
     visit = await server.visit()
     visit.writer.transport.pause_reading()  # type: ignore[attr-defined]
     files = open_files()
@@ -307,9 +307,9 @@ async def test_a_server_that_does_not_even_read_holds_no_descriptor(
     ],
 )
 async def test_a_refusal_is_redis_pys_error_and_the_connection_goes_on(
-    seam: Seam, server: ToldServer, text: str, kind: type[RedisError], fields: dict[str, object]
+    client: Client, server: ToldServer, text: str, kind: type[RedisError], fields: dict[str, object]
 ) -> None:
-    calls = [seam.ask("a"), seam.ask("b")]
+    calls = [client.ask("a"), client.ask("b")]
     visit = await server.visit()
     await visit.asked("b")
     visit.say(f"-{text}\r\n+b\r\n".encode())
@@ -317,7 +317,7 @@ async def test_a_refusal_is_redis_pys_error_and_the_connection_goes_on(
     assert type(refusal) is kind
     assert {name: getattr(refusal, name) for name in fields} == fields
     assert await calls[1] == ["b"]
-    assert seam.pool._available_connections[-1].wire.clean
+    assert client.pool.idle[-1].clean
 
 
 @pytest.mark.parametrize(
@@ -330,9 +330,9 @@ async def test_a_refusal_is_redis_pys_error_and_the_connection_goes_on(
     ],
 )
 async def test_a_refusal_of_the_whole_connection_is_an_answer_after_which_it_is_closed(
-    seam: Seam, server: ToldServer, text: str, kind: type[RedisError]
+    client: Client, server: ToldServer, text: str, kind: type[RedisError]
 ) -> None:
-    calls = [seam.ask("a"), seam.ask("b")]
+    calls = [client.ask("a"), client.ask("b")]
     visit = await server.visit()
     await visit.asked("b")
     visit.say(f"-{text}\r\n+b\r\n".encode())
@@ -343,13 +343,13 @@ async def test_a_refusal_of_the_whole_connection_is_an_answer_after_which_it_is_
 
 
 async def test_a_stop_tells_the_callers_of_a_server_that_does_not_answer(
-    seam: Seam, server: ToldServer
+    client: Client, server: ToldServer
 ) -> None:
     files, tasks = open_files(), len(asyncio.all_tasks())
-    call = seam.ask("a")
+    call = client.ask("a")
     visit = await server.visit()
     await visit.asked("a")
-    assert await seam.tasks.drain(0.01) == 1
+    assert await client.tasks.drain(0.01) == 1
     with pytest.raises(OutcomeUnknown, match="stopped"):
         await call
     assert await visit.is_closed()
@@ -358,41 +358,11 @@ async def test_a_stop_tells_the_callers_of_a_server_that_does_not_answer(
     assert len(asyncio.all_tasks()) <= tasks
 
 
-async def test_a_connection_goes_from_batches_to_redis_pys_users_and_back(
-    seam: Seam, server: ToldServer
-) -> None:
-    visit = await _idle(seam, server)
-    connection = await seam.pool.take()
-    await connection.send_command("WATCH", "x")
-    await visit.asked("WATCH")
-    visit.say(b"+OK\r\n")
-    assert await connection.read_response() == "OK"
-    seam.pool.give(connection)
-    await _idle(seam, server)
-    assert len(server.visits) == 1
-
-
-async def test_what_redis_pys_users_leave_unread_reaches_nobody(
-    seam: Seam, server: ToldServer
-) -> None:
-    visit = await _idle(seam, server)
-    connection = await seam.pool.take()
-    await connection.send_command("GET", "x")
-    await visit.asked("GET")
-    visit.say(b"+of another\r\n")
-    seam.pool.give(connection)
-    call = seam.ask("b")
-    second = await server.visit(1)
-    await second.asked("b")
-    second.say(b"+b\r\n")
-    assert await call == ["b"]
-
-
-async def test_a_turn_that_comes_just_as_its_waiting_ends_goes_to_the_next(
+async def test_a_connection_that_comes_just_as_its_waiter_leaves_goes_to_the_next(
     server: ToldServer,
 ) -> None:
     async with server.running() as port:
-        pool = Seam(port, None, max_connections=1).pool
+        pool = Client(port, max_connections=1).pool
         connection = await pool.take()
         leaving, staying = asyncio.create_task(pool.take()), asyncio.create_task(pool.take())
         await asyncio.sleep(0)
@@ -410,7 +380,7 @@ async def test_a_turn_that_comes_just_as_its_waiting_ends_goes_to_the_next(
         with pytest.raises(RedisConnectionError, match="in use"):
             await pool.take()
         pool.give(connection)
-        await pool.disconnect()
+        pool.close_idle()
 
 
 @pytest.fixture(scope="module")
@@ -456,9 +426,9 @@ async def test_over_tls_too(tls_settings: CacheSettings, app_id: str) -> None:
         await until(lambda: heard == ["now"])
 
 
-async def _idle(seam: Seam, server: ToldServer) -> Visit:
+async def _idle(client: Client, server: ToldServer) -> Visit:
     """The first connection, after a batch that was answered on it."""
-    call = seam.ask("a")
+    call = client.ask("a")
     visit = await server.visit()
     await visit.asked("a")
     visit.say(b"+a\r\n")
