@@ -1,7 +1,8 @@
-"""Prints the parts of the documents that are taken from code: ``make docs`` writes them, a test holds them current.
+"""Prints the parts of the documents that come from code: ``make docs`` writes, a test compares them.
 
-``docs/errors.md``, ``docs/configuration.md``, ``docs/records.md`` and ``config/schema.json`` are written whole.
-Elsewhere a table stands between ``<!-- begin NAME -->`` and ``<!-- end NAME -->``; NAME is a key of :data:`TABLES`.
+``docs/errors.md``, ``docs/configuration.md``, ``docs/records.md`` and ``config/schema.json`` are
+written whole. Elsewhere a table is between ``<!-- begin NAME -->`` and ``<!-- end NAME -->``; NAME
+is a key of :data:`TABLES`.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ _ERRORS_HEAD = """# Error codes
 
 Printed from the registry, `base_server/template/base/errors.py`, by `make docs`. An error response
 is
-`{"errorCode": 1004, "sequence": 7, "error": {"code": "ROOM_NOT_FOUND", "message": "…", "retryable": false}}`,
+`{"errorCode": 1004, "error": {"code": "ROOM_NOT_FOUND", "message": "…", "retryable": false}}`,
 with `retry_after_s` and `details` where they help. Retryable: the same request, with the same ids,
 may succeed later, not before `retry_after_s`. 1020 and 1021 are about a reply that has ended: the
 question is stored, and the same `client_message_id` always gets the same two messages and the same
@@ -61,7 +62,7 @@ def errors_page() -> str:
 
 
 def with_tables(text: str) -> str:
-    """``text`` with every table between its markers printed again. Raises KeyError for an unknown table."""
+    """``text`` with every table printed again. Raises KeyError for an unknown table."""
     return _BLOCK.sub(lambda block: block[1] + TABLES[block[2]]() + block[3], text)
 
 

@@ -11,20 +11,21 @@ from application.base_web_server.config.schema import config_schema
 
 _HEAD = """# Configuration
 
-Printed from the settings classes by `make docs`. One JSON file per environment in [config/](../config), chosen by
-`--env LOCAL|DEBUG|PROD`, or `--config FILE`; what a file leaves out has the default below. An environment variable,
-written as in the second column (in any case), wins over the file. Lists and objects are given as JSON. An unknown
-key, a wrong type or a missing secret stops the start with one line that names the fix.
+Printed from the settings classes by `make docs`. One JSON file per environment in
+[config/](../config), chosen by `--env LOCAL|DEBUG|PROD`, or `--config FILE`; what a file leaves out
+has the default below. An environment variable, written as in the second column (in any case), wins
+over the file. Lists and objects are given as JSON. An unknown key, a wrong type or a missing secret
+stops the start with one line that names the fix.
 
 ```sh
-.venv/bin/python -m application.manage --env PROD config check    # is it right, is anything in it doubtful
-.venv/bin/python -m application.manage --env PROD config print    # what counts in the end, secrets hidden
+.venv/bin/python -m application.manage --env PROD config check   # errors and doubtful values
+.venv/bin/python -m application.manage --env PROD config print   # effective values, secrets hidden
 ```
 
 For completion and checks in an editor a file may begin with `"$schema": "schema.json"`
-([config/schema.json](../config/schema.json)).
-Secrets belong into the environment; they appear in no log, error or `config print`. What Redis keeps for a time, it
-keeps for ten years (315360000 s) at most.
+([config/schema.json](../config/schema.json)). Secrets belong into the environment; they appear in
+no log, error or `config print`. What Redis keeps for a time, it keeps for ten years (315360000 s)
+at most.
 """
 # Names that the user chooses, in the place of a persona's or a provider's.
 _CHOSEN = {"personas": "NAME", "providers": "NAME"}

@@ -1,4 +1,4 @@
-"""Prints docs/records.md from the schema of the chat's records, with who writes each field, as the scripts say it."""
+"""Prints docs/records.md from the schema of the chat's records, with the scripts that write a field."""
 
 from __future__ import annotations
 
@@ -22,13 +22,14 @@ LUA = Path(chat_records.__file__).parent / "lua"
 
 _HEAD = """# Records
 
-Printed by `make docs` from `base_server/template/chat/cache/records.py` and the scripts beside it. Keys are without the
-prefix of the application and without their partition. A field is stored under its short name; the term is the word of
-the documents. A field that ends in `:` stands for many, one for each id. A load of a room (`fill_room`) writes all that
-MySQL knows, too.
+Printed by `make docs` from `base_server/template/chat/cache/records.py` and the scripts beside it.
+Keys are without the prefix of the application and without their partition. A field is stored under
+its short name; the term is the word of the documents. A field that ends in `:` stands for many, one
+for each id. A load of a room (`fill_room`) writes all that MySQL knows, too.
 
-What MySQL has can be deleted here and is loaded again. What it may not have yet is never rebuilt: events in the event
-streams, running and queued replies (slot and waiters of a room), and the text of running replies.
+What MySQL has can be deleted here and is loaded again. What it may not have yet is never rebuilt:
+events in the event streams, running and queued replies (slot and waiters of a room), and the text
+of running replies.
 
 """
 _CALL = re.compile(r"redis\.p?call\('(HSET|HGET|HMGET|HDEL|HEXISTS|HINCRBY)', ")
@@ -49,7 +50,7 @@ class Use:
 
 
 def uses() -> list[Use]:
-    """What the scripts read and write by name. Names that they get as arguments are not among them."""
+    """What the scripts read and write by name, without names that they get as arguments."""
     found: list[Use] = []
     for file in sorted(LUA.glob("*.lua")):
         text = file.read_text(encoding="utf-8")
@@ -71,7 +72,8 @@ def records_page() -> str:
     for record in RECORDS:
         if not record.fields:
             continue
-        text += f"## `{record.key}`\n\n{record.meaning}\n\n| field | term | meaning | when absent | written by |\n"
+        text += f"## `{record.key}`\n\n{record.meaning}\n\n"
+        text += "| field | term | meaning | when absent | written by |\n"
         text += "|---|---|---|---|---|\n"
         for field in record.fields:
             cells = (
@@ -107,7 +109,7 @@ def _uses_of(by: str, function: str, body: str, keys: str) -> Iterator[Use]:
 
 
 def _records_of(function: str, key: str, keys: str) -> list[Record]:
-    """What the key of a command may be the key of; ``function``: the one that the command stands in."""
+    """The records that the key of a command may belong to; ``function``: where the command is."""
     if number := re.match(r"KEYS\[(\d+)\]", key):
         described = re.search(rf"(?:^|; ){number[1]} ([^;]+)", keys)
         if described is None:

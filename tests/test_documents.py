@@ -1,4 +1,4 @@
-"""Documents do not lie: links, commands, configuration keys, tables and examples are held against the code."""
+"""Links, commands, configuration keys, tables and examples of the documents match the code."""
 
 from __future__ import annotations
 
@@ -117,7 +117,8 @@ def test_links_name_the_file_that_they_lead_to(page: Path) -> None:
 def test_files_that_are_named_exist(page: Path) -> None:
     """Names in backticks: from the root, or (in the chat's own words) a file or script of the chat.
 
-    An ``__init__.py`` may be named to say that it must not exist; what begins with / is a path of the server."""
+    An ``__init__.py`` may be named to say that it must not exist; a path of the server begins with /.
+    """
     chat = CHAT_README.parent
     missing = []
     for name in re.findall(r"`([\w./-]+\.(?:py|lua|sql|json|toml|lock|md))`", _prose(page)):
@@ -302,7 +303,7 @@ def test_log_lines_that_operators_are_told_of_are_logged() -> None:
 
 
 def _log_calls() -> Iterator[tuple[str, str, set[str | None]]]:
-    """Level, message and keys of every call of the Logger; None among the keys stands for ``**fields``.
+    """Level, message and keys of every call of the Logger; None in the keys is for ``**fields``.
 
     A local ``log`` is ``Logger.info`` or ``Logger.warn``, as the case may be."""
     for folder in ("application", "base_server"):
@@ -377,7 +378,7 @@ def test_what_an_operator_pastes_acts_on_prod() -> None:
 def test_the_operators_commands_run_as_they_stand(
     server: ServerProcess, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Beside a running server of LOCAL: those that need no name of a room or a letter, each page's in its order."""
+    """Beside a running server of LOCAL: all that need no id of a room or a letter, page by page."""
     monkeypatch.setenv("BASE_SERVER__TEMPLATECONFIG__DATA_DIR", str(server.data_dir))
     monkeypatch.setenv("BASE_SERVER__NETCONFIG__PORT", server.base_url.rpartition(":")[2])
     for page in (README, ROOT / "docs/operations.md", ROOT / "docs/upgrading.md", CONFIGURATION):
@@ -536,10 +537,11 @@ def test_the_tutorial_works_from_top_to_bottom(page: Path, tmp_path: Path) -> No
     assignments = shlex.split(start.replace("\\\n", "").removesuffix("make run\n"))
     persona = dict(assignment.split("=", 1) for assignment in assignments)
     script = "\n".join(block for block in _blocks(page, "sh") if block != start)
-    assert script.startswith("ADDRESS=http://127.0.0.1:8080\n")
+    shipped = "http://127.0.0.1:8080"
+    assert script.startswith(f"ADDRESS={shipped}\n")
     with running_server(tmp_path / "data", **persona) as server:
         walked = subprocess.run(
-            ["bash", "-euo", "pipefail", "-c", script.replace("http://127.0.0.1:8080", server.base_url)],
+            ["bash", "-euo", "pipefail", "-c", script.replace(shipped, server.base_url)],
             cwd=tmp_path, capture_output=True, text=True, timeout=60, check=True,
         )  # fmt: skip
     said = walked.stdout

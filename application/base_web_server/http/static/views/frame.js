@@ -63,7 +63,7 @@ export function toastStack() {
   `;
 }
 
-/** Run `remove`; whoever did it by keyboard stands on the way back. */
+/** Run `remove`; after a keyboard action the focus is on the undo button. */
 export async function thenUndo(event, remove) {
   const isByKeyboard = event.detail === 0;
   remove();

@@ -20,7 +20,7 @@ export function drawPage() {
   document.title = state.session && roomId ? `${titleOf(findRoom(roomId))} · ${t("app.name")}` : t("app.name");
   const focused = document.activeElement;
   keepPlace(() => render(page(), document.getElementById("page")));
-  // Whoever stood on something that is gone goes on writing. (On a phone that would call up the keyboard.)
+  // If the focused element is gone, focus the composer. (On a phone that would open the keyboard.)
   if (!focused.isConnected && !touches.matches) document.getElementById("composer")?.focus({ preventScroll: true });
   clearTimeout(countdown);
   // The seconds to the next attempt are shown.
