@@ -9,6 +9,7 @@ nothing but the state moves.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TypeVar
@@ -21,6 +22,8 @@ from base_server.template.chat.cache.keys import ChatKeys
 from base_server.template.chat.cache.scripts import SCRIPTS
 from base_server.template.chat.domain.states import (
     GONE,
+    MESSAGE_STATE_CODES,
+    ROOM_STATE_CODES,
     MessageState,
     RoomState,
     allowed_before,
@@ -31,16 +34,6 @@ from base_server.template.chat.rooms.directory import ChatDirectory
 from base_server.template.chat.settings import ChatSettings
 
 __all__ = ["ChatStateMachine", "MessageState", "RoomState", "Transition", "get_chat_state_machine"]
-
-# C is COMPOSING of a message and CREATING of a room.
-_LETTERS = {
-    "P": "PENDING",
-    "R": "PROCESSING",
-    "S": "SENT",
-    "A": "ACTIVE",
-    "X": "DELETING",
-    "D": "DELETED",
-}
 
 S = TypeVar("S", RoomState, MessageState)
 
@@ -131,11 +124,11 @@ class ChatStateMachine(Facade):
 
     async def get_room_log(self, room_id: str) -> list[tuple[str, datetime]]:
         """The last transitions of a room, oldest first: (state, time), none older than ``transition_log_ttl_s``."""
-        return self._log(await self._read_room(room_id), "CREATING")
+        return self._log(await self._read_room(room_id), ROOM_STATE_CODES)
 
     async def get_message_log(self, message_id: str) -> list[tuple[str, datetime]]:
         """The last transitions of a message, as :meth:`get_room_log`."""
-        return self._log(await self._read_message(message_id), "COMPOSING")
+        return self._log(await self._read_message(message_id), MESSAGE_STATE_CODES)
 
     async def smart_delete_message(self, message_id: str) -> tuple[bool, str]:
         """Delete a message: DELETED at once what is not in MySQL yet, DELETING the rest until MySQL has the delete.
@@ -223,12 +216,13 @@ class ChatStateMachine(Facade):
         except CacheCommandError:
             return ""
 
-    def _log(self, text: str, first: str) -> list[tuple[str, datetime]]:
+    def _log(self, text: str, codes: Mapping[str, str]) -> list[tuple[str, datetime]]:
         oldest = datetime.now(UTC).timestamp() - self._log_ttl_s
         _, _, rest = text.partition("|")
         log = [
-            (_LETTERS.get(letter, first), datetime.fromtimestamp(int(ms) / 1000, UTC))
-            for letter, ms in _LOG_ITEM.findall(_ROOM.sub("", rest))
+            (codes[code], datetime.fromtimestamp(int(ms) / 1000, UTC))
+            for code, ms in _LOG_ITEM.findall(_ROOM.sub("", rest))
+            if code in codes
         ]
         return [(state, at) for state, at in log if at.timestamp() >= oldest]
 

@@ -30,6 +30,7 @@ from base_server.template.chat.common.chat_serialize import (
     ChatRoomDeleteRequest,
     ChatRoomUpdateRequest,
 )
+from base_server.template.chat.domain.states import MESSAGE_STATE_CODES, ROOM_STATE_CODES
 from docs.generate_records import LUA, uses
 from tests.chat_world import ChatWorld
 from tests.openai_stub import Reply
@@ -62,6 +63,14 @@ def test_schema_has_every_key_of_the_chat() -> None:
 def test_sentinels_have_one_value_on_both_sides(name: str) -> None:
     prelude = (LUA / "_prelude.lua").read_text(encoding="utf-8")
     assert f"local {name} = '{getattr(chat_records, name)}'\n" in prelude
+
+
+def test_state_codes_are_those_of_the_scripts() -> None:
+    prelude = (LUA / "_prelude.lua").read_text(encoding="utf-8")
+    table = re.search(r"= \{\n([^}]*COMPOSING = 'C'[^}]*)\}", prelude)
+    assert table is not None
+    written = {(code, state) for state, code in re.findall(r"(\w+) = '([A-Z])'", table[1])}
+    assert written == {*ROOM_STATE_CODES.items(), *MESSAGE_STATE_CODES.items()}
 
 
 def test_sentinels_stand_in_no_script_as_literals() -> None:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import ujson
 
-from base_server.template.chat.domain.states import MESSAGE_LETTERS
+from base_server.template.chat.domain.states import MESSAGE_STATE_CODES
 
 TOMBSTONE = "x"
 """Begins what a deleted message leaves in the list."""
@@ -111,14 +111,14 @@ def wire_message(item: str, state: str) -> str:
     return f'{item[:-1]},"state":"{state}"{running}}}'
 
 
-def wire_messages(items: Iterable[str], letters: str) -> list[str]:
-    """The same of many, with the letters of their states."""
+def wire_messages(items: Iterable[str], codes: str) -> list[str]:
+    """The same of many, with the codes of their states."""
     return [
         # Most of a page: a short way that looks at nothing. What is sent runs no more.
         f'{item[:-1]},"state":"SENT","is_streaming":false}}'
-        if letter == "S"
-        else wire_message(item, MESSAGE_LETTERS[letter])
-        for item, letter in zip(items, letters, strict=True)
+        if code == "S"
+        else wire_message(item, MESSAGE_STATE_CODES[code])
+        for item, code in zip(items, codes, strict=True)
     ]
 
 

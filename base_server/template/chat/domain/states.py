@@ -49,10 +49,11 @@ MESSAGE_TRANSITIONS: dict[str, tuple[MessageState, ...]] = {
     "DELETED": (),
 }
 
-# The letters of the transition log, and of the states of a page; lua/_prelude.lua writes them.
-_LETTERS = {"P": "PENDING", "R": "PROCESSING", "X": "DELETING", "D": "DELETED"}
-ROOM_LETTERS = {"C": "CREATING", "A": "ACTIVE", **_LETTERS}
-MESSAGE_LETTERS = {"C": "COMPOSING", "S": "SENT", **_LETTERS}
+# State codes of the transition log, and of the states of a page; lua/_prelude.lua writes them (a
+# test compares).
+_STATE_CODES = {"P": "PENDING", "R": "PROCESSING", "X": "DELETING", "D": "DELETED"}
+ROOM_STATE_CODES = {"C": "CREATING", "A": "ACTIVE", **_STATE_CODES}
+MESSAGE_STATE_CODES = {"C": "COMPOSING", "S": "SENT", **_STATE_CODES}
 
 
 def allowed_before(state: RoomState | MessageState) -> tuple[str, ...]:

@@ -22,7 +22,7 @@ from base_server.template.chat.domain.message_format import (
     ms_of,
     to_json,
 )
-from base_server.template.chat.domain.states import GONE, ROOM_LETTERS, RoomState
+from base_server.template.chat.domain.states import GONE, ROOM_STATE_CODES, RoomState
 
 DEFAULT_TITLE = "New chat"
 _MAX_REPAIRS = 3
@@ -207,8 +207,8 @@ class RoomRepository(ScriptRunner):
         for _ in range(_MAX_REPAIRS):
             answer = await self._run("read_rooms", caller, "", keys, args)
             if answer[0] == Answer.OK:
-                _, total, letters, *cards = answer
-                states = map(ROOM_LETTERS.__getitem__, letters)
+                _, total, codes, *cards = answer
+                states = map(ROOM_STATE_CODES.__getitem__, codes)
                 return RoomPage(
                     [_wire_room(*of_one) for of_one in zip(cards, states, strict=True)], total
                 )
