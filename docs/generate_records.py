@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from base_server.service.redis_client.script import PRELUDE_NAME, check_header
+from base_server.service.redis_client.script import is_prelude
 from base_server.template.chat.cache import records as chat_records
 from base_server.template.chat.cache.records import (
     ACCOUNT,
@@ -25,18 +25,30 @@ _HEAD = """# Records
 Printed by `make docs` from `base_server/template/chat/cache/records.py` and the scripts beside it.
 Keys are without the prefix of the application and without their partition. A field is stored under
 its short name; the term is the word of the documents. A field that ends in `:` stands for many, one
-for each id. A load of a room (`fill_room`) writes all that MySQL knows, too.
+for each id. A load of a room (`finish_room_load`) writes all that MySQL knows, too.
 
 What MySQL has can be deleted here and is loaded again. What it may not have yet is never rebuilt:
 events in the event streams, running and queued replies (slot and waiters of a room), and the text
 of running replies.
 
 """
-_CALL = re.compile(r"redis\.p?call\('(HSET|HGET|HMGET|HDEL|HEXISTS|HINCRBY)', ")
+_CALL = re.compile(
+    r"(?:redis\.p?call\('(HSET|HGET|HDEL|HEXISTS|HINCRBY)', |(?<!function )\b(read_fields|check_room|check_account)\()"
+)
 _FUNCTION = re.compile(r"^local function (\w+)", re.MULTILINE)
+_LIST = re.compile(r"^local (ROOM|ACCOUNT)_FIELDS = \{(.*?)\}", re.MULTILINE | re.DOTALL)
 _NAME = re.compile(r"^'([a-z_]+:?)'( \.\..*)?$")
-# What a header calls a key of each record.
-_BY_HEADER = {"room record": ROOM, "account record": ACCOUNT, "mark of the lane": BACKLOG_WATERMARK}
+# What the scripts call a record.
+_BY_NAME = {
+    "room_record": [ROOM],
+    "room.record": [ROOM],
+    "keys.room_record": [ROOM],
+    "account_record": [ACCOUNT],
+    "account.record": [ACCOUNT],
+    "watermark": [BACKLOG_WATERMARK],
+    "record": [ROOM, ACCOUNT],
+    "room_records .. room_id": [ROOM],
+}
 
 
 @dataclass(frozen=True)
@@ -52,13 +64,14 @@ class Use:
 def uses() -> list[Use]:
     """What the scripts read and write by name, without names that they get as arguments."""
     found: list[Use] = []
-    for file in sorted(LUA.glob("*.lua")):
+    for file in sorted(LUA.rglob("*.lua")):
         text = file.read_text(encoding="utf-8")
-        is_prelude = file.name == PRELUDE_NAME
-        keys = "" if is_prelude else check_header(file.name, text)["KEYS"]
         begun, *functions = _FUNCTION.split(text)
         for name, body in [("", begun), *zip(functions[::2], functions[1::2], strict=True)]:
-            found += _uses_of(name if is_prelude else file.stem, name, body, keys)
+            found += _uses_of(name if is_prelude(file) else file.stem, body)
+        for kind, names in _LIST.findall(text):
+            record = ROOM if kind == "ROOM" else ACCOUNT
+            found += [Use(record, name, file.stem, False) for name in re.findall(r"'(\w+)'", names)]
     return found
 
 
@@ -93,36 +106,21 @@ def records_page() -> str:
     return text
 
 
-def _uses_of(by: str, function: str, body: str, keys: str) -> Iterator[Use]:
+def _uses_of(by: str, body: str) -> Iterator[Use]:
     for call in _CALL.finditer(body):
-        command = call[1]
         key, *arguments = _arguments(body[call.end() :])
-        if command == "HSET":
-            arguments = arguments[::2]
-        elif command == "HINCRBY":
-            arguments = arguments[:1]
-        records = _records_of(function, key, keys)
+        match call[1] or call[2]:
+            case "HSET":
+                arguments = arguments[::2]
+            case "HINCRBY":
+                arguments = arguments[:1]
+            case "read_fields" | "check_room" | "check_account":
+                arguments = _arguments(arguments[-1].removeprefix("{"))
+        records = _BY_NAME.get(key, [])
         for name in [match[1] for argument in arguments if (match := _NAME.match(argument))]:
             # A script for either kind: the field says which it is.
             for record in [each for each in records if field_of(each, name)] or records[:1]:
-                yield Use(record, name, by, command in ("HSET", "HINCRBY"))
-
-
-def _records_of(function: str, key: str, keys: str) -> list[Record]:
-    """The records that the key of a command may belong to; ``function``: where the command is."""
-    if number := re.match(r"KEYS\[(\d+)\]", key):
-        described = re.search(rf"(?:^|; ){number[1]} ([^;]+)", keys)
-        if described is None:
-            raise ValueError(f"{key} is not in the header {keys!r}")
-        if described[1] in ("record", "room record or account record"):
-            return [ROOM, ACCOUNT]
-        return [record for name, record in _BY_HEADER.items() if name in described[1]]
-    if key.startswith("KEYS["):  # settle.lua, of an item of either kind
-        return [ROOM, ACCOUNT]
-    # The others call a record `rec`.
-    return {"check_account": [ACCOUNT], "settle_account": [ACCOUNT], "forget": [ROOM, ACCOUNT]}.get(
-        function, [ROOM]
-    )
+                yield Use(record, name, by, call[1] in ("HSET", "HINCRBY"))
 
 
 def _arguments(text: str) -> list[str]:

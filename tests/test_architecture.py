@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from base_server.service.redis_client.script import load_scripts
+from base_server.service.redis_client.script import Script, is_prelude, load_scripts
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -155,7 +155,8 @@ def _modules() -> list[Module]:
 
 MODULES = _modules()
 SCRIPT_FOLDERS = sorted((ROOT / "base_server").rglob("lua"))
-SCRIPTS = [file for folder in SCRIPT_FOLDERS for file in sorted(folder.glob("*.lua"))]
+SCRIPT_FILES = [file for folder in SCRIPT_FOLDERS for file in sorted(folder.rglob("*.lua"))]
+SCRIPTS = [script for folder in SCRIPT_FOLDERS for script in load_scripts(folder).values()]
 
 
 def test_the_reader_finds_all_modules_and_scripts() -> None:
@@ -164,12 +165,8 @@ def test_the_reader_finds_all_modules_and_scripts() -> None:
         "base_server.service.service_container",
         "base_server.template.chat.cache.keys",
     } <= {module.name for module in MODULES}
-    assert {file.stem for file in SCRIPTS} >= {
-        "acquire_lock",
-        "accept_send",
-        "verify_run",
-        "_prelude",
-    }
+    assert {script.name for script in SCRIPTS} >= {"acquire_lock", "accept_send", "verify_run"}
+    assert {file.stem for file in SCRIPT_FILES} >= {"_records", "_slots"}
 
 
 def test_arrows_run_one_way() -> None:
@@ -277,31 +274,33 @@ def _texts(tree: ast.AST) -> Iterator[str]:
             yield node.value
 
 
-@pytest.mark.parametrize("folder", SCRIPT_FOLDERS, ids=lambda folder: folder.parent.name)
-def test_the_header_of_every_script_says_what_its_body_uses(folder: Path) -> None:
-    assert load_scripts(folder)
+def test_every_script_is_the_one_of_its_name() -> None:
+    names = [script.name for script in SCRIPTS]
+    assert sorted(names) == sorted(set(names))
 
 
-@pytest.mark.parametrize("file", SCRIPTS, ids=lambda file: f"{file.parents[1].name}-{file.stem}")
-def test_scripts_use_no_undeclared_global(file: Path) -> None:
-    prelude = file.parent / "_prelude.lua"
-    text = file.read_text(encoding="utf-8")
-    if prelude.exists() and file != prelude:
-        text = prelude.read_text(encoding="utf-8") + "\n" + text
-    assert globals_of(text) <= LUA_GLOBALS
+def test_every_local_of_a_prelude_is_used_by_a_script() -> None:
+    used = "".join(script.body for script in SCRIPTS)
+    for file in filter(is_prelude, SCRIPT_FILES):
+        for name in re.findall(r"^local function (\w+)", file.read_text("utf-8"), re.MULTILINE):
+            assert f"local function {name}(" in used, f"{file.name}: {name}"
 
 
-@pytest.mark.parametrize("file", SCRIPTS, ids=lambda file: f"{file.parents[1].name}-{file.stem}")
-def test_scripts_take_their_keys_from_keys(file: Path) -> None:
-    """A key may be put together only from one of KEYS that the header calls a prefix."""
-    text = file.read_text(encoding="utf-8")
-    code = re.sub(r"--.*", "", text)
-    assert not re.search(r"redis\.p?call\(\s*'(?!INFO')[A-Z ]+'\s*,\s*('|\"|ARGV\b)", code), (
-        "a key that is not of KEYS"
-    )
-    header = re.search(r"^-- KEYS: (.*)$", text, re.MULTILINE)
-    prefixes = re.findall(r"(\d+) prefix of ", header[1]) if header else []
-    assert set(re.findall(r"KEYS\[(\d+)\]\s*\.\.", code)) == set(prefixes)
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.name)
+def test_scripts_use_no_undeclared_global(script: Script) -> None:
+    assert globals_of(script.body) <= LUA_GLOBALS
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.name)
+def test_scripts_take_their_keys_from_keys(script: Script) -> None:
+    """A key may be put together only from a key that the header calls a prefix."""
+    code = re.sub(r"--.*", "", script.body)
+    first = re.findall(r"redis\.p?call\(\s*'(?!INFO')[A-Z ]+'\s*,\s*('|\"|\w+)", code)
+    args = {each.name for each in script.header.args}
+    assert not {"'", '"', *args} & set(first), "a key that is not of KEYS"
+    keys = {each.name: each.description for each in script.header.keys}
+    built = {name for name in keys if re.search(rf"\b{name} \.\.", code)}
+    assert built == {name for name in keys if keys[name].startswith("prefix of ")}
 
 
 # What Redis and Valkey both give to scripts.

@@ -122,7 +122,7 @@ def test_files_that_are_named_exist(page: Path) -> None:
     chat = CHAT_README.parent
     missing = []
     for name in re.findall(r"`([\w./-]+\.(?:py|lua|sql|json|toml|lock|md))`", _prose(page)):
-        roots = (ROOT, page.parent, chat, chat / "cache", chat / "cache/lua")
+        roots = (ROOT, page.parent, chat, chat / "cache", *(chat / "cache").glob("lua/**"))
         if (
             not name.startswith("/")
             and not name.endswith("__init__.py")
@@ -139,7 +139,7 @@ def test_names_in_how_to_change_it_exist() -> None:
         _text(file)
         for folder in folders
         for file in (ROOT / folder).rglob("*")
-        if file.suffix in (".py", ".sql")
+        if file.suffix in (".py", ".sql", ".lua")
     )
     names = set(re.findall(r"`(\w+)`", section))
     assert len(names) > 5

@@ -30,7 +30,7 @@ BULK = {
 }
 OF_REQUESTS = {
     "GETEX", "accept_send", "create_room", "update_room", "delete_room", "delete_message", "append_delta", "end_reply",
-    "begin_load", "fill_room", "fill_account", "read_messages", "read_rooms", "claim_turn",
+    "begin_load", "finish_room_load", "finish_account_load", "read_messages", "read_rooms", "claim_slot",
 }  # fmt: skip
 _CONNECTION_FAULTS: tuple[Action, ...] = ("cut", "cut answer", "half close", "swallow")
 
@@ -63,7 +63,7 @@ async def consumer_killed_between_steps(
     world: SharedWorld, chance: random.Random, *, step: str = "", action: Action | None = None
 ) -> None:
     """Read, PROCESSING, each procedure, settle: before the step or before its answer, whichever server writes next."""
-    step = step or chance.choice(["XRANGE", "mark_processing", *sorted(BULK), "settle"])
+    step = step or chance.choice(["XRANGE", "mark_processing", *sorted(BULK), "acknowledge_events"])
     action = action or chance.choice(["hold", "hold answer"])
     traps: dict[Trap, FaultServer] = {}
     for server in world.servers:
@@ -173,7 +173,7 @@ async def redis_clients_killed(world: SharedWorld, chance: random.Random) -> Non
 async def redis_connections_broken(world: SharedWorld, chance: random.Random) -> None:
     """Cut before a command, after it, half closed, or swallowed, many times over."""
     await _break_connections(
-        [server.redis for server in world.servers], OF_REQUESTS | {"settle"}, chance
+        [server.redis for server in world.servers], OF_REQUESTS | {"acknowledge_events"}, chance
     )
 
 

@@ -69,7 +69,7 @@ async def _killed_during(
     return hit
 
 
-@pytest.mark.parametrize("step", ["fp_chat_message_batch_save", "settle"])
+@pytest.mark.parametrize("step", ["fp_chat_message_batch_save", "acknowledge_events"])
 async def test_a_consumer_killed_after_a_step_leaves_its_batch_to_the_other(
     world: SharedWorld, players: list[Player], step: str
 ) -> None:

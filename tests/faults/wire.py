@@ -18,7 +18,7 @@ from base_server.service.redis_client.script import load_scripts
 _SOURCES = Path(__file__).parents[2] / "base_server"
 _SCRIPT_NAMES = {
     variant.sha1: script.name
-    for folder in sorted({file.parent for file in _SOURCES.rglob("*.lua")})
+    for folder in sorted(_SOURCES.rglob("lua"))
     for script in load_scripts(folder).values()
     for variant in (script, with_precondition(script))
 }

@@ -140,7 +140,7 @@ class CacheClient:
                     raise PreconditionFailed(
                         f"the precondition of {script.name} does not hold"
                     ) from None
-                raise
+                raise CacheCommandError(error.code, script.explain(error.reason)) from error
             except ServiceUnavailable as error:
                 self._report_newer(error)
                 raise

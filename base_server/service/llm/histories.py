@@ -42,7 +42,7 @@ class Histories:
         self._tasks = tasks
         self._keep = settings.max_conversation_length
         self._ttl_s = settings.conversation_ttl_s
-        self._script = load_scripts(Path(__file__).parent / "lua")["write_turns"]
+        self._script = load_scripts(Path(__file__).parent / "lua")["write_history"]
         self._reader: HistoryReader | None = None
         self._queued: dict[str, asyncio.Task[None]] = {}
 

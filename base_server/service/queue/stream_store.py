@@ -148,7 +148,7 @@ class EventStreamStore:
 
     async def read(self, stream: EventStream, start: str, count: int) -> EventStreamPage:
         """A page from ``start`` on ("-" the head, "(id" after that entry)."""
-        script = _SCRIPTS["read_lane"]
+        script = _SCRIPTS["read_stream"]
         now_ms, rows, notes = await self._works.run_script(
             script, (stream.key, stream.retry_key), (start, count)
         )
@@ -174,7 +174,7 @@ class EventStreamStore:
         """Note that ``attempts`` deliveries were begun and the next waits ``wait_s``."""
         keys = (stream.key, stream.retry_key)
         await self._works.run_script(
-            _SCRIPTS["hold_entry"], keys, (entry_id, attempts, round(wait_s * 1000))
+            _SCRIPTS["record_attempt"], keys, (entry_id, attempts, round(wait_s * 1000))
         )
 
     async def dead_letter(

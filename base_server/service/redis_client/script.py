@@ -1,14 +1,22 @@
-"""Lua scripts as files: one folder, one script a file, a header that is checked against the body.
+"""Lua scripts as files, one script a file; the header is the schema of the call.
 
 Header, at the top of each script::
 
     -- purpose: one or more lines
-    -- KEYS: 1 room record; 2 messages list; 3.. further keys
-    -- ARGV: 1 account_id; 2.. repeated (room_id, json)
-    -- returns: {0, …} OK | {1} COLD
+    -- KEYS: room_record; messages; reply_streams prefix of the room's reply streams
+    -- ARGV: account_db_key; limit int; is_repeated flag; rooms... of each: room_id, title
+    -- returns: {0, …} OK | {1} NOT_LOADED
     -- allow-oom: what it may add; only for a script that must work when Redis is full
 
-What a script uses of ``_prelude.lua`` of its folder (locals only) is put before it.
+Each item of KEYS and ARGV is a name, for ARGV perhaps its type, and perhaps a description; items end
+with ``;``. The loader makes a local of each name, so a body says ``messages`` and never ``KEYS[2]``.
+``int`` is a number (nil for ''), ``flag`` is true for '1'. A last name that ends in ``...`` is the table
+of all that follows.
+
+Files whose name begins with ``_`` are the prelude: locals that scripts share. What a script uses of them
+is put before it, and no more: every run makes its locals again. Folders are for the reader; a script's
+name is unique in its set. As the body stands behind the prelude, the line number in an error of Redis is
+not that of the file: :meth:`Script.explain` adds the text of the line, to be looked for in the files.
 """
 
 from __future__ import annotations
@@ -19,14 +27,15 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-PRELUDE_NAME = "_prelude.lua"
-
 _HEADER_FIELD = re.compile(r"--\s*(purpose|KEYS|ARGV|returns|allow-oom):\s*(.*)")
-# Redis 7 and Valkey: without it a full server refuses a script at the first command that may need memory.
-_ALLOW_OOM = "#!lua flags=allow-oom\n"
 _HEADER_MORE = re.compile(r"--\s*(.*)")
-_ITEM = re.compile(r"(\d+)(\.\.)?\s+\S")
+_ITEM = re.compile(r"([a-z]\w*)(\.\.\.)?(?: (int|flag)\b)?(?: |$)(.*)")
+# Redis 7 and Valkey: without it a full server refuses a script at its first command that may need
+# memory.
+_ALLOW_OOM = "#!lua flags=allow-oom\n"
 _LOCAL = re.compile(r"^local (?:function )?([\w, ]+)", re.MULTILINE)
+_LINE = re.compile(r"(?:user_script|\]):(\d+)")
+_OF_TYPE = {"": "ARGV[{}]", "int": "tonumber(ARGV[{}])", "flag": "ARGV[{}] == '1'"}
 
 
 class ScriptError(Exception):
@@ -34,14 +43,35 @@ class ScriptError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
+class Parameter:
+    """An item of a header. ``kind``: '', 'int' or 'flag'. ``is_rest``: all values from here on."""
+
+    name: str
+    kind: str = ""
+    is_rest: bool = False
+    description: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """What the head of a script file says."""
+
+    keys: tuple[Parameter, ...]
+    args: tuple[Parameter, ...]
+    allow_oom: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Script:
-    """A Lua script ready to run: ``body`` contains the prelude, EVAL takes ``source``, EVALSHA ``sha1``.
+    """A Lua script ready to run: ``body`` contains prelude and locals, EVAL takes ``source``, EVALSHA
+    ``sha1``.
 
     ``allow_oom``: a Redis that has reached ``maxmemory`` runs it all the same."""
 
     name: str
     body: str
     allow_oom: bool = False
+    header: Header = Header((), ())
     source: str = field(init=False)
     sha1: str = field(init=False)
 
@@ -52,9 +82,15 @@ class Script:
             self, "sha1", hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest()
         )
 
+    def explain(self, reason: str) -> str:
+        """An error of Redis with the line of the source that its ``user_script:<number>`` means."""
+        if (at := _LINE.search(reason)) is None:
+            return reason
+        return f"{reason} [{self.name}.lua: {self.source.splitlines()[int(at[1]) - 1].strip()}]"
+
 
 class ScriptFolder(Mapping[str, Script]):
-    """The scripts of one folder by name (``scripts["send_message"]`` is ``send_message.lua``), read once.
+    """The scripts of one folder by name (``scripts["send_message"]`` is ``send_message.lua``).
 
     Raises :class:`ScriptError` when a header is missing or does not say what the body uses.
     """
@@ -74,78 +110,130 @@ class ScriptFolder(Mapping[str, Script]):
 
 
 def load_scripts(folder: Path) -> dict[str, Script]:
-    """All ``*.lua`` of ``folder`` with its prelude, by name, their headers checked."""
-    prelude_file = folder / PRELUDE_NAME
-    prelude = prelude_file.read_text(encoding="utf-8") if prelude_file.exists() else ""
-    scripts = {}
-    for file in sorted(folder.glob("*.lua")):
-        if file.name == PRELUDE_NAME:
+    """All ``*.lua`` of ``folder`` and the folders in it, with their prelude, by name."""
+    files = sorted(folder.rglob("*.lua"))
+    prelude: dict[str, str] = {}
+    for file in files:
+        if is_prelude(file):
+            prelude |= _locals_of(file.read_text(encoding="utf-8"))
+    scripts: dict[str, Script] = {}
+    for file in files:
+        if is_prelude(file):
             continue
+        if file.stem in scripts:
+            raise ScriptError(f"{file.name}: another folder has a script of this name")
         text = file.read_text(encoding="utf-8")
-        header = check_header(file.name, text)
-        scripts[file.stem] = Script(
-            file.stem, used_of(prelude, text) + text, allow_oom="allow-oom" in header
-        )
+        header = read_header(file.name, text)
+        for each in (*header.keys, *header.args):
+            if each.name in prelude:
+                raise ScriptError(f"{file.name}: {each.name} is a name of the prelude")
+        body = used_of(prelude, text) + _named_locals(header) + text
+        scripts[file.stem] = Script(file.stem, body, header.allow_oom, header)
     if not scripts:
         raise ScriptError(f"{folder}: there are no scripts here")
     return scripts
 
 
-def used_of(prelude: str, text: str) -> str:
-    """What ``text`` uses of ``prelude``, itself or by another local: each run of a script makes all its locals anew."""
-    used, code = "", _code(text)
-    # From the last to the first, for a local uses only what stands before it.
-    for local in reversed(re.split(r"^(?=local )", prelude, flags=re.MULTILINE)):
-        named = _LOCAL.match(local)
-        if named is not None and not set(re.findall(r"\w+", named[1])).isdisjoint(
-            re.findall(r"\w+", code)
-        ):
-            used = local + used
-            code += _code(local)
-    return used
+def is_prelude(file: Path) -> bool:
+    """Whether a file has no script but locals for others."""
+    return file.name.startswith("_")
 
 
-def check_header(file_name: str, text: str) -> dict[str, str]:
-    """The header's fields. Raises :class:`ScriptError` unless it describes exactly the KEYS and ARGV of the body."""
-    header, body = _split(text)
+def used_of(prelude: Mapping[str, str], text: str) -> str:
+    """What ``text`` uses of ``prelude`` (name → code), itself or by another local, each after what
+    it uses."""
+    used: list[str] = []
+    seen: set[str] = set()
+
+    def add(code: str) -> None:
+        for name in re.findall(r"\w+", _code(code)):
+            if (found := prelude.get(name)) is not None and found not in seen:
+                seen.add(found)
+                add(found)
+                used.append(found)
+
+    add(text)
+    return "".join(used)
+
+
+def read_header(file_name: str, text: str) -> Header:
+    """Raises :class:`ScriptError` unless the body uses exactly the names that the header describes."""
+    fields, body = _split(text)
     for name in ("purpose", "KEYS", "ARGV", "returns"):
-        if not header.get(name):
+        if not fields.get(name):
             raise ScriptError(
-                f'{file_name}: the header has no "-- {name}: …" (write "none" when there is nothing)'
+                f'{file_name}: the header has no "-- {name}: …" (write "none" if there is nothing)'
             )
-    for array in ("KEYS", "ARGV"):
-        _check_array(file_name, array, header[array], body)
+    if numbered := re.search(r"\b(KEYS|ARGV)\b", body):
+        raise ScriptError(f"{file_name}: the body says {numbered[1]}; take the header's names")
+    header = Header(
+        _parameters(file_name, "KEYS", fields["KEYS"]),
+        _parameters(file_name, "ARGV", fields["ARGV"]),
+        "allow-oom" in fields,
+    )
+    names = [each.name for each in (*header.keys, *header.args)]
+    for name in names:
+        if names.count(name) > 1:
+            raise ScriptError(f"{file_name}: the header describes {name} twice")
+        if not re.search(rf"\b{name}\b", body):
+            raise ScriptError(
+                f"{file_name}: the header describes {name}, but the body does not use it"
+            )
     return header
 
 
-def _check_array(file_name: str, array: str, line: str, body: str) -> None:
-    described, rest_from = _described(file_name, array, line)
-    used = {int(number) for number in re.findall(rf"\b{array}\s*\[\s*(\d+)\s*\]", body)}
-    computed = re.search(rf"\b{array}\s*\[\s*(?!\d+\s*\])", body) is not None
-    handed_on = re.search(rf"[,(]\s*{array}\s*[,)]", body) is not None
-    for number in sorted(used - described):
-        if rest_from is None or number < rest_from:
+def _locals_of(text: str) -> dict[str, str]:
+    """The code of a prelude by the names of its locals."""
+    found: dict[str, str] = {}
+    for code in re.split(r"^(?=local )", text, flags=re.MULTILINE):
+        if (named := _LOCAL.match(code)) is not None:
+            # Comments behind a local are those of the next one.
+            lines = [line for line in code.rstrip().splitlines() if not line.startswith("--")]
+            found |= dict.fromkeys(re.findall(r"\w+", named[1]), "\n".join(lines) + "\n")
+    return found
+
+
+def _named_locals(header: Header) -> str:
+    """``local room_record, limit = KEYS[1], tonumber(ARGV[1])``, in one line."""
+    names, values, rests = [], [], ""
+    for array, parameters in (("KEYS", header.keys), ("ARGV", header.args)):
+        for number, each in enumerate(parameters, start=1):
+            if not each.is_rest:
+                names.append(each.name)
+                values.append((_OF_TYPE[each.kind]).replace("ARGV", array).format(number))
+            elif number == 1:
+                rests += f"local {each.name} = {array} "
+            else:
+                # unpack() would fail at some thousand values.
+                rests += (
+                    f"local {each.name} = {{}} for i = {number}, #{array} do "
+                    f"{each.name}[i - {number - 1}] = {array}[i] end "
+                )
+    fixed = f"local {', '.join(names)} = {', '.join(values)} " if names else ""
+    return f"{fixed}{rests}\n"
+
+
+def _parameters(file_name: str, array: str, text: str) -> tuple[Parameter, ...]:
+    if text == "none":
+        return ()
+    found: list[Parameter] = []
+    for item in text.removesuffix(";").split(";"):
+        match = _ITEM.fullmatch(item.strip())
+        if match is None or (array == "KEYS" and match[3]):
             raise ScriptError(
-                f"{file_name}: {array}[{number}] is used, but the header does not describe it"
+                f'{file_name}: the {array} are not "name description; more..."; {item.strip()!r}'
             )
-    if not (computed or handed_on) and (unused := sorted(described - used)):
-        raise ScriptError(
-            f"{file_name}: the header describes {array}[{unused[0]}], but the body does not use it"
-        )
-    if rest_from is not None and not (
-        computed or handed_on or any(number >= rest_from for number in used)
-    ):
-        raise ScriptError(
-            f"{file_name}: the header describes {array} {rest_from}.., but the body does not use it"
-        )
+        if found and found[-1].is_rest:
+            raise ScriptError(f"{file_name}: {array} go on behind {found[-1].name}...")
+        found.append(Parameter(match[1], match[3] or "", match[2] is not None, match[4]))
+    return tuple(found)
 
 
 def _split(text: str) -> tuple[dict[str, str], str]:
     """The header's fields (their lines joined by spaces) and the code without comments."""
     header: dict[str, str] = {}
     name = ""
-    lines = text.splitlines()
-    for line in lines:
+    for line in text.splitlines():
         if not line.startswith("--"):
             break
         if match := _HEADER_FIELD.match(line):
@@ -159,26 +247,3 @@ def _split(text: str) -> tuple[dict[str, str], str]:
 def _code(text: str) -> str:
     """Lua without its comments."""
     return "\n".join(line.partition("--")[0] for line in text.splitlines())
-
-
-def _described(file_name: str, array: str, text: str) -> tuple[set[int], int | None]:
-    """The numbers that a KEYS or ARGV line describes, and where its trailing ``N..`` begins."""
-    if text == "none":
-        return set(), None
-    numbers: list[int] = []
-    rest_from = None
-    for item in text.split(";"):
-        match = _ITEM.match(item.strip())
-        if match is None and rest_from is not None:
-            continue  # a semicolon in what the trailing item says
-        if match is None or rest_from is not None:
-            raise ScriptError(
-                f'{file_name}: the {array} line is not "1 name; 2 name; 3.. rest": {item.strip()!r}'
-            )
-        if match[2]:
-            rest_from = int(match[1])
-        else:
-            numbers.append(int(match[1]))
-    if numbers != list(range(1, len(numbers) + 1)) or rest_from not in (None, len(numbers) + 1):
-        raise ScriptError(f"{file_name}: the {array} of the header are not numbered 1, 2, 3, …")
-    return set(numbers), rest_from

@@ -37,7 +37,7 @@ __all__ = ["ChatStateMachine", "MessageState", "RoomState", "Transition", "get_c
 
 S = TypeVar("S", RoomState, MessageState)
 
-# The message's room, in or behind the log (lua/_prelude.lua, with_state).
+# The message's room, in or behind the log (lua/_states.lua, with_state).
 _ROOM = re.compile(r"\|[^|,]*")
 _LOG_ITEM = re.compile(r"([A-Z])([0-9]{1,14})(?:,|$)")
 
@@ -189,7 +189,7 @@ class ChatStateMachine(Facade):
     ) -> Transition:
         # Not repeatable: sent twice, the second answer would be a refusal of what the first one did.
         code, state = await self._cache.run_script(
-            SCRIPTS["transition"],
+            SCRIPTS["move_state"],
             [key],
             [to.value, ",".join(before), self._ttl_ms, "1" if is_saved else ""],
             repeatable=False,

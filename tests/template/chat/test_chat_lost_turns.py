@@ -445,7 +445,7 @@ async def test_lost_reply_ends_once_when_the_loading_process_dies(
     run_script = cache.run_script
 
     async def dies(which: Any, *args: Any, **more: Any) -> Any:
-        if which is not SCRIPTS["fill_room"]:
+        if which is not SCRIPTS["finish_room_load"]:
             return await run_script(which, *args, **more)
         if ran:
             await run_script(which, *args, **more)

@@ -61,12 +61,12 @@ def test_schema_has_every_key_of_the_chat() -> None:
 
 @pytest.mark.parametrize("name", SENTINELS)
 def test_sentinels_have_one_value_on_both_sides(name: str) -> None:
-    prelude = (LUA / "_prelude.lua").read_text(encoding="utf-8")
+    prelude = (LUA / "_records.lua").read_text(encoding="utf-8")
     assert f"local {name} = '{getattr(chat_records, name)}'\n" in prelude
 
 
 def test_state_codes_are_those_of_the_scripts() -> None:
-    prelude = (LUA / "_prelude.lua").read_text(encoding="utf-8")
+    prelude = (LUA / "_states.lua").read_text(encoding="utf-8")
     table = re.search(r"= \{\n([^}]*COMPOSING = 'C'[^}]*)\}", prelude)
     assert table is not None
     written = {(code, state) for state, code in re.findall(r"(\w+) = '([A-Z])'", table[1])}
@@ -74,7 +74,7 @@ def test_state_codes_are_those_of_the_scripts() -> None:
 
 
 def test_sentinels_stand_in_no_script_as_literals() -> None:
-    for file in LUA.glob("*.lua"):
+    for file in LUA.rglob("*.lua"):
         text = re.sub(
             r"^local [A-Z_]+ = .*$", "", file.read_text(encoding="utf-8"), flags=re.MULTILINE
         )

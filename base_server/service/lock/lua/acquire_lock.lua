@@ -1,21 +1,20 @@
--- purpose: Take a lock if it is free. Called again with the token that holds it, it answers what it
+-- purpose: Take a lock if it is free. Called again with the token that has it, it answers what it
 --   answered first and starts the TTL again.
---   A lock ends with the Redis run in which it was taken (its holder's process may have died with it). One that is held
---   for longer than its TTL was taken before the server's clock was set back: it is held for its TTL from now on, and a
---   holder that lives extends it.
--- KEYS: 1 lock (string: the holder's token : its TTL in ms @ the run's epoch); 2 epoch
--- ARGV: 1 token; 2 ttl in ms
+-- KEYS: lock; generation
+-- ARGV: token; ttl_ms
 -- returns: 0 taken | ms until the holder's TTL ends, at least 1
 -- allow-oom: one lock
-local run = '@' .. (redis.call('GET', KEYS[2]) or '')
-local holder = redis.call('GET', KEYS[1])
-if holder and string.sub(holder, -#run) == run and string.sub(holder, 1, #ARGV[1] + 1) ~= ARGV[1] .. ':' then
-  local left, ttl = redis.call('PTTL', KEYS[1]), tonumber(string.match(holder, ':(%d+)@'))
-  if ttl and left > ttl then
-    redis.call('PEXPIRE', KEYS[1], ttl)
-    left = ttl
+local suffix = suffix_of(generation)
+local holder = holder_of(lock, suffix)
+if holder and not is_held_by(token, holder) then
+  -- One that lasts longer than its TTL was taken before the server's clock was set back: it has its
+  -- TTL from now on, and a holder that lives extends it.
+  local left_ms, longest_ms = redis.call('PTTL', lock), tonumber(string.match(holder, ':(%d+)@'))
+  if longest_ms and left_ms > longest_ms then
+    redis.call('PEXPIRE', lock, longest_ms)
+    left_ms = longest_ms
   end
-  return math.max(1, left)
+  return math.max(1, left_ms)
 end
-redis.call('SET', KEYS[1], ARGV[1] .. ':' .. ARGV[2] .. run, 'PX', ARGV[2])
+redis.call('SET', lock, token .. ':' .. ttl_ms .. suffix, 'PX', ttl_ms)
 return 0

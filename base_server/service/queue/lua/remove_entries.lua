@@ -1,10 +1,11 @@
--- purpose: Take finished entries out of their lane. Works when Redis is full; run twice, nothing changes.
--- KEYS: 1 lane stream; 2 retries
--- ARGV: 1.. repeated (entry id)
+-- purpose: Take finished entries out of their stream. Works when Redis is full; run twice, nothing
+--   changes.
+-- KEYS: stream; attempts
+-- ARGV: entry_ids...
 -- returns: how many of them were still there
 local removed = 0
-for _, entry_id in ipairs(ARGV) do
-  removed = removed + redis.call('XDEL', KEYS[1], entry_id)
-  redis.call('HDEL', KEYS[2], entry_id)
+for _, entry_id in ipairs(entry_ids) do
+  removed = removed + redis.call('XDEL', stream, entry_id)
+  redis.call('HDEL', attempts, entry_id)
 end
 return removed

@@ -21,7 +21,7 @@ from base_server.service.core.logger import Logger
 from base_server.service.core.tasks import TaskRegistry
 from base_server.template.base.envelope import INT64_MAX
 from base_server.template.chat.cache.keys import ChatKeys
-from base_server.template.chat.cache.scripts import SCRIPTS, Answer
+from base_server.template.chat.cache.scripts import SCRIPTS, ScriptStatus
 from base_server.template.chat.domain.caller import Caller
 from base_server.template.chat.domain.events import open_payload
 from base_server.template.chat.domain.message_format import (
@@ -73,7 +73,7 @@ class CreateRoom(Protocol):
 
 
 class ChatLoader:
-    """Loads what a script answered COLD for. ``cache`` is the bulk client: fills do not queue before requests.
+    """Loads what a script answered NOT_LOADED for. ``cache`` is the bulk client: fills do not queue before requests.
 
     ``interrupt`` ends a reply that runs elsewhere with what was streamed of it. ``check_mark`` (shard, partition) has
     written again what the shard's database lost, if it came back older."""
@@ -175,7 +175,7 @@ class ChatLoader:
                 return None
             turns = [turn.text for turn in window.open]
             answer = await self._cache.run_script(
-                SCRIPTS["fill_room"],
+                SCRIPTS["finish_room_load"],
                 [
                     room.record,
                     room.messages,
@@ -215,9 +215,9 @@ class ChatLoader:
                     *window.entries,
                 ],
             )
-            if answer[0] == Answer.NOT_FOUND:
+            if answer[0] == ScriptStatus.NOT_FOUND:
                 return Loaded.DELETED
-            return Loaded.WARM if answer[0] == Answer.OK else None
+            return Loaded.WARM if answer[0] == ScriptStatus.OK else None
 
         unit = [room.record, room.load_token, room.messages, room.json]
         return await self._load("room", caller, room_id, unit, attempt)
@@ -304,7 +304,7 @@ class ChatLoader:
                     row["request_hash"] or "",
                 ]
             answer = await self._cache.run_script(
-                SCRIPTS["fill_account"],
+                SCRIPTS["finish_account_load"],
                 [
                     account.record,
                     account.rooms,
@@ -319,7 +319,7 @@ class ChatLoader:
                 ],
                 args,
             )
-            return Loaded.WARM if answer[0] == Answer.OK else None
+            return Loaded.WARM if answer[0] == ScriptStatus.OK else None
 
         unit = [account.record, account.load_token, account.rooms, account.order]
         return await self._load("account", caller, "", unit, attempt)
@@ -355,20 +355,20 @@ class ChatLoader:
             token = secrets.token_hex(8)
             args = [kind, token, _TOKEN_TTL_MS, room_id, last_seq, compared_in, caller.db_key]
             answer = await self._cache.run_script(SCRIPTS["begin_load"], keys, args)
-            if answer[0] == Answer.REPEAT:
+            if answer[0] == ScriptStatus.DUPLICATE:
                 return Loaded.WARM
-            if answer[0] == Answer.OK:
+            if answer[0] == ScriptStatus.OK:
                 if (loaded := await attempt(answer[2], answer[1], *answer[3:])) is not None:
                     return loaded
                 continue
-            if answer[0] == Answer.UNSURE and len(answer) > 1:
+            if answer[0] == ScriptStatus.NEEDS_DATABASE and len(answer) > 1:
                 await self._check_mark(caller.shard_id, caller.partition)
                 compared_in = answer[1]
                 continue
-            if answer[0] == Answer.UNSURE:
+            if answer[0] == ScriptStatus.NEEDS_DATABASE:
                 last_seq = await self._last_seq(caller, room_id)
                 continue
-            if answer[0] == Answer.FULL:
+            if answer[0] == ScriptStatus.FULL:
                 raise ServiceUnavailable(
                     "database", "it refused events of this room, and the room is not whole in Redis"
                 )

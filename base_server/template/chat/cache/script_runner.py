@@ -1,6 +1,6 @@
 """What the two stores share: running a script until what it needs is loaded, and telling its refusals.
 
-Every write is one script, every read Redis first and MySQL behind. A script that answers COLD names what
+Every write is one script, every read Redis first and MySQL behind. A script that answers NOT_LOADED names what
 it misses; the loader brings it and the script runs again. Operations are safe to call again with the ids
 they were given (``lua/*.lua`` answer what they answered first).
 """
@@ -14,6 +14,7 @@ from base_server.service.cache.cache_client import CacheClient
 from base_server.service.core.errors import ServiceUnavailable
 from base_server.service.core.logger import Logger
 from base_server.service.redis_client.redis_errors import CacheCommandError
+from base_server.service.redis_client.script_call import Answer, ScriptCall
 from base_server.template.base.errors import (
     ApiError,
     IdempotencyMismatch,
@@ -26,7 +27,7 @@ from base_server.template.base.errors import (
 )
 from base_server.template.chat.cache.keys import ChatKeys, PartitionKeys, RoomKeys
 from base_server.template.chat.cache.loader import LAST_WIRE_MS, ChatLoader, Loaded, ShardDatabase
-from base_server.template.chat.cache.scripts import SCRIPTS, Answer
+from base_server.template.chat.cache.scripts import SCRIPTS, ScriptStatus
 from base_server.template.chat.domain.caller import Caller
 from base_server.template.chat.domain.message_format import iso_of_ms
 from base_server.template.chat.persistence.event_streams import EventStreams
@@ -37,12 +38,12 @@ _MAX_LOADS = 6
 
 
 _NO_REFUSAL = (
-    Answer.UNSURE,
-    Answer.LOST,
-    Answer.PARTIAL,
-    Answer.REPEAT,
-    Answer.DAMAGED,
-    Answer.WAIT,
+    ScriptStatus.NEEDS_DATABASE,
+    ScriptStatus.SUPERSEDED,
+    ScriptStatus.PARTIAL,
+    ScriptStatus.DUPLICATE,
+    ScriptStatus.DAMAGED,
+    ScriptStatus.WAIT,
 )
 
 
@@ -74,6 +75,11 @@ class ScriptRunner:
         if self._cache.partitions.is_own_id(room_id) not in (None, caller.partition):
             raise RoomNotFound
 
+    async def _call(self, call: ScriptCall[Answer], caller: Caller, room_id: str) -> Answer:
+        """What the script answers once the room and the account are loaded; refusals are raised."""
+        keys, args = call.keys(), call.args()
+        return call.read(await self._run(call.script.name, caller, room_id, keys, args))
+
     async def _run(
         self, script: str, caller: Caller, room_id: str, keys: Sequence[str], args: Sequence[Any]
     ) -> list[Any]:
@@ -88,9 +94,9 @@ class ScriptRunner:
                     raise
                 await self._loader.drop_wrong_types(caller, room_id)
                 continue
-            if answer[0] == Answer.OK:
+            if answer[0] == ScriptStatus.OK:
                 return answer
-            if answer[0] != Answer.COLD:
+            if answer[0] != ScriptStatus.NOT_LOADED:
                 if (refusal := _refusal(answer)) is not None:
                     raise refusal
                 return answer
@@ -147,9 +153,9 @@ def _refusal(answer: Sequence[Any]) -> ApiError | None:
     """The one translator of a script's refusal into the error that the client sees; None for what is none."""
     refusal: ApiError | None = None
     match answer[0]:
-        case Answer.NOT_FOUND:
+        case ScriptStatus.NOT_FOUND:
             refusal = RoomNotFound()
-        case Answer.BUSY:
+        case ScriptStatus.BUSY:
             refusal = RoomBusy(
                 "a reply is running in this room: wait for it, stop it, or send with on_busy queue"
                 if answer[2] == "reject"
@@ -157,30 +163,30 @@ def _refusal(answer: Sequence[Any]) -> ApiError | None:
                 retry_after_s=1.0,
                 details={"message_id": answer[1]},
             )
-        case Answer.MISMATCH:
+        case ScriptStatus.MISMATCH:
             refusal = IdempotencyMismatch()
-        case Answer.REFUSED:
+        case ScriptStatus.REFUSED:
             refusal = NotAllowedInState(
                 "the message that this client_message_id sent, or its reply, was deleted"
             )
-        case Answer.FULL if answer[1] == "sends":
+        case ScriptStatus.FULL if answer[1] == "sends":
             refusal = TooManyRequests(
                 "too many messages, send it again later", retry_after_s=answer[2] / 1000
             )
-        case Answer.FULL if answer[1] == "replies":
+        case ScriptStatus.FULL if answer[1] == "replies":
             refusal = TooManyRequests(
                 "too many replies of this account run or wait", retry_after_s=answer[2] / 1000
             )
-        case Answer.FULL if answer[1] == "rooms":
+        case ScriptStatus.FULL if answer[1] == "rooms":
             refusal = TooManyRequests(
                 "this account has as many rooms as it may have: delete one first"
             )
-        case Answer.FULL if answer[1] == "dead":
+        case ScriptStatus.FULL if answer[1] == "dead":
             refusal = ServiceDown(
                 "the database refused messages of this room: it takes no more until an operator has looked at them",
                 retry_after_s=60.0,
             )
-        case Answer.FULL:
+        case ScriptStatus.FULL:
             refusal = ServiceDown("too much is waiting to be written, try again", retry_after_s=5.0)
         case code if code not in _NO_REFUSAL:
             refusal = ServerError(f"unexpected answer {code} of a script")

@@ -303,7 +303,7 @@ def _seq(entry: QueueEntry) -> int | None:
 def _time(entry: QueueEntry, data: dict[str, Any], name: str, within: str = "") -> str:
     """The script's time, else the sender's own (naive: this server's local time), else when it was queued."""
     if (at := entry.fields.get("time")) is not None:
-        return f"{at[:10]} {at[11:23]}"  # as iso() in lua/_prelude.lua writes it
+        return f"{at[:10]} {at[11:23]}"  # as iso() in lua/_time.lua writes it
     given = data.get(name)
     try:
         queued_at = datetime.fromtimestamp(int(entry.fields["at"]) / 1000, UTC)

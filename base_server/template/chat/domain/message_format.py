@@ -48,7 +48,7 @@ def tail(sender_type: str, content: str, parent_message_id: str | None, metadata
 
 
 def entry(message_id: str, room_id: str, seq: int, at: str, message_tail: str) -> str:
-    """A stored message; ``entry()`` in lua/_prelude.lua writes the same."""
+    """A stored message; ``format_message()`` in lua/_messages.lua writes the same."""
     return f'{{"message_id":"{message_id}","room_id":"{room_id}","seq":{seq},"timestamp":"{at}",{message_tail}'
 
 
@@ -123,7 +123,7 @@ def wire_messages(items: Iterable[str], codes: str) -> list[str]:
 
 
 def iso(moment: datetime) -> str:
-    """A time as ``iso()`` in lua/_prelude.lua writes it: UTC, milliseconds, offset; compares as text."""
+    """A time as ``iso()`` in lua/_time.lua writes it: UTC, milliseconds, offset; compares as text."""
     return moment.astimezone(UTC).isoformat(timespec="milliseconds")
 
 

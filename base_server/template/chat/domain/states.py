@@ -23,7 +23,7 @@ class MessageState(Enum):
     DELETED = "DELETED"
 
 
-# In one of these a room or message is in no list and no history, and takes nothing (is_gone in lua/_prelude.lua).
+# In one of these a room or message is in no list and no history, and takes nothing (is_gone in lua/_states.lua).
 GONE = ("DELETING", "DELETED")
 
 # A key that is not there.
@@ -49,7 +49,7 @@ MESSAGE_TRANSITIONS: dict[str, tuple[MessageState, ...]] = {
     "DELETED": (),
 }
 
-# State codes of the transition log, and of the states of a page; lua/_prelude.lua writes them (a
+# State codes of the transition log, and of the states of a page; lua/_states.lua writes them (a
 # test compares).
 _STATE_CODES = {"P": "PENDING", "R": "PROCESSING", "X": "DELETING", "D": "DELETED"}
 ROOM_STATE_CODES = {"C": "CREATING", "A": "ACTIVE", **_STATE_CODES}

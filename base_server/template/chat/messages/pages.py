@@ -18,7 +18,7 @@ from base_server.service.core.errors import ServiceUnavailable
 from base_server.template.base.errors import InvalidRequest, RoomNotFound
 from base_server.template.chat.cache.loader import row_entry
 from base_server.template.chat.cache.script_runner import ScriptRunner
-from base_server.template.chat.cache.scripts import Answer
+from base_server.template.chat.cache.scripts import Damaged
 from base_server.template.chat.common.chat_model import ChatMessage
 from base_server.template.chat.domain.caller import Caller
 from base_server.template.chat.domain.message_format import (
@@ -31,6 +31,7 @@ from base_server.template.chat.domain.message_format import (
     wire_messages,
 )
 from base_server.template.chat.domain.states import GONE
+from base_server.template.chat.messages.calls import ReadMessages
 
 _MAX_REPAIRS = 3
 _WHOLE_WINDOW = 1_000_000
@@ -76,7 +77,7 @@ class ChatReader(ScriptRunner):
         first was filled with; none is left out.
         """
         try:
-            part = await self._slice(caller, room_id, "", limit, (page - 1) * limit)
+            part = await self._slice(caller, room_id, None, limit, (page - 1) * limit)
         except ServiceUnavailable as outage:
             if outage.service != "cache":
                 raise
@@ -91,7 +92,7 @@ class ChatReader(ScriptRunner):
     async def before(self, caller: Caller, room_id: str, cursor: str, limit: int) -> MessagePage:
         """The ``limit`` visible messages before ``cursor``; a cursor of another room is an invalid request."""
         seq = read_cursor(room_id, cursor)
-        part = await self._slice(caller, room_id, str(seq - 1), limit)
+        part = await self._slice(caller, room_id, seq - 1, limit)
         return await self._filled(caller, room_id, part, min(seq, part.floor), limit)
 
     async def before_time(
@@ -99,7 +100,7 @@ class ChatReader(ScriptRunner):
     ) -> MessagePage:
         """The ``limit`` visible messages strictly earlier than ``before`` (naive: this server's local time)."""
         before = _whole_ms(before)
-        part = await self._slice(caller, room_id, "", _WHOLE_WINDOW)
+        part = await self._slice(caller, room_id, None, _WHOLE_WINDOW)
         text = iso(before)
         earlier = [item for item in part.texts if head_of(item).timestamp < text]
         if len(earlier) > limit:
@@ -171,29 +172,29 @@ class ChatReader(ScriptRunner):
         return MessagePage(texts, more, stale=True)
 
     async def _slice(
-        self, caller: Caller, room_id: str, high: str, count: int, skip: int = 0
+        self, caller: Caller, room_id: str, highest_seq: int | None, count: int, skip: int = 0
     ) -> _Slice:
         self.check_room_id(caller, room_id)
         keys = self._keys.partition(caller.partition)
         room = keys.room(room_id)
-        script_keys = [
-            room.record,
-            room.messages,
-            keys.generation,
-            keys.message_state(""),
-        ]
+        call = ReadMessages(
+            caller=caller,
+            room=room,
+            partition=keys,
+            message_states=keys.message_state(""),
+            highest_seq=highest_seq,
+            count=count,
+            skip=skip,
+        )
         for _ in range(_MAX_REPAIRS):
-            answer = await self._run(
-                "read_messages", caller, room_id, script_keys, [caller.db_key, high, count, skip]
-            )
-            if answer[0] == Answer.DAMAGED:
+            found = await self._call(call, caller, room_id)
+            if isinstance(found, Damaged):
                 await self._discard(room.messages)
                 continue
-            _, floor, low, missing, below, letters, *items = answer
-            texts = wire_messages(items, letters)
-            if letters.strip("S"):
+            texts = wire_messages(found.messages, found.state_codes)
+            if found.state_codes.strip("S"):
                 await self._put_running_text(caller, room_id, texts)
-            return _Slice(floor, low, missing, below, texts)
+            return _Slice(found.first_seq, found.low, found.missing, found.below, texts)
         raise ServiceUnavailable(
             "cache", "messages of the room could not be decoded after every load"
         )

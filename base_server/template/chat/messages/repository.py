@@ -5,17 +5,25 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 from base_server.template.base.errors import IdempotencyMismatch, MessageNotFound, NotAllowedInState
 from base_server.template.chat.cache.loader import row_entry
 from base_server.template.chat.cache.script_runner import ScriptRunner, state_name
-from base_server.template.chat.cache.scripts import Answer
+from base_server.template.chat.cache.scripts import NeedsDatabase
 from base_server.template.chat.domain.caller import Caller
 from base_server.template.chat.domain.events import open_payload, payload
 from base_server.template.chat.domain.message_format import body_hash, open_tail, title_of, to_json
 from base_server.template.chat.domain.metrics import REPEATED_SENDS
 from base_server.template.chat.domain.states import GONE
+from base_server.template.chat.messages.calls import (
+    AcceptSend,
+    DeleteMessage,
+    MessageDeleted,
+    NoSuchMessage,
+    SendLimits,
+    SendStored,
+    SentBefore,
+)
 from base_server.template.chat.replies.slot import ReplySlot, parse_slot
 
 
@@ -55,83 +63,78 @@ class MessageRepository(ScriptRunner):
     """The messages of rooms."""
 
     @cached_property
-    def _send_limits(self) -> Sequence[float]:
-        """How the ARGV of accept_send end."""
+    def _send_limits(self) -> SendLimits:
         settings = self._settings
-        return (
-            settings.max_waiting_turns,
-            self._streams.max_backlog,
-            round(settings.reply_deadline_s * 1000),
-            settings.max_dead_letters_per_room,
-            settings.sends_per_minute,
-            settings.sends_at_once,
-            settings.max_open_replies,
-            settings.stream_ttl_s * 1000,
-            settings.ready_lease_ms,
-            settings.history_length,
-            round(settings.reply_lease_s * 1000),
+        return SendLimits(
+            waiters_limit=settings.max_waiting_turns,
+            backlog_limit=self._streams.max_backlog,
+            deadline_ms=round(settings.reply_deadline_s * 1000),
+            dead_letters_limit=settings.max_dead_letters_per_room,
+            sends_per_minute=settings.sends_per_minute,
+            sends_at_once=settings.sends_at_once,
+            open_replies_limit=settings.max_open_replies,
+            stream_ttl_ms=settings.stream_ttl_s * 1000,
+            ready_lease_ms=settings.ready_lease_ms,
+            history_length=settings.history_length,
+            reply_lease_ms=round(settings.reply_lease_s * 1000),
         )
 
     async def accept(self, caller: Caller, room_id: str, message: NewMessage) -> Accepted:
         """Store a question and open its reply; G1: when this returns, both are in Redis with the event."""
         self.check_room_id(caller, room_id)
-        keys, args = self._accept_call(caller, room_id, message)
-        while (answer := await self._run("accept_send", caller, room_id, keys, args))[
-            0
-        ] == Answer.UNSURE:
-            if (sent := await self._sent_before(caller, room_id, message)) is not None:
-                REPEATED_SENDS.add()
-                return sent
-            args[10] = answer[1]
-        if answer[0] == Answer.REPEAT:
-            REPEATED_SENDS.add()
-            turn = parse_slot(answer[3], caller, room_id) if answer[3] else None
-            return Accepted(answer[1], answer[2], turn, has_come=True)
-        self._report_backlog(caller, answer[5])
-        turn = parse_slot(answer[6], caller, room_id)
-        return Accepted(
-            answer[2], answer[3], turn, bool(answer[4]), repeated=False, history=answer[7:]
-        )
+        call = self._accept_call(caller, room_id, message)
+        while True:
+            match await self._call(call, caller, room_id):
+                case SendStored() as stored:
+                    self._report_backlog(caller, stored.backlog)
+                    return Accepted(
+                        stored.question,
+                        stored.reply,
+                        parse_slot(stored.slot, caller, room_id),
+                        stored.is_granted,
+                        repeated=False,
+                        history=stored.history,
+                    )
+                case SentBefore(question, reply, text):
+                    REPEATED_SENDS.add()
+                    slot = parse_slot(text, caller, room_id) if text else None
+                    return Accepted(question, reply, slot, has_come=True)
+                case NeedsDatabase(first_seq):
+                    if (sent := await self._sent_before(caller, room_id, message)) is not None:
+                        REPEATED_SENDS.add()
+                        return sent
+                    call.asked_first_seq = first_seq
 
-    def _accept_call(
-        self, caller: Caller, room_id: str, message: NewMessage
-    ) -> tuple[list[str], list[Any]]:
+    def _accept_call(self, caller: Caller, room_id: str, message: NewMessage) -> AcceptSend:
         keys = self._keys.partition(caller.partition)
-        room, account = keys.room(room_id), keys.account(caller.account_id)
-        script_keys = [
-            *self._room_keys(caller, keys, room),
-            account.record,
-            account.rooms,
-            account.order,
-            account.load_token,
-            keys.message_state(message.question_id),
-            keys.message_state(message.reply_id),
-            room.waiting,
-            keys.leases,
-            self._held(caller),
-            account.open_replies,
-            keys.signals,
-            keys.message_state(""),
-            room.reply_stream(""),
-        ]
-        return script_keys, [
-            caller.db_key,
-            room_id,
-            message.question_id,
-            message.reply_id,
-            message.token,
-            open_tail("USER", message.content, None),
-            open_tail("AI", "", message.question_id, streaming=True),
-            open_payload(caller, room_id),
-            message.client_message_id or "",
-            _fingerprint(message) if message.client_message_id else "",
-            "",
-            self._id_time(message.client_message_id),
-            message.on_busy,
-            to_json(message.persona) if message.persona else "",
-            to_json(title) if (title := title_of(message.content)) else "",
-            *self._send_limits,
-        ]
+        room, client_id = keys.room(room_id), message.client_message_id
+        title = title_of(message.content)
+        return AcceptSend(
+            caller=caller,
+            room=room,
+            account=keys.account(caller.account_id),
+            partition=keys,
+            event_stream=self._stream(caller),
+            blocked_rooms=self._held(caller),
+            question_state=keys.message_state(message.question_id),
+            reply_state=keys.message_state(message.reply_id),
+            message_states=keys.message_state(""),
+            reply_streams=room.reply_stream(""),
+            room_id=room_id,
+            question_id=message.question_id,
+            reply_id=message.reply_id,
+            slot_token=message.token,
+            question_body=open_tail("USER", message.content, None),
+            reply_body=open_tail("AI", "", message.question_id, streaming=True),
+            payload_start=open_payload(caller, room_id),
+            client_message_id=client_id,
+            body_hash=_fingerprint(message) if client_id else "",
+            client_id_time=self._id_time(client_id),
+            on_busy=message.on_busy,
+            own_persona=to_json(message.persona) if message.persona else "",
+            first_title=to_json(title) if title else "",
+            limits=self._send_limits,
+        )
 
     async def _sent_before(
         self, caller: Caller, room_id: str, message: NewMessage
@@ -170,27 +173,20 @@ class MessageRepository(ScriptRunner):
         self.check_room_id(caller, room_id)
         keys = self._keys.partition(caller.partition)
         room = keys.room(room_id)
-        script_keys = [
-            *self._room_keys(caller, keys, room),
-            keys.message_state(message_id),
-            keys.leases,
-            room.waiting,
-            room.reply_stream(message_id),
-            keys.signals,
-        ]
-        event = payload(caller, room_id, message_id=message_id)
-        args = [
-            caller.db_key,
-            room_id,
-            message_id,
-            "",
-            event,
-            self._settings.ready_lease_ms,
-            "",
-            "",
-        ]
-        answer = await self._run("delete_message", caller, room_id, script_keys, args)
-        if answer[0] == Answer.UNSURE:
+        call = DeleteMessage(
+            caller=caller,
+            room=room,
+            partition=keys,
+            event_stream=self._stream(caller),
+            message_state=keys.message_state(message_id),
+            reply_stream=room.reply_stream(message_id),
+            room_id=room_id,
+            message_id=message_id,
+            payload=payload(caller, room_id, message_id=message_id),
+            ready_lease_ms=self._settings.ready_lease_ms,
+        )
+        answer = await self._call(call, caller, room_id)
+        if isinstance(answer, NeedsDatabase):
             rows = await self._database.call_shard_procedure(
                 caller.shard_id, "fp_chat_message_find", (room_id, message_id)
             )
@@ -198,12 +194,13 @@ class MessageRepository(ScriptRunner):
                 raise MessageNotFound
             if rows[0]["deleted"]:
                 return
-            args[3] = str(rows[0]["seq"])
-            answer = await self._run("delete_message", caller, room_id, script_keys, args)
-        if answer[0] == Answer.LOST:
-            raise MessageNotFound
-        if answer[0] == Answer.OK:
-            self._report_backlog(caller, answer[1])
+            call.stored_seq = int(rows[0]["seq"])
+            answer = await self._call(call, caller, room_id)
+        match answer:
+            case NoSuchMessage():
+                raise MessageNotFound
+            case MessageDeleted(backlog):
+                self._report_backlog(caller, backlog)
 
 
 def _fingerprint(message: NewMessage) -> str:

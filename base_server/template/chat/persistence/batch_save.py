@@ -140,7 +140,7 @@ class BatchSave:
             self._shift.setdefault(event.room_id, 0)
         elif stored != event.seq + shift:
             self._shift[event.room_id] = max(stored - event.seq, 0)
-            # Redis keeps the number that it gave until the room is loaded again (settle.lua).
+            # Redis keeps the number that it gave until the room is loaded again (acknowledge_events.lua).
             Logger.warn("a message took another number than Redis gave it: that one was taken",
                         room_id=event.room_id, message_id=event.message_id, seq=stored, given=event.seq)  # fmt: skip
 

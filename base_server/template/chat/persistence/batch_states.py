@@ -133,7 +133,7 @@ class BatchStates:
             account = keys.account(account_id)
             script_keys += [account.record, account.rooms, account.order]
             args += ["a", last_event(of_account)]
-        left = await self._cache.run_script(SCRIPTS["settle"], script_keys, args)
+        left = await self._cache.run_script(SCRIPTS["acknowledge_events"], script_keys, args)
         for event in written:
             if (
                 event.kind == ROOM_DELETE

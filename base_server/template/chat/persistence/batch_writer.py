@@ -32,7 +32,7 @@ from base_server.template.chat.persistence.shard_marks import ShardMarks
 from base_server.template.chat.rooms.directory import ChatDirectory
 from base_server.template.chat.settings import ChatSettings
 
-# A length of windows, for settle.lua.
+# A length of windows, for acknowledge_events.lua.
 _NOT_TRIMMED = 2**31
 
 

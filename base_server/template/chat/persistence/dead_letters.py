@@ -18,7 +18,7 @@ from base_server.service.queue.message_queue import QueueEntry
 from base_server.service.queue.queue_service import QueueService
 from base_server.service.queue.stream_store import DeadLetter
 from base_server.template.chat.cache.keys import ChatKeys
-from base_server.template.chat.cache.scripts import SCRIPTS, Answer
+from base_server.template.chat.cache.scripts import SCRIPTS, ScriptStatus
 from base_server.template.chat.domain.events import MESSAGE_SAVE, BadEvent, Event, read_event
 from base_server.template.chat.settings import ChatSettings
 
@@ -55,7 +55,7 @@ class ChatDeadLetters:
         account = keys.account(await self._account_id(stream, room_id, letters))
         async with self._queue.acquired(stream, self._settings.lock_timeout_s):
             answer = await self._cache.run_script(
-                SCRIPTS["replay_letters"],
+                SCRIPTS["replay_dead_letters"],
                 [
                     stream.dead_key,
                     stream.key,
@@ -67,9 +67,9 @@ class ChatDeadLetters:
                 ],
                 [room_id, last, _LONGEST_STREAM, self._settings.room_list_ttl_s * 1000],
             )
-        if answer[0] == Answer.NOT_FOUND:
+        if answer[0] == ScriptStatus.NOT_FOUND:
             raise ServiceError(f"room {room_id} has no dead letter {last}")
-        if answer[0] == Answer.FULL:
+        if answer[0] == ScriptStatus.FULL:
             raise ServiceUnavailable(
                 "queue",
                 f"more than {_LONGEST_STREAM} events wait in the stream: replay when they are written",
@@ -106,7 +106,9 @@ class ChatDeadLetters:
             else:
                 args += [letter.dead_id, ""]
         async with self._queue.acquired(stream, settings.lock_timeout_s):
-            dropped, left = await self._cache.run_script(SCRIPTS["drop_letters"], script_keys, args)
+            dropped, left = await self._cache.run_script(
+                SCRIPTS["drop_dead_letters"], script_keys, args
+            )
         return DeadLetterCounts(dropped, left)
 
     async def _account_id(

@@ -14,7 +14,7 @@ from base_server.service.queue.message_queue import QueueEntry
 from base_server.service.queue.queue_service import QueueService
 from base_server.template.chat.cache.keys import ChatKeys
 from base_server.template.chat.cache.loader import ShardDatabase
-from base_server.template.chat.cache.scripts import SCRIPTS, Answer
+from base_server.template.chat.cache.scripts import SCRIPTS, ScriptStatus
 from base_server.template.chat.domain.events import MESSAGE_SAVE, BadEvent, Event, read_event
 from base_server.template.chat.domain.message_format import tail
 from base_server.template.chat.persistence.procedures import ShardProcedures
@@ -109,7 +109,7 @@ class EventDecoder:
         room = keys.room(room_id)
         at = row["created_at"].replace(" ", "T") + "+00:00"
         answer = await self._cache.run_script(
-            SCRIPTS["adopt_message"],
+            SCRIPTS["assign_seq"],
             [
                 room.record,
                 room.messages,
@@ -127,6 +127,6 @@ class EventDecoder:
                 shard_id,
             ],
         )
-        if answer[0] == Answer.OK:
+        if answer[0] == ScriptStatus.OK:
             event.seq = row["seq"] = int(answer[1])
-        return _FOREIGN if answer[0] == Answer.REFUSED else ""
+        return _FOREIGN if answer[0] == ScriptStatus.REFUSED else ""

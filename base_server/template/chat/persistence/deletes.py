@@ -1,8 +1,8 @@
 """Deletes without a session: state calls that set DELETING or DELETED, and delete events that hosts
 send.
 
-They run the scripts of the handlers' own deletes (``lua/delete_room.lua``,
-``lua/delete_message.lua``): state, record, list and event in one step, and one event however often
+They run the scripts of the handlers' own deletes (``delete_room.lua``,
+``delete_message.lua``): state, record, list and event in one step, and one event however often
 and by whichever way it is asked for.
 """
 
@@ -18,7 +18,7 @@ from base_server.service.redis_client.redis_errors import CacheCommandError
 from base_server.template.chat.cache.keys import ChatKeys
 from base_server.template.chat.cache.loader import ChatLoader, Loaded
 from base_server.template.chat.cache.script_runner import state_name
-from base_server.template.chat.cache.scripts import SCRIPTS, Answer
+from base_server.template.chat.cache.scripts import SCRIPTS, ScriptStatus
 from base_server.template.chat.domain.caller import Caller
 from base_server.template.chat.domain.events import payload
 from base_server.template.chat.domain.states import MessageState, RoomState
@@ -97,7 +97,7 @@ class ChatDeletes:
         answer = await self._run(
             "delete_room", found.owner, room_id, *self._room_call(found, room_id, to, allowed)
         )
-        if answer[0] == Answer.OK:
+        if answer[0] == ScriptStatus.OK:
             self._streams.report_backlog(found.owner.partition, found.owner.shard_id, answer[1])
             return Deletion(DeleteOutcome.DONE, answer[2], to.value)
         return _not_done(answer)
@@ -208,10 +208,14 @@ class ChatDeletes:
         for _ in range(_MAX_TRIES):
             args[3] = "" if stored is None else stored.seq
             answer = await self._run("delete_message", caller, room_id, script_keys, args)
-            if answer[0] == Answer.OK:
+            if answer[0] == ScriptStatus.OK:
                 self._streams.report_backlog(caller.partition, caller.shard_id, answer[1])
                 return Deletion(DeleteOutcome.DONE, answer[3], answer[4])
-            if answer[0] not in (Answer.COLD, Answer.UNSURE, Answer.LOST):
+            if answer[0] not in (
+                ScriptStatus.NOT_LOADED,
+                ScriptStatus.NEEDS_DATABASE,
+                ScriptStatus.SUPERSEDED,
+            ):
                 return _not_done(answer)
             # Cold, or not in the window: MySQL may know it.
             if (
@@ -219,8 +223,10 @@ class ChatDeletes:
                 and (stored := await self._directory.find_message(message_id)) is not None
             ):
                 if stored.deleted or stored.room_id != room_id:
-                    return _not_done([Answer.REPEAT if stored.deleted else Answer.NOT_FOUND])
-            elif answer[0] == Answer.COLD and caller.account_id:
+                    return _not_done(
+                        [ScriptStatus.DUPLICATE if stored.deleted else ScriptStatus.NOT_FOUND]
+                    )
+            elif answer[0] == ScriptStatus.NOT_LOADED and caller.account_id:
                 if await self._loader.load_room(caller, room_id) is not Loaded.WARM:
                     break
             else:
@@ -257,9 +263,9 @@ class ChatDeletes:
 def _not_done(answer: list[Any]) -> Deletion:
     """Why a script deleted nothing."""
     match answer[0]:
-        case Answer.REFUSED:
+        case ScriptStatus.REFUSED:
             return Deletion(DeleteOutcome.REFUSED, answer[1])
-        case Answer.NOT_FOUND:
+        case ScriptStatus.NOT_FOUND:
             return Deletion(DeleteOutcome.FOREIGN)
     return Deletion(DeleteOutcome.BEFORE, MessageState.DELETED.value)
 

@@ -21,7 +21,7 @@ from base_server.template.chat.domain.message_format import from_json, is_runnin
 from base_server.template.chat.persistence.procedures import ShardProcedures
 from base_server.template.chat.settings import ChatSettings
 
-# As drop_foreign in lua/_prelude.lua: anything else in a window was pushed there by a host itself,
+# As drop_foreign in lua/_messages.lua: anything else in a window was pushed there by a host itself,
 # and has no seq.
 _OURS = re.compile(r'x|\{"message_id":"[^"]+","room_id":"[^"]+","seq":[0-9]+,')
 _MESSAGE_FIELDS = ("message_id", "sender_type", "content", "parent_message_id", "metadata")

@@ -8,7 +8,7 @@ from typing import Literal
 from base_server.template.base.errors import MessageNotFound, NotAllowedInState
 from base_server.template.chat.cache.loader import row_entry
 from base_server.template.chat.cache.script_runner import ScriptRunner, state_name
-from base_server.template.chat.cache.scripts import Answer
+from base_server.template.chat.cache.scripts import ScriptStatus
 from base_server.template.chat.common.chat_model import ChatMessage
 from base_server.template.chat.domain.caller import Caller
 from base_server.template.chat.domain.events import open_payload
@@ -38,7 +38,7 @@ class ReplyRepository(ScriptRunner):
         keys = self._keys.partition(caller.partition)
         room = keys.room(room_id)
         answer = await self._run(
-            "attach_reply",
+            "watch_reply",
             caller,
             room_id,
             [
@@ -50,7 +50,7 @@ class ReplyRepository(ScriptRunner):
             ],
             [caller.db_key, reply_id, tell],
         )
-        if answer[0] == Answer.OK:
+        if answer[0] == ScriptStatus.OK:
             return _checked(read_message(answer[1], answer[2] or MessageState.SENT.value))
         return await self._stored(caller, room_id, reply_id, answer[0])
 
@@ -76,10 +76,10 @@ class ReplyRepository(ScriptRunner):
                 open_payload(caller, room_id),
             ],
         )
-        if answer[0] == Answer.OK:
+        if answer[0] == ScriptStatus.OK:
             self._report_backlog(caller, answer[3])
             return Stopped(read_message(answer[1], answer[2]), True, answer[4])
-        if answer[0] == Answer.REPEAT:
+        if answer[0] == ScriptStatus.DUPLICATE:
             return Stopped(
                 _checked(read_message(answer[1], answer[2] or MessageState.SENT.value)), False
             )
@@ -89,7 +89,7 @@ class ReplyRepository(ScriptRunner):
         self, caller: Caller, room_id: str, message_id: str, answer: int
     ) -> ChatMessage:
         """A reply older than the window."""
-        if answer != Answer.UNSURE:
+        if answer != ScriptStatus.NEEDS_DATABASE:
             raise MessageNotFound
         found = await self._database.call_shard_procedure(
             caller.shard_id, "fp_chat_message_find", (room_id, message_id)

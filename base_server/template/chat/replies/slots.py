@@ -12,7 +12,7 @@ from base_server.service.core.errors import ServiceUnavailable
 from base_server.service.core.logger import Logger
 from base_server.service.redis_client.redis_errors import CacheCommandError
 from base_server.template.chat.cache.keys import ChatKeys
-from base_server.template.chat.cache.scripts import SCRIPTS, Answer
+from base_server.template.chat.cache.scripts import SCRIPTS, ScriptStatus
 from base_server.template.chat.domain.caller import Caller
 from base_server.template.chat.domain.events import open_payload
 from base_server.template.chat.domain.message_format import spoken_of, tail, to_json
@@ -106,7 +106,7 @@ class ReplySlots:
         keys = self._keys.partition(turn.caller.partition)
         room = keys.room(turn.room_id)
         answer: list[Any] = await self._cache.run_script(
-            SCRIPTS["claim_turn"],
+            SCRIPTS["claim_slot"],
             [
                 room.record,
                 room.messages,
@@ -125,11 +125,11 @@ class ReplySlots:
             ],
         )
         match answer[0]:
-            case Answer.WAIT:
+            case ScriptStatus.WAIT:
                 return None
-            case Answer.LOST:
+            case ScriptStatus.SUPERSEDED:
                 raise SlotLost
-            case Answer.COLD:
+            case ScriptStatus.NOT_LOADED:
                 raise RoomNotLoaded
         return answer
 
@@ -143,7 +143,7 @@ class ReplySlots:
         room = keys.room(turn.room_id)
         return bool(
             await self._cache.run_script(
-                SCRIPTS["restore_turn"],
+                SCRIPTS["restore_slot"],
                 [
                     room.record,
                     room.waiting,
@@ -219,13 +219,13 @@ class ReplySlots:
                 "1" if is_called else "",
             ],
         )
-        if answer[0] == Answer.LOST:
+        if answer[0] == ScriptStatus.SUPERSEDED:
             if not await self.restore(turn, claim_id if is_called else ""):
                 raise SlotLost
             if is_called:
                 raise StreamBehind(0)
             return False
-        if answer[0] == Answer.PARTIAL:
+        if answer[0] == ScriptStatus.PARTIAL:
             raise StreamBehind(answer[1])
         return bool(answer[1])
 
@@ -261,11 +261,15 @@ class ReplySlots:
             claim_id,
         ]
         answer = await self._cache.run_script(SCRIPTS["end_reply"], keys, args)
-        if answer[0] == Answer.LOST and not answer[1] and await self.restore(turn, claim_id):
+        if (
+            answer[0] == ScriptStatus.SUPERSEDED
+            and not answer[1]
+            and await self.restore(turn, claim_id)
+        ):
             answer = await self._cache.run_script(SCRIPTS["end_reply"], keys, args)
-        if answer[0] == Answer.WAIT:
+        if answer[0] == ScriptStatus.WAIT:
             raise SlotLost
-        if answer[0] == Answer.OK:
+        if answer[0] == ScriptStatus.OK:
             self._streams.report_backlog(caller.partition, caller.shard_id, answer[2])
             return Ended(answer[1], True, answer[3])
         return Ended(answer[1], False)
@@ -291,9 +295,9 @@ class ReplySlots:
                 open_payload(caller, turn.room_id),
             ],
         )
-        if answer[0] == Answer.WAIT:
+        if answer[0] == ScriptStatus.WAIT:
             return None
-        if answer[0] == Answer.OK:
+        if answer[0] == ScriptStatus.OK:
             self._streams.report_backlog(caller.partition, caller.shard_id, answer[3])
             return Ended(answer[1], True, answer[4])
         return Ended("", False)
@@ -305,7 +309,7 @@ class ReplySlots:
         keys = self._keys.partition(turn.caller.partition)
         room = keys.room(turn.room_id)
         answer = await self._cache.run_script(
-            SCRIPTS["leave_reply"],
+            SCRIPTS["release_reply"],
             [
                 room.record,
                 keys.account(turn.caller.account_id).open_replies,
@@ -331,11 +335,11 @@ class ReplySlots:
             [place.seq, place.reply_id, offset, _DELTAS_AT_ONCE],
         )
         match answer[0]:
-            case Answer.COLD:
+            case ScriptStatus.NOT_LOADED:
                 return None
-            case Answer.LOST:
+            case ScriptStatus.SUPERSEDED:
                 return Final("")
-            case Answer.OK:
+            case ScriptStatus.OK:
                 return Final(answer[1], answer[2] or MessageState.SENT.value)
         deltas = [(int(entry_id.partition("-")[0]), fields[1]) for entry_id, fields in answer[2:]]
         return Progress(answer[1], deltas)
@@ -364,7 +368,9 @@ class ReplySlots:
         keys = self._keys.partition(partition)
         leases = keys.leases
         args = ["1" if all_open else "", _SWEEP_AT_ONCE, self._lease_ms]
-        now_ms, *room_ids = await self._cache.run_script(SCRIPTS["expired_turns"], [leases], args)
+        now_ms, *room_ids = await self._cache.run_script(
+            SCRIPTS["find_expired_slots"], [leases], args
+        )
         records = await asyncio.gather(
             *(self._open_fields(partition, room_id) for room_id in room_ids)
         )

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
 
 from base_server.service.core.errors import ServiceUnavailable
 from base_server.template.base.errors import IdempotencyMismatch, RoomNotFound
 from base_server.template.chat.cache.loader import Loaded
 from base_server.template.chat.cache.records import UNNAMED_VERSION
 from base_server.template.chat.cache.script_runner import RoomGone, ScriptRunner, state_name
-from base_server.template.chat.cache.scripts import SCRIPTS, Answer
+from base_server.template.chat.cache.scripts import Damaged, NeedsDatabase
 from base_server.template.chat.common.chat_model import ChatRoom
 from base_server.template.chat.domain.caller import Caller
 from base_server.template.chat.domain.events import payload
@@ -23,6 +22,18 @@ from base_server.template.chat.domain.message_format import (
     to_json,
 )
 from base_server.template.chat.domain.states import GONE, ROOM_STATE_CODES, RoomState
+from base_server.template.chat.rooms.calls import (
+    CreatedBefore,
+    CreateRoom,
+    DeleteRoom,
+    LoadLost,
+    ReadRooms,
+    RoomCreated,
+    RoomDeleted,
+    RoomsMissing,
+    RoomsRead,
+    UpdateRoom,
+)
 
 DEFAULT_TITLE = "New chat"
 _MAX_REPAIRS = 3
@@ -58,85 +69,64 @@ class RoomRepository(ScriptRunner):
         ``title`` None: the default one until the first message names it."""
         room_id = self._keys.new_id(caller.partition)
         request_hash = body_hash(title, persona)
-        version = UNNAMED_VERSION if title is None else 0
-        keys, args = self._create_call(
-            caller,
-            room_id,
-            persona,
-            title or DEFAULT_TITLE,
-            version,
-            client_request_id,
-            request_hash,
-        )
-        while (answer := await self._run("create_room", caller, room_id, keys, args))[
-            0
-        ] == Answer.UNSURE:
-            made = await self._database.call_shard_procedure(
-                caller.shard_id, "fp_chat_room_find_request", (caller.db_key, client_request_id)
-            )
-            if made:
-                if made[0]["request_hash"] != request_hash:
-                    raise IdempotencyMismatch
-                return await self.get(caller, made[0]["room_id"])
-            args[9] = answer[1]
-        if answer[0] == Answer.REPEAT:
-            return await self.get(caller, answer[1])
-        self._report_backlog(caller, answer[2])
-        return _room(answer[1], "PENDING")
+        call = self._create_call(caller, room_id, persona, title, client_request_id, request_hash)
+        while True:
+            match await self._call(call, caller, room_id):
+                case RoomCreated(text, backlog):
+                    self._report_backlog(caller, backlog)
+                    return _room(text, "PENDING")
+                case CreatedBefore(made_id):
+                    return await self.get(caller, made_id)
+                case NeedsDatabase(load):
+                    rows = await self._database.call_shard_procedure(
+                        caller.shard_id,
+                        "fp_chat_room_find_request",
+                        (caller.db_key, client_request_id),
+                    )
+                    if rows and rows[0]["request_hash"] != request_hash:
+                        raise IdempotencyMismatch
+                    if rows:
+                        return await self.get(caller, rows[0]["room_id"])
+                    call.asked_load = load
 
     def _create_call(
         self,
         caller: Caller,
         room_id: str,
         persona: str,
-        title: str,
-        title_version: int,
-        client_request_id: str | None,
-        request_hash: str,
-    ) -> tuple[list[str], list[Any]]:
+        title: str | None,
+        client_request_id: str | None = None,
+        request_hash: str = "",
+    ) -> CreateRoom:
         keys = self._keys.partition(caller.partition)
-        room, account = keys.room(room_id), keys.account(caller.account_id)
+        version = UNNAMED_VERSION if title is None else 0
+        title = title or DEFAULT_TITLE
         event = payload(
             caller,
             room_id,
             title=title,
-            title_version=title_version,
+            title_version=version,
             ai_persona=persona,
             client_request_id=client_request_id,
             request_hash=request_hash if client_request_id else None,
         )
-        script_keys = [
-            account.record,
-            account.rooms,
-            account.order,
-            keys.generation,
-            room.record,
-            room.json,
-            room.state,
-            self._stream(caller),
-            account.load_token,
-            room.load_token,
-        ]
-        return script_keys, [
-            caller.db_key,
-            caller.account_id,
-            caller.shard_id,
-            room_id,
-            to_json(title),
-            to_json(persona),
-            event,
-            client_request_id or "",
-            request_hash,
-            "",
-            self._id_time(client_request_id),
-            self._streams.max_backlog,
-            self._settings.max_rooms_per_account,
-            title_version,
-            "",
-            "",
-            "",
-            "",
-        ]
+        return CreateRoom(
+            caller=caller,
+            room=keys.room(room_id),
+            account=keys.account(caller.account_id),
+            partition=keys,
+            event_stream=self._stream(caller),
+            room_id=room_id,
+            title=to_json(title),
+            persona=to_json(persona),
+            payload=event,
+            client_request_id=client_request_id,
+            request_hash=request_hash,
+            request_id_time=self._id_time(client_request_id),
+            backlog_limit=self._streams.max_backlog,
+            rooms_limit=self._settings.max_rooms_per_account,
+            title_version=version,
+        )
 
     async def adopt(
         self, caller: Caller, room_id: str, persona: str, title: str | None, created_at: datetime
@@ -144,21 +134,22 @@ class RoomRepository(ScriptRunner):
         """A room under an id of a host's own, from its event: usable, and in the list, the moment this returns. One
         that is there, or was deleted, stays as it is. ``title`` None: as for :meth:`create`."""
         self.check_room_id(caller, room_id)
-        version = UNNAMED_VERSION if title is None else 0
-        keys, args = self._create_call(
-            caller, room_id, persona, title or DEFAULT_TITLE, version, None, ""
-        )
+        call = self._create_call(caller, room_id, persona, title)
+        call.created_at, call.created_ms = iso(created_at), ms_of(created_at)
 
         async def create(token: str, *, has_messages: bool) -> Loaded | None:
             # Asked for in MySQL under this token: if anything was written since, it is asked again.
-            args[14:] = [iso(created_at), ms_of(created_at), token, "1" if has_messages else ""]
+            call.load_token, call.has_messages = token, has_messages
             try:
-                answer = await self._run("create_room", caller, room_id, keys, args)
+                answer = await self._call(call, caller, room_id)
             except RoomNotFound:
                 return Loaded.DELETED
-            if answer[0] == Answer.OK:
-                self._report_backlog(caller, answer[2])
-            return None if answer[0] == Answer.WAIT else Loaded.WARM
+            match answer:
+                case RoomCreated(_, backlog):
+                    self._report_backlog(caller, backlog)
+                case LoadLost():
+                    return None
+            return Loaded.WARM
 
         if await self._loader.load_or_create(caller, room_id, create) is Loaded.UNKNOWN:
             raise RoomNotFound
@@ -193,36 +184,34 @@ class RoomRepository(ScriptRunner):
             return await self._stale_page(caller, page, limit)
 
     async def _cached_page(self, caller: Caller, page: int, limit: int) -> RoomPage:
-        names = self._keys.partition(caller.partition)
-        account, rooms = names.account(caller.account_id), names.room("")
-        keys = [
-            account.record,
-            account.rooms,
-            account.order,
-            names.generation,
-            rooms.json,
-            rooms.state,
-        ]
-        args = [caller.db_key, (page - 1) * limit, page * limit - 1]
+        keys = self._keys.partition(caller.partition)
+        all_rooms = keys.room("")
+        call = ReadRooms(
+            caller=caller,
+            account=keys.account(caller.account_id),
+            partition=keys,
+            room_jsons=all_rooms.json,
+            room_states=all_rooms.state,
+            first_rank=(page - 1) * limit,
+            last_rank=page * limit - 1,
+        )
         for _ in range(_MAX_REPAIRS):
-            answer = await self._run("read_rooms", caller, "", keys, args)
-            if answer[0] == Answer.OK:
-                _, total, codes, *cards = answer
-                states = map(ROOM_STATE_CODES.__getitem__, codes)
-                return RoomPage(
-                    [_wire_room(*of_one) for of_one in zip(cards, states, strict=True)], total
-                )
-            if answer[0] == Answer.DAMAGED:
-                await self._discard_undecodable(caller, args)
-                continue
-            for room_id in answer[1:]:
-                await self._loader.load_room(caller, room_id)
+            match await self._call(call, caller, ""):
+                case RoomsRead(total, state_codes, rooms):
+                    states = map(ROOM_STATE_CODES.__getitem__, state_codes)
+                    texts = [_wire_room(*each) for each in zip(rooms, states, strict=True)]
+                    return RoomPage(texts, total)
+                case RoomsMissing(room_ids):
+                    for room_id in room_ids:
+                        await self._loader.load_room(caller, room_id)
+                case Damaged():
+                    await self._discard_undecodable(caller, call.first_rank, call.last_rank)
         raise ServiceUnavailable("cache", "cards of the list were gone after every load")
 
-    async def _discard_undecodable(self, caller: Caller, ranks: list[int]) -> None:
+    async def _discard_undecodable(self, caller: Caller, first: int, last: int) -> None:
         keys = self._keys.partition(caller.partition)
         order = keys.account(caller.account_id).order
-        for room_id in await self._cache.execute("ZREVRANGE", order, *ranks[1:]):
+        for room_id in await self._cache.execute("ZREVRANGE", order, first, last):
             key = keys.room(room_id).json
             try:
                 if (card := await self._cache.execute("GET", key)) is not None:
@@ -256,59 +245,51 @@ class RoomRepository(ScriptRunner):
     ) -> None:
         """Change the title; the last one acknowledged wins. ``operation_id`` names the call to who repeats it."""
         self.check_room_id(caller, room_id)
-        args = [
-            caller.db_key,
-            room_id,
-            to_json(title),
-            payload(caller, room_id, title=title),
-            operation_id := operation_id or self._keys.new_id(caller.partition),
-            self._settings.max_dead_letters_per_room,
-            _OPERATION_NOTE_MS,
-            self._streams.max_backlog,
-        ]
         keys = self._keys.partition(caller.partition)
-        script_keys = [
-            *self._room_keys(caller, keys, keys.room(room_id)),
-            self._held(caller),
-            keys.operation(operation_id),
-        ]
-        answer = await self._run("update_room", caller, room_id, script_keys, args)
-        self._report_backlog(caller, answer[2])
+        operation_id = operation_id or self._keys.new_id(caller.partition)
+        call = UpdateRoom(
+            caller=caller,
+            room=keys.room(room_id),
+            partition=keys,
+            event_stream=self._stream(caller),
+            blocked_rooms=self._held(caller),
+            done_note=keys.operation(operation_id),
+            room_id=room_id,
+            title=to_json(title),
+            payload=payload(caller, room_id, title=title),
+            operation_id=operation_id,
+            dead_letters_limit=self._settings.max_dead_letters_per_room,
+            note_ttl_ms=_OPERATION_NOTE_MS,
+            backlog_limit=self._streams.max_backlog,
+        )
+        self._report_backlog(caller, await self._call(call, caller, room_id))
 
     async def delete(self, caller: Caller, room_id: str) -> None:
         """Delete a room for good, its running and waiting replies with it. Repeating it is no error."""
         self.check_room_id(caller, room_id)
         keys = self._keys.partition(caller.partition)
-        room, account = keys.room(room_id), keys.account(caller.account_id)
-        script_keys = [
-            *self._room_keys(caller, keys, room),
-            room.state,
-            account.record,
-            account.rooms,
-            account.order,
-            account.load_token,
-            room.waiting,
-            keys.leases,
-            room.reply_stream(""),
-            keys.message_state(""),
-            keys.signals,
-        ]
-        args = [
-            caller.db_key,
-            room_id,
-            payload(caller, room_id),
-            self._settings.state_ttl_s * 1000,
-            "",
-        ]
-        args.append(RoomState.DELETING.value)
+        room = keys.room(room_id)
+        call = DeleteRoom(
+            caller=caller,
+            room=room,
+            account=keys.account(caller.account_id),
+            partition=keys,
+            event_stream=self._stream(caller),
+            reply_streams=room.reply_stream(""),
+            message_states=keys.message_state(""),
+            room_id=room_id,
+            payload=payload(caller, room_id),
+            state_ttl_ms=self._settings.state_ttl_s * 1000,
+            new_state=RoomState.DELETING.value,
+        )
         try:
-            answer = await self._run("delete_room", caller, room_id, script_keys, args)
+            answer = await self._call(call, caller, room_id)
         except RoomGone:
             # Its state says so, and no record: if nothing but the state was set, the row is still to be deleted.
-            args[4] = ",".join(GONE)
-            answer = await self._cache.run_script(SCRIPTS["delete_room"], script_keys, args)
-        if answer[0] == Answer.OK:
-            self._report_backlog(caller, answer[1])
+            call.allowed_states = ",".join(GONE)
+            answer = await call.run(self._cache)
+        if isinstance(answer, RoomDeleted):
+            self._report_backlog(caller, answer.backlog)
 
 
 def _room(card: str, state: str | None) -> ChatRoom:
