@@ -1,4 +1,4 @@
-"""``python -m application.base_web_server --env LOCAL|DEBUG|PROD [--config FILE] [--workers N] [--app M:F]``."""
+"""``python -m application.base_web_server --env LOCAL|DEBUG|PROD``: runs the server."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from .serving import run_loop, serve
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the server; the exit code (0 stopped, 1 could not start or gave up, by argparse 2 for wrong arguments)."""
+    """Run the server. Exit codes: 0 stopped, 1 could not start or gave up, 2 wrong arguments."""
     parser = argparse.ArgumentParser(
         prog="python -m application.base_web_server", description="The chat server."
     )
@@ -55,7 +55,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
             asyncio.run(run_workers(settings, options.config, options.app, workers, _announce))
     except StartError as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)  # noqa: T201 - the one line for the operator
+        # One line on stderr, for the operator.
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)  # noqa: T201
         return 1
     except asyncio.CancelledError:
         Logger.info("start was interrupted")

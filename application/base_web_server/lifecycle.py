@@ -31,14 +31,15 @@ if TYPE_CHECKING:
 
 _HURRIED_STOP_S = 2.0
 _IDLE_S = 5.0
-"""How long a retired worker waits for idle connections to ask once more and be told to go."""
+"""How long a retired worker keeps idle connections, for a last request on each."""
 
 
 class Server:
-    """One server process. Making it connects to nothing; :meth:`run` is its whole life.
+    """One server process. The constructor connects to nothing; :meth:`run` is its whole life.
 
-    The order of start, left backwards: listener (answers "starting") → services → templates. Ready when the AI models
-    are, too. Of a ``worker`` the listener comes last: others serve meanwhile.
+    It starts the listener (which returns "starting"), the services, the templates, and is ready
+    when the AI models are; it stops in reverse. A ``worker`` opens its listener last, since other
+    workers serve meanwhile.
     """
 
     def __init__(
@@ -78,16 +79,18 @@ class Server:
         return self._health.phase is Phase.STARTING
 
     def hurry(self) -> None:
-        """Skip what is left of quiet and drain; what runs is then as after a kill."""
+        """Skip the rest of quiet and drain; unfinished work is recovered as after a kill."""
         self._hurried.set()
 
     def retire(self) -> None:
-        """Call it before ``stop`` is set: others serve on the same port, so let the connections go first."""
+        """Call it before ``stop`` is set: close connections first, since others serve the port."""
         self._is_retired = True
 
     async def check(self) -> None:
-        """Raise :class:`StartError` for what a start refuses before it reaches for anything outside this process; what
-        making this object refuses belongs to it."""
+        """Raise :class:`StartError` for errors that can be found without connecting anywhere.
+
+        The constructor finds the others of these.
+        """
         await self._container.ai.check()
 
     async def run(self, stop: asyncio.Event, on_ready: Callable[[str], None]) -> None:
@@ -106,7 +109,7 @@ class Server:
             life.push_async_callback(self._durability.stop)
             for template in self._context.templates().values():
                 await life.enter_async_context(self._started(template))
-            # Seconds of CPU, which the first send would pay for, and every request that is served at that moment.
+            # Imports take seconds of CPU, which would delay the first send and all other requests.
             await self._container.ai.wait_until_ready()
             self._health.phase = Phase.READY
             if self._worker is not None:
@@ -121,7 +124,7 @@ class Server:
             if self._worker is not None:
                 self._worker.beat(await self._health.readiness())
             await self._quiet_and_drain()
-            # Requests end before what they need; the exit stack finds the listening sockets closed.
+            # Requests end before the services that they use; the exit stack closes nothing twice.
             for listener in self._listeners:
                 await listener.close()
         Logger.info("server stopped")
@@ -155,7 +158,7 @@ class Server:
     async def _attempt(
         self, step: str, template: BaseTemplate | None, work: Coroutine[Any, Any, None]
     ) -> None:
-        """Do ``work`` unless or until the server is hurried; a failure is logged and the rest goes on."""
+        """Run ``work`` until it ends or the server is hurried; a failure is logged."""
         task = asyncio.create_task(work)
         hurried = asyncio.create_task(self._hurried.wait())
         try:
@@ -195,7 +198,7 @@ class Server:
         try:
             async with asyncio.timeout(_HURRIED_STOP_S if self._hurried.is_set() else None):
                 await template.stop()
-        except Exception as error:  # the others must be stopped all the same
+        except Exception as error:  # the other templates must still be stopped
             Logger.error(
                 "template did not stop cleanly", template=type(template).__name__, exc_info=error
             )

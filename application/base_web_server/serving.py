@@ -1,4 +1,4 @@
-"""One server process in its event loop, and what its signals mean."""
+"""One server process in its event loop, and its signals."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ if TYPE_CHECKING:
 
 _STDIN = 0
 _SETTLED_S = 10.0
-"""So long after the start everything is imported, LangChain too."""
+"""After this long everything is imported, LangChain too."""
 
 
 async def serve(
     settings: ServerSettings, on_ready: Callable[[str], None], worker: WorkerContext | None = None
 ) -> None:
-    """Serve until SIGTERM, SIGINT or SIGHUP; a second one does not wait for what runs. During the start one is enough.
+    """Serve until SIGTERM, SIGINT or SIGHUP; a second one skips the drain. Raises
+    :class:`StartError`.
 
-    SIGHUP is what a closed terminal sends; under ``nohup`` it stays ignored.
-    A worker retires when its standard input ends: its supervisor has put another in its place, or is gone.
-    Raises :class:`StartError`.
+    A closed terminal sends SIGHUP; under ``nohup`` it stays ignored. A worker retires when its
+    standard input ends: its supervisor has started a successor, or is gone.
     """
     from .lifecycle import Server  # noqa: PLC0415 - after the configuration is known good
 
@@ -65,14 +65,14 @@ async def serve(
 
 
 def _freeze() -> None:
-    """What was imported and made by now lives as long as the process: the collector need not walk through it again and
-    again, a tenth of a second each time."""
+    """Exclude all objects of the start from garbage collection: they live as long as the process,
+    and each full collection over them blocks the event loop for 0.1 s."""
     gc.collect()
     gc.freeze()
 
 
 def run_loop(work: Coroutine[Any, Any, None]) -> None:
-    """uvloop where it exists; Windows has asyncio's own loop."""
+    """Run on uvloop where it exists, on Windows on asyncio's own loop."""
     if sys.platform == "win32":
         asyncio.run(work)
     else:

@@ -1,4 +1,4 @@
-"""Which templates this server has. The one place that makes them from services and configuration."""
+"""The server's templates, made from services and configuration here only."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def add_templates(
     settings: ServerSettings,
     sessions: SessionStore,
 ) -> None:
-    """Register the host's templates (``netConfig.app``) and the shipped ones, beside those registered before."""
+    """Register the host's templates (``netConfig.app``) and then the shipped ones."""
     register_host_templates(context, settings.netConfig.app)
     context.add_template(
         TemplateType.ACCOUNT, create_account_template(container, settings.netConfig, sessions)

@@ -61,7 +61,7 @@ def test_redis_settings_in_a_sentence(changes: dict[str, str], safe: bool, words
         ),
         ({"synchronous": "2"}, True, "on the disk"),
         ({"synchronous": "1"}, False, "may lose commits"),
-        ({}, False, "does not tell"),
+        ({}, False, "does not report"),
     ],
 )
 def test_database_settings_in_a_sentence(settings: dict[str, str], safe: bool, words: str) -> None:

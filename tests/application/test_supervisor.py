@@ -144,7 +144,7 @@ async def test_it_goes_on_trying_while_another_serves_and_gives_up_when_none_doe
         assert not run.done()
         bench.processes[2].kill()
         with pytest.raises(
-            StartError, match="in a row, the last time with exit code 3, and no other serves"
+            StartError, match="in a row, the last time with exit code 3, and no other worker serves"
         ):
             await asyncio.wait_for(run, PATIENCE_S)
 

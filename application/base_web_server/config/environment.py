@@ -1,4 +1,4 @@
-"""``BASE_SERVER__SECTION__KEY``: any value of the configuration by environment variable, whatever the case."""
+"""``BASE_SERVER__SECTION__KEY``: environment variables for any value, case-insensitive."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ PREFIX = "BASE_SERVER__"
 
 @dataclass(frozen=True)
 class Override:
-    """A value of the environment in its place: ``path`` has the file's own spelling of the keys."""
+    """A value from the environment; ``path`` has the spelling of the configuration file."""
 
     variable: str
     path: tuple[str, ...]
@@ -28,7 +28,7 @@ class Override:
 def find_overrides(
     model: type[BaseModel], data: Mapping[str, Any], environ: Mapping[str, str]
 ) -> Iterator[Override]:
-    """The overrides that ``environ`` holds for ``model``, whose file says ``data``.
+    """The overrides in ``environ`` for ``model``; ``data`` is the content of its file.
 
     Text is turned into the type of its key; lists and objects are JSON.
     Raises :class:`StartError` naming the variable for an unknown key or a value of the wrong type.
@@ -41,14 +41,14 @@ def find_overrides(
 
 
 def put(data: MutableMapping[str, Any], override: Override) -> None:
-    """Write an override into ``data``, making the objects on its way."""
-    *way, last = override.path
-    place: MutableMapping[str, Any] = data
-    for key in way:
-        if not isinstance(place.get(key), dict):
-            place[key] = {}
-        place = place[key]
-    place[last] = override.value
+    """Write an override into ``data``, creating the objects above it."""
+    *parents, last = override.path
+    section: MutableMapping[str, Any] = data
+    for key in parents:
+        if not isinstance(section.get(key), dict):
+            section[key] = {}
+        section = section[key]
+    section[last] = override.value
 
 
 def is_secret(annotation: Any) -> bool:
@@ -57,7 +57,7 @@ def is_secret(annotation: Any) -> bool:
 
 
 def annotation_at(model: type[BaseModel], path: tuple[str | int, ...]) -> Any:
-    """The type that the configuration has at ``path``, or None where it knows no such key."""
+    """The type of the configuration at ``path``, or None for an unknown key."""
     annotation: Any = model
     for part in path:
         inner = _container(annotation)
@@ -74,7 +74,7 @@ def annotation_at(model: type[BaseModel], path: tuple[str | int, ...]) -> Any:
 
 
 def known_keys(model: type[BaseModel], path: tuple[str | int, ...]) -> list[str]:
-    """The keys that the object at ``path`` may have; empty where names are free."""
+    """The keys that the object at ``path`` may have; empty if any name is allowed."""
     inner = _container(annotation_at(model, path))
     return (
         list(inner.model_fields) if isinstance(inner, type) and issubclass(inner, BaseModel) else []
@@ -95,7 +95,7 @@ def _resolve(
     here: Any = data
     for part in parts:
         known = known_keys(model, path)
-        # Names such as those of personas are free: an existing one is meant whatever its case.
+        # Personas, say, may have any name: one that exists matches whatever its case.
         present = list(here) if isinstance(here, Mapping) else []
         key = next((name for name in [*known, *present] if name.lower() == part.lower()), None)
         if key is None and (known or not part):
@@ -107,13 +107,13 @@ def _resolve(
     annotation = annotation_at(model, path)
     if annotation is None:
         raise StartError(
-            f"Environment variable {variable}: '{'.'.join(path)}' is not a key of the configuration."
+            f"Environment variable {variable}: '{'.'.join(path)}' is not a configuration key."
         )
     return path, annotation
 
 
 def _convert(variable: str, annotation: Any, text: str) -> Any:
-    """The JSON value of ``text`` for a key of this type."""
+    """``text`` as a JSON value for a key of this type."""
     inner = _container(annotation)
     shown = "(hidden)" if is_secret(annotation) else repr(text[:80])
     if get_origin(inner) is not None or (isinstance(inner, type) and issubclass(inner, BaseModel)):
@@ -132,7 +132,7 @@ def _convert(variable: str, annotation: Any, text: str) -> Any:
 
 
 def _container(annotation: Any) -> Any:
-    """The annotation without ``Annotated`` and ``| None``; a generic container keeps its arguments."""
+    """The type without ``Annotated`` and ``| None``; generic containers keep their arguments."""
     origin = get_origin(annotation)
     if origin is Annotated:
         return _container(get_args(annotation)[0])

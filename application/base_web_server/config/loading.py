@@ -1,4 +1,4 @@
-"""The server's configuration: one JSON file per environment, environment variables on top, closed to mistakes."""
+"""The configuration: one JSON file per environment, overridden by environment variables."""
 
 from __future__ import annotations
 
@@ -46,12 +46,12 @@ _FILES = {
 
 
 class ServerSettings(Settings):
-    """The whole file; a section that is absent has its shipped values."""
+    """The whole file; a missing section has its default values."""
 
     templateConfig: TemplateSettings = Field(default_factory=TemplateSettings)
     """Which installation this is and where it keeps its files."""
     netConfig: NetSettings = Field(default_factory=NetSettings)
-    """Where the server listens and what it lets in."""
+    """Where the server listens and what it accepts."""
     cacheConfig: CacheSettings = Field(default_factory=CacheSettings)
     """Which Redis, and how to reach it."""
     queueConfig: QueueSettings = Field(default_factory=QueueSettings)
@@ -63,7 +63,7 @@ class ServerSettings(Settings):
     llmConfig: LlmSettings = Field(default_factory=LlmSettings)
     """Personas, the providers that answer for them, and the limits of a reply."""
     schedulerConfig: SchedulerSettings = Field(default_factory=SchedulerSettings)
-    """Jobs by the clock."""
+    """Scheduled jobs."""
 
 
 def config_file(env: Environment) -> Path:
@@ -78,9 +78,9 @@ def load_settings(
     *,
     app: str | None = None,
 ) -> ServerSettings:
-    """Read, override, check; ``app`` (the flag --app) wins over ``netConfig.app``.
+    """Read, override and validate; ``app`` (the flag --app) wins over ``netConfig.app``.
 
-    Raises :class:`StartError` with the file, the key, the value seen and the fix.
+    Raises :class:`StartError` with the file, the key, the value and the fix.
     """
     path = file or config_file(env)
     data = _read(path)
@@ -97,8 +97,9 @@ def load_settings(
         raise _explained(error, path, data, overrides) from None
     if settings.templateConfig.env != env:
         raise StartError(
-            f"{path}: templateConfig.env is '{settings.templateConfig.env}', but the server was started with"
-            f" --env {env}: start it with --env {settings.templateConfig.env} or name another file."
+            f"{path}: templateConfig.env is '{settings.templateConfig.env}', but the server was"
+            f" started with --env {env}: start it with --env {settings.templateConfig.env} or name"
+            " another file."
         )
     _check_secrets(settings, path)
     _check_default_shard(settings, path, overrides)
@@ -106,7 +107,7 @@ def load_settings(
 
 
 def describe(settings: ServerSettings) -> dict[str, Any]:
-    """The configuration as JSON values, secrets hidden."""
+    """The configuration as JSON values, with secrets hidden."""
     return settings.model_dump(mode="json")
 
 
@@ -121,7 +122,8 @@ def _read(path: Path) -> dict[str, Any]:
         raise StartError(f"{path} is not valid JSON: {error}.") from None
     if not isinstance(data, dict):
         raise StartError(
-            f"{path} must hold a JSON object with the sections {', '.join(ServerSettings.model_fields)}."
+            f"{path} must hold a JSON object with the sections"
+            f" {', '.join(ServerSettings.model_fields)}."
         )
     data.pop("$schema", None)  # for editors: config/schema.json
     return data
@@ -168,7 +170,7 @@ def _value_at(data: Any, loc: tuple[str | int, ...]) -> Any:
 
 
 def _check_secrets(settings: ServerSettings, path: Path) -> None:
-    """PROD needs a database password; keys of AI providers are checked where they are used, at start too."""
+    """PROD needs a database password. The AI service checks the keys of AI providers at start."""
     database = settings.databaseConfig
     needs_password = settings.templateConfig.env == "PROD" and database.type == "mysql"
     if needs_password and not database.password.get_secret_value():
@@ -179,12 +181,12 @@ def _check_secrets(settings: ServerSettings, path: Path) -> None:
 
 
 def _check_default_shard(settings: ServerSettings, path: Path, overrides: list[Override]) -> None:
-    """Accounts would be sent to a shard that nobody makes."""
+    """New accounts must not be assigned to a shard that does not exist."""
     chosen = settings.chatConfig.default_shard_id
     if settings.databaseConfig.shard(chosen) is None:
         known = ", ".join(str(shard.shard_id) for shard in settings.databaseConfig.shards)
+        source = _source_of(("chatConfig", "default_shard_id"), path, overrides)
         raise StartError(
-            f"Configuration error in {_source_of(('chatConfig', 'default_shard_id'), path, overrides)}:"
-            f" 'chatConfig.default_shard_id' = {chosen}: databaseConfig.shards has no such shard, it has {known};"
-            " name one of them."
+            f"Configuration error in {source}: 'chatConfig.default_shard_id' = {chosen}:"
+            f" databaseConfig.shards has no such shard, it has {known}; name one of them."
         )

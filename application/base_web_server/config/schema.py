@@ -1,4 +1,4 @@
-"""The configuration as a JSON schema: editors complete and check by it, the reference is printed from it."""
+"""The configuration as a JSON schema, for editors and for the reference in docs/."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from .loading import ServerSettings
 
 
 def config_schema() -> dict[str, Any]:
-    """JSON Schema (2020-12) of a configuration file. Descriptions are those of the settings classes."""
+    """JSON Schema (2020-12) of a configuration file; descriptions are the settings' docstrings."""
     schema = ServerSettings.model_json_schema(mode="validation")
     for part in (schema, *schema["$defs"].values()):
         _without_titles(part)
     schema["properties"] = {
         "$schema": {
             "type": "string",
-            "description": "This file, for editors; the server passes over it.",
+            "description": "This file, for editors; the server ignores it.",
         },
         **schema["properties"],
     }

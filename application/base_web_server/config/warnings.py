@@ -1,4 +1,4 @@
-"""What is allowed in a configuration and still seldom meant. Each warning names the key and the fix."""
+"""Warnings about valid but doubtful configuration. Each names the key and the fix."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class ConfigWarning(NamedTuple):
 
 
 def find_warnings(settings: ServerSettings) -> list[ConfigWarning]:
-    """Empty when there is nothing to say. Logged at start, printed by ``config check``."""
+    """Logged at start, printed by ``config check``."""
     in_prod = settings.templateConfig.env == "PROD"
     return [
         *_exposure(settings),
@@ -37,28 +37,28 @@ def _exposure(settings: ServerSettings) -> Iterator[ConfigWarning]:
     net = settings.netConfig
     if not _is_loopback(net.host) and net.admin_port is None:
         yield ConfigWarning(
-            f"netConfig.host is {net.host} and netConfig.admin_port is not set: whoever reaches the server reads"
-            " /metrics too",
+            f"netConfig.host is {net.host} and netConfig.admin_port is not set: anyone who reaches"
+            " the server can read /metrics",
             "set admin_port to a port that only operators reach",
         )
     if "*" in net.cors_origins:
         yield ConfigWarning(
             "netConfig.cors_origins has '*': every web page may call this server",
-            "name the pages that do",
+            "list the pages that need it",
         )
     if any(network.endswith("/0") for network in net.trusted_proxies):
         yield ConfigWarning(
-            "netConfig.trusted_proxies trusts every address: clients can choose theirs, and with it their limits",
-            "name the proxies alone",
+            "netConfig.trusted_proxies trusts every address: clients can evade limits",
+            "list only the proxies",
         )
     if net.log_level == "debug" and settings.templateConfig.env == "PROD":
         yield ConfigWarning(
-            "netConfig.log_level is debug in PROD: many lines a request", "set info"
+            "netConfig.log_level is debug in PROD: several lines per request", "set info"
         )
 
 
 def _unused(settings: ServerSettings) -> Iterator[ConfigWarning]:
-    """Whoever gives an address means a server; the type says that there is none."""
+    """An address is configured, but the type uses no server."""
     cache, database = settings.cacheConfig, settings.databaseConfig
     if cache.type == "embedded":
         names = _given(cache, ("host", "port", "nodes", "username", "password"))
@@ -72,7 +72,7 @@ def _unused(settings: ServerSettings) -> Iterator[ConfigWarning]:
 
 
 def _given(section: Settings, names: tuple[str, ...]) -> list[str]:
-    """Those that say something else than the shipped value."""
+    """Those that differ from the default."""
     return [
         name for name in names if getattr(section, name) != type(section).model_fields[name].default
     ]
@@ -91,17 +91,18 @@ def _stores(settings: ServerSettings, in_prod: bool) -> Iterator[ConfigWarning]:
     cache, database = settings.cacheConfig, settings.databaseConfig
     if cache.type == "embedded" and cache.appendfsync == "no":
         yield ConfigWarning(
-            "cacheConfig.appendfsync is no: a power cut loses what was acknowledged in the last half minute",
+            "cacheConfig.appendfsync is no: a power cut loses the acknowledged writes of the last"
+            " half minute",
             "set always",
         )
     if cache.type == "embedded" and cache.maxmemory_mb == 0:
         yield ConfigWarning(
-            "cacheConfig.maxmemory_mb is 0: only the machine's memory bounds the embedded server",
+            "cacheConfig.maxmemory_mb is 0: the embedded server may use all memory of the machine",
             "set a limit",
         )
     if in_prod and cache.accept_volatile:
         yield ConfigWarning(
-            "cacheConfig.accept_volatile is true in PROD: a Redis that dies may lose what was acknowledged",
+            "cacheConfig.accept_volatile is true in PROD: acknowledged writes can be lost",
             "give Redis appendonly yes and noeviction, and set false",
         )
     is_remote = cache.unix_socket_path is None and not _is_loopback(cache.host)
@@ -112,7 +113,7 @@ def _stores(settings: ServerSettings, in_prod: bool) -> Iterator[ConfigWarning]:
         and cache.password is None
     ):
         yield ConfigWarning(
-            "cacheConfig.password is not set: whoever reaches Redis reads and changes every chat",
+            "cacheConfig.password is not set: anyone who reaches Redis can change every chat",
             "set one in Redis and in BASE_SERVER__CACHECONFIG__PASSWORD",
         )
     if in_prod and database.type == "mysql" and database.user == "root":
@@ -125,7 +126,7 @@ def _replies(settings: ServerSettings, in_prod: bool) -> Iterator[ConfigWarning]
     llm = settings.llmConfig
     if in_prod and llm.demo_without_key:
         yield ConfigWarning(
-            "llmConfig.demo_without_key is true in PROD: a missing key makes players talk to the demo",
+            "llmConfig.demo_without_key is true in PROD: without a key, players talk to the demo",
             "set false",
         )
     for name, provider in llm.providers.items():
@@ -136,7 +137,8 @@ def _replies(settings: ServerSettings, in_prod: bool) -> Iterator[ConfigWarning]
             and not _is_loopback(url.hostname or "")
         ):
             yield ConfigWarning(
-                f"llmConfig.providers.{name}.base_url is not https: its key and all messages can be read on the way",
+                f"llmConfig.providers.{name}.base_url is not https: its key and all messages are"
+                " sent in clear text",
                 "set an https address",
             )
 

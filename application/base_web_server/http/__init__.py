@@ -1,1 +1,1 @@
-"""HTTP: the aiohttp application, its routes and what stands around them."""
+"""HTTP: the aiohttp application, its routes and middlewares."""

@@ -1,4 +1,4 @@
-"""The aiohttp application: routes and what stands around them."""
+"""The aiohttp application: routes and middlewares."""
 
 from __future__ import annotations
 
@@ -32,7 +32,10 @@ def build_app(
     metrics: Metrics,
     is_open: Callable[[], bool],
 ) -> web.Application:
-    """The server's app with the templates that ``context`` has now; endpoints answer "try again" unless ``is_open``."""
+    """The server's app with the templates that ``context`` has now.
+
+    Endpoints return "try again" unless ``is_open``.
+    """
     app = _bare_app(settings, service)
     add_cors(app, settings.cors_origins)
     add_protocol_routes(app, context, service, PeerFinder(settings.trusted_proxies), is_open)
@@ -46,7 +49,7 @@ def build_app(
 def build_admin_app(
     settings: NetSettings, service: TemplateService, health: HealthReporter, metrics: Metrics
 ) -> web.Application:
-    """The operators' routes alone, for a port of their own."""
+    """Only the operators' routes, for a separate port."""
     app = _bare_app(settings, service)
     add_health_routes(app, health, metrics)
     return app

@@ -1,4 +1,4 @@
-"""Which pages of other origins may call the server. Tokens travel in headers and bodies, never in cookies."""
+"""CORS: which pages of other origins may call the server. Tokens are never in cookies."""
 
 from __future__ import annotations
 

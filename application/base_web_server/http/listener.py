@@ -1,4 +1,4 @@
-"""Open ports: bound early, so that a port in use stops the start at once."""
+"""Listening sockets, bound early so that a port in use stops the start at once."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ _BACKLOG = 1024
 _POLL_S = 0.02
 
 
-# What a client alone brings about: it leaves, or sends what is not HTTP.
+# Caused by a client alone: it disconnects, or sends something that is not HTTP.
 _CLIENT_FAULTS = (ConnectionError, ClientPayloadError, web.RequestPayloadError, HttpProcessingError)
 
 
 class _HttpLogHandler(logging.Handler):
-    """Writes what aiohttp logs of a connection to our log: one line at debug level for a client's fault."""
+    """Writes aiohttp's log of connections to our log; client faults are one line at debug level."""
 
     def emit(self, record: logging.LogRecord) -> None:
         error = record.exc_info[1] if record.exc_info else None
@@ -35,17 +35,16 @@ class _HttpLogHandler(logging.Handler):
 
 
 def _http_log() -> logging.Logger:
-    log = logging.Logger(
-        "http"
-    )  # outside the tree of loggers: what a host does with those stays its own
+    # Outside the tree of loggers, which belongs to the host.
+    log = logging.Logger("http")
     log.addHandler(_HttpLogHandler())
     return log
 
 
 class HttpListener:
-    """One app on one port. Handlers run on when their client leaves.
+    """One app on one port. Handlers are not cancelled when their client disconnects.
 
-    ``sockets``: bound already, for a worker, instead of ``host`` and ``port``.
+    ``sockets``: a worker's bound sockets, used instead of ``host`` and ``port``.
     """
 
     def __init__(
@@ -58,7 +57,7 @@ class HttpListener:
         sockets: Sequence[socket.socket] = (),
     ) -> None:
         self._is_open = self._is_retiring = False
-        app.on_response_prepare.append(self._say_goodbye)
+        app.on_response_prepare.append(self._close_when_retiring)
         self._runner = web.AppRunner(
             app,
             access_log=None,
@@ -66,7 +65,8 @@ class HttpListener:
             handler_cancellation=False,
             handle_signals=False,
             shutdown_timeout=_CLOSE_S,
-            auto_decompress=False,  # a small body may become a large one, and would do so on the event loop
+            # A small body may become a large one, and decompression would block the event loop.
+            auto_decompress=False,
         )
         self._sites: list[web.BaseSite] = []
         self._host = host
@@ -94,12 +94,14 @@ class HttpListener:
 
     @property
     def url(self) -> str:
-        """Where a browser on this machine finds it (the bound port, if any was free)."""
+        """The address for a browser on this machine, with the port that was bound."""
         return url_of(self._runner.addresses[0])
 
     async def retire(self, idle_s: float) -> None:
-        """Accept nothing more, and let the connections go: an answer is the last one on its connection, an idle one
-        is closed after ``idle_s``. Requests under way go on."""
+        """Stop accepting and close connections gently; requests under way go on.
+
+        Each response is the last on its connection; idle connections are closed after ``idle_s``.
+        """
         self._is_retiring = True
         for site in self._sites:
             await site.stop()
@@ -107,19 +109,21 @@ class HttpListener:
         server = self._runner.server
         loop = asyncio.get_running_loop()
         deadline_s = loop.time() + idle_s
-        # aiohttp tells nobody when a connection ends.
-        while server is not None and server.connections and loop.time() < deadline_s:  # noqa: ASYNC110
+        # aiohttp has no event for the end of a connection.
+        while server and server.connections and loop.time() < deadline_s:  # noqa: ASYNC110
             await asyncio.sleep(_POLL_S)
         if server is not None:
             server.pre_shutdown()
 
     async def close(self) -> None:
-        """Accept nothing more; requests under way get 2 s, then they are cancelled. May be called twice."""
+        """Stop accepting; requests under way get 2 s, then they are cancelled. Idempotent."""
         if self._is_open:
             self._is_open = False
             await self._runner.cleanup()
 
-    async def _say_goodbye(self, request: web.Request, response: web.StreamResponse) -> None:
+    async def _close_when_retiring(
+        self, request: web.Request, response: web.StreamResponse
+    ) -> None:
         if self._is_retiring:
             response.force_close()
             response.headers["Connection"] = "close"

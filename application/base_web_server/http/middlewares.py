@@ -1,4 +1,4 @@
-"""What stands around every route: request ids, envelopes for what no route answers, safe headers."""
+"""Middlewares: request ids, envelopes for errors outside of endpoints, safe headers."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
 def to_response(answer: HttpResponse) -> web.Response:
-    """A template's answer as aiohttp's."""
+    """A template's response as aiohttp's."""
     return web.Response(status=answer.status, body=answer.body, headers=_JSON | answer.headers)
 
 
 @web.middleware
 async def request_id_middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Take the client's ``X-Request-ID`` if it is a sane one, else make one; it stands on every log line."""
+    """Take the client's ``X-Request-ID`` if it is valid, else make one; every log line has it."""
     given = request.headers.get(_X_REQUEST_ID)
     request_id = (
         given if given and _REQUEST_ID.fullmatch(given) else f"{random.getrandbits(128):032x}"
@@ -41,7 +41,7 @@ async def request_id_middleware(request: web.Request, handler: Handler) -> web.S
 
 
 async def add_common_headers(request: web.Request, response: web.StreamResponse) -> None:
-    """``on_response_prepare``: so that streams and errors carry them too."""
+    """Of ``on_response_prepare``, so that streams and errors have them too."""
     headers = response.headers
     if (request_id := request.get(REQUEST_ID)) is not None:
         headers[_X_REQUEST_ID] = request_id
@@ -50,9 +50,9 @@ async def add_common_headers(request: web.Request, response: web.StreamResponse)
 
 
 def make_error_middleware(service: TemplateService) -> Middleware:
-    """Whatever goes wrong outside an endpoint becomes an envelope, never a page or a stack trace.
+    """Turns every error outside an endpoint into an envelope, never a page or a stack trace.
 
-    Those that GET, probes among them, look at the status alone: they get that of the error.
+    A GET, such as a probe's, gets the error's HTTP status: probes read nothing else.
     """
 
     @web.middleware
@@ -68,9 +68,8 @@ def make_error_middleware(service: TemplateService) -> Middleware:
         except Exception as unexpected:
             if _is_client_gone(request, unexpected):
                 Logger.debug("client left", method=request.method, path=request.path)
-                return (
-                    web.Response()
-                )  # aiohttp finds that nobody reads it; it would log a raised error with traceback
+                # aiohttp drops it without a reader; a raised error it would log with traceback.
+                return web.Response()
             error = as_api_error(unexpected)
         Logger.info(
             "request refused",
@@ -89,7 +88,7 @@ def make_error_middleware(service: TemplateService) -> Middleware:
 
 
 def _is_client_gone(request: web.Request, error: Exception) -> bool:
-    """Whether ``error`` says that the client's connection ended. A handler's other connections are not meant."""
+    """Whether ``error`` is the end of the client's connection, not of another one."""
     is_closed = request.transport is None or request.transport.is_closing()
     return is_closed and (
         error is request.content.exception() or isinstance(error, ClientConnectionResetError)
@@ -107,7 +106,7 @@ def _envelope_error(answer: web.HTTPException, max_body_bytes: int) -> ApiError:
     if isinstance(answer, web.HTTPMethodNotAllowed):
         methods = ", ".join(sorted(answer.allowed_methods))
         return UnknownProtocol(
-            f"{answer.method} is not for this path: it takes {methods}", http_status=405
+            f"{answer.method} is not allowed for this path: use {methods}", http_status=405
         )
     if answer.status == 413:
         return too_large(max_body_bytes)

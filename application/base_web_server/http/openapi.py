@@ -17,15 +17,15 @@ from base_server.template.base.errors import ErrorCode
 from .. import __version__
 
 _REF = "#/components/schemas/{model}"
-_ABOUT = """Every request is a POST of a JSON object; every answer carries `errorCode`, 0 for success, and the
-`sequence` of its request. A failed one has `error` with `code`, `message`, `retryable` and, where they help,
-`retry_after_s` and `details`. Fields of a request that are not described are ignored; those that are described are
-taken strictly: `"5"` is no number.
+_ABOUT = """Every request is a POST of a JSON object; every response has `errorCode`, 0 for success,
+and the `sequence` of its request. A failed one has `error` with `code`, `message`, `retryable` and,
+where they help, `retry_after_s` and `details`. Unknown fields of a request are ignored; known ones
+are validated strictly: `"5"` is not a number.
 
 **Token**: `accessToken` of a login, as `Authorization: Bearer …` or as `accessToken` in the body.
-**Repeating**: a request that was not answered may be sent again with the same `client_message_id` or
-`client_request_id`; it is carried out once.
-**Streams**: Server-Sent Events; after a broken connection resume behind the last event's `id`."""
+**Retries**: a request without a response may be sent again with the same `client_message_id` or
+`client_request_id`; it is executed once.
+**Streams**: Server-Sent Events; after a broken connection resume after the last event's `id`."""
 _Mode = Literal["validation", "serialization"]
 
 
@@ -93,8 +93,8 @@ def _dispatch(endpoints: Sequence[Endpoint], envelope: Any) -> dict[str, Any]:
     return {
         "operationId": "protocol_by_id",
         "x-error-codes": sorted(int(code) for code in codes),
-        "summary": "Any of the others by its protocol id",
-        "description": "Body and answer are those of the endpoint.",
+        "summary": "Any endpoint by its protocol id",
+        "description": "Request and response are those of the endpoint.",
         "tags": ["protocol"],
         "security": [{"token": []}, {}],
         "parameters": [{"name": "protocol_id", "in": "path", "required": True, "schema": known}],
@@ -132,7 +132,7 @@ def _stream(endpoint: Endpoint, refs: Mapping[Any, Any]) -> dict[str, Any]:
         content["example"] = b"".join(event.encode() for event in endpoint.example.events).decode()
     return {
         "description": (
-            "Success: Server-Sent Events; the last `id` is where to resume. Comments (`: ping`, every 15 s) are no "
+            "Success: Server-Sent Events; resume from the last `id`. Comments (`: ping`) are no "
             "events. A failure before the first event is one of the answers below."
         ),
         "content": {"text/event-stream": content},
@@ -197,7 +197,8 @@ def _error_code_schema() -> dict[str, Any]:
             {
                 "const": int(code),
                 "title": code.name,
-                "description": f"{code.described} (HTTP {code.http_status}{', retryable' if code.retryable else ''})",
+                "description": f"{code.described} (HTTP {code.http_status}"
+                f"{', retryable' if code.retryable else ''})",
             }
             for code in ErrorCode
         ],

@@ -9,7 +9,7 @@ from aiohttp import web
 
 
 class PeerFinder:
-    """``trusted_proxies`` are addresses or networks; only what they have added to X-Forwarded-For is believed."""
+    """``trusted_proxies``: networks whose entries in X-Forwarded-For are trusted."""
 
     def __init__(self, trusted_proxies: Sequence[str]) -> None:
         self._networks = [ip_network(proxy, strict=False) for proxy in trusted_proxies]

@@ -1,4 +1,4 @@
-"""A stream of events as an HTTP response: pings while nothing happens, never more buffered than a socket's worth."""
+"""Server-Sent Events over HTTP: pings while idle, and back-pressure from the socket's buffer."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from aiohttp import web
 from base_server.service.core.instruments import Gauge
 from base_server.template.base.event_stream import HEADERS, PING, ReaderLeft
 
-OPEN_STREAMS = Gauge("streams_open", "Streams that somebody reads.")
+OPEN_STREAMS = Gauge("streams_open", "Streams with a reader.")
 PING_S = 15.0
 STALLED_S = 60.0
 
 
 class HttpSseResponse:
-    """A reader who takes nothing for ``STALLED_S`` seconds has left. ``response`` is what the handler returns."""
+    """A reader that takes nothing for ``STALLED_S`` has left. Handlers return ``response``."""
 
     def __init__(self, request: web.Request) -> None:
         self.response = web.StreamResponse(headers=HEADERS)
@@ -55,7 +55,7 @@ class HttpSseResponse:
             raise ReaderLeft from None
 
     def _ping_later(self, on_left: Callable[[], None]) -> None:
-        # A timer and no task that sleeps: thousands of streams do nothing but this.
+        # A timer instead of a sleeping task: thousands of streams only wait.
         self._timer = asyncio.get_running_loop().call_later(PING_S, self._begin_ping, on_left)
 
     def _begin_ping(self, on_left: Callable[[], None]) -> None:

@@ -1,4 +1,4 @@
-"""Says what an acknowledgement is worth: at start, and again when a setting of Redis or of a database was changed."""
+"""Logs the durability level at start, and again when a setting of Redis or a database changed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _INTERVAL_S = 60.0
 
 
 class DurabilityWatch:
-    """Asks Redis and the databases once a minute; a server that does not answer keeps what it said last."""
+    """Queries Redis and the databases once a minute; one that is down keeps its last level."""
 
     def __init__(self, container: ServiceContainer, interval_s: float = _INTERVAL_S) -> None:
         self._container = container
@@ -27,7 +27,7 @@ class DurabilityWatch:
         return list(self._known.values())
 
     async def start(self) -> None:
-        """Look once, then go on looking."""
+        """Query once, then every minute in the background."""
         await self._look()
         self._watching = self._container.tasks.spawn(self._watch(), "durability watch")
 

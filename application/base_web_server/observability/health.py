@@ -1,4 +1,4 @@
-"""Whether this process can serve: what ``/readyz`` says and why."""
+"""Whether this process can serve: the checks behind ``/readyz``."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ _KEPT_S = 1.0
 
 
 class HealthMonitor:
-    """Asks the services and the templates, at most once a second however many ask us.
+    """Checks services and templates, at most once a second for any number of requests.
 
-    Redis away or taking no writes, or a database with another schema: failed. A database away: degraded, since chat
-    goes on from Redis; so is a full Redis, and a server that may lose what it acknowledged.
-    A check that takes longer than 1.5 s counts as an outage of what it looks at.
+    Failed: Redis is down or refuses writes, or a database has another schema. Degraded: a database
+    is down (chat goes on from Redis), Redis is full, or acknowledged writes are not durable. A
+    check that takes longer than 1.5 s counts as an outage.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class HealthMonitor:
         return readiness.ready, readiness.to_json(verbose=verbose)
 
     async def readiness(self) -> Readiness:
-        """What is true now, or was less than a second ago."""
+        """The current state, at most a second old."""
         if self.phase is not Phase.READY:
             return Readiness(self.phase, ())
         if (
@@ -75,11 +75,12 @@ class HealthMonitor:
             looks.append(_checked(name, Health.DEGRADED, template.readiness()))
         found = await asyncio.gather(*looks)
         return Readiness(
-            self.phase, [*(check for checks in found for check in checks), *self._worth()]
+            self.phase,
+            [*(check for checks in found for check in checks), *self._durability_checks()],
         )
 
-    def _worth(self) -> Sequence[ReadinessCheck]:
-        """What an acknowledgement is worth, said whether it is much or little."""
+    def _durability_checks(self) -> Sequence[ReadinessCheck]:
+        """The durability level of each server, good or bad."""
         findings = self._durability.findings if self._durability else ()
         return [
             ReadinessCheck(
@@ -94,7 +95,7 @@ class HealthMonitor:
         cache = self._container.cache
         await cache.get_client().execute("PING")
         if await cache.is_full():
-            reason = "it has reached maxmemory: sends are refused; lists, stops and the way to the database go on"
+            reason = "maxmemory is reached: sends are refused; lists, stops and persistence go on"
             return [ReadinessCheck("redis", Health.DEGRADED, reason)]
         return [ReadinessCheck("redis", Health.OK)]
 
@@ -119,7 +120,7 @@ class HealthMonitor:
 async def _checked(
     name: str, otherwise: Health, look: Awaitable[Sequence[ReadinessCheck]]
 ) -> Sequence[ReadinessCheck]:
-    """The findings of ``look``; ``otherwise`` when it meets an outage or does not come back in time."""
+    """The findings of ``look``; the health is ``otherwise`` on an outage or a time-out."""
     try:
         async with asyncio.timeout(CHECK_TIMEOUT_S):
             return await look
@@ -127,9 +128,7 @@ async def _checked(
         return [ReadinessCheck(name, otherwise, f"no answer within {CHECK_TIMEOUT_S:g} s")]
     except ServiceError as error:
         return [ReadinessCheck(name, otherwise, str(error)[:300])]
-    except (
-        Exception
-    ) as error:  # of a host's own template, say: to be told, not to end who asks every second
+    except Exception as error:  # of a host's template: report it; the health poller must survive it
         Logger.error("readiness check failed", check=name, exc_info=error)
         return [
             ReadinessCheck(name, Health.FAILED, f"the check itself failed: {type(error).__name__}")

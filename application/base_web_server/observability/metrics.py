@@ -1,5 +1,10 @@
-"""Prometheus metrics of a server, all its worker processes together: requests and what the services count as it
-happens, the rest when somebody looks."""
+"""Prometheus metrics of a server, summed over its worker processes.
+
+Requests and the services' instruments are counted as they happen; queues and readiness are read for
+each scrape. Counting is on the path of every request, so it only adds to plain dicts
+(:class:`_PendingSums`, :class:`_PendingHistograms`), which a scrape, or a worker's heartbeat,
+flushes into prometheus_client.
+"""
 
 from __future__ import annotations
 
@@ -35,15 +40,16 @@ from ..workers.arguments import METRICS_FOLDER
 
 _PREFIX = "base_server_"
 SOURCE_TIMEOUT_S = 1.5
-"""A scrape that waits longer for Redis would fail as a whole, and raise the wrong alert."""
+"""A scrape that waited longer for Redis would fail as a whole and raise the wrong alert."""
 QueueNumbers = Mapping[str, Mapping[str, Any]]
 
 
 class Metrics:
     """``observe`` is the TemplateService's observer; ``render`` is the body of ``/metrics``.
 
-    ``processes`` gives the workers' process ids by number where there are several; counts are then those of all,
-    also of processes that have ended, and the figures of a process have a label ``worker``. ``worker`` is this one's.
+    With workers, ``processes`` returns their process ids by worker number, and ``worker`` is the
+    number of this one. Counts are then those of all processes, ended ones included, and the figures
+    of a process (CPU, memory, descriptors) have a label ``worker``.
     """
 
     content_type = "text/plain; version=0.0.4; charset=utf-8"
@@ -56,18 +62,18 @@ class Metrics:
     ) -> None:
         self._queue = queue
         self._counted = CollectorRegistry()
-        self._now = _Now()
+        self._at_scrape = _AtScrape()
         if processes is None:
             self._scraped = [self._counted, _process_registry()]
             ProcessCollector(registry=self._counted)
         else:
-            # Everything that is counted anywhere in this process is in the files too.
+            # With workers prometheus_client keeps every count in files that all of them read.
             _process_registry()
             self._scraped = [CollectorRegistry()]
             MultiProcessCollector(self._scraped[0], path=os.environ[METRICS_FOLDER])  # type: ignore[no-untyped-call]
             self._scraped[0].register(_Workers(processes))
         PlatformCollector(registry=self._scraped[0])
-        self._scraped[0].register(self._now)
+        self._scraped[0].register(self._at_scrape)
         self._requests = Counter(
             "base_server_requests_total",
             "Answered requests.",
@@ -81,7 +87,7 @@ class Metrics:
             buckets=SECONDS,
             registry=self._counted,
         )
-        self._answers = _Spreads(SECONDS, self._tell)
+        self._answers = _PendingHistograms(SECONDS, self._add)
         tasks = Gauge(
             "base_server_tasks",
             "Asyncio tasks of the process.",
@@ -95,17 +101,17 @@ class Metrics:
         self._answers.add(elapsed_s, (endpoint.id, error_code))
 
     def flush(self) -> None:
-        """Let other workers' scrapes see what was counted here, and how many tasks there are."""
+        """Make the counts of this process, and its number of tasks, visible to all scrapes."""
         self._tasks.set(len(asyncio.all_tasks()))
         for pending in (self._answers, *_pending):
             pending.flush()
 
-    def _tell(self, series: tuple[Any, ...], counts: Sequence[int], total_s: float) -> None:
+    def _add(self, series: tuple[Any, ...], counts: Sequence[int], total_s: float) -> None:
         self._requests.labels(*series).inc(sum(counts))
-        self._seconds.tell(series[:1], counts, total_s)
+        self._seconds.add(series[:1], counts, total_s)
 
     async def read_queues(self) -> QueueNumbers | None:
-        """The figures of the queues, for :meth:`render`; None when Redis does not give them in time."""
+        """The figures of the queues, for :meth:`render`; None on an outage or time-out."""
         try:
             async with asyncio.timeout(SOURCE_TIMEOUT_S):
                 return await self._queue.stats()
@@ -115,31 +121,33 @@ class Metrics:
     def render(
         self, *, ready: bool, queues: QueueNumbers | None, degraded: Iterable[str] = ()
     ) -> bytes:
-        """The text format. ``degraded``: names of checks, as ``/readyz`` has them. Without ``queues`` their gauges are
-        left out, and `base_server_source_up` says so."""
+        """The text format. ``degraded``: names of checks, as in ``/readyz``.
+
+        Without ``queues`` their gauges are missing and `base_server_source_up` is 0.
+        """
         self.flush()
         source_up = GaugeMetricFamily(
             "base_server_source_up",
-            "1 when the figures read from this source for this scrape are in it, 0 when they are missing.",
+            "1 if this scrape has the figures of the source, 0 if they are missing.",
             labels=("source",),
         )
         source_up.add_metric(["redis"], 0 if queues is None else 1)
         is_degraded = GaugeMetricFamily(
             "base_server_degraded",
-            "1 for each check that /readyz calls degraded.",
+            "1 for each check that /readyz reports as degraded.",
             labels=("check",),
         )
         for check in degraded:
             is_degraded.add_metric([check], 1)
         stats = queues or {}
-        self._now.families = [
+        self._at_scrape.families = [
             GaugeMetricFamily(
                 "base_server_ready", "1 when the server is ready.", value=1 if ready else 0
             ),
             is_degraded,
             source_up,
             _of_queues(
-                "base_server_queue_waiting", "Entries that wait in a queue.", stats, "waiting"
+                "base_server_queue_waiting", "Entries waiting in a queue.", stats, "waiting"
             ),
             _of_queues(
                 "base_server_queue_oldest_age_seconds",
@@ -157,8 +165,8 @@ class Metrics:
         return b"".join(map(generate_latest, self._scraped))
 
 
-class _Now(Collector):
-    """What was found out for this scrape."""
+class _AtScrape(Collector):
+    """The figures that are read for each scrape."""
 
     def __init__(self) -> None:
         self.families: Sequence[Metric] = ()
@@ -196,7 +204,7 @@ def _of_queues(name: str, text: str, stats: QueueNumbers, which: str) -> Metric:
 
 @cache
 def _process_registry() -> CollectorRegistry:
-    """What the services of this process count, however many servers it runs, and which build they are."""
+    """The services' instruments and the build info: one set per process, for all its servers."""
     registry = CollectorRegistry()
     for instrument in instruments.declared_instruments():
         instrument.sink = _sink(instrument, registry)
@@ -212,26 +220,30 @@ def _process_registry() -> CollectorRegistry:
 
 
 def _sink(instrument: Instrument, registry: CollectorRegistry) -> Sink:
-    """A metric for ``instrument``, as the function that feeds it."""
-    pending: _Sums | _Spreads
+    """Make a metric for ``instrument``; returns the function that adds a value to it."""
+    pending: _PendingSums | _PendingHistograms
     name, text, labels = _PREFIX + instrument.name, instrument.text, instrument.labels
     match instrument:
         case instruments.Counter():
-            pending = _Sums(Counter(name, text, labels, registry=registry))
+            pending = _PendingSums(Counter(name, text, labels, registry=registry))
         case instruments.Gauge():
-            pending = _Sums(
+            pending = _PendingSums(
                 Gauge(name, text, labels, registry=registry, multiprocess_mode="livesum")
             )
         case instruments.Histogram(buckets=bounds):
-            pending = _Spreads(
-                bounds, _Histogram(name, text, labels, buckets=bounds, registry=registry).tell
+            pending = _PendingHistograms(
+                bounds, _Histogram(name, text, labels, buckets=bounds, registry=registry).add
             )
     _pending.append(pending)
     return pending.add
 
 
-class _Sums:
-    """What a counter or gauge was told since the last scrape: a sum a series, at a fifth of the metric's own cost."""
+class _PendingSums:
+    """The changes of a counter or gauge since the last flush, as a sum per series.
+
+    Measured: a fifth of the cost of prometheus_client's own ``labels().inc()``, which takes a lock
+    and, with workers, writes to a mapped file.
+    """
 
     def __init__(self, metric: Counter | Gauge) -> None:
         self._metric = metric
@@ -247,37 +259,43 @@ class _Sums:
             (self._metric.labels(*values) if values else self._metric).inc(amount)
 
 
-class _Spreads:
-    """How many values fell into each bucket since the last scrape, and their sum; ``tell`` hears it of each series."""
+class _PendingHistograms:
+    """The values of a histogram since the last flush: per series a count per bucket, and the sum.
+
+    ``add_to_metric`` gets them at the flush.
+    """
 
     def __init__(
-        self, bounds: Sequence[float], tell: Callable[[tuple[Any, ...], Sequence[int], float], None]
+        self,
+        bounds: Sequence[float],
+        add_to_metric: Callable[[tuple[Any, ...], Sequence[int], float], None],
     ) -> None:
         self._bounds = bounds
-        self._tell = tell
+        self._add_to_metric = add_to_metric
         self._pending: dict[tuple[Any, ...], list[Any]] = {}
 
     def add(self, value: float, series: tuple[Any, ...]) -> None:
-        if (spread := self._pending.get(series)) is None:
-            spread = self._pending[series] = [0] * (len(self._bounds) + 2)
-        spread[bisect_left(self._bounds, value)] += 1
-        spread[-1] += value
+        if (series_counts := self._pending.get(series)) is None:
+            # Counts of the bounded buckets, of +Inf, and the sum of the values.
+            series_counts = self._pending[series] = [0] * (len(self._bounds) + 2)
+        series_counts[bisect_left(self._bounds, value)] += 1
+        series_counts[-1] += value
 
     def flush(self) -> None:
         pending, self._pending = self._pending, {}
         for series, (*counts, total) in pending.items():
-            self._tell(series, counts, total)
+            self._add_to_metric(series, counts, total)
 
 
 class _Histogram(Histogram):
-    """One that is told of many values at once."""
+    """A histogram that takes many values at once."""
 
-    def tell(self, values: tuple[Any, ...], counts: Sequence[int], total: float) -> None:
-        """Of the series with these label ``values``: how many fell into each bucket, the last one without a bound."""
+    def add(self, values: tuple[Any, ...], counts: Sequence[int], total: float) -> None:
+        """Add to the series with these label ``values``; the last of ``counts`` is that of +Inf."""
         series = self.labels(*values) if values else self
         series._sum.inc(total)
         for bucket, count in zip(series._buckets, counts, strict=True):
             bucket.inc(count)
 
 
-_pending: list[_Sums | _Spreads] = []
+_pending: list[_PendingSums | _PendingHistograms] = []

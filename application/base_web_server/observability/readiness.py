@@ -1,4 +1,4 @@
-"""What one look at a server process has found."""
+"""The result of one health check of a server process."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Phase(StrEnum):
 
 @dataclass(frozen=True)
 class Readiness:
-    """All findings of one look. ``ready`` is false when one of them has failed."""
+    """All findings of one health check. ``ready`` is false if one of them has failed."""
 
     phase: Phase
     checks: Sequence[ReadinessCheck]

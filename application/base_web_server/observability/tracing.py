@@ -1,7 +1,8 @@
-"""OpenTelemetry: a span a request, under the caller's trace, and those of the services inside it. Off by default.
+"""OpenTelemetry: a span per request, under the caller's trace, with the services' spans in it.
 
-The packages come with the extra ``otel``; this module is imported only when ``netConfig.traces_endpoint`` is set. What
-is sampled and what the service is called is for OpenTelemetry's own variables (``OTEL_TRACES_SAMPLER``, …).
+Off by default: the packages come with the extra ``otel``, and this module is imported only when
+``netConfig.traces_endpoint`` is set. OpenTelemetry's own variables (``OTEL_TRACES_SAMPLER``, …)
+choose the sampling and the service name.
 """
 
 from __future__ import annotations
@@ -27,15 +28,16 @@ try:
     from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 except ImportError as missing:
     raise StartError(
-        f"netConfig.traces_endpoint is set and {missing.name} is not installed: install the extra 'otel'"
-        ' (.venv/bin/python -m pip install -e ".[otel]"), or set netConfig.traces_endpoint to null.'
+        f"netConfig.traces_endpoint is set and {missing.name} is not installed: install the extra"
+        """ 'otel' (.venv/bin/python -m pip install -e ".[otel]"), or set"""
+        " netConfig.traces_endpoint to null."
     ) from None
 
 _SERVICE_NAME = "base_server"
 
 
 class Tracing:
-    """Makes spans (it is a ``base_server.service.core.tracing.Tracer``) and sends them to ``endpoint``, in batches."""
+    """A ``base_server.service.core.tracing.Tracer`` that sends spans to ``endpoint`` in batches."""
 
     def __init__(self, endpoint: str) -> None:
         resource = Resource.create({"service.name": _SERVICE_NAME, "service.version": __version__})
@@ -49,7 +51,7 @@ class Tracing:
 
     @asynccontextmanager
     async def installed(self) -> AsyncIterator[None]:
-        """The services record spans while the block lasts; at its end those that wait are sent."""
+        """The services record spans inside the block; at its end the pending ones are sent."""
         install_tracer(self)
         try:
             yield

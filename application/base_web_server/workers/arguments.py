@@ -13,15 +13,16 @@ from ..config.loading import Environment
 READY = "Ready at "
 """How the line begins that a worker prints when it serves; its address follows."""
 METRICS_FOLDER = "PROMETHEUS_MULTIPROC_DIR"
-"""prometheus_client reads this variable when it is imported: counts go to files, one set per process."""
+"""Read by prometheus_client at import: counts go to files in this folder, a set per process."""
 
 
 @dataclass(frozen=True)
 class WorkerArguments:
-    """Worker ``number`` of ``count`` serves on inherited descriptors, ``sockets`` by the key of their port.
+    """Worker ``number`` of ``count`` serves on inherited descriptors, ``sockets`` by the key of
+    their port.
 
-    ``app`` is the flag --app; the worker reads ``netConfig.app`` itself. ``heartbeats`` is the folder
-    of :class:`Heartbeats`. ``cache_socket``: where the supervisor's embedded Valkey listens.
+    ``app`` is the flag --app; the worker reads ``netConfig.app`` itself. ``heartbeats`` is the
+    folder of :class:`Heartbeats`. ``cache_socket``: where the supervisor's embedded Valkey listens.
     """
 
     env: Environment
@@ -34,7 +35,7 @@ class WorkerArguments:
     cache_socket: str | None
 
     def command(self) -> list[str]:
-        # -P: modules come from the supervisor's path (group._import_path), not the working directory.
+        # -P: modules come from the supervisor's path (group._import_path), not the current folder.
         return [
             sys.executable,
             "-P",

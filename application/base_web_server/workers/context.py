@@ -18,7 +18,7 @@ from .heartbeats import HEARTBEAT_INTERVAL_S, Heartbeats
 
 
 class WorkerContext:
-    """Worker ``number`` (1 …), its bound ``sockets`` by the key of their port, and all ``heartbeats``."""
+    """Worker ``number`` (1 …), its ``sockets`` by their port's key, and all ``heartbeats``."""
 
     def __init__(
         self, number: int, sockets: Mapping[str, Sequence[socket.socket]], heartbeats: Heartbeats
@@ -66,7 +66,7 @@ class WorkerContext:
 
 
 class WorkersHealth:
-    """``/readyz`` of a server with workers: the last heartbeats of the others, this process as it is now."""
+    """``/readyz`` of a server with workers: this process now, the others by their heartbeats."""
 
     def __init__(self, monitor: HealthMonitor, worker: WorkerContext) -> None:
         self._monitor = monitor

@@ -1,7 +1,7 @@
-"""A server of several processes on one port: ports, shared folder, embedded Valkey, and a supervisor.
+"""A server of several processes on one port: its ports, folder, embedded Valkey and supervisor.
 
-This process serves nothing itself and loads neither services nor templates, the host's included, so their
-failures do not end it.
+This process serves nothing itself and loads neither services nor templates, the host's included, so
+their failures do not end it.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def refuse_workers(settings: ServerSettings) -> None:
     """Raise :class:`StartError` where several processes are not possible."""
     if sys.platform == "win32":
         raise StartError(
-            "There are no workers on Windows: leave out --workers, and set netConfig.workers to 1."
+            "There are no workers on Windows: omit --workers, and set netConfig.workers to 1."
         )
 
 
@@ -50,10 +50,11 @@ async def run_workers(
     count: int,
     on_ready: Callable[[str], None],
 ) -> None:
-    """Run ``count`` workers until SIGTERM or SIGINT (a second one does not wait); SIGHUP replaces them one by one.
+    """Run ``count`` workers until SIGTERM or SIGINT (a second one skips the drain).
 
-    ``config`` and ``app`` are what the flags named; each worker reads the rest of its configuration when it starts.
-    Calls ``on_ready`` with the address when all serve. Raises :class:`StartError`; a signal during the start cancels.
+    SIGHUP replaces them one by one. ``config`` and ``app`` are the flags of these names; each
+    worker reads the rest of its configuration when it starts. Calls ``on_ready`` with the address
+    when all serve. Raises :class:`StartError`; a signal during the start cancels.
     """
     refuse_workers(settings)
     refuse_templates_of_one_process(TemplateContext.get_instance())
@@ -133,12 +134,12 @@ async def run_workers(
 
 
 def _import_path() -> str:
-    """What this process can import its workers can: a host may be a script, or have extended the path."""
+    """This process's path, so that workers can import the same: a host may have extended it."""
     return os.pathsep.join(folder or str(Path.cwd()) for folder in sys.path)
 
 
 def _memory() -> str | None:
-    """A folder in memory, if there is one: on a full disk a worker that maps its counts gets SIGBUS."""
+    """A folder in memory, if any: on a full disk, mapped counts end a worker with SIGBUS."""
     return _SHM if os.access(_SHM, os.W_OK) else None
 
 

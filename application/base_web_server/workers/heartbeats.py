@@ -1,8 +1,8 @@
 """Heartbeats of the worker processes of one server: a folder with a small file for each process.
 
-Any worker answers ``/readyz`` for all by reading the folder. No process is asked, so a worker that hangs
-delays no response; its heartbeat gets old. A worker that cannot write its file, on a full disk, still
-touches it, so it does not look hanging.
+Any worker answers ``/readyz`` for all by reading the folder. No process is asked, so a worker that
+hangs delays no response; its heartbeat gets old. A worker that cannot write its file, on a full
+disk, still touches it, so it does not look hanging.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Heartbeats:
         self._can_write = True
 
     def write(self, worker: int, readiness: Readiness) -> None:
-        """Replace this process's heartbeat. If the folder cannot be written, only its time is renewed."""
+        """Replace this process's heartbeat. On a full disk only its time is renewed."""
         file = self._file(worker, os.getpid())
         content = {
             "phase": readiness.phase,
@@ -96,8 +96,8 @@ class Heartbeats:
     def report(self, *, verbose: bool) -> tuple[bool, dict[str, Any]]:
         """Whether the server is ready, and the body of ``/readyz``.
 
-        Ready: at least one worker is, and none has failed. A worker that is just being started again
-        listens on no socket yet, so it only degrades the server.
+        Ready: at least one worker is, and none has failed. A worker that is just being started
+        again listens on no socket yet, so it only degrades the server.
         """
         current = [self._current(heartbeats) for heartbeats in self._by_worker()]
         found = [heartbeat.readiness for heartbeat in current if heartbeat is not None]
@@ -153,7 +153,7 @@ class Heartbeats:
 
 
 def _stamp(file: Path) -> None:
-    """Its time is the machine's monotonic clock: comparable between processes, and never set back."""
+    """Set the file's time by the monotonic clock, which all processes share and nobody sets."""
     os.utime(file, (time.time(), time.monotonic()))
 
 

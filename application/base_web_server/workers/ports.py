@@ -1,4 +1,4 @@
-"""The ports of a server whose workers share them, and what to say about a port that cannot be had."""
+"""The ports that a server's workers share, and the error for a port that cannot be bound."""
 
 from __future__ import annotations
 
@@ -11,15 +11,17 @@ from base_server.service.core.errors import StartError
 
 
 class PortInUse(StartError):
-    """Somebody else listens there."""
+    """Another program listens on the port."""
 
 
 class SharedPort:
-    """One port for ``count`` workers: a socket for each, bound, not listening yet. Port 0 takes a free one for all.
+    """One port for ``count`` workers: bound sockets that do not listen yet. Port 0 takes a free
+    one.
 
-    On Linux every worker has a socket of its own (SO_REUSEPORT), and the kernel spreads the connections over those
-    that listen; measured with four workers and 32 connections: 3 to 11 each, on one shared socket 0 to 17. Elsewhere
-    they share one. ``key`` is the port's name in the configuration. Raises :class:`StartError`, :class:`PortInUse`.
+    On Linux every worker has its own socket (SO_REUSEPORT), and the kernel spreads connections over
+    those that listen: measured with four workers and 32 connections, 3 to 11 each; on one shared
+    socket 0 to 17. Elsewhere they share one. ``key`` is the port's configuration key. Raises
+    :class:`StartError`, :class:`PortInUse`.
     """
 
     def __init__(self, host: str, port: int, count: int, *, key: str) -> None:
@@ -30,7 +32,7 @@ class SharedPort:
             addresses = dict.fromkeys(
                 (family, str(address[0])) for family, _, _, _, address in found
             )
-            # A socket that shares its port does not notice a stranger's that shares too; this one does.
+            # SO_REUSEPORT hides another program's socket that has it too; a bind without it fails.
             for family, address in addresses:
                 with _bind(family, (address, port), share=False) as probe:
                     port = probe.getsockname()[1]
@@ -49,12 +51,15 @@ class SharedPort:
         return url_of(self._sockets[0][0].getsockname())
 
     def descriptors(self, worker: int) -> list[int]:
-        """Of the sockets of worker 1 …; to be inherited."""
+        """The descriptors of worker ``worker`` (1 …), to be inherited."""
         return [bound.fileno() for bound in self._of(worker)]
 
     def renew(self, worker: int) -> None:
-        """Close the sockets of a worker that died: what waited at them is refused now instead of never answered, and
-        what comes goes to the others. Its successor gets new ones. Raises ``OSError``."""
+        """Replace the sockets of a worker that died, for its successor. Raises ``OSError``.
+
+        Closing them refuses connections that waited there, which nobody would ever accept, and
+        directs new ones to the other workers.
+        """
         if self._spreads:
             mine = self._of(worker)
             fresh = [_bind(bound.family, bound.getsockname()[:2], share=True) for bound in mine]
@@ -62,7 +67,7 @@ class SharedPort:
             mine[:] = fresh
 
     def close(self) -> None:
-        """The workers' own copies stay open."""
+        """Close this process's descriptors; the workers' copies stay open."""
         for sockets in self._sockets:
             _close(sockets)
 
@@ -71,7 +76,7 @@ class SharedPort:
 
 
 def url_of(address: Sequence[object]) -> str:
-    """The address of a bound socket, for people on this machine."""
+    """The address of a bound socket, for use on this machine."""
     host, port = str(address[0]), address[1]
     shown = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)  # noqa: S104
     return f"http://{shown}:{port}"

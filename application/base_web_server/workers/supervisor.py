@@ -1,4 +1,8 @@
-"""Keeps a number of worker processes alive: started, started again, replaced one after the other, ended together."""
+"""Keeps a number of worker processes alive: starts, restarts, replaces and ends them.
+
+Two things run for each worker: :meth:`Supervisor._keep` restarts its process, and a rolling restart
+replaces it. ``_Worker.changing`` makes sure that they never do so at the same time.
+"""
 
 from __future__ import annotations
 
@@ -21,24 +25,27 @@ from .heartbeats import SILENT_S, Heartbeats
 
 _START_S = 120.0
 _STEADY_S = 10.0
-"""A worker that lived so long is started again at once."""
+"""A worker that lived for this long is restarted without delay."""
 _MAX_FAILED_STARTS = 5
 _LOOK_INTERVAL_S = 2.0
 _SILENT_LOOKS = 5
-"""A worker that was silent at so many looks in a row hangs, and is killed: a machine that slept kills nobody."""
+"""So many checks in a row must find a worker silent before it is killed: after a suspend of the
+machine all heartbeats are old once."""
 _AGAIN_S = 0.5
 _CLOSE_S = 15.0
-"""What a worker may need to end beyond its quiet and drain."""
+"""Time that a worker may need to end after its quiet and drain."""
 
 Launch = Callable[[int], Awaitable[Process]]
 """Starts a process of worker 1 …, with pipes as its standard input and output."""
 
 
 class Supervisor:
-    """Keeps ``count`` workers. A worker is a number that always has one process, and two while it is replaced.
+    """Keeps ``count`` workers. A worker is a number with one process, or two during its
+    replacement.
 
-    ``renew(number)`` is called when a worker has died, before its next process is launched; ``forget(pid)`` when a
-    process has ended; ``close_sockets`` when all are to end. ``drain_s``: how long they may take to drain.
+    ``renew(number)`` is called after a worker died, before its next process is launched;
+    ``forget(pid)`` when a process has ended; ``close_sockets`` when all are to end. ``drain_s``:
+    how long they may take to drain.
     """
 
     def __init__(
@@ -69,7 +76,7 @@ class Supervisor:
         self._roll_asked = asyncio.Event()
 
     def stop(self) -> None:
-        """End all workers in order; called again, do not wait for what they are doing."""
+        """End all workers gracefully; a second call skips their drain."""
         if self._ending.done():
             self._hurried.set()
         else:
@@ -82,7 +89,8 @@ class Supervisor:
     async def run(self, on_ready: Callable[[], None]) -> None:
         """Start all, call ``on_ready``, keep them alive until :meth:`stop`, end them.
 
-        Raises :class:`StartError` when the first start fails, or when no worker is left and none can be started.
+        Raises :class:`StartError` when the first start fails, or when no worker is left and none
+        can be started.
         """
         self._spawn(self._bring_up(on_ready), "bring up workers")
         self._spawn(self._watch_silence(), "watch workers")
@@ -94,7 +102,7 @@ class Supervisor:
             await self._end_all()
 
     def _spawn(self, work: Coroutine[Any, Any, None], name: str) -> None:
-        """Run it until the end; its failure is the supervisor's."""
+        """Run ``work`` in the background; its failure ends the supervisor."""
 
         def ended(task: asyncio.Task[None]) -> None:
             if (
@@ -107,7 +115,7 @@ class Supervisor:
         self._tasks.spawn(work, name).add_done_callback(ended)
 
     async def _bring_up(self, on_ready: Callable[[], None]) -> None:
-        """The first alone: it prepares the databases, and a mistake is told once."""
+        """Start the first worker alone: it prepares the databases, and reports errors once."""
         for workers in (self._workers[:1], self._workers[1:]):
             for worker in workers:
                 self._spawn(self._keep(worker), f"keep worker {worker.number}")
@@ -117,7 +125,7 @@ class Supervisor:
         on_ready()
 
     async def _keep(self, worker: _Worker) -> None:
-        """Start the worker's process, and again when it has died."""
+        """Start the worker's process, and restart it when it has died."""
         delay_s = 0.0
         failed_starts = 0
         while True:
@@ -136,8 +144,9 @@ class Supervisor:
                 ):
                     times = "once" if failed_starts == 1 else f"{failed_starts} times in a row"
                     raise StartError(
-                        f"Worker {worker.number} ended at its start {times}, the last time with exit code"
-                        f" {process and process.exit_code}, and no other serves: see what it said above."
+                        f"Worker {worker.number} ended at its start {times}, the last time with"
+                        f" exit code {process and process.exit_code}, and no other worker serves:"
+                        " see its output above."
                     )
             Logger.error(
                 "worker died, starting it again",
@@ -149,29 +158,30 @@ class Supervisor:
             )
             try:
                 self._renew(worker.number)
-            except OSError as error:  # what comes to its old sockets waits for its next process
+            except OSError as error:  # connections to the old sockets wait for the next process
                 Logger.error("worker gets no new sockets", worker=worker.number, reason=str(error))
             await asyncio.sleep(delay_s)
             delay_s = min(2 * delay_s + 0.1, self._longest_delay_s)
 
     async def _until_dead(self, worker: _Worker) -> _Process:
-        """The process that died without another in its place."""
+        """Wait until the worker's process died without a successor, and return it."""
         while True:
             process = worker.process
             await process.ended.wait()
-            async with worker.changing:  # one that is being started may still take its place
+            # A rolling restart may have ended it: its successor is set before the lock is released.
+            async with worker.changing:
                 if worker.process is process:
                     return process
 
     async def _start(self, worker: _Worker) -> _Process | None:
-        """A new process of the worker, ready or dead; None when the system gives us none now (memory, descriptors)."""
+        """A new process of the worker, ready or dead; None when the system cannot launch one."""
         try:
             process = _Process(worker.number, await self._launch(worker.number))
         except OSError as error:
             Logger.error("worker cannot be launched", worker=worker.number, reason=str(error))
             return None
         self._living.add(process)
-        # Not one of our tasks: it ends with the process, and must not be cancelled before.
+        # Not in self._tasks, which are cancelled first: this one must see the process end.
         process.attending = asyncio.create_task(self._attend(process), name=f"attend {process.pid}")
         try:
             async with asyncio.timeout(_START_S):
@@ -206,7 +216,10 @@ class Supervisor:
                 Logger.info("rolling restart done")
 
     async def _replace(self, worker: _Worker) -> bool:
-        """Put a new process in the place of the worker's, and wait for the old one's end; false if it did not start."""
+        """Start a successor, then retire the old process and wait for its end.
+
+        Returns false when the successor does not start: the old process goes on.
+        """
         async with worker.changing:
             old, new = worker.process, await self._start(worker)
             if new is None or not new.is_ready:
@@ -242,7 +255,8 @@ class Supervisor:
         await asyncio.wait({ended, hurried}, return_when=asyncio.FIRST_COMPLETED)
         give_up_s = time.monotonic() + _CLOSE_S
         while not ended.done():
-            # Again and again: two that arrive together are one to a worker, and then it does not hurry.
+            # Repeated: two SIGTERMs that arrive together are one signal to a worker, and the second
+            # one is what makes it skip its drain.
             for process in living:
                 process.send(signal.SIGTERM)
             await asyncio.wait({ended}, timeout=_AGAIN_S)
@@ -252,7 +266,7 @@ class Supervisor:
         await asyncio.gather(ended, hurried, return_exceptions=True)
 
     async def _until_ended(self, processes: Collection[_Process], patience_s: float) -> None:
-        """Wait for their end; who takes longer is killed."""
+        """Wait for ``processes`` to end, and kill those that take longer."""
         attending = [process.attending for process in processes if process.attending is not None]
         if not attending:
             return
@@ -271,7 +285,7 @@ class Supervisor:
 
 
 class _Worker:
-    """One of the workers: its number and its process of now."""
+    """One of the workers: its number and its current process."""
 
     def __init__(self, number: int) -> None:
         self.number = number
@@ -303,14 +317,14 @@ class _Process:
         return self._process.returncode
 
     async def attend(self) -> None:
-        """Follow it to its end; what it prints beside its address goes on to our own output."""
+        """Follow the process to its end; its output, except its address, goes to our own output."""
         while line := await self._next_line():
             if line.startswith(READY.encode()) and not self.is_ready:
                 self.is_ready = True
                 self.ready_or_ended.set()
             else:
-                with suppress(OSError):  # nobody takes our output any more
-                    print(line.decode(errors="replace"), end="", flush=True)  # noqa: T201 - as if it had printed itself
+                with suppress(OSError):  # our own output was closed
+                    print(line.decode(errors="replace"), end="", flush=True)  # noqa: T201
         await self._process.wait()
         self.lived_s = time.monotonic() - self._begun_s
         self.is_ready = False
@@ -319,16 +333,16 @@ class _Process:
 
     async def _next_line(self) -> bytes:
         while True:
-            with suppress(ValueError):  # longer than asyncio takes, and thrown away
+            with suppress(ValueError):  # longer than asyncio's limit: the line is dropped
                 return await self._output.readline()
 
     def retire(self) -> None:
-        """Tell it that another serves in its place."""
+        """Let the process retire: its successor serves. The end of its input is the signal."""
         self.is_retired = True
         self._input.close()
 
     def send(self, number: signal.Signals) -> None:
-        # Not by the subprocess object: that looks whether the child has ended, and then asyncio misses its exit code.
+        # Not by Process.send_signal: it polls the child, and asyncio then misses the exit code.
         with suppress(ProcessLookupError):
             if self._process.returncode is None:
                 os.kill(self.pid, number)

@@ -1,4 +1,4 @@
-"""``python -m application.base_web_server.workers.worker ARGUMENTS``: started by a supervisor only."""
+"""``python -m ….workers.worker ARGUMENTS``: a worker process, started by a supervisor only."""
 
 from __future__ import annotations
 
@@ -39,7 +39,8 @@ def main(argument: str) -> int:
 
         run_loop(serve(_on_shared_cache(settings, arguments.cache_socket), announce, worker))
     except StartError as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)  # noqa: T201 - the one line for the operator
+        # One line on stderr, for the operator.
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)  # noqa: T201
         return 1
     except asyncio.CancelledError:
         Logger.info("start was interrupted", worker=arguments.number)

@@ -1,4 +1,4 @@
-"""For client developers: the description of the API, and a browser for it that fetches nothing from elsewhere."""
+"""The API's description, and a page to browse it that loads nothing from other hosts."""
 
 from __future__ import annotations
 

@@ -51,7 +51,7 @@ class Asset:
         return gzip.compress(self.body, mtime=0)
 
     def respond(self, request: web.Request) -> web.Response:
-        """The file, or 304 when the client has it. The client asks every time, so an update shows at once."""
+        """The file, or 304. Clients revalidate every time, so an update is visible at once."""
         headers = {
             "Cache-Control": "no-cache",
             "Content-Security-Policy": _CSP,

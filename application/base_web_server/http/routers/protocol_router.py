@@ -1,4 +1,4 @@
-"""The POST routes of the templates: by path and by protocol id. A host adds them to its own aiohttp app."""
+"""The POST routes of the templates, by path and by protocol id; for a host's aiohttp app too."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ def add_protocol_routes(
     peers: PeerFinder | None = None,
     is_open: Callable[[], bool] | None = None,
 ) -> None:
-    """Add a route for every endpoint that ``context`` has now, and ``/api/protocol/{protocol_id}`` for all.
+    """Add a route for each endpoint in ``context``, and ``/api/protocol/{protocol_id}`` for all.
 
-    The app's ``client_max_size`` limits the bodies. Unless ``is_open``, they answer "try again".
+    The app's ``client_max_size`` limits bodies. Unless ``is_open``, responses are "try again".
     """
     peer_finder = peers or PeerFinder(())
 
@@ -73,12 +73,12 @@ def add_protocol_routes(
     async def expect(request: web.Request) -> web.Response | None:
         if request.headers[hdrs.EXPECT].lower() != "100-continue":
             unknown = InvalidRequest(
-                "Expect knows 100-continue alone: leave the header out", http_status=417
+                "only Expect: 100-continue is supported: leave the header out", http_status=417
             )
             return to_response(service.refuse(unknown))
         if request.version >= HttpVersion11:
             await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-            request.writer.output_size = 0  # as aiohttp's own handler: the answer has not begun
+            request.writer.output_size = 0  # as aiohttp does: the response has not begun
         return None
 
     for endpoint in context.endpoints():
@@ -94,9 +94,8 @@ async def _read_body(request: web.Request) -> bytes:
     if "=" in request.headers.get(hdrs.CONTENT_TYPE, "") and not _is_utf8(request.charset):
         raise InvalidRequest("the body must be JSON in UTF-8")
     try:
-        if request.content.is_eof() and (
-            body := request.content.read_nowait()
-        ):  # it came with its head, as most do
+        # Most bodies arrive with the headers: without a time-out they cost less.
+        if request.content.is_eof() and (body := request.content.read_nowait()):
             if 0 < request.client_max_size < len(body):
                 raise web.HTTPRequestEntityTooLarge(request.client_max_size)
             return body
