@@ -46,14 +46,27 @@ def server_environment(data_dir: Path, changes: Mapping[str, str] | None = None)
     }
 
 
+def import_path(source: Path) -> dict[str, str]:
+    """The environment variable with which a process imports this version of ours."""
+    if source == ROOT:
+        return {}
+    # The version 0.1 had two import roots.
+    folders = [source, source / "base_server"]
+    return {"PYTHONPATH": os.pathsep.join(map(str, folders))}
+
+
 def run_to_its_end(
-    arguments: list[str], environment: Mapping[str, str], *, is_fresh: bool = False
+    arguments: list[str],
+    environment: Mapping[str, str],
+    *,
+    is_fresh: bool = False,
+    source: Path = ROOT,
 ) -> subprocess.CompletedProcess[str]:
-    """Run ``python -m …`` until it ends by itself; ``is_fresh`` as in :class:`ServerProcess`."""
-    if is_fresh:
+    """Run ``python -m …`` until it ends; ``is_fresh`` and ``source`` as in :class:`ServerProcess`."""
+    if is_fresh or source != ROOT:
         return subprocess.run(
             [sys.executable, "-m", *arguments],
-            cwd=ROOT, env=dict(environment), capture_output=True, text=True, check=False,
+            cwd=source, env=dict(environment), capture_output=True, text=True, check=False,
         )  # fmt: skip
     with tempfile.TemporaryDirectory(prefix="run-") as folder:
         log = Path(folder) / "stderr"
@@ -68,7 +81,8 @@ def run_to_its_end(
 class ServerProcess:
     """``base_url`` is known once :meth:`start` has returned; it changes at every start.
 
-    ``is_fresh``: in an interpreter of its own, as users start it, which costs seconds of CPU; else forked."""
+    ``is_fresh``: in an interpreter of its own, as users start it, which costs seconds of CPU; else forked.
+    ``source``: the folder of another version, which takes an interpreter of its own too."""
 
     def __init__(
         self,
@@ -78,15 +92,17 @@ class ServerProcess:
         changes: Mapping[str, str] | None = None,
         workers: int = WORKERS,
         is_fresh: bool = False,
+        source: Path = ROOT,
     ) -> None:
-        self._is_fresh = is_fresh
+        self._is_fresh = is_fresh or source != ROOT
+        self.source = source
         self.data_dir = data_dir
         self.env = env
         self.base_url = ""
         self._arguments = ["application.base_web_server", "--env", env]
         if workers > 1:
             self._arguments += ["--workers", str(workers)]
-        self._environment = server_environment(data_dir, changes)
+        self._environment = server_environment(data_dir, changes) | import_path(source)
         self._log = data_dir.parent / f"{data_dir.name}.log"
         self._process: subprocess.Popen[str] | ForkedProcess | None = None
 
@@ -115,7 +131,7 @@ class ServerProcess:
         with self._log.open("a", encoding="utf-8") as log:
             self._process = subprocess.Popen(
                 command,
-                cwd=ROOT,
+                cwd=self.source,
                 env=self._environment,
                 stdout=subprocess.PIPE,
                 stderr=log,

@@ -6,7 +6,7 @@ import asyncio
 import json
 import os
 import signal
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +22,7 @@ from tests.faults.fault_proxy import FaultProxy
 from tests.faults.provider import CountingProvider
 from tests.faults.wire import mysql_commands, redis_commands
 from tests.faults.world import FaultServer, World
-from tests.server_process import ServerProcess, run_to_its_end
+from tests.server_process import ROOT, ServerProcess, run_to_its_end
 from tests.waiting import PATIENCE_S
 
 DB_USER = "chat"
@@ -136,11 +136,13 @@ async def shared_world(
     app_id: str,
     *,
     servers: int = 2,
+    sources: Sequence[Path] = (),
     redis_server: RedisServer | None = None,
     **changes: object,
 ) -> AsyncIterator[SharedWorld]:
-    """``backend``: a private MariaDB, scripts applied. ``redis_server``: one that is not started, removed at the end.
-    ``changes``: further configuration, ``CHATCONFIG__WINDOW=…``."""
+    """``backend``: a private MariaDB, scripts applied. ``redis_server``: one that is not started,
+    removed at the end. ``sources``: instead of ``servers``, one server of each of these versions,
+    not started. ``changes``: further configuration, ``CHATCONFIG__WINDOW=…``."""
     assert backend.server is not None
     create_user(backend)
     async with AsyncExitStack() as stack:
@@ -151,18 +153,24 @@ async def shared_world(
         timeout = aiohttp.ClientTimeout(total=PATIENCE_S)
         http = await stack.enter_async_context(aiohttp.ClientSession(timeout=timeout))
         started = []
-        for n in range(servers):
-            proxies = [FaultProxy(redis_server.port, redis_commands)]
-            proxies += [FaultProxy(backend.server.port, mysql_commands) for _ in range(2)]
-            for proxy in proxies:
-                await stack.enter_async_context(proxy)
+        proxies: list[FaultProxy] = []
+        for n, source in enumerate(sources or [ROOT] * servers):
+            # Versions share them: `db apply` of each registers the shards' addresses.
+            if not (sources and proxies):
+                proxies = [FaultProxy(redis_server.port, redis_commands)]
+                proxies += [FaultProxy(backend.server.port, mysql_commands) for _ in range(2)]
+                for proxy in proxies:
+                    await stack.enter_async_context(proxy)
             values = _configuration(backend.settings, app_id, proxies, provider) | changes
             environment = {f"BASE_SERVER__{name}": str(value) for name, value in values.items()}
-            process = ServerProcess(folder / f"server{n}", env="DEBUG", changes=environment)
+            process = ServerProcess(
+                folder / f"server{n}", env="DEBUG", changes=environment, source=source
+            )
             started.append(FaultServer(process, proxies))
         world = SharedWorld(provider, started, http, redis_server, backend.server, backend.settings)
         try:
-            await world.start_all()
+            if not sources:
+                await world.start_all()
             yield world
         finally:
             for server in started:

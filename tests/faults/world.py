@@ -59,6 +59,11 @@ class FaultServer:
         await asyncio.to_thread(self.process.start)
         self.up = True
 
+    async def stop(self) -> None:
+        """SIGTERM: it ends or hands over what it has begun."""
+        self.up = False
+        assert await asyncio.to_thread(self.process.stop) == 0, self.process.log[-2000:]
+
     async def kill(self) -> None:
         self.up = False
         self.cut_off += _CUT_OFF_A_KILL
@@ -157,13 +162,17 @@ class World:
 
         await until(done, _SETTLE_S, "every reply ended and every event written")
 
-    async def manage(self, *command: str) -> str:
-        """What an operator's command prints; it must succeed, in the end where a stream is at work just now."""
-        process = self.servers[0].process
+    async def manage(self, *command: str, server: FaultServer | None = None) -> str:
+        """What an operator's command of the first server's version, or of this one's, prints.
+
+        It must succeed, in the end where an event stream is being written just now."""
+        process = (server or self.servers[0]).process
         arguments = ["application.manage", "--env", process.env, *command]
         deadline_s = time.monotonic() + PATIENCE_S
         while True:
-            ended = await asyncio.to_thread(run_to_its_end, arguments, process.environment)
+            ended = await asyncio.to_thread(
+                run_to_its_end, arguments, process.environment, source=process.source
+            )
             if "try again" not in ended.stderr or time.monotonic() > deadline_s:
                 break
         assert ended.returncode == 0, ended.stderr[-2000:]
