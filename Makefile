@@ -8,15 +8,20 @@ ARGS ?=
 unexport PYTHONDONTWRITEBYTECODE
 JOBS ?= 4
 MINUTES ?= 20
+ROLLING_S ?= 60
+# What a change in one file needs: the unit tests, and of each area over HTTP one file, on the embedded default.
+FAST ?= tests/service tests/template tests/test_architecture.py tests/test_documents.py \
+  tests/application/test_config.py tests/application/test_health.py tests/documented/test_documented_names.py \
+  tests/e2e/test_walk.py tests/streams/test_streams.py
 # Of the tests over HTTP, what depends most on which process answers: one life, streams, clients, stories beside a model.
 ON_WORKERS ?= tests/e2e/test_walk.py tests/streams/test_streams.py tests/examples \
   tests/story/test_story.py::test_stories_with_server_processes_that_are_killed
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test workers chaos soak bench format lint typecheck check docs lock fuzz
+.PHONY: help install run test test-fast workers chaos rolling soak bench format lint typecheck check docs lock fuzz
 
 help: ## this list
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST)
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST)
 
 install: $(INSTALLED) ## make .venv with everything (run and test do it by themselves)
 
@@ -26,11 +31,17 @@ run: $(INSTALLED) ## start the server with the embedded default; data in ./data
 test: $(INSTALLED) ## all tests that can run here; names what it skipped (REQUIRE_REAL=1: missing backends fail; JOBS=4 at a time)
 	@exec $(BIN)/python -m pytest -rs -n $(JOBS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
+test-fast: $(INSTALLED) ## what a change in one file needs, within 60 s: unit tests and one file per area over HTTP, on the embedded default
+	@exec $(BIN)/python -m pytest --embedded -n 2 --dist loadfile --no-loadscope-reorder $(FAST) $(ARGS)
+
 workers: $(INSTALLED) ## some tests over HTTP on servers of four workers, a random one each request (ARGS="tests/e2e tests/story": more)
 	@exec env SERVER_WORKERS=4 $(BIN)/python -m pytest -rs -n $(JOBS) --dist loadfile --no-loadscope-reorder $(ON_WORKERS) $(ARGS)
 
 chaos: $(INSTALLED) ## break real servers, Redis and MySQL for MINUTES=20; what failed is kept in ./chaos-failed (ARGS="--seed N")
 	@exec $(BIN)/python -m tests.faults.chaos --minutes $(MINUTES) $(ARGS)
+
+rolling: $(INSTALLED) ## the version before and this one side by side for ROLLING_S=60 s, as upgrade and as downgrade, while players play
+	@exec env ROLLING_S=$(ROLLING_S) $(BIN)/python -m pytest -rs tests/faults/test_rolling_upgrade.py $(ARGS)
 
 bench: $(INSTALLED) ## our figures beside limits and peers, in one run: RESULTS.md (ARGS="--only requests --seconds 2")
 	@exec $(BIN)/python -m benchmarks $(ARGS)

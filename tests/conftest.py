@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import uuid
 from collections.abc import Sequence
 from functools import partialmethod
@@ -38,13 +39,37 @@ _LONG = [
     "application",
     "documented",
 ]
+_INSTALLED_BACKENDS = {"redis", "mariadb", "cluster", "DEBUG", "CLUSTER"}
+_INSTALLED_SERVERS = {
+    "redis_server",
+    "redis_cluster",
+    "moving_cluster",
+    "private_cluster",
+    "prepared_mariadb",
+}
 use_quick_hashes()
 pytest_plugins = ["tests.backends_redis", "tests.backends_cluster", "tests.backends_mariadb"]
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--embedded", action="store_true", help="only tests on the embedded default")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     ranks = {name: rank for rank, name in enumerate(_LONG)}
     items.sort(key=lambda item: ranks.get(item.path.parent.name, len(_LONG)))
+    if config.getoption("embedded"):
+        left_out = [item for item in items if _needs_installed_server(item)]
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if not _needs_installed_server(item)]
+
+
+def _needs_installed_server(item: pytest.Item) -> bool:
+    """Whether it takes a server from PATH, by a fixture or as the backend that it is run on."""
+    assert isinstance(item, pytest.Function)
+    params = item.callspec.params.values() if hasattr(item, "callspec") else ()
+    words = {word for param in params if isinstance(param, str) for word in re.split("[+ ]", param)}
+    return bool(words & _INSTALLED_BACKENDS or set(item.fixturenames) & _INSTALLED_SERVERS)
 
 
 @pytest.fixture(autouse=True)

@@ -164,15 +164,22 @@ def test_plain_words(page: Path) -> None:
 
 @each_page
 def test_make_targets_exist(page: Path) -> None:
-    targets = set(re.findall(r"^([a-z]+):", _text(ROOT / "Makefile"), flags=re.MULTILINE))
-    named = set(re.findall(r"(?:`|^|\s)make ([a-z]+)(?=[`\s;]|$)", _code(page), flags=re.MULTILINE))
+    targets = set(re.findall(r"^([a-z-]+):", _text(ROOT / "Makefile"), flags=re.MULTILINE))
+    named = set(
+        re.findall(r"(?:`|^|\s)make ([a-z-]+)(?=[`\s;]|$)", _code(page), flags=re.MULTILINE)
+    )
     assert named <= targets
 
 
 def test_all_make_targets_are_phony_and_told_by_help() -> None:
     makefile = _text(ROOT / "Makefile")
-    (phony,) = re.findall(r"^\.PHONY: ([a-z ]+)$", makefile, flags=re.MULTILINE)
-    assert set(phony.split()) == set(re.findall(r"^([a-z]+):.*## ", makefile, flags=re.MULTILINE))
+    (phony,) = re.findall(r"^\.PHONY: ([a-z -]+)$", makefile, flags=re.MULTILINE)
+    assert set(phony.split()) == set(re.findall(r"^([a-z-]+):.*## ", makefile, flags=re.MULTILINE))
+
+
+def test_tests_that_make_names_exist() -> None:
+    paths = set(re.findall(r"\btests/[\w/.]+", _text(ROOT / "Makefile")))
+    assert [path for path in paths if not (ROOT / path).exists()] == []
 
 
 def _code(page: Path) -> str:
