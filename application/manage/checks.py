@@ -11,7 +11,7 @@ from base_server.service.core.errors import ServiceError, StartError
 from base_server.service.db.databases import DatabaseReport, Databases, report_all
 from base_server.service.db.durability import judge
 from base_server.service.db.schema import read_status
-from base_server.service.redis_client.redis_errors import CacheCommandError
+from base_server.service.redis_client.errors import CacheCommandError
 from base_server.service.service_container import SCRIPTS_FOLDER
 from base_server.template.account.global_mark import KnownMark
 from base_server.template.chat.cache.keys import SIGNALS

@@ -15,19 +15,19 @@ from base_server.service.core.logger import Logger
 from base_server.service.core.tracing import span
 from base_server.service.redis_client.calls import Command, Effect
 from base_server.service.redis_client.client import effect_of
-from base_server.service.redis_client.precondition import (
-    Precondition,
-    is_refusal,
-    with_precondition,
-)
-from base_server.service.redis_client.raw_client import AnyClient, RawClient
-from base_server.service.redis_client.redis_errors import (
+from base_server.service.redis_client.errors import (
     ERROR_REPLIES,
     NEWER_FORMAT,
     CacheCommandError,
     command_error,
     is_script_missing,
 )
+from base_server.service.redis_client.precondition import (
+    Precondition,
+    is_refusal,
+    with_precondition,
+)
+from base_server.service.redis_client.raw_client import AnyClient, RawClient
 from base_server.service.redis_client.script import Script
 
 T = TypeVar("T")
@@ -40,7 +40,7 @@ class CacheClient:
     Every call raises :class:`~base_server.service.core.errors.ServiceUnavailable` when Redis
     certainly did not execute it, its subclass :class:`~base_server.service.core.errors.
     OutcomeUnknown` when it may have, and
-    :class:`~base_server.service.redis_client.redis_errors.CacheCommandError` when Redis refused the
+    :class:`~base_server.service.redis_client.errors.CacheCommandError` when Redis refused the
     command itself. When a caller is cancelled, a call that was begun still runs to its end.
     """
 
@@ -91,8 +91,9 @@ class CacheClient:
         """The documented name of :meth:`key`."""
         return self.keyspace.key(logical)
 
-    # Internal calls, on full key names. Answers have the shapes of RESP2, text decoded: HGETALL is
-    # [field, value, …], SMEMBERS a list, XRANGE [[entry id, [field, value, …]], …], a missing value None.
+    # Internal calls, on full key names. Replies have the shapes of RESP2, text decoded: HGETALL is
+    # [field, value, …], SMEMBERS a list, XRANGE [[entry id, [field, value, …]], …], a missing value
+    # is None.
 
     async def execute(self, *command: Any, wait_s: float = 0.0) -> Any:
         """One command. ``wait_s``: how long it may wait in the server (BLOCK), on top of the
@@ -267,7 +268,7 @@ class CacheClient:
     async def eval_script(
         self, script: str | Script, keys: Iterable[str] = (), args: Iterable[Any] = ()
     ) -> Any:
-        """Run Lua source (or a loaded script) on logical ``keys`` of one partition; never sent twice."""
+        """Run Lua source (or a script) on logical ``keys`` of one partition; it is not repeated."""
         if isinstance(script, str):
             script = Script("eval_script", script)
         return await self.run_script(

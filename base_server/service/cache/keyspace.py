@@ -17,7 +17,8 @@ class Keyspace:
         for name, value in (("templateConfig.appId", app_id), ("templateConfig.env", env)):
             if not _NAME.fullmatch(value):
                 raise StartError(
-                    f"{name} is {value!r}: use 1 to 64 of A-Z a-z 0-9 . _ - (it begins every Redis key)."
+                    f"{name} is {value!r}: use 1 to 64 of A-Z a-z 0-9 . _ - "
+                    "(it begins every Redis key)."
                 )
         self.partitions = partitions
         self.prefix = f"{app_id}:{env}:"

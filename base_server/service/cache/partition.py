@@ -26,15 +26,15 @@ _UUID_V7_OR_V8 = re.compile(
 )
 
 
-# Seeded by the system once; asking it for every id costs ten times as much. (An id need not be unguessable: whose it is
-# is looked up.) Not the module's, for a host may seed that.
+# Seeded by the system once; asking the system for every id costs ten times as much. (An id need
+# not be unguessable: every use checks its owner.) Not the module's generator: a host may seed that.
 _random = random.Random()  # noqa: S311
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_random.seed)
 
 
 class Partitions:
-    """``count`` partitions, numbered from 0. ``count`` is for good: it is part of every key and id."""
+    """``count`` partitions, numbered from 0. ``count`` is permanent: keys and ids depend on it."""
 
     def __init__(self, count: int) -> None:
         if not 1 <= count <= MAX_PARTITIONS:
@@ -43,7 +43,7 @@ class Partitions:
         self._tags: dict[int, str] = {}
 
     def of_text(self, text: str) -> int:
-        """The partition of any text: CRC-32 of its UTF-8, modulo ``count`` (the same in every process)."""
+        """The partition of any text: CRC-32 of its UTF-8 modulo ``count``, in all processes."""
         return zlib.crc32(text.encode()) % self.count
 
     def of_id(self, identifier: str) -> int:
@@ -52,12 +52,12 @@ class Partitions:
         return self.of_text(identifier) if own is None else own
 
     def of_key(self, logical: str) -> int:
-        """The partition of ``kind:id[:rest]``, that of ``id``; a key without a colon is hashed whole."""
+        """That of ``id`` in ``kind:id[:rest]``; a key without a colon is hashed whole."""
         kind, colon, rest = logical.partition(":")
         return self.of_id(rest.partition(":")[0]) if colon else self.of_text(kind)
 
     def is_own_id(self, identifier: str) -> int | None:
-        """The partition carried by an id of :meth:`new_id` (canonical lowercase UUIDv8), else ``None``."""
+        """The partition in an id of :meth:`new_id` (canonical lowercase UUIDv8), else ``None``."""
         match = _UUID_V7_OR_V8.fullmatch(identifier)
         if match is None or match[3] != "8":
             return None
@@ -65,7 +65,8 @@ class Partitions:
         return partition if partition < self.count else None
 
     def new_id(self, partition: int) -> str:
-        """A new id of ``partition``: UUIDv8 (RFC 9562) of 48-bit Unix milliseconds, 12 bits partition, 62 random bits.
+        """A new id of ``partition``: UUIDv8 (RFC 9562) of 48-bit Unix milliseconds, 12 bits
+        partition, 62 random bits.
 
         Ids made in later milliseconds sort after earlier ones, as text and as InnoDB keys.
         """
@@ -75,7 +76,7 @@ class Partitions:
         return f"{ms[:8]}-{ms[8:]}-8{partition:03x}-{tail[:4]}-{tail[4:]}"
 
     def derived_id(self, identifier: str, purpose: str) -> str:
-        """An id with the time and partition of one of ours, always the same for the same arguments."""
+        """An id with the time and partition of one of ours; the same arguments give the same id."""
         digest = hashlib.sha256(f"{purpose}:{identifier}".encode()).digest()
         tail = f"{0x8 << 60 | int.from_bytes(digest[:8]) >> 2:016x}"
         return f"{identifier[:19]}{tail[:4]}-{tail[4:]}"
@@ -88,7 +89,8 @@ class Partitions:
         return int(match[1] + match[2], 16)
 
     def tag(self, partition: int) -> str:
-        """The hash tag of a partition: its two digits, then letters until it falls into its own part of the slots.
+        """The hash tag of a partition: its two digits, then letters until it falls into its own
+        part of the slots.
 
         The slot lies in ``[partition * 16384 / count, (partition + 1) * 16384 / count)``, so the
         partitions spread evenly over the masters of a cluster.

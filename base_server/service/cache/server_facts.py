@@ -1,4 +1,4 @@
-"""What an acknowledgement of this Redis is worth: its version, its append-only file, its eviction."""
+"""The durability level of this Redis: its version, its append-only file, its eviction."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ from base_server.service.cache.generation import parse_info
 from base_server.service.core.durability import Durability
 from base_server.service.core.errors import StartError
 from base_server.service.core.logger import Logger
-from base_server.service.redis_client.redis_errors import CacheCommandError
+from base_server.service.redis_client.errors import CacheCommandError
 
 
 async def read_facts(client: CacheClient) -> dict[str, str]:
-    """version, run_id, appendonly (yes, no), appendfsync, maxmemory_policy, replicas (how many); ``unknown`` where
-    Redis does not tell. Of several masters the worst of each, and ``masters`` instead of run_id."""
+    """version, run_id, appendonly (yes, no), appendfsync, maxmemory_policy, replicas (how many);
+    ``unknown`` where Redis does not report it. Of several masters the worst of each, and
+    ``masters`` (how many) instead of run_id."""
     infos = await client.execute_on_each("INFO")
     try:
         configs = await client.execute_on_each("CONFIG", "GET", "appendfsync")
@@ -61,9 +62,13 @@ def _numbers(version: str) -> list[int]:
 _FSYNC = {
     "always": "an acknowledged write survives a killed Redis and a power cut",
     "everysec": (
-        "an acknowledged write survives a killed Redis whose disk keeps up; a power cut may lose the last two seconds"
+        "an acknowledged write survives a killed Redis whose disk keeps up; "
+        "a power cut may lose the last two seconds"
     ),
-    "no": "an acknowledged write survives a killed Redis; a power cut may lose half a minute (appendfsync no)",
+    "no": (
+        "an acknowledged write survives a killed Redis; "
+        "a power cut may lose half a minute (appendfsync no)"
+    ),
 }
 
 
@@ -73,7 +78,7 @@ def judge(facts: dict[str, str]) -> Durability:
     if dangers:
         sentence = "; ".join(dangers)
     elif facts["appendonly"] == "unknown":
-        sentence = "it does not tell whether it has an append-only file"
+        sentence = "it does not report whether it has an append-only file"
     else:
         sentence = _FSYNC.get(facts["appendfsync"], "an acknowledged write survives a killed Redis")
     if facts["replicas"] not in ("0", "unknown"):
@@ -84,14 +89,15 @@ def judge(facts: dict[str, str]) -> Durability:
 
 
 def judge_durability(facts: dict[str, str], *, env: str, accept_volatile: bool) -> None:
-    """Log what may be lost; in PROD refuse it, unless ``accept_volatile``. Raises :class:`StartError`."""
+    """Log what may be lost; in PROD refuse it unless ``accept_volatile``. Raises StartError."""
     dangers = _dangers(facts)
     Logger.info("cache server", **facts)
     for danger in dangers:
         Logger.warn("cache server may lose acknowledged writes", danger=danger)
     if dangers and env == "PROD" and not accept_volatile:
         raise StartError(
-            f"This Redis is not safe for PROD: {'; '.join(dangers)}; or set cacheConfig.accept_volatile."
+            f"This Redis is not safe for PROD: {'; '.join(dangers)}; "
+            "or set cacheConfig.accept_volatile."
         )
 
 
@@ -99,10 +105,12 @@ def _dangers(facts: dict[str, str]) -> list[str]:
     dangers = []
     if facts["appendonly"] == "no":
         dangers.append(
-            "without an append-only file, acknowledged writes are lost when it dies (set appendonly yes)"
+            "without an append-only file, acknowledged writes are lost when it dies "
+            "(set appendonly yes)"
         )
     if facts["maxmemory_policy"].startswith("allkeys-"):
         dangers.append(
-            f"maxmemory-policy {facts['maxmemory_policy']} drops data that is nowhere else yet (set noeviction)"
+            f"maxmemory-policy {facts['maxmemory_policy']} drops data that is nowhere else yet "
+            "(set noeviction)"
         )
     return dangers

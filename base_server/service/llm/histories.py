@@ -15,7 +15,7 @@ from base_server.service.core.logger import Logger
 from base_server.service.core.tasks import TaskRegistry
 from base_server.service.llm.conversation import HistoryMessage, as_history_message
 from base_server.service.llm.llm_settings import LlmSettings
-from base_server.service.redis_client.redis_errors import CacheCommandError
+from base_server.service.redis_client.errors import CacheCommandError
 from base_server.service.redis_client.script import load_scripts
 
 HistoryReader = Callable[[str], Awaitable[Sequence[HistoryMessage] | None]]

@@ -1,1 +1,1 @@
-"""Redis as the server calls it: one client for one server or a cluster, calls batched per loop iteration."""
+"""A Redis client for one server and for a cluster; see README.md."""

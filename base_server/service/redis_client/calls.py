@@ -14,7 +14,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 
 from base_server.service.core.errors import OutcomeUnknown, ServiceUnavailable
-from base_server.service.redis_client.redis_errors import CONNECTION_IS_USELESS, CacheCommandError
+from base_server.service.redis_client.errors import CONNECTION_IS_USELESS, CacheCommandError
 
 Command = Sequence[Any]
 OnOutcome = Callable[["RedisCall", list[Any] | ServiceUnavailable], None]

@@ -25,11 +25,12 @@ from base_server.service.redis_client.calls import Command, Effect, RedisCall, R
 from base_server.service.redis_client.client import fail, succeed
 from base_server.service.redis_client.cluster_map import Address, ClusterMap
 from base_server.service.redis_client.connection_pool import ConnectionPool
-from base_server.service.redis_client.redis_errors import NOT_SERVED_HERE, CacheCommandError
+from base_server.service.redis_client.errors import NOT_SERVED_HERE, CacheCommandError
 from base_server.service.redis_client.slots import slot_of
 
 SCRIPT_GUARD = """
-if #KEYS > 0 and type(redis.pcall('EXISTS', KEYS[1] .. ':moving', KEYS[1] .. ':moved')) == 'table' then
+if #KEYS > 0
+and type(redis.pcall('EXISTS', KEYS[1] .. ':moving', KEYS[1] .. ':moved')) == 'table' then
   return redis.error_reply('TRYAGAIN the slot of this script is being moved')
 end
 """

@@ -31,7 +31,7 @@ class ClusterMap:
         tasks: TaskRegistry,
         on_move: Callable[[int, Address], None],
     ) -> None:
-        """``on_move(slot, address)`` is called before the first command goes to a slot's new node."""
+        """``on_move(slot, address)`` is called before a slot's first command goes to a new node."""
         self._seeds = list(seeds)
         self._connect = connect
         self._tasks = tasks

@@ -18,7 +18,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import InvalidResponse, RedisError
 
 from base_server.service.redis_client.calls import Batch, Command, Effect, RedisCall
-from base_server.service.redis_client.redis_errors import error_reply
+from base_server.service.redis_client.errors import error_reply
 
 OnEnd = Callable[[Exception | None], None]
 

@@ -11,7 +11,8 @@ from base_server.service.redis_client.script import Script
 _CODE = "PRECONDITION"
 
 # KEYS and ARGV of the precondition follow those of the script, and are removed before it begins.
-_CHECK = f"""local text, life, generation = table.remove(ARGV), table.remove(ARGV), table.remove(ARGV)
+_CHECK = f"""local text, life = table.remove(ARGV), table.remove(ARGV)
+local generation = table.remove(ARGV)
 local key, run = table.remove(KEYS), table.remove(KEYS)
 if redis.call('GET', run) ~= generation or redis.pcall('GET', key) ~= text then
   return redis.error_reply('{_CODE} does not hold')

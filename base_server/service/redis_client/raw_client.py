@@ -35,8 +35,8 @@ from base_server.service.redis_client.calls import Command
 from base_server.service.redis_client.client import RedisClient, effect_of
 from base_server.service.redis_client.cluster_client import ClusterClient
 from base_server.service.redis_client.connection import Connector
+from base_server.service.redis_client.errors import ERROR_REPLIES, CacheCommandError
 from base_server.service.redis_client.raw_commands import refuse_changes, wait_s_of
-from base_server.service.redis_client.redis_errors import ERROR_REPLIES, CacheCommandError
 
 AnyClient = RedisClient | ClusterClient
 
@@ -113,7 +113,8 @@ class _RawPipeline(Pipeline):
     async def immediate_execute_command(self, *args: Any, **options: Any) -> Any:
         if isinstance(self._redis_client, ClusterClient):
             raise CacheCommandError("CLUSTER", f"{args[0]} is for a single server: use a script")
-        return await super().immediate_execute_command(*args, **options)  # type: ignore[no-untyped-call]
+        execute = super().immediate_execute_command
+        return await execute(*args, **options)  # type: ignore[no-untyped-call]
 
     async def execute(self, raise_on_error: bool = True) -> list[Any]:
         if self.watching:

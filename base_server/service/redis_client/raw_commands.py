@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from base_server.service.redis_client.calls import Command, word_of
-from base_server.service.redis_client.redis_errors import CacheCommandError
+from base_server.service.redis_client.errors import CacheCommandError
 
 _LAST_IN_SECONDS = frozenset({"BLPOP", "BRPOP", "BRPOPLPUSH", "BLMOVE", "BZPOPMIN", "BZPOPMAX"})
 _FIRST_IN_SECONDS = frozenset({"BLMPOP", "BZMPOP"})
@@ -28,7 +28,7 @@ _OF_A_CONNECTION = frozenset(
 
 
 def refuse_changes(command: Command) -> None:
-    """Raise :class:`CacheCommandError` for a command that changes the connection for later calls."""
+    """Raise CacheCommandError for a command that changes the connection for later calls."""
     name, first = word_of(command[0]), word_of(_argument(command, 1))
     if name in _OF_A_CONNECTION or (name == "CLIENT" and first in {"REPLY", "TRACKING"}):
         raise CacheCommandError(

@@ -9,7 +9,7 @@ from typing import Any
 from redis.crc import key_slot
 
 from base_server.service.redis_client.calls import Command, word_of
-from base_server.service.redis_client.redis_errors import CacheCommandError
+from base_server.service.redis_client.errors import CacheCommandError
 
 # fmt: off
 _KEYLESS = (

@@ -89,7 +89,7 @@ class Subscriber:
         messages: asyncio.Queue[Any] = asyncio.Queue()
         try:
             connection.listen(messages.put_nowait)
-            # From here on `subscribe` sends new patterns itself: no pattern is sent twice or missed.
+            # From here on `subscribe` sends new patterns itself: none is sent twice or missed.
             self._connection = connection
             connection.write("PSUBSCRIBE", *self._handlers)
             was_pinged = False

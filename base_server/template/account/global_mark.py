@@ -17,7 +17,7 @@ from base_server.service.core.errors import ServiceUnavailable
 from base_server.service.core.instruments import Counter
 from base_server.service.core.logger import Logger
 from base_server.service.db.database_service import DatabaseService
-from base_server.service.redis_client.redis_errors import CacheCommandError
+from base_server.service.redis_client.errors import CacheCommandError
 from base_server.service.redis_client.script import load_scripts
 
 CAME_BACK_OLDER = Counter(

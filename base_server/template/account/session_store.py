@@ -22,8 +22,8 @@ import ujson
 from base_server.service.cache.cache_service import CacheService
 from base_server.service.core.errors import ServiceUnavailable
 from base_server.service.core.logger import Logger
+from base_server.service.redis_client.errors import CacheCommandError
 from base_server.service.redis_client.precondition import Precondition
-from base_server.service.redis_client.redis_errors import CacheCommandError
 from base_server.template.account.ended_sessions import EndedSessions
 from base_server.template.account.global_mark import GlobalMark
 from base_server.template.base.session_guard import CachedSession

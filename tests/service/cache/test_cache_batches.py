@@ -1,4 +1,4 @@
-"""Calls that share a write: each gets its own answer, and nobody pays for what happens to another."""
+"""Calls that share a write: each gets its own answer, whatever happens to the others."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from base_server.service.cache.cache_client import CacheClient
 from base_server.service.cache.cache_service import CacheService
 from base_server.service.core.errors import OutcomeUnknown, ServiceUnavailable
 from base_server.service.redis_client import calls as call
-from base_server.service.redis_client.redis_errors import CacheCommandError
+from base_server.service.redis_client.errors import CacheCommandError
 from base_server.service.redis_client.script import Script
 from tests.backends_redis import CacheBackend, make_cache
 from tests.flaky_proxy import FlakyProxy

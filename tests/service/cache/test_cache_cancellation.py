@@ -44,7 +44,10 @@ async def _last(answers: Awaitable[list[object]]) -> object:
 async def cancel_storm(
     call: Callable[[str], Awaitable[object]],
 ) -> tuple[int, int, list[tuple[str, object]]]:
-    """``CALLS`` calls by 16 callers, four of five cancelled at a random moment: answered, cancelled, wrong answers."""
+    """``CALLS`` calls by 16 callers, four of five cancelled at a random moment.
+
+    Returns how many were answered, how many cancelled, and the wrong answers.
+    """
     chance = random.Random(7)
     answered, cancelled, wrong = 0, 0, []
     numbers = iter(range(CALLS))
@@ -97,7 +100,7 @@ async def test_no_caller_reads_anothers_answer(
 async def test_positive_control_a_naive_shared_connection_does_mix_answers_up(
     real_cache: CacheService,
 ) -> None:
-    """The storm would find what it looks for: a connection that is used again after a half-read answer."""
+    """The storm would find its bug: a connection used again after a half-read answer."""
     pool = real_cache.get_client()._redis.pools[0]
     connection = await pool.take()
     chance = random.Random(7)

@@ -11,7 +11,7 @@ from redis.crc import key_slot
 from base_server.service.cache.cache_service import CacheService
 from base_server.service.cache.partition import Partitions
 from base_server.service.core.errors import OutcomeUnknown, StartError
-from base_server.service.redis_client.redis_errors import CacheCommandError
+from base_server.service.redis_client.errors import CacheCommandError
 from base_server.service.redis_client.script import Script
 from base_server.service.redis_client.slots import slot_of, tag_slot
 from tests.backends_cluster import RedisCluster

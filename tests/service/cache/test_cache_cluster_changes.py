@@ -1,4 +1,4 @@
-"""A Redis Cluster that changes: slots that move, masters that die, and what is believed afterwards."""
+"""A Redis Cluster that changes: slots that move, masters that die, generations afterwards."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ async def test_a_slot_that_moved_begins_a_new_epoch_where_it_is_and_the_others_d
     )
 
 
-async def test_while_a_slot_moves_single_keys_are_served_and_scripts_wait_and_are_never_done_by_half(
+async def test_while_a_slot_moves_keys_are_served_and_scripts_wait_undone(
     moving_cache: CacheService, moving_cluster: RedisCluster
 ) -> None:
     redis, slot = moving_cache.get_client(), tag_slot(moving_cache.partitions.tag(2))
@@ -149,7 +149,8 @@ Storm = Callable[[Callable[[], Awaitable[None]]], Awaitable[tuple[list[str], lis
 
 @pytest.fixture
 def storm(private_cache: CacheService) -> Storm:
-    """Writers on four partitions while something happens: the words acknowledged, and those of unknown outcome."""
+    """Writers on four partitions while something happens: the words that were acknowledged, and
+    those with an unknown outcome."""
 
     async def run(accident: Callable[[], Awaitable[None]]) -> tuple[list[str], list[str]]:
         acknowledged, unknown, over = [], [], False
@@ -240,7 +241,7 @@ async def test_a_masters_death_under_load_is_waited_out_and_what_its_replica_had
 
     async def die() -> None:
         redis = private_cache.get_client()
-        # What follows is acknowledged only after the replica has it, so the test knows what may be lost: nothing.
+        # From here on a word is acknowledged only after the replica has it: nothing may be lost.
         await until(lambda: private_cluster.masters[0].client.wait(1, 1000))
         at_death.append(len(await stored(redis)))
         private_cluster.masters[0].kill()

@@ -1,4 +1,4 @@
-"""Connections that are read without a task or a stream, against a server that says what a test tells it to."""
+"""Connections without a task or a stream, against a server that sends what a test wants."""
 
 from __future__ import annotations
 

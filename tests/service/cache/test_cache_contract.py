@@ -10,7 +10,7 @@ from base_server.service.cache.cache_client import CacheClient
 from base_server.service.cache.cache_service import CacheService
 from base_server.service.cache.cache_settings import CacheSettings
 from base_server.service.core.errors import ServiceNotRunning, StartError
-from base_server.service.redis_client.redis_errors import CacheCommandError
+from base_server.service.redis_client.errors import CacheCommandError
 from base_server.service.redis_client.script import Script
 from tests.backends_redis import CacheBackend, make_cache
 from tests.waiting import until

@@ -43,7 +43,9 @@ async def main():
     redis = service.get_client()
     # Repeatable: called again for the same number it changes nothing.
     append = Script("append", """
-        if redis.call('LLEN', KEYS[1]) == tonumber(ARGV[1]) then redis.call('RPUSH', KEYS[1], ARGV[1]) end
+        if redis.call('LLEN', KEYS[1]) == tonumber(ARGV[1]) then
+          redis.call('RPUSH', KEYS[1], ARGV[1])
+        end
     """)
     for n in itertools.count():
         await redis.run_script(append, [redis.key("l:1")], [n])
@@ -206,7 +208,8 @@ async def test_a_stale_pid_file_harms_nobody(tmp_path: Path) -> None:
 async def test_a_folder_with_a_long_name_works(tmp_path: Path) -> None:
     deep = tmp_path / ("long-name-" * 12) / "한글 폴더"
     async with running_cache(EMBEDDED, "app", data_dir=deep) as service:
-        socket = Path(str(service._embedded.client_settings().unix_socket_path))  # type: ignore[union-attr]
+        assert service._embedded is not None
+        socket = Path(str(service._embedded.client_settings().unix_socket_path))
         assert len(os.fsencode(socket)) < 104
         assert await service.get_client().execute("PING") == "PONG"
         assert (deep / "valkey" / "appendonlydir").is_dir()

@@ -1,4 +1,4 @@
-"""What callers see when Redis dies, comes back, stays away, refuses, or an answer is lost on its way."""
+"""What callers see when Redis dies, comes back, stays away, refuses, or an answer is lost."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from base_server.service.cache.cache_service import CacheService
 from base_server.service.cache.cache_settings import CacheSettings
 from base_server.service.core.errors import OutcomeUnknown, ServiceUnavailable, StartError
 from base_server.service.redis_client.connection import Connector
+from base_server.service.redis_client.errors import CacheCommandError
 from base_server.service.redis_client.raw_client import make_redis_py_pool
-from base_server.service.redis_client.redis_errors import CacheCommandError
 from base_server.service.redis_client.script import Script
 from tests.backends_redis import (
     CacheBackend,

@@ -73,7 +73,7 @@ async def test_a_script_whose_premise_does_not_hold_does_nothing(
 async def test_a_full_server_refuses_a_script_whose_premise_holds_too(
     private_server: RedisServer, app_id: str
 ) -> None:
-    """Redis looks at its memory before a script's first write only: the precondition's must not be that one."""
+    """Redis checks its memory before a script's first write only: that must be the script's own."""
     async with running_cache(private_server.settings(), app_id) as cache:
         redis = cache.get_client()
         held = Precondition(redis.key("session:a", 0), "alice", 100, redis.key("run:a", 0), "7")

@@ -1,4 +1,4 @@
-"""Signals between processes: heard by all who listen, in every partition, again after a lost connection."""
+"""Signals between processes: to all listeners, in every partition, also after a lost connection."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pydantic import SecretStr
 
 from base_server.service.cache.cache_service import CacheService
 from base_server.service.core.errors import ServiceNotRunning
-from base_server.service.redis_client.redis_errors import CacheCommandError
+from base_server.service.redis_client.errors import CacheCommandError
 from base_server.service.redis_client.script import Script
 from tests.backends_redis import CacheBackend, RedisServer, make_cache, running_cache
 from tests.waiting import until

@@ -37,8 +37,8 @@ EXEMPT = {
     "stop_reply",
     "verify_run",
 }
-"""What lies between the queue and the database, what ends a reply (cases/faults.md U2), and the mark of the global
-database (U11)."""
+"""What lies between the queue and the database, what ends a reply (cases/faults.md U2), and the
+mark of the global database (U11)."""
 ADD = Script("add", "return redis.call('SET', KEYS[1], string.rep('x', 100))")
 ADD_ALLOWED = Script("add", ADD.body, allow_oom=True)
 

@@ -13,7 +13,7 @@ from base_server.service.core.errors import ServiceUnavailable
 from base_server.service.db.db_settings import DatabaseSettings
 from base_server.service.llm.conversation import ReplyItem
 from base_server.service.llm.llm_errors import AIUnavailable
-from base_server.service.redis_client.redis_errors import CacheCommandError
+from base_server.service.redis_client.errors import CacheCommandError
 from base_server.template.base.client_session import ClientSession
 from base_server.template.chat.cache.loader import Loaded
 from base_server.template.chat.replies.slot import ReplySlot

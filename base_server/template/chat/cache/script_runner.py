@@ -13,7 +13,7 @@ from typing import Any
 from base_server.service.cache.cache_client import CacheClient
 from base_server.service.core.errors import ServiceUnavailable
 from base_server.service.core.logger import Logger
-from base_server.service.redis_client.redis_errors import CacheCommandError
+from base_server.service.redis_client.errors import CacheCommandError
 from base_server.service.redis_client.script_call import Answer, ScriptCall
 from base_server.template.base.errors import (
     ApiError,

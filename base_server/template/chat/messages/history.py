@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from base_server.service.cache.cache_client import CacheClient
 from base_server.service.llm.conversation import HistoryMessage, as_history_message
-from base_server.service.redis_client.redis_errors import CacheCommandError
+from base_server.service.redis_client.errors import CacheCommandError
 from base_server.template.chat.cache.keys import ChatKeys
 from base_server.template.chat.cache.loader import ShardDatabase
 from base_server.template.chat.domain.message_format import from_json, is_tombstone

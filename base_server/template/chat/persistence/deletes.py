@@ -14,7 +14,7 @@ from enum import Enum
 from typing import Any
 
 from base_server.service.cache.cache_client import CacheClient
-from base_server.service.redis_client.redis_errors import CacheCommandError
+from base_server.service.redis_client.errors import CacheCommandError
 from base_server.template.chat.cache.keys import ChatKeys
 from base_server.template.chat.cache.loader import ChatLoader, Loaded
 from base_server.template.chat.cache.script_runner import state_name

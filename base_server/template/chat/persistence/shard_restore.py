@@ -18,7 +18,7 @@ from base_server.service.core.logger import Logger
 from base_server.service.queue.event_stream import EventStream
 from base_server.service.queue.message_queue import QueueEntry
 from base_server.service.queue.queue_service import QueueService
-from base_server.service.redis_client.redis_errors import CacheCommandError
+from base_server.service.redis_client.errors import CacheCommandError
 from base_server.template.chat.cache.keys import ChatKeys
 from base_server.template.chat.cache.loader import ShardDatabase
 from base_server.template.chat.cache.scripts import SCRIPTS

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from base_server.service.cache.cache_client import CacheClient
 from base_server.service.core.errors import DataRefused, ServiceUnavailable
-from base_server.service.redis_client.redis_errors import CacheCommandError
+from base_server.service.redis_client.errors import CacheCommandError
 from base_server.template.chat.cache.keys import ChatKeys
 from base_server.template.chat.domain.caller import Caller
 

@@ -1,8 +1,9 @@
-"""What the cache's seam costs: redis-py's own pool, a connection for each call, one write a tick, in one run.
+"""The cost of a Redis call: redis-py's own pool, ours without and with batches, in one run.
 
-    python -m benchmarks.cache_seam [--seconds 1.0] [--callers 1,8,32,128]
+    python -m benchmarks.redis_calls [--seconds 1.0] [--callers 1,8,32,128]
 
-Every caller asks one GET of 100 bytes after the other. Starts a Redis of its own; needs redis-server on PATH.
+Every caller sends one GET of 100 bytes after the other. Starts a Redis of its own; needs
+redis-server on PATH.
 """
 
 from __future__ import annotations
@@ -25,8 +26,8 @@ Ask = Callable[[], Awaitable[object]]
 
 WAYS = {
     "pool": "redis-py's pool",
-    "call": "seam, a connection for each call",
-    "tick": "seam, one write a tick",
+    "call": "ours, a connection for each call",
+    "batch": "ours, one write per iteration",
 }
 
 
@@ -74,7 +75,7 @@ async def measure(callers: list[int], seconds: float) -> list[Figure]:
             asks: dict[str, Ask] = {
                 "pool": lambda: plain.get(key),
                 "call": _get(cache.get_bulk_client(), key),
-                "tick": _get(redis, key),
+                "batch": _get(redis, key),
             }
             return [
                 Figure(way, n, *(await _load(asks[way], n, seconds)))
@@ -105,8 +106,9 @@ def main() -> None:
         else:
             ratio = figure.calls_per_s / pool[figure.callers]
             print(
-                f"{figure.callers:4} callers  {WAYS[figure.way]:34} {figure.calls_per_s:8.0f} calls/s "
-                f"{figure.cpu_us_per_call:6.1f} us CPU  {ratio:4.2f} x pool"
+                f"{figure.callers:4} callers  {WAYS[figure.way]:34} "
+                f"{figure.calls_per_s:8.0f} calls/s {figure.cpu_us_per_call:6.1f} us CPU  "
+                f"{ratio:4.2f} x pool"
             )
 
 

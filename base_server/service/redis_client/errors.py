@@ -1,4 +1,4 @@
-"""What Redis replied instead of a result: redis-py's exceptions for a reply, ours for the caller."""
+"""Error replies of Redis: redis-py's exceptions for a reply, ours for the caller."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from base_server.service.core.errors import ServiceError, ServiceUnavailable
 
 NEWER_FORMAT = "NEWERFORMAT"
-"""No code of Redis: our scripts reply it, before they write, for what a newer version has written."""
+"""No code of Redis: our scripts reply it, before they write, for records of a newer version."""
 
 ERROR_REPLIES = (RedisError, UnicodeDecodeError)
 """What stands in the place of a reply: Redis refused the command, or its reply is not UTF-8."""
