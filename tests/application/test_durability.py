@@ -38,7 +38,7 @@ GOOD = {
         ({"appendfsync": "no"}, True, "half a minute"),
         ({"appendonly": "no"}, False, "lost when it dies"),
         ({"maxmemory_policy": "allkeys-lru"}, False, "drops data"),
-        ({"appendonly": "unknown"}, False, "does not tell"),
+        ({"appendonly": "unknown"}, False, "does not report"),
         ({"replicas": "2"}, True, "failover loses what its 2 replicas"),
     ],
 )

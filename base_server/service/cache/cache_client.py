@@ -268,7 +268,7 @@ class CacheClient:
     async def eval_script(
         self, script: str | Script, keys: Iterable[str] = (), args: Iterable[Any] = ()
     ) -> Any:
-        """Run Lua source (or a script) on logical ``keys`` of one partition; it is not repeated."""
+        """Run Lua source (or a script) on logical ``keys`` of one partition; not repeated."""
         if isinstance(script, str):
             script = Script("eval_script", script)
         return await self.run_script(
