@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from base_server.service.cache.cache_service import CacheService
-from base_server.service.redis_client.redis_errors import CacheCommandError
+from base_server.service.redis_client.errors import CacheCommandError
 from base_server.service.redis_client.script import (
     Parameter,
     Script,
