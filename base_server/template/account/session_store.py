@@ -1,11 +1,13 @@
-"""Sessions in Redis under the hash of their token: who reads Redis cannot log in with what it finds.
+"""Sessions in Redis under the hash of their token: who reads Redis cannot log in with what it
+finds.
 
 A token is ``<partition>.<43 random characters>``: the partition is that of the account, so a
 request's session lies in the same Redis slot as the account's rooms.
 
-A session carries the run epoch of its partition. In another run of Redis, which may have come back with
-data from before a logout, it counts again only after the global database knows of no logout. It carries the
-generation of the global database too: after that came back older, only after it knows the account.
+A session carries the run epoch of its partition. In another run of Redis, which may have come back
+with data from before a logout, it counts again only after the global database knows of no logout.
+It carries the generation of the global database too: after that came back older, only after it
+knows the account.
 """
 
 from __future__ import annotations
@@ -40,7 +42,8 @@ _TOKEN = re.compile(r"([0-9]{2,4})\.[A-Za-z0-9_-]{43}")
 class SessionStore:
     """Creates, finds (with a sliding life of ``ttl_s``) and deletes sessions.
 
-    ``mark``: of the global database that has their accounts. Without it nothing is noticed when that comes back older.
+    ``mark``: of the global database that has their accounts. Without it nothing is noticed when
+    that comes back older.
     """
 
     def __init__(
@@ -79,8 +82,8 @@ class SessionStore:
         return token
 
     async def find(self, token: str) -> SessionInfo | None:
-        """The session of ``token``, whose life begins anew, or None; one round trip, except the first time in a
-        run of Redis and in a generation of the global database.
+        """The session of ``token``, whose life begins anew, or None; one round trip, except the
+        first time in a run of Redis and in a generation of the global database.
 
         Raises ``ServiceUnavailable`` when Redis, or the database where it must be asked, is away.
         """
@@ -138,7 +141,8 @@ class SessionStore:
         return session
 
     def find_cached(self, token: str) -> CachedSession | None:
-        """The session of ``token`` as this process found it last, with what must hold for it to go on."""
+        """The session of ``token`` as this process found it last, with what must hold for it to go
+        on."""
         self._forget_older_generations()
         return self._found.get(token)
 
@@ -149,9 +153,11 @@ class SessionStore:
     async def _goes_on(
         self, record: dict[str, Any], is_of_another_run: bool, is_of_an_older_database: bool
     ) -> bool:
-        """Whether the global database knows the account and no logout of the session that this record is of."""
+        """Whether the global database knows the account and no logout of the session that this
+        record is of."""
         if is_of_another_run and is_of_an_older_database:
-            # Redis may have forgotten that it ended, and so may the database: nobody knows any more.
+            # Redis may have forgotten that it ended, and so may the database: nobody knows any
+            # more.
             Logger.info(
                 "session ended: Redis and the global database both came back",
                 account=record["account_db_key"],
@@ -177,14 +183,16 @@ class SessionStore:
         self._found[token] = cached
 
     async def find_ended(self, tokens: Collection[str]) -> list[str]:
-        """Those of ``tokens`` that :meth:`find` knows no more, for sessions that it found before; one round trip for
-        each hundred, since thousands at once would hold up everybody else's calls.
+        """Those of ``tokens`` that :meth:`find` knows no more, for sessions that it found before;
+        one round trip for each hundred, since thousands at once would hold up everybody else's
+        calls.
 
         Raises ``ServiceUnavailable`` as :meth:`find` does."""
         keys = {token: _session_key(token) for token in tokens}
         partitions = sorted({_partition(key) for key in keys.values()})
         client = self._cache.get_client()
-        # The run itself: one that came back with older data may get the number that the lost one had.
+        # The run itself: one that came back with older data may get the number that the lost one
+        # had.
         runs = [("GET", client.key("epoch_run", partition)) for partition in partitions]
         looks = [("EXISTS", self._redis_key(key)) for key in keys.values()]
         answers = await client.execute_many([*runs, *looks[:_LOOKS_AT_ONCE]])
@@ -195,7 +203,8 @@ class SessionStore:
         ended = [
             token for token, exists in zip(keys, answers[len(runs) :], strict=True) if not exists
         ]
-        # In another run of Redis, or in an older global database, a session that is there may have ended before.
+        # In another run of Redis, or in an older global database, a session that is there may have
+        # ended before.
         generation = self._generation
         if generation != self._watched_generation:
             doubtful = list(keys)
@@ -221,9 +230,11 @@ class SessionStore:
         return missing
 
     async def delete(self, session_key: str) -> None:
-        """End the session of that name (``SessionInfo.session_key``) for good; a repeat changes nothing.
+        """End the session of that name (``SessionInfo.session_key``) for good; a repeat changes
+        nothing.
 
-        When this raises, the session may go on. The row comes first: without it an old Redis could bring it back.
+        When this raises, the session may go on. The row comes first: without it an old Redis could
+        bring it back.
         """
         if self.mark is not None:
             await self.mark.check()

@@ -10,12 +10,13 @@ from base_server.template.base.session_info import SessionInfo
 
 @dataclass(slots=True)
 class ClientSession:
-    """The account of the request (an empty one for anonymous endpoints) and where the request came from.
+    """The account of the request (an empty one for anonymous endpoints) and where the request came
+    from.
 
-    ``peer`` is the client's address, after trusted proxies; empty when a handler is called directly.
-    ``last_event_id`` is what a client that resumes a stream says in the header of that name.
-    ``guard``: the session is from the cache, and the handler's first script verifies it; None: it
-    was looked up.
+    ``peer`` is the client's address, after trusted proxies; empty when a handler is called
+    directly. ``last_event_id`` is what a client that resumes a stream says in the header of that
+    name. ``guard``: the session is from the cache, and the handler's first script verifies it;
+    None: it was looked up.
     """
 
     session: SessionInfo

@@ -15,8 +15,8 @@ from base_server.template.base.envelope import Request, Response
 from base_server.template.base.errors import ErrorCode
 from base_server.template.base.event_stream import Events, StreamEvent
 
-# A handler takes its endpoint's own request type. That of a stream returns its events, or a response
-# with the error that happened before the first event.
+# A handler takes its endpoint's own request type. That of a stream returns its events, or a
+# response with the error that happened before the first event.
 Handler = Callable[[ClientSession, Any], Awaitable[Response | Events]]
 
 
@@ -29,7 +29,8 @@ class Access(Enum):
 
 @dataclass(frozen=True)
 class Example:
-    """A request that works and its answer, for the API's description; of a stream, ``events`` in its place.
+    """A request that works and its answer, for the API's description; of a stream, ``events`` in
+    its place.
 
     Ids are those of the other examples of the template, as if one account had sent them all."""
 

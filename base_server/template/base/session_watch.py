@@ -29,7 +29,8 @@ class ManySessions(Protocol):
     """A :class:`SessionFinder` that can tell of many sessions at once; others are asked for each."""
 
     async def find_ended(self, tokens: Collection[str]) -> Collection[str]:
-        """Those of ``tokens`` that name no session any more. An outage raises ``ServiceUnavailable``."""
+        """Those of ``tokens`` that name no session any more. An outage raises
+        ``ServiceUnavailable``."""
         ...
 
 
@@ -43,7 +44,8 @@ class CachesSessions(Protocol):
 
 
 class SessionWatch:
-    """One look a period at the sessions of everything that runs for longer than a moment; no task while nothing does.
+    """One look a period at the sessions of everything that runs for longer than a moment; no task
+    while nothing does.
 
     A session that ended is noticed within ``period_s``."""
 
@@ -54,7 +56,8 @@ class SessionWatch:
         self._looking: asyncio.Task[None] | None = None
 
     def lasting(self, token: str) -> _Scope:
-        """``with``: cancels the body and raises :class:`SessionMissing` when the session of ``token`` has ended."""
+        """``with``: cancels the body and raises :class:`SessionMissing` when the session of
+        ``token`` has ended."""
         return _Scope(self, token)
 
     def enter(self, scope: _Scope) -> None:
@@ -103,7 +106,8 @@ class SessionWatch:
 
 
 class _Scope:
-    """What runs for a session. Cancels as ``asyncio.timeout`` does, at a third of its cost: every request has one."""
+    """What runs for a session. Cancels as ``asyncio.timeout`` does, at a third of its cost: every
+    request has one."""
 
     __slots__ = ("_cancelling", "_has_ended", "_task", "_watch", "token")
 

@@ -27,8 +27,8 @@ ANONYMOUS = SessionInfo(account_id="")
 
 @dataclass(slots=True)
 class Call:
-    """One request as it arrived. ``bearer`` is the token of the Authorization header, which wins over the body's;
-    ``last_event_id`` is the header of a client that resumes a stream."""
+    """One request as it arrived. ``bearer`` is the token of the Authorization header, which wins
+    over the body's; ``last_event_id`` is the header of a client that resumes a stream."""
 
     body: bytes
     request_id: str = ""
@@ -58,10 +58,11 @@ Observer = Callable[[Endpoint, int, float], None]
 class TemplateService:
     """Runs endpoints for callers.
 
-    ``status_for_errors="ok"`` answers HTTP 200 to every call, for clients that read only ``errorCode``.
-    ``recheck_s``: how often the session of a request that takes longer is looked up again; a logout on any process
-    ends it with 10000. Every failure becomes an envelope; only cancellation is raised. The events of a stream go to the
-    call's ``sse``; once it is open, a failure (also the session's end) ends the stream without a last event.
+    ``status_for_errors="ok"`` answers HTTP 200 to every call, for clients that read only
+    ``errorCode``. ``recheck_s``: how often the session of a request that takes longer is looked up
+    again; a logout on any process ends it with 10000. Every failure becomes an envelope; only
+    cancellation is raised. The events of a stream go to the call's ``sse``; once it is open, a
+    failure (also the session's end) ends the stream without a last event.
     """
 
     def __init__(
@@ -185,13 +186,15 @@ class TemplateService:
 
 
 async def _verify(caller: ClientSession) -> None:
-    """Without a session the caller must not learn what the handler found, so this runs before any response."""
+    """Without a session the caller must not learn what the handler found, so this runs before any
+    response."""
     if caller.guard is not None:
         await caller.guard.verify()
 
 
 class _EventSender:
-    """Sends a stream's events. ``is_open``: the response has begun; ``error_code``: of its last event."""
+    """Sends a stream's events. ``is_open``: the response has begun; ``error_code``: of its last
+    event."""
 
     def __init__(self, sse: SseResponse | None) -> None:
         self._sse = sse

@@ -1,9 +1,9 @@
 """ChatStateMachine: the documented, atomic state calls on single rooms and messages.
 
-The chat's own scripts move states themselves, in the same step as the write (``lua/``). These calls are for a host's
-own code. One that sets DELETING or DELETED for a room or message of ours deletes it (``chat_deletes``): with its event,
-in one step, whether or not it is in Redis. For an id that neither Redis nor a shard knows a missing key is ABSENT, and
-nothing but the state moves.
+The chat's own scripts move states themselves, in the same step as the write (``lua/``). These calls
+are for a host's own code. One that sets DELETING or DELETED for a room or message of ours deletes
+it (``chat_deletes``): with its event, in one step, whether or not it is in Redis. For an id that
+neither Redis nor a shard knows a missing key is ABSENT, and nothing but the state moves.
 """
 
 from __future__ import annotations
@@ -44,7 +44,8 @@ _LOG_ITEM = re.compile(r"([A-Z])([0-9]{1,14})(?:,|$)")
 
 @dataclass(frozen=True)
 class Transition:
-    """False when it was refused; ``reason`` says why and ``before`` what the state was (None: absent)."""
+    """False when it was refused; ``reason`` says why and ``before`` what the state was (None:
+    absent)."""
 
     moved: bool
     before: str | None
@@ -55,7 +56,8 @@ class Transition:
 
 
 class ChatStateMachine(Facade):
-    """Compare-and-set in Lua against the one table in ``chat_states``. Raises only ServiceUnavailable, on an outage."""
+    """Compare-and-set in Lua against the one table in ``chat_states``. Raises only
+    ServiceUnavailable, on an outage."""
 
     def __init__(self, cache: CacheClient, settings: ChatSettings) -> None:
         self._cache = cache
@@ -66,13 +68,15 @@ class ChatStateMachine(Facade):
         self._deletes: ChatDeletes | None = None
 
     def delete_through(self, directory: ChatDirectory, deletes: ChatDeletes) -> None:
-        """From here on deletes are those of the chat's rooms and messages, not of their states alone."""
+        """From here on deletes are those of the chat's rooms and messages, not of their states
+        alone."""
         self._directory, self._deletes = directory, deletes
 
     async def transition_room(
         self, room_id: str, to: RoomState | str, from_state: RoomState | str | None = None
     ) -> Transition:
-        """Move a room to ``to``; with ``from_state`` only from there. States may be given by their names."""
+        """Move a room to ``to``; with ``from_state`` only from there. States may be given by their
+        names."""
         move = _move_of(RoomState, room_id, to, from_state)
         if isinstance(move, str):
             return Transition(False, None, move)
@@ -115,7 +119,8 @@ class ChatStateMachine(Facade):
         return await self._compare_and_set(key, to, before)
 
     async def get_room_state(self, room_id: str) -> RoomState | None:
-        """The room's state; None when the key is absent (never stored, or settled longer ago than the state TTL)."""
+        """The room's state; None when the key is absent (never stored, or settled longer ago than
+        the state TTL)."""
         return _state_of(RoomState, await self._read_room(room_id))
 
     async def get_message_state(self, message_id: str) -> MessageState | None:
@@ -123,7 +128,8 @@ class ChatStateMachine(Facade):
         return _state_of(MessageState, await self._read_message(message_id))
 
     async def get_room_log(self, room_id: str) -> list[tuple[str, datetime]]:
-        """The last transitions of a room, oldest first: (state, time), none older than ``transition_log_ttl_s``."""
+        """The last transitions of a room, oldest first: (state, time), none older than
+        ``transition_log_ttl_s``."""
         return self._log(await self._read_room(room_id), ROOM_STATE_CODES)
 
     async def get_message_log(self, message_id: str) -> list[tuple[str, datetime]]:
@@ -131,8 +137,8 @@ class ChatStateMachine(Facade):
         return self._log(await self._read_message(message_id), MESSAGE_STATE_CODES)
 
     async def smart_delete_message(self, message_id: str) -> tuple[bool, str]:
-        """Delete a message: DELETED at once what is not in MySQL yet, DELETING the rest until MySQL has the delete.
-        Answers (done, text); repeating it is done too."""
+        """Delete a message: DELETED at once what is not in MySQL yet, DELETING the rest until MySQL
+        has the delete. Answers (done, text); repeating it is done too."""
         reason = _fault_of(message_id)
         return (False, reason) if reason else await self._smart_delete(message_id)
 
@@ -176,7 +182,8 @@ class ChatStateMachine(Facade):
         return self._keys.room(room_id, await self._directory.partition_of(room_id)).state
 
     async def _follow(self, message_id: str, to: MessageState) -> None:
-        """An id that is not ours has a state of its own beside the one in its room's partition: it follows."""
+        """An id that is not ours has a state of its own beside the one in its room's partition: it
+        follows."""
         if self._cache.partitions.is_own_id(message_id) is None:
             await self.move_message_state(message_id, to)
 
@@ -187,7 +194,8 @@ class ChatStateMachine(Facade):
         before: tuple[str, ...],
         is_saved: bool = False,
     ) -> Transition:
-        # Not repeatable: sent twice, the second answer would be a refusal of what the first one did.
+        # Not repeatable: sent twice, the second answer would be a refusal of what the first one
+        # did.
         code, state = await self._cache.run_script(
             SCRIPTS["move_state"],
             [key],
@@ -239,7 +247,8 @@ def _state_of(kind: type[S], text: str) -> S | None:
 
 
 def _member(kind: type[S], value: object) -> S | None:
-    """A state that was given itself or by its name; one of the other kind is none, whatever its name."""
+    """A state that was given itself or by its name; one of the other kind is none, whatever its
+    name."""
     if isinstance(value, kind):
         return value
     return next((state for state in kind if state.value == value), None)

@@ -55,13 +55,14 @@ from base_server.template.chat.domain.events import QUEUE_NAME
 from base_server.template.chat.domain.message_format import (
     finish_reason_of,
     from_json,
-    head_of,
     is_running,
+    message_prefix,
+    read_message,
     wire_message,
 )
 from base_server.template.chat.domain.metrics import RESUMES, STOPS
 from base_server.template.chat.domain.states import MessageState
-from base_server.template.chat.messages.pages import MessagePage, read_message
+from base_server.template.chat.messages.pages import MessagePage
 from base_server.template.chat.messages.repository import Accepted, NewMessage
 from base_server.template.chat.replies.events import RESUME_EVENTS, STREAM_EVENTS, told
 from base_server.template.chat.replies.events import accepted as accepted_event
@@ -73,7 +74,8 @@ from base_server.template.chat.replies.slots import Asked
 from base_server.template.chat.settings import ChatSettings
 from base_server.template.chat.wiring import ChatParts, ChatWiring
 
-# A consumer that wrote nothing for so long, with work waiting and a database that answers, is stuck.
+# A consumer that wrote nothing for so long, with work waiting and a database that answers, is
+# stuck.
 _STUCK_S = 60.0
 
 
@@ -204,7 +206,7 @@ class ChatTemplateImpl(BaseTemplate):
     async def on_chat_room_list_req(
         self, client_session: ClientSession, request: ChatRoomListRequest
     ) -> ChatRoomListResponse:
-        """Rooms of the account, newest activity first; from MySQL, marked stale, when Redis is away."""
+        """Rooms of the account, most recent first; from MySQL, marked stale, without Redis."""
         caller = await self._caller(client_session)
         page = await self._parts.rooms.page(caller, request.page, request.limit)
         more = request.page * request.limit < page.total
@@ -239,7 +241,7 @@ class ChatTemplateImpl(BaseTemplate):
     async def on_chat_room_delete_req(
         self, client_session: ClientSession, request: ChatRoomDeleteRequest
     ) -> ChatRoomDeleteResponse:
-        """Delete a room with its messages; a running reply ends. Repeating it is no error."""
+        """Delete a room with its messages; a running reply ends. Idempotent."""
         caller = await self._caller(client_session)
         await self._parts.rooms.delete(caller, request.room_id)
         return ChatRoomDeleteResponse(message="The room was deleted.")
@@ -248,7 +250,7 @@ class ChatTemplateImpl(BaseTemplate):
     async def on_chat_message_send_req(
         self, client_session: ClientSession, request: ChatMessageSendRequest
     ) -> ChatMessageSendResponse:
-        """Store the question, have it answered, answer with both. Safe to repeat with a client_message_id."""
+        """Store a question and return it with its reply. Idempotent by client_message_id."""
         caller = await self._caller(client_session)
         accepted = await self._accept(caller, request)
         self._start(accepted, request.content, watched=False)
@@ -272,7 +274,7 @@ class ChatTemplateImpl(BaseTemplate):
     async def on_chat_message_stream_req(
         self, client_session: ClientSession, request: ChatMessageSendRequest
     ) -> ChatMessageSendResponse | Events:
-        """As a send, but told as it happens. The reply lives on without its reader."""
+        """As a send, streamed as it happens. The reply goes on without its reader."""
         caller = await self._caller(client_session)
         accepted = await self._accept(caller, request)
         self._start(accepted, request.content, watched=True)
@@ -280,7 +282,7 @@ class ChatTemplateImpl(BaseTemplate):
         if accepted.turn is not None:
             reading = Reading(accepted.turn.place, 0)
         else:
-            reply_id = head_of(accepted.reply).message_id
+            reply_id = message_prefix(accepted.reply).message_id
             reading = await self._parts.readers.begin(caller, request.room_id, reply_id, 0)
         return self._told(reading, accepted_event(question, reading.place.reply_id))
 
@@ -288,7 +290,7 @@ class ChatTemplateImpl(BaseTemplate):
     async def on_chat_message_resume_req(
         self, client_session: ClientSession, request: ChatMessageResumeRequest
     ) -> Response | Events:
-        """The rest of a reply behind ``last_event_id``: while it runs, after it ended, from any process."""
+        """The rest of a reply after ``last_event_id``; on any process, also after it ended."""
         caller = await self._caller(client_session)
         offset = _offset(request, client_session.last_event_id)
         RESUMES.add()
@@ -300,7 +302,7 @@ class ChatTemplateImpl(BaseTemplate):
     async def on_chat_message_stop_req(
         self, client_session: ClientSession, request: ChatMessageStopRequest
     ) -> ChatMessageStopResponse:
-        """End a reply that runs or waits, in whatever process, with what it has said. Repeating it is no error."""
+        """End a reply that runs or waits, on any process; its text so far stays. Idempotent."""
         caller = await self._caller(client_session)
         stopped = await self._parts.reply_store.stop(caller, request.room_id, request.message_id)
         if stopped.ours:
@@ -312,7 +314,7 @@ class ChatTemplateImpl(BaseTemplate):
     async def on_chat_message_list_req(
         self, client_session: ClientSession, request: ChatMessageListRequest
     ) -> ChatMessageListResponse:
-        """A page of messages, oldest first. The AI's history is this same list, so it needs no loading of its own."""
+        """A page of messages, oldest first; from MySQL, marked stale, without Redis."""
         caller = await self._caller(client_session)
         page = await self._page(caller, request)
         more = page.next_cursor is not None
@@ -326,7 +328,7 @@ class ChatTemplateImpl(BaseTemplate):
     async def on_chat_message_delete_req(
         self, client_session: ClientSession, request: ChatMessageDeleteRequest
     ) -> ChatMessageDeleteResponse:
-        """Delete a message for good. Repeating it is no error."""
+        """Delete a message permanently. Idempotent."""
         caller = await self._caller(client_session)
         await self._parts.messages.delete(caller, request.room_id, request.message_id)
         return ChatMessageDeleteResponse(message="The message was deleted.")
@@ -356,7 +358,8 @@ class ChatTemplateImpl(BaseTemplate):
         return self._running
 
     async def _caller(self, client_session: ClientSession) -> Caller:
-        """The session's account; its shard from the session, else the mapping table, else the default one."""
+        """The session's account; its shard from the session, else the mapping table, else the
+        default one."""
         session = client_session.session
         if not session.account_id:
             raise SessionMissing
@@ -416,7 +419,7 @@ class ChatTemplateImpl(BaseTemplate):
         if accepted.turn is not None:
             place = accepted.turn.place
         else:
-            reply = head_of(accepted.reply)
+            reply = message_prefix(accepted.reply)
             place = ReplyRef(caller, room_id, reply.message_id, reply.seq)
         if self._parts.replies.runs_here(place.reply_id):
             with suppress(ReplyHandedOver):
@@ -429,7 +432,8 @@ class ChatTemplateImpl(BaseTemplate):
         return told(self._parts.readers.pieces(reading), reading.offset, *first)
 
     async def _refresh_states(self, caller: Caller, *messages: ChatMessage | None) -> None:
-        """States of messages that were stored before this request (absent: settled longer ago than the state TTL)."""
+        """States of messages that were stored before this request (absent: settled longer ago than
+        the state TTL)."""
         known = [message for message in messages if message is not None]
         states = await self._parts.messages.states(
             caller, *(message.message_id for message in known)

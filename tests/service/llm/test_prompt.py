@@ -12,7 +12,12 @@ from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, System
 
 from base_server.service.llm.conversation import HistoryMessage, Sender, cautious_tokens
 from base_server.service.llm.prompt import Prompt, build_prompt
-from base_server.template.chat.domain.message_format import entry, open_tail, tail, tombstone
+from base_server.template.chat.domain.message_format import (
+    message_body,
+    open_message_body,
+    stored_message,
+    tombstone,
+)
 from base_server.template.chat.replies.metadata import LazyHistory
 
 _TEXTS = st.sampled_from(
@@ -47,25 +52,27 @@ def _room(kinds: Sequence[tuple[str, str, str]]) -> list[str]:
     entries = []
     for number, (end, question, reply) in enumerate(kinds):
         ids, at = (f"q{number}", f"r{number}"), "2026-01-01T00:00:00.000+00:00"
-        asked = entry(ids[0], "room", 2 * number + 1, at, tail("USER", question, None, "{}"))
+        asked = stored_message(
+            ids[0], "room", 2 * number + 1, at, message_body("USER", question, None, "{}")
+        )
         reason = {"whole": "stop", "stopped": "stopped", "interrupted": "interrupted"}.get(
             end, "error"
         )
         text = "" if end == "failed at once" else reply
-        answered = entry(
+        answered = stored_message(
             ids[1],
             "room",
             2 * number + 2,
             at,
-            tail("AI", text, ids[0], f'{{"finish_reason":"{reason}"}}'),
+            message_body("AI", text, ids[0], f'{{"finish_reason":"{reason}"}}'),
         )
         if end == "running":
-            answered = entry(
+            answered = stored_message(
                 ids[1],
                 "room",
                 2 * number + 2,
                 at,
-                open_tail("AI", "", ids[0], streaming=True) + "{}}",
+                open_message_body("AI", "", ids[0], streaming=True) + "{}}",
             )
         entries.append(tombstone(ids[0]) if end == "question deleted" else asked)
         entries.append(tombstone(ids[1]) if end == "deleted" else answered)

@@ -259,7 +259,7 @@ async def test_lease_of_a_claim_whose_answer_was_lost_goes_on_while_the_room_is_
 
     async def slow_load(*args: Any) -> Loaded:
         await is_loaded.wait()
-        return Loaded.WARM
+        return Loaded.LOADED
 
     monkeypatch.setattr(ReplySlots, "claim", answer_lost)
     monkeypatch.setattr(ReplySlots, "look", cold)

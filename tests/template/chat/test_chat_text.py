@@ -12,15 +12,15 @@ from hypothesis import strategies as st
 from base_server.service.db.values import encode_time
 from base_server.service.llm.conversation import HistoryMessage
 from base_server.template.chat.domain.message_format import (
-    entry,
     finish_reason_of,
     from_json,
-    head_of,
     is_running,
-    open_tail,
-    spoken_of,
+    message_body,
+    message_prefix,
+    open_message_body,
+    sender_and_content,
     sql_time,
-    tail,
+    stored_message,
     to_json,
     tombstone,
     wire_message,
@@ -43,24 +43,28 @@ def stored(
     content: str, *, running: bool = False, parent: str | None = None, **metadata: Any
 ) -> str:
     if running:
-        return entry(
+        return stored_message(
             "m1",
             "r1",
             7,
             AT,
-            open_tail("AI", content, parent, streaming=True) + to_json(metadata) + "}",
+            open_message_body("AI", content, parent, streaming=True) + to_json(metadata) + "}",
         )
-    return entry(
-        "m1", "r1", 7, AT, tail("AI" if parent else "USER", content, parent, to_json(metadata))
+    return stored_message(
+        "m1",
+        "r1",
+        7,
+        AT,
+        message_body("AI" if parent else "USER", content, parent, to_json(metadata)),
     )
 
 
 @given(TEXTS, REASONS, TEXTS)
 def test_a_finished_reply(content: str, reason: str, model: str) -> None:
     text = stored(content, parent="q1", model=model, finish_reason=reason, latency_ms=3)
-    assert spoken_of(text) == ("AI", content)
+    assert sender_and_content(text) == ("AI", content)
     assert finish_reason_of(text) == end_of(text) == reason
-    assert tuple(head_of(text)) == ("m1", 7, AT)
+    assert tuple(message_prefix(text)) == ("m1", 7, AT)
     assert not is_running(text)
     sent = from_json(wire_message(text, "SENT"))
     assert sent == {**from_json(text), "state": "SENT", "is_streaming": False}
@@ -76,7 +80,7 @@ def test_a_question_and_a_running_reply(content: str) -> None:
         stored(content, ai_persona="P"),
         stored(content, running=True, parent="q1", ai_persona="P"),
     )
-    assert spoken_of(question) == ("USER", content)
+    assert sender_and_content(question) == ("USER", content)
     assert finish_reason_of(question) == "stop"
     assert (is_running(question), is_running(reply)) == (False, True)
     assert from_json(wire_message(reply, "COMPOSING")) == {**from_json(reply), "state": "COMPOSING"}
@@ -101,10 +105,10 @@ def test_the_history_is_what_was_said(messages: list[tuple[str, str]]) -> None:
 
 @pytest.mark.parametrize("damaged", ["", "x", "{}", "[]", '{"room_id":"r"}}', '{"message_id":"m1"'])
 def test_what_is_no_message_is_refused(damaged: str) -> None:
-    with pytest.raises(ValueError, match="not an entry"):
+    with pytest.raises(ValueError, match="not a stored message"):
         wire_message(damaged, "SENT")
-    with pytest.raises(ValueError, match="not an entry"):
-        head_of(damaged)
+    with pytest.raises(ValueError, match="not a stored message"):
+        message_prefix(damaged)
 
 
 def test_a_time_of_the_first_millennium_has_four_digits_of_year_too() -> None:

@@ -69,7 +69,8 @@ class PartitionKeys:
         return f"{self.prefix}msg_state:{message_id}"
 
     def operation(self, operation_id: str) -> str:
-        """Note that an operation was done, for a caller that repeats it because the answer was lost."""
+        """Note that an operation was done, for a caller that repeats it because the answer was
+        lost."""
         return f"{self.prefix}operation:{operation_id}"
 
     def account_name(self, db_key: int) -> str:

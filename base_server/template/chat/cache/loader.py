@@ -1,8 +1,8 @@
 """Cold to warm: reads a room or an account's list from MySQL into Redis, whole or not at all.
 
-One loader per room or account and process (single flight). The load begins with a token, shared with
-loaders of other processes, that any write deletes, and only when nothing of it is still on its way to
-MySQL; ``lua/begin_load.lua`` and ``lua/fill_*.lua`` decide, this module carries.
+One loader per room or account and process (single flight). The load begins with a token, shared
+with loaders of other processes, that any write deletes, and only when nothing of it is still on its
+way to MySQL; ``lua/begin_load.lua`` and ``lua/fill_*.lua`` decide, this module carries.
 """
 
 from __future__ import annotations
@@ -25,58 +25,54 @@ from base_server.template.chat.cache.scripts import SCRIPTS, ScriptStatus
 from base_server.template.chat.domain.caller import Caller
 from base_server.template.chat.domain.events import open_payload
 from base_server.template.chat.domain.message_format import (
-    entry,
+    LAST_MS,
     from_json,
     iso,
     iso_of_ms,
+    message_body,
     ms_of,
-    open_tail,
-    tail,
+    open_message_body,
+    stored_message,
+    stored_row,
     to_json,
     tombstone,
 )
+from base_server.template.chat.domain.ports import Row, ShardDatabase
 from base_server.template.chat.persistence.event_streams import EventStreams
 from base_server.template.chat.replies.slot import ReplySlot, parse_slot
 from base_server.template.chat.rooms.directory import ChatDirectory
 from base_server.template.chat.settings import ChatSettings
 
-Row = dict[str, Any]
 # A question, and the turn of its reply.
 _Asked = tuple[Row, ReplySlot]
 _TOKEN_TTL_MS = 30_000
-# A process looks this often whether the turn of a question has come, and so learns that Redis has lost it.
+# A process looks this often whether the turn of a question has come, and so learns that Redis has
+# lost it.
 _LOST_TURN_WAIT_S = 1.0
-LAST_WIRE_MS = 253_402_300_799_000
-"""The last second of the year 9999."""
-
-
-class ShardDatabase(Protocol):
-    """The one call of DatabaseService that the chat needs."""
-
-    async def call_shard_procedure(
-        self, shard_id: int, name: str, params: Any = ()
-    ) -> list[Row]: ...
 
 
 class Loaded(Enum):
-    """How a load ended: in Redis now; unknown (or another account's); deleted for good, and it was yours."""
+    """How a load ended: in Redis now; unknown (or another account's); deleted for good, and it was
+    yours."""
 
-    WARM = "warm"
+    LOADED = "loaded"
     UNKNOWN = "unknown"
     DELETED = "deleted"
 
 
 class CreateRoom(Protocol):
-    """Makes a room while the load token still stands; None when it does not. ``has_messages``: MySQL has some of it."""
+    """Makes a room while the load token still stands; None when it does not. ``has_messages``:
+    MySQL has some of it."""
 
     async def __call__(self, token: str, *, has_messages: bool) -> Loaded | None: ...
 
 
 class ChatLoader:
-    """Loads what a script answered NOT_LOADED for. ``cache`` is the bulk client: fills do not queue before requests.
+    """Loads what a script answered NOT_LOADED for. ``cache`` is the bulk client: fills do not queue
+    before requests.
 
-    ``interrupt`` ends a reply that runs elsewhere with what was streamed of it. ``check_mark`` (shard, partition) has
-    written again what the shard's database lost, if it came back older."""
+    ``interrupt`` ends a reply that runs elsewhere with what was streamed of it. ``check_mark``
+    (shard, partition) has written again what the shard's database lost, if it came back older."""
 
     def __init__(
         self,
@@ -101,7 +97,8 @@ class ChatLoader:
         self._running: dict[tuple[str, str, int], asyncio.Task[Loaded]] = {}
 
     async def load_room(self, caller: Caller, room_id: str) -> Loaded:
-        """Raises ServiceUnavailable when Redis or MySQL is away, or the room's backlog is not written in time."""
+        """Raises ServiceUnavailable when Redis or MySQL is away, or the room's backlog is not
+        written in time."""
         return await self._single_flight(
             ("room", room_id, caller.db_key), lambda: self._load_room(caller, room_id)
         )
@@ -117,7 +114,8 @@ class ChatLoader:
         )
 
     async def drop_wrong_types(self, caller: Caller, room_id: str) -> None:
-        """Let keys of the room ('' for none) and of the account's list that are of another type count as missing."""
+        """Let keys of the room ('' for none) and of the account's list that are of another type
+        count as missing."""
         keys = self._keys.partition(caller.partition)
         stream = self._streams.stream_key(caller.partition, caller.shard_id)
         account = keys.account(caller.account_id)
@@ -217,14 +215,15 @@ class ChatLoader:
             )
             if answer[0] == ScriptStatus.NOT_FOUND:
                 return Loaded.DELETED
-            return Loaded.WARM if answer[0] == ScriptStatus.OK else None
+            return Loaded.LOADED if answer[0] == ScriptStatus.OK else None
 
         unit = [room.record, room.load_token, room.messages, room.json]
         return await self._load("room", caller, room_id, unit, attempt)
 
     async def _bring_home(self, caller: Caller, room_id: str, *, is_new: bool) -> bool:
-        """A room with an id of a host's own has its keys in its account's partition once it is loaded. Events that were
-        sent before for where the id is hashed to are in MySQL first; later ones are sent, or moved, to this stream.
+        """A room with an id of a host's own has its keys in its account's partition once it is
+        loaded. Events that were sent before for where the id is hashed to are in MySQL first; later
+        ones are sent, or moved, to this stream.
 
         False: it is not this account's; nothing is noted for ids that somebody makes up."""
         if self._cache.partitions.of_id(room_id) == caller.partition:
@@ -262,9 +261,9 @@ class ChatLoader:
         return bool(await self._cache.execute("HEXISTS", blocked, room_id))
 
     async def _wait_for_lost_replies(self, caller: Caller) -> None:
-        """MySQL has their questions, Redis has lost the replies. A process that runs one, or awaits its turn, gives it
-        back within this time, and the end of one may be among the events that are not written yet. What is still lost
-        then ends in the step that fills the room."""
+        """MySQL has their questions, Redis has lost the replies. A process that runs one, or awaits
+        its turn, gives it back within this time, and the end of one may be among the events that
+        are not written yet. What is still lost then ends in the step that fills the room."""
         await asyncio.sleep(_LOST_TURN_WAIT_S + self._settings.reply_lease_s / 3)
         await self._wait_for_backlog(caller)
 
@@ -319,7 +318,7 @@ class ChatLoader:
                 ],
                 args,
             )
-            return Loaded.WARM if answer[0] == ScriptStatus.OK else None
+            return Loaded.LOADED if answer[0] == ScriptStatus.OK else None
 
         unit = [account.record, account.load_token, account.rooms, account.order]
         return await self._load("account", caller, "", unit, attempt)
@@ -356,7 +355,7 @@ class ChatLoader:
             args = [kind, token, _TOKEN_TTL_MS, room_id, last_seq, compared_in, caller.db_key]
             answer = await self._cache.run_script(SCRIPTS["begin_load"], keys, args)
             if answer[0] == ScriptStatus.DUPLICATE:
-                return Loaded.WARM
+                return Loaded.LOADED
             if answer[0] == ScriptStatus.OK:
                 if (loaded := await attempt(answer[2], answer[1], *answer[3:])) is not None:
                     return loaded
@@ -384,7 +383,8 @@ class ChatLoader:
     async def _read_window(
         self, caller: Caller, room_id: str, room: Row, open_turns: Sequence[str]
     ) -> _Window:
-        """The room's newest messages as Redis keeps them; of ``open_turns`` those that MySQL does not contradict."""
+        """The room's newest messages as Redis keeps them; of ``open_turns`` those that MySQL does
+        not contradict."""
         window, last_seq = self._settings.window, int(room["last_seq"])
         floor = max(1, last_seq - window + 1)
         rows = await self._database.call_shard_procedure(
@@ -422,18 +422,20 @@ class ChatLoader:
                 last_ms = max(last_ms, at_ms)
                 if turn.reply_id in lost_ids:
                     text = _interrupted_tail(turn)
-                    entries.append(entry(turn.reply_id, room_id, seq, iso_of_ms(at_ms), text))
+                    entries.append(
+                        stored_message(turn.reply_id, room_id, seq, iso_of_ms(at_ms), text)
+                    )
                     ends += [turn.reply_id, seq, iso_of_ms(at_ms), text]
                 else:
                     entries.append(_running_entry(turn, at_ms))
             else:
-                entries.append(tombstone("") if row is None else row_entry(room_id, row))
+                entries.append(tombstone("") if row is None else stored_row(room_id, row))
             if row is not None and row["client_message_id"]:
                 claims += [f"c:{row['client_message_id']}", f"{seq}|{row['body_hash']}"]
                 claims += [f"s:{seq}", row["client_message_id"]]
                 claimed_ms = self._cache.partitions.id_time_ms(row["client_message_id"])
                 if claimed_ms is not None and claimed_ms > ms_of(row["created_at"]):
-                    since_ms = min(max(since_ms, claimed_ms), LAST_WIRE_MS)
+                    since_ms = min(max(since_ms, claimed_ms), LAST_MS)
         fields = ["owner", caller.db_key, "account", caller.account_id, "shard", caller.shard_id]
         fields += [
             "version",
@@ -466,8 +468,9 @@ class ChatLoader:
     def _still_open(
         self, caller: Caller, room_id: str, turns: Iterable[str], rows: Sequence[Row]
     ) -> list[_Asked]:
-        """Those of ``turns`` whose question MySQL has and whose reply it has not: the others are over, or of a Redis
-        that is older than MySQL. A question is found by its id: its number may be another than Redis gave it (0033)."""
+        """Those of ``turns`` whose question MySQL has and whose reply it has not: the others are
+        over, or of a Redis that is older than MySQL. A question is found by its id: its number may
+        be another than Redis gave it (0033)."""
         by_id = {row["message_id"]: row for row in rows}
         found: dict[str, _Asked] = {}
         for text in turns:
@@ -486,7 +489,8 @@ class ChatLoader:
     def _lost(
         self, caller: Caller, room_id: str, by_seq: Mapping[int, Row], open_ids: Container[str]
     ) -> list[_Asked]:
-        """Questions whose reply neither MySQL has nor Redis knows, with the turn of one that stands in for it."""
+        """Questions whose reply neither MySQL has nor Redis knows, with the turn of one that stands
+        in for it."""
         # A message whose number was taken may stand elsewhere than behind its question.
         answered = {row["parent_message_id"] for row in by_seq.values()}
         return [
@@ -503,7 +507,8 @@ class ChatLoader:
         return self._cache.partitions.derived_id(question_id, "reply")
 
     def _is_question(self, caller: Caller, row: Row) -> bool:
-        """Whether the row was sent by a player, and so has a reply behind it: a host's messages need none."""
+        """Whether the row was sent by a player, and so has a reply behind it: a host's messages
+        need none."""
         is_ours = self._cache.partitions.is_own_id(row["message_id"]) == caller.partition
         return bool(is_ours and row["sender_type"] == "USER" and not row["deleted"])
 
@@ -523,9 +528,11 @@ class ChatLoader:
         )
 
     async def _latest_client_ms(self, caller: Caller, room_id: str, after_ms: int) -> int:
-        """Time of the latest client_message_id above ``after_ms``, ``after_ms`` itself when there is none.
+        """Time of the latest client_message_id above ``after_ms``, ``after_ms`` itself when there
+        is none.
 
-        A client whose clock ran ahead may have sent it below the window: no id up to its time proves a new send."""
+        A client whose clock ran ahead may have sent it below the window: no id up to its time
+        proves a new send."""
         digits = f"{after_ms:012x}"
         rows = await self._database.call_shard_procedure(
             caller.shard_id, "fp_chat_client_id_latest", (room_id, f"{digits[:8]}-{digits[8:]}")
@@ -534,19 +541,22 @@ class ChatLoader:
 
 
 def _time_bound_ms(client_id: str) -> int:
-    """No id that sorts before this one, and has the form of a time-ordered UUID, is of a later time."""
+    """No id that sorts before this one, and has the form of a time-ordered UUID, is of a later
+    time."""
     try:
-        return min(int(client_id[:8] + client_id[9:13], 16), LAST_WIRE_MS)
+        return min(int(client_id[:8] + client_id[9:13], 16), LAST_MS)
     except ValueError:
-        return LAST_WIRE_MS
+        return LAST_MS
 
 
 @dataclass(frozen=True)
 class _Window:
-    """A room as it goes into Redis: record fields (name, value, …), one list entry for each seq from the floor on.
+    """A room as it goes into Redis: record fields (name, value, …), one list entry for each seq
+    from the floor on.
 
-    ``open``: turns of the replies among them that go on. ``lost``: ids of those that stand in for lost ones; ``ends``:
-    id, seq, time and tail of each, one after the other. ``last_ms``: time of the latest of all these, 0 without one."""
+    ``open``: turns of the replies among them that go on. ``lost``: ids of those that stand in for
+    lost ones; ``ends``: id, seq, time and tail of each, one after the other. ``last_ms``: time of
+    the latest of all these, 0 without one."""
 
     fields: list[Any]
     entries: list[str]
@@ -557,7 +567,8 @@ class _Window:
 
 
 def _placed(turns: Iterable[_Asked], by_seq: Mapping[int, Row], last_seq: int) -> dict[int, _Asked]:
-    """By their number: directly after the question; where another message has that, after everything else."""
+    """By their number: directly after the question; where another message has that, after
+    everything else."""
     placed: dict[int, _Asked] = {}
     others: list[_Asked] = []
     for question, turn in turns:
@@ -574,7 +585,7 @@ def _placed(turns: Iterable[_Asked], by_seq: Mapping[int, Row], last_seq: int) -
 
 def _interrupted_tail(turn: ReplySlot) -> str:
     """Of a reply that nobody knows to have said anything: it may have been asked."""
-    return tail(
+    return message_body(
         "AI",
         "",
         turn.question_id,
@@ -584,18 +595,8 @@ def _interrupted_tail(turn: ReplySlot) -> str:
 
 def _running_entry(turn: ReplySlot, at_ms: int) -> str:
     """The list entry of a reply that runs or waits, as lua/accept_send.lua makes it."""
-    begun = open_tail("AI", "", turn.question_id, streaming=True)
+    begun = open_message_body("AI", "", turn.question_id, streaming=True)
     metadata = to_json({"ai_persona": turn.persona})
-    return entry(
+    return stored_message(
         turn.reply_id, turn.room_id, turn.reply_seq, iso_of_ms(at_ms), f"{begun}{metadata}}}"
     )
-
-
-def row_entry(room_id: str, row: Row) -> str:
-    """A row of chat_messages as the list stores it."""
-    if row["deleted"]:
-        return tombstone(row["message_id"])
-    message_tail = tail(
-        row["sender_type"], row["content"], row["parent_message_id"], row["metadata"] or "{}"
-    )
-    return entry(row["message_id"], room_id, int(row["seq"]), iso(row["created_at"]), message_tail)

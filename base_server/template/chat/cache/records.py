@@ -1,8 +1,10 @@
-"""The schema of everything that the chat keeps in Redis: keys, fields, and what a missing one means.
+"""The schema of everything that the chat keeps in Redis: keys, fields, and what a missing one
+means.
 
 The stored names are short and stay as they are, since servers of two versions may share a Redis.
 ``term`` is the word of the documents for the same thing. ``docs/records.md`` is printed from this
-module; ``tests/template/chat/test_chat_records.py`` holds it against the scripts and a Redis in use.
+module; ``tests/template/chat/test_chat_records.py`` holds it against the scripts and a Redis in
+use.
 
 What MySQL has can be deleted here and is loaded again. What it may not have yet is never rebuilt:
 events in the event streams, running and queued replies (the slot fields and the waiters of a room)
@@ -14,14 +16,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 FORMAT = 1
-"""Of the records that this version writes, and the newest that it knows. A script that meets a newer one
-writes nothing (``NEWERFORMAT``): requests get 5003, a batch waits for a newer server. Raise it only with
-a change that an older version would do harm to; a field more is none."""
+"""Of the records that this version writes, and the newest that it knows. A script that meets a
+newer one writes nothing (``NEWERFORMAT``): requests get 5003, a batch waits for a newer server.
+Raise it only with a change that an older version would do harm to; a field more is none."""
 STALE_GENERATION = "0"
 """In ``epoch``: the record is whole, but MySQL knows better. It is read again before it is used."""
 NO_GENERATION = "-1"
-"""In ``epoch``: no record but a note that stops loads, until its last event is in MySQL or its reply
-has ended."""
+"""In ``epoch``: no record but a note that stops loads, until its last event is in MySQL or its
+reply has ended."""
 NO_EVENT = "0-0"
 """In ``dirty`` and ``id``: before every event."""
 UNNAMED_VERSION = -1

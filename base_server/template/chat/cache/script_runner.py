@@ -1,8 +1,9 @@
-"""What the two stores share: running a script until what it needs is loaded, and telling its refusals.
+"""What the two stores share: running a script until what it needs is loaded, and telling its
+refusals.
 
-Every write is one script, every read Redis first and MySQL behind. A script that answers NOT_LOADED names what
-it misses; the loader brings it and the script runs again. Operations are safe to call again with the ids
-they were given (``lua/*.lua`` answer what they answered first).
+Every write is one script, every read Redis first and MySQL behind. A script that answers NOT_LOADED
+names what it misses; the loader brings it and the script runs again. Operations are safe to call
+again with the ids they were given (``lua/*.lua`` answer what they answered first).
 """
 
 from __future__ import annotations
@@ -26,10 +27,11 @@ from base_server.template.base.errors import (
     TooManyRequests,
 )
 from base_server.template.chat.cache.keys import ChatKeys, PartitionKeys, RoomKeys
-from base_server.template.chat.cache.loader import LAST_WIRE_MS, ChatLoader, Loaded, ShardDatabase
+from base_server.template.chat.cache.loader import ChatLoader, Loaded
 from base_server.template.chat.cache.scripts import SCRIPTS, ScriptStatus
 from base_server.template.chat.domain.caller import Caller
-from base_server.template.chat.domain.message_format import iso_of_ms
+from base_server.template.chat.domain.message_format import LAST_MS, iso_of_ms
+from base_server.template.chat.domain.ports import ShardDatabase
 from base_server.template.chat.persistence.event_streams import EventStreams
 from base_server.template.chat.settings import ChatSettings
 
@@ -48,12 +50,13 @@ _NO_REFUSAL = (
 
 
 class RoomGone(RoomNotFound):
-    """The room was the caller's and is deleted: to the client the same as not found, but repeating a delete is 0."""
+    """The room was the caller's and is deleted: to the client the same as not found, but repeating
+    a delete is 0."""
 
 
 class ScriptRunner:
-    """Base of :class:`RoomRepository`, :class:`MessageRepository` and :class:`ChatReader`. Raises ApiError, and
-    ServiceUnavailable on an outage."""
+    """Base of :class:`RoomRepository`, :class:`MessageRepository` and :class:`ChatReader`. Raises
+    ApiError, and ServiceUnavailable on an outage."""
 
     def __init__(
         self,
@@ -71,7 +74,8 @@ class ScriptRunner:
         self._keys = ChatKeys(cache)
 
     def check_room_id(self, caller: Caller, room_id: str) -> None:
-        """An id of ours that carries another partition is of another account: not found, without a look."""
+        """An id of ours that carries another partition is of another account: not found, without a
+        look."""
         if self._cache.partitions.is_own_id(room_id) not in (None, caller.partition):
             raise RoomNotFound
 
@@ -83,7 +87,8 @@ class ScriptRunner:
     async def _run(
         self, script: str, caller: Caller, room_id: str, keys: Sequence[str], args: Sequence[Any]
     ) -> list[Any]:
-        """The script's answer once the room and the account are loaded; refusals with one meaning are raised."""
+        """The script's answer once the room and the account are loaded; refusals with one meaning
+        are raised."""
         run_script = caller.run_script or self._cache.run_script
         for _ in range(_MAX_LOADS):
             try:
@@ -128,7 +133,8 @@ class ScriptRunner:
         return self._streams.blocked_rooms_key(caller.partition, caller.shard_id)
 
     def _room_keys(self, caller: Caller, keys: PartitionKeys, room: RoomKeys) -> list[str]:
-        """Record, messages, card, epoch, persistence stream, load token: how the KEYS of every room script begin."""
+        """Record, messages, card, epoch, persistence stream, load token: how the KEYS of every room
+        script begin."""
         return [
             room.record,
             room.messages,
@@ -141,25 +147,21 @@ class ScriptRunner:
     def _id_time(self, client_id: str | None) -> str:
         """ISO time of a UUIDv7 made by the client; '' when its id proves nothing by its time."""
         ms = self._cache.partitions.id_time_ms(client_id) if client_id else None
-        return "" if ms is None or ms > LAST_WIRE_MS else iso_of_ms(ms)
-
-
-def state_name(text: str | None) -> str | None:
-    """The state in a stored value ('SENT|…'); None when absent."""
-    return text.partition("|")[0] if text else None
+        return "" if ms is None or ms > LAST_MS else iso_of_ms(ms)
 
 
 def _refusal(answer: Sequence[Any]) -> ApiError | None:
-    """The one translator of a script's refusal into the error that the client sees; None for what is none."""
+    """The one translator of a script's refusal into the error that the client sees; None for what
+    is none."""
     refusal: ApiError | None = None
     match answer[0]:
         case ScriptStatus.NOT_FOUND:
             refusal = RoomNotFound()
         case ScriptStatus.BUSY:
             refusal = RoomBusy(
-                "a reply is running in this room: wait for it, stop it, or send with on_busy queue"
+                "a reply is running in this room; wait for it, stop it, or send with on_busy queue"
                 if answer[2] == "reject"
-                else "as many messages of this room wait for their reply as may wait: send it again later",
+                else "too many messages are already queued in this room; retry later",
                 retry_after_s=1.0,
                 details={"message_id": answer[1]},
             )
@@ -171,23 +173,25 @@ def _refusal(answer: Sequence[Any]) -> ApiError | None:
             )
         case ScriptStatus.FULL if answer[1] == "sends":
             refusal = TooManyRequests(
-                "too many messages, send it again later", retry_after_s=answer[2] / 1000
+                "too many messages; retry later", retry_after_s=answer[2] / 1000
             )
         case ScriptStatus.FULL if answer[1] == "replies":
             refusal = TooManyRequests(
-                "too many replies of this account run or wait", retry_after_s=answer[2] / 1000
+                "too many replies of this account are running or waiting",
+                retry_after_s=answer[2] / 1000,
             )
         case ScriptStatus.FULL if answer[1] == "rooms":
-            refusal = TooManyRequests(
-                "this account has as many rooms as it may have: delete one first"
-            )
+            refusal = TooManyRequests("room limit reached; delete a room first")
         case ScriptStatus.FULL if answer[1] == "dead":
             refusal = ServiceDown(
-                "the database refused messages of this room: it takes no more until an operator has looked at them",
+                "the database refused messages of this room; it takes no more until an operator"
+                " has looked at them",
                 retry_after_s=60.0,
             )
         case ScriptStatus.FULL:
-            refusal = ServiceDown("too much is waiting to be written, try again", retry_after_s=5.0)
+            refusal = ServiceDown(
+                "too much is waiting to be written; retry later", retry_after_s=5.0
+            )
         case code if code not in _NO_REFUSAL:
             refusal = ServerError(f"unexpected answer {code} of a script")
     return refusal

@@ -12,10 +12,11 @@ RunScript = Callable[..., Awaitable[Any]]
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """``db_key`` names the account in the shard databases and in Redis records; ``partition`` is that of its keys.
+    """``db_key`` names the account in the shard databases and in Redis records; ``partition`` is
+    that of its keys.
 
-    ``run_script`` runs the scripts of a request, the first of which verifies the session. None: there
-    is no session to verify."""
+    ``run_script`` runs the scripts of a request, the first of which verifies the session. None:
+    there is no session to verify."""
 
     account_id: str
     db_key: int

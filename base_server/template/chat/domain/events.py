@@ -59,11 +59,12 @@ class BadEvent(Exception):
 
 @dataclass
 class Event:
-    """One entry of the stream. ``row`` is the procedure's JSON object; ``account_id`` '' when the sender gave none.
+    """One entry of the stream. ``row`` is the procedure's JSON object; ``account_id`` '' when the
+    sender gave none.
 
-    ``shard_id``: the one that the sender named, 0 for none.
-    ``seq`` None: a save from outside the chat's scripts, whose place in the room is still to be given.
-    ``is_elsewhere``: the message's state lies in another partition than its room (an id that is not ours is hashed).
+    ``shard_id``: the one that the sender named, 0 for none. ``seq`` None: a save from outside the
+    chat's scripts, whose place in the room is still to be given. ``is_elsewhere``: the message's
+    state lies in another partition than its room (an id that is not ours is hashed).
     """
 
     entry_id: str
@@ -79,8 +80,8 @@ class Event:
 
     @property
     def is_replayed(self) -> bool:
-        """It was a dead letter, or waited behind one, or was written before them and then lost: it is written though
-        its room may have more of them."""
+        """It was a dead letter, or waited behind one, or was written before them and then lost: it
+        is written though its room may have more of them."""
         return self.entry is not None and "was" in self.entry.fields
 
     @property
@@ -106,14 +107,16 @@ def open_payload(caller: Caller, room_id: str) -> str:
 
 
 def kind_of(message_type: str, data: dict[str, Any]) -> str | None:
-    """Which of the five types it is, by its own name or the one in the user's document; None for another."""
+    """Which of the five types it is, by its own name or the one in the user's document; None for
+    another."""
     if message_type == "chat_save" and data.get("type") in _DOCUMENT_SAVES:
         return MESSAGE_SAVE
     return message_type if message_type in _READERS else None
 
 
 def read_event(entry: QueueEntry) -> Event:
-    """Raises BadEvent for an unknown type, a payload that is no object, or a field that is missing or cannot be."""
+    """Raises BadEvent for an unknown type, a payload that is no object, or a field that is missing
+    or cannot be."""
     try:
         data = entry.payload
     except ValueError as error:
@@ -124,7 +127,8 @@ def read_event(entry: QueueEntry) -> Event:
 
 
 def check_event(kind: str, data: dict[str, Any], at_ms: int) -> Event:
-    """An event as a host sends it, before it is stored, when the scripts have not added theirs yet. Raises BadEvent."""
+    """An event as a host sends it, before it is stored, when the scripts have not added theirs yet.
+    Raises BadEvent."""
     event = _read(
         kind,
         QueueEntry("", {"type": kind, "at": str(at_ms)} | _ADDED_BY_SCRIPTS.get(kind, {})),
@@ -245,7 +249,8 @@ def _script_number(entry: QueueEntry, name: str) -> int:
     """What the chat's scripts alone know of an event."""
     if name not in entry.fields:
         raise BadEvent(
-            f"the entry has no {name}: it did not come through send_message of a server with the chat"
+            f"the entry has no {name}: it did not come through send_message of a server with the"
+            " chat"
         )
     return int(entry.fields[name])
 
@@ -301,7 +306,8 @@ def _seq(entry: QueueEntry) -> int | None:
 
 
 def _time(entry: QueueEntry, data: dict[str, Any], name: str, within: str = "") -> str:
-    """The script's time, else the sender's own (naive: this server's local time), else when it was queued."""
+    """The script's time, else the sender's own (naive: this server's local time), else when it was
+    queued."""
     if (at := entry.fields.get("time")) is not None:
         return f"{at[:10]} {at[11:23]}"  # as iso() in lua/_time.lua writes it
     given = data.get(name)

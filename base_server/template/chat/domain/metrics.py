@@ -13,7 +13,8 @@ OPEN_REPLIES = Gauge(
 )
 REPLIES = Counter(
     "chat_replies",
-    "Replies of this process, or of a dead one, by their end: stop, length, stopped, interrupted, error, deleted.",
+    "Replies of this process, or of a dead one, by their end: stop, length, stopped, interrupted,"
+    " error, deleted.",
     ("finish_reason",),
 )
 FIRST_TEXT_SECONDS = Histogram(

@@ -23,7 +23,8 @@ class MessageState(Enum):
     DELETED = "DELETED"
 
 
-# In one of these a room or message is in no list and no history, and takes nothing (is_gone in lua/_states.lua).
+# In one of these a room or message is in no list and no history, and takes nothing (is_gone in
+# lua/_states.lua).
 GONE = ("DELETING", "DELETED")
 
 # A key that is not there.
@@ -64,3 +65,8 @@ def allowed_before(state: RoomState | MessageState) -> tuple[str, ...]:
 
 def can_move(before: str, after: RoomState | MessageState) -> bool:
     return before in allowed_before(after)
+
+
+def state_name(text: str | None) -> str | None:
+    """The state in a stored value ('SENT|…'); None when absent."""
+    return text.partition("|")[0] if text else None

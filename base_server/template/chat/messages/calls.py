@@ -167,8 +167,8 @@ class DeleteMessage(ScriptCall[MessageDeletion]):
 
 @dataclass(frozen=True, slots=True)
 class WindowSlice:
-    """``low``: the lowest seq looked at. ``missing``: of those to skip, how many the window does not
-    have. ``below``: is a visible message under ``low`` ('1', '0', '?')."""
+    """``low``: the lowest seq looked at. ``missing``: of those to skip, how many the window does
+    not have. ``below``: is a visible message under ``low`` ('1', '0', '?')."""
 
     first_seq: int
     low: int

@@ -1,4 +1,5 @@
-"""What the AI service reads when it is asked about a room by its id alone (``process_message(room_id=…)``)."""
+"""What the AI service reads when it is asked about a room by its id alone
+(``process_message(room_id=…)``)."""
 
 from __future__ import annotations
 
@@ -9,14 +10,15 @@ from base_server.service.cache.cache_client import CacheClient
 from base_server.service.llm.conversation import HistoryMessage, as_history_message
 from base_server.service.redis_client.errors import CacheCommandError
 from base_server.template.chat.cache.keys import ChatKeys
-from base_server.template.chat.cache.loader import ShardDatabase
 from base_server.template.chat.domain.message_format import from_json, is_tombstone
+from base_server.template.chat.domain.ports import ShardDatabase
 from base_server.template.chat.domain.states import GONE
 from base_server.template.chat.rooms.directory import ChatDirectory
 
 
 class RoomHistory:
-    """Reader for ``AIChatService.register_history``: the room's window, else the shard that has the room."""
+    """Reader for ``AIChatService.register_history``: the room's window, else the shard that has the
+    room."""
 
     def __init__(
         self,
@@ -34,8 +36,9 @@ class RoomHistory:
     async def __call__(self, session_id: str) -> Sequence[HistoryMessage] | None:
         """Turns oldest first; None when ``session_id`` names no room.
 
-        The list in Redis is the room's window only if its record says so. Else the room is read from its shard,
-        and behind it comes what handlers of a host pushed into the list by themselves.
+        The list in Redis is the room's window only if its record says so. Else the room is read
+        from its shard, and behind it comes what handlers of a host pushed into the list by
+        themselves.
         """
         partition = await self._directory.partition_of(session_id)
         keys = self._keys.partition(partition)
@@ -95,7 +98,8 @@ class RoomHistory:
 
 
 class _Entry(NamedTuple):
-    """``turn`` None: the AI must not see it. ``is_foreign``: pushed by a host's handler, not by our scripts."""
+    """``turn`` None: the AI must not see it. ``is_foreign``: pushed by a host's handler, not by our
+    scripts."""
 
     turn: HistoryMessage | None
     is_foreign: bool

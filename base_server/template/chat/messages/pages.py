@@ -1,8 +1,8 @@
 """Pages of a room's messages: the window in Redis first, what is older from MySQL by key.
 
-Page 1 and a cursor's page are filled across window and MySQL. The numbers of further pages count what can be seen as
-far as the window reaches; below it a page is a range of seq, without what was deleted. ``has_more`` is exact: it asks
-whether a visible message exists below.
+Page 1 and a cursor's page are filled across window and MySQL. The numbers of further pages count
+what can be seen as far as the window reaches; below it a page is a range of seq, without what was
+deleted. ``has_more`` is exact: it asks whether a visible message exists below.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from typing import Any
 
 from base_server.service.core.errors import ServiceUnavailable
 from base_server.template.base.errors import InvalidRequest, RoomNotFound
-from base_server.template.chat.cache.loader import row_entry
 from base_server.template.chat.cache.script_runner import ScriptRunner
 from base_server.template.chat.cache.scripts import Damaged
 from base_server.template.chat.common.chat_model import ChatMessage
 from base_server.template.chat.domain.caller import Caller
 from base_server.template.chat.domain.message_format import (
     from_json,
-    head_of,
     is_running,
     iso,
+    message_prefix,
+    stored_row,
     to_json,
     wire_message,
     wire_messages,
@@ -39,7 +39,8 @@ _WHOLE_WINDOW = 1_000_000
 
 @dataclass(frozen=True)
 class MessagePage:
-    """Oldest first. ``texts`` are JSON as it goes to the client; ``next_cursor`` None: nothing visible is older."""
+    """Oldest first. ``texts`` are JSON as it goes to the client; ``next_cursor`` None: nothing
+    visible is older."""
 
     texts: list[str]
     next_cursor: str | None
@@ -55,12 +56,14 @@ class MessagePage:
 
 @dataclass(frozen=True)
 class _Slice:
-    """A slice of the window: messages oldest first; ``below``: is a visible message under ``low`` ('1', '0', '?').
+    """A slice of the window: messages oldest first; ``below``: is a visible message under ``low``
+    ('1', '0', '?').
 
-    ``missing``: of the newer messages that were to be left out, those that the window does not have.
+    ``missing``: of the newer messages that were to be left out, those that the window does not
+    have.
     """
 
-    floor: int
+    first_seq: int
     low: int
     missing: int
     below: str
@@ -68,13 +71,14 @@ class _Slice:
 
 
 class ChatReader(ScriptRunner):
-    """Reads for the room's owner. Raises RoomNotFound, and ServiceUnavailable when MySQL is needed and away."""
+    """Reads for the room's owner. Raises RoomNotFound, and ServiceUnavailable when MySQL is needed
+    and away."""
 
     async def page(self, caller: Caller, room_id: str, page: int, limit: int) -> MessagePage:
         """Page ``page`` (1 is the newest); from MySQL, marked stale, when Redis is away.
 
-        Where messages older than the window were deleted, a page behind the first may be short, or begin with what the
-        first was filled with; none is left out.
+        Where messages older than the window were deleted, a page behind the first may be short, or
+        begin with what the first was filled with; none is left out.
         """
         try:
             part = await self._slice(caller, room_id, None, limit, (page - 1) * limit)
@@ -83,47 +87,54 @@ class ChatReader(ScriptRunner):
                 raise
             return await self._stale_page(caller, room_id, page, limit)
         if page == 1 or len(part.texts) == limit or part.below == "0":
-            return await self._filled(caller, room_id, part, part.floor, limit)
-        high = part.floor - 1 - part.missing
+            return await self._filled(caller, room_id, part, part.first_seq, limit)
+        high = part.first_seq - 1 - part.missing
         return await self._page_below(
             caller, room_id, high - limit + len(part.texts) + 1, high, part.texts
         )
 
     async def before(self, caller: Caller, room_id: str, cursor: str, limit: int) -> MessagePage:
-        """The ``limit`` visible messages before ``cursor``; a cursor of another room is an invalid request."""
+        """The ``limit`` visible messages before ``cursor``; a cursor of another room is an invalid
+        request."""
         seq = read_cursor(room_id, cursor)
         part = await self._slice(caller, room_id, seq - 1, limit)
-        return await self._filled(caller, room_id, part, min(seq, part.floor), limit)
+        return await self._filled(caller, room_id, part, min(seq, part.first_seq), limit)
 
     async def before_time(
         self, caller: Caller, room_id: str, before: datetime, limit: int
     ) -> MessagePage:
-        """The ``limit`` visible messages strictly earlier than ``before`` (naive: this server's local time)."""
+        """The ``limit`` visible messages strictly earlier than ``before`` (naive: this server's
+        local time)."""
         before = _whole_ms(before)
         part = await self._slice(caller, room_id, None, _WHOLE_WINDOW)
         text = iso(before)
-        earlier = [item for item in part.texts if head_of(item).timestamp < text]
+        earlier = [item for item in part.texts if message_prefix(item).timestamp < text]
         if len(earlier) > limit:
             kept = earlier[-limit:]
-            return MessagePage(kept, make_cursor(room_id, head_of(kept[0]).seq))
-        below = part.floor
-        if not earlier and part.floor > 1:
+            return MessagePage(kept, make_cursor(room_id, message_prefix(kept[0]).seq))
+        below = part.first_seq
+        if not earlier and part.first_seq > 1:
             rows = await self._database.call_shard_procedure(
                 caller.shard_id, "fp_chat_seq_before", (room_id, before)
             )
             if not rows:
                 return MessagePage([], None)
-            below = min(part.floor, int(rows[0]["seq"]) + 1)
+            below = min(part.first_seq, int(rows[0]["seq"]) + 1)
         return await self._filled(
-            caller, room_id, _Slice(part.floor, part.floor, 0, part.below, earlier), below, limit
+            caller,
+            room_id,
+            _Slice(part.first_seq, part.first_seq, 0, part.below, earlier),
+            below,
+            limit,
         )
 
     async def _filled(
         self, caller: Caller, room_id: str, part: _Slice, below: int, limit: int
     ) -> MessagePage:
-        """``part`` completed with older rows up to ``limit``; ``below``: the seq under which MySQL is asked."""
+        """``part`` completed with older rows up to ``limit``; ``below``: the seq under which MySQL
+        is asked."""
         texts = part.texts
-        if len(texts) < limit and (part.below != "0" or below < part.floor):
+        if len(texts) < limit and (part.below != "0" or below < part.first_seq):
             rows: list[str] = []
             async for text in self._older(caller, room_id, below, limit - len(texts) + 1):
                 rows.append(text)
@@ -132,7 +143,7 @@ class ChatReader(ScriptRunner):
             more = len(rows) > limit - len(texts)
             kept = rows[: limit - len(texts)]
             texts = kept[::-1] + texts
-            cursor = make_cursor(room_id, head_of(texts[0]).seq) if more and texts else None
+            cursor = make_cursor(room_id, message_prefix(texts[0]).seq) if more and texts else None
         else:
             cursor = await self._is_more(caller, room_id, part)
         return MessagePage(texts, cursor)
@@ -144,7 +155,7 @@ class ChatReader(ScriptRunner):
         rows: list[str] = []
         more = False
         async for text in self._older(caller, room_id, high + 1, high - low + 2):
-            if head_of(text).seq < low:
+            if message_prefix(text).seq < low:
                 more = True
                 break
             rows.append(text)
@@ -167,7 +178,7 @@ class ChatReader(ScriptRunner):
         if page == 1 and rows:
             low = min(low, int(rows[:limit][-1]["seq"]))
         page_rows = [row for row in rows if int(row["seq"]) >= low]
-        texts = [wire_message(row_entry(room_id, row), "SENT") for row in reversed(page_rows)]
+        texts = [wire_message(stored_row(room_id, row), "SENT") for row in reversed(page_rows)]
         more = make_cursor(room_id, low) if len(page_rows) < len(rows) else None
         return MessagePage(texts, more, stale=True)
 
@@ -203,7 +214,7 @@ class ChatReader(ScriptRunner):
         """The cursor below ``part``, or None when nothing visible is older."""
         more = part.below == "1"
         if part.below == "?":
-            async for _ in self._older(caller, room_id, min(part.low, part.floor), 1):
+            async for _ in self._older(caller, room_id, min(part.low, part.first_seq), 1):
                 more = True
                 break
         return make_cursor(room_id, part.low) if more else None
@@ -213,7 +224,8 @@ class ChatReader(ScriptRunner):
     ) -> AsyncIterator[str]:
         """Visible messages of MySQL below ``before_seq``, newest first.
 
-        A delete that is not in MySQL yet shows in the message's state, which is read after the rows.
+        A delete that is not in MySQL yet shows in the message's state, which is read after the
+        rows.
         """
         keys = self._keys.partition(caller.partition)
         while before_seq > 1:
@@ -227,7 +239,7 @@ class ChatReader(ScriptRunner):
             )
             for row, state in zip(rows, states, strict=True):
                 if state is None or not state.startswith(GONE):
-                    yield wire_message(row_entry(room_id, row), "SENT")
+                    yield wire_message(stored_row(room_id, row), "SENT")
             if len(rows) < batch:
                 return
             before_seq = int(rows[-1]["seq"])
@@ -257,7 +269,8 @@ def reply_text(entries: Sequence[Any]) -> str:
 
 
 def _whole_ms(moment: datetime) -> datetime:
-    """In UTC, rounded up to a millisecond: what is stored in ms is earlier than this exactly if earlier than that."""
+    """In UTC, rounded up to a millisecond: what is stored in ms is earlier than this exactly if
+    earlier than that."""
     try:
         return (moment + timedelta(microseconds=-moment.microsecond % 1000)).astimezone(UTC)
     except (OverflowError, ValueError, OSError):
@@ -285,8 +298,3 @@ def read_cursor(room_id: str, cursor: str) -> int:
     raise InvalidRequest.of(
         "cursor", "is not a cursor of this room: pass the next_cursor of its last page"
     )
-
-
-def read_message(text: str, state: str) -> ChatMessage:
-    """A list entry as the client sees it; raises ValueError for what is none."""
-    return ChatMessage(**from_json(wire_message(text, state)))

@@ -7,14 +7,19 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from base_server.template.base.errors import IdempotencyMismatch, MessageNotFound, NotAllowedInState
-from base_server.template.chat.cache.loader import row_entry
-from base_server.template.chat.cache.script_runner import ScriptRunner, state_name
+from base_server.template.chat.cache.script_runner import ScriptRunner
 from base_server.template.chat.cache.scripts import NeedsDatabase
 from base_server.template.chat.domain.caller import Caller
 from base_server.template.chat.domain.events import open_payload, payload
-from base_server.template.chat.domain.message_format import body_hash, open_tail, title_of, to_json
+from base_server.template.chat.domain.message_format import (
+    body_hash,
+    open_message_body,
+    stored_row,
+    title_of,
+    to_json,
+)
 from base_server.template.chat.domain.metrics import REPEATED_SENDS
-from base_server.template.chat.domain.states import GONE
+from base_server.template.chat.domain.states import GONE, state_name
 from base_server.template.chat.messages.calls import (
     AcceptSend,
     DeleteMessage,
@@ -44,11 +49,11 @@ class NewMessage:
 
 @dataclass(frozen=True)
 class Accepted:
-    """A stored question and its reply, as list entries. ``turn``: of a reply that nobody has asked for yet; None: it
-    runs, has ended, or waits in another process.
+    """A stored question and its reply, as list entries. ``turn``: of a reply that nobody has asked
+    for yet; None: it runs, has ended, or waits in another process.
 
-    ``has_come``: whoever claims the turn may ask now; else it waits. ``repeated``: the question was sent before; else
-    ``history`` is the entries before a question whose turn has come.
+    ``has_come``: whoever claims the turn may ask now; else it waits. ``repeated``: the question was
+    sent before; else ``history`` is the entries before a question whose turn has come.
     """
 
     question: str
@@ -80,7 +85,8 @@ class MessageRepository(ScriptRunner):
         )
 
     async def accept(self, caller: Caller, room_id: str, message: NewMessage) -> Accepted:
-        """Store a question and open its reply; G1: when this returns, both are in Redis with the event."""
+        """Store a question and open its reply; G1: when this returns, both are in Redis with the
+        event."""
         self.check_room_id(caller, room_id)
         call = self._accept_call(caller, room_id, message)
         while True:
@@ -124,8 +130,8 @@ class MessageRepository(ScriptRunner):
             question_id=message.question_id,
             reply_id=message.reply_id,
             slot_token=message.token,
-            question_body=open_tail("USER", message.content, None),
-            reply_body=open_tail("AI", "", message.question_id, streaming=True),
+            question_body=open_message_body("USER", message.content, None),
+            reply_body=open_message_body("AI", "", message.question_id, streaming=True),
             payload_start=open_payload(caller, room_id),
             client_message_id=client_id,
             body_hash=_fingerprint(message) if client_id else "",
@@ -158,7 +164,7 @@ class MessageRepository(ScriptRunner):
             raise NotAllowedInState(
                 "the message that this client_message_id sent, or its reply, was deleted"
             )
-        return Accepted(row_entry(room_id, question), row_entry(room_id, reply))
+        return Accepted(stored_row(room_id, question), stored_row(room_id, reply))
 
     async def states(self, caller: Caller, *message_ids: str) -> list[str | None]:
         """The states as they stand; None for a key that is absent."""

@@ -12,7 +12,6 @@ from collections.abc import Iterable, Sequence, Set
 
 from base_server.service.core.errors import DataRefused
 from base_server.service.core.logger import Logger
-from base_server.template.chat.cache.loader import ShardDatabase
 from base_server.template.chat.domain.events import (
     MESSAGE_COLUMNS,
     MESSAGE_SAVE,
@@ -20,6 +19,7 @@ from base_server.template.chat.domain.events import (
     Event,
 )
 from base_server.template.chat.domain.message_format import to_json
+from base_server.template.chat.domain.ports import ShardDatabase
 from base_server.template.chat.persistence.procedures import ShardProcedures
 
 # In metadata, as the scripts and procedures know it.

@@ -22,9 +22,9 @@ from base_server.service.queue.event_stream import EventStream
 from base_server.service.queue.message_queue import QueueEntry
 from base_server.service.queue.queue_errors import DeadLettersFull
 from base_server.service.queue.queue_service import QueueService
-from base_server.template.chat.cache.loader import ShardDatabase
 from base_server.template.chat.chat_state_machine import ChatStateMachine
 from base_server.template.chat.domain.metrics import BATCH_EVENTS, BATCH_SECONDS
+from base_server.template.chat.domain.ports import ShardDatabase
 from base_server.template.chat.persistence.batch_save import BEHIND, BatchSave
 from base_server.template.chat.persistence.batch_states import BatchStates, last_event
 from base_server.template.chat.persistence.decoder import EventDecoder

@@ -13,10 +13,10 @@ from base_server.service.queue.event_stream import EventStream
 from base_server.service.queue.message_queue import QueueEntry
 from base_server.service.queue.queue_service import QueueService
 from base_server.template.chat.cache.keys import ChatKeys
-from base_server.template.chat.cache.loader import ShardDatabase
 from base_server.template.chat.cache.scripts import SCRIPTS, ScriptStatus
 from base_server.template.chat.domain.events import MESSAGE_SAVE, BadEvent, Event, read_event
-from base_server.template.chat.domain.message_format import tail
+from base_server.template.chat.domain.message_format import message_body
+from base_server.template.chat.domain.ports import ShardDatabase
 from base_server.template.chat.persistence.procedures import ShardProcedures
 from base_server.template.chat.rooms.directory import ChatDirectory
 
@@ -122,7 +122,9 @@ class EventDecoder:
                 event.message_id,
                 event.entry_id,
                 at,
-                tail(row["sender_type"], row["content"], row["parent_message_id"], row["metadata"]),
+                message_body(
+                    row["sender_type"], row["content"], row["parent_message_id"], row["metadata"]
+                ),
                 row["account_db_key"],
                 shard_id,
             ],

@@ -17,11 +17,10 @@ from base_server.service.cache.cache_client import CacheClient
 from base_server.service.redis_client.errors import CacheCommandError
 from base_server.template.chat.cache.keys import ChatKeys
 from base_server.template.chat.cache.loader import ChatLoader, Loaded
-from base_server.template.chat.cache.script_runner import state_name
 from base_server.template.chat.cache.scripts import SCRIPTS, ScriptStatus
 from base_server.template.chat.domain.caller import Caller
 from base_server.template.chat.domain.events import payload
-from base_server.template.chat.domain.states import MessageState, RoomState
+from base_server.template.chat.domain.states import MessageState, RoomState, state_name
 from base_server.template.chat.persistence.event_streams import EventStreams
 from base_server.template.chat.rooms.directory import ChatDirectory, FoundMessage, FoundRoom
 from base_server.template.chat.settings import ChatSettings
@@ -227,7 +226,7 @@ class ChatDeletes:
                         [ScriptStatus.DUPLICATE if stored.deleted else ScriptStatus.NOT_FOUND]
                     )
             elif answer[0] == ScriptStatus.NOT_LOADED and caller.account_id:
-                if await self._loader.load_room(caller, room_id) is not Loaded.WARM:
+                if await self._loader.load_room(caller, room_id) is not Loaded.LOADED:
                     break
             else:
                 break

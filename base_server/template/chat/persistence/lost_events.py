@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 from base_server.service.cache.cache_client import CacheClient
 from base_server.service.queue.event_stream import EventStream
 from base_server.template.chat.cache.keys import ChatKeys
-from base_server.template.chat.cache.loader import Row, ShardDatabase
 from base_server.template.chat.domain.events import (
     MESSAGE_DELETE,
     MESSAGE_SAVE,
@@ -18,6 +17,7 @@ from base_server.template.chat.domain.events import (
     ROOM_UPDATE,
 )
 from base_server.template.chat.domain.message_format import from_json, is_running, to_json
+from base_server.template.chat.domain.ports import Row, ShardDatabase
 from base_server.template.chat.persistence.procedures import ShardProcedures
 from base_server.template.chat.settings import ChatSettings
 

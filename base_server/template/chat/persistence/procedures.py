@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from base_server.template.chat.cache.loader import Row, ShardDatabase
 from base_server.template.chat.domain.events import (
     MESSAGE_COLUMNS,
     MESSAGE_DELETE,
@@ -14,6 +13,7 @@ from base_server.template.chat.domain.events import (
     ROOM_DELETE,
     ROOM_UPDATE,
 )
+from base_server.template.chat.domain.ports import Row, ShardDatabase
 
 _BULK = {
     ROOM_CREATE: "fp_chat_room_batch_create",

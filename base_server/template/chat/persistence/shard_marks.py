@@ -17,8 +17,8 @@ from base_server.service.core.errors import ServiceUnavailable
 from base_server.service.queue.event_stream import EventStream
 from base_server.service.queue.queue_service import QueueService
 from base_server.template.chat.cache.keys import ChatKeys
-from base_server.template.chat.cache.loader import ShardDatabase
 from base_server.template.chat.domain.events import QUEUE_NAME
+from base_server.template.chat.domain.ports import ShardDatabase
 from base_server.template.chat.persistence.older_shards import OlderShard, OlderShards, mark_of
 from base_server.template.chat.persistence.procedures import ShardProcedures
 from base_server.template.chat.persistence.shard_restore import ShardRestore

@@ -20,7 +20,6 @@ from base_server.service.queue.message_queue import QueueEntry
 from base_server.service.queue.queue_service import QueueService
 from base_server.service.redis_client.errors import CacheCommandError
 from base_server.template.chat.cache.keys import ChatKeys
-from base_server.template.chat.cache.loader import ShardDatabase
 from base_server.template.chat.cache.scripts import SCRIPTS
 from base_server.template.chat.domain.events import BadEvent, read_event
 from base_server.template.chat.domain.metrics import (
@@ -28,6 +27,7 @@ from base_server.template.chat.domain.metrics import (
     MESSAGES_LOST,
     SHARD_OLDER,
 )
+from base_server.template.chat.domain.ports import ShardDatabase
 from base_server.template.chat.persistence.lost_events import (
     RoomComparison,
     before_dead_letters,

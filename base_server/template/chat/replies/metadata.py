@@ -18,7 +18,7 @@ from base_server.template.chat.domain.message_format import (
     RUNNING,
     TOMBSTONE,
     finish_reason_of,
-    spoken_of,
+    sender_and_content,
 )
 from base_server.template.chat.replies.slot import ReplySlot
 
@@ -56,7 +56,7 @@ class LazyHistory(Sequence[HistoryMessage]):
 
 
 def _said_in(entry: str) -> HistoryMessage:
-    sender, content = spoken_of(entry)
+    sender, content = sender_and_content(entry)
     return HistoryMessage(cast(Sender, sender), content)
 
 

@@ -15,7 +15,7 @@ from base_server.service.core.errors import ServiceUnavailable
 from base_server.template.base.errors import InvalidRequest, MessageNotFound
 from base_server.template.chat.common.chat_model import ChatMessage
 from base_server.template.chat.domain.caller import Caller
-from base_server.template.chat.messages.pages import read_message
+from base_server.template.chat.domain.message_format import read_message
 from base_server.template.chat.replies.repository import ReplyRepository
 from base_server.template.chat.replies.runner import ChatReplies
 from base_server.template.chat.replies.signals import ReplySignal, ReplySignals

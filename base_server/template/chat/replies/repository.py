@@ -6,14 +6,13 @@ from dataclasses import dataclass
 from typing import Literal
 
 from base_server.template.base.errors import MessageNotFound, NotAllowedInState
-from base_server.template.chat.cache.loader import row_entry
-from base_server.template.chat.cache.script_runner import ScriptRunner, state_name
+from base_server.template.chat.cache.script_runner import ScriptRunner
 from base_server.template.chat.cache.scripts import ScriptStatus
 from base_server.template.chat.common.chat_model import ChatMessage
 from base_server.template.chat.domain.caller import Caller
 from base_server.template.chat.domain.events import open_payload
-from base_server.template.chat.domain.states import GONE, MessageState
-from base_server.template.chat.messages.pages import read_message
+from base_server.template.chat.domain.message_format import read_message, stored_row
+from base_server.template.chat.domain.states import GONE, MessageState, state_name
 from base_server.template.chat.replies.slot import ReplyRef
 from base_server.template.chat.replies.slots import reply_keys
 
@@ -105,7 +104,9 @@ class ReplyRepository(ScriptRunner):
         )
         if not rows or rows[0]["message_id"] != message_id or state in GONE:
             raise MessageNotFound
-        return _checked(read_message(row_entry(room_id, rows[0]), state or MessageState.SENT.value))
+        return _checked(
+            read_message(stored_row(room_id, rows[0]), state or MessageState.SENT.value)
+        )
 
 
 def _checked(message: ChatMessage) -> ChatMessage:

@@ -441,7 +441,7 @@ class ChatReplies:
         turn = reply.turn
         try:
             await self._turns.restore(turn)
-            if await self._load_room(turn.caller, turn.room_id) is not Loaded.WARM:
+            if await self._load_room(turn.caller, turn.room_id) is not Loaded.LOADED:
                 await self._turns.forget(turn)
                 raise SlotLost
         except ServiceUnavailable as outage:

@@ -15,7 +15,11 @@ from base_server.template.chat.cache.keys import ChatKeys
 from base_server.template.chat.cache.scripts import SCRIPTS, ScriptStatus
 from base_server.template.chat.domain.caller import Caller
 from base_server.template.chat.domain.events import open_payload
-from base_server.template.chat.domain.message_format import spoken_of, tail, to_json
+from base_server.template.chat.domain.message_format import (
+    message_body,
+    sender_and_content,
+    to_json,
+)
 from base_server.template.chat.domain.states import MessageState
 from base_server.template.chat.persistence.event_streams import EventStreams
 from base_server.template.chat.replies.slot import ReplyRef, ReplySlot, parse_slot
@@ -88,7 +92,7 @@ class ReplySlots:
         return (
             None
             if answer is None
-            else Asked(spoken_of(answer[1])[1] if answer[1] else "", answer[2:])
+            else Asked(sender_and_content(answer[1])[1] if answer[1] else "", answer[2:])
         )
 
     async def claim(self, turn: ReplySlot, claim_id: str, *, is_alone: bool = False) -> bool | None:
@@ -251,7 +255,7 @@ class ReplySlots:
             turn.room_id,
             turn.reply_id,
             turn.reply_seq,
-            tail("AI", text, turn.question_id, to_json(full)),
+            message_body("AI", text, turn.question_id, to_json(full)),
             open_payload(caller, turn.room_id),
             full.get("finish_reason", "stop"),
             self._settings.ready_lease_ms,

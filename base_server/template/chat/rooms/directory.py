@@ -1,7 +1,8 @@
-"""Whose room or message an id names, for callers without a session: state calls, and events that hosts send.
+"""Whose room or message an id names, for callers without a session: state calls, and events that
+hosts send.
 
-Redis first: the room's record, and the state of a message that is not in MySQL yet, say it. Else every shard is asked,
-one indexed read each.
+Redis first: the room's record, and the state of a message that is not in MySQL yet, say it. Else
+every shard is asked, one indexed read each.
 """
 
 from __future__ import annotations
@@ -34,7 +35,8 @@ class ChatDatabase(Protocol):
 
 @dataclass(frozen=True)
 class FoundRoom:
-    """``owner.account_id`` is '' when nobody knows the account's name: then its list is not in Redis either.
+    """``owner.account_id`` is '' when nobody knows the account's name: then its list is not in
+    Redis either.
 
     ``awaited``: MySQL has messages of it that came before the room itself."""
 
@@ -53,7 +55,8 @@ class FoundMessage:
 
 
 class ChatDirectory:
-    """Raises ServiceUnavailable when Redis cannot be asked, or when a database cannot and no other knows the id."""
+    """Raises ServiceUnavailable when Redis cannot be asked, or when a database cannot and no other
+    knows the id."""
 
     def __init__(self, cache: CacheClient, database: ChatDatabase) -> None:
         self._cache = cache
@@ -62,8 +65,8 @@ class ChatDirectory:
         self._partitions = cache.partitions
 
     async def partition_of(self, room_id: str) -> int:
-        """The partition of the room's keys: its account's. An id of a host's own does not carry it; until the room
-        has been created or loaded, it is the one that the id is hashed to."""
+        """The partition of the room's keys: its account's. An id of a host's own does not carry it;
+        until the room has been created or loaded, it is the one that the id is hashed to."""
         if (own := self._partitions.is_own_id(room_id)) is not None:
             return own
         home = await self.noted_home(room_id)
@@ -75,9 +78,9 @@ class ChatDirectory:
         return int(home) if home else None
 
     async def move_home(self, room_id: str, partition: int) -> int:
-        """Let everybody find a room with an id of a host's own in its account's partition. Returns the partition that
-        the id is hashed to, where its events went before. The note has no TTL while the room lives: it must not expire
-        before the room's record does."""
+        """Let everybody find a room with an id of a host's own in its account's partition. Returns
+        the partition that the id is hashed to, where its events went before. The note has no TTL
+        while the room lives: it must not expire before the room's record does."""
         await self._cache.execute("SET", self._keys.of_id(room_id).room_home(room_id), partition)
         return self._partitions.of_id(room_id)
 
@@ -100,14 +103,16 @@ class ChatDirectory:
             and self._partitions.is_own_id(room_id) is None
             and (home := self._partitions.of_id(name)) != partition
         ):
-            # The note is lost: a delete in the hashed partition would leave the room in its account's list.
+            # The note is lost: a delete in the hashed partition would leave the room in its
+            # account's list.
             if (recorded := await self.recorded_room(room_id, home)) is not None:
                 return recorded
             partition = home
         return FoundRoom(Caller(name, db_key, shard_id, partition), deleted, is_awaited)
 
     async def recorded_room(self, room_id: str, partition: int) -> FoundRoom | None:
-        """What the room's record says, of whatever generation it is; the tombstone of a deleted one has no shard."""
+        """What the room's record says, of whatever generation it is; the tombstone of a deleted one
+        has no shard."""
         try:
             record = self._keys.room(room_id, partition).record
             db_key, account, shard, gone = await self._cache.execute(
@@ -135,15 +140,16 @@ class ChatDirectory:
         )
 
     async def account_name(self, db_key: int, partition: int) -> str:
-        """'' when neither the account's list was in Redis within the state TTL nor the accounts table knows it."""
+        """'' when neither the account's list was in Redis within the state TTL nor the accounts
+        table knows it."""
         if name := await self.text(self._keys.partition(partition).account_name(db_key)):
             return name
         rows = await self._database.call_global_procedure("fp_account_name_get", (db_key,))
         return str(rows[0]["account_id"]) if rows else ""
 
     async def has_number(self, account_id: str, db_key: int) -> bool:
-        """Whether the account has this number: its list in Redis says so, else the accounts table, which knows better.
-        True when neither knows any of the two."""
+        """Whether the account has this number: its list in Redis says so, else the accounts table,
+        which knows better. True when neither knows any of the two."""
         recorded = None
         try:
             record = self._keys.account(account_id).record
@@ -171,7 +177,8 @@ class ChatDirectory:
     async def _ask_shards(
         self, procedure: str, identifier: str
     ) -> tuple[int, dict[str, Any]] | None:
-        """The first row that a shard has, with the shard; that of a room goes before one that only awaits it."""
+        """The first row that a shard has, with the shard; that of a room goes before one that only
+        awaits it."""
         awaited: tuple[int, dict[str, Any]] | None = None
         away: ServiceUnavailable | None = None
         for shard_id in self._database.shard_ids:

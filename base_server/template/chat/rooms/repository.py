@@ -9,7 +9,7 @@ from base_server.service.core.errors import ServiceUnavailable
 from base_server.template.base.errors import IdempotencyMismatch, RoomNotFound
 from base_server.template.chat.cache.loader import Loaded
 from base_server.template.chat.cache.records import UNNAMED_VERSION
-from base_server.template.chat.cache.script_runner import RoomGone, ScriptRunner, state_name
+from base_server.template.chat.cache.script_runner import RoomGone, ScriptRunner
 from base_server.template.chat.cache.scripts import Damaged, NeedsDatabase
 from base_server.template.chat.common.chat_model import ChatRoom
 from base_server.template.chat.domain.caller import Caller
@@ -21,7 +21,7 @@ from base_server.template.chat.domain.message_format import (
     ms_of,
     to_json,
 )
-from base_server.template.chat.domain.states import GONE, ROOM_STATE_CODES, RoomState
+from base_server.template.chat.domain.states import GONE, ROOM_STATE_CODES, RoomState, state_name
 from base_server.template.chat.rooms.calls import (
     CreatedBefore,
     CreateRoom,
@@ -43,8 +43,8 @@ _OPERATION_NOTE_MS = 300_000
 
 @dataclass(frozen=True)
 class RoomPage:
-    """``texts`` are JSON as it goes to the client; ``total`` counts all live rooms of the account; ``stale``: from
-    MySQL, Redis was away."""
+    """``texts`` are JSON as it goes to the client; ``total`` counts all live rooms of the account;
+    ``stale``: from MySQL, Redis was away."""
 
     texts: list[str]
     total: int
@@ -64,7 +64,8 @@ class RoomRepository(ScriptRunner):
     async def create(
         self, caller: Caller, persona: str, title: str | None, client_request_id: str | None
     ) -> ChatRoom:
-        """A new room, or the one that this client_request_id made before. Usable the moment this returns.
+        """A new room, or the one that this client_request_id made before. Usable the moment this
+        returns.
 
         ``title`` None: the default one until the first message names it."""
         room_id = self._keys.new_id(caller.partition)
@@ -131,8 +132,9 @@ class RoomRepository(ScriptRunner):
     async def adopt(
         self, caller: Caller, room_id: str, persona: str, title: str | None, created_at: datetime
     ) -> None:
-        """A room under an id of a host's own, from its event: usable, and in the list, the moment this returns. One
-        that is there, or was deleted, stays as it is. ``title`` None: as for :meth:`create`."""
+        """A room under an id of a host's own, from its event: usable, and in the list, the moment
+        this returns. One that is there, or was deleted, stays as it is. ``title`` None: as for
+        :meth:`create`."""
         self.check_room_id(caller, room_id)
         call = self._create_call(caller, room_id, persona, title)
         call.created_at, call.created_ms = iso(created_at), ms_of(created_at)
@@ -149,7 +151,7 @@ class RoomRepository(ScriptRunner):
                     self._report_backlog(caller, backlog)
                 case LoadLost():
                     return None
-            return Loaded.WARM
+            return Loaded.LOADED
 
         if await self._loader.load_or_create(caller, room_id, create) is Loaded.UNKNOWN:
             raise RoomNotFound
@@ -158,7 +160,7 @@ class RoomRepository(ScriptRunner):
         """The room as it stands; raises RoomNotFound."""
         room = self._keys.room(room_id, caller.partition)
         for _ in range(_MAX_REPAIRS):
-            card, state = await self._cache.execute_many(
+            room_json, state = await self._cache.execute_many(
                 [
                     ("GET", room.json),
                     ("GET", room.state),
@@ -166,16 +168,17 @@ class RoomRepository(ScriptRunner):
             )
             if state_name(state) in GONE:
                 raise RoomNotFound
-            if card is not None:
+            if room_json is not None:
                 try:
-                    return _room(card, state_name(state))
+                    return _room(room_json, state_name(state))
                 except ValueError:
                     await self._discard(room.json)
             await self._warm(caller, room_id)
-        raise ServiceUnavailable("cache", "the room's card was gone after every load")
+        raise ServiceUnavailable("cache", "the room was gone after every load")
 
     async def page(self, caller: Caller, page: int, limit: int) -> RoomPage:
-        """A page of the account's rooms, newest activity first; from MySQL, marked stale, when Redis is away."""
+        """A page of the account's rooms, newest activity first; from MySQL, marked stale, when
+        Redis is away."""
         try:
             return await self._cached_page(caller, page, limit)
         except ServiceUnavailable as outage:
@@ -206,7 +209,7 @@ class RoomRepository(ScriptRunner):
                         await self._loader.load_room(caller, room_id)
                 case Damaged():
                     await self._discard_undecodable(caller, call.first_rank, call.last_rank)
-        raise ServiceUnavailable("cache", "cards of the list were gone after every load")
+        raise ServiceUnavailable("cache", "rooms of the list were gone after every load")
 
     async def _discard_undecodable(self, caller: Caller, first: int, last: int) -> None:
         keys = self._keys.partition(caller.partition)
@@ -214,8 +217,8 @@ class RoomRepository(ScriptRunner):
         for room_id in await self._cache.execute("ZREVRANGE", order, first, last):
             key = keys.room(room_id).json
             try:
-                if (card := await self._cache.execute("GET", key)) is not None:
-                    _room(card, None)
+                if (room_json := await self._cache.execute("GET", key)) is not None:
+                    _room(room_json, None)
             except ValueError:
                 await self._discard(key)
 
@@ -243,7 +246,8 @@ class RoomRepository(ScriptRunner):
     async def rename(
         self, caller: Caller, room_id: str, title: str, operation_id: str = ""
     ) -> None:
-        """Change the title; the last one acknowledged wins. ``operation_id`` names the call to who repeats it."""
+        """Change the title; the last one acknowledged wins. ``operation_id`` names the call to who
+        repeats it."""
         self.check_room_id(caller, room_id)
         keys = self._keys.partition(caller.partition)
         operation_id = operation_id or self._keys.new_id(caller.partition)
@@ -265,7 +269,8 @@ class RoomRepository(ScriptRunner):
         self._report_backlog(caller, await self._call(call, caller, room_id))
 
     async def delete(self, caller: Caller, room_id: str) -> None:
-        """Delete a room for good, its running and waiting replies with it. Repeating it is no error."""
+        """Delete a room for good, its running and waiting replies with it. Repeating it is no
+        error."""
         self.check_room_id(caller, room_id)
         keys = self._keys.partition(caller.partition)
         room = keys.room(room_id)
@@ -285,21 +290,22 @@ class RoomRepository(ScriptRunner):
         try:
             answer = await self._call(call, caller, room_id)
         except RoomGone:
-            # Its state says so, and no record: if nothing but the state was set, the row is still to be deleted.
+            # Its state says so, and no record: if nothing but the state was set, the row is still
+            # to be deleted.
             call.allowed_states = ",".join(GONE)
             answer = await call.run(self._cache)
         if isinstance(answer, RoomDeleted):
             self._report_backlog(caller, answer.backlog)
 
 
-def _room(card: str, state: str | None) -> ChatRoom:
-    """A stored card as the client sees it; raises ValueError for what is none."""
-    return ChatRoom(**from_json(_wire_room(card, state)))
+def _room(room_json: str, state: str | None) -> ChatRoom:
+    """A stored room as the client sees it; raises ValueError for anything else."""
+    return ChatRoom(**from_json(_wire_room(room_json, state)))
 
 
-def _wire_room(card: str, state: str | None) -> str:
+def _wire_room(room_json: str, state: str | None) -> str:
     """The same, not parsed."""
-    if not (card.startswith('{"room_id":"') and card.endswith("}")):
-        raise ValueError("not the card of a room")
+    if not (room_json.startswith('{"room_id":"') and room_json.endswith("}")):
+        raise ValueError("not a stored room")
     # A missing state of a listed room: settled longer ago than the state TTL.
-    return f'{card[:-1]},"state":"{state or "ACTIVE"}"}}'
+    return f'{room_json[:-1]},"state":"{state or "ACTIVE"}"}}'
