@@ -51,6 +51,8 @@ PAGES = [
     README_KO,
     ROOT / "CHANGELOG.md",
     CHAT_README,
+    ROOT / "base_server/service/redis_client/README.md",
+    ROOT / "benchmarks/RESULTS.md",
     *sorted((ROOT / "docs").rglob("*.md")),
 ]
 # Words that a native reader stumbles over: "again", "permanently", "fix" and a noun say the same.
