@@ -19,6 +19,7 @@ from base_server.template.chat.domain.states import (
     MessageState,
     RoomState,
 )
+from base_server.template.chat.replies.life import FINISHES, REPLY_TRANSITIONS, ReplyState
 from docs.generate_configuration import configuration_page, schema_file
 from docs.generate_postman import collection_file
 from docs.generate_records import records_page
@@ -81,12 +82,20 @@ def pages() -> dict[Path, str]:
     }
 
 
-def _states(transitions: Mapping[str, Sequence[RoomState] | Sequence[MessageState]]) -> str:
+def _states(
+    transitions: Mapping[str, Sequence[RoomState] | Sequence[MessageState]]
+    | Mapping[ReplyState, Sequence[ReplyState]],
+) -> str:
     rows = [
         (f"`{before}`", " · ".join(f"`{after.value}`" for after in afters) or "–")
         for before, afters in transitions.items()
     ]
     return _table(("from", "to"), rows)
+
+
+def _reply_ends() -> str:
+    rows = [(reason.value, *(finish.value for finish in pair)) for reason, pair in FINISHES.items()]
+    return _table(("reason to stop", "before the provider is called", "afterwards"), rows)
 
 
 def _protocols() -> str:
@@ -105,6 +114,8 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 TABLES: dict[str, Callable[[], str]] = {
     "room-states": lambda: _states(ROOM_TRANSITIONS),
     "message-states": lambda: _states(MESSAGE_TRANSITIONS),
+    "reply-states": lambda: _states(REPLY_TRANSITIONS),
+    "reply-ends": _reply_ends,
     "chat-protocols": _protocols,
 }
 

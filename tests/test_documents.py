@@ -432,7 +432,12 @@ def test_the_printed_tables_stand_where_they_belong() -> None:
         name: set(re.findall(r"<!-- begin ([\w-]+) -->", _text(ROOT / name)))
         for name in generate.WITH_TABLES
     }
-    assert names["docs/architecture.md"] == {"room-states", "message-states"}
+    assert names["docs/architecture.md"] == {
+        "room-states",
+        "message-states",
+        "reply-states",
+        "reply-ends",
+    }
     assert names["base_server/template/chat/README.md"] == {
         "room-states",
         "message-states",

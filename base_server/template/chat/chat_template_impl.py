@@ -64,13 +64,13 @@ from base_server.template.chat.domain.metrics import RESUMES, STOPS
 from base_server.template.chat.domain.states import MessageState
 from base_server.template.chat.messages.pages import MessagePage
 from base_server.template.chat.messages.repository import Accepted, NewMessage
-from base_server.template.chat.replies.events import RESUME_EVENTS, STREAM_EVENTS, told
+from base_server.template.chat.replies.ending import ReplyHandedOver
+from base_server.template.chat.replies.events import RESUME_EVENTS, STREAM_EVENTS, reply_events
 from base_server.template.chat.replies.events import accepted as accepted_event
 from base_server.template.chat.replies.metadata import failure_of
 from base_server.template.chat.replies.reader import Reading
-from base_server.template.chat.replies.runner import ReplyHandedOver
 from base_server.template.chat.replies.slot import ReplyRef
-from base_server.template.chat.replies.slots import Asked
+from base_server.template.chat.replies.slots import SlotQuestion
 from base_server.template.chat.settings import ChatSettings
 from base_server.template.chat.wiring import ChatParts, ChatWiring
 
@@ -174,11 +174,11 @@ class ChatTemplateImpl(BaseTemplate):
     async def quiet(self) -> None:
         self._parts.replies.quiet()
         # Other processes go on with these: who reads them resumes there.
-        self._parts.readers.close(those_here=False)
+        self._parts.readers.close(include_local=False)
 
     async def drain(self, timeout_s: float) -> None:
         await self._parts.replies.stop(timeout_s)
-        self._parts.readers.close(those_here=True)
+        self._parts.readers.close(include_local=True)
 
     async def stop(self) -> None:
         if self._running is not None:
@@ -253,7 +253,7 @@ class ChatTemplateImpl(BaseTemplate):
         """Store a question and return it with its reply. Idempotent by client_message_id."""
         caller = await self._caller(client_session)
         accepted = await self._accept(caller, request)
-        self._start(accepted, request.content, watched=False)
+        self._start(accepted, request.content, is_watched=False)
         response = ChatMessageSendResponse()
         _put_message(response, "user_message", accepted.question)
         final = await self._final_reply(caller, request.room_id, accepted)
@@ -277,14 +277,14 @@ class ChatTemplateImpl(BaseTemplate):
         """As a send, streamed as it happens. The reply goes on without its reader."""
         caller = await self._caller(client_session)
         accepted = await self._accept(caller, request)
-        self._start(accepted, request.content, watched=True)
+        self._start(accepted, request.content, is_watched=True)
         question = read_message(accepted.question, "PENDING")
         if accepted.turn is not None:
-            reading = Reading(accepted.turn.place, 0)
+            reading = Reading(accepted.turn.ref, 0)
         else:
             reply_id = message_prefix(accepted.reply).message_id
             reading = await self._parts.readers.begin(caller, request.room_id, reply_id, 0)
-        return self._told(reading, accepted_event(question, reading.place.reply_id))
+        return self._reply_events(reading, accepted_event(question, reading.ref.reply_id))
 
     @error_to_response(Response, ErrorCode.CHAT_FAILED)
     async def on_chat_message_resume_req(
@@ -294,7 +294,7 @@ class ChatTemplateImpl(BaseTemplate):
         caller = await self._caller(client_session)
         offset = _offset(request, client_session.last_event_id)
         RESUMES.add()
-        return self._told(
+        return self._reply_events(
             await self._parts.readers.begin(caller, request.room_id, request.message_id, offset)
         )
 
@@ -304,10 +304,12 @@ class ChatTemplateImpl(BaseTemplate):
     ) -> ChatMessageStopResponse:
         """End a reply that runs or waits, on any process; its text so far stays. Idempotent."""
         caller = await self._caller(client_session)
-        stopped = await self._parts.reply_store.stop(caller, request.room_id, request.message_id)
-        if stopped.ours:
+        stopped = await self._parts.reply_repository.stop(
+            caller, request.room_id, request.message_id
+        )
+        if stopped.is_ours:
             STOPS.add()
-            self._parts.replies.stopped(request.message_id, stopped.ready_token)
+            self._parts.replies.stopped(request.message_id, stopped.granted_token)
         return ChatMessageStopResponse(message=stopped.message)
 
     @error_to_response(ChatMessageListResponse, ErrorCode.CHAT_FAILED)
@@ -404,32 +406,34 @@ class ChatTemplateImpl(BaseTemplate):
         except ServiceUnavailable as outage:
             raise MessageNotSent("the message could not be stored, send it again") from outage
 
-    def _start(self, accepted: Accepted, question: str, *, watched: bool) -> None:
+    def _start(self, accepted: Accepted, text: str, *, is_watched: bool) -> None:
         """Run the reply of a question that nobody has asked yet."""
         if accepted.turn is None:
             return
-        asked = (
+        question = (
             None
             if accepted.repeated or not accepted.has_come
-            else Asked(question, accepted.history)
+            else SlotQuestion(text, accepted.history)
         )
-        self._parts.replies.start(accepted.turn, asked, has_come=accepted.has_come, watched=watched)
+        self._parts.replies.start(
+            accepted.turn, question, is_granted=accepted.has_come, is_watched=is_watched
+        )
 
     async def _final_reply(self, caller: Caller, room_id: str, accepted: Accepted) -> str:
         if accepted.turn is not None:
-            place = accepted.turn.place
+            ref = accepted.turn.ref
         else:
             reply = message_prefix(accepted.reply)
-            place = ReplyRef(caller, room_id, reply.message_id, reply.seq)
-        if self._parts.replies.runs_here(place.reply_id):
+            ref = ReplyRef(caller, room_id, reply.message_id, reply.seq)
+        if self._parts.replies.runs_here(ref.reply_id):
             with suppress(ReplyHandedOver):
-                return await self._parts.replies.finished(place.reply_id)
+                return await self._parts.replies.finished(ref.reply_id)
         elif not is_running(accepted.reply):
             return accepted.reply
-        return await self._parts.readers.final(place)
+        return await self._parts.readers.final(ref)
 
-    def _told(self, reading: Reading, *first: StreamEvent) -> Events:
-        return told(self._parts.readers.pieces(reading), reading.offset, *first)
+    def _reply_events(self, reading: Reading, *first: StreamEvent) -> Events:
+        return reply_events(self._parts.readers.pieces(reading), reading.offset, *first)
 
     async def _refresh_states(self, caller: Caller, *messages: ChatMessage | None) -> None:
         """States of messages that were stored before this request (absent: settled longer ago than

@@ -21,6 +21,7 @@ from base_server.template.chat.persistence.host_events import HostEvents
 from base_server.template.chat.replies.reader import ReplyReaders
 from base_server.template.chat.replies.repository import ReplyRepository
 from base_server.template.chat.replies.runner import ChatReplies
+from base_server.template.chat.replies.running import ReplyServices
 from base_server.template.chat.replies.signals import ReplySignals
 from base_server.template.chat.replies.slots import ReplySlots
 from base_server.template.chat.rooms.directory import ChatDirectory
@@ -36,7 +37,7 @@ class ChatParts:
     messages: MessageRepository
     reader: ChatReader
     replies: ChatReplies
-    reply_store: ReplyRepository
+    reply_repository: ReplyRepository
     readers: ReplyReaders
     states: ChatStateMachine
     consumer: ChatPersistenceConsumer
@@ -77,8 +78,8 @@ class ChatWiring:
         # What a model is not told need not be read for it.
         told = min(settings.history_length, container.settings.llm.max_conversation_length)
         asking = settings.model_copy(update={"history_length": told})
-        news, turns = ReplySignals(), ReplySlots(hot, streams, asking)
-        interrupt, check_mark = turns.interrupt, writer.marks.check_stream
+        signals, slots = ReplySignals(), ReplySlots(hot, streams, asking)
+        interrupt, check_mark = slots.interrupt, writer.marks.check_stream
         loader = ChatLoader(
             bulk,
             container.database,
@@ -92,16 +93,16 @@ class ChatWiring:
         deletes = ChatDeletes(hot, directory, loader, streams, settings)
         states.delete_through(directory, deletes)
         replies = ChatReplies(
-            turns, loader.load_room, container.ai, news, settings, container.tasks
+            ReplyServices(slots, loader.load_room, container.ai, signals, settings, container.tasks)
         )
-        reply_store = ReplyRepository(hot, container.database, loader, streams, settings)
+        reply_repository = ReplyRepository(hot, container.database, loader, streams, settings)
         parts = ChatParts(
             rooms=RoomRepository(hot, container.database, loader, streams, settings),
             messages=MessageRepository(hot, container.database, loader, streams, asking),
             reader=ChatReader(hot, container.database, loader, streams, settings),
             replies=replies,
-            reply_store=reply_store,
-            readers=ReplyReaders(reply_store, turns, replies, news, settings),
+            reply_repository=reply_repository,
+            readers=ReplyReaders(reply_repository, slots, replies, signals, settings),
             states=states,
             consumer=consumer,
             keys=ChatKeys(hot),
@@ -121,7 +122,7 @@ class ChatWiring:
         states.install()
         history = RoomHistory(hot, container.database, directory, settings.history_length)
         container.ai.register_history(history)
-        await news.start(container.cache.subscribe)
+        await signals.start(container.cache.subscribe)
         await self._take_over(parts)
         await consumer.start()
         await self._start_sweep(parts)
@@ -131,7 +132,7 @@ class ChatWiring:
         """Replies first (they still write), then the batch under way."""
         await self._container.scheduler.remove_job(self._sweep_job)
         await parts.replies.stop(drain_s)
-        parts.readers.close(those_here=True)
+        parts.readers.close(include_local=True)
         await parts.consumer.stop()
         parts.states.uninstall()
 

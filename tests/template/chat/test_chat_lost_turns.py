@@ -177,7 +177,7 @@ async def test_a_turn_that_cannot_be_read_does_not_keep_others_open(
     turns = ReplySlots(
         chat.redis, chat.template._parts.messages._streams, chat.template._wiring.settings
     )
-    assert [found.turn.room_id for found in await turns.expired(all_open=True)] == [
+    assert [found.slot.room_id for found in await turns.expired(all_open=True)] == [
         rooms[1].room_id
     ]
 

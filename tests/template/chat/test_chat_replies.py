@@ -114,9 +114,9 @@ async def test_no_more_of_a_room_is_read_for_a_reply_than_its_model_is_told(
         )
         assert accepted.turn is not None
         turns.append(accepted.turn)
-    store = parts.replies._turns
+    store = parts.replies._services.slots
     for turn in turns:
-        asked = await store.look(turn, "claim")
+        asked = await store.read_question(turn, "claim")
         assert asked is not None
         assert len(asked.history) == told
         await store.end(turn, "claim", "said", {})
@@ -340,7 +340,7 @@ async def test_a_reply_whose_process_died_is_interrupted_and_the_next_question_i
     with pytest.raises(SlotLost):
         await turns.append(accepted.turn, "claim", 15, "too late", "")
     late = await turns.end(accepted.turn, "claim", "too late", {"finish_reason": "stop"})
-    assert not late.ours
+    assert not late.is_ours
     assert (await chat.messages(user, room.room_id)).messages[1].content == "some words 🎉"
     assert chat.provider.calls == 1
 
@@ -381,7 +381,7 @@ async def test_a_reply_that_left_the_window_while_it_was_awaited_is_not_taken_fo
     turn = ReplySlot(
         "", caller, room.room_id, sent.message.message_id, sent.message.seq, "", 0, persona
     )
-    store = chat.template._parts.replies._turns
+    store = chat.template._parts.replies._services.slots
     assert sent.message.message_id in await store.final(turn)
     await chat.send(user, room.room_id, "three")
     await chat.persist()

@@ -15,9 +15,9 @@ from base_server.service.llm.conversation import ReplyItem
 from base_server.service.llm.llm_errors import AIUnavailable
 from base_server.service.redis_client.errors import CacheCommandError
 from base_server.template.base.client_session import ClientSession
-from base_server.template.chat.cache.loader import Loaded
+from base_server.template.chat.replies.running import RunningReply
 from base_server.template.chat.replies.slot import ReplySlot
-from base_server.template.chat.replies.slots import Asked, ReplySlots, RoomNotLoaded
+from base_server.template.chat.replies.slots import ReplySlots, RoomNotLoaded, SlotQuestion
 from tests.backends_mariadb import DatabaseBackend
 from tests.backends_redis import RedisServer
 from tests.chat_world import ChatWorld, running_world
@@ -82,7 +82,7 @@ async def test_a_question_that_waits_outlives_the_stop_of_its_process(chat: Chat
     replies.quiet()
     await replies.sweep(all_open=True)
     assert len(replies) == 0
-    replies._quiet = False
+    replies._is_quiet = False
     await replies.sweep(all_open=True)
     assert (await chat.try_send(user, room.room_id, "two", client_message_id="two")).errorCode == 0
     assert (await chat.texts(user, room.room_id))[2:] == ["two", "stub: two"]
@@ -120,10 +120,10 @@ async def test_waiting_turns_and_a_stream_of_another_type_do_not_keep_a_reply_fr
         await chat.redis.execute("SET", key, "not ours")
     events = await chat.backlog()
     assert (
-        await chat.template._parts.replies._turns.end(
+        await chat.template._parts.replies._services.slots.end(
             sent.turn, "claim", "said", {"finish_reason": "stop"}
         )
-    ).ours
+    ).is_ours
     assert await chat.backlog() == events + 1
     await chat.persist()
     await chat.send(user, room.room_id, "two")
@@ -160,15 +160,15 @@ async def test_a_reply_goes_on_beside_leases_of_another_type(chat: ChatWorld, st
     room = await chat.room(user)
     turn = (await chat.accepted(user, room.room_id, "one")).turn
     assert turn is not None
-    turns = chat.template._parts.replies._turns
+    turns = chat.template._parts.replies._services.slots
     leases = chat.keys.partition(chat.keys.account_partition(user.session.account_id)).leases
     await chat.redis.execute("SET", leases, "not ours")
     if step == "append":
         await turns.append(turn, "claim", 0, "said", "")
     elif step == "end":
-        assert (await turns.end(turn, "claim", "said", {"finish_reason": "stop"})).ours
+        assert (await turns.end(turn, "claim", "said", {"finish_reason": "stop"})).is_ours
     elif step == "look":
-        assert await turns.look(turn, "claim")
+        assert await turns.read_question(turn, "claim")
     else:
         assert await turns.claim(turn, "claim")
     if step != "look":  # which needs no lease
@@ -237,7 +237,7 @@ async def test_lease_of_a_claim_whose_answer_was_lost_goes_on_while_the_room_is_
     """Decision 0037: the claim may have been stored; its process still asks, so nobody may end the reply meanwhile."""
     user = await chat.user()
     room = await chat.room(user)
-    claim, look = ReplySlots.claim, ReplySlots.look
+    claim, look = ReplySlots.claim, ReplySlots.read_question
     is_claimed, is_loaded = asyncio.Event(), asyncio.Event()
 
     async def answer_lost(
@@ -251,19 +251,19 @@ async def test_lease_of_a_claim_whose_answer_was_lost_goes_on_while_the_room_is_
 
     async def cold(
         self: ReplySlots, turn: ReplySlot, claim_id: str, **options: Any
-    ) -> Asked | None:
+    ) -> SlotQuestion | None:
         # A slow process looks again before it claims.
         if is_claimed.is_set() and not is_loaded.is_set():
             raise RoomNotLoaded
         return await look(self, turn, claim_id, **options)
 
-    async def slow_load(*args: Any) -> Loaded:
+    async def slow_load(_: RunningReply) -> float:
         await is_loaded.wait()
-        return Loaded.LOADED
+        return 0.0
 
     monkeypatch.setattr(ReplySlots, "claim", answer_lost)
-    monkeypatch.setattr(ReplySlots, "look", cold)
-    monkeypatch.setattr(chat.template._parts.replies, "_load_room", slow_load)
+    monkeypatch.setattr(ReplySlots, "read_question", cold)
+    monkeypatch.setattr(RunningReply, "_load_room", slow_load)
     sending = asyncio.create_task(chat.try_send(user, room.room_id, "one"))
     leases = chat.keys.partition(chat.keys.account_partition(user.session.account_id)).leases
 

@@ -14,7 +14,7 @@ from base_server.template.base.errors import InvalidRequest
 from base_server.template.base.event_stream import StreamEvent
 from base_server.template.chat.common.chat_serialize import ChatMessageResumeRequest
 from base_server.template.chat.messages.repository import NewMessage
-from base_server.template.chat.replies.reader import rest_of
+from base_server.template.chat.replies.reader import text_after
 from base_server.template.chat.replies.slots import ReplySlots, StreamBehind
 from tests.chat_world import ChatWorld
 from tests.openai_stub import Reply
@@ -34,14 +34,14 @@ def test_what_was_read_and_the_rest_are_the_whole_from_any_offset(
     boundaries = {len(whole[:n].encode()) for n in range(len(whole) + 1)}
     if offset > len(encoded) + 1 or (offset < len(encoded) and offset not in boundaries):
         with pytest.raises(InvalidRequest):
-            rest_of(whole, len(encoded), offset)
+            text_after(whole, len(encoded), offset)
         return
-    assert rest_of(whole, len(encoded), offset) == encoded[offset:].decode()
+    assert text_after(whole, len(encoded), offset) == encoded[offset:].decode()
     end, rest = 0, ""
     for delta in deltas:
         end += len(delta.encode())
         if end > offset:  # what XRANGE gives
-            rest += rest_of(delta, end, offset)
+            rest += text_after(delta, end, offset)
     assert rest == encoded[offset:].decode()
 
 

@@ -212,15 +212,15 @@ async def test_a_question_that_waits_is_not_trimmed_however_small_the_window_is(
         # Whoever is to run the next turn may come to it late: its process is gone, or another one's.
         await chat.persist()
         if n > 0:
-            asked = await store.look(turn, "the test")
+            asked = await store.read_question(turn, "the test")
             assert asked is not None
-            assert asked.question == f"q{n}"
+            assert asked.text == f"q{n}"
             assert await store.claim(turn, "the test")
             with pytest.raises(SlotLost):  # another process that found it ready too
                 await store.claim(turn, "another")
             late = await store.end(turns[n - 1], "the test", "late", {"finish_reason": "stop"})
             assert late is not None
-            assert not late.ours
+            assert not late.is_ours
         await store.end(turn, "the test", f"a{n}", {"finish_reason": "stop"})
     await chat.persist()
     assert await chat.redis.execute("LLEN", chat.keys.room(room.room_id).messages) == 2

@@ -145,14 +145,14 @@ async def test_a_turn_that_another_process_took_up_meanwhile_is_left_to_it(
     user = await chat.user()
     room = await chat.room(user)
     parts, goes_on = chat.template._parts, asyncio.Event()
-    look = ReplySlots.look
+    look = ReplySlots.read_question
 
     async def stood_still(self: ReplySlots, *args: Any, **options: Any) -> Any:
-        if self is parts.replies._turns:
+        if self is parts.replies._services.slots:
             await goes_on.wait()
         return await look(self, *args, **options)
 
-    monkeypatch.setattr(ReplySlots, "look", stood_still)
+    monkeypatch.setattr(ReplySlots, "read_question", stood_still)
     chat.provider.script(HALF, Reply(tokens=["taken ", "up"], delay_s=0.3, hang=True))
     first = asyncio.create_task(chat.try_send(user, room.room_id, "one"))
     first_id = await reply_of(chat, user, room.room_id)
@@ -200,11 +200,11 @@ async def test_a_question_whose_process_is_gone_does_not_wait_for_a_whole_lease(
         )
         assert accepted.turn is not None
         turns.append(accepted.turn)
-    store = parts.replies._turns
+    store = parts.replies._services.slots
     if how == "ended":
         await store.end(turns[0], "claim", "said", {})
     elif how == "stopped":
-        await parts.reply_store.stop(caller, room_id, turns[0].reply_id)
+        await parts.reply_repository.stop(caller, room_id, turns[0].reply_id)
     elif how == "silent":
         await store.interrupt(turns[0])
     elif how == "deleted":

@@ -1,9 +1,9 @@
-"""A reply in the making: what the AI has said, and how it gets to Redis while it is being said.
+"""The text of a running reply on its way to Redis.
 
-Who reads along gets the first piece at once and later ones at most every ``delta_interval_s`` or ``delta_bytes``; a
-reply that nobody reads is only noted down every ``checkpoint_interval_s``, so that its process may die. A piece costs
-no task and no wait: a timer begins a write, one at a time, and each takes all that has come until then.
-"""
+Readers get the first piece at once and later ones every ``delta_interval_s``, or sooner after
+``delta_bytes``. A reply without readers is written every ``checkpoint_interval_s`` only, so that
+its text survives its process. A piece costs no task and no wait: a timer begins a write, one at a
+time, and each write takes everything that has arrived until then."""
 
 from __future__ import annotations
 
@@ -25,33 +25,34 @@ _RETRY_S = 0.2
 
 
 class ReplyBuffer:
-    """``on_stored`` is called after each piece of text that Redis has, ``on_lost`` when the turn is another's.
+    """``on_stored`` is called after each write of text, ``on_lost`` when the slot belongs to
+    somebody else.
 
-    Times are of the loop's clock: this process's wall clock may differ from Redis'."""
+    Times are of the loop's clock: this process' wall clock may differ from that of Redis."""
 
     def __init__(
         self,
-        turn: ReplySlot,
+        slot: ReplySlot,
         claim_id: str,
-        turns: ReplySlots,
+        slots: ReplySlots,
         settings: ChatSettings,
         tasks: TaskRegistry,
         *,
-        watched: bool,
+        is_watched: bool,
         on_stored: Callable[[], None],
         on_lost: Callable[[], None],
     ) -> None:
-        self._turn = turn
-        self._claim_id = claim_id
-        self._turns = turns
+        self.slot = slot
+        self.claim_id = claim_id
+        self._slots = slots
         self._settings = settings
         self._tasks = tasks
-        self._watched = watched
+        self._is_watched = is_watched
         self._on_stored = on_stored
         self._on_lost = on_lost
         self._loop = asyncio.get_running_loop()
         self._accepted_s = self._started_s = time.monotonic()
-        self._asked: ReplyStart | None = None
+        self._call: ReplyStart | None = None
         self._is_called = False
         self._completion_tokens = 0
         self._pieces: list[str] = []
@@ -70,16 +71,19 @@ class ReplyBuffer:
 
     @property
     def unsent(self) -> str:
-        """What Redis certainly or possibly lacks: it begins at ``stored_bytes``."""
+        """What Redis lacks, or may lack: it begins at ``stored_bytes``."""
         return "".join(self._unsent)
 
-    def facts(self) -> dict[str, Any]:
-        """How long it has taken, and model and estimated usage once somebody was asked."""
-        facts: dict[str, Any] = {"latency_ms": round((time.monotonic() - self._started_s) * 1000)}
-        return facts | self._usage()
+    def metadata(self) -> dict[str, Any]:
+        """The time since the call, or since the question; model and estimated usage once the
+        provider is called."""
+        latency_ms = round((time.monotonic() - self._started_s) * 1000)
+        return {"latency_ms": latency_ms, **self._usage()}
 
     def open(self) -> None:
-        """The turn has come: renew its lease from now on, the first one, a short one, before it is over."""
+        """The slot is granted: renew its lease from now on.
+
+        The first one is short, and is renewed at its half."""
         self._is_open = True
         settings = self._settings
         self._renewed_at = (
@@ -88,19 +92,21 @@ class ReplyBuffer:
         self._schedule()
 
     def begin(self) -> None:
-        """The turn was claimed just now, with a whole lease: the provider is called."""
+        """The slot was claimed just now, with a whole lease: the provider is called."""
         self._is_called = True
         self._started_s = time.monotonic()
         self._renewed_at = self._loop.time()
 
     def watch(self) -> None:
-        """Somebody reads along."""
-        if not self._watched:
-            self._watched = True
+        """Somebody reads the text: write it more often."""
+        if not self._is_watched:
+            self._is_watched = True
             self._schedule()
 
-    def ask(self, start: ReplyStart) -> None:
-        self._asked = start
+    def note_call(self, call: ReplyStart) -> None:
+        """A provider is asked, or a fallback after it: the usage of a reply that is cut off is
+        estimated from this."""
+        self._call = call
 
     def add(self, chunk: ReplyChunk) -> None:
         if not self._pieces:
@@ -114,7 +120,9 @@ class ReplyBuffer:
             self._schedule()
 
     async def close(self) -> None:
-        """Write nothing more, once the write under way has ended."""
+        """Write nothing more.
+
+        Returns after the write in flight, whose text is then known to be stored or not."""
         self._is_open = False
         if self._timer is not None:
             self._timer.cancel()
@@ -128,7 +136,7 @@ class ReplyBuffer:
         settings = self._settings
         due = self._renewed_at + settings.reply_lease_s / 3
         if self._unsent_bytes:
-            if not self._watched:
+            if not self._is_watched:
                 due = min(due, self._renewed_at + settings.checkpoint_interval_s)
             elif self._unsent_bytes >= settings.delta_bytes:
                 due = 0.0
@@ -140,16 +148,16 @@ class ReplyBuffer:
 
     def _begin_write(self) -> None:
         self._timer = None
-        self._writing = self._tasks.spawn(self._write(), f"write reply {self._turn.reply_id}")
+        self._writing = self._tasks.spawn(self._write(), f"write reply {self.slot.reply_id}")
 
     async def _write(self) -> None:
         text, self._unsent, self._unsent_bytes = self.unsent, [], 0
         now = self._loop.time()
         retry = False
         try:
-            watched = await self._turns.append(
-                self._turn,
-                self._claim_id,
+            is_watched = await self._slots.append(
+                self.slot,
+                self.claim_id,
                 self.stored_bytes,
                 text,
                 self._usage_json(),
@@ -161,17 +169,18 @@ class ReplyBuffer:
                 self._on_lost()
             return
         except StreamBehind as behind:
-            # An older Redis came back: it gets the text from where it stands.
+            # An older Redis came back: write again from where its stream ends.
             self.stored_bytes = behind.length
             self._unsent = [self.text.encode()[behind.length :].decode()]
         except ServiceError:
-            # Appended or not: what is there already is not written again.
+            # Race: the answer is lost, the text may be stored. The script skips what the stream has
+            # already.
             self._unsent.insert(0, text)
             retry = True
         else:
             self.stored_bytes += len(text.encode())
             self._renewed_at = now
-            self._watched = self._watched or watched
+            self._is_watched = self._is_watched or is_watched
             if text:
                 self._text_at = now
                 self._on_stored()
@@ -184,12 +193,12 @@ class ReplyBuffer:
             self._schedule()
 
     def _usage(self) -> dict[str, Any]:
-        if self._asked is None or not self._is_called:
+        if self._call is None or not self._is_called:
             return {}
-        prompt, completion = self._asked.prompt_tokens, self._completion_tokens
+        prompt, completion = self._call.prompt_tokens, self._completion_tokens
         tokens = {"prompt": prompt, "completion": completion, "total": prompt + completion}
-        return {"model": self._asked.model, "tokens": tokens}
+        return {"model": self._call.model, "tokens": tokens}
 
     def _usage_json(self) -> str:
-        """The usage as JSON members; '' before somebody was asked."""
+        """The usage as JSON members; '' before the provider is called."""
         return to_json(self._usage())[1:-1]

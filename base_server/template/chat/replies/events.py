@@ -1,4 +1,4 @@
-"""A reply as Server-Sent Events: accepted, text as it comes, and exactly one last event."""
+"""A reply as Server-Sent Events: accepted, text as it arrives, and exactly one last event."""
 
 from __future__ import annotations
 
@@ -43,11 +43,13 @@ def accepted(question: ChatMessage, reply_id: str) -> StreamEvent:
     )
 
 
-async def told(
+async def reply_events(
     pieces: AsyncGenerator[Piece | ChatMessage, None], offset: int, *first: StreamEvent
 ) -> Events:
-    """``first``, then the events of a reading from ``offset`` on. An event's id is the offset behind it, the last one's
-    is one more than the text is long. Without a last event when the reading ends early: to be resumed elsewhere."""
+    """``first``, then the events of a reading from ``offset`` on.
+
+    An event's id is the offset after it; the last event's is the length of the text plus 1. Without
+    a last event when the reading ends early: the client resumes elsewhere."""
     try:
         for event in first:
             yield event
@@ -64,19 +66,19 @@ async def told(
 
 
 def last_event(message: ChatMessage) -> StreamEvent:
-    """What a reply's final message is told by."""
-    place = len(message.content.encode()) + 1
+    """The last event of a reply, from its final message."""
+    event_id = len(message.content.encode()) + 1
     if (failure := failure_of(message.metadata)) is not None:
-        return _failure(failure, message, place)
+        return _failure(failure, message, event_id)
     complete = message.metadata.get("finish_reason", "stop") in _COMPLETE
     return StreamEvent(
-        DONE if complete else STOPPED, {"message": message.model_dump(mode="json")}, place
+        DONE if complete else STOPPED, {"message": message.model_dump(mode="json")}, event_id
     )
 
 
-def _failure(error: ApiError, message: ChatMessage | None, place: int) -> StreamEvent:
+def _failure(error: ApiError, message: ChatMessage | None, event_id: int) -> StreamEvent:
     data: dict[str, Any] = {
         "error": error_body(error).model_dump(mode="json", exclude_none=True),
         "message": message and message.model_dump(mode="json"),
     }
-    return StreamEvent(ERROR, data, place, error_code=int(error.code))
+    return StreamEvent(ERROR, data, event_id, error_code=int(error.code))

@@ -1,4 +1,5 @@
-"""What is told of a reply beside its text: the AI's view of the history, and the metadata of each kind of end."""
+"""What surrounds the text of a reply: the history that the AI gets, and the metadata of each kind
+of end."""
 
 from __future__ import annotations
 
@@ -7,7 +8,12 @@ from typing import Any, cast, overload
 
 from base_server.service.core.logger import Logger
 from base_server.service.llm.conversation import HistoryMessage, ReplyEnd, Sender
-from base_server.service.llm.llm_errors import AIUnavailable, ConversationTooLong
+from base_server.service.llm.llm_errors import (
+    AITimeout,
+    AIUnavailable,
+    ConversationTooLong,
+    UnknownPersona,
+)
 from base_server.template.base.errors import (
     AINotCalledError,
     ApiError,
@@ -20,13 +26,12 @@ from base_server.template.chat.domain.message_format import (
     finish_reason_of,
     sender_and_content,
 )
-from base_server.template.chat.replies.slot import ReplySlot
 
 
 class LazyHistory(Sequence[HistoryMessage]):
-    """List entries as the AI's history: what was deleted, failed empty or still runs is left out.
+    """List entries as the AI's history, without messages that are deleted, empty or still running.
 
-    An entry is read when it is looked at: who trims from the end does not pay for what is trimmed."""
+    Entries are parsed lazily, so trimming from the end is cheap."""
 
     def __init__(self, entries: Sequence[str]) -> None:
         self._entries = [
@@ -39,23 +44,23 @@ class LazyHistory(Sequence[HistoryMessage]):
         return len(self._entries)
 
     @overload
-    def __getitem__(self, place: int) -> HistoryMessage: ...
+    def __getitem__(self, index: int) -> HistoryMessage: ...
 
     @overload
-    def __getitem__(self, place: slice) -> LazyHistory: ...
+    def __getitem__(self, index: slice) -> LazyHistory: ...
 
-    def __getitem__(self, place: int | slice) -> HistoryMessage | LazyHistory:
+    def __getitem__(self, index: int | slice) -> HistoryMessage | LazyHistory:
         return (
-            LazyHistory(self._entries[place])
-            if isinstance(place, slice)
-            else _said_in(self._entries[place])
+            LazyHistory(self._entries[index])
+            if isinstance(index, slice)
+            else _parse(self._entries[index])
         )
 
     def __reversed__(self) -> Iterator[HistoryMessage]:
-        return map(_said_in, reversed(self._entries))
+        return map(_parse, reversed(self._entries))
 
 
-def _said_in(entry: str) -> HistoryMessage:
+def _parse(entry: str) -> HistoryMessage:
     sender, content = sender_and_content(entry)
     return HistoryMessage(cast(Sender, sender), content)
 
@@ -66,7 +71,7 @@ def end_of(entry: str) -> str:
 
 
 def failure_of(metadata: dict[str, Any]) -> ApiError | None:
-    """The error that a reply's metadata tells of, as the waiting caller gets it."""
+    """The error in a reply's metadata, as the waiting caller gets it."""
     if metadata.get("finish_reason") != "error":
         return None
     code, retry_after_s = (
@@ -80,8 +85,8 @@ def failure_of(metadata: dict[str, Any]) -> ApiError | None:
     return ApiError(code, retry_after_s=retry_after_s)
 
 
-def end_facts(end: ReplyEnd) -> dict[str, Any]:
-    """Metadata of a whole reply."""
+def usage_metadata(end: ReplyEnd) -> dict[str, Any]:
+    """Metadata of a complete reply."""
     prompt, completion = end.prompt_tokens, end.completion_tokens
     return {
         "model": end.model,
@@ -91,17 +96,24 @@ def end_facts(end: ReplyEnd) -> dict[str, Any]:
     }
 
 
-def failed(turn: ReplySlot, code: ErrorCode) -> dict[str, Any]:
-    """Metadata of a reply that ended with an error."""
-    Logger.warn("reply failed", room_id=turn.room_id, message_id=turn.reply_id, code=code.name)
-    return {"finish_reason": "error", "error": code.name}
-
-
-def call_facts(error: AIUnavailable) -> dict[str, Any]:
-    """What the caller should know of the failed call."""
-    facts: dict[str, Any] = {"called": error.called}
-    if error.retry_after_s is not None:
-        facts["retry_after_s"] = error.retry_after_s
-    if isinstance(error, ConversationTooLong):
-        facts["too_long"] = True
-    return facts
+def failure_metadata(code: ErrorCode, cause: object, reply_id: str) -> dict[str, Any]:
+    """Metadata of a reply that ended with an error: ``called``, and what the caller should know of
+    the failed call."""
+    metadata: dict[str, Any] = {"finish_reason": "error", "error": code.name}
+    match cause:
+        case AIUnavailable():
+            metadata["called"] = cause.called
+            if cause.retry_after_s is not None:
+                metadata["retry_after_s"] = cause.retry_after_s
+            if isinstance(cause, ConversationTooLong):
+                metadata["too_long"] = True
+        case AITimeout() | TimeoutError() if code is ErrorCode.AI_TIMED_OUT:
+            pass
+        case AITimeout() | TimeoutError() | UnknownPersona():
+            # Nobody was asked: the deadline passed first, or the room's persona has left the
+            # configuration.
+            metadata["called"] = False
+        case _:
+            # Whatever it was, the reply ends (G7); the error is in the log.
+            Logger.error("reply failed unexpectedly", message_id=reply_id, exc_info=cause)
+    return metadata

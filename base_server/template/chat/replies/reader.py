@@ -1,8 +1,8 @@
-"""Reading a reply along, from any offset, in any process, while it runs and after it has ended.
+"""Reading a reply from any offset, in any process, while it runs and after it has ended.
 
-A reader holds no connection and no text: news wake it, then it reads from Redis what lies behind its own offset, so a
-slow one holds up nobody and nothing piles up for it. What has ended is a slice of the stored message.
-"""
+A reader holds no connection and no text: a signal wakes it, then it reads from Redis what follows
+its own offset. So a slow reader delays nobody, and nothing is queued for it. After its end a reply
+is a slice of the stored message."""
 
 from __future__ import annotations
 
@@ -23,7 +23,8 @@ from base_server.template.chat.replies.slot import ReplyRef
 from base_server.template.chat.replies.slots import BEYOND, Final, Progress, ReplySlots
 from base_server.template.chat.settings import ChatSettings
 
-# Who missed its news looks again after so long: readers often wait for nothing, callers of send for an end.
+# Seconds after which a missed signal does no more harm. Most readers wait while nothing happens; a
+# caller of send waits for an end that is near.
 _LOOK_AGAIN_S = 15.0
 _LOOK_FOR_END_S = 1.0
 _RETRY_S = 0.5
@@ -39,20 +40,22 @@ class Piece:
 
 
 class Reading:
-    """One reader of one reply. ``offset``: what it has. It is told of news and of the end of this process."""
+    """One reader of one reply, a subscriber of its signals.
+
+    ``offset``: bytes of the text that it has."""
 
     # Thousands of them wait: no dictionary, no Event (its queue alone takes 0.7 KiB).
-    __slots__ = ("_has_news", "_waiting", "is_closed", "offset", "place")
+    __slots__ = ("_is_signalled", "_waiting", "is_closed", "offset", "ref")
 
-    def __init__(self, place: ReplyRef, offset: int) -> None:
-        self.place = place
+    def __init__(self, ref: ReplyRef, offset: int) -> None:
+        self.ref = ref
         self.offset = offset
         self.is_closed = False
-        self._has_news = False
+        self._is_signalled = False
         self._waiting: asyncio.Future[None] | None = None
 
-    def __call__(self, news: ReplySignal | None) -> None:
-        self._has_news = True
+    def __call__(self, signal: ReplySignal | None) -> None:
+        self._is_signalled = True
         self._wake()
 
     def close(self) -> None:
@@ -60,8 +63,8 @@ class Reading:
         self(None)
 
     async def wait(self, timeout_s: float) -> None:
-        """Until there are news, or ``timeout_s``."""
-        if not self._has_news:
+        """Return after a signal, or after ``timeout_s``."""
+        if not self._is_signalled:
             loop = asyncio.get_running_loop()
             self._waiting = loop.create_future()
             timer = loop.call_later(timeout_s, self._wake)
@@ -70,7 +73,7 @@ class Reading:
             finally:
                 timer.cancel()
                 self._waiting = None
-        self._has_news = False
+        self._is_signalled = False
 
     def _wake(self) -> None:
         if self._waiting is not None and not self._waiting.done():
@@ -78,20 +81,20 @@ class Reading:
 
 
 class ReplyReaders:
-    """All who read replies in this process."""
+    """The readers of this process."""
 
     def __init__(
         self,
-        store: ReplyRepository,
-        turns: ReplySlots,
+        repository: ReplyRepository,
+        slots: ReplySlots,
         replies: ChatReplies,
-        news: ReplySignals,
+        signals: ReplySignals,
         settings: ChatSettings,
     ) -> None:
-        self._store = store
-        self._turns = turns
+        self._repository = repository
+        self._slots = slots
         self._replies = replies
-        self._news = news
+        self._signals = signals
         self._settings = settings
         self._readings: set[Reading] = set()
 
@@ -99,62 +102,68 @@ class ReplyReaders:
         return len(self._readings)
 
     async def begin(self, caller: Caller, room_id: str, reply_id: str, offset: int) -> Reading:
-        """A reading from ``offset``. Raises RoomNotFound, MessageNotFound, NotAllowedInState for what is no reply, and
+        """A reading from ``offset``.
+
+        Raises RoomNotFound, MessageNotFound, NotAllowedInState for a message that is no reply, and
         InvalidRequest for an offset that no event of this reply had."""
         is_here = self._replies.watch(reply_id)
-        message = await self._store.attach(caller, room_id, reply_id, "" if is_here else "text")
-        place = ReplyRef(caller, room_id, reply_id, message.seq or 0)
-        found = await self._turns.read(place, offset) if message.is_streaming else None
+        message = await self._repository.attach(
+            caller, room_id, reply_id, "" if is_here else "text"
+        )
+        ref = ReplyRef(caller, room_id, reply_id, message.seq or 0)
+        found = await self._slots.read(ref, offset) if message.is_streaming else None
         if isinstance(found, Progress):
             if offset > found.length:
                 raise _bad_offset()
             for end, text in found.deltas[:1]:
-                rest_of(text, end, offset)
+                text_after(text, end, offset)
         elif not message.is_streaming:
-            rest_of(message.content, len(message.content.encode()), offset)
-        return Reading(place, offset)
+            text_after(message.content, len(message.content.encode()), offset)
+        return Reading(ref, offset)
 
     async def pieces(self, reading: Reading) -> AsyncGenerator[Piece | ChatMessage, None]:
-        """The text behind the reading's offset as it comes, then the final message.
+        """The text that follows the reading's offset, as it arrives, then the final message.
 
-        Ends without it when this process stops: to be resumed elsewhere. Raises MessageNotFound when the reply was
-        deleted, and ServiceUnavailable when Redis is away for too long."""
+        Ends without it when this process stops: the client resumes elsewhere. Raises
+        MessageNotFound when the reply was deleted, and ServiceUnavailable when Redis is away for
+        too long."""
         self._readings.add(reading)
         try:
-            with self._news.heard_by(reading.place.reply_id, reading):
+            with self._signals.subscribe(reading.ref.reply_id, reading):
                 while not reading.is_closed:
-                    found = await self._read(reading.place, reading.offset)
+                    found = await self._read(reading.ref, reading.offset)
                     if isinstance(found, ChatMessage):
                         total = len(found.content.encode())
                         for piece in _in_pieces(
-                            rest_of(found.content, total, reading.offset), reading.offset
+                            text_after(found.content, total, reading.offset), reading.offset
                         ):
                             reading.offset = piece.offset
                             yield piece
                         yield found
                         return
                     for end, text in found.deltas:
-                        rest = rest_of(text, end, reading.offset)
+                        missing = text_after(text, end, reading.offset)
                         reading.offset = end
-                        yield Piece(end, rest)
+                        yield Piece(end, missing)
                     if not found.deltas:
                         await reading.wait(_LOOK_AGAIN_S)
         finally:
             self._readings.discard(reading)
 
-    async def final(self, place: ReplyRef) -> str:
-        """The list entry of a reply that runs in another process, once it has ended; '' when it was deleted."""
-        reading = Reading(place, 0)
+    async def final(self, ref: ReplyRef) -> str:
+        """The list entry of a reply of another process, once it has ended; '' when it was
+        deleted."""
+        reading = Reading(ref, 0)
         deadline_s = (
             time.monotonic() + self._settings.reply_deadline_s + self._settings.reply_lease_s
         )
-        with self._news.heard_by(place.reply_id, reading):
+        with self._signals.subscribe(ref.reply_id, reading):
             try:
-                await self._store.attach(place.caller, place.room_id, place.reply_id, "end")
+                await self._repository.attach(ref.caller, ref.room_id, ref.reply_id, "end")
             except MessageNotFound:
                 return ""
             while True:
-                found = await self._turns.read(place, BEYOND)
+                found = await self._slots.read(ref, BEYOND)
                 if isinstance(found, Final):
                     return found.entry
                 if found is None or time.monotonic() > deadline_s:
@@ -163,39 +172,41 @@ class ReplyReaders:
                     )
                 await reading.wait(_LOOK_FOR_END_S)
 
-    def close(self, *, those_here: bool) -> None:
-        """End the readings, of replies that run in other processes only unless ``those_here``."""
+    def close(self, *, include_local: bool) -> None:
+        """End the readings of replies of other processes, and with ``include_local`` of this one
+        too."""
         for reading in tuple(self._readings):
-            if those_here or not self._replies.runs_here(reading.place.reply_id):
+            if include_local or not self._replies.runs_here(reading.ref.reply_id):
                 reading.close()
 
-    async def _read(self, place: ReplyRef, offset: int) -> Progress | ChatMessage:
-        """However long Redis is away, up to a lease: by then the reply has ended."""
-        give_up = time.monotonic() + self._settings.reply_lease_s
+    async def _read(self, ref: ReplyRef, offset: int) -> Progress | ChatMessage:
+        """Repeated while Redis is away, up to a lease: by then the reply has ended."""
+        give_up_s = time.monotonic() + self._settings.reply_lease_s
         while True:
             try:
-                return await self._read_once(place, offset)
+                return await self._read_once(ref, offset)
             except ServiceUnavailable:
-                if time.monotonic() > give_up:
+                if time.monotonic() > give_up_s:
                     raise
                 await asyncio.sleep(_RETRY_S)
 
-    async def _read_once(self, place: ReplyRef, offset: int) -> Progress | ChatMessage:
-        found = await self._turns.read(place, offset)
+    async def _read_once(self, ref: ReplyRef, offset: int) -> Progress | ChatMessage:
+        found = await self._slots.read(ref, offset)
         if isinstance(found, Progress):
             return found
         if found is None:
-            message = await self._store.attach(place.caller, place.room_id, place.reply_id, "text")
+            message = await self._repository.attach(ref.caller, ref.room_id, ref.reply_id, "text")
             return Progress(offset, ()) if message.is_streaming else message
         if not found.entry:
             raise MessageNotFound("the reply was deleted")
         return read_message(found.entry, found.state)
 
 
-def rest_of(text: str, end: int, offset: int) -> str:
-    """The part of ``text``, which ends at byte ``end`` of its reply, behind byte ``offset``.
+def text_after(text: str, end: int, offset: int) -> str:
+    """The part of ``text``, which ends at byte ``end`` of its reply, that follows byte ``offset``.
 
-    Raises InvalidRequest for an offset inside a character or behind the end (whose event's id is the end plus 1)."""
+    Raises InvalidRequest for an offset inside a character or after the end (the last event's id is
+    the end plus 1)."""
     encoded = text.encode()
     start = offset - (end - len(encoded))
     if start <= 0:

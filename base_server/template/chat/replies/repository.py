@@ -1,4 +1,4 @@
-"""A reply of a room by its id, for its owner: to follow it, and to stop it."""
+"""A reply by its id, for the owner of its room: to follow it, and to stop it."""
 
 from __future__ import annotations
 
@@ -18,21 +18,25 @@ from base_server.template.chat.replies.slots import reply_keys
 
 
 @dataclass(frozen=True)
-class Stopped:
-    """``ours``: this call ended it, and ``ready_token`` is the turn that may run now ('' for none)."""
+class StoppedReply:
+    """``is_ours``: this call ended it, and ``granted_token`` is of the slot that may run now (''
+    for none)."""
 
     message: ChatMessage
-    ours: bool
-    ready_token: str = ""
+    is_ours: bool
+    granted_token: str = ""
 
 
 class ReplyRepository(ScriptRunner):
-    """Raises RoomNotFound, MessageNotFound (also for a deleted one), NotAllowedInState for what is no reply."""
+    """Raises RoomNotFound, MessageNotFound (deleted ones too), NotAllowedInState for a message that
+    is no reply."""
 
     async def attach(
-        self, caller: Caller, room_id: str, reply_id: str, tell: Literal["text", "end", ""]
+        self, caller: Caller, room_id: str, reply_id: str, signals: Literal["text", "end", ""]
     ) -> ChatMessage:
-        """The reply as it stands (without the text of one that runs). ``tell``: what its process shall tell of."""
+        """The reply as it stands, without the text of one that runs.
+
+        ``signals``: what its process shall publish."""
         self.check_room_id(caller, room_id)
         keys = self._keys.partition(caller.partition)
         room = keys.room(room_id)
@@ -47,14 +51,15 @@ class ReplyRepository(ScriptRunner):
                 keys.message_state(reply_id),
                 keys.signals,
             ],
-            [caller.db_key, reply_id, tell],
+            [caller.db_key, reply_id, signals],
         )
         if answer[0] == ScriptStatus.OK:
             return _checked(read_message(answer[1], answer[2] or MessageState.SENT.value))
         return await self._stored(caller, room_id, reply_id, answer[0])
 
-    async def stop(self, caller: Caller, room_id: str, reply_id: str) -> Stopped:
-        """End a reply that runs or waits, with what its stream holds; one that has ended stays as it is."""
+    async def stop(self, caller: Caller, room_id: str, reply_id: str) -> StoppedReply:
+        """End a reply that runs or waits, with the text in its stream; one that has ended stays as
+        it is."""
         self.check_room_id(caller, room_id)
         answer = await self._run(
             "stop_reply",
@@ -77,17 +82,17 @@ class ReplyRepository(ScriptRunner):
         )
         if answer[0] == ScriptStatus.OK:
             self._report_backlog(caller, answer[3])
-            return Stopped(read_message(answer[1], answer[2]), True, answer[4])
+            return StoppedReply(read_message(answer[1], answer[2]), True, answer[4])
         if answer[0] == ScriptStatus.DUPLICATE:
-            return Stopped(
+            return StoppedReply(
                 _checked(read_message(answer[1], answer[2] or MessageState.SENT.value)), False
             )
-        return Stopped(await self._stored(caller, room_id, reply_id, answer[0]), False)
+        return StoppedReply(await self._stored(caller, room_id, reply_id, answer[0]), False)
 
     async def _stored(
         self, caller: Caller, room_id: str, message_id: str, answer: int
     ) -> ChatMessage:
-        """A reply older than the window."""
+        """A reply older than the window, from MySQL."""
         if answer != ScriptStatus.NEEDS_DATABASE:
             raise MessageNotFound
         found = await self._database.call_shard_procedure(
@@ -98,7 +103,8 @@ class ReplyRepository(ScriptRunner):
         rows = await self._database.call_shard_procedure(
             caller.shard_id, "fp_chat_messages_get", (room_id, int(found[0]["seq"]) + 1, 1)
         )
-        # A delete that is not in MySQL yet shows in the state, read after the rows.
+        # Race: a delete that MySQL does not have yet shows in the state, which is read after the
+        # rows.
         state = state_name(
             await self._cache.execute("GET", self._keys.message_state(message_id, caller.partition))
         )

@@ -1,8 +1,8 @@
-"""What the scripts tell every process about replies, by signals (``base_server.service.redis_client.subscriber``).
+"""Signals about replies, which the scripts publish to every process
+(``base_server.service.redis_client.subscriber``).
 
-A signal is a hint without content: its subscriber reads from Redis what it lacks, and one that missed a signal reads
-again a little later.
-"""
+A signal is a hint without content: its subscriber reads from Redis what it lacks, and one that
+missed a signal reads again a little later."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Subscribe = Callable[[str, Callable[[str, str], None], Callable[[], None]], Awai
 
 
 class ReplySignal(StrEnum):
-    """What happened to a reply; the same words stand in the scripts."""
+    """What happened to a reply; the scripts publish the same words."""
 
     TEXT = "text"
     ENDED = "ended"
@@ -25,59 +25,61 @@ class ReplySignal(StrEnum):
     WATCHED = "watched"
 
 
-class Listener(Protocol):
-    """Called on the loop, must not block; ``news`` None: something may have been missed, look for yourself."""
+class Subscriber(Protocol):
+    """Called on the loop, must not block; ``signal`` None: signals may have been missed, read
+    again."""
 
-    def __call__(self, news: ReplySignal | None) -> None: ...
+    def __call__(self, signal: ReplySignal | None) -> None: ...
 
 
 class ReplySignals:
-    """Who wants to hear of which reply in this process."""
+    """The subscribers of this process, by reply."""
 
     def __init__(self) -> None:
-        self._listeners: dict[str, list[Listener]] = {}
+        self._subscribers: dict[str, list[Subscriber]] = {}
 
     async def start(self, subscribe: Subscribe) -> None:
-        """Hear what the scripts tell from now on, or from when Redis is back."""
-        await subscribe(SIGNALS, self._heard, self._missed)
+        """Receive what the scripts publish from now on, or from when Redis is back."""
+        await subscribe(SIGNALS, self._on_message, self._on_gap)
 
-    def heard_by(self, reply_id: str, listener: Listener) -> AbstractContextManager[None]:
-        """``listener`` hears of this reply within the block."""
-        return _Hearing(self._listeners, reply_id, listener)
+    def subscribe(self, reply_id: str, subscriber: Subscriber) -> AbstractContextManager[None]:
+        """``subscriber`` gets the signals of this reply within the block."""
+        return _Subscription(self._subscribers, reply_id, subscriber)
 
-    def tell_here(self, reply_id: str, news: ReplySignal) -> None:
-        """Tell this process alone, at once."""
-        for listener in tuple(self._listeners.get(reply_id, ())):
-            listener(news)
+    def notify_local(self, reply_id: str, signal: ReplySignal) -> None:
+        """Notify the subscribers of this process alone, at once."""
+        for subscriber in tuple(self._subscribers.get(reply_id, ())):
+            subscriber(signal)
 
-    def _heard(self, _: str, text: str) -> None:
+    def _on_message(self, _: str, text: str) -> None:
         kind, _, reply_id = text.partition(" ")
-        if reply_id in self._listeners:
-            self.tell_here(reply_id, ReplySignal(kind))
+        if reply_id in self._subscribers:
+            self.notify_local(reply_id, ReplySignal(kind))
 
-    def _missed(self) -> None:
-        for listeners in tuple(self._listeners.values()):
-            for listener in tuple(listeners):
-                listener(None)
+    def _on_gap(self) -> None:
+        """The connection was lost for a while."""
+        for subscribers in tuple(self._subscribers.values()):
+            for subscriber in tuple(subscribers):
+                subscriber(None)
 
 
-class _Hearing:
-    """A block that hears of a reply."""
+class _Subscription:
+    """A class, not a generator: thousands of readers hold one each."""
 
-    __slots__ = ("_listener", "_listeners", "_reply_id")
+    __slots__ = ("_reply_id", "_subscriber", "_subscribers")
 
     def __init__(
-        self, listeners: dict[str, list[Listener]], reply_id: str, listener: Listener
+        self, subscribers: dict[str, list[Subscriber]], reply_id: str, subscriber: Subscriber
     ) -> None:
-        self._listeners = listeners
+        self._subscribers = subscribers
         self._reply_id = reply_id
-        self._listener = listener
+        self._subscriber = subscriber
 
     def __enter__(self) -> None:
-        self._listeners.setdefault(self._reply_id, []).append(self._listener)
+        self._subscribers.setdefault(self._reply_id, []).append(self._subscriber)
 
     def __exit__(self, *exc_info: object) -> None:
-        others = self._listeners[self._reply_id]
-        others.remove(self._listener)
+        others = self._subscribers[self._reply_id]
+        others.remove(self._subscriber)
         if not others:
-            del self._listeners[self._reply_id]
+            del self._subscribers[self._reply_id]

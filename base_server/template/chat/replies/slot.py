@@ -1,4 +1,5 @@
-"""A turn: the right to answer one question of a room, or a place in the queue for it."""
+"""A reply slot: the right of one reply to run in its room, or a place in the room's queue for
+it."""
 
 from __future__ import annotations
 
@@ -10,7 +11,7 @@ from base_server.template.chat.domain.message_format import from_json, to_json
 
 @dataclass(frozen=True, slots=True)
 class ReplyRef:
-    """Where a reply stands: enough to read it without searching."""
+    """What is needed to read a reply without a search."""
 
     caller: Caller
     room_id: str
@@ -20,7 +21,9 @@ class ReplyRef:
 
 @dataclass(frozen=True, slots=True)
 class ReplySlot:
-    """``token`` names it in every script; ``deadline_ms`` is when the reply must have ended, by Redis' clock."""
+    """``token`` names the slot in every script.
+
+    ``deadline_ms``: when the reply must have ended, by the clock of Redis."""
 
     token: str
     caller: Caller
@@ -32,12 +35,12 @@ class ReplySlot:
     persona: str
 
     @property
-    def place(self) -> ReplyRef:
+    def ref(self) -> ReplyRef:
         return ReplyRef(self.caller, self.room_id, self.reply_id, self.reply_seq)
 
     @property
     def text(self) -> str:
-        """As :func:`parse_slot` takes it."""
+        """As the scripts store it, and :func:`parse_slot` reads it."""
         fields = (
             self.token,
             self.reply_id,
@@ -50,7 +53,8 @@ class ReplySlot:
 
 
 def parse_slot(text: str, caller: Caller, room_id: str) -> ReplySlot:
-    """A turn as lua/accept_send.lua writes it: token|reply id|reply seq|question id|deadline ms|persona as JSON."""
+    """A slot as lua/accept_send.lua writes it: token|reply id|reply seq|question id|deadline
+    ms|persona as JSON."""
     token, reply_id, reply_seq, question_id, deadline_ms, persona = text.split("|", 5)
     return ReplySlot(
         token,

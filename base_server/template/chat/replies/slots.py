@@ -1,4 +1,4 @@
-"""Turns in Redis: taking one, growing its reply, ending it, and finding those whose process died."""
+"""Reply slots in Redis: claim one, write its reply, end it, and find those whose process died."""
 
 from __future__ import annotations
 
@@ -31,22 +31,24 @@ BEYOND = 2**53
 
 
 @dataclass(frozen=True)
-class Asked:
-    """The question of a turn that has come ('' when it was deleted meanwhile), and the list entries before it."""
+class SlotQuestion:
+    """``text``: the question of a slot that is granted, '' when it was deleted; ``history``: the
+    list entries before."""
 
-    question: str
+    text: str
     history: Sequence[str]
 
 
 @dataclass(frozen=True)
-class Ended:
-    """``entry``: the reply as it stands in the list, '' when it is not there. ``ours``: this call ended it.
+class EndedReply:
+    """``entry``: the reply as it stands in the list, '' when it is not there. ``is_ours``: this
+    call ended it.
 
-    ``ready_token``: the turn that may run now, '' for none."""
+    ``granted_token``: of the slot that may run now, '' for none."""
 
     entry: str
-    ours: bool
-    ready_token: str = ""
+    is_ours: bool
+    granted_token: str = ""
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,8 @@ class Final:
 
 @dataclass(frozen=True)
 class Progress:
-    """A reply that runs: bytes of text so far; deltas (bytes up to and with it, text) that a reader lacks."""
+    """A reply that runs: ``length`` of its text in bytes, and ``deltas`` (end in bytes, text) that
+    a reader lacks."""
 
     length: int
     deltas: Sequence[tuple[int, str]]
@@ -67,17 +70,18 @@ class Progress:
 
 @dataclass(frozen=True)
 class OpenSlot:
-    """A turn that the sweeper found. ``is_called``: a process has called the AI, or was about to.
+    """A slot that the sweeper found.
 
-    ``remaining_s``: until its deadline, by Redis' clock; negative when that is over."""
+    ``is_called``: a process has called the AI, or was about to."""
 
-    turn: ReplySlot
+    slot: ReplySlot
     is_called: bool
-    remaining_s: float
 
 
 class ReplySlots:
-    """One script an operation; each compares the turn's token, so that the first to end a reply wins."""
+    """One script per operation.
+
+    Each compares the slot's token, so that of two who end a reply the first wins."""
 
     def __init__(self, cache: CacheClient, streams: EventStreams, settings: ChatSettings) -> None:
         self._cache = cache
@@ -86,29 +90,35 @@ class ReplySlots:
         self._keys = ChatKeys(cache)
         self._lease_ms = round(settings.reply_lease_s * 1000)
 
-    async def look(self, turn: ReplySlot, claim_id: str, *, is_alone: bool = False) -> Asked | None:
-        """What is to be asked once the turn has come; None while it waits. Raises as :meth:`claim`."""
-        answer = await self._claim(turn, claim_id, self._settings.history_length, is_alone)
+    async def read_question(
+        self, slot: ReplySlot, claim_id: str, *, is_only_process: bool = False
+    ) -> SlotQuestion | None:
+        """What to ask once the slot is granted; None while it waits. Raises as :meth:`claim`."""
+        answer = await self._claim(slot, claim_id, self._settings.history_length, is_only_process)
         return (
             None
             if answer is None
-            else Asked(sender_and_content(answer[1])[1] if answer[1] else "", answer[2:])
+            else SlotQuestion(sender_and_content(answer[1])[1] if answer[1] else "", answer[2:])
         )
 
-    async def claim(self, turn: ReplySlot, claim_id: str, *, is_alone: bool = False) -> bool | None:
-        """Take a turn that has come: from now on the caller asks, or nobody. None: it waits (again).
+    async def claim(
+        self, slot: ReplySlot, claim_id: str, *, is_only_process: bool = False
+    ) -> bool | None:
+        """Claim a slot that is granted: from now on this task asks, or nobody. None: it waits
+        (again).
 
-        False: it is taken, but its question was deleted meanwhile. ``claim_id`` names the task that asks: only it gets
-        the same answer again, when the first was lost. ``is_alone``: no other process can have asked. Raises SlotLost
-        when the turn is over or another process has it, RoomNotLoaded when the room must be loaded first."""
-        answer = await self._claim(turn, claim_id, "", is_alone)
+        False: it is claimed, but its question was deleted. ``claim_id`` names the task that asks:
+        only that one gets the same answer again when the first was lost. ``is_only_process``: no
+        other process can have asked. Raises SlotLost when the slot is over or another process has
+        it, RoomNotLoaded when the room must be loaded first."""
+        answer = await self._claim(slot, claim_id, "", is_only_process)
         return None if answer is None else bool(answer[1])
 
     async def _claim(
-        self, turn: ReplySlot, claim_id: str, look_at: int | str, is_alone: bool
+        self, slot: ReplySlot, claim_id: str, history_length: int | str, is_only_process: bool
     ) -> list[Any] | None:
-        keys = self._keys.partition(turn.caller.partition)
-        room = keys.room(turn.room_id)
+        keys = self._keys.partition(slot.caller.partition)
+        room = keys.room(slot.room_id)
         answer: list[Any] = await self._cache.run_script(
             SCRIPTS["claim_slot"],
             [
@@ -119,13 +129,13 @@ class ReplySlots:
                 keys.generation,
             ],
             [
-                turn.token,
-                turn.room_id,
-                turn.caller.db_key,
+                slot.token,
+                slot.room_id,
+                slot.caller.db_key,
                 self._lease_ms,
                 claim_id,
-                look_at,
-                "1" if is_alone else "",
+                history_length,
+                "1" if is_only_process else "",
             ],
         )
         match answer[0]:
@@ -137,14 +147,14 @@ class ReplySlots:
                 raise RoomNotLoaded
         return answer
 
-    async def restore(self, turn: ReplySlot, claim_id: str = "") -> bool:
-        """Open a turn again that Redis lost with its room's record, or that an older record does not know; ``claim_id``
-        when it was claimed already.
+    async def restore(self, slot: ReplySlot, claim_id: str = "") -> bool:
+        """Open a slot again that Redis lost with its room's record, or that an older record does
+        not have.
 
-        False: it is over."""
-        caller = turn.caller
+        ``claim_id``: when it was claimed already. False: the reply is over."""
+        caller = slot.caller
         keys = self._keys.partition(caller.partition)
-        room = keys.room(turn.room_id)
+        room = keys.room(slot.room_id)
         return bool(
             await self._cache.run_script(
                 SCRIPTS["restore_slot"],
@@ -153,13 +163,13 @@ class ReplySlots:
                     room.waiting,
                     keys.leases,
                     keys.generation,
-                    keys.message_state(turn.reply_id),
+                    keys.message_state(slot.reply_id),
                     room.load_token,
                 ],
                 [
-                    turn.text,
-                    turn.token,
-                    turn.room_id,
+                    slot.text,
+                    slot.token,
+                    slot.room_id,
                     claim_id,
                     self._lease_ms,
                     caller.account_id,
@@ -169,27 +179,27 @@ class ReplySlots:
             )
         )
 
-    async def forget(self, turn: ReplySlot) -> None:
-        """Take a waiting turn out of a room that is not there any more."""
-        waiting = self._keys.room(turn.room_id, turn.caller.partition).waiting
-        await self._cache.execute("LREM", waiting, 0, turn.text)
+    async def forget(self, slot: ReplySlot) -> None:
+        """Take a waiting slot out of the queue of a room that does not exist any more."""
+        waiting = self._keys.room(slot.room_id, slot.caller.partition).waiting
+        await self._cache.execute("LREM", waiting, 0, slot.text)
 
-    async def hand_over(self, turn: ReplySlot, claim_id: str) -> None:
-        """Give back a turn that was not used: another process may claim it."""
-        keys = self._keys.partition(turn.caller.partition)
+    async def hand_over(self, slot: ReplySlot, claim_id: str) -> None:
+        """Give back a slot that was not used: another process may claim it."""
+        keys = self._keys.partition(slot.caller.partition)
         await self._cache.run_script(
             SCRIPTS["hand_over"],
             [
-                keys.room(turn.room_id).record,
+                keys.room(slot.room_id).record,
                 keys.leases,
                 keys.signals,
             ],
-            [turn.token, turn.room_id, claim_id, self._settings.ready_lease_ms],
+            [slot.token, slot.room_id, claim_id, self._settings.ready_lease_ms],
         )
 
     async def append(
         self,
-        turn: ReplySlot,
+        slot: ReplySlot,
         claim_id: str,
         start: int,
         text: str,
@@ -197,24 +207,25 @@ class ReplySlots:
         *,
         is_called: bool = True,
     ) -> bool:
-        """Append ``text``, which begins at byte ``start`` of the reply, note its usage, renew the lease.
+        """Append ``text``, which begins at byte ``start`` of the reply, note its usage, renew the
+        lease.
 
-        Returns whether somebody reads along in another process. Raises SlotLost when the reply was ended by somebody
-        else, StreamBehind when Redis has less than ``start`` bytes of it."""
-        keys = self._keys.partition(turn.caller.partition)
-        room = keys.room(turn.room_id)
+        Returns whether it is read in another process. Raises SlotLost when the reply was ended by
+        somebody else, StreamBehind when Redis has less than ``start`` bytes of it."""
+        keys = self._keys.partition(slot.caller.partition)
+        room = keys.room(slot.room_id)
         answer = await self._cache.run_script(
             SCRIPTS["append_delta"],
             [
                 room.record,
-                room.reply_stream(turn.reply_id),
+                room.reply_stream(slot.reply_id),
                 keys.leases,
                 keys.signals,
             ],
             [
-                turn.token,
-                turn.room_id,
-                turn.reply_id,
+                slot.token,
+                slot.room_id,
+                slot.reply_id,
                 start,
                 text,
                 self._lease_ms,
@@ -224,7 +235,7 @@ class ReplySlots:
             ],
         )
         if answer[0] == ScriptStatus.SUPERSEDED:
-            if not await self.restore(turn, claim_id if is_called else ""):
+            if not await self.restore(slot, claim_id if is_called else ""):
                 raise SlotLost
             if is_called:
                 raise StreamBehind(0)
@@ -235,29 +246,29 @@ class ReplySlots:
 
     async def end(
         self,
-        turn: ReplySlot,
+        slot: ReplySlot,
         claim_id: str,
         text: str,
         metadata: Mapping[str, Any],
         *,
         start: int = 0,
         unsent: str | None = None,
-    ) -> Ended:
+    ) -> EndedReply:
         """End a reply with its final text; ``metadata["finish_reason"]`` says why.
 
-        ``unsent`` begins at byte ``start``: what the stream lacks (None: all of it). Raises SlotLost when another
-        process has it."""
-        caller = turn.caller
-        full = {"ai_persona": turn.persona, **metadata}
-        keys = reply_keys(self._keys, self._streams, turn.place)
+        ``unsent`` begins at byte ``start``: what the stream lacks (None: all of it). Raises
+        SlotLost when another process has the slot."""
+        caller = slot.caller
+        metadata = {"ai_persona": slot.persona, **metadata}
+        keys = reply_keys(self._keys, self._streams, slot.ref)
         args = [
-            turn.token,
-            turn.room_id,
-            turn.reply_id,
-            turn.reply_seq,
-            message_body("AI", text, turn.question_id, to_json(full)),
-            open_payload(caller, turn.room_id),
-            full.get("finish_reason", "stop"),
+            slot.token,
+            slot.room_id,
+            slot.reply_id,
+            slot.reply_seq,
+            message_body("AI", text, slot.question_id, to_json(metadata)),
+            open_payload(caller, slot.room_id),
+            metadata.get("finish_reason", "stop"),
             self._settings.ready_lease_ms,
             self._settings.stream_ttl_s * 1000,
             start,
@@ -268,75 +279,81 @@ class ReplySlots:
         if (
             answer[0] == ScriptStatus.SUPERSEDED
             and not answer[1]
-            and await self.restore(turn, claim_id)
+            and await self.restore(slot, claim_id)
         ):
             answer = await self._cache.run_script(SCRIPTS["end_reply"], keys, args)
         if answer[0] == ScriptStatus.WAIT:
             raise SlotLost
         if answer[0] == ScriptStatus.OK:
             self._streams.report_backlog(caller.partition, caller.shard_id, answer[2])
-            return Ended(answer[1], True, answer[3])
-        return Ended(answer[1], False)
+            return EndedReply(answer[1], True, answer[3])
+        return EndedReply(answer[1], False)
 
-    async def interrupt(self, turn: ReplySlot, *, only_if_expired: bool = False) -> Ended | None:
-        """End a reply that runs elsewhere, or nowhere, with what its stream holds. None: its lease still runs."""
-        caller = turn.caller
+    async def interrupt(
+        self, slot: ReplySlot, *, only_if_expired: bool = False
+    ) -> EndedReply | None:
+        """End a reply of another process, or of none, with what its stream holds.
+
+        None: its lease still runs."""
+        caller = slot.caller
         keys = self._keys.partition(caller.partition)
         answer = await self._cache.run_script(
             SCRIPTS["stop_reply"],
             [
-                *reply_keys(self._keys, self._streams, turn.place),
+                *reply_keys(self._keys, self._streams, slot.ref),
                 keys.generation,
             ],
             [
                 "",
-                turn.room_id,
-                turn.reply_id,
+                slot.room_id,
+                slot.reply_id,
                 "interrupted",
                 self._settings.ready_lease_ms,
                 self._settings.stream_ttl_s * 1000,
                 "1" if only_if_expired else "0",
-                open_payload(caller, turn.room_id),
+                open_payload(caller, slot.room_id),
             ],
         )
         if answer[0] == ScriptStatus.WAIT:
             return None
         if answer[0] == ScriptStatus.OK:
             self._streams.report_backlog(caller.partition, caller.shard_id, answer[3])
-            return Ended(answer[1], True, answer[4])
-        return Ended("", False)
+            return EndedReply(answer[1], True, answer[4])
+        return EndedReply("", False)
 
-    async def leave(self, turn: ReplySlot) -> bool:
-        """Let go of a turn that was lost: deleted, its room's record lost, or taken up by another process meanwhile.
+    async def release(self, slot: ReplySlot) -> bool:
+        """Let go of a slot that was lost: deleted, gone with its room's record, or claimed by
+        another process.
 
-        Returns whether another process has it: then its reply goes on, and is told of to those who read it here."""
-        keys = self._keys.partition(turn.caller.partition)
-        room = keys.room(turn.room_id)
+        Returns whether another process has it: then the reply goes on, and that process sends
+        signals to readers here."""
+        keys = self._keys.partition(slot.caller.partition)
+        room = keys.room(slot.room_id)
         answer = await self._cache.run_script(
             SCRIPTS["release_reply"],
             [
                 room.record,
-                keys.account(turn.caller.account_id).open_replies,
-                room.reply_stream(turn.reply_id),
+                keys.account(slot.caller.account_id).open_replies,
+                room.reply_stream(slot.reply_id),
             ],
-            [turn.token, turn.reply_id, self._settings.stream_ttl_s * 1000],
+            [slot.token, slot.reply_id, self._settings.stream_ttl_s * 1000],
         )
         return bool(answer)
 
-    async def read(self, place: ReplyRef, offset: int) -> Progress | Final | None:
-        """What a reader who has ``offset`` bytes lacks: text while the reply runs, its entry once it has ended, None
-        when it has left the room's window."""
-        keys = self._keys.partition(place.caller.partition)
-        room = keys.room(place.room_id)
+    async def read(self, ref: ReplyRef, offset: int) -> Progress | Final | None:
+        """What a reader who has ``offset`` bytes lacks: text while the reply runs, its entry once
+        it has ended, None when it has left the room's window."""
+        keys = self._keys.partition(ref.caller.partition)
+        room = keys.room(ref.room_id)
         answer = await self._cache.run_script(
             SCRIPTS["read_reply"],
             [
                 room.record,
                 room.messages,
-                room.reply_stream(place.reply_id),
-                keys.message_state(place.reply_id),
+                room.reply_stream(ref.reply_id),
+                keys.message_state(ref.reply_id),
             ],
-            [place.seq, place.reply_id, offset, _DELTAS_AT_ONCE],
+            [ref.seq, ref.reply_id, offset, _DELTAS_AT_ONCE],
         )
         match answer[0]:
             case ScriptStatus.NOT_LOADED:
@@ -348,11 +365,12 @@ class ReplySlots:
         deltas = [(int(entry_id.partition("-")[0]), fields[1]) for entry_id, fields in answer[2:]]
         return Progress(answer[1], deltas)
 
-    async def final(self, turn: ReplySlot) -> str:
+    async def final(self, slot: ReplySlot) -> str:
         """The entry of a reply that has ended; '' when it was deleted.
 
-        Raises ServiceUnavailable when it has left the window meanwhile: repeated, its send finds it in MySQL."""
-        found = await self.read(turn.place, BEYOND)
+        Raises ServiceUnavailable when it has left the window: the repeated request finds it in
+        MySQL."""
+        found = await self.read(slot.ref, BEYOND)
         if isinstance(found, Final):
             return found.entry
         raise ServiceUnavailable(
@@ -360,42 +378,39 @@ class ReplySlots:
         )
 
     async def expired(self, *, all_open: bool = False) -> list[OpenSlot]:
-        """Open turns whose lease has run out by Redis' clock (``all_open``: every one), of all partitions but those
-        that are away."""
+        """Open slots whose lease is over by the clock of Redis (``all_open``: every one).
+
+        Of all partitions but those that are away."""
         partitions = range(self._cache.partitions.count)
         found = await self._cache.ask_partitions(
             partitions, lambda p: self._expired_in(p, all_open=all_open)
         )
-        return [turn for turns in found.values() for turn in turns]
+        return [slot for slots in found.values() for slot in slots]
 
     async def _expired_in(self, partition: int, *, all_open: bool) -> list[OpenSlot]:
         keys = self._keys.partition(partition)
         leases = keys.leases
         args = ["1" if all_open else "", _SWEEP_AT_ONCE, self._lease_ms]
-        now_ms, *room_ids = await self._cache.run_script(
-            SCRIPTS["find_expired_slots"], [leases], args
-        )
+        _, *room_ids = await self._cache.run_script(SCRIPTS["find_expired_slots"], [leases], args)
         records = await asyncio.gather(
             *(self._open_fields(partition, room_id) for room_id in room_ids)
         )
-        turns = []
+        slots = []
         for room_id, (text, phase, account, db_key, shard) in zip(room_ids, records, strict=True):
             if text is None:
                 record = keys.room(room_id).record
                 await self._cache.run_script(SCRIPTS["drop_lease"], [record, leases], [room_id])
                 continue
             try:
-                turn = parse_slot(
-                    text, Caller(account, int(db_key), int(shard), partition), room_id
-                )
+                caller = Caller(account, int(db_key), int(shard), partition)
+                slot = parse_slot(text, caller, room_id)
             except (TypeError, ValueError):
                 Logger.error(
                     "an open turn cannot be read; the room's record is damaged", room_id=room_id
                 )
                 continue
-            is_called = phase not in ("ready", "unsure")
-            turns.append(OpenSlot(turn, is_called, (turn.deadline_ms - int(now_ms)) / 1000))
-        return turns
+            slots.append(OpenSlot(slot, is_called=phase not in ("ready", "unsure")))
+        return slots
 
     async def _open_fields(self, partition: int, room_id: str) -> list[Any]:
         fields = ("turn", "turn_phase", "account", "owner", "shard")
@@ -403,16 +418,16 @@ class ReplySlots:
             record = self._keys.room(room_id, partition).record
             return list(await self._cache.execute("HMGET", record, *fields))
         except CacheCommandError:
-            # A key of another type is no record; the other rooms' replies end all the same.
+            # A key of another type is no record, and must not keep other rooms from being swept.
             return [None] * len(fields)
 
 
 class SlotLost(Exception):
-    """The turn is not this token's any more: stopped, deleted, ended by the sweeper, or another process has it."""
+    """The reply was stopped, deleted or ended by the sweeper, or another process has its slot."""
 
 
 class RoomNotLoaded(Exception):
-    """Whether the question was asked before is known only once the room is loaded from MySQL."""
+    """Only a room loaded from MySQL says whether the question was asked before."""
 
 
 class StreamBehind(Exception):
@@ -423,11 +438,11 @@ class StreamBehind(Exception):
         self.length = length
 
 
-def reply_keys(chat_keys: ChatKeys, streams: EventStreams, place: ReplyRef) -> list[str]:
+def reply_keys(chat_keys: ChatKeys, streams: EventStreams, ref: ReplyRef) -> list[str]:
     """How the KEYS of every script begin that ends a reply."""
-    caller = place.caller
+    caller = ref.caller
     keys = chat_keys.partition(caller.partition)
-    room = keys.room(place.room_id)
+    room = keys.room(ref.room_id)
     return [
         room.record,
         room.messages,
@@ -436,6 +451,6 @@ def reply_keys(chat_keys: ChatKeys, streams: EventStreams, place: ReplyRef) -> l
         keys.leases,
         room.waiting,
         keys.account(caller.account_id).open_replies,
-        keys.message_state(place.reply_id),
-        room.reply_stream(place.reply_id),
+        keys.message_state(ref.reply_id),
+        room.reply_stream(ref.reply_id),
     ]
