@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Durability:
-    """Of one server: ``settings`` as it told them; ``safe``: what it acknowledged survives its
-    death."""
+    """Of one server. ``settings``: as it reports them; ``safe``: acknowledged writes survive its
+    crash."""
 
     server: str
     safe: bool

@@ -23,8 +23,7 @@ class ServiceUnavailable(ServiceError):
 
 class NotDeployed(ServiceUnavailable):
     """What was called is not there: a procedure, a shard. The log has the fix. To a client it is
-    an outage like others, for procedures are replaced while servers run; what must not be lost
-    waits."""
+    an outage like others: procedures are replaced while servers run, so events stay queued."""
 
 
 class OutcomeUnknown(ServiceUnavailable):

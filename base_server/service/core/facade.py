@@ -1,7 +1,7 @@
 """The documented global names (``LockService.acquire(…)``) over ordinary objects.
 
 A service is an ordinary class whose collaborators come in the constructor. Decorated with
-``@facade``, a method can also be called on the class itself: it then speaks to the one instance
+``@facade``, a method can also be called on the class itself: it then uses the one instance
 that the server has installed. ``ServiceContainer`` alone installs and clears instances.
 """
 
@@ -22,11 +22,11 @@ class Facade:
     _installed: ClassVar[Any] = None
 
     def install(self) -> None:
-        """Make this object the one that the class name speaks to."""
+        """Make this object the one that calls on the class use."""
         type(self)._installed = self
 
     def uninstall(self) -> None:
-        """Clear the class name, if it still speaks to this object."""
+        """Undo :meth:`install`, unless another object was installed since."""
         if type(self)._installed is self:
             type(self)._installed = None
 
@@ -35,7 +35,8 @@ class Facade:
         """The installed instance; raises :class:`ServiceNotRunning` when there is none."""
         if cls._installed is None:
             raise ServiceNotRunning(
-                f"{cls.__name__} is not running: start it with ServiceContainer, or call an instance of your own."
+                f"{cls.__name__} is not running: start it with ServiceContainer, "
+                "or call an instance of your own."
             )
         return cast(Self, cls._installed)
 

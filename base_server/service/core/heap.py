@@ -1,4 +1,4 @@
-"""The garbage collector while much is made that stays."""
+"""Keeps the garbage collector from stopping the process while many modules are imported."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ _NEVER = 2**31 - 1
 @contextmanager
 def heap_growing_for_good() -> Iterator[None]:
     """For a first import of many modules, in a thread: a full collection stops every thread, the
-    event loop's too, for a tenth of a second. There is none inside, and later ones pass over all
-    that is there by then."""
+    event loop's too, for a tenth of a second. None runs inside, and later ones skip every object
+    that exists by then."""
     young, middle, old = gc.get_threshold()
     gc.set_threshold(young, middle, _NEVER)
     try:

@@ -1,5 +1,5 @@
 """What services count: declared beside the code that counts, exposed by the application, free while
-nobody listens.
+the application exposes none.
 
 Like the logger they are one a process. A name is ``area_what[_unit]`` as Prometheus has it, without
 ``_total``; label values must be few and never a user's text or id.
@@ -17,8 +17,8 @@ SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 1
 _declared: dict[str, Instrument] = {}
 
 
-def _unheard(amount: float, labels: tuple[str, ...]) -> None:
-    """The sink of an instrument while nobody listens."""
+def _discard(amount: float, labels: tuple[str, ...]) -> None:
+    """The sink of an instrument that is not exposed."""
 
 
 class Instrument:
@@ -32,7 +32,7 @@ class Instrument:
         self.name = name
         self.text = text
         self.labels = labels
-        self.sink: Sink = _unheard
+        self.sink: Sink = _discard
         """Called with amount and label values; set by the application."""
 
 

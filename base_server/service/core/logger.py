@@ -48,7 +48,7 @@ def configure_logging(level: str = "info", stream: TextIO | None = None) -> None
 
 class _Lines:
     """A stream that may go away: lines that a closed terminal, a dead reader or a full disk does
-    not take are lost, and whoever logs goes on."""
+    not take are lost; logging never raises."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -77,8 +77,8 @@ class Logger:
     """The documented logger: ``Logger.info("room created", room_id=room_id)``."""
 
     @staticmethod
-    def hears_debug() -> bool:
-        """Whether a debug line goes anywhere: to ask before its fields are put together."""
+    def is_debug() -> bool:
+        """Whether debug lines are logged: check it before building costly fields."""
         return _lowest <= logging.DEBUG
 
     @staticmethod

@@ -1,4 +1,4 @@
-"""When an outage is worth a log line: as it begins, once a minute while it lasts, and at its end."""
+"""When to log an outage: as it begins, once a minute while it lasts, and at its end."""
 
 from __future__ import annotations
 

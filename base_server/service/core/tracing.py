@@ -1,4 +1,4 @@
-"""Spans around what takes time: named here and there in the services, recorded if the application
+"""Spans around what takes time: declared in the services, recorded if the application
 installs a tracer.
 
 Like the logger it is one a process, and costs next to nothing while there is none.

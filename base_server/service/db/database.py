@@ -9,7 +9,7 @@ from base_server.service.db.scripts import DatabaseScript
 from base_server.service.db.values import Row
 
 Selection = Callable[[Mapping[str, str]], Sequence[DatabaseScript]]
-"""What to run, given the ledger; it may refuse by raising."""
+"""Returns the scripts to run for a given ledger; refuses by raising."""
 SERVICE = "database"
 """The name under which failures are reported (``ServiceUnavailable.service``)."""
 
@@ -24,7 +24,7 @@ class Database(Protocol):
 
     @property
     def label(self) -> str:
-        """What a person calls it, for logs and errors. Holds no secret."""
+        """A readable name for logs and errors, without secrets."""
 
     async def call(self, procedure: str, params: Sequence[Any]) -> list[Row]:
         """Call one procedure; the rows of its last result set. Ends within twice the configured
@@ -52,8 +52,8 @@ class Database(Protocol):
 
     async def freeze(self) -> None:
         """Let no procedure read or write here any more, whichever process calls it; when this
-        returns, none is under way. Callers are told ``ServiceUnavailable``. Frozen twice is frozen;
-        a copy of the database is frozen too."""
+        returns, none is under way. Callers get ``ServiceUnavailable``. May be called twice; a copy
+        of a frozen database is frozen too."""
 
     async def unfreeze(self) -> None:
         """Undo :meth:`freeze`."""

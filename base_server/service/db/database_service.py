@@ -1,5 +1,4 @@
-"""DatabaseService: stored procedures of one global database and its shards, whatever the
-backend."""
+"""DatabaseService: stored procedures of one global database and its shards, on any backend."""
 
 from __future__ import annotations
 
@@ -36,12 +35,13 @@ CALL_SECONDS = Histogram(
 )
 FAILED_CALLS = Counter(
     "db_failed_calls",
-    "Procedure calls that failed; reason: refused (the data), unavailable (not executed), missing, unknown, or other.",
+    "Procedure calls that failed; reason: refused (the data), unavailable (not executed), "
+    "missing, unknown, or other.",
     ("procedure", "reason"),
 )
 
 
-_LOOK_AGAIN_S = 1.0
+_SEARCH_AGAIN_S = 1.0
 
 
 class DatabaseService(Facade):
@@ -64,7 +64,7 @@ class DatabaseService(Facade):
         self._global: Database | None = None
         self._shards: dict[int, Database] = {}
         self._addresses: dict[int, ShardAddress] = {}
-        self._looked_s = -_LOOK_AGAIN_S  # for a shard that a call named
+        self._searched_s = -_SEARCH_AGAIN_S  # for a shard that a call named
         self._unchecked: set[int] = set()
         self._loading = asyncio.Lock()
         self.calls = 0
@@ -135,24 +135,24 @@ class DatabaseService(Facade):
 
     @facade
     async def ping_global(self) -> None:
-        """Ask the global database whether it answers; raises ``ServiceUnavailable``."""
+        """Raises ``ServiceUnavailable`` unless the global database answers."""
         await self._tasks.finish(self._require_global().ping(), "db:ping")
 
     @facade
     async def ping_shard(self, shard_id: int) -> None:
-        """Ask a shard whether it answers; raises ``ServiceUnavailable``."""
+        """Raises ``ServiceUnavailable`` unless the shard answers."""
         await self._tasks.finish((await self._shard(shard_id)).ping(), "db:ping")
 
     async def require_shard(self, shard_id: int) -> None:
         """Raises ``ServiceUnavailable`` unless the shard is known, ``NotDeployed`` when it was just
-        looked for: that is done once a second at most."""
+        searched for, which is done once a second at most."""
         if shard_id in self._shards:
             return
-        if monotonic() - self._looked_s <= _LOOK_AGAIN_S:
+        if monotonic() - self._searched_s <= _SEARCH_AGAIN_S:
             raise ServiceUnavailable(
                 SERVICE, f"there is no shard {shard_id}; known are {self.shard_ids}"
             )
-        self._looked_s = monotonic()
+        self._searched_s = monotonic()
         await self.refresh_shards()
         if shard_id not in self._shards:
             reason = f"there is no shard {shard_id}; known are {self.shard_ids}"

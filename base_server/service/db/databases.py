@@ -90,7 +90,8 @@ def _tls_context(settings: DatabaseSettings) -> ssl.SSLContext:
         return ssl.create_default_context(cafile=settings.tls_ca_file)
     except OSError as error:
         raise StartError(
-            f"databaseConfig.tls_ca_file {settings.tls_ca_file}: {error}; name a PEM file of certificates, or"
+            f"databaseConfig.tls_ca_file {settings.tls_ca_file}: {error}; "
+            "name a PEM file of certificates, or"
             " leave it out for the system's."
         ) from error
 
@@ -155,7 +156,7 @@ async def set_frozen(
 
 @dataclass(frozen=True)
 class DatabaseReport:
-    """One database as an operator wants to know it; ``outage`` says why the rest is missing."""
+    """The report on one database for an operator; ``outage``: why the other fields are missing."""
 
     name: str
     label: str

@@ -42,7 +42,7 @@ class DatabaseSettings(Settings):
     type: Literal["sqlite", "mysql"] = "sqlite"
     """`sqlite` keeps files in `data_dir`; `mysql` is MySQL 8 or MariaDB 10.11 and newer."""
     host: Host = "127.0.0.1"
-    """Where the global database is, and every shard that names no host of its own."""
+    """Where the global database is, and every shard without a host of its own."""
     port: Port = 3306
     """Its port."""
     user: str = "root"
@@ -72,20 +72,20 @@ class DatabaseSettings(Settings):
         if not self.shards:
             raise ValueError("shards: at least one is needed")
         if len({shard.shard_id for shard in self.shards}) < len(self.shards):
-            raise ValueError("shards: every shard_id must stand there once")
+            raise ValueError("shards: each shard_id must be used once")
         taken: dict[str, int] = {}
         for shard in self.shards:
-            place = self._place(shard.database, shard)
-            if place == self._place(self.database):
-                both = f"shard {shard.shard_id} and the global database are one, {place}"
+            address = self._address(shard.database, shard)
+            if address == self._address(self.database):
+                both = f"shard {shard.shard_id} and the global database are one, {address}"
                 raise ValueError(f"shards: {both}; give each a database of its own")
-            if (other := taken.setdefault(place, shard.shard_id)) != shard.shard_id:
-                both = f"shards {other} and {shard.shard_id} are one database, {place}"
+            if (other := taken.setdefault(address, shard.shard_id)) != shard.shard_id:
+                both = f"shards {other} and {shard.shard_id} are one database, {address}"
                 raise ValueError(f"shards: {both}; give each one of its own")
         return self
 
-    def _place(self, database: str, shard: ShardSettings | None = None) -> str:
-        """Which database that is, for people."""
+    def _address(self, database: str, shard: ShardSettings | None = None) -> str:
+        """Which database it is, for the error text."""
         if self.type == "sqlite":
             return database
         host, port = (shard.host, shard.port) if shard else (None, None)

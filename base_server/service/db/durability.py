@@ -10,7 +10,8 @@ _SQLITE = "a commit is on the disk when it returns: it survives a kill and a pow
 _FLUSH = {
     "0": "a killed server loses up to a second of commits (set innodb_flush_log_at_trx_commit = 1)",
     "1": "a commit survives a killed server and a power cut",
-    "2": "a commit survives a killed server, a power cut loses up to a second (innodb_flush_log_at_trx_commit = 2)",
+    "2": "a commit survives a killed server, a power cut loses up to a second "
+    "(innodb_flush_log_at_trx_commit = 2)",
 }
 _BINLOG = (
     "; its binary log may be behind after a power cut, and replicas with it (sync_binlog is not 1)"

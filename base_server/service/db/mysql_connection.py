@@ -19,13 +19,14 @@ _TOO_LARGE = 1153  # MySQL's number for a statement over max_allowed_packet
 _DECODERS = {**decoders, FIELD_TYPE.DATETIME: decode_time, FIELD_TYPE.TIMESTAMP: decode_time}
 _SESSION = (
     "SET NAMES utf8mb4 COLLATE utf8mb4_bin, time_zone = '+00:00', "
-    "sql_mode = 'STRICT_ALL_TABLES,ERROR_FOR_DIVISION_BY_ZERO,NO_ZERO_DATE,NO_ZERO_IN_DATE,NO_ENGINE_SUBSTITUTION'"
+    "sql_mode = 'STRICT_ALL_TABLES,ERROR_FOR_DIVISION_BY_ZERO,"
+    "NO_ZERO_DATE,NO_ZERO_IN_DATE,NO_ENGINE_SUBSTITUTION'"
 )
 
 
 @dataclass(frozen=True)
 class MySqlTarget:
-    """Where a database is and who asks. ``database`` None: the server itself."""
+    """Where a database is, and the login. ``database`` None: the server itself."""
 
     host: str
     port: int
@@ -63,8 +64,9 @@ class MySqlConnection:
         only).
         """
         raw = await aiomysql.connect(
-            host=target.host, port=target.port, user=target.user, password=target.password, db=target.database,
-            charset="utf8mb4", autocommit=True, ssl=target.tls, conv=_DECODERS, cursorclass=_QuietCursor,
+            host=target.host, port=target.port, user=target.user, password=target.password,
+            db=target.database, charset="utf8mb4", autocommit=True, ssl=target.tls,
+            conv=_DECODERS, cursorclass=_QuietCursor,
             init_command=f"{_SESSION}, innodb_lock_wait_timeout = {lock_wait_s}",
         )  # fmt: skip
         connection = cls(raw, 0)

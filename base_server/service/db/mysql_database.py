@@ -1,5 +1,4 @@
-"""A MySQL or MariaDB database behind the database port: every call is one ``CALL`` in one round
-trip."""
+"""A MySQL or MariaDB database behind the database port: a call is one ``CALL``, one round trip."""
 
 from __future__ import annotations
 
@@ -97,7 +96,7 @@ class MySqlDatabase:
         await self.pool.close()
 
     async def _call(self, procedure: str, values: tuple[Any, ...]) -> list[Row]:
-        deadlocks, lost = 0, False
+        deadlocks, is_unsure = 0, False
         while True:
             try:
                 async with self.pool.connection() as connection:
@@ -110,20 +109,18 @@ class MySqlDatabase:
                     and deadlocks < _BUSY_RETRIES
                 ):
                     deadlocks += 1
-                elif procedure in self._repeatable and verdict is Verdict.LOST and not lost:
-                    lost = True
+                elif (
+                    procedure in self._repeatable
+                    and verdict is Verdict.OUTCOME_UNKNOWN
+                    and not is_unsure
+                ):
+                    is_unsure = True
                 else:
-                    raise self._said(translate(error, self.label), lost) from error
+                    raise _or_unknown(translate(error, self.label), is_unsure) from error
             except ServiceUnavailable as error:
-                raise self._said(error, lost) from error
-            await asyncio.sleep(random.uniform(0, 0.01 * 2**deadlocks))  # noqa: S311 - only to part two rivals
-
-    def _said(self, error: ServiceError, lost: bool) -> ServiceError:
-        """``error``, unless an earlier attempt was lost: then "nothing was executed" cannot be
-        said."""
-        if lost and isinstance(error, ServiceUnavailable):
-            return OutcomeUnknown(SERVICE, error.reason)
-        return error
+                raise _or_unknown(error, is_unsure) from error
+            # Random: two that deadlocked must not meet again.
+            await asyncio.sleep(random.uniform(0, 0.01 * 2**deadlocks))  # noqa: S311
 
     async def _answer(self, connection: MySqlConnection, statement: str | bytes) -> list[Row]:
         try:
@@ -133,3 +130,11 @@ class MySqlDatabase:
             raise OutcomeUnknown(
                 SERVICE, f"{self.label}: no answer in {self._timeout_s} s"
             ) from error
+
+
+def _or_unknown(error: ServiceError, is_unsure: bool) -> ServiceError:
+    """``error``, unless the outcome of an earlier attempt is unknown: then "nothing was executed"
+    would be wrong."""
+    if is_unsure and isinstance(error, ServiceUnavailable):
+        return OutcomeUnknown(SERVICE, error.reason)
+    return error

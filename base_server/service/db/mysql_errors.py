@@ -18,7 +18,7 @@ from base_server.service.db.database import SERVICE
 class Verdict(Enum):
     REFUSED = "the data itself cannot be stored"
     BUSY = "rolled back because of another transaction; the same call may work at once"
-    LOST = "no answer that says whether the call was executed"
+    OUTCOME_UNKNOWN = "no answer that says whether the call was executed"
     UNAVAILABLE = "the server cannot serve now and executed nothing"
 
 
@@ -36,7 +36,7 @@ _REFUSED = frozenset(
     }
 )  # fmt: skip
 _BUSY = frozenset({1205, 1213})
-_LOST = frozenset(
+_OUTCOME_UNKNOWN = frozenset(
     {
         # shutdown, aborted, network, killed query, killed connection, statement time-out, idle
         # disconnect
@@ -55,9 +55,8 @@ NO_SUCH_TABLE = 1146
 def error_number(error: pymysql.err.Error) -> int:
     """The server's number, 0 for an error without one."""
     number = error.args[0] if error.args else 0
-    return (
-        number % 65536 if isinstance(number, int) else 0
-    )  # PyMySQL reads the upper half as negative
+    # PyMySQL reads the upper half as negative.
+    return number % 65536 if isinstance(number, int) else 0
 
 
 def describe(error: pymysql.err.Error) -> str:
@@ -73,8 +72,8 @@ def judge(error: pymysql.err.Error) -> Verdict:
         return Verdict.REFUSED
     if number in _BUSY:
         return Verdict.BUSY
-    if number in _LOST or number == 0:  # without a number: the protocol itself broke
-        return Verdict.LOST
+    if number in _OUTCOME_UNKNOWN or number == 0:  # without a number: the protocol itself broke
+        return Verdict.OUTCOME_UNKNOWN
     return Verdict.UNAVAILABLE
 
 
@@ -85,7 +84,7 @@ def translate(error: pymysql.err.Error, label: str) -> DataRefused | ServiceUnav
     match judge(error):
         case Verdict.REFUSED:
             return DataRefused(error_number(error), str(error.args[-1]))
-        case Verdict.LOST:
+        case Verdict.OUTCOME_UNKNOWN:
             return OutcomeUnknown(SERVICE, f"{label}: {describe(error)}")
         case _:
             return ServiceUnavailable(SERVICE, f"{label}: {describe(error)}")

@@ -30,7 +30,8 @@ _FROZEN_SUFFIX = "__fenced"
 FROZEN_TABLES = """SELECT table_name AS name FROM information_schema.tables
     WHERE table_schema = DATABASE() AND RIGHT(table_name, 8) = '__fenced'"""
 _OPEN_TABLES = """SELECT table_name AS name FROM information_schema.tables
-    WHERE table_schema = DATABASE() AND table_type = 'BASE TABLE' AND table_name <> 'schema_versions'
+    WHERE table_schema = DATABASE() AND table_type = 'BASE TABLE'
+    AND table_name <> 'schema_versions'
     AND RIGHT(table_name, 8) <> '__fenced'"""
 _LEDGER = """CREATE TABLE IF NOT EXISTS schema_versions (
     name VARCHAR(128) CHARACTER SET ascii COLLATE ascii_bin NOT NULL PRIMARY KEY,
@@ -59,7 +60,8 @@ async def apply_scripts(target: MySqlTarget, select: Selection) -> None:
     try:
         async with _connection(replace(target, database=None), None) as connection:
             await connection.run(
-                f"CREATE DATABASE IF NOT EXISTS `{target.database}` CHARACTER SET utf8mb4 COLLATE utf8mb4_bin"
+                f"CREATE DATABASE IF NOT EXISTS `{target.database}` "
+                "CHARACTER SET utf8mb4 COLLATE utf8mb4_bin"
             )
             await connection.run(f"USE `{target.database}`")
             lock = f"'schema.{target.database}'"
@@ -107,7 +109,8 @@ async def _run(connection: MySqlConnection, select: Selection) -> None:
         if script.text:
             await connection.run(script.text)
         await connection.run(
-            "INSERT INTO schema_versions (name, checksum, applied_at) "  # noqa: S608 - a file's name and digest
+            # S608: nothing but a file's name and digest.
+            "INSERT INTO schema_versions (name, checksum, applied_at) "  # noqa: S608
             f"VALUES ('{script.name}', '{script.checksum}', UTC_TIMESTAMP(3)) "
             "ON DUPLICATE KEY UPDATE checksum = VALUES(checksum), applied_at = VALUES(applied_at)"
         )

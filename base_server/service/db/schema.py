@@ -55,7 +55,10 @@ class SchemaStatus:
         """That a newer version of the scripts was applied, in words; empty when none was."""
         if self.applied_version <= self.version:
             return ""
-        return f"a newer version was applied: its scripts have number {self.applied_version}, these {self.version}"
+        return (
+            "a newer version was applied: "
+            f"its scripts have number {self.applied_version}, these {self.version}"
+        )
 
     def refuse_mistakes(self, *, command: str = "db apply", downgrade: bool = False) -> None:
         """Raise :class:`StartError` for what applying cannot fix or, except for a ``downgrade``,
@@ -70,14 +73,16 @@ class SchemaStatus:
             )
         if unknown := self.names(ScriptState.UNKNOWN):
             raise StartError(
-                f"{self.label}: {', '.join(unknown)} was applied by a newer version of this server, or this database"
-                " is another one's: run that version, or give the global database and each shard one of its own"
+                f"{self.label}: {', '.join(unknown)} was applied by a newer version of this "
+                "server, or this database is another one's: run that version, "
+                "or give the global database and each shard one of its own"
                 " (databaseConfig.database, databaseConfig.shards)"
             )
         if not downgrade and (newer := self.names(ScriptState.NEWER)):
             raise StartError(
-                f"{self.label}: {self.newer_version}, and {', '.join(newer)} would be replaced by older ones;"
-                f" run the newer version, or put this version's procedures back with: {command} --downgrade"
+                f"{self.label}: {self.newer_version}, and {', '.join(newer)} would be replaced by "
+                "older ones; run the newer version, or put this version's procedures back with: "
+                f"{command} --downgrade"
             )
 
 

@@ -1,5 +1,4 @@
-"""A SQLite file behind the database port: its own thread, WAL, every commit on the disk before it
-is answered."""
+"""A SQLite file behind the database port: its own thread, WAL, commits synced to the disk."""
 
 from __future__ import annotations
 
@@ -29,7 +28,8 @@ _LEDGER = """CREATE TABLE IF NOT EXISTS schema_versions (
     name TEXT NOT NULL PRIMARY KEY, checksum TEXT NOT NULL, applied_at TEXT NOT NULL)"""
 _RECORD = """INSERT INTO schema_versions (name, checksum, applied_at)
     VALUES (?, ?, strftime('%Y-%m-%d %H:%M:%f', 'now'))
-    ON CONFLICT (name) DO UPDATE SET checksum = excluded.checksum, applied_at = excluded.applied_at"""
+    ON CONFLICT (name)
+    DO UPDATE SET checksum = excluded.checksum, applied_at = excluded.applied_at"""
 
 
 _NO_FREEZE = "a SQLite shard needs no freeze: it is a file, to be copied while no server runs"

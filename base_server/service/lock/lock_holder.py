@@ -1,5 +1,4 @@
-"""Holding a lock for as long as work lasts: acquired, kept extended, and given back whatever
-happens."""
+"""A lock for as long as work lasts: acquired, extended, and released whatever happens."""
 
 from __future__ import annotations
 
@@ -25,13 +24,12 @@ class AcquiredLock:
     ttl_s: float
     partition: int | None
     lost: bool = False
-    leave_for_s: float | None = (
-        None  # set by the user of the lock: at the end let it expire after this, unreleased
-    )
+    # Set inside the block: at its end the lock is not released, it expires after this.
+    leave_for_s: float | None = None
 
 
 class LockHolder:
-    """Keeps locks of ``locks`` in tracked tasks, so that no cancellation leaves one behind.
+    """Keeps locks of ``locks`` in tracked tasks, so that a cancellation leaks none.
 
     A lock whose release met an outage is remembered and given back before its next acquisition
     here: the next attempt does not wait for the TTL.
@@ -46,9 +44,9 @@ class LockHolder:
     async def acquired(
         self, key: str, *, ttl_s: float, timeout_s: float, partition: int | None = None
     ) -> AsyncIterator[AcquiredLock | None]:
-        """Hold ``key``; None if it is still taken after ``timeout_s``. Raises ServiceUnavailable
-        when it cannot be asked; an outage later, while working or leaving, only shows in ``lost``
-        and the log."""
+        """Acquire ``key`` for the block; None if it is still taken after ``timeout_s``. Raises
+        ServiceUnavailable when it cannot be asked; an outage later, while working or leaving, only
+        shows in ``lost`` and the log."""
         lock = await self._acquire(key, ttl_s, timeout_s, partition)
         if lock is None:
             yield None

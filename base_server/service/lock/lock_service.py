@@ -25,7 +25,7 @@ from base_server.service.redis_client.script import ScriptFolder
 _SCRIPTS = ScriptFolder(Path(__file__).parent / "lua")
 _SHORTEST_WAIT_S = 0.01
 _LONGEST_WAIT_S = 0.25
-_LONGEST_PAUSE_S = 1.0  # of who gives back what an outage left taken
+_LONGEST_PAUSE_S = 1.0  # between two tries to release what an outage left taken
 
 
 class LockService(Facade):
@@ -75,21 +75,22 @@ class LockService(Facade):
             left_s = deadline_s - time.monotonic()
             if left_s <= 0:
                 return None
-            # Random, so that those who wait do not ask all at once; not past the holder's TTL.
-            pause_s = min(wait_s * random.uniform(0.5, 1.0), taken_for_ms / 1000, left_s)  # noqa: S311
+            # Random, so that waiting callers do not retry all at once; not past the holder's TTL.
+            share = random.uniform(0.5, 1.0)  # noqa: S311
+            pause_s = min(wait_s * share, taken_for_ms / 1000, left_s)
             await asyncio.sleep(pause_s)
             wait_s = min(2 * wait_s, _LONGEST_WAIT_S)
 
     @facade
     async def release(self, key: str, token: str, *, partition: int | None = None) -> bool:
-        """Give the lock back; false when ``token`` no longer held it."""
+        """Release the lock; false when ``token`` had lost it already."""
         return bool(await self._run("release_lock", key, partition, token))
 
     @facade
     async def extend(
         self, key: str, token: str, ttl: float, *, partition: int | None = None
     ) -> bool:
-        """Hold the lock for ``ttl`` seconds from now; false when ``token`` no longer held it."""
+        """Extend the lock to ``ttl`` seconds from now; false when ``token`` had lost it already."""
         return bool(await self._run("extend_lock", key, partition, token, _ms(ttl)))
 
     async def _try(self, key: str, token: str, ttl: float, partition: int | None) -> int:

@@ -18,7 +18,7 @@ Intake = Callable[[QueueMessage], "Awaitable[EventStream | None]"]
 """Looks at a message (with its id) before it is stored; see QueueService.declare."""
 
 EventStreamNames = Sequence[str] | Callable[[], Sequence[str]]
-"""The streams of a queue, or who knows them now: there may come more while the server runs."""
+"""The streams of a queue, or a function that returns them: more may come while the server runs."""
 
 # Queues that are read by their owner alone, in streams of its own: no other stream of theirs is
 # ever read.
@@ -132,7 +132,8 @@ class EventStreamMap:
         reads."""
         if message.queue_name in _OWNED and message.queue_name not in self._declared:
             raise ServiceError(
-                f"queue: {message.queue_name} takes nothing before its owner's template is made here"
+                f"queue: {message.queue_name} takes nothing "
+                "before its owner's template is made here"
             )
         partition, name = self._queue(message.queue_name).route(message)
         return self.stream(message.queue_name, partition, name)

@@ -45,9 +45,8 @@ class _Visit:
     stream: EventStream
     lock: AcquiredLock
     delivered: int = 0
-    blocked: set[str] = field(
-        default_factory=set
-    )  # partition keys that wait behind a failing entry
+    # Partition keys that wait for a failing entry.
+    blocked: set[str] = field(default_factory=set)
 
 
 class QueueConsumer:

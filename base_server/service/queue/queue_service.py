@@ -132,8 +132,8 @@ class QueueService(Facade):
         delivery: the message comes again after a growing wait, and after max_attempts goes to the
         dead letters with its reason; meanwhile later messages of its partition_key (and priority)
         wait, all others go on. A handler that raises ServiceUnavailable says "not now": the stream
-        rests, nothing is counted. Raises ServiceError when this ``consumer_id`` is registered for
-        the queue already.
+        backs off, nothing is counted. Raises ServiceError when this ``consumer_id`` is registered
+        for the queue already.
         """
         if (queue_name, consumer_id) in self._consumers:
             raise ServiceError(
@@ -257,7 +257,7 @@ class QueueService(Facade):
         groups: Mapping[str, str] | None = None,
     ) -> int:
         """Move (entry id, reason) to the stream's dead letters, all in one step, fields kept;
-        returns how many were still there. ``groups``: by entry id, what it holds up until it is
+        returns how many were still there. ``groups``: by entry id, what it blocks until it is
         replayed or dropped (:meth:`blocked`). Raises DeadLettersFull (all stay in the stream) at
         dead_letter_limit."""
         return await self._store.dead_letter(stream, entries_with_reasons, groups or {})
@@ -275,13 +275,13 @@ class QueueService(Facade):
 
     async def blocked(self, stream: EventStream, groups: Sequence[str]) -> set[str]:
         """Those of ``groups`` that have dead letters in this stream: what comes later of them
-        should wait behind."""
+        should wait."""
         return await self._store.blocked(stream, groups)
 
     @asynccontextmanager
     async def acquired(self, stream: EventStream, timeout_s: float) -> AsyncIterator[None]:
-        """Take the stream's lock, so that nobody else drains it. Raises ServiceUnavailable if it is not free
-        in ``timeout_s``."""
+        """Take the stream's lock, so that nobody else drains it. Raises ServiceUnavailable if it is
+        not free in ``timeout_s``."""
         async with self._locks.acquired(
             stream.lock_key,
             ttl_s=self._settings.lock_ttl_s,
@@ -317,17 +317,17 @@ class QueueService(Facade):
         return await self._store.dead_letters([stream], self._settings.dead_letter_limit)
 
     async def replay_dead_letter(self, stream: EventStream, dead_id: str) -> bool:
-        """Put one back at the end of its stream, its deliveries counted anew; false if it is not
+        """Put one back at the end of its stream, its deliveries counted from 0; false if it is not
         there."""
         return await self._store.replay(stream, dead_id)
 
     async def drop_dead_letter(self, stream: EventStream, dead_id: str) -> bool:
-        """Throw one away for good; false if it is not there."""
+        """Delete one permanently; false if it is not there."""
         return await self._store.drop(stream, dead_id)
 
     async def backlog(self, queue_name: str) -> dict[EventStream, int]:
         """Entries in every stream, those being worked on included, without the streams of
-        partitions that are away; all are asked at once."""
+        partitions that are away; one round trip to each server."""
         return await self._store.backlog(self._streams.streams(queue_name))
 
     async def stats(self) -> dict[str, dict[str, Any]]:

@@ -33,8 +33,8 @@ class QueueSettings(Settings):
     """Longest wait between two deliveries."""
 
     dead_letter_limit: int = Field(default=10_000, ge=1)
-    """Dead letters an event stream may hold; beyond it the failed entry stays where it is, its key
-    behind it."""
+    """Dead letters an event stream may hold; beyond it the failed entry stays, and
+    blocks its key."""
 
     poll_interval_s: float = Field(default=1.0, gt=0)
     """How often an idle consumer looks for messages of other processes; its own process wakes it at
@@ -45,8 +45,8 @@ class QueueSettings(Settings):
     priority."""
 
     scan_limit: int = Field(default=5_000, ge=1)
-    """Entries a consumer reads past in one visit of an event stream because their key waits behind
-    a failing one."""
+    """Entries a consumer reads past in one visit of an event stream because a failing one blocks
+    their key."""
 
     workers: int = Field(default=2, ge=1)
     """Event streams that one consumer works on at the same time."""

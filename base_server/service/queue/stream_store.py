@@ -1,9 +1,8 @@
-"""Everything that is done to a stream in Redis. Each call is one round trip unless it says
-otherwise.
+"""All operations on an event stream in Redis; one round trip each, unless stated otherwise.
 
 All of them raise ServiceUnavailable when Redis cannot be asked; nothing was done then, or
 (OutcomeUnknown) it is not known, and every call but :meth:`EventStreamStore.replay` and
-:meth:`EventStreamStore.drop` may simply be made again.
+:meth:`EventStreamStore.drop` may be repeated.
 """
 
 from __future__ import annotations
@@ -52,10 +51,9 @@ class EventStreamPage:
 
 @dataclass(frozen=True)
 class DeadLetter:
-    """An entry that was given up. ``fields`` are the entry's own, complete, for looking and for a
-    replay.
+    """An entry that was given up. ``fields``: the entry's own, complete, to inspect and to replay.
 
-    ``entry_id``: under which it first stood in the stream. ``group``: what it holds up, '' for
+    ``entry_id``: under which it first stood in the stream. ``group``: what it blocks, '' for
     nothing."""
 
     stream: EventStream
@@ -83,7 +81,7 @@ class EventStreamStore:
         self._settings = settings
 
     @property
-    def _works(self) -> CacheClient:
+    def _bulk(self) -> CacheClient:
         return self._cache.get_bulk_client()
 
     async def append(self, stream: EventStream, message: QueueMessage) -> None:
@@ -131,7 +129,7 @@ class EventStreamStore:
         entries: list[QueueEntry] = []
         start, page, size = "-", min(count, _FIRST_PAGE), 0
         while True:
-            rows = await self._works.execute("XRANGE", stream.key, start, "+", "COUNT", page)
+            rows = await self._bulk.execute("XRANGE", stream.key, start, "+", "COUNT", page)
             entries += [_entry(row) for row in rows]
             size += sum(len(entry.payload_text.encode()) for entry in entries[-len(rows) :])
             left = min(count - len(entries), (max_bytes - size) * len(entries) // max(size, 1))
@@ -140,16 +138,16 @@ class EventStreamStore:
             start, page = f"({entries[-1].entry_id}", min(left, 4 * page)
 
     async def last_entry(self, stream: EventStream) -> str | None:
-        rows = await self._works.execute("XREVRANGE", stream.key, "+", "-", "COUNT", 1)
+        rows = await self._bulk.execute("XREVRANGE", stream.key, "+", "-", "COUNT", 1)
         return str(rows[0][0]) if rows else None
 
     async def has_entries_to(self, stream: EventStream, entry_id: str) -> bool:
-        return bool(await self._works.execute("XRANGE", stream.key, "-", entry_id, "COUNT", 1))
+        return bool(await self._bulk.execute("XRANGE", stream.key, "-", entry_id, "COUNT", 1))
 
     async def read(self, stream: EventStream, start: str, count: int) -> EventStreamPage:
         """A page from ``start`` on ("-" the head, "(id" after that entry)."""
         script = _SCRIPTS["read_stream"]
-        now_ms, rows, notes = await self._works.run_script(
+        now_ms, rows, notes = await self._bulk.run_script(
             script, (stream.key, stream.retry_key), (start, count)
         )
         entries = [_entry(row) for row in rows]
@@ -166,14 +164,14 @@ class EventStreamStore:
         if not ids:
             return 0
         keys = (stream.key, stream.retry_key)
-        return int(await self._works.run_script(_SCRIPTS["remove_entries"], keys, ids))
+        return int(await self._bulk.run_script(_SCRIPTS["remove_entries"], keys, ids))
 
     async def record_attempt(
         self, stream: EventStream, entry_id: str, attempts: int, wait_s: float
     ) -> None:
         """Note that ``attempts`` deliveries were begun and the next waits ``wait_s``."""
         keys = (stream.key, stream.retry_key)
-        await self._works.run_script(
+        await self._bulk.run_script(
             _SCRIPTS["record_attempt"], keys, (entry_id, attempts, round(wait_s * 1000))
         )
 
@@ -185,7 +183,7 @@ class EventStreamStore:
     ) -> int:
         """Move entries (id, reason) to the dead letters, all or none; returns how many were still
         there.
-        ``groups``: by entry id, what it holds up. Raises DeadLettersFull at dead_letter_limit."""
+        ``groups``: by entry id, what it blocks. Raises DeadLettersFull at dead_letter_limit."""
         if not entries_with_reasons:
             return 0
         keys = (stream.key, stream.dead_key, stream.retry_key, stream.blocked_key)
@@ -194,7 +192,7 @@ class EventStreamStore:
             for entry_id, reason in entries_with_reasons
         )
         args = (self._settings.dead_letter_limit, *(text for triple in given_up for text in triple))
-        moved = int(await self._works.run_script(_SCRIPTS["dead_letter_entries"], keys, args))
+        moved = int(await self._bulk.run_script(_SCRIPTS["dead_letter_entries"], keys, args))
         if moved < 0:
             raise DeadLettersFull(stream.queue_name, self._settings.dead_letter_limit)
         DEAD_LETTERS.add(stream.queue_name, amount=moved)
@@ -215,7 +213,7 @@ class EventStreamStore:
             words = [word for name_and_value in entry.fields.items() for word in name_and_value]
             args += [entry.entry_id, reason, groups.get(entry.entry_id, ""), len(words), *words]
         added = int(
-            await self._works.run_script(
+            await self._bulk.run_script(
                 _SCRIPTS["add_dead_letters"], (stream.dead_key, stream.blocked_key), args
             )
         )
@@ -228,12 +226,12 @@ class EventStreamStore:
         """Those of ``groups`` that have dead letters."""
         if not groups:
             return set()
-        counts = await self._works.execute("HMGET", stream.blocked_key, *groups)
+        counts = await self._bulk.execute("HMGET", stream.blocked_key, *groups)
         return {group for group, count in zip(groups, counts, strict=True) if count is not None}
 
     async def dead_letters(self, streams: Sequence[EventStream], limit: int) -> list[DeadLetter]:
         """The oldest dead letters of each stream, up to ``limit`` a stream."""
-        answers = await self._works.execute_many(
+        answers = await self._bulk.execute_many(
             [("XRANGE", stream.dead_key, "-", "+", "COUNT", limit) for stream in streams]
         )
         return [
@@ -243,9 +241,7 @@ class EventStreamStore:
         ]
 
     async def dead_letter_count(self, streams: Sequence[EventStream]) -> int:
-        return sum(
-            await self._works.execute_many([("XLEN", stream.dead_key) for stream in streams])
-        )
+        return sum(await self._bulk.execute_many([("XLEN", stream.dead_key) for stream in streams]))
 
     async def replay(self, stream: EventStream, dead_id: str) -> bool:
         """Put a dead letter back at the end of its stream; false if it is not there."""
@@ -253,18 +249,18 @@ class EventStreamStore:
             _SCRIPTS["replay_dead_letter"],
             (stream.dead_key, stream.key, stream.blocked_key),
         )
-        # Not repeated after a lost connection: the second run would say "not there" of what it had
-        # replayed.
-        return bool(await self._works.run_script(script, keys, (dead_id,), repeatable=False))
+        # Not repeated after a lost connection: the second run would report "not there" for what the
+        # first replayed.
+        return bool(await self._bulk.run_script(script, keys, (dead_id,), repeatable=False))
 
     async def drop(self, stream: EventStream, dead_id: str) -> bool:
         """Throw a dead letter away; false if it is not there."""
         script, keys = _SCRIPTS["drop_dead_letter"], (stream.dead_key, stream.blocked_key)
-        return bool(await self._works.run_script(script, keys, (dead_id,), repeatable=False))
+        return bool(await self._bulk.run_script(script, keys, (dead_id,), repeatable=False))
 
     async def keys(self, patterns: Sequence[str]) -> set[str]:
         """Names of the keys that match; reads through all of Redis, in small steps."""
-        return set().union(*[await self._works.scan(pattern) for pattern in patterns])
+        return set().union(*[await self._bulk.scan(pattern) for pattern in patterns])
 
     async def backlog(self, streams: Sequence[EventStream]) -> dict[EventStream, int]:
         """Entries in each stream, those being worked on included; without the streams of partitions
@@ -289,7 +285,7 @@ class EventStreamStore:
         self, streams: Sequence[EventStream]
     ) -> tuple[int, dict[EventStream, EventStreamFacts]]:
         """Redis time in ms and the facts of each stream; two round trips."""
-        lengths = await self._works.execute_many(
+        lengths = await self._bulk.execute_many(
             [
                 ("TIME",),
                 *(("XLEN", key) for stream in streams for key in (stream.key, stream.dead_key)),
@@ -304,7 +300,7 @@ class EventStreamStore:
         heads: list[Any] = []
         if filled:
             commands = [("XRANGE", stream.key, "-", "+", "COUNT", 1) for stream in filled]
-            heads = await self._works.execute_many(commands)
+            heads = await self._bulk.execute_many(commands)
         oldest = {
             stream: int(rows[0][0].partition("-")[0])
             for stream, rows in zip(filled, heads, strict=True)

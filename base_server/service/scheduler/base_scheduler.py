@@ -1,4 +1,4 @@
-"""What a scheduled job is, and what can be asked about it. All clock times are UTC."""
+"""A scheduled job and its status. All clock times are UTC."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class ScheduleJob:
     """One job. ``callback`` is called without arguments: a coroutine function on the event loop,
     any other callable in a thread. Runs of one job never overlap in a process; an occurrence that
     falls into a run under way is skipped. When the machine's clock is set, an interval of one
-    process goes on as it was, and the others are planned anew by the new time.
+    process goes on as it was, and the others are rescheduled by the new time.
 
     With ``use_distributed_lock`` one process at a time runs it, and each occurrence is run by one
     process only: intervals then start at multiples of the interval since 1970 everywhere, and after
@@ -52,7 +52,7 @@ class ScheduleJob:
 
 @dataclass(frozen=True)
 class JobStatus:
-    """What :meth:`SchedulerService.get_job_status` answers: facts about this process since the job
+    """What :meth:`SchedulerService.get_job_status` returns: figures of this process since the job
     was added."""
 
     job_id: str
@@ -60,7 +60,7 @@ class JobStatus:
     running: bool
     runs: int  # ended runs, failed ones included
     failures: int
-    skipped: int  # occurrences not run: one was under way here, or another process held the lock
+    skipped: int  # occurrences not run: one was under way here, or another process had the lock
     last_error: str | None  # of the last run that failed; the type and the text
     last_run: datetime | None  # start of the last run
     next_run: datetime | None  # None: not scheduled (disabled, done, or the scheduler does not run)

@@ -1,5 +1,5 @@
-"""SchedulerService: jobs by the clock on APScheduler, intervals of one process by the loop's clock;
-its drain really waits."""
+"""SchedulerService: jobs by the clock on APScheduler, intervals of one process by the loop's
+clock."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from base_server.service.scheduler.job_runner import JobRunner
 from base_server.service.scheduler.scheduler_settings import SchedulerSettings
 from base_server.service.scheduler.triggers import interval_s, make_trigger
 
-_LOOK_AT_CLOCK_S = 1.0
-_SET_S = 0.5
+_CLOCK_CHECK_S = 1.0
+_CLOCK_SET_S = 0.5
 """The machine's clock was set when it moved by so much against the loop's; NTP slews it by less."""
 
 
@@ -31,8 +31,8 @@ class SchedulerService(Facade):
     """Runs :class:`ScheduleJob`s of this process. Jobs added before :meth:`start` run from then on.
 
     A job that fails is logged and counted and runs again at its next time. A time missed because
-    the loop was blocked is made up for once, not once for each. Jobs are not stored: who needs one
-    adds it at every start.
+    the loop was blocked is made up for once, not once for each. Jobs are not stored: add them at
+    every start.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class SchedulerService(Facade):
         )
         self._clock.start()
         self._wall_ahead_s = time.time() - time.monotonic()
-        self._watch = IntervalTimer(_LOOK_AT_CLOCK_S, self._look_at_clock)
+        self._watch = IntervalTimer(_CLOCK_CHECK_S, self._check_clock)
         for runner in self._runners.values():
             self._schedule(runner.job)
 
@@ -80,7 +80,7 @@ class SchedulerService(Facade):
             Logger.warn("scheduled jobs were cancelled at stop", jobs=cancelled)
         self._clock.shutdown()
         self._clock = None
-        await asyncio.sleep(0)  # APScheduler takes its timer off the loop one turn later
+        await asyncio.sleep(0)  # APScheduler removes its timer in the next loop iteration
         return len(cancelled)
 
     @facade
@@ -156,11 +156,11 @@ class SchedulerService(Facade):
         job = self._clock.get_job(job_id) if self._clock else None
         return job.next_run_time if job else None
 
-    def _look_at_clock(self) -> None:
-        """APScheduler plans by the machine's clock and sleeps by the loop's: it is told when the
-        two part."""
+    def _check_clock(self) -> None:
+        """APScheduler plans by the machine's clock and sleeps by the loop's: wake it up when the
+        two diverge."""
         moved_s = time.time() - time.monotonic() - self._wall_ahead_s
-        if self._clock is None or abs(moved_s) < _SET_S:
+        if self._clock is None or abs(moved_s) < _CLOCK_SET_S:
             return
         self._wall_ahead_s += moved_s
         Logger.warn(

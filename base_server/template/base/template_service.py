@@ -1,4 +1,5 @@
-"""Runs one request: strict parsing, the session, the handler, the response envelope, the log line."""
+"""Runs one request: strict parsing, the session, the handler, the response envelope, the log
+line."""
 
 from __future__ import annotations
 
@@ -139,7 +140,7 @@ class TemplateService:
         else:
             answer = self._encode_safely(response)
         elapsed_s = time.monotonic() - started
-        if answer.error_code or Logger.hears_debug():
+        if answer.error_code or Logger.is_debug():
             log = Logger.info if answer.error_code else Logger.debug
             log(
                 "request",

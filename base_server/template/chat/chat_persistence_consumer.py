@@ -87,7 +87,7 @@ class ChatPersistenceConsumer:
         """Write at every batch interval; clean the buffers and look at the shards' marks at their
         own.
 
-        The marks are looked at first: a room whose database came back older must not be read from
+        The marks are compared first: a room whose database came back older must not be read from
         it."""
         settings = self._settings
         await self.check_marks()
@@ -120,7 +120,7 @@ class ChatPersistenceConsumer:
         await asyncio.gather(*self._draining.values(), return_exceptions=True)
 
     async def write_waiting(self) -> None:
-        """Begin to write every stream that has events; a stream held by another process delays no
+        """Begin to write every stream that has events; a stream locked by another process delays no
         other stream."""
         await self._begin_waiting(self._settings.lock_timeout_s)
 
@@ -134,7 +134,7 @@ class ChatPersistenceConsumer:
         }
 
     async def check_marks(self) -> None:
-        """Look whether a shard's database came back older, also where nothing is written."""
+        """Check whether a shard's database came back older, also where nothing is written."""
         shard_ids = {int(stream.name) for stream in self._queue.streams(QUEUE_NAME)}
         try:
             await self._writer.marks.check(sorted(shard_ids))

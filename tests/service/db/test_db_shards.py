@@ -49,13 +49,13 @@ async def test_an_added_shard_is_taken_up_and_an_unknown_one_is_looked_for_once_
             await refresh()
 
         monkeypatch.setattr(database, "refresh_shards", counted)
-        monkeypatch.setattr(database_service, "_LOOK_AGAIN_S", 100)
-        database._looked_s = time.monotonic()
+        monkeypatch.setattr(database_service, "_SEARCH_AGAIN_S", 100)
+        database._searched_s = time.monotonic()
         for _ in range(20):
             with pytest.raises(ServiceUnavailable, match=r"no shard 9; known are \[1, 2\]"):
                 await database.require_shard(9)
         assert looks == 0
-        monkeypatch.setattr(database_service, "_LOOK_AGAIN_S", 0)
+        monkeypatch.setattr(database_service, "_SEARCH_AGAIN_S", 0)
         with pytest.raises(ServiceUnavailable, match="no shard 9"):
             await database.call_shard_procedure(9, "fp_chat_rooms_get", (1,))
         assert looks == 1

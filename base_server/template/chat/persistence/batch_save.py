@@ -35,8 +35,8 @@ class BatchSave:
 
     :attr:`renumbered`: rooms in which another message had an event's seq, stored by a batch of a
     Redis that was lost or replaced. Their events took the next free numbers, all of them by the
-    same distance, so that the order and each reply's place directly after its question stay. Run
-    again, a stored event tells the distance.
+    same distance, so that the order and each reply's position directly after its question stay. Run
+    again, a stored event shows the distance.
 
     ``raised``: stream, known and mark, as ``fp_stream_mark_raise`` takes them. :attr:`mark`: its
     answer when the mark was raised in the transaction of the batch, which saves a commit; None when
@@ -108,7 +108,7 @@ class BatchSave:
         try:
             await self._call_alone(event)
         except DataRefused:
-            # Does it refuse the data, or is it ill? Any other statement answers that.
+            # Poison, or an outage? Raises ServiceUnavailable if it is the latter.
             await self._shard.find_room(event.room_id)
             try:
                 # The first refusal may have been another process writing the same row in the same
@@ -119,11 +119,13 @@ class BatchSave:
                 self._stopped[event.room_id] = self._index[event.entry_id]
 
     def _is_behind(self, event: Event) -> bool:
-        """Is it later than a refused event of its room? Then it is refused too."""
-        behind = self._index[event.entry_id] > self._stopped.get(event.room_id, len(self._events))
-        if behind:
+        """Whether an earlier event of its room was refused: then it is refused too."""
+        is_behind = self._index[event.entry_id] > self._stopped.get(
+            event.room_id, len(self._events)
+        )
+        if is_behind:
             self.refused[event.entry_id] = BEHIND
-        return behind
+        return is_behind
 
     async def _call_alone(self, event: Event) -> None:
         if event.kind != MESSAGE_SAVE:
@@ -140,9 +142,15 @@ class BatchSave:
             self._shift.setdefault(event.room_id, 0)
         elif stored != event.seq + shift:
             self._shift[event.room_id] = max(stored - event.seq, 0)
-            # Redis keeps the number that it gave until the room is loaded again (acknowledge_events.lua).
-            Logger.warn("a message took another number than Redis gave it: that one was taken",
-                        room_id=event.room_id, message_id=event.message_id, seq=stored, given=event.seq)  # fmt: skip
+            # Redis keeps the number that it gave until the room is loaded again
+            # (acknowledge_events.lua).
+            Logger.warn(
+                "a message took another number than Redis gave it: that one was taken",
+                room_id=event.room_id,
+                message_id=event.message_id,
+                seq=stored,
+                given=event.seq,
+            )
 
 
 def _is_single(event: Event) -> bool:

@@ -72,7 +72,8 @@ class ChatDeadLetters:
         if answer[0] == ScriptStatus.FULL:
             raise ServiceUnavailable(
                 "queue",
-                f"more than {_LONGEST_STREAM} events wait in the stream: replay when they are written",
+                f"more than {_LONGEST_STREAM} events wait in the stream: "
+                "replay when they are written",
             )
         return DeadLetterCounts(answer[1], answer[2])
 

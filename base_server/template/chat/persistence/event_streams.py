@@ -1,5 +1,5 @@
-"""The persistence streams: which stream an account's events go to, and who is told when there is
-work."""
+"""The event streams of persistence: which one an account's events go to, and waking its
+consumer."""
 
 from __future__ import annotations
 

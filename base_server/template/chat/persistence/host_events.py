@@ -128,7 +128,7 @@ class HostEvents:
             event.message_id, None, room_id=event.room_id, db_key=db_key
         )
         if deletion.outcome is DeleteOutcome.UNKNOWN:
-            # Its save may have been sent just before, and have no place in the room yet.
+            # Its save may have been sent just before, and have no seq yet.
             partition = await self._directory.partition_of(event.room_id)
             await self._streams.wait_until_written(partition, shard_id, self._load_timeout_s)
             deletion = await self._deletes.message(
@@ -217,6 +217,7 @@ class HostEvents:
             raise away
         if known and given and given != known:
             raise BadEvent(
-                f"{kind}: shard_id {given} is not the shard of account_db_key {db_key}, which is {known}"
+                f"{kind}: shard_id {given} is not the shard of account_db_key {db_key}, "
+                f"which is {known}"
             )
         return known or given or self._default_shard_id

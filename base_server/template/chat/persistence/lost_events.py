@@ -167,7 +167,7 @@ def before_dead_letters(events: Sequence[list[str]], dead: Set[tuple[str, str]])
     written before them. They do not wait for the dead letters (``was``), and where one is refused
     itself, a replay puts it back before them."""
     alive = [words for words in events if (words[3], words[1]) not in dead]
-    return [[*words, "was", f"0-{place}"] for place, words in enumerate(alive, start=1)]
+    return [[*words, "was", f"0-{index}"] for index, words in enumerate(alive, start=1)]
 
 
 async def read_hash(cache: CacheClient, key: str) -> dict[str, str]:

@@ -54,8 +54,9 @@ class OlderShard:
             for room_id in self.left
         )
         return (
-            f"shard {self.shard_id}, partition {self.partition}: the database came back as of {self.database_until},"
-            f" written was until {self.known_until}; {self.written_again} events are written again from Redis{rooms}"
+            f"shard {self.shard_id}, partition {self.partition}: the database came back "
+            f"as of {self.database_until}, written was until {self.known_until}; "
+            f"{self.written_again} events are written again from Redis{rooms}"
         )
 
     @property
