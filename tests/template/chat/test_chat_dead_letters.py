@@ -118,7 +118,7 @@ async def test_an_outage_is_no_poison(chat: ChatWorld) -> None:
     await until(lambda: not chat.template._parts.consumer._draining)
     assert await letters(chat) == []
     database.down = False
-    chat.template._parts.consumer._resting.clear()
+    chat.template._parts.consumer._backoffs.clear()
     await chat.persist()
     assert await saved(chat, user, room.room_id) == [1, 2]
 
@@ -134,7 +134,7 @@ async def test_a_refusal_is_no_poison_while_the_shard_answers_nothing_else(chat:
     assert await letters(chat) == []
     assert await chat.backlog() > 0
     database.on = database.reads_too = False
-    chat.template._parts.consumer._resting.clear()
+    chat.template._parts.consumer._backoffs.clear()
     await chat.persist()
     assert await saved(chat, user, room.room_id) == [1, 2]
 
