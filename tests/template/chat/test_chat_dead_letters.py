@@ -18,7 +18,8 @@ from base_server.template.chat.common.chat_serialize import (
     ChatRoomUpdateRequest,
 )
 from base_server.template.chat.domain.events import QUEUE_NAME
-from base_server.template.chat.persistence.dead_letters import ChatDeadLetters, DeadLetterCounts
+from base_server.template.chat.persistence.calls import DeadLetterCounts
+from base_server.template.chat.persistence.dead_letters import ChatDeadLetters
 from tests.backends_mariadb import DatabaseBackend
 from tests.backends_redis import RedisServer
 from tests.chat_world import ChatWorld, running_world

@@ -12,7 +12,8 @@ from base_server.service.queue.queue_errors import DeadLettersFull
 from base_server.service.queue.stream_store import DeadLetter
 from base_server.template.base.client_session import ClientSession
 from base_server.template.chat.domain.events import QUEUE_NAME
-from base_server.template.chat.persistence.dead_letters import ChatDeadLetters, DeadLetterCounts
+from base_server.template.chat.persistence.calls import DeadLetterCounts
+from base_server.template.chat.persistence.dead_letters import ChatDeadLetters
 from tests.chat_world import ChatWorld
 from tests.documented.host_world import hosted
 from tests.documented.test_host_events import new_id

@@ -9,7 +9,6 @@ from base_server.service.cache.cache_client import CacheClient
 from base_server.service.queue.event_stream import EventStream
 from base_server.template.chat.cache.keys import ChatKeys
 from base_server.template.chat.cache.records import NO_EVENT
-from base_server.template.chat.cache.scripts import SCRIPTS
 from base_server.template.chat.chat_state_machine import ChatStateMachine
 from base_server.template.chat.domain.events import (
     MESSAGE_DELETE,
@@ -19,6 +18,11 @@ from base_server.template.chat.domain.events import (
     Event,
 )
 from base_server.template.chat.domain.states import GONE, MessageState
+from base_server.template.chat.persistence.calls import (
+    AcknowledgeEvents,
+    MarkProcessing,
+    ServerState,
+)
 from base_server.template.chat.settings import ChatSettings
 
 # The states that end the life of a message from outside, in order.
@@ -65,11 +69,13 @@ class BatchStates:
         """Mark PROCESSING the events that may be written now. One round trip, unless a room of
         theirs has dead letters."""
         room_ids = list({event.room_id for event in events})
-        generation, saved, *blocked_rooms = await self._mark_processing(stream, events, room_ids)
+        server = await self._mark_processing(stream, events, room_ids)
         going, blocked = events, []
-        if blocked_rooms:
+        if server.blocked_rooms:
             going = [
-                event for event in events if event.room_id not in blocked_rooms or event.is_replayed
+                event
+                for event in events
+                if event.room_id not in server.blocked_rooms or event.is_replayed
             ]
             going_ids = {event.entry_id for event in going}
             blocked = [event.entry_id for event in events if event.entry_id not in going_ids]
@@ -78,7 +84,7 @@ class BatchStates:
         for event in going:
             if event.kind == MESSAGE_SAVE and event.is_elsewhere:
                 await self._states.move_message_state(event.message_id, MessageState.PROCESSING)
-        return BegunBatch(going, blocked, generation, saved)
+        return BegunBatch(going, blocked, server.generation, server.saved_event)
 
     async def acknowledge(
         self,
@@ -99,27 +105,32 @@ class BatchStates:
             event for event in written if event.kind == MESSAGE_SAVE and not event.is_elsewhere
         ]
         deleted = [event for event in written if event.kind == MESSAGE_DELETE]
-        script_keys = [stream.key, stream.blocked_key, keys.backlog_watermark(int(stream.name))]
-        script_keys += [keys.generation, keys.generation_run]
-        script_keys += [keys.message_state(event.message_id) for event in (*saved, *deleted)]
-        args: list[object] = [
-            ",".join(event.entry_id for event in written),
-            len(saved),
-            len(deleted),
-            window,
-            settings.message_list_ttl_s * 1000,
-            settings.room_list_ttl_s * 1000,
-            settings.state_ttl_s * 1000,
-            generation,
-        ]
+        touched_keys = [keys.message_state(event.message_id) for event in (*saved, *deleted)]
+        items: list[object] = []
+        call = AcknowledgeEvents(
+            partition=keys,
+            event_stream=stream.key,
+            blocked_rooms=stream.blocked_key,
+            watermark=keys.backlog_watermark(int(stream.name)),
+            touched_keys=touched_keys,
+            event_ids=",".join(event.entry_id for event in written),
+            saved_count=len(saved),
+            deleted_count=len(deleted),
+            window=window,
+            window_ttl_ms=settings.message_list_ttl_s * 1000,
+            list_ttl_ms=settings.room_list_ttl_s * 1000,
+            state_ttl_ms=settings.state_ttl_s * 1000,
+            read_in=generation,
+            items=items,
+        )
         for room_id, of_room in _grouped(events, lambda event: event.room_id):
             room = keys.room(room_id)
-            script_keys += [room.record, room.messages, room.json, room.state]
+            touched_keys += [room.record, room.messages, room.json, room.state]
             saved = [event for event in of_room if event.entry_id not in refused]
             notes = ("refused " if len(saved) < len(of_room) else "") + (
                 "renumbered" if room_id in renumbered else ""
             )
-            args += [
+            items += [
                 "r",
                 room_id,
                 _room_change(saved),
@@ -131,9 +142,9 @@ class BatchStates:
         touching = [event for event in written if event.account_id and _touches_account(event)]
         for account_id, of_account in _grouped(touching, lambda event: event.account_id):
             account = keys.account(account_id)
-            script_keys += [account.record, account.rooms, account.order]
-            args += ["a", last_event(of_account)]
-        left = await self._cache.run_script(SCRIPTS["acknowledge_events"], script_keys, args)
+            touched_keys += [account.record, account.rooms, account.order]
+            items += ["a", last_event(of_account)]
+        left = await call.run(self._cache)
         for event in written:
             if (
                 event.kind == ROOM_DELETE
@@ -141,7 +152,7 @@ class BatchStates:
             ):
                 home = self._keys.of_id(event.room_id).room_home(event.room_id)
                 await self._cache.execute("EXPIRE", home, settings.state_ttl_s)
-        return int(left)
+        return left
 
     async def end_outside(self, written: Iterable[Event]) -> None:
         """The states of messages from outside: no script of the room's partition reaches those that
@@ -158,21 +169,21 @@ class BatchStates:
 
     async def _mark_processing(
         self, stream: EventStream, events: Sequence[Event], room_ids: Sequence[str]
-    ) -> list[str]:
-        names = self._keys.partition(stream.partition)
-        keys = [
-            stream.blocked_key,
-            names.generation,
-            names.generation_run,
-            names.backlog_watermark(int(stream.name)),
-        ]
+    ) -> ServerState:
+        keys = self._keys.partition(stream.partition)
+        states = []
         for event in events:
             if event.kind == MESSAGE_SAVE and not event.is_elsewhere:
-                keys.append(names.message_state(event.message_id))
+                states.append(keys.message_state(event.message_id))
             elif event.kind == ROOM_CREATE:
-                keys.append(names.room(event.room_id).state)
-        answer: list[str] = await self._cache.run_script(SCRIPTS["mark_processing"], keys, room_ids)
-        return answer
+                states.append(keys.room(event.room_id).state)
+        return await MarkProcessing(
+            partition=keys,
+            blocked_rooms=stream.blocked_key,
+            watermark=keys.backlog_watermark(int(stream.name)),
+            states=states,
+            room_ids=room_ids,
+        ).run(self._cache)
 
 
 def last_event(events: Sequence[Event]) -> str:

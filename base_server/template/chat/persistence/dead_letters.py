@@ -9,7 +9,6 @@ a room has some, its record does not expire, what comes later of it joins them
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from base_server.service.cache.cache_client import CacheClient
 from base_server.service.core.errors import ServiceError, ServiceUnavailable
@@ -18,19 +17,17 @@ from base_server.service.queue.message_queue import QueueEntry
 from base_server.service.queue.queue_service import QueueService
 from base_server.service.queue.stream_store import DeadLetter
 from base_server.template.chat.cache.keys import ChatKeys
-from base_server.template.chat.cache.scripts import SCRIPTS, ScriptStatus
 from base_server.template.chat.domain.events import MESSAGE_SAVE, BadEvent, Event, read_event
+from base_server.template.chat.persistence.calls import (
+    DeadLetterCounts,
+    DropDeadLetters,
+    NoSuchLetter,
+    ReplayDeadLetters,
+    StreamTooLong,
+)
 from base_server.template.chat.settings import ChatSettings
 
 _LONGEST_STREAM = 10_000
-
-
-@dataclass(frozen=True)
-class DeadLetterCounts:
-    """How many letters were replayed or dropped, and how many their room still has."""
-
-    done: int
-    left: int
 
 
 class ChatDeadLetters:
@@ -54,28 +51,27 @@ class ChatDeadLetters:
         letters = await self._queue.dead_letters_of(stream)
         account = keys.account(await self._account_id(stream, room_id, letters))
         async with self._queue.acquired(stream, self._settings.lock_timeout_s):
-            answer = await self._cache.run_script(
-                SCRIPTS["replay_dead_letters"],
-                [
-                    stream.dead_key,
-                    stream.key,
-                    stream.blocked_key,
-                    room.record,
-                    account.record,
-                    account.rooms,
-                    account.order,
-                ],
-                [room_id, last, _LONGEST_STREAM, self._settings.room_list_ttl_s * 1000],
-            )
-        if answer[0] == ScriptStatus.NOT_FOUND:
-            raise ServiceError(f"room {room_id} has no dead letter {last}")
-        if answer[0] == ScriptStatus.FULL:
-            raise ServiceUnavailable(
-                "queue",
-                f"more than {_LONGEST_STREAM} events wait in the stream: "
-                "replay when they are written",
-            )
-        return DeadLetterCounts(answer[1], answer[2])
+            answer = await ReplayDeadLetters(
+                room=room,
+                account=account,
+                dead_letters=stream.dead_key,
+                event_stream=stream.key,
+                blocked_rooms=stream.blocked_key,
+                room_id=room_id,
+                last_letter=last,
+                longest_stream=_LONGEST_STREAM,
+                note_ttl_ms=self._settings.room_list_ttl_s * 1000,
+            ).run(self._cache)
+        match answer:
+            case NoSuchLetter():
+                raise ServiceError(f"room {room_id} has no dead letter {last}")
+            case StreamTooLong():
+                raise ServiceUnavailable(
+                    "queue",
+                    f"more than {_LONGEST_STREAM} events wait in the stream: "
+                    "replay when they are written",
+                )
+        return answer
 
     async def drop(
         self, stream: EventStream, room_id: str, letters: Sequence[DeadLetter]
@@ -85,32 +81,30 @@ class ChatDeadLetters:
         keys = self._keys.partition(stream.partition)
         room = keys.room(room_id)
         account = keys.account(await self._account_id(stream, room_id, letters))
-        script_keys = [
-            stream.dead_key,
-            stream.key,
-            stream.blocked_key,
-            room.record,
-            room.messages,
-            room.json,
-            account.record,
-            account.rooms,
-            account.order,
-        ]
         settings = self._settings
-        ttls_s = (settings.message_list_ttl_s, settings.room_list_ttl_s, settings.state_ttl_s)
-        args: list[object] = [room_id, *(ttl_s * 1000 for ttl_s in ttls_s)]
+        states: list[str] = []
+        words: list[str | bool] = []
         for letter in letters:
             saved = _saved_message(letter)
-            if saved and self._cache.partitions.of_id(saved) == stream.partition:
-                script_keys.append(keys.message_state(saved))
-                args += [letter.dead_id, "1"]
-            else:
-                args += [letter.dead_id, ""]
+            has_state = bool(saved) and self._cache.partitions.of_id(saved) == stream.partition
+            if has_state:
+                states.append(keys.message_state(saved))
+            words += [letter.dead_id, has_state]
+        call = DropDeadLetters(
+            room=room,
+            account=account,
+            dead_letters=stream.dead_key,
+            event_stream=stream.key,
+            blocked_rooms=stream.blocked_key,
+            states=states,
+            room_id=room_id,
+            window_ttl_ms=settings.message_list_ttl_s * 1000,
+            list_ttl_ms=settings.room_list_ttl_s * 1000,
+            state_ttl_ms=settings.state_ttl_s * 1000,
+            letters=words,
+        )
         async with self._queue.acquired(stream, settings.lock_timeout_s):
-            dropped, left = await self._cache.run_script(
-                SCRIPTS["drop_dead_letters"], script_keys, args
-            )
-        return DeadLetterCounts(dropped, left)
+            return await call.run(self._cache)
 
     async def _account_id(
         self, stream: EventStream, room_id: str, letters: Sequence[DeadLetter]

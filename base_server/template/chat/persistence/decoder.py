@@ -13,10 +13,11 @@ from base_server.service.queue.event_stream import EventStream
 from base_server.service.queue.message_queue import QueueEntry
 from base_server.service.queue.queue_service import QueueService
 from base_server.template.chat.cache.keys import ChatKeys
-from base_server.template.chat.cache.scripts import SCRIPTS, ScriptStatus
+from base_server.template.chat.cache.scripts import StateRefused
 from base_server.template.chat.domain.events import MESSAGE_SAVE, BadEvent, Event, read_event
 from base_server.template.chat.domain.message_format import message_body
 from base_server.template.chat.domain.ports import ShardDatabase
+from base_server.template.chat.persistence.calls import AssignSeq
 from base_server.template.chat.persistence.procedures import ShardProcedures
 from base_server.template.chat.rooms.directory import ChatDirectory
 
@@ -106,29 +107,22 @@ class EventDecoder:
             row["seq"] = event.seq
             return "" if stored_in == room_id else _IN_ANOTHER_ROOM
         keys = self._keys.partition(stream.partition)
-        room = keys.room(room_id)
-        at = row["created_at"].replace(" ", "T") + "+00:00"
-        answer = await self._cache.run_script(
-            SCRIPTS["assign_seq"],
-            [
-                room.record,
-                room.messages,
-                room.json,
-                keys.generation,
-                room.load_token,
-            ],
-            [
-                room_id,
-                event.message_id,
-                event.entry_id,
-                at,
-                message_body(
-                    row["sender_type"], row["content"], row["parent_message_id"], row["metadata"]
-                ),
-                row["account_db_key"],
-                shard_id,
-            ],
+        call = AssignSeq(
+            room=keys.room(room_id),
+            partition=keys,
+            room_id=room_id,
+            message_id=event.message_id,
+            event_id=event.entry_id,
+            at=row["created_at"].replace(" ", "T") + "+00:00",
+            message_body=message_body(
+                row["sender_type"], row["content"], row["parent_message_id"], row["metadata"]
+            ),
+            account_db_key=row["account_db_key"],
+            shard_id=shard_id,
         )
-        if answer[0] == ScriptStatus.OK:
-            event.seq = row["seq"] = int(answer[1])
-        return _FOREIGN if answer[0] == ScriptStatus.REFUSED else ""
+        match await call.run(self._cache):
+            case int(seq):
+                event.seq = row["seq"] = seq
+            case StateRefused():
+                return _FOREIGN
+        return ""

@@ -11,17 +11,25 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any
 
 from base_server.service.cache.cache_client import CacheClient
 from base_server.service.redis_client.errors import CacheCommandError
+from base_server.service.redis_client.script_call import Answer, ScriptCall
 from base_server.template.chat.cache.keys import ChatKeys
 from base_server.template.chat.cache.loader import ChatLoader, Loaded
-from base_server.template.chat.cache.scripts import SCRIPTS, ScriptStatus
+from base_server.template.chat.cache.scripts import (
+    DeletedBefore,
+    NeedsDatabase,
+    NotFound,
+    NotLoaded,
+    StateRefused,
+)
 from base_server.template.chat.domain.caller import Caller
 from base_server.template.chat.domain.events import payload
 from base_server.template.chat.domain.states import MessageState, RoomState, state_name
+from base_server.template.chat.messages.calls import DeleteMessage, MessageDeleted, NoSuchMessage
 from base_server.template.chat.persistence.event_streams import EventStreams
+from base_server.template.chat.rooms.calls import DeleteRoom, RoomDeleted
 from base_server.template.chat.rooms.directory import ChatDirectory, FoundMessage, FoundRoom
 from base_server.template.chat.settings import ChatSettings
 
@@ -92,45 +100,32 @@ class ChatDeletes:
         if found.awaited:
             return Deletion(DeleteOutcome.UNKNOWN)
         if found.deleted:
-            return Deletion(DeleteOutcome.BEFORE, RoomState.DELETED.value)
-        answer = await self._run(
-            "delete_room", found.owner, room_id, *self._room_call(found, room_id, to, allowed)
-        )
-        if answer[0] == ScriptStatus.OK:
-            self._streams.report_backlog(found.owner.partition, found.owner.shard_id, answer[1])
-            return Deletion(DeleteOutcome.DONE, answer[2], to.value)
-        return _not_done(answer)
-
-    def _room_call(
-        self, found: FoundRoom, room_id: str, to: RoomState, allowed: Iterable[str]
-    ) -> tuple[list[str], list[Any]]:
+            return Deletion(DeleteOutcome.BEFORE, MessageState.DELETED.value)
         caller = found.owner
         keys = self._keys.partition(caller.partition)
-        room, account = keys.room(room_id), keys.account(caller.account_id)
-        script_keys = [
-            *self._room_keys(caller, room_id),
-            room.state,
-            account.record,
-            account.rooms,
-            account.order,
-            account.load_token,
-            room.waiting,
-            keys.leases,
-            room.reply_stream(""),
-            keys.message_state(""),
-            keys.signals,
-            keys.operation(self._keys.new_id(caller.partition)),
-        ]
-        state_ttl_ms = self._settings.state_ttl_s * 1000
-        return script_keys, [
-            caller.db_key,
-            room_id,
-            payload(caller, room_id),
-            state_ttl_ms,
-            ",".join(allowed),
-            to.value,
-            _OPERATION_NOTE_MS,
-        ]
+        room = keys.room(room_id)
+        call = DeleteRoom(
+            caller=caller,
+            room=room,
+            account=keys.account(caller.account_id),
+            partition=keys,
+            event_stream=self._streams.stream_key(partition, caller.shard_id),
+            reply_streams=room.reply_stream(""),
+            message_states=keys.message_state(""),
+            room_id=room_id,
+            payload=payload(caller, room_id),
+            state_ttl_ms=self._settings.state_ttl_s * 1000,
+            new_state=to.value,
+            allowed_states=",".join(allowed),
+            done_note=keys.operation(self._keys.new_id(partition)),
+            note_ttl_ms=_OPERATION_NOTE_MS,
+        )
+        match await self._run(call, caller, room_id):
+            case RoomDeleted(backlog, before):
+                self._streams.report_backlog(partition, caller.shard_id, backlog)
+                return Deletion(DeleteOutcome.DONE, before, to.value)
+            case answer:
+                return _not_done(answer)
 
     async def message(
         self,
@@ -186,85 +181,58 @@ class ChatDeletes:
     ) -> Deletion:
         keys = self._keys.partition(caller.partition)
         room = keys.room(room_id)
-        script_keys = [
-            *self._room_keys(caller, room_id),
-            keys.message_state(message_id),
-            keys.leases,
-            room.waiting,
-            room.reply_stream(message_id),
-            keys.signals,
-            keys.operation(self._keys.new_id(caller.partition)),
-        ]
-        args: list[Any] = [
-            caller.db_key,
-            room_id,
-            message_id,
-            "",
-            payload(caller, room_id, message_id=message_id),
-        ]
-        args += [self._settings.ready_lease_ms, ",".join(allowed), "" if to is None else to.value]
-        args.append(_OPERATION_NOTE_MS)
+        call = DeleteMessage(
+            caller=caller,
+            room=room,
+            partition=keys,
+            event_stream=self._streams.stream_key(caller.partition, caller.shard_id),
+            message_state=keys.message_state(message_id),
+            reply_stream=room.reply_stream(message_id),
+            room_id=room_id,
+            message_id=message_id,
+            payload=payload(caller, room_id, message_id=message_id),
+            ready_lease_ms=self._settings.ready_lease_ms,
+            allowed_states=",".join(allowed),
+            new_state="" if to is None else to.value,
+            done_note=keys.operation(self._keys.new_id(caller.partition)),
+            note_ttl_ms=_OPERATION_NOTE_MS,
+        )
         for _ in range(_MAX_TRIES):
-            args[3] = "" if stored is None else stored.seq
-            answer = await self._run("delete_message", caller, room_id, script_keys, args)
-            if answer[0] == ScriptStatus.OK:
-                self._streams.report_backlog(caller.partition, caller.shard_id, answer[1])
-                return Deletion(DeleteOutcome.DONE, answer[3], answer[4])
-            if answer[0] not in (
-                ScriptStatus.NOT_LOADED,
-                ScriptStatus.NEEDS_DATABASE,
-                ScriptStatus.SUPERSEDED,
-            ):
+            call.stored_seq = None if stored is None else stored.seq
+            answer = await self._run(call, caller, room_id)
+            if isinstance(answer, MessageDeleted):
+                self._streams.report_backlog(caller.partition, caller.shard_id, answer.backlog)
+                return Deletion(DeleteOutcome.DONE, answer.before, answer.after)
+            if not isinstance(answer, NotLoaded | NeedsDatabase | NoSuchMessage):
                 return _not_done(answer)
-            # Cold, or not in the window: MySQL may know it.
-            if (
-                stored is None
-                and (stored := await self._directory.find_message(message_id)) is not None
-            ):
+            # Not loaded, or not in the window: MySQL may know it.
+            if stored is None and (stored := await self._directory.find_message(message_id)):
                 if stored.deleted or stored.room_id != room_id:
-                    return _not_done(
-                        [ScriptStatus.DUPLICATE if stored.deleted else ScriptStatus.NOT_FOUND]
-                    )
-            elif answer[0] == ScriptStatus.NOT_LOADED and caller.account_id:
+                    return _not_done(DeletedBefore() if stored.deleted else NotFound())
+            elif isinstance(answer, NotLoaded) and caller.account_id:
                 if await self._loader.load_room(caller, room_id) is not Loaded.LOADED:
                     break
             else:
                 break
         return Deletion(DeleteOutcome.UNKNOWN)
 
-    async def _run(
-        self, script: str, caller: Caller, room_id: str, keys: list[str], args: list[Any]
-    ) -> list[Any]:
-        answer: list[Any]
+    async def _run(self, call: ScriptCall[Answer], caller: Caller, room_id: str) -> Answer:
         try:
-            answer = await self._cache.run_script(SCRIPTS[script], keys, args)
+            return await call.run(self._cache)
         except CacheCommandError as error:
             # A key of another type counts as missing.
             if error.code != "WRONGTYPE":
                 raise
             await self._loader.drop_wrong_types(caller, room_id)
-            answer = await self._cache.run_script(SCRIPTS[script], keys, args)
-        return answer
-
-    def _room_keys(self, caller: Caller, room_id: str) -> list[str]:
-        keys = self._keys.partition(caller.partition)
-        room = keys.room(room_id)
-        return [
-            room.record,
-            room.messages,
-            room.json,
-            keys.generation,
-            self._streams.stream_key(caller.partition, caller.shard_id),
-            room.load_token,
-        ]
+            return await call.run(self._cache)
 
 
-def _not_done(answer: list[Any]) -> Deletion:
+def _not_done(answer: StateRefused | NotFound | DeletedBefore) -> Deletion:
     """Why a script deleted nothing."""
-    match answer[0]:
-        case ScriptStatus.REFUSED:
-            return Deletion(DeleteOutcome.REFUSED, answer[1])
-        case ScriptStatus.NOT_FOUND:
+    match answer:
+        case StateRefused(state):
+            return Deletion(DeleteOutcome.REFUSED, state)
+        case NotFound():
             return Deletion(DeleteOutcome.FOREIGN)
     return Deletion(DeleteOutcome.BEFORE, MessageState.DELETED.value)
 

@@ -20,7 +20,6 @@ from base_server.service.queue.message_queue import QueueEntry
 from base_server.service.queue.queue_service import QueueService
 from base_server.service.redis_client.errors import CacheCommandError
 from base_server.template.chat.cache.keys import ChatKeys
-from base_server.template.chat.cache.scripts import SCRIPTS
 from base_server.template.chat.domain.events import BadEvent, read_event
 from base_server.template.chat.domain.metrics import (
     EVENTS_WRITTEN_AGAIN,
@@ -28,6 +27,7 @@ from base_server.template.chat.domain.metrics import (
     SHARD_OLDER,
 )
 from base_server.template.chat.domain.ports import ShardDatabase
+from base_server.template.chat.persistence.calls import RestoreRoom
 from base_server.template.chat.persistence.lost_events import (
     RoomComparison,
     before_dead_letters,
@@ -159,26 +159,20 @@ class ShardRestore:
         room = keys.room(room_id)
         account_id = await self._cache.execute("HGET", room.record, "account") or ""
         account = keys.account(account_id)
-        script_keys = [
-            room.record,
-            room.messages,
-            room.json,
-            stream.key,
-        ]
-        script_keys += [
-            account.record,
-            account.rooms,
-            account.order,
-        ]
         first_event = ""
         for start in range(0, len(events), _EVENTS_A_CALL):
-            args: list[object] = [
-                self._settings.room_list_ttl_s * 1000,
-                "1" if is_new and account_id else "",
-            ]
-            for words in events[start : start + _EVENTS_A_CALL]:
-                args += [len(words), *words]
-            first = await self._cache.run_script(SCRIPTS["restore_room"], script_keys, args)
+            words: list[object] = []
+            for event in events[start : start + _EVENTS_A_CALL]:
+                words += [len(event), *event]
+            call = RestoreRoom(
+                room=room,
+                account=account,
+                event_stream=stream.key,
+                note_ttl_ms=self._settings.room_list_ttl_s * 1000,
+                list_changes=bool(is_new and account_id),
+                words=words,
+            )
+            first = await call.run(self._cache)
             first_event = first_event or first
         return first_event
 

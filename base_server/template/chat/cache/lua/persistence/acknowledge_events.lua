@@ -7,7 +7,7 @@
 --   accounts are read from MySQL again. So is a room whose events took other numbers in MySQL
 --   than in Redis.
 -- KEYS: event_stream; blocked_rooms; watermark; generation; server_run of the generation;
---   keys... states of saved messages, then of deleted ones, then for each item in order: of a
+--   touched_keys... states of saved messages, then of deleted ones, then for each item in order: of a
 --     room its record, messages, JSON, state, of an account its record, rooms, order
 -- ARGV: event_ids csv; saved_count int; deleted_count int; window int; window_ttl_ms int;
 --   list_ttl_ms int of the rooms' JSON and of room lists; state_ttl_ms int;
@@ -26,16 +26,16 @@ local rooms, accounts = {}, {}
 local key, item = 1 + saved_count + deleted_count, 1
 while item <= #items do
   if items[item] == 'r' then
-    local room = read_fields(keys[key], ROOM_FIELDS)
+    local room = read_fields(touched_keys[key], ROOM_FIELDS)
     refuse_newer(room.format)
-    room.record, room.messages, room.json, room.state = unpack(keys, key, key + 3)
+    room.record, room.messages, room.json, room.state = unpack(touched_keys, key, key + 3)
     room.id, room.change, room.last_event, room.seqs, room.notes = unpack(items, item + 1, item + 5)
     rooms[#rooms + 1] = room
     key, item = key + 4, item + 6
   else
-    local account = read_fields(keys[key], ACCOUNT_FIELDS)
+    local account = read_fields(touched_keys[key], ACCOUNT_FIELDS)
     refuse_newer(account.format)
-    account.record, account.rooms, account.order = unpack(keys, key, key + 2)
+    account.record, account.rooms, account.order = unpack(touched_keys, key, key + 2)
     account.last_event = items[item + 1]
     accounts[#accounts + 1] = account
     key, item = key + 3, item + 2
@@ -109,12 +109,12 @@ local function acknowledge_account(account)
 end
 
 if saved_count > 0 then
-  for i, text in ipairs(redis.call('MGET', unpack(keys, 1, saved_count))) do
-    acknowledge_saved(keys[i], text, now, state_ttl_ms)
+  for i, text in ipairs(redis.call('MGET', unpack(touched_keys, 1, saved_count))) do
+    acknowledge_saved(touched_keys[i], text, now, state_ttl_ms)
   end
 end
 for i = saved_count + 1, saved_count + deleted_count do
-  acknowledge_deleted(keys[i], now, state_ttl_ms)
+  acknowledge_deleted(touched_keys[i], now, state_ttl_ms)
 end
 for _, room in ipairs(rooms) do
   acknowledge_room_state(room.state, room.change, now, state_ttl_ms)
