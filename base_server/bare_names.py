@@ -1,9 +1,10 @@
-"""The documented bare names: ``service.…``, ``template.…`` and ``application.…`` without their root ``base_server``.
+"""The documented bare names: ``service.…``, ``template.…`` and ``application.…`` without
+``base_server``.
 
-A bare name gives the very module object of the full name, whichever is imported first. It does so only
-where no package of the host answers: a regular package or module of that name on the path wins, and a
-namespace package of the host (``template/market`` without ``template/__init__.py``) shares the name with
-ours. ``chat_template_server_names.pth`` imports ``base_server`` when Python starts, so that a bare name
+A bare name is the very module object of the full name, whichever is imported first, unless the host
+has a package of that name: its regular package or module on the path wins, and its namespace
+package (``template/market`` without ``template/__init__.py``) shares the name with ours.
+``chat_template_server_names.pth`` imports ``base_server`` when Python starts, so that a bare name
 may come first.
 """
 
@@ -34,7 +35,7 @@ _OURS = {
     "application": _APPLICATION,
 }
 
-# Modules that docs/integration.md named in 0.1: they work in 0.2, with a warning (docs/upgrading.md).
+# Modules that docs/integration.md named in 0.1: they work in 0.2 with a warning.
 MOVED = {
     "template.chat.chat_settings": "template.chat.settings",
     "template.base.answers": "template.base.error_response",

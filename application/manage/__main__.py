@@ -1,4 +1,4 @@
-"""``python -m application.manage [--env LOCAL|DEBUG|PROD] [--config FILE] COMMAND``: the operator's commands."""
+"""``python -m application.manage [--env ENV] [--config FILE] COMMAND``: the operator's commands."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from . import config_commands, db_commands, dlq_commands, doctor_commands, queue
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; the exit code (0 good, 1 not good or failed, by argparse 2 for wrong arguments)."""
+    """Run one command. Exit codes: 0 good, 1 not good or failed, 2 wrong arguments."""
     options = _parser().parse_args(arguments)
     try:
         settings = load_settings(options.env, options.config)
@@ -32,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _sources(file: Path) -> str:
-    """Where the configuration comes from: whoever forgets ``--env`` should see it before anything is done."""
+    """Where the configuration comes from, printed first for the operator who forgot ``--env``."""
     sources = [str(file)]
     if os.environ.get("OPENAI_API_KEY"):
         sources.append("OPENAI_API_KEY")

@@ -1,4 +1,4 @@
-"""What ``doctor`` looks at in Redis and the databases. Nothing is changed that a start would not change."""
+"""``doctor``'s checks of Redis and the databases. They change nothing that a start would not."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _OLDEST_MYSQL = {"MySQL": (8, 0), "MariaDB": (10, 11)}
 
 
 async def check_database(settings: ServerSettings) -> list[Finding]:
-    """Reachability, scripts, version, what a commit is worth, clock; the global database and each shard."""
+    """Reachability, scripts, version, durability, clock; of the global database and each shard."""
     config = settings.databaseConfig
     databases = Databases(
         config, data_dir=settings.templateConfig.data_dir.absolute(), scripts_dir=SCRIPTS_FOLDER
@@ -62,33 +62,38 @@ def _database(
                 yield Finding(
                     report.name,
                     Level.GOOD,
-                    f"{report.label} will be brought up to date at the next start",
+                    f"{report.label} will be updated at the next start",
                 )
                 return
         yield Finding(report.name, Level.BAD, f"{report.label}: its scripts are not current", fix)
         return
-    yield Finding(report.name, Level.GOOD, f"{report.label} answers, its scripts are current")
+    yield Finding(report.name, Level.GOOD, f"{report.label} responds, its scripts are current")
     version = report.facts.get("version", "")
     product = "MariaDB" if "MariaDB" in version else "MySQL"
     if kind == "mysql":
         yield _version(report.name, product, version, _OLDEST_MYSQL[product])
-    worth = judge(report.name, report.facts)
-    yield Finding(report.name, Level.GOOD if worth.safe else Level.DOUBTFUL, worth.sentence)
+    durability = judge(report.name, report.facts)
+    yield Finding(
+        report.name, Level.GOOD if durability.safe else Level.DOUBTFUL, durability.sentence
+    )
     if (shared := report.facts.get("queue_partitions", str(partitions))) != str(partitions):
-        text = f"its data was made with {shared} partitions, the configuration says {partitions}"
+        text = f"its data has {shared} partitions, the configuration {partitions}"
         yield Finding(report.name, Level.BAD, text, f"set queueConfig.partitions to {shared}")
     if "clock_s" in report.facts:
         yield _clock(report.name, float(report.facts["clock_s"]) - asked_s)
 
 
 async def check_redis(settings: ServerSettings) -> list[Finding]:
-    """Reachability, version, what an acknowledgement is worth, memory, epochs, partition count, clock, queues."""
+    """Reachability, version, durability, memory, clock, signals, queues, and data that is older."""
     try:
         async with operating(settings) as tools:
             client = tools.cache.get_client()
             asked_s = time.time()
             clocks = await client.execute_on_each("TIME")
-            findings = [Finding("redis", Level.GOOD, tools.how), *await _worth(tools, settings)]
+            findings = [
+                Finding("redis", Level.GOOD, tools.how),
+                *await _durability(tools, settings),
+            ]
             for node, (seconds, micros) in clocks.items():
                 findings.append(
                     _clock(f"redis {node}".strip(), int(seconds) + int(micros) / 1e6 - asked_s)
@@ -100,9 +105,11 @@ async def check_redis(settings: ServerSettings) -> list[Finding]:
             findings += await _queues(tools, settings.templateConfig.env)
             shard_ids = [shard.shard_id for shard in settings.databaseConfig.shards]
             alarms = await tools.older_shards.alarms(shard_ids)
-            findings += [Finding("shard", Level.BAD, str(found), FIX_OLDER_SHARD) if found in alarms
-                         else Finding("shard", Level.DOUBTFUL, f"{found}: that is done", FIX_OLDER_SHARD)
-                         for found in await tools.older_shards.reports(shard_ids)]  # fmt: skip
+            for found in await tools.older_shards.reports(shard_ids):
+                level, text = Level.DOUBTFUL, f"{found}: that is done"
+                if found in alarms:
+                    level, text = Level.BAD, str(found)
+                findings.append(Finding("shard", level, text, FIX_OLDER_SHARD))
             return findings
     except StartError as error:
         return [Finding("redis", Level.BAD, *split_fix(error))]
@@ -110,17 +117,20 @@ async def check_redis(settings: ServerSettings) -> list[Finding]:
         return [Finding("redis", Level.BAD, " ".join(str(error).split()), FIX_REDIS)]
 
 
-async def _worth(tools: Operating, settings: ServerSettings) -> list[Finding]:
-    worth = await tools.cache.durability()
-    product, _, number = worth.settings["version"].partition(" ")
-    level, fix = Level.GOOD if worth.safe else Level.DOUBTFUL, ""
-    if not worth.safe:
-        fix = "CONFIG SET appendonly yes, maxmemory-policy noeviction, and the same in its configuration file"
+async def _durability(tools: Operating, settings: ServerSettings) -> list[Finding]:
+    durability = await tools.cache.durability()
+    product, _, number = durability.settings["version"].partition(" ")
+    level, fix = Level.GOOD if durability.safe else Level.DOUBTFUL, ""
+    if not durability.safe:
+        fix = (
+            "CONFIG SET appendonly yes, maxmemory-policy noeviction, and the same in its"
+            " configuration file"
+        )
         if settings.templateConfig.env == "PROD" and not settings.cacheConfig.accept_volatile:
             level = Level.BAD
     return [
         _version("redis", product, number, _OLDEST_REDIS),
-        Finding("redis", level, worth.sentence, fix),
+        Finding("redis", level, durability.sentence, fix),
     ]
 
 
@@ -147,10 +157,12 @@ def _memory_of(node: str, info: str) -> Finding:
 
 
 async def _epochs(tools: Operating) -> Finding:
-    """Every partition must have adopted this run of Redis: a connection does it before it serves anything."""
+    """Every partition must be of this run of Redis: each connection makes sure before its first
+    call.
+    """
     generations = await tools.cache.generations()
     if wrong := sum(not is_of_this_run for _, is_of_this_run in generations):
-        fix = "look for a server that speaks to another Redis under the same address; restart the servers"
+        fix = "look for a server with another Redis under the same address; restart the servers"
         return Finding(
             "partitions", Level.BAD, f"{wrong} of {len(generations)} are of another Redis run", fix
         )
@@ -163,8 +175,10 @@ async def _epochs(tools: Operating) -> Finding:
 
 
 async def _global_mark(tools: Operating, settings: ServerSettings) -> list[Finding]:
-    """Whether the global database has every signup and logout that Redis knows of; nothing where it cannot be asked,
-    which is a finding of its own."""
+    """Whether the global database has every signup and logout that Redis knows of.
+
+    No finding if it is down, which is reported elsewhere.
+    """
     known = await KnownMark.read(tools.cache)
     data_dir = settings.templateConfig.data_dir.absolute()
     databases = Databases(settings.databaseConfig, data_dir=data_dir, scripts_dir=SCRIPTS_FOLDER)
@@ -177,9 +191,9 @@ async def _global_mark(tools: Operating, settings: ServerSettings) -> list[Findi
         return []
     finally:
         await database.close()
-    fix = "bring back a newer copy of it, or accept the loss: this is reported for a day"
+    fix = "restore a newer copy of it, or accept the loss: this is reported for a day"
     if stored["number"] < known.number or (known.account and not stored["account_known"]):
-        text = "it is older than Redis knows it: acknowledged signups and logouts are lost"
+        text = "it lacks changes that Redis knows of: acknowledged signups and logouts are lost"
         return [Finding("mark:global", Level.BAD, text, fix)]
     if known.older is not None and known.older.is_recent:
         return [Finding("mark:global", Level.BAD, str(known.older), fix)]
@@ -193,18 +207,22 @@ async def _global_mark(tools: Operating, settings: ServerSettings) -> list[Findi
 
 
 async def _signals(tools: Operating, user: str) -> Finding:
-    """A Redis user needs rights to channels too: a signal is sent to ourselves. (It means nothing to the servers.)"""
-    heard = asyncio.Event()
+    """Send this process a signal, which needs a right of its own. Servers ignore it."""
+    received = asyncio.Event()
     try:
-        listens = await tools.cache.subscribe(SIGNALS, lambda channel, text: heard.set())
+        listens = await tools.cache.subscribe(SIGNALS, lambda channel, text: received.set())
         await tools.cache.get_client().publish(SIGNALS, "doctor", partition=0)
         async with asyncio.timeout(_SIGNAL_S if listens else 0):
-            await heard.wait()
+            await received.wait()
     except (CacheCommandError, TimeoutError):
-        text = "signals between processes do not arrive: streams read in another process than their reply's lag behind"
-        fix = f"give its user the channels: ACL SETUSER {user} '&{tools.cache.channels(SIGNALS)}', then ACL SAVE"
+        text = (
+            "signals between processes do not arrive: streams that are read in another process"
+            " than their reply's are slow"
+        )
+        channels = tools.cache.channels(SIGNALS)
+        fix = f"give the user the channels: ACL SETUSER {user} '&{channels}', then ACL SAVE"
         return Finding("signals", Level.DOUBTFUL, text, fix)
-    return Finding("signals", Level.GOOD, "one sent to itself arrives")
+    return Finding("signals", Level.GOOD, "a test signal arrives")
 
 
 async def _queues(tools: Operating, env: str) -> list[Finding]:
@@ -214,7 +232,8 @@ async def _queues(tools: Operating, env: str) -> list[Finding]:
         text = f"{numbers['waiting']} waiting, the oldest for {numbers['oldest_age_s']:.0f} s"
         findings.append(Finding(f"queue {name}", Level.GOOD, text))
         if numbers["dead"]:
-            fix = f"python -m application.manage --env {env} dlq list --queue {name}; then dlq replay or dlq drop"
+            command = f"python -m application.manage --env {env} dlq list --queue {name}"
+            fix = f"{command}; then dlq replay or dlq drop"
             findings.append(
                 Finding(f"queue {name}", Level.DOUBTFUL, f"{numbers['dead']} dead letters", fix)
             )
@@ -232,10 +251,11 @@ def _version(what: str, product: str, version: str, oldest: tuple[int, int]) -> 
 
 
 def _clock(what: str, ahead_s: float) -> Finding:
-    text = f"its clock is {abs(ahead_s):.1f} s {'ahead of' if ahead_s > 0 else 'behind'} this machine's"
+    direction = "ahead of" if ahead_s > 0 else "behind"
+    text = f"its clock is {abs(ahead_s):.1f} s {direction} this machine's"
     if abs(ahead_s) <= _CLOCK_NOTE_S:
         return Finding(what, Level.GOOD, text)
     level = Level.BAD if abs(ahead_s) > _CLOCK_BAD_S else Level.DOUBTFUL
     return Finding(
-        what, level, text, "let both machines follow a time server (chrony, systemd-timesyncd)"
+        what, level, text, "synchronize both clocks with a time server (chrony, systemd-timesyncd)"
     )

@@ -20,10 +20,10 @@ def add_to(groups: Any) -> None:
         required=True, metavar="COMMAND"
     )
     check = commands.add_parser(
-        "check", help="read it as the server does, warn of what is seldom meant; 1 if it is wrong"
+        "check", help="read it as the server does, print warnings; exit code 1 if it is wrong"
     )
     check.set_defaults(run=_check)
-    show = commands.add_parser("print", help="print what counts in the end, secrets hidden")
+    show = commands.add_parser("print", help="print the effective configuration, secrets hidden")
     show.set_defaults(run=_print)
 
 
@@ -32,15 +32,14 @@ def _check(settings: ServerSettings, options: argparse.Namespace) -> int:
         from ..base_web_server.workers.group import refuse_workers  # noqa: PLC0415 - needs POSIX
 
         refuse_workers(settings)
-    # The server's own making refuses what is left; `print` does without these imports.
+    # The Server's constructor finds the other errors; `print` does without these imports.
     from ..base_web_server.lifecycle import Server  # noqa: PLC0415
 
     asyncio.run(Server(settings, TemplateContext()).check())
     for warning in find_warnings(settings):
         sys.stdout.write(f"warning: {warning}.\n")
-    sys.stdout.write(
-        f"The configuration of {options.env}, {options.config or config_file(options.env)}, is good.\n"
-    )
+    file = options.config or config_file(options.env)
+    sys.stdout.write(f"The configuration of {options.env}, {file}, is good.\n")
     return 0
 
 

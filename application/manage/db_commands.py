@@ -30,16 +30,16 @@ def add_to(groups: Any) -> None:
         required=True, metavar="COMMAND"
     )
     apply = commands.add_parser(
-        "apply", help="create missing databases, bring all up to date, register the shards"
+        "apply", help="create missing databases, update all, register the shards"
     )
     apply.add_argument(
         "--downgrade",
         action="store_true",
-        help="replace the procedures of a newer version by this one's; without it that is refused",
+        help="replace procedures of a newer version by this version's; refused without the flag",
     )
     apply.set_defaults(run=_apply)
     status = commands.add_parser(
-        "status", help="say what is not applied; exit code 1 if anything is not"
+        "status", help="list what is not applied; exit code 1 if anything is not"
     )
     status.set_defaults(run=_status)
     for name, run, text in (
@@ -53,7 +53,7 @@ def add_to(groups: Any) -> None:
         (
             "acknowledge",
             _acknowledge,
-            "a shard came back older, and you know what it lost: end that alarm",
+            "end the alarm of a shard that came back older, once you know what it lost",
         ),
     ):
         _add_for_shard(commands, name, run, help=text)
@@ -78,7 +78,7 @@ def _renamed(
 
 
 def _run(settings: ServerSettings, work: Coroutine[Any, Any, T]) -> T:
-    """What ``work`` returns. Raises StartError, for a database that cannot be used with the fix."""
+    """What ``work`` returns. Raises StartError with the fix for a database that cannot be used."""
     try:
         return asyncio.run(work)
     except ServiceUnavailable as outage:
@@ -92,9 +92,8 @@ def _apply(settings: ServerSettings, options: argparse.Namespace) -> int:
         _databases(settings), settings.databaseConfig, command=command, downgrade=options.downgrade
     )
     for done in _run(settings, work):
-        sys.stdout.write(
-            f"{done.label}: {f'applied {len(done.names)} scripts' if done.names else 'was current'}\n"
-        )
+        result = f"applied {len(done.names)} scripts" if done.names else "was current"
+        sys.stdout.write(f"{done.label}: {result}\n")
         sys.stdout.writelines(f"  {name}\n" for name in done.names)
     return 0
 

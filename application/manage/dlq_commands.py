@@ -1,7 +1,7 @@
 """``dlq list|show|replay|drop``: the dead letters, of all queues or those that the options choose.
 
-A letter's name is ``queue/partition/stream/id``, as ``dlq list`` prints it. ``list`` prints no content: what a reason
-quotes of the data is left out; ``show`` prints the whole entry.
+A letter's name is ``queue/partition/stream/id``, as ``dlq list`` prints it. ``list`` prints no
+content: what a reason quotes of the data is left out; ``show`` prints the whole entry.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ def add_to(groups: Any) -> None:
         required=True, metavar="COMMAND"
     )
     listing = commands.add_parser(
-        "list", help="one line a letter: name, type, room, size, time, reason; no content"
+        "list", help="one line per letter: name, type, room, size, time, reason; no content"
     )
     show = commands.add_parser("show", help="the whole entry as JSON, with its content")
     replay = commands.add_parser(
         "replay", help="put letters back into their queue, a room's in order"
     )
     drop = commands.add_parser(
-        "drop", help="throw letters away for good; says what it would do unless --yes is given"
+        "drop", help="delete letters permanently; only prints what it would do without --yes"
     )
     for parser, work in ((listing, _list), (show, _show), (replay, _replay), (drop, _drop)):
         choice = parser if parser is listing else parser.add_mutually_exclusive_group(required=True)
@@ -80,8 +80,9 @@ def _is_chosen(letter: DeadLetter, options: argparse.Namespace) -> bool:
 
 
 def name_of(letter: DeadLetter) -> str:
-    """What stands for this letter in ``--id``."""
-    return f"{letter.stream.queue_name}/{letter.stream.partition}/{letter.stream.name}/{letter.dead_id}"
+    """The letter's name for ``--id``."""
+    stream = letter.stream
+    return f"{stream.queue_name}/{stream.partition}/{stream.name}/{letter.dead_id}"
 
 
 async def _list(_: Operating, __: argparse.Namespace, letters: list[DeadLetter]) -> int:
@@ -89,15 +90,14 @@ async def _list(_: Operating, __: argparse.Namespace, letters: list[DeadLetter])
         size = sum(len(text.encode()) for text in letter.fields.values())
         at = datetime.fromtimestamp(letter.failed_at_ms / 1000, UTC).isoformat(timespec="seconds")
         kind, room = letter.fields.get("type", "-"), letter.group or "-"
-        sys.stdout.write(
-            f"{name_of(letter)} {kind} room={room} {size} bytes {at} {_without_data(letter.reason)}\n"
-        )
+        reason = _without_data(letter.reason)
+        sys.stdout.write(f"{name_of(letter)} {kind} room={room} {size} bytes {at} {reason}\n")
     sys.stdout.write(f"{len(letters)} dead letters.\n")
     return 0
 
 
 def _without_data(reason: str) -> str:
-    """One line, without what a database quotes of a value; names of columns, keys and ids stay."""
+    """One line, without values that a database quotes; names of columns, keys and ids stay."""
     return re.sub(r"'(?![\w.-]{1,64}')[^']*'", "'…'", " ".join(reason.split()))[:200]
 
 
@@ -125,19 +125,21 @@ async def _replay(tools: Operating, options: argparse.Namespace, letters: list[D
             count += outcome.done
             if outcome.left:
                 sys.stdout.write(
-                    f"Room {room} still has {outcome.left} dead letters, and waits for them.\n"
+                    f"Room {room} still has {outcome.left} dead letters and stays blocked.\n"
                 )
         else:
             for letter in of_room:
                 count += await tools.queue.replay_dead_letter(stream, letter.dead_id)
-    sys.stdout.write(f"Replayed {count} dead letters; what is refused again comes back here.\n")
+    sys.stdout.write(
+        f"Replayed {count} dead letters; those that are refused again come back here.\n"
+    )
     return 0
 
 
 async def _drop(tools: Operating, options: argparse.Namespace, letters: list[DeadLetter]) -> int:
     if not options.yes:
         sys.stdout.write(
-            f"This would throw {len(letters)} dead letters away for good; add --yes to do it.\n"
+            f"This would delete {len(letters)} dead letters permanently; add --yes to do it.\n"
         )
         return 1
     count = 0

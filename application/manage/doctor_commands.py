@@ -1,4 +1,4 @@
-"""``doctor``: looks at everything that the server needs, and says for each finding how to fix it."""
+"""``doctor``: checks everything that the server needs, with a fix for each finding."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def add_to(groups: Any) -> None:
     """Add the command ``doctor`` to argparse's ``groups``."""
     doctor = groups.add_parser(
         "doctor",
-        help="configuration, keys, ports, disk, Redis, databases, clocks, queues: what is wrong and how to fix it",
+        help="check configuration, keys, ports, disk, Redis, databases, clocks and queues",
     )
     doctor.add_argument("--json", action="store_true", help="the findings for programs")
     doctor.set_defaults(run=_doctor)
@@ -42,7 +42,7 @@ async def _examine(settings: ServerSettings) -> list[Finding]:
         *check_folder(settings),
         *check_descriptors(),
     ]
-    # The databases before Redis: an embedded Redis is started only for as long as it is looked at.
+    # The databases first: an embedded Redis is started only for its own checks.
     findings += await check_database(settings)
     findings += await check_redis(settings)
     return findings
@@ -59,7 +59,7 @@ def _as_text(findings: Sequence[Finding], bad: int) -> str:
 
 
 def _as_json(findings: Sequence[Finding], bad: int) -> str:
-    """``{"bad": 0, "findings": [{"what", "level": "good" | "doubtful" | "bad", "text", "mend"}]}``."""
+    """``{"bad": 0, "findings": [{"what", "level", "text", "mend"}]}``; ``mend`` is the fix."""
     told = [
         {
             "what": finding.what,

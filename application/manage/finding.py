@@ -1,4 +1,4 @@
-"""What a check of ``doctor`` has found."""
+"""The result of a ``doctor`` check."""
 
 from __future__ import annotations
 

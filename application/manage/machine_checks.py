@@ -1,4 +1,4 @@
-"""What ``doctor`` looks at on this machine: ports, the data folder, its disk, open files."""
+"""``doctor``'s checks of this machine: ports, the data folder, its disk, open files."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def _port(key: str, host: str, port: int, alive: bool) -> Finding:
         if error.errno == errno.EADDRINUSE and alive:
             return Finding(key, Level.GOOD, f"a server is alive on {host}:{port}")
         variable = f"BASE_SERVER__NETCONFIG__{key.partition('.')[2].upper()}"
-        fix = f"end the program that has it, or set {key} ({variable})"
+        fix = f"end the program that uses it, or set {key} ({variable})"
         return Finding(
             key, Level.BAD, f"{host}:{port} cannot be used ({os.strerror(error.errno or 0)})", fix
         )
@@ -60,7 +60,7 @@ def _is_alive(host: str, port: int) -> bool:
 
 
 def check_folder(settings: ServerSettings) -> list[Finding]:
-    """Can the embedded servers keep their files?"""
+    """Whether the embedded servers can keep their files."""
     if settings.cacheConfig.type != "embedded" and settings.databaseConfig.type != "sqlite":
         return []
     folder = settings.templateConfig.data_dir.absolute()
@@ -71,7 +71,10 @@ def check_folder(settings: ServerSettings) -> list[Finding]:
         with tempfile.TemporaryFile(dir=there):
             pass
     except OSError as error:
-        fix = "set templateConfig.data_dir (BASE_SERVER__TEMPLATECONFIG__DATA_DIR) to a folder that can be written"
+        fix = (
+            "set templateConfig.data_dir (BASE_SERVER__TEMPLATECONFIG__DATA_DIR) to a folder that"
+            " can be written"
+        )
         return [
             Finding("data_dir", Level.BAD, f"{there} cannot be written ({error.strerror})", fix)
         ]
@@ -89,12 +92,12 @@ def _space(folder: Path) -> Finding:
         "data_dir",
         level,
         text,
-        "make room, or move templateConfig.data_dir: a full disk refuses all writes",
+        "free space, or move templateConfig.data_dir: on a full disk all writes are refused",
     )
 
 
 def check_descriptors() -> list[Finding]:
-    """Every open stream and every connection to Redis and MySQL needs one."""
+    """The limit of file descriptors: each stream and each connection needs one."""
     if sys.platform == "win32":
         return []
     import resource  # noqa: PLC0415 - POSIX only

@@ -1,4 +1,4 @@
-"""The services that an operator's command needs: beside a running server, or alone on a stopped server's data."""
+"""The services for an operator's command, beside a running server or on a stopped one's data."""
 
 from __future__ import annotations
 
@@ -30,12 +30,15 @@ class Operating:
 
 @asynccontextmanager
 async def operating(settings: ServerSettings) -> AsyncIterator[Operating]:
-    """Reach Redis as the server does. An embedded one that runs is reached through its socket; one that does not is
-    started for as long as the command lasts. Raises StartError."""
+    """Connect to Redis as the server does. Raises StartError.
+
+    A running embedded Valkey is reached through its socket; one that does not run is started for
+    the duration of the command.
+    """
     cache_settings, how = await _reach(settings)
     tasks = TaskRegistry()
     cache = CacheService(
-        # What PROD refuses to start on may still have to be looked after.
+        # An operator must be able to manage a Redis on which PROD refuses to start.
         cache_settings.model_copy(update={"accept_volatile": True}),
         app_id=settings.templateConfig.appId,
         env=settings.templateConfig.env,

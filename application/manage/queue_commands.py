@@ -1,4 +1,4 @@
-"""``queue stats``: what waits in every queue that is in Redis."""
+"""``queue stats``: the backlog of every queue in Redis."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def add_to(groups: Any) -> None:
         required=True, metavar="COMMAND"
     )
     stats = commands.add_parser(
-        "stats", help="entries that wait, the age of the oldest, dead letters; a line a queue"
+        "stats", help="one line per queue: waiting entries, age of the oldest, dead letters"
     )
     stats.set_defaults(run=_stats)
 
@@ -28,8 +28,8 @@ def _stats(settings: ServerSettings, _: argparse.Namespace) -> int:
         sys.stdout.write("There are no queues yet.\n")
     for name, numbers in stats.items():
         sys.stdout.write(
-            f"{name}: {numbers['waiting']} waiting, the oldest for {numbers['oldest_age_s']:.0f} s, "
-            f"{numbers['dead']} dead letters\n"
+            f"{name}: {numbers['waiting']} waiting, the oldest for"
+            f" {numbers['oldest_age_s']:.0f} s, {numbers['dead']} dead letters\n"
         )
     return 0
 

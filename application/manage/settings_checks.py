@@ -1,4 +1,4 @@
-"""What ``doctor`` looks at in the configuration: what is seldom meant, and the keys of the AI providers."""
+"""``doctor``'s checks of the configuration: its warnings, and keys of the AI providers."""
 
 from __future__ import annotations
 
@@ -22,29 +22,29 @@ def check_settings(settings: ServerSettings) -> list[Finding]:
     """The warnings of ``config check``."""
     warnings = find_warnings(settings)
     if not warnings:
-        return [Finding("configuration", Level.GOOD, "nothing in it is doubtful")]
+        return [Finding("configuration", Level.GOOD, "no warnings")]
     return [
         Finding("configuration", Level.DOUBTFUL, warning.text, warning.fix) for warning in warnings
     ]
 
 
 async def check_ai(settings: ServerSettings) -> list[Finding]:
-    """Does every persona have a provider with a key, and can the providers be reached? No reply is asked for."""
+    """Whether every persona has a provider with a key, and the providers can be reached."""
     try:
         personas = Personas(settings.llmConfig, settings.templateConfig.env, os.environ)
     except StartError as error:
         return [Finding("ai keys", Level.BAD, *split_fix(error))]
     findings = []
     if names := personas.demo_only():
-        fix = "set OPENAI_API_KEY, or BASE_SERVER__LLMCONFIG__PROVIDERS__…__API_KEY of another provider"
+        fix = "set OPENAI_API_KEY, or BASE_SERVER__LLMCONFIG__PROVIDERS__…__API_KEY of a provider"
         findings.append(
             Finding(
                 "ai keys", Level.DOUBTFUL, f"the offline demo answers for {', '.join(names)}", fix
             )
         )
     else:
-        findings.append(Finding("ai keys", Level.GOOD, "every persona has what it needs"))
-    # An integration with an address of its own keeps it to itself.
+        findings.append(Finding("ai keys", Level.GOOD, "every persona has a provider with a key"))
+    # Integrations with a built-in address have no base_url to check.
     addresses = {
         choice.provider_name: choice.base_url
         for persona in personas.all()

@@ -190,7 +190,7 @@ async def test_older_global_database_alarms_the_operator(deployment: Deployment)
 
         await until(is_told, 30)
         assert (
-            "1 or more acknowledged signups and logouts are lost"
+            "at least 1 acknowledged signups and logouts are lost"
             in (await ready())["mark:global"]["reason"]
         )
         assert deployment.server.log.count("the global database came back older") == 1

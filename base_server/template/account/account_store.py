@@ -13,7 +13,8 @@ from base_server.template.account.global_mark import GlobalMark
 class Account:
     """A row of the global database; ``created_at`` is in UTC.
 
-    ``shard_id`` is None where the database lost the mapping. ``generation``: that of the database when it was read.
+    ``shard_id`` is None if the database lost the mapping. ``generation``: of the database at the
+    time of the read.
     """
 
     account_id: str
@@ -33,7 +34,7 @@ class AccountStore:
     async def create(
         self, account_id: str, password_hash: str, nickname: str, email: str, platform_type: str
     ) -> bool:
-        """Insert the account on the least-loaded shard; False if the id is taken (nothing changes then)."""
+        """Insert the account on the least-loaded shard; False if the id is taken."""
         await self._mark.check()
         rows = await self._database.call_global_procedure(
             "fp_account_create", (account_id, password_hash, nickname, email, platform_type)
@@ -45,7 +46,8 @@ class AccountStore:
 
     async def find(self, account_id: str) -> Account | None:
         """The account of a canonical id, or None."""
-        # Before the row: a session of what an older database is found to lack right after must not count as checked.
+        # Read before the row: if the database turns out to be older right after, this account may
+        # be among the lost ones, and its session must not count as checked.
         generation = self._mark.generation
         rows = await self._database.call_global_procedure("fp_account_get", (account_id,))
         if not rows:

@@ -46,7 +46,7 @@ LOGOUTS = Counter("account_logouts", "Sessions ended by their account.")
 
 
 class AccountTemplateImpl(BaseTemplate):
-    """Accounts of this server. Account ids arrive here in their canonical form."""
+    """Accounts of this server. Request validation has made account ids canonical."""
 
     def __init__(
         self,
@@ -65,7 +65,7 @@ class AccountTemplateImpl(BaseTemplate):
         self._signups = signups
         self._mark = mark
         self._scheduler = scheduler
-        self._without_shard: set[int] = set()  # accounts that the log has already
+        self._without_shard: set[int] = set()  # logged already
         self._mark_job = f"global_database_mark:{secrets.token_hex(4)}"
 
     def endpoints(self) -> Sequence[Endpoint]:
@@ -82,7 +82,8 @@ class AccountTemplateImpl(BaseTemplate):
             ),
             Endpoint(
                 1003, "/api/account/logout", LogoutRequest, LogoutResponse, self.on_logout_req,
-                Access.USER, "End the session of the access token", example=LOGOUT_EXAMPLE, errors=(),
+                Access.USER, "End the session of the access token", example=LOGOUT_EXAMPLE,
+                errors=(),
             ),
         )  # fmt: skip
 
@@ -113,7 +114,7 @@ class AccountTemplateImpl(BaseTemplate):
     async def on_signup_req(
         self, client_session: ClientSession, request: SignupRequest
     ) -> SignupResponse:
-        """Create the account. After an answer 5003 it may exist: signing up again then says 2001, and login works."""
+        """Create the account. After a 5003 it may exist: signup is then 2001, and login works."""
         await self._signups.check(client_session.peer)
         created = await self._accounts.create(
             request.account_id,
@@ -131,7 +132,10 @@ class AccountTemplateImpl(BaseTemplate):
     async def on_login_req(
         self, client_session: ClientSession, request: LoginRequest
     ) -> LoginResponse:
-        """A new token at every login; an unknown account and a wrong password differ neither in answer nor in time."""
+        """Return a new token.
+
+        An unknown account and a wrong password have the same response and take the same time.
+        """
         await self._logins.check(request.account_id, client_session.peer)
         account = await self._accounts.find(request.account_id)
         if (
@@ -160,13 +164,13 @@ class AccountTemplateImpl(BaseTemplate):
         return LoginResponse(accessToken=token, account=view)
 
     def _report_missing_shard(self, account_db_key: int) -> None:
-        """Once an account: its app may try to log in every few seconds."""
+        """Log it once per account: its app may try to log in every few seconds."""
         if account_db_key in self._without_shard:
             return
         if len(self._without_shard) >= _MOST_REPORTED:
             self._without_shard.clear()
         self._without_shard.add(account_db_key)
-        # Any other shard would be another account's rooms or none: only an operator can bring the mapping back.
+        # Guessing a shard would hide the account's rooms: only an operator can restore the mapping.
         Logger.error(
             "account without a shard: its row of account_shards is lost", account=account_db_key
         )
@@ -175,7 +179,9 @@ class AccountTemplateImpl(BaseTemplate):
     async def on_logout_req(
         self, client_session: ClientSession, request: LogoutRequest
     ) -> LogoutResponse:
-        """End the session for good, on every process; its requests under way end with 10000 within a second."""
+        """End the session permanently; its requests in all processes end with 10000 within a
+        second.
+        """
         await self._sessions.delete(client_session.session.session_key)
         LOGOUTS.add()
         return LogoutResponse()

@@ -1,4 +1,4 @@
-"""How often an address may try: passwords per account and address, signups per address."""
+"""Rate limits: failed logins per account and address, signups per address."""
 
 from __future__ import annotations
 
@@ -10,15 +10,16 @@ from base_server.service.redis_client.script import load_scripts
 from base_server.template.base.errors import TooManyRequests
 
 _IPV6_PREFIX = 64
-"""RFC 6177: a site gets at least so much, and its hosts choose the other 64 bits as they like."""
+"""RFC 6177: a site has at least a /64, and its hosts choose the other 64 bits freely."""
 
 _SCRIPTS = load_scripts(Path(__file__).parent / "lua")
 
 
 class LoginLimit:
-    """Counts attempts that have not succeeded, in windows of ``window_s`` kept in Redis (so over all processes).
+    """Counts attempts that have not succeeded, in windows of ``window_s`` in Redis, for all
+    processes.
 
-    Attempts under way count, so parallel guesses gain nothing.
+    An attempt counts from its begin, so parallel guesses gain nothing.
     """
 
     def __init__(
@@ -30,21 +31,21 @@ class LoginLimit:
         self._window_s = window_s
 
     async def check(self, account_id: str, peer: str) -> None:
-        """Count an attempt; raises :class:`TooManyRequests` with the time to wait when there were too many."""
+        """Count an attempt; raises :class:`TooManyRequests` with the time to wait."""
         for key, limit in self._counters(account_id, peer):
             await _count(
                 self._cache, key, limit, self._window_s, "too many failed logins, try again later"
             )
 
     async def forgive(self, account_id: str, peer: str) -> None:
-        """The attempt succeeded: it does not count."""
+        """Take the attempt back: it succeeded."""
         for key, _ in self._counters(account_id, peer):
             await self._cache.get_client().run_script(
                 _SCRIPTS["forgive_attempt"], [key], [], repeatable=False
             )
 
     def _counters(self, account_id: str, peer: str) -> list[tuple[str, int]]:
-        """The address first: one that is over its own limit cannot use up the attempts of accounts."""
+        """The address first: once over its limit it cannot use up the attempts of accounts."""
         counters = [
             (self._cache.get_client().key(f"login_attempts:{account_id}"), self._per_account)
         ]
@@ -56,7 +57,7 @@ class LoginLimit:
 
 
 class SignupLimit:
-    """Counts signups of an address, whatever became of them: who collects taken names is slowed too."""
+    """Counts signups per address, failed ones too: that also slows down probing for taken names."""
 
     def __init__(self, cache: CacheService, *, per_address: int, window_s: int) -> None:
         self._cache = cache
@@ -64,7 +65,9 @@ class SignupLimit:
         self._window_s = window_s
 
     async def check(self, peer: str) -> None:
-        """Count a signup; raises :class:`TooManyRequests`. A caller without an address is not counted."""
+        """Count a signup; raises :class:`TooManyRequests`. A caller without an address is not
+        counted.
+        """
         if peer:
             key = _address_key(self._cache, "signups_from", peer)
             await _count(
@@ -86,12 +89,12 @@ async def _count(cache: CacheService, key: str, limit: int, window_s: int, refus
 
 def _address_key(cache: CacheService, kind: str, peer: str) -> str:
     block = _block_of(peer)
-    # The whole text is hashed, as an IPv6 address has colons of its own.
+    # of_text hashes the whole text: an IPv6 address has colons of its own.
     return cache.get_client().key(f"{kind}:{block}", partition=cache.partitions.of_text(block))
 
 
 def _block_of(peer: str) -> str:
-    """What one customer of a provider has: an IPv4 address, or the first 64 bits of an IPv6 one."""
+    """What one customer has: an IPv4 address, or the first 64 bits of an IPv6 address."""
     try:
         address = ip_address(peer)
     except ValueError:

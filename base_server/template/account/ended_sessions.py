@@ -1,5 +1,4 @@
-"""What the global database knows of sessions: logouts as rows, which a Redis that comes back with older data cannot
-undo, and whether a session's account exists."""
+"""Logouts as rows of the global database, which a Redis with restored older data cannot undo."""
 
 from __future__ import annotations
 
@@ -7,15 +6,17 @@ from base_server.service.db.database_service import DatabaseService
 
 
 class EndedSessions:
-    """Notes of logouts; each is kept for ``ttl_s``, after which no Redis holds the session any more."""
+    """Rows of logouts, kept for ``ttl_s``: after that no Redis can have the session any more."""
 
     def __init__(self, database: DatabaseService, ttl_s: int) -> None:
         self._database = database
         self._ttl_s = ttl_s
 
     async def add(self, session_hash: str) -> int:
-        """The database's mark with this logout in it. Raises ``ServiceUnavailable`` when it could not be noted. A
-        repeat changes nothing else."""
+        """Store the logout and return the database's new mark. Idempotent otherwise.
+
+        Raises ``ServiceUnavailable`` if it could not be stored.
+        """
         rows = await self._database.call_global_procedure(
             "fp_session_end", (session_hash, self._ttl_s)
         )

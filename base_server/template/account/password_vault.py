@@ -1,4 +1,4 @@
-"""Argon2id off the event loop, in a bounded pool: the memory and CPU that logins can take have a limit."""
+"""Argon2id in a bounded thread pool, so that logins have a limit of memory and CPU."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class PasswordVault:
     def __init__(self, threads: int = 2, waiting: int = 64) -> None:
         self._hasher = PasswordHasher()
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="argon2")
-        self._places = threads + waiting
+        self._capacity = threads + waiting
         self._absent: str | None = None
 
     async def hash(self, password: str) -> str:
@@ -34,11 +34,11 @@ class PasswordVault:
         return await self._run(lambda: self._hasher.hash(password))
 
     async def verify(self, stored: str | None, password: str) -> bool:
-        """Whether ``password`` belongs to ``stored``. For an unknown account (None) it is False after the same work."""
+        """Whether ``password`` matches ``stored``; False after the same work for None."""
         return await self._run(lambda: self._verify(stored, password))
 
     def close(self) -> None:
-        """Wait for what runs and end the threads."""
+        """Wait for running hashes and end the threads."""
         self._pool.shutdown(wait=True, cancel_futures=True)
 
     def _verify(self, stored: str | None, password: str) -> bool:
@@ -53,13 +53,14 @@ class PasswordVault:
             return self._verify(None, password)  # the same work, and False
 
     async def _run(self, work: Callable[[], T]) -> T:
-        if self._places == 0:
+        if self._capacity == 0:
             raise TooManyRequests("too many logins at once, try again", retry_after_s=1)
-        self._places -= 1
+        self._capacity -= 1
         future = asyncio.get_running_loop().run_in_executor(self._pool, work)
-        # The place is given back when the work is done, also when nobody waits for it any more.
-        future.add_done_callback(self._give_back)
+        # Released when the work is done, not when the caller is cancelled: the thread is still
+        # busy.
+        future.add_done_callback(self._release)
         return await asyncio.shield(future)
 
-    def _give_back(self, _: object) -> None:
-        self._places += 1
+    def _release(self, _: object) -> None:
+        self._capacity += 1

@@ -142,7 +142,8 @@ class SessionStore:
 
     def find_cached(self, token: str) -> CachedSession | None:
         """The session of ``token`` as this process found it last, with what must hold for it to go
-        on."""
+        on.
+        """
         self._forget_older_generations()
         return self._found.get(token)
 
@@ -154,7 +155,8 @@ class SessionStore:
         self, record: dict[str, Any], is_of_another_run: bool, is_of_an_older_database: bool
     ) -> bool:
         """Whether the global database knows the account and no logout of the session that this
-        record is of."""
+        record is of.
+        """
         if is_of_another_run and is_of_an_older_database:
             # Redis may have forgotten that it ended, and so may the database: nobody knows any
             # more.
@@ -187,7 +189,8 @@ class SessionStore:
         one round trip for each hundred, since thousands at once would hold up everybody else's
         calls.
 
-        Raises ``ServiceUnavailable`` as :meth:`find` does."""
+        Raises ``ServiceUnavailable`` as :meth:`find` does.
+        """
         keys = {token: _session_key(token) for token in tokens}
         partitions = sorted({_partition(key) for key in keys.values()})
         client = self._cache.get_client()

@@ -19,7 +19,10 @@ class AccountSettings(Settings):
     login_window_s: TtlSeconds = 60
     """Seconds over which failed logins are counted."""
     signups_per_address: int = Field(default=100, ge=1)
-    """Signups that one client address (IPv6: its first 64 bits) may try within `signup_window_s`; then 1010."""
+    """Signups that one client address (IPv6: its first 64 bits) may try within `signup_window_s`;
+    then 1010.
+    """
     signup_window_s: TtlSeconds = 3600
-    """Seconds over which signups are counted. Behind a proxy, name it in ``trusted_proxies``, or all
-    clients are one address."""
+    """Seconds over which signups are counted. Behind a proxy, name it in ``trusted_proxies``, or
+    all clients are one address.
+    """

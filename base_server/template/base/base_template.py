@@ -17,12 +17,12 @@ def _call_protocols(template: BaseTemplate) -> Sequence[Endpoint]:
 class BaseTemplate:
     """Subclass it, list your endpoints, register it with ``TemplateContext.add_template``.
 
-    The lifecycle is called in the order start, quiet, drain, stop; each at most once. When the server is
-    told to hurry, what is left of quiet and drain is cancelled.
+        The lifecycle is called in the order start, quiet, drain, stop; each at most once. When the
+    server is hurried, quiet and drain are cancelled.
     """
 
     kept_ids: Collection[int] = ()
-    """Protocol ids that it will have later: no other template may take them."""
+    """Protocol ids reserved for later: no other template may use them."""
 
     def endpoints(self) -> Sequence[Endpoint]:
         """The endpoint table; the same rows every time."""
@@ -45,14 +45,14 @@ class BaseTemplate:
         """Called before the server is ready, after all services run. May raise ``StartError``."""
 
     async def quiet(self) -> None:
-        """The server is about to stop: begin no new background work. Requests still arrive."""
+        """The server is about to stop: start no background work. Requests still arrive."""
 
     async def drain(self, timeout_s: float) -> None:
-        """Finish what runs, or after ``timeout_s`` hand it back. Requests still arrive."""
+        """Finish running work, or hand it over after ``timeout_s``. Requests still arrive."""
 
     async def stop(self) -> None:
-        """The server stops: end what is left. No request arrives any more; services still run."""
+        """End all remaining work. No request arrives any more; services still run."""
 
     async def readiness(self) -> Sequence[ReadinessCheck]:
-        """What ``/readyz`` should know of this template. Must answer soon and never raise for an outage."""
+        """Findings for ``/readyz``. Must return soon and not raise on an outage."""
         return ()

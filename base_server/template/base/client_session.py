@@ -14,9 +14,9 @@ class ClientSession:
     from.
 
     ``peer`` is the client's address, after trusted proxies; empty when a handler is called
-    directly. ``last_event_id`` is what a client that resumes a stream says in the header of that
-    name. ``guard``: the session is from the cache, and the handler's first script verifies it;
-    None: it was looked up.
+    directly. ``last_event_id`` is the header Last-Event-ID of a client that resumes a stream.
+    ``guard``: the session is from the cache, and the handler's first script verifies it; None: it
+    was looked up.
     """
 
     session: SessionInfo

@@ -1,4 +1,4 @@
-"""A row of a template's endpoint table: one POST route, its models, its handler, who may call it."""
+"""A row of a template's endpoint table: a POST route, its models, handler and access."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Handler = Callable[[ClientSession, Any], Awaitable[Response | Events]]
 
 
 class Access(Enum):
-    """Who may call: an account with a session, or anybody."""
+    """Who may call: an account with a session, or anyone."""
 
     USER = "user"
     ANONYMOUS = "anonymous"
@@ -32,7 +32,8 @@ class Example:
     """A request that works and its answer, for the API's description; of a stream, ``events`` in
     its place.
 
-    Ids are those of the other examples of the template, as if one account had sent them all."""
+    Ids are those of the other examples of the template, as if one account had sent them all.
+    """
 
     request: Mapping[str, Any]
     answer: Mapping[str, Any] = field(default_factory=dict)

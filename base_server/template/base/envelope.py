@@ -14,7 +14,7 @@ INT64_MAX = 2**63 - 1
 
 
 class Request(BaseModel):
-    """The request envelope; an endpoint's request model adds its fields. Unknown fields are ignored.
+    """The request envelope; an endpoint's model adds its fields. Unknown fields are ignored.
 
     Assignments are validated too and raise ``ValidationError``.
     """
@@ -63,7 +63,7 @@ def error_body(error: ApiError) -> ErrorBody:
 
 
 class Response(BaseModel):
-    """The response envelope. Mutable and created without arguments, as the documented handlers do."""
+    """The response envelope: mutable and created without arguments, as the document does."""
 
     model_config = ConfigDict(
         validate_by_name=True, validate_by_alias=True, use_attribute_docstrings=True

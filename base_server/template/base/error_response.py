@@ -35,11 +35,12 @@ def as_api_error(error: Exception, unexpected: ErrorCode = ErrorCode.SERVER_ERRO
 def error_to_response(
     response_type: type[Response], unexpected: ErrorCode = ErrorCode.SERVER_ERROR
 ) -> Callable[[HandlerT], HandlerT]:
-    """Decorator of ``on_…_req`` methods: the handler returns its response and raises only cancellation.
+    """Decorator of ``on_…_req`` methods: the handler returns its response and raises only
+    cancellation.
 
-    A raised :class:`ApiError` or service outage becomes a fresh ``response_type()`` with ``errorCode``
-    and ``error``; anything else is logged and becomes ``unexpected``. To send other fields with an
-    error, return a response on which ``fail(error)`` was called.
+    A raised :class:`ApiError` or service outage becomes a fresh ``response_type()`` with
+    ``errorCode`` and ``error``; anything else is logged and becomes ``unexpected``. To send other
+    fields with an error, return a response on which ``fail(error)`` was called.
     """
 
     def decorate(handler: HandlerT) -> HandlerT:

@@ -1,6 +1,6 @@
-"""The one registry of error codes: number, name, HTTP status, and whether repeating the request may help.
+"""The registry of error codes: number, name, HTTP status, and whether a retry may help.
 
-The enum, the documents' table, the OpenAPI description and the tests are all made from it.
+The documents' table, the OpenAPI description and the tests are made from it.
 """
 
 from __future__ import annotations
@@ -8,14 +8,14 @@ from __future__ import annotations
 from enum import IntEnum
 from typing import Any, ClassVar
 
-_ASK_ANEW = "; the message is stored: ask again as a new one, with a new client_message_id"
+_ASK_AGAIN = "; the message is stored: send it again with a new client_message_id"
 
 
 class ErrorCode(IntEnum):
-    """A code of the wire. Its name is the symbolic ``error.code``.
+    """A code in the envelope. Its name is the symbolic ``error.code``.
 
-    ``http_status`` is the usual status (an :class:`ApiError` may carry another one),
-    ``retryable`` says that the same request may succeed later, ``meaning`` is what the client is told unless the
+    ``http_status`` is the usual status (an :class:`ApiError` may carry another one), ``retryable``
+    says that the same request may succeed later, ``meaning`` is what the client is told unless the
     error says it better, ``note`` is for the documents.
     """
 
@@ -62,7 +62,7 @@ class ErrorCode(IntEnum):
         1006,
         409,
         True,
-        "a reply is running in this room, or too many messages wait for theirs",
+        "a reply is running in this room, or too many messages are queued",
     )
     IDEMPOTENCY_MISMATCH = 1007, 422, False, "this client id was used before with another body"
     NOT_ALLOWED_IN_STATE = (
@@ -76,10 +76,10 @@ class ErrorCode(IntEnum):
         1020,
         502,
         False,
-        "the AI provider failed" + _ASK_ANEW,
+        "the AI provider failed" + _ASK_AGAIN,
         "503: it was not called",
     )
-    AI_TIMED_OUT = 1021, 504, False, "the AI provider did not answer in time" + _ASK_ANEW
+    AI_TIMED_OUT = 1021, 504, False, "the AI provider did not answer in time" + _ASK_AGAIN
     ACCOUNT_EXISTS = 2001, 409, False, "this account_id is taken"
     WRONG_CREDENTIALS = 2002, 401, False, "wrong account_id or password"
     SERVER_ERROR = 5000, 500, False, "the server failed unexpectedly"
@@ -88,7 +88,8 @@ class ErrorCode(IntEnum):
 
 
 class ApiError(Exception):
-    """A handled failure. Everything given here may be seen by the client; a cause (``from``) only by the log.
+    """A handled failure. Everything given here may be seen by the client; a cause (``from``) only
+    by the log.
 
     ``retry_after_s`` becomes the ``Retry-After`` header too; ``details`` must be JSON-serialisable.
     """
@@ -141,7 +142,9 @@ class MessageNotSent(_KnownError):
 
 
 class InvalidRequest(_KnownError):
-    """``InvalidRequest.of("title", "must have 1..200 characters")`` names the field in text and details."""
+    """``InvalidRequest.of("title", "must have 1..200 characters")`` names the field in text and
+    details.
+    """
 
     error_code = ErrorCode.INVALID_REQUEST
 
@@ -183,23 +186,23 @@ class AIUnavailableError(_KnownError):
 
 
 class AINotCalledError(AIUnavailableError):
-    """The same code, for a reply that ended before the provider was asked: 503."""
+    """The same code, for a reply that ended before the provider was called: 503."""
 
     def __init__(self, *, retry_after_s: float | None = None) -> None:
         super().__init__(
-            "the AI provider was not called" + _ASK_ANEW,
+            "the AI provider was not called" + _ASK_AGAIN,
             retry_after_s=retry_after_s,
             http_status=503,
         )
 
 
 class ConversationTooLongError(AIUnavailableError):
-    """The same code, where asking the same again cannot help; ``details.reason`` is for programs."""
+    """The same code, where a retry cannot help; ``details.reason`` is for programs."""
 
     def __init__(self) -> None:
         super().__init__(
-            "the conversation is too long for the AI model; the message is stored: send a shorter one, or start a new"
-            " room",
+            "the conversation is too long for the AI model; the message is stored: send a shorter"
+            " one, or start a new room",
             details={"reason": "conversation_too_long"},
         )
 

@@ -1,4 +1,4 @@
-"""Server-Sent Events: what a streaming handler gives, how it looks on the wire, where it goes."""
+"""Server-Sent Events: what a streaming handler yields, its encoding, and its destination."""
 
 from __future__ import annotations
 
@@ -15,15 +15,19 @@ HEADERS = {
     "X-Accel-Buffering": "no",
 }
 
-# Line breaks to some parsers though not to the standard's: escaped, an event's data is one line to everybody.
+# Line breaks to some parsers though not to the standard's: escaped, an event's data is one line to
+# everybody.
 _LINE_BREAKS = str.maketrans({"\u0085": "\\u0085", "\u2028": "\\u2028", "\u2029": "\\u2029"})
 
 
 @dataclass(frozen=True, slots=True)
 class StreamEvent:
-    """``data`` becomes one line of JSON; ``id`` is what a client resumes from, None for an event without one.
+    """``data`` becomes one line of JSON; ``id`` is what a client resumes from, None for an event
+    without one.
 
-    ``error_code`` is that of the error that a last event tells of: for log and metrics, not sent by itself."""
+    ``error_code`` is that of the error that a last event tells of: for log and metrics, not sent by
+    itself.
+    """
 
     name: str
     data: Mapping[str, Any]
@@ -31,24 +35,26 @@ class StreamEvent:
     error_code: int = 0
 
     def encode(self) -> bytes:
-        """The event as it is sent. Line breaks of any kind inside texts are escaped: it stays one event."""
+        """The event as it is sent. Line breaks of any kind inside texts are escaped: it stays one
+        event.
+        """
         data: str = ujson.dumps(self.data, ensure_ascii=False, escape_forward_slashes=False)
         if not data.isascii():
             data = data.translate(_LINE_BREAKS)
-        place = "" if self.id is None else f"id: {self.id}\n"
-        return f"{place}event: {self.name}\ndata: {data}\n\n".encode()
+        id_line = "" if self.id is None else f"id: {self.id}\n"
+        return f"{id_line}event: {self.name}\ndata: {data}\n\n".encode()
 
 
 Events = AsyncGenerator[StreamEvent, None]
-"""The success of a streaming handler, read once. What is raised meanwhile ends the stream without a last event."""
+"""The events of a streaming handler. An exception ends the stream without a last event."""
 
 
 class ReaderLeft(Exception):
-    """Nobody reads the stream any more."""
+    """The stream has no reader any more."""
 
 
 class SseResponse(Protocol):
-    """Where a stream goes: an HTTP response, or whatever collects it."""
+    """The destination of a stream: an HTTP response, or anything that collects events."""
 
     async def open(self, on_left: Callable[[], None]) -> None:
         """The request was accepted: events follow. Raises :class:`ReaderLeft`.
@@ -57,5 +63,5 @@ class SseResponse(Protocol):
         ...
 
     async def send(self, event: bytes) -> None:
-        """Returns when there is room for another one. Raises :class:`ReaderLeft`."""
+        """Returns when there is room for another event. Raises :class:`ReaderLeft`."""
         ...

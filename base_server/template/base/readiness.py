@@ -1,4 +1,4 @@
-"""What a part of the server says when it is asked whether it can serve."""
+"""Findings of health checks."""
 
 from __future__ import annotations
 
@@ -16,7 +16,9 @@ class Health(StrEnum):
 
 @dataclass(frozen=True)
 class ReadinessCheck:
-    """One finding; ``reason`` is one line for operators without secrets, empty when there is nothing to say."""
+    """One finding; ``reason`` is one line for operators without secrets, empty when there is
+    nothing to say.
+    """
 
     name: str
     health: Health

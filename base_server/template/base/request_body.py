@@ -1,7 +1,8 @@
 """Strict parsing of a request's body: first any JSON object, then the endpoint's request model.
 
-What is accepted is text that Redis, MySQL and the client give back byte for byte: no lone surrogates, no NUL,
-no NaN, no duplicate keys, no other encoding than UTF-8. The limits bound what a refusal costs and repeats.
+What is accepted is text that Redis, MySQL and the client give back byte for byte: no lone
+surrogates, no NUL, no NaN, no duplicate keys, no other encoding than UTF-8. The limits bound what a
+refusal costs and repeats.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ from base_server.template.base.envelope import Request
 from base_server.template.base.errors import InvalidRequest
 
 MAX_VALUES = 10_000
-"""JSON values in a body. Each costs up to 60 bytes of memory, a validation error twenty times that."""
+"""JSON values in a body. Each costs up to 60 bytes of memory, a validation error twenty times that.
+"""
 MAX_KEY_CHARS = 256
 """Of an object's key. Validation copies the keys around each value that it finds wrong."""
 _SMALL_BYTES = 4_096
@@ -62,7 +64,8 @@ def read_json(body: bytes) -> dict[str, Any]:
 def read_request(model: type[RequestT], body: bytes) -> RequestT:
     """``body``, which :func:`read_json` has accepted, as ``model``, without converting types.
 
-    Raises :class:`InvalidRequest` that names the first bad field; ``details.errors`` lists more of them.
+    Raises :class:`InvalidRequest` that names the first bad field; ``details.errors`` lists more of
+    them.
     """
     try:
         request: RequestT = model.__pydantic_validator__.validate_json(body or b"{}", strict=True)
@@ -121,8 +124,8 @@ def _has_long_key(value: Any) -> bool:
 def _find_nul(value: Any) -> tuple[str, ...] | None:
     """Keys that lead to the first NUL in a parsed value, or None. Depth is the parser's limit.
 
-    The path is built on the way back: building it on the way down copies an object's long key once for
-    each of its members (0.6 GB for a body of 140 KB).
+    The path is built on the way back: building it on the way down copies an object's long key once
+    for each of its members (0.6 GB for a body of 140 KB).
     """
     if isinstance(value, str):
         return () if "\0" in value else None

@@ -1,4 +1,4 @@
-"""Who is asking: the part of a session that handlers need."""
+"""The part of a session that handlers need."""
 
 from __future__ import annotations
 

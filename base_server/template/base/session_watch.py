@@ -1,4 +1,4 @@
-"""Ends what runs for a session soon after that session has ended: long requests, and streams."""
+"""Ends long requests and streams soon after their session has ended."""
 
 from __future__ import annotations
 
@@ -17,26 +17,25 @@ _AT_ONCE = 100
 
 
 class SessionFinder(Protocol):
-    """Who knows the sessions: the account template's store, or a host's own service."""
+    """The source of sessions: the account template's store, or a host's own service."""
 
     async def find(self, token: str) -> SessionInfo | None:
-        """The session of ``token``, or None. An outage raises ``ServiceUnavailable``, never None."""
+        """The session of ``token``, or None. Raises ``ServiceUnavailable`` on an outage."""
         ...
 
 
 @runtime_checkable
 class ManySessions(Protocol):
-    """A :class:`SessionFinder` that can tell of many sessions at once; others are asked for each."""
+    """A :class:`SessionFinder` that checks many sessions in one call."""
 
     async def find_ended(self, tokens: Collection[str]) -> Collection[str]:
-        """Those of ``tokens`` that name no session any more. An outage raises
-        ``ServiceUnavailable``."""
+        """Those of ``tokens`` without a session. Raises ``ServiceUnavailable`` on an outage."""
         ...
 
 
 @runtime_checkable
 class CachesSessions(Protocol):
-    """A :class:`SessionFinder` that remembers what it found."""
+    """A :class:`SessionFinder` with a cache in this process."""
 
     def find_cached(self, token: str) -> CachedSession | None:
         """The session of ``token`` as it was found last, to be verified; None: look it up."""
@@ -44,10 +43,10 @@ class CachesSessions(Protocol):
 
 
 class SessionWatch:
-    """One look a period at the sessions of everything that runs for longer than a moment; no task
-    while nothing does.
+    """Checks the sessions of running requests periodically; no task while no request runs.
 
-    A session that ended is noticed within ``period_s``."""
+    The end of a session is noticed within ``period_s``.
+    """
 
     def __init__(self, sessions: SessionFinder, period_s: float) -> None:
         self._sessions = sessions
@@ -56,8 +55,9 @@ class SessionWatch:
         self._looking: asyncio.Task[None] | None = None
 
     def lasting(self, token: str) -> _Scope:
-        """``with``: cancels the body and raises :class:`SessionMissing` when the session of
-        ``token`` has ended."""
+        """``with``: when the session of ``token`` ends, the body is cancelled and this raises
+        :class:`SessionMissing`.
+        """
         return _Scope(self, token)
 
     def enter(self, scope: _Scope) -> None:
@@ -73,7 +73,7 @@ class SessionWatch:
         try:
             while self._scopes:
                 await asyncio.sleep(self._pause_s)
-                # Those that have come since the last look were looked up when they began.
+                # Requests that began since the last check had their session looked up then.
                 ended = set(await self._ended(known & {scope.token for scope in self._scopes}))
                 for scope in [scope for scope in self._scopes if scope.token in ended]:
                     self._scopes.remove(scope)
@@ -97,17 +97,14 @@ class SessionWatch:
                         token for token, session in zip(some, found, strict=True) if session is None
                     ]
             except ServiceError:
-                continue  # nobody has said that they ended
-            except (
-                Exception
-            ) as error:  # of a host's own service: the look must go on for the others
+                continue  # an outage ends no session
+            except Exception as error:  # of a host's service: the watch must go on for the others
                 Logger.error("sessions could not be looked up", exc_info=error)
         return ended
 
 
 class _Scope:
-    """What runs for a session. Cancels as ``asyncio.timeout`` does, at a third of its cost: every
-    request has one."""
+    """A running request. Cancels as ``asyncio.timeout`` does, at a third of the cost."""
 
     __slots__ = ("_cancelling", "_has_ended", "_task", "_watch", "token")
 

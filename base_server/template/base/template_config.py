@@ -1,4 +1,4 @@
-"""Configuration section ``templateConfig``: which installation this is and where it keeps its files."""
+"""``templateConfig``: which installation this is and where it keeps its files."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from base_server.service.core.settings import Settings
 
 
 class TemplateSettings(Settings):
-    """``appId`` and ``env`` begin every Redis key; ``data_dir`` holds the embedded servers' files."""
+    """``appId`` and ``env`` begin every Redis key."""
 
     appId: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._-]{1,32}$")] = "app"
-    """Begins every Redis key; two installations on one Redis need two."""
+    """Prefix of every Redis key; two installations on one Redis need different ones."""
     env: Literal["LOCAL", "DEBUG", "PROD"] = "LOCAL"
-    """Which environment this file is for; it is part of every Redis key too."""
+    """The environment of this file; it is part of every Redis key too."""
     data_dir: Path = Path("data")
-    """Folder of the embedded servers' files; a relative one is taken from the working directory."""
+    """Folder of the embedded servers' files, relative to the working directory."""

@@ -1,4 +1,4 @@
-"""Which templates this server has, and which of them answers a protocol id or a path."""
+"""The server's templates, and their endpoints by protocol id and path."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ _PATH = re.compile(r"/[^\s{}?#]*")
 class TemplateContext(Facade):
     """Holds the templates by type (any text; ``TemplateType`` has the shipped ones).
 
-    The class name speaks to one context of the process that always exists, so a host can register
-    its templates before the server starts; tests and embedders may make contexts of their own.
+    The class name refers to one context per process that always exists, so that a host can register
+    its templates before the server starts; tests and embedders may create their own.
     """
 
     def __init__(self) -> None:
@@ -30,21 +30,21 @@ class TemplateContext(Facade):
     def add_template(self, template_type: str, template: BaseTemplate) -> None:
         """Register a template with its endpoints, all or nothing.
 
-        Raises :class:`StartError` when the type, a protocol id or a path is taken, an id is kept by another template,
-        or a path is none.
+        Raises :class:`StartError` when the type, a protocol id or a path is taken, an id is kept by
+        another template, or a path is none.
         """
         name = str(template_type)
         if name in self._templates:
             raise StartError(
-                f"Template type '{name}' is registered twice: register one of them under another name."
+                f"Template type '{name}' is registered twice: use another name for one of them."
             )
         templates = self._templates | {name: template}
         by_id, by_path, owners = dict(self._by_id), dict(self._by_path), dict(self._owners)
         for endpoint in template.endpoints():
             if not _PATH.fullmatch(endpoint.path):
                 raise StartError(
-                    f"Template '{name}' gives protocol {endpoint.id} the path '{endpoint.path}': a path must begin with"
-                    " '/' and have no white space and none of { } ? #."
+                    f"Template '{name}' gives protocol {endpoint.id} the path '{endpoint.path}':"
+                    " a path must begin with '/' and have no white space and none of { } ? #."
                 )
             for taken, wanted in (
                 (by_id.get(endpoint.id), f"id {endpoint.id} (for {endpoint.path})"),
@@ -52,8 +52,9 @@ class TemplateContext(Facade):
             ):
                 if taken is not None:
                     raise StartError(
-                        f"Template '{name}' wants the {wanted}, which template '{owners[taken.id]}' has for protocol"
-                        f" {taken.id} at {taken.path}: give one of them another."
+                        f"Template '{name}' wants the {wanted}, which template"
+                        f" '{owners[taken.id]}' has for protocol {taken.id} at {taken.path}: change"
+                        " one of them."
                     )
             by_id[endpoint.id] = by_path[endpoint.path] = endpoint
             owners[endpoint.id] = name
@@ -62,8 +63,8 @@ class TemplateContext(Facade):
         ):
             if owners.get(kept, keeper) != keeper:
                 raise StartError(
-                    f"Template '{owners[kept]}' wants the id {kept} (for {by_id[kept].path}), which template '{keeper}'"
-                    " keeps for a later protocol: take another."
+                    f"Template '{owners[kept]}' wants the id {kept} (for {by_id[kept].path}), which"
+                    f" template '{keeper}' keeps for a later protocol: use another."
                 )
         self._templates, self._by_id, self._by_path, self._owners = (
             templates,
@@ -106,5 +107,5 @@ class TemplateContext(Facade):
         self._templates, self._by_id, self._by_path, self._owners = {}, {}, {}, {}
 
 
-# Unlike the services, which only the container installs: registering needs nothing that runs.
+# Services are installed by the container; this one is installed at import, since it needs none.
 TemplateContext().install()

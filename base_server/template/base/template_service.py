@@ -1,5 +1,4 @@
-"""Runs one request: strict parsing, the session, the handler, the response envelope, the log
-line."""
+"""Runs one request: strict parsing, session, handler, response envelope, log line."""
 
 from __future__ import annotations
 
@@ -29,7 +28,8 @@ ANONYMOUS = SessionInfo(account_id="")
 @dataclass(slots=True)
 class Call:
     """One request as it arrived. ``bearer`` is the token of the Authorization header, which wins
-    over the body's; ``last_event_id`` is the header of a client that resumes a stream."""
+    over the body's; ``last_event_id`` is the header of a client that resumes a stream.
+    """
 
     body: bytes
     request_id: str = ""
@@ -40,9 +40,10 @@ class Call:
 
 @dataclass(slots=True)
 class HttpResponse:
-    """What goes back. ``error_code`` and ``sequence`` are those of ``body``.
+    """A response to send. ``error_code`` and ``sequence`` are those of ``body``.
 
-    ``is_streamed``: it went out through the sse, event by event; there is no body."""
+    ``is_streamed``: it was sent as events through the :class:`SseResponse`; there is no body.
+    """
 
     status: int
     body: bytes
@@ -52,18 +53,18 @@ class HttpResponse:
     is_streamed: bool = False
 
 
-# Called once a request with the endpoint, the error code and the seconds that it took.
+# Called for each request with the endpoint, the error code and the duration in seconds.
 Observer = Callable[[Endpoint, int, float], None]
 
 
 class TemplateService:
     """Runs endpoints for callers.
 
-    ``status_for_errors="ok"`` answers HTTP 200 to every call, for clients that read only
-    ``errorCode``. ``recheck_s``: how often the session of a request that takes longer is looked up
-    again; a logout on any process ends it with 10000. Every failure becomes an envelope; only
-    cancellation is raised. The events of a stream go to the call's ``sse``; once it is open, a
-    failure (also the session's end) ends the stream without a last event.
+    ``status_for_errors="ok"`` returns HTTP 200 for every call, for clients that read only
+    ``errorCode``. ``recheck_s``: how often the session of a running request is looked up again; a
+    logout in any process ends the request with 10000. Every failure becomes an envelope; only
+    cancellation is raised. The events of a stream go to ``sse``; once it is open, a failure (also
+    the session's end) ends the stream without a last event.
     """
 
     def __init__(
@@ -83,23 +84,23 @@ class TemplateService:
     async def handle(
         self, endpoint: Endpoint, call: Call, sse: SseResponse | None = None
     ) -> HttpResponse:
-        """Run ``endpoint`` as its table row says who may call it. A stream needs an ``sse``."""
+        """Run ``endpoint`` with the access of its table row. A stream needs ``sse``."""
         return await self._run(endpoint, call, sse, needs_session=endpoint.access is Access.USER)
 
     async def run_user(
         self, endpoint: Endpoint, call: Call, sse: SseResponse | None = None
     ) -> HttpResponse:
-        """Run for the account of the call's session; without a valid one the answer is 10000."""
+        """Run for the account of the call's session; without one the response is 10000."""
         return await self._run(endpoint, call, sse, needs_session=True)
 
     async def run_anonymous(
         self, endpoint: Endpoint, call: Call, sse: SseResponse | None = None
     ) -> HttpResponse:
-        """Run for anybody; a token is not looked at."""
+        """Run without a session; a token is ignored."""
         return await self._run(endpoint, call, sse, needs_session=False)
 
     def refuse(self, error: ApiError, sequence: int = 0) -> HttpResponse:
-        """The answer to a request that reached no endpoint (unknown path, body too large, …)."""
+        """The response to a request that reached no endpoint (unknown path, large body, …)."""
         response = Response(sequence=sequence)
         response.fail(error)
         return self._encode(response)
@@ -188,14 +189,16 @@ class TemplateService:
 
 async def _verify(caller: ClientSession) -> None:
     """Without a session the caller must not learn what the handler found, so this runs before any
-    response."""
+    response.
+    """
     if caller.guard is not None:
         await caller.guard.verify()
 
 
 class _EventSender:
     """Sends a stream's events. ``is_open``: the response has begun; ``error_code``: of its last
-    event."""
+    event.
+    """
 
     def __init__(self, sse: SseResponse | None) -> None:
         self._sse = sse

@@ -1,4 +1,4 @@
-"""Names of the templates that ship with the server. A host registers its own under any other text."""
+"""Names of the shipped templates. A host registers its own under any other text."""
 
 from __future__ import annotations
 

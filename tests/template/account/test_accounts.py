@@ -312,7 +312,7 @@ async def test_the_vault_refuses_more_than_it_has_room_for() -> None:
 
 
 @pytest.mark.usefixtures("real_hashes")
-async def test_a_caller_that_leaves_keeps_its_place_until_its_hash_is_done() -> None:
+async def test_a_caller_that_leaves_keeps_its_capacity_until_its_hash_is_done() -> None:
     vault = PasswordVault(threads=1, waiting=0)
     gone = asyncio.create_task(vault.hash("x" * 8))
     await asyncio.sleep(0)
@@ -320,7 +320,7 @@ async def test_a_caller_that_leaves_keeps_its_place_until_its_hash_is_done() -> 
     await asyncio.wait([gone])
     with pytest.raises(TooManyRequests):
         await vault.hash("y" * 8)
-    await until(lambda: vault._places == 1)
+    await until(lambda: vault._capacity == 1)
     assert await vault.hash("y" * 8)
     vault.close()
 

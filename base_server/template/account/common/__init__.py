@@ -1,1 +1,1 @@
-"""What the account protocols say on the wire."""
+"""Requests and responses of the account endpoints."""

@@ -1,4 +1,4 @@
-"""A request and its answer for each account protocol, for the API's description."""
+"""A request and its response for each account endpoint, for the API's description."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Requests and responses of the account protocols (1001..1003)."""
+"""Requests and responses of the account endpoints (1001..1003)."""
 
 from __future__ import annotations
 
@@ -37,7 +37,8 @@ PlatformType = Annotated[
     StringConstraints(pattern=_PLATFORM, strict=True),
     InWords("must be a number, or at most 32 characters of A-Z a-z 0-9 . _ -"),
     Field(
-        description="Where the player is (`ios`, `steam`, `3`, …): a name or a number of your own, kept as text."
+        description="Platform of the player (`ios`, `steam`, `3`, …): your own name or number,"
+        " stored as text."
     ),
 ]
 
