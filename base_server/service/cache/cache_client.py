@@ -15,6 +15,7 @@ from base_server.service.core.logger import Logger
 from base_server.service.core.tracing import span
 from base_server.service.redis_client.calls import Command, Effect
 from base_server.service.redis_client.client import effect_of
+from base_server.service.redis_client.cluster_client import AnyClient
 from base_server.service.redis_client.errors import (
     ERROR_REPLIES,
     NEWER_FORMAT,
@@ -27,7 +28,7 @@ from base_server.service.redis_client.precondition import (
     is_refusal,
     with_precondition,
 )
-from base_server.service.redis_client.raw_client import AnyClient, RawClient
+from base_server.service.redis_client.raw_client import RawClient
 from base_server.service.redis_client.script import Script
 
 T = TypeVar("T")

@@ -26,12 +26,13 @@ from base_server.service.core.errors import (
 )
 from base_server.service.core.facade import Facade, facade
 from base_server.service.core.tasks import TaskRegistry
+from base_server.service.redis_client.auto_pipeline import CallOptions
 from base_server.service.redis_client.client import RedisClient
-from base_server.service.redis_client.cluster_client import SCRIPT_GUARD, ClusterClient
+from base_server.service.redis_client.cluster_client import SCRIPT_GUARD, AnyClient, ClusterClient
 from base_server.service.redis_client.cluster_map import Address, ClusterMap
 from base_server.service.redis_client.connection import Connector, RedisConnection
 from base_server.service.redis_client.connection_pool import ConnectionPool
-from base_server.service.redis_client.raw_client import AnyClient, RawClient, make_redis_py_pool
+from base_server.service.redis_client.raw_client import RawClient, make_redis_py_pool
 from base_server.service.redis_client.subscriber import Handler, Subscriber
 
 if TYPE_CHECKING:
@@ -226,15 +227,15 @@ class CacheService(Facade):
             connect = self._connector(settings, timeout_s, node).connect
             return ConnectionPool(connect, max_connections=max_connections, timeout_s=timeout_s)
 
-        tasks, waits = self._tasks, self._waits
+        options = CallOptions(
+            timeout_s=timeout_s, shared=shared, tasks=self._tasks, waits=self._waits
+        )
         client: AnyClient
         if self._cluster is None:
-            client = RedisClient(make_pool(), tasks, waits, timeout_s, shared=shared)
+            client = RedisClient(make_pool(), options)
         else:
             cluster, generations = self._cluster
-            client = ClusterClient(
-                cluster, make_pool, generations, tasks, waits, timeout_s, shared=shared
-            )
+            client = ClusterClient(cluster, make_pool, generations, options)
         connector = self._connector(settings, timeout_s)
         redis_py_pool = make_redis_py_pool(connector, max_connections)
 
@@ -244,7 +245,7 @@ class CacheService(Facade):
             await redis_py_pool.disconnect()
 
         self._close.append(close)
-        raw = RawClient(client, redis_py_pool, timeout_s)
+        raw = RawClient(client, redis_py_pool, options)
         return CacheClient(client, raw, self._keyspace, SCRIPT_GUARD if self._cluster else "")
 
     def _connector(

@@ -9,6 +9,7 @@ the pool has connections.
 from __future__ import annotations
 
 import asyncio
+from dataclasses import dataclass
 
 from redis.exceptions import RedisError
 
@@ -26,38 +27,40 @@ ROUND_TRIPS = Counter("cache_round_trips", "Calls sent to Redis, repeats counted
 WRITES = Counter("cache_writes", "Writes that these calls went out in.")
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CallOptions:
+    """How the calls of a client are sent, and which registry a stop finds them in."""
+
+    timeout_s: float
+    """Longest wait for the reply of a call that was sent."""
+    shared: bool = True
+    """Calls of one loop iteration share a write, which suits calls that Redis answers at once. Else
+    each call has a connection for itself."""
+    tasks: TaskRegistry
+    waits: TaskRegistry
+    """For the calls that wait in the server (BLOCK): a stop need not wait for their end."""
+
+
 class AutoPipeline:
     """``sent`` counts the calls that were sent, ``writes`` the batches that they went out in."""
 
-    def __init__(
-        self,
-        pool: ConnectionPool,
-        tasks: TaskRegistry,
-        waits: TaskRegistry,
-        timeout_s: float,
-        *,
-        shared: bool,
-    ) -> None:
-        """``shared`` false: each call has a connection for itself.
-        ``waits`` holds the calls that wait in the server: a stop need not wait for their end.
-        """
+    def __init__(self, pool: ConnectionPool, options: CallOptions) -> None:
         self.pool = pool
-        self.timeout_s = timeout_s
+        self.timeout_s = options.timeout_s
         self.sent = 0
         self.writes = 0
-        self._tasks = tasks
-        self._waits = waits
-        self._shared = shared
+        self._options = options
         self._open: _InFlightBatch | None = None
 
     def send(self, call: RedisCall) -> None:
         """Send ``call`` with the others of this iteration, or alone if it waits in the server."""
-        if call.wait_s or not self._shared:
-            registry = self._waits if call.wait_s else self._tasks
+        options = self._options
+        if call.wait_s or not options.shared:
+            registry = options.waits if call.wait_s else options.tasks
             _InFlightBatch(self, registry, self.timeout_s + call.wait_s).batch.add(call)
             return
         if self._open is None or not self._open.batch.has_room_for(call):
-            self._open = _InFlightBatch(self, self._tasks, self.timeout_s)
+            self._open = _InFlightBatch(self, options.tasks, self.timeout_s)
         self._open.batch.add(call)
         if len(self._open.batch.calls) == _ENOUGH_CALLS:
             self._open.start()

@@ -16,8 +16,7 @@ from base_server.service.core.errors import (
     ServiceUnavailable,
 )
 from base_server.service.core.instruments import Counter, Histogram
-from base_server.service.core.tasks import TaskRegistry
-from base_server.service.redis_client.auto_pipeline import AutoPipeline
+from base_server.service.redis_client.auto_pipeline import AutoPipeline, CallOptions
 from base_server.service.redis_client.calls import Command, Effect, RedisCall
 from base_server.service.redis_client.connection_pool import ConnectionPool
 
@@ -51,21 +50,11 @@ def effect_of(commands: Sequence[Command]) -> Effect:
 
 
 class RedisClient:
-    """``shared``: calls of one loop iteration share a write, which suits calls that Redis answers
-    at once. Else each call has a connection for itself."""
+    """Calls to one server; :class:`base_server.service.redis_client.cluster_client.ClusterClient`
+    has the same interface."""
 
-    def __init__(
-        self,
-        pool: ConnectionPool,
-        tasks: TaskRegistry,
-        waits: TaskRegistry,
-        timeout_s: float,
-        *,
-        shared: bool = True,
-    ) -> None:
-        """``waits`` holds the calls that wait in the server: a stop need not wait for their end."""
-        self.tasks = tasks
-        self._pipeline = AutoPipeline(pool, tasks, waits, timeout_s, shared=shared)
+    def __init__(self, pool: ConnectionPool, options: CallOptions) -> None:
+        self._pipeline = AutoPipeline(pool, options)
 
     @property
     def pools(self) -> list[ConnectionPool]:

@@ -19,10 +19,9 @@ from base_server.service.core.errors import (
     OutcomeUnknown,
     ServiceUnavailable,
 )
-from base_server.service.core.tasks import TaskRegistry
-from base_server.service.redis_client.auto_pipeline import AutoPipeline
+from base_server.service.redis_client.auto_pipeline import AutoPipeline, CallOptions
 from base_server.service.redis_client.calls import Command, Effect, RedisCall, ResponseTimeout
-from base_server.service.redis_client.client import fail, succeed
+from base_server.service.redis_client.client import RedisClient, fail, succeed
 from base_server.service.redis_client.cluster_map import Address, ClusterMap
 from base_server.service.redis_client.connection_pool import ConnectionPool
 from base_server.service.redis_client.errors import NOT_SERVED_HERE, CacheCommandError
@@ -67,19 +66,14 @@ class ClusterClient:
         cluster: ClusterMap,
         make_pool: Callable[[Address], ConnectionPool],
         guard: NodeGuard,
-        tasks: TaskRegistry,
-        waits: TaskRegistry,
-        timeout_s: float,
-        *,
-        shared: bool,
+        options: CallOptions,
     ) -> None:
-        self.tasks = tasks
-        self.timeout_s = timeout_s
+        self.timeout_s = options.timeout_s
         self._cluster = cluster
         self._make_pool = make_pool
         self._guard = guard
-        self._waits = waits
-        self._shared = shared
+        self._options = options
+        self._tasks = options.tasks
         self._pipelines: dict[Address, AutoPipeline] = {}
 
     @property
@@ -140,13 +134,7 @@ class ClusterClient:
 
     def _pipeline(self, address: Address) -> AutoPipeline:
         if address not in self._pipelines:
-            self._pipelines[address] = AutoPipeline(
-                self._make_pool(address),
-                self.tasks,
-                self._waits,
-                self.timeout_s,
-                shared=self._shared,
-            )
+            self._pipelines[address] = AutoPipeline(self._make_pool(address), self._options)
         return self._pipelines[address]
 
     def _parts(self, slots: list[int | None]) -> list[list[int]]:
@@ -180,7 +168,7 @@ class ClusterClient:
         ):
             fail(call, outcome)
         else:
-            task = self.tasks.spawn(self._redirect(call, outcome), "cache cluster call")
+            task = self._tasks.spawn(self._redirect(call, outcome), "cache cluster call")
             # A stop cancels the task: its caller still needs an outcome.
             task.add_done_callback(lambda _: _fail_unfinished(call))
 
@@ -230,7 +218,7 @@ class ClusterClient:
             await self._refresh()
         elif moved:
             # MOVED names the node of its slot: that is enough for this call, the rest can follow.
-            self.tasks.spawn(self._refresh(), "cache cluster map")
+            self._tasks.spawn(self._refresh(), "cache cluster map")
         return any(isinstance(reply, ClusterDownError | TryAgainError) for reply in replies)
 
     async def _refresh(self) -> None:
@@ -330,3 +318,6 @@ def _may_repeat(call: RedisCall, error: OutcomeUnknown) -> bool:
 
 def _not_served(reason: str) -> ClusterDownError:
     return ClusterDownError(reason, status_code="CLUSTERDOWN")
+
+
+AnyClient = RedisClient | ClusterClient

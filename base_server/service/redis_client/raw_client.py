@@ -31,14 +31,13 @@ from redis.exceptions import ExecAbortError, RedisError
 from redis.maint_notifications import MaintNotificationsConfig
 
 from base_server.service.core.errors import ServiceUnavailable
+from base_server.service.redis_client.auto_pipeline import CallOptions
 from base_server.service.redis_client.calls import Command
-from base_server.service.redis_client.client import RedisClient, effect_of
-from base_server.service.redis_client.cluster_client import ClusterClient
+from base_server.service.redis_client.client import effect_of
+from base_server.service.redis_client.cluster_client import AnyClient, ClusterClient
 from base_server.service.redis_client.connection import Connector
 from base_server.service.redis_client.errors import ERROR_REPLIES, CacheCommandError
 from base_server.service.redis_client.raw_commands import refuse_changes, wait_s_of
-
-AnyClient = RedisClient | ClusterClient
 
 
 def make_redis_py_pool(connector: Connector, max_connections: int) -> BlockingConnectionPool:
@@ -79,39 +78,33 @@ def make_redis_py_pool(connector: Connector, max_connections: int) -> BlockingCo
 class RawClient(Redis):
     """Commands and pipelines run to their end whatever happens to the caller."""
 
-    def __init__(self, client: AnyClient, pool: BlockingConnectionPool, timeout_s: float) -> None:
-        """``pool`` and ``timeout_s`` are for pipelines with WATCH."""
+    def __init__(
+        self, client: AnyClient, pool: BlockingConnectionPool, options: CallOptions
+    ) -> None:
+        """``pool`` and ``options`` are for pipelines with WATCH."""
         super().__init__(connection_pool=pool)
-        self._redis_client = client
-        self._timeout_s = timeout_s
+        self.redis_client = client
+        self.options = options
 
     async def execute_command(self, *args: Any, **options: Any) -> Any:
-        (reply,) = await _run(self._redis_client, [_words(args)])
+        (reply,) = await _run(self.redis_client, [_words(args)])
         if isinstance(reply, ERROR_REPLIES):
             raise reply
         return _shaped(self, reply, args[0], options)
 
     def pipeline(self, transaction: bool = True, shard_hint: str | None = None) -> Pipeline:
-        return _RawPipeline(self, self._redis_client, self._timeout_s, transaction, shard_hint)
+        return _RawPipeline(self, transaction, shard_hint)
 
 
 class _RawPipeline(Pipeline):
     """One call, with MULTI and EXEC around it; only WATCH takes a connection for itself."""
 
-    def __init__(
-        self,
-        raw: RawClient,
-        client: AnyClient,
-        timeout_s: float,
-        transaction: bool,
-        shard_hint: str | None,
-    ) -> None:
+    def __init__(self, raw: RawClient, transaction: bool, shard_hint: str | None) -> None:
         super().__init__(raw.connection_pool, raw.response_callbacks, transaction, shard_hint)
-        self._redis_client = client
-        self._timeout_s = timeout_s
+        self._raw = raw
 
     async def immediate_execute_command(self, *args: Any, **options: Any) -> Any:
-        if isinstance(self._redis_client, ClusterClient):
+        if isinstance(self._raw.redis_client, ClusterClient):
             raise CacheCommandError("CLUSTER", f"{args[0]} is for a single server: use a script")
         execute = super().immediate_execute_command
         return await execute(*args, **options)  # type: ignore[no-untyped-call]
@@ -124,9 +117,9 @@ class _RawPipeline(Pipeline):
             return []
         commands = [_words(args) for args, _ in stack]
         if self.is_transaction:
-            replies = _executed(await _run(self._redis_client, commands, atomic=True))
+            replies = _executed(await _run(self._raw.redis_client, commands, atomic=True))
         else:
-            replies = await _run(self._redis_client, commands)
+            replies = await _run(self._raw.redis_client, commands)
         if raise_on_error:
             self.raise_first_error(stack, replies)
         return [
@@ -135,8 +128,9 @@ class _RawPipeline(Pipeline):
         ]
 
     async def _execute_watching(self, raise_on_error: bool) -> list[Any]:
-        deadline = asyncio.wait_for(super().execute(raise_on_error), self._timeout_s)
-        work = self._redis_client.tasks.spawn(deadline, "cache pipeline")
+        options = self._raw.options
+        deadline = asyncio.wait_for(super().execute(raise_on_error), options.timeout_s)
+        work = options.tasks.spawn(deadline, "cache pipeline")
         try:
             return await asyncio.shield(work)
         except asyncio.CancelledError:

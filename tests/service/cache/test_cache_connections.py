@@ -29,6 +29,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from base_server.service.cache.cache_settings import CacheSettings
 from base_server.service.core.errors import OutcomeUnknown, ServiceUnavailable
 from base_server.service.core.tasks import TaskRegistry
+from base_server.service.redis_client.auto_pipeline import CallOptions
 from base_server.service.redis_client.calls import Effect
 from base_server.service.redis_client.client import RedisClient
 from base_server.service.redis_client.connection import Connector, RedisConnection
@@ -99,7 +100,8 @@ class Client:
         self.pool = ConnectionPool(
             connector.connect, max_connections=max_connections, timeout_s=10 * PATIENCE_S
         )
-        self.redis = RedisClient(self.pool, self.tasks, TaskRegistry(), 0.3)
+        options = CallOptions(timeout_s=0.3, tasks=self.tasks, waits=TaskRegistry())
+        self.redis = RedisClient(self.pool, options)
 
     def ask(self, *words: str, effect: Effect = Effect.ONCE) -> asyncio.Task[list[Any]]:
         """One command for each word."""
