@@ -2,20 +2,26 @@
 //
 //     node examples/javascript/chat_client.mjs http://127.0.0.1:8080 alice "correct horse"
 //
-// signs up or logs in, makes a room and sends each line of the input; replies are printed as they are written. What
-// makes it safe on a bad network is in ChatClient.say: one client_message_id for all attempts at a message, and a
-// stream that broke is resumed where it broke.
+// signs up or logs in, makes a room and sends each line of the input; replies are printed as they
+// are written. What makes it safe on a bad network is in ChatClient.say: one client_message_id for
+// all attempts at a message, and a stream that broke is resumed where it broke.
 
-const webCrypto = globalThis.crypto ?? (await import("node:crypto")).webcrypto; // Node.js 18 has it in its module
+// Node.js 18 has it in its module.
+const webCrypto = globalThis.crypto ?? (await import("node:crypto")).webcrypto;
 
 const ATTEMPTS = 8;
 const FIRST_WAIT_MS = 250;
 const LONGEST_WAIT_MS = 5000;
 
-/** The server's answer to a request that failed: `code` is "ROOM_NOT_FOUND", …; `retryable`: the same may succeed later. */
+/**
+ * The server's answer to a request that failed: `code` is "ROOM_NOT_FOUND", …; `retryable`: the
+ * same may succeed later.
+ */
 export class ChatError extends Error {
   constructor(body) {
-    super(`${[body.errorCode, body.error?.code].filter(Boolean).join(" ")}: ${body.error?.message}`);
+    super(
+      `${[body.errorCode, body.error?.code].filter(Boolean).join(" ")}: ${body.error?.message}`,
+    );
     this.code = body.error?.code ?? "";
     this.retryable = body.error?.retryable ?? false;
     this.retryAfterMs = 1000 * (body.error?.retry_after_s ?? 0);
@@ -53,8 +59,9 @@ export class ChatClient {
   }
 
   /**
-   * Send a message; `onText` gets the reply piece by piece, each piece once. Returns the AI's message.
-   * Throws ChatError when the server refuses it, or when the reply failed (`body.message` is what there is of it).
+   * Send a message; `onText` gets the reply piece by piece, each piece once. Returns the AI's
+   * message. Throws ChatError when the server refuses it, or when the reply failed (`body.message`
+   * is what there is of it).
    */
   async say(roomId, content, onText) {
     let path = "/api/chat/message/stream";
@@ -127,7 +134,9 @@ export class ChatClient {
         const blocks = text.split("\n\n");
         text = blocks.pop();
         for (const block of blocks) {
-          const lines = block.split("\n").map((line) => [line.split(": ", 1)[0], line.slice(line.indexOf(": ") + 2)]);
+          const lines = block
+            .split("\n")
+            .map((line) => [line.split(": ", 1)[0], line.slice(line.indexOf(": ") + 2)]);
           const { event, id, data } = Object.fromEntries(lines); // a comment (": ping") has no name
           if (data !== undefined) yield { name: event, id, data: JSON.parse(data) };
         }
@@ -172,7 +181,9 @@ class Quiet {
   }
 }
 
-/** A UUIDv7 (RFC 9562): with its time in it a repeat is recognised without a look into the database. */
+/**
+ * A UUIDv7 (RFC 9562): with its time in it a repeat is recognised without a look into the database.
+ */
 export function uuid7() {
   const bytes = webCrypto.getRandomValues(new Uint8Array(16));
   bytes[6] = 0x70 | (bytes[6] & 0x0f);
@@ -216,7 +227,10 @@ if (typeof process !== "undefined" && process.argv?.[1]?.endsWith("chat_client.m
     process.exit(1);
   }
   await main(process.argv.slice(2)).catch((error) => {
-    const wrong = error.code === "WRONG_CREDENTIALS" ? ` (${process.argv[3]}, or the name is somebody else's)` : "";
+    const wrong =
+      error.code === "WRONG_CREDENTIALS"
+        ? ` (${process.argv[3]}, or the name is somebody else's)`
+        : "";
     console.error(`chat_client.mjs: ${error.message}${wrong}`);
     process.exitCode = 1;
   });

@@ -1,13 +1,13 @@
-// A server in the page's place of `fetch`, for tests/browser/test_reply_text.py: it answers when the story says so.
-// Its texts are pieces of the replies' final texts, as the real server's are.
+// A server in the page's place of `fetch`, for tests/browser/test_reply_text.py: it answers when
+// the story says so. Its texts are pieces of the replies' final texts, as the real server's are.
 
 (() => {
   const USER = "USER";
   const encoder = new TextEncoder();
   const bytes = (text) => encoder.encode(text).length;
 
-  // Pauses end at once, in their order, without the pause that browsers make between nested timers; what watches for a
-  // silent server never runs out.
+  // Pauses end at once, in their order, without the pause that browsers make between nested timers;
+  // what watches for a silent server never runs out.
   const tasks = new Map();
   const { port1, port2 } = new MessageChannel();
   let timers = 0;
@@ -35,7 +35,8 @@
   Object.defineProperty(document, "hidden", { get: () => hidden, configurable: true });
 
   const room = (roomId) => {
-    if (!rooms.has(roomId)) rooms.set(roomId, { roomId, messages: [], texts: [], letters: new Map() });
+    if (!rooms.has(roomId))
+      rooms.set(roomId, { roomId, messages: [], texts: [], letters: new Map() });
     return rooms.get(roomId);
   };
   const cardOf = ({ roomId, messages }) => ({
@@ -75,7 +76,12 @@
   const ask = (here, content) => {
     const question = put(here, { sender_type: USER, content });
     const parent_message_id = question.message_id;
-    const reply = put(here, { sender_type: "AI", content: "", parent_message_id, is_streaming: true });
+    const reply = put(here, {
+      sender_type: "AI",
+      content: "",
+      parent_message_id,
+      is_streaming: true,
+    });
     here.letters.set(reply.message_id, [...here.texts[counter++ % here.texts.length]]);
     return { question, reply };
   };
@@ -103,18 +109,27 @@
     return [stream, new Response(body, { headers: { "Content-Type": "text/event-stream" } })];
   };
   const tell = (stream, id, type, data) =>
-    stream.controller.enqueue(encoder.encode(`id: ${id}\nevent: ${type}\ndata: ${JSON.stringify(data)}\n\n`));
+    stream.controller.enqueue(
+      encoder.encode(`id: ${id}\nevent: ${type}\ndata: ${JSON.stringify(data)}\n\n`),
+    );
 
   const realFetch = window.fetch.bind(window);
   window.fetch = async (path, options) => {
     if (!String(path).startsWith("api/")) return realFetch(path, options);
     const asked = JSON.parse(options.body);
     if (path === "api/chat/rooms")
-      return json({ errorCode: 0, rooms: [...rooms.values()].map(cardOf), total_count: rooms.size, has_more: false });
+      return json({
+        errorCode: 0,
+        rooms: [...rooms.values()].map(cardOf),
+        total_count: rooms.size,
+        has_more: false,
+      });
     if (path === "api/chat/personas") return json({ errorCode: 0, personas: [] });
     const here = room(asked.room_id);
     if (path === "api/chat/messages")
-      return new Promise((resolve) => lists.push({ here, then: page(here), answer: (found) => resolve(json(found)) }));
+      return new Promise((resolve) =>
+        lists.push({ here, then: page(here), answer: (found) => resolve(json(found)) }),
+      );
     if (path === "api/chat/message/stream") {
       const { question, reply } = ask(here, asked.content);
       const [stream, response] = open(here, reply, 0, options.signal);
@@ -126,15 +141,23 @@
       const offset = Number(asked.last_event_id ?? 0);
       // As the real one: no event of this reply had an offset beyond its end.
       if (offset > bytes(reply.content) + (reply.is_streaming ? 0 : 1))
-        return json({ errorCode: 1002, error: { code: "INVALID_REQUEST", message: "last_event_id" } }, 400);
+        return json(
+          { errorCode: 1002, error: { code: "INVALID_REQUEST", message: "last_event_id" } },
+          400,
+        );
       return open(here, reply, offset, options.signal)[1];
     }
     throw new TypeError(`no such path in a story: ${path}`);
   };
 
-  /** The part of `text` beyond byte `offset`, and where that begins if `offset` is `back` characters too far. */
+  /**
+   * The part of `text` beyond byte `offset`, and where that begins if `offset` is `back` characters
+   * too far.
+   */
   const beyond = (text, offset, back) => {
-    let start = new TextDecoder("utf-8", { ignoreBOM: true }).decode(encoder.encode(text).subarray(0, offset));
+    let start = new TextDecoder("utf-8", { ignoreBOM: true }).decode(
+      encoder.encode(text).subarray(0, offset),
+    );
     start = [...start].slice(0, [...start].length - back).join("");
     return text.slice(start.length);
   };
@@ -148,14 +171,20 @@
       const reply = running(here);
       if (!reply) return;
       if (reason === "stop") steps.say(here, Infinity);
-      Object.assign(reply, { is_streaming: false, metadata: { ...reply.metadata, finish_reason: reason } });
+      Object.assign(reply, {
+        is_streaming: false,
+        metadata: { ...reply.metadata, finish_reason: reason },
+      });
     },
     /** One more list is asked for, as after a message of another tab. */
     hear: async (here) => {
       const { refreshThread } = await import("/static/conversation.js");
       void refreshThread(here.roomId);
     },
-    /** Answer the oldest or the newest list that was asked for, with what there was then or with what there is now. */
+    /**
+     * Answer the oldest or the newest list that was asked for, with what there was then or with
+     * what there is now.
+     */
     list: (_, which, when) => {
       const list = which === "oldest" ? lists.shift() : lists.pop();
       list?.answer(when === "then" ? list.then : page(list.here));
@@ -167,20 +196,28 @@
         const rest = [...beyond(reply.content, stream.offset, 0)];
         if (rest.length) {
           const text = beyond(reply.content, stream.offset, back);
-          const part = [...text].slice(0, [...text].length - rest.length + Math.min(most, rest.length)).join("");
+          const part = [...text]
+            .slice(0, [...text].length - rest.length + Math.min(most, rest.length))
+            .join("");
           stream.offset += bytes(rest.slice(0, most).join(""));
           tell(stream, stream.offset, "reply.delta", { text: part });
         } else if (!reply.is_streaming) {
           const reason = reply.metadata.finish_reason;
-          const type = { stop: "reply.done", stopped: "reply.stopped", error: "reply.error" }[reason];
-          tell(stream, bytes(reply.content) + 1, type, { message: reply, error: { code: "AI_UNAVAILABLE" } });
+          const type = { stop: "reply.done", stopped: "reply.stopped", error: "reply.error" }[
+            reason
+          ];
+          tell(stream, bytes(reply.content) + 1, type, {
+            message: reply,
+            error: { code: "AI_UNAVAILABLE" },
+          });
           stream.controller.close();
           streams = streams.filter((known) => known !== stream);
         }
       }
     },
     cut: (_, how) => {
-      for (const { controller } of streams) how === "close" ? controller.close() : controller.error(new Error("cut"));
+      for (const { controller } of streams)
+        how === "close" ? controller.close() : controller.error(new Error("cut"));
       streams = [];
     },
     hide: (_, isHidden) => {
@@ -212,7 +249,8 @@
     const wrong = () => {
       for (const shown of state.threads.get(roomId)?.messages ?? []) {
         const there = here.messages.find((message) => message.message_id === shown.message_id);
-        if (!there.content.startsWith(shown.content)) return { shown: shown.content, said: there.content };
+        if (!there.content.startsWith(shown.content))
+          return { shown: shown.content, said: there.content };
       }
       return null;
     };
@@ -232,9 +270,12 @@
       if (wrong()) return { after: "the story", ...wrong() };
       const shown = state.threads.get(roomId).messages.map(({ content }) => content);
       const said = here.messages.map(({ content }) => content);
-      if (!running(here) && !streams.length && !lists.length && String(shown) === String(said)) return null;
+      if (!running(here) && !streams.length && !lists.length && String(shown) === String(said))
+        return null;
     }
-    const shown = state.threads.get(roomId).messages.map(({ content, is_streaming }) => [content, is_streaming]);
+    const shown = state.threads
+      .get(roomId)
+      .messages.map(({ content, is_streaming }) => [content, is_streaming]);
     return { after: "the end", shown, said: here.messages.map(({ content }) => content) };
   };
 })();

@@ -1,4 +1,5 @@
-// The wire: POST an envelope, get an envelope or a stream of events; every failure is one of two errors.
+// The wire: POST an envelope, get an envelope or a stream of events; every failure is one of two
+// errors.
 
 import { readEvents } from "./stream.js";
 
@@ -33,7 +34,10 @@ export class ApiError extends Error {
   }
 }
 
-/** Nobody answered, or what answered was not this server. Whether the request was carried out is unknown. */
+/**
+ * Nobody answered, or what answered was not this server. Whether the request was carried out is
+ * unknown.
+ */
 export class Unreachable extends Error {
   code = null;
   retryable = true;
@@ -49,19 +53,28 @@ export function useToken(value) {
   token = value;
 }
 
-/** The envelope of a success. Throws ApiError or Unreachable. `keepalive`: let the request outlive the page. */
+/**
+ * The envelope of a success. Throws ApiError or Unreachable. `keepalive`: let the request outlive
+ * the page.
+ */
 export async function post(path, fields = {}, { keepalive = false } = {}) {
-  const response = await request(path, fields, { keepalive, signal: AbortSignal.timeout(ANSWER_TIMEOUT_MS) });
+  const response = await request(path, fields, {
+    keepalive,
+    signal: AbortSignal.timeout(ANSWER_TIMEOUT_MS),
+  });
   return envelope(response);
 }
 
-/** The events of a streaming route, as readEvents gives them. Throws ApiError or Unreachable, also after an abort. */
+/**
+ * The events of a streaming route, as readEvents gives them. Throws ApiError or Unreachable, also
+ * after an abort.
+ */
 export async function* stream(path, fields, signal) {
   const silence = new AbortController();
   const timer = setTimeout(() => silence.abort(), ANSWER_TIMEOUT_MS);
-  const response = await request(path, fields, { signal: AbortSignal.any([signal, silence.signal]) }).finally(() =>
-    clearTimeout(timer),
-  );
+  const response = await request(path, fields, {
+    signal: AbortSignal.any([signal, silence.signal]),
+  }).finally(() => clearTimeout(timer));
   if (!(response.headers.get("Content-Type") ?? "").startsWith("text/event-stream")) {
     await envelope(response);
     throw new Unreachable("no stream of events");
@@ -78,7 +91,12 @@ async function request(path, fields, options) {
   const headers = { "Content-Type": "application/json" };
   if (token) headers.Authorization = `Bearer ${token}`;
   try {
-    return await fetch(path, { method: "POST", headers, body: JSON.stringify({ ...fields, sequence }), ...options });
+    return await fetch(path, {
+      method: "POST",
+      headers,
+      body: JSON.stringify({ ...fields, sequence }),
+      ...options,
+    });
   } catch (cause) {
     throw new Unreachable("no answer", { cause });
   }

@@ -1,4 +1,5 @@
-// Copying. navigator.clipboard is there only on https and localhost; a phone in the same network has neither.
+// Copying. navigator.clipboard is there only on https and localhost; a phone in the same network
+// has neither.
 
 /** True when `text` is on the clipboard. */
 export async function copy(text) {

@@ -1,4 +1,5 @@
-// Whether the server can be reached. One place notices, says so, tries again with growing pauses, and wakes who waits.
+// Whether the server can be reached. One place notices, says so, tries again with growing pauses,
+// and wakes who waits.
 
 import { changed, state } from "./state.js";
 
@@ -49,7 +50,9 @@ export async function pauseAfter(error, attempt) {
   await whenUp();
   const longestMs = error.isOutage ? LONGEST_PAUSE_WHEN_UP_MS : LONGEST_PAUSE_MS;
   const ms = Math.min(longestMs, FIRST_PAUSE_MS * 2 ** attempt);
-  await new Promise((resolve) => setTimeout(resolve, jittered(ms, error.isOutage ? null : error.retryAfterS)));
+  await new Promise((resolve) =>
+    setTimeout(resolve, jittered(ms, error.isOutage ? null : error.retryAfterS)),
+  );
 }
 
 // No two clients wait equally long, so they do not all come back at once.

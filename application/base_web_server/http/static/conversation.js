@@ -65,7 +65,11 @@ export async function refreshThread(roomId = openRoomId()) {
 /** Bring the open room up to date if its card says that something has happened in it. */
 export function refreshIfChanged() {
   const thread = openThread();
-  if (thread && (thread.status === "failed" || (thread.status === "ready" && thread.seen !== cardOf(openRoomId()))))
+  if (
+    thread &&
+    (thread.status === "failed" ||
+      (thread.status === "ready" && thread.seen !== cardOf(openRoomId())))
+  )
     void refreshThread();
 }
 
@@ -90,8 +94,8 @@ export async function loadOlder() {
 }
 
 /**
- * Send into the open room, or into a new one; a reply that runs there is waited for ("queue") or stopped ("interrupt").
- * False when no room could be made: the text is still the reader's.
+ * Send into the open room, or into a new one; a reply that runs there is waited for ("queue") or
+ * stopped ("interrupt"). False when no room could be made: the text is still the reader's.
  */
 export async function say(content, onBusy = "queue") {
   let roomId = openRoomId();
@@ -106,7 +110,10 @@ export async function say(content, onBusy = "queue") {
   return true;
 }
 
-/** What a send's stream says first: the question has its place, its reply runs or waits for its turn. */
+/**
+ * What a send's stream says first: the question has its place, its reply runs or waits for its
+ * turn.
+ */
 export function accepted(entry, { data }, events, abort) {
   const thread = state.threads.get(entry.roomId);
   if (!thread) {
@@ -142,7 +149,10 @@ export async function stopReply(messageId) {
   const roomId = openRoomId();
   const thread = openThread();
   try {
-    const { message } = await post("api/chat/message/stop", { room_id: roomId, message_id: messageId });
+    const { message } = await post("api/chat/message/stop", {
+      room_id: roomId,
+      message_id: messageId,
+    });
     putMessage(thread, message);
     tellTabs(roomId);
     followRunning();

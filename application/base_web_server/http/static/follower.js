@@ -1,5 +1,5 @@
-// Reads the running reply of the open room. A tab holds one stream at most, and none while nobody looks at it: browsers
-// allow few connections, and replies run on without their readers.
+// Reads the running reply of the open room. A tab holds one stream at most, and none while nobody
+// looks at it: browsers allow few connections, and replies run on without their readers.
 
 import { Code, stream, Unreachable } from "./api.js";
 import { pauseAfter, reportFailure } from "./connection.js";
@@ -14,7 +14,10 @@ const ENDS = ["reply.done", "reply.stopped", "reply.error"];
 
 let current = null;
 
-/** Read what should be read now: the open room's running reply. To be called whenever that may have changed. */
+/**
+ * Read what should be read now: the open room's running reply. To be called whenever that may have
+ * changed.
+ */
 export function followRunning() {
   const reply = state.session && !document.hidden && openThread() && runningReply(openThread());
   if (reply && current?.messageId === reply.message_id) return;
@@ -27,7 +30,10 @@ export function followRunning() {
 export function followFrom(roomId, messageId, abort, events) {
   const thread = openThread();
   const isNext =
-    !current && !document.hidden && openRoomId() === roomId && runningReply(thread)?.message_id === messageId;
+    !current &&
+    !document.hidden &&
+    openRoomId() === roomId &&
+    runningReply(thread)?.message_id === messageId;
   if (isNext) begin(roomId, messageId, abort, events);
   else {
     abort.abort();
@@ -51,7 +57,11 @@ async function follow(reading, events) {
     try {
       // Whatever told of the text so far: the rest begins where it ends.
       const known = findMessage(threadOf(reading), messageId)?.content ?? "";
-      const fields = { room_id: roomId, message_id: messageId, last_event_id: String(byteLength(known)) };
+      const fields = {
+        room_id: roomId,
+        message_id: messageId,
+        last_event_id: String(byteLength(known)),
+      };
       for await (const event of events ?? stream("api/chat/message/resume", fields, abort.signal)) {
         attempt = 0;
         if (take(reading, event)) return;

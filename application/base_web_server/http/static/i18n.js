@@ -62,6 +62,11 @@ function use(tag) {
   formats = {
     clock: new Intl.DateTimeFormat(tag, { hour: "numeric", minute: "2-digit" }),
     day: new Intl.DateTimeFormat(tag, { month: "short", day: "numeric" }),
-    date: new Intl.DateTimeFormat(tag, { weekday: "long", year: "numeric", month: "long", day: "numeric" }),
+    date: new Intl.DateTimeFormat(tag, {
+      weekday: "long",
+      year: "numeric",
+      month: "long",
+      day: "numeric",
+    }),
   };
 }

@@ -15,7 +15,8 @@ import { startTheme } from "./theme.js";
 import { showError } from "./toasts.js";
 import { drawPage } from "./views/page.js";
 
-// How another browser's messages are noticed: one read of the room list, which names the rooms that have changed.
+// How another browser's messages are noticed: one read of the room list, which names the rooms that
+// have changed.
 const POLL_MS = 4_000;
 
 async function poll() {

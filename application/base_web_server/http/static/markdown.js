@@ -1,5 +1,6 @@
-// A reply's Markdown as safe HTML. Three walls: markdown-it escapes all HTML in the text, DOMPurify lets through only
-// what is listed here, and the page's policy (page_router.py) runs and loads nothing that is not this server's own.
+// A reply's Markdown as safe HTML. Three walls: markdown-it escapes all HTML in the text, DOMPurify
+// lets through only what is listed here, and the page's policy (page_router.py) runs and loads
+// nothing that is not this server's own.
 
 import DOMPurify from "./vendor/dompurify/purify.es.mjs";
 import cjkFriendly from "./vendor/markdown-it-cjk-friendly/index.js";
@@ -8,7 +9,8 @@ import { currentLanguage, t } from "./i18n.js";
 import { changed } from "./state.js";
 
 const TAGS =
-  "a blockquote br button code del div em h3 h4 h5 h6 hr li ol p pre s span strong table tbody td th thead tr ul";
+  "a blockquote br button code del div em h3 h4 h5 h6 hr li ol p pre s span strong" +
+  " table tbody td th thead tr ul";
 const PURIFY = {
   ALLOWED_TAGS: TAGS.split(" "),
   ALLOWED_ATTR: ["class", "href", "rel", "start", "tabindex", "target", "type"],
@@ -18,15 +20,18 @@ const PURIFY = {
   ALLOW_ARIA_ATTR: false,
   RETURN_TRUSTED_TYPE: true,
 };
-// Texts that were made safe already; equal HTML gives the same object, so what is drawn of it stays untouched.
+// Texts that were made safe already; equal HTML gives the same object, so what is drawn of it stays
+// untouched.
 const KEPT = 3_000;
 const safeTexts = new Map();
 
 const markdown = new MarkdownIt({ html: false, linkify: true, breaks: true });
-// CommonMark's rule for where emphasis ends counts on spaces between words: **마크다운(Markdown)**을 would keep its asterisks.
+// CommonMark's rule for where emphasis ends counts on spaces between words: **마크다운(Markdown)**을
+// would keep its asterisks.
 markdown.use(cjkFriendly);
-// It leaves **이름:**John, where a word in Latin letters or a number follows. Beside Hangul, what could only
-// open there closes what is open, unless it stands behind an opening bracket or quotation mark.
+// It leaves **이름:**John, where a word in Latin letters or a number follows. Beside Hangul, what
+// could only open there closes what is open, unless it stands behind an opening bracket or
+// quotation mark.
 markdown.inline.State = class extends markdown.inline.State {
   #hasHangul;
   #counted = { delimiters: null, at: 0, open: 0 };
@@ -36,7 +41,9 @@ markdown.inline.State = class extends markdown.inline.State {
     if (this.src[start] !== "*" || found.length < 2 || found.can_close || start === 0) return found;
     this.#hasHangul ??= /\p{sc=Hangul}/u.test(this.src);
     if (!this.#hasHangul || /[\s\p{Ps}\p{Pi}]/u.test(this.src[start - 1])) return found;
-    return this.#openAsterisks() < found.length ? found : { ...found, can_open: false, can_close: true };
+    return this.#openAsterisks() < found.length
+      ? found
+      : { ...found, can_open: false, can_close: true };
   }
 
   #openAsterisks() {
@@ -57,14 +64,15 @@ markdown.disable("image");
 // Or "main.py" would be a link into Paraguay.
 markdown.linkify.set({ fuzzyLink: false, fuzzyEmail: false });
 
-// In these scripts a particle, or the next word, follows an address without a space, and nobody writes an address with
-// the quotation marks of prose in it: https://example.com/docs에서. So a bare address ends before the first such character.
-// One that has them belongs in <…> or [](…), or is percent-encoded.
+// In these scripts a particle, or the next word, follows an address without a space, and nobody
+// writes an address with the quotation marks of prose in it: https://example.com/docs에서. So a bare
+// address ends before the first such character. One that has them belongs in <…> or [](…), or is
+// percent-encoded.
 const ENDS_ADDRESS =
   /[\p{sc=Hangul}\p{sc=Han}\p{sc=Hiragana}\p{sc=Katakana}\p{sc=Bopomofo}\p{sc=Thai}\p{sc=Lao}\p{sc=Khmer}\p{sc=Myanmar}\u2018-\u201f\u2026\u3000-\u303f\uff00-\uffef]/u;
 // A host may be written in them too: http://한국.kr, https://m.쇼핑몰.co.kr. It ends with its last label
-// in ASCII, or with a top-level domain of these scripts, but a particle may stand behind an ASCII one:
-// https://example.com의README.md.
+// in ASCII, or with a top-level domain of these scripts, but a particle may stand behind an ASCII
+// one: https://example.com의README.md.
 const PUNCTUATION = "\\u2018-\\u201f\\u2026\\u3000-\\u303f\\uff00-\\uffef";
 const ASCII_DOMAINS = "com|net|org|edu|gov|info|biz|app|dev|kr|jp|cn|tw|io|ai|me|gg|tv|eu|us|uk|de";
 const DOMAINS = "한국|닷컴|닷넷|삼성|中国|中國|香港|台湾|台灣|公司|网络|网址|みんな|コム";
@@ -100,7 +108,9 @@ linkify.match = (text) =>
     if (address.endsWith("://")) return [];
     const excess = link.raw.length - address.length;
     if (!excess) return link;
-    const [raw, shown, url] = [link.raw, link.text, link.url].map((whole) => whole.slice(0, whole.length - excess));
+    const [raw, shown, url] = [link.raw, link.text, link.url].map((whole) =>
+      whole.slice(0, whole.length - excess),
+    );
     return { ...link, raw, text: shown, url, lastIndex: link.lastIndex - excess };
   }) ?? null;
 
@@ -110,8 +120,10 @@ rules.fence = (tokens, index) => {
   const { content, info } = tokens[index];
   const name = /^[\w+#.-]{1,30}/.exec(info.trim())?.[0] ?? "";
   const label = markdown.utils.escapeHtml(name || t("code"));
-  const bar = `<div class="code-bar"><span>${label}</span><button type="button" class="copy-code">${t("copy")}</button></div>`;
-  return `<div class="code">${bar}<pre tabindex="0"><code>${highlighted(content, name.toLowerCase())}</code></pre></div>`;
+  const copy = `<button type="button" class="copy-code">${t("copy")}</button>`;
+  const bar = `<div class="code-bar"><span>${label}</span>${copy}</div>`;
+  const code = highlighted(content, name.toLowerCase());
+  return `<div class="code">${bar}<pre tabindex="0"><code>${code}</code></pre></div>`;
 };
 rules.code_block = rules.fence;
 rules.table_open = () => '<div class="table" tabindex="0"><table>';
@@ -137,7 +149,10 @@ DOMPurify.addHook("afterSanitizeAttributes", (node) => {
   node.setAttribute("rel", "noopener noreferrer nofollow");
 });
 
-/** The blocks of a text (paragraphs, lists, code, …) as safe HTML, one by one: while it grows, only the last changes. */
+/**
+ * The blocks of a text (paragraphs, lists, code, …) as safe HTML, one by one: while it grows, only
+ * the last changes.
+ */
 export function safeBlocks(text) {
   const env = {};
   const tokens = markdown.parse(text, env);
@@ -162,7 +177,8 @@ function safe(html) {
   return safeText;
 }
 
-// The highlighter is large and many conversations have no code: it comes with the first block that names a language.
+// The highlighter is large and many conversations have no code: it comes with the first block that
+// names a language.
 let highlighter = null;
 let isComing = false;
 

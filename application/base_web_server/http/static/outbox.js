@@ -1,5 +1,6 @@
-// Messages that the server has not acknowledged. They outlive a reload, are sent in order, and as often as it takes:
-// with the same client_message_id a send that got through before is only answered again.
+// Messages that the server has not acknowledged. They outlive a reload, are sent in order, and as
+// often as it takes: with the same client_message_id a send that got through before is only
+// answered again.
 
 import { Code, stream, Unreachable } from "./api.js";
 import { pauseAfter, reportFailure } from "./connection.js";
@@ -14,12 +15,16 @@ const ATTEMPTS = 4;
 const sending = new Set();
 let onAccepted = () => {};
 
-/** `accepted(entry, event, events, abort)` takes over the stream of events that follows the acknowledgement. */
+/**
+ * `accepted(entry, event, events, abort)` takes over the stream of events that follows the
+ * acknowledgement.
+ */
 export function watchOutbox(accepted) {
   onAccepted = accepted;
   addEventListener("storage", (event) => {
     // Another tab got it through or threw it away.
-    if (event.key?.startsWith("chat.outbox.") && event.newValue === null) forget(entryOfKey(event.key));
+    if (event.key?.startsWith("chat.outbox.") && event.newValue === null)
+      forget(entryOfKey(event.key));
   });
 }
 
@@ -84,7 +89,10 @@ async function deliverOne(entry, isWanted) {
     } catch (error) {
       if (endedBy(error) || !isWanted()) return;
       const isOutage = reportFailure(error);
-      const waits = isOutage || error.code === Code.TOO_MANY_REQUESTS || (error.retryable && attempt + 1 < ATTEMPTS);
+      const waits =
+        isOutage ||
+        error.code === Code.TOO_MANY_REQUESTS ||
+        (error.retryable && attempt + 1 < ATTEMPTS);
       Object.assign(entry, { status: waits ? "waiting" : "failed", error });
       changed();
       if (!waits) return;

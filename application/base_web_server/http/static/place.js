@@ -1,4 +1,5 @@
-// Where the reader is, kept in the address: #new, #room=ID, or nothing. So reload, back and bookmarks work.
+// Where the reader is, kept in the address: #new, #room=ID, or nothing. So reload, back and
+// bookmarks work.
 
 import { changed, state } from "./state.js";
 

@@ -1,6 +1,7 @@
-// The text of a running reply is a function of offsets. The server counts a reply in bytes of UTF-8: the id of a stream's
-// event is the length of the text up to and including that event, and a list's `content` has the length it has. Lists and
-// streams overtake each other, so each of them adds only what lies beyond the text that is known already.
+// The text of a running reply is a function of offsets. The server counts a reply in bytes of
+// UTF-8: the id of a stream's event is the length of the text up to and including that event, and a
+// list's `content` has the length it has. Lists and streams overtake each other, so each of them
+// adds only what lies beyond the text that is known already.
 
 const encoder = new TextEncoder();
 // Without ignoreBOM a U+FEFF at the cut would vanish.
@@ -12,8 +13,8 @@ export function byteLength(text) {
 }
 
 /**
- * `known`, the beginning of a reply, extended by what lies beyond it of `part`, a piece of the same reply that ends at
- * the offset `end`. Null if text between the two is missing.
+ * `known`, the beginning of a reply, extended by what lies beyond it of `part`, a piece of the same
+ * reply that ends at the offset `end`. Null if text between the two is missing.
  */
 export function extended(known, part, end) {
   const knownEnd = byteLength(known);

@@ -25,7 +25,8 @@ export async function refreshRooms() {
     ? rooms.list.filter((room) => !fresh.has(room.room_id) && room.last_message_at < oldest)
     : [];
   rooms.list = [...page.rooms, ...rest].filter((room) => !state.gone.has(room.room_id));
-  if (rooms.status !== "ready") Object.assign(rooms, { status: "ready", page: 1, hasMore: page.has_more });
+  if (rooms.status !== "ready")
+    Object.assign(rooms, { status: "ready", page: 1, hasMore: page.has_more });
   if (!page.has_more) rooms.hasMore = false;
   changed();
 }
@@ -64,12 +65,17 @@ export function personaTitle(id) {
   return findPersona(id)?.title ?? id ?? "";
 }
 
-/** The server takes the id of a persona in any case, so a room may have it in another one than the list. */
+/**
+ * The server takes the id of a persona in any case, so a room may have it in another one than the
+ * list.
+ */
 export function findPersona(id) {
   return state.personas.find((persona) => persona.ai_persona.toUpperCase() === id?.toUpperCase());
 }
 
-/** The new room's id, or null; `state.newChat.error` says why. Tried again, it makes the same room. */
+/**
+ * The new room's id, or null; `state.newChat.error` says why. Tried again, it makes the same room.
+ */
 export async function createRoom(persona) {
   const { newChat } = state;
   if (newChat.isBusy) return null;
@@ -77,7 +83,10 @@ export async function createRoom(persona) {
   Object.assign(newChat, { isBusy: true, error: null });
   changed();
   try {
-    const { room } = await post("api/chat/room/create", { ai_persona: persona, client_request_id: newChat.requestId });
+    const { room } = await post("api/chat/room/create", {
+      ai_persona: persona,
+      client_request_id: newChat.requestId,
+    });
     newChat.requestId = "";
     putRoom(room);
     tellTabs(room.room_id);

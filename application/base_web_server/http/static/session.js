@@ -1,4 +1,5 @@
-// Who is logged in. The token is kept in localStorage, so that a reload and a second tab are logged in too.
+// Who is logged in. The token is kept in localStorage, so that a reload and a second tab are logged
+// in too.
 
 import { ApiError, Code, post, useToken } from "./api.js";
 import { readStored, removeStored, writeStored } from "./storage.js";
@@ -8,7 +9,10 @@ const KEY = "chat.session";
 
 let onBegin = () => {};
 
-/** `begin` is called whenever somebody is logged in: at the start, after the form, or in another tab. */
+/**
+ * `begin` is called whenever somebody is logged in: at the start, after the form, or in another
+ * tab.
+ */
 export function watchSession(begin) {
   onBegin = begin;
   addEventListener("storage", (event) => {
@@ -27,7 +31,11 @@ export async function enter({ isNew, accountId, password }) {
     if (isNew) await post("api/account/signup", { account_id: accountId, password });
     const answer = await post("api/account/login", { account_id: accountId, password });
     const { account_id, nickname } = answer.account;
-    const session = { token: answer.accessToken, accountId: account_id, name: nickname || account_id };
+    const session = {
+      token: answer.accessToken,
+      accountId: account_id,
+      name: nickname || account_id,
+    };
     writeStored(KEY, session);
     take(session);
   } catch (error) {
@@ -42,7 +50,8 @@ export async function enter({ isNew, accountId, password }) {
 export async function leave() {
   const ended = post("api/account/logout");
   end();
-  // A session that the server does not know is as good as ended; what else fails leaves it to end by itself.
+  // A session that the server does not know is as good as ended; what else fails leaves it to end
+  // by itself.
   await ended.catch(() => {});
 }
 
@@ -63,7 +72,11 @@ function take(session) {
   if (session?.token === state.session?.token) return;
   state.session = session;
   useToken(session?.token ?? "");
-  Object.assign(state.signIn, { mode: session ? "login" : state.signIn.mode, error: null, notice: "" });
+  Object.assign(state.signIn, {
+    mode: session ? "login" : state.signIn.mode,
+    error: null,
+    notice: "",
+  });
   state.rooms = emptyRooms();
   state.threads.clear();
   state.outbox = [];

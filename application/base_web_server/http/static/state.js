@@ -1,4 +1,5 @@
-// All that the page knows, in one object. Code that changes it calls `changed`; the page is drawn from it.
+// All that the page knows, in one object. Code that changes it calls `changed`; the page is drawn
+// from it.
 
 /**
  * - session: null or {token, accountId, name}

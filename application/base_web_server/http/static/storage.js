@@ -1,4 +1,5 @@
-// localStorage as JSON. A browser may refuse it (private mode, full): then the tab's memory serves, and nothing outlives it.
+// localStorage as JSON. A browser may refuse it (private mode, full): then the tab's memory serves,
+// and nothing outlives it.
 
 const memory = new Map();
 

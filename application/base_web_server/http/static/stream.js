@@ -5,7 +5,9 @@ const SILENCE_MS = 40_000;
 
 const LINE_END = /\r\n|\n|\r/g;
 
-/** Cuts text into events `{type, id, data}`, however it was cut on its way; `data` is parsed JSON. */
+/**
+ * Cuts text into events `{type, id, data}`, however it was cut on its way; `data` is parsed JSON.
+ */
 export class EventParser {
   #line = "";
   #isAfterReturn = false;
@@ -50,7 +52,10 @@ export class EventParser {
   }
 }
 
-/** The events of a response's body until it ends. Throws when it breaks or falls silent. Closes it when left early. */
+/**
+ * The events of a response's body until it ends. Throws when it breaks or falls silent. Closes it
+ * when left early.
+ */
 export async function* readEvents(body) {
   const reader = body.getReader();
   const decoder = new TextDecoder();

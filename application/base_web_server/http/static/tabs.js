@@ -1,4 +1,5 @@
-// This browser's other tabs: they hear at once that a room has changed. Other browsers hear it from the poll.
+// This browser's other tabs: they hear at once that a room has changed. Other browsers hear it from
+// the poll.
 
 import { state } from "./state.js";
 

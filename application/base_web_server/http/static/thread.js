@@ -1,11 +1,13 @@
-// The messages of one room as this page knows them: pure functions that keep them in order, whole and free of repeats.
+// The messages of one room as this page knows them: pure functions that keep them in order, whole
+// and free of repeats.
 
 import { byteLength, extended } from "./reply_text.js";
 
 /**
- * `messages` oldest first; those with a `seq` from `from` to `to` are all that the room has there. `cursor` asks for what
- * is before. `status`: "new" | "loading" | "ready" | "failed". `seen` is the state of the room's card that was read.
- * `askedMs` and `arrivedMs` are of `performance.now`: a clock that is set back must not make new pages look overtaken.
+ * `messages` oldest first; those with a `seq` from `from` to `to` are all that the room has there.
+ * `cursor` asks for what is before. `status`: "new" | "loading" | "ready" | "failed". `seen` is the
+ * state of the room's card that was read. `askedMs` and `arrivedMs` are of `performance.now`: a
+ * clock that is set back must not make new pages look overtaken.
  */
 export function emptyThread() {
   return {
@@ -28,7 +30,10 @@ export function beginThread() {
   return { ...emptyThread(), from: 0, to: 0, status: "ready" };
 }
 
-/** The newest page takes the place of what is known from there on; what is known before stays if it joins up. */
+/**
+ * The newest page takes the place of what is known from there on; what is known before stays if it
+ * joins up.
+ */
 export function mergeNewest(thread, page, isGone) {
   // Its answer was overtaken by a later one.
   if (page.askedMs < thread.askedMs) return;
@@ -40,18 +45,27 @@ export function mergeNewest(thread, page, isGone) {
   const older = joins ? thread.messages.filter((message) => message.seq < first) : [];
   const fresh = page.messages.filter((message) => !isGone(message.message_id));
   // What was accepted while the page was on its way is not in it.
-  const newer = thread.messages.filter((message) => message.seq > last && message.arrivedMs >= page.askedMs);
-  thread.messages = [...older, ...fresh.map((message) => newerOf(known.get(message.message_id), message)), ...newer];
+  const newer = thread.messages.filter(
+    (message) => message.seq > last && message.arrivedMs >= page.askedMs,
+  );
+  thread.messages = [
+    ...older,
+    ...fresh.map((message) => newerOf(known.get(message.message_id), message)),
+    ...newer,
+  ];
   thread.askedMs = page.askedMs;
   thread.to = last;
   for (const message of newer) reach(thread, message);
-  if (!joins) Object.assign(thread, { from: first, cursor: page.next_cursor, hasMore: page.has_more });
+  if (!joins)
+    Object.assign(thread, { from: first, cursor: page.next_cursor, hasMore: page.has_more });
 }
 
 /** Put the page that `thread.cursor` asked for before what is there. */
 export function prependOlder(thread, page, isGone) {
   const known = new Set(thread.messages.map((message) => message.message_id));
-  const older = page.messages.filter((message) => !known.has(message.message_id) && !isGone(message.message_id));
+  const older = page.messages.filter(
+    (message) => !known.has(message.message_id) && !isGone(message.message_id),
+  );
   thread.messages = [...older, ...thread.messages];
   const from = page.has_more ? (page.messages[0]?.seq ?? thread.from) : 0;
   Object.assign(thread, { from, cursor: page.next_cursor, hasMore: page.has_more });

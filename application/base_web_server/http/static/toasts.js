@@ -8,7 +8,10 @@ const ERROR_LASTS_MS = 10_000;
 
 let nextId = 1;
 
-/** Show `text()` for `lastsMs`, with an `action` {label(), run} if given. Returns what `dismiss` takes. */
+/**
+ * Show `text()` for `lastsMs`, with an `action` {label(), run} if given. Returns what `dismiss`
+ * takes.
+ */
 export function showToast({ text, action = null, lastsMs }) {
   const id = nextId++;
   const timer = setTimeout(() => dismiss(id), lastsMs);

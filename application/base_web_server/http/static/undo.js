@@ -1,4 +1,5 @@
-// Deletes that wait a few seconds: the thing is out of sight at once, the server hears of it when the time is over.
+// Deletes that wait a few seconds: the thing is out of sight at once, the server hears of it when
+// the time is over.
 
 import { Code } from "./api.js";
 import { pauseAfter, reportFailure } from "./connection.js";
@@ -9,7 +10,10 @@ import { dismiss, showError, showToast } from "./toasts.js";
 
 const HOLD_MS = 6_000;
 
-/** Hide `id` and run `commit(options)` after a while, unless it is undone; `options` are those of api.post. */
+/**
+ * Hide `id` and run `commit(options)` after a while, unless it is undone; `options` are those of
+ * api.post.
+ */
 export function hold(id, textKey, commit) {
   const toast = showToast({
     text: () => t(textKey),

@@ -1,4 +1,5 @@
-// Where messages are written. What is written stays with its room until it is sent, through a reload too.
+// Where messages are written. What is written stays with its room until it is sent, through a
+// reload too.
 
 import { html, nothing } from "../vendor/lit-html/lit-html.js";
 import { live } from "../vendor/lit-html/directives/live.js";
@@ -73,9 +74,7 @@ export function composerView() {
         ${
           over > 0
             ? html`<span class="problem">${t("compose.tooLong", { over })}</span>`
-            : html`<span class="keys"
-                >${running ? t("compose.hint.running", { command: COMMAND }) : t("compose.hint")}</span
-              >`
+            : html`<span class="keys">${keysHint(running)}</span>`
         }
       </p>
     </form>
@@ -120,4 +119,8 @@ async function send(onBusy) {
   if (await say(content, onBusy)) removeStored(from);
   await changed();
   focusComposer();
+}
+
+function keysHint(running) {
+  return running ? t("compose.hint.running", { command: COMMAND }) : t("compose.hint");
 }

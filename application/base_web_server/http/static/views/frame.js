@@ -10,16 +10,29 @@ import { dismiss } from "../toasts.js";
 import { icons } from "./icons.js";
 
 export function brand() {
-  return html`<span class="brand"><img src="static/icon.svg" alt="" width="24" height="24" />${t("app.name")}</span>`;
+  return html`<span class="brand"
+    ><img src="static/icon.svg" alt="" width="24" height="24" />${t("app.name")}</span
+  >`;
 }
 
 export function preferences() {
   const theme = t(isDark() ? "theme.light" : "theme.dark");
   return html`
-    <button type="button" class="plain" lang=${currentLanguage() === "en" ? "ko" : "en"} @click=${toggleLanguage}>
+    <button
+      type="button"
+      class="plain"
+      lang=${currentLanguage() === "en" ? "ko" : "en"}
+      @click=${toggleLanguage}
+    >
       ${t("language.other")}
     </button>
-    <button type="button" class="plain square" aria-label=${theme} title=${theme} @click=${toggleTheme}>
+    <button
+      type="button"
+      class="plain square"
+      aria-label=${theme}
+      title=${theme}
+      @click=${toggleTheme}
+    >
       ${isDark() ? icons.sun : icons.moon}
     </button>
   `;
@@ -43,6 +56,10 @@ export function connectionLine() {
   `;
 }
 
+function actionButton({ run, label }) {
+  return html`<button type="button" class="link undo" @click=${run}>${label()}</button>`;
+}
+
 export function toastStack() {
   return html`
     <section class="toasts" aria-label=${t("toasts")}>
@@ -52,8 +69,13 @@ export function toastStack() {
         ({ id, text, action }) => html`
           <div class="toast">
             <span lang=${languageOf(text())}>${text()}</span>
-            ${action ? html`<button type="button" class="link undo" @click=${action.run}>${action.label()}</button>` : nothing}
-            <button type="button" class="plain square" aria-label=${t("close")} @click=${() => dismiss(id)}>
+            ${action ? actionButton(action) : nothing}
+            <button
+              type="button"
+              class="plain square"
+              aria-label=${t("close")}
+              @click=${() => dismiss(id)}
+            >
               ${icons.close}
             </button>
           </div>
@@ -72,5 +94,7 @@ export async function thenUndo(event, remove) {
 }
 
 export function announcer() {
-  return html`<div class="visually-hidden" role="status" aria-live="polite">${state.announcement}</div>`;
+  return html`<div class="visually-hidden" role="status" aria-live="polite">
+    ${state.announcement}
+  </div>`;
 }

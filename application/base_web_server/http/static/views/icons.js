@@ -2,7 +2,8 @@
 
 import { html } from "../vendor/lit-html/lit-html.js";
 
-const draw = (path) => html`<svg class="icon" viewBox="0 0 24 24" aria-hidden="true"><path d=${path} /></svg>`;
+const draw = (path) =>
+  html`<svg class="icon" viewBox="0 0 24 24" aria-hidden="true"><path d=${path} /></svg>`;
 
 export const icons = {
   back: draw("M15 5l-7 7 7 7"),

@@ -12,7 +12,10 @@ import { showToast } from "../toasts.js";
 import { thenUndo } from "./frame.js";
 import { icons } from "./icons.js";
 
-/** A message that the server has. `isQueued`: a reply that waits for the one before it; `author`: a reply's persona. */
+/**
+ * A message that the server has. `isQueued`: a reply that waits for the one before it; `author`: a
+ * reply's persona.
+ */
 export function messageView(message, isQueued, author) {
   return message.sender_type === "USER" ? question(message) : reply(message, isQueued, author);
 }
@@ -71,20 +74,29 @@ function question(message) {
 function reply(message, isQueued, author) {
   const name = message.sender_type === "AI" ? author || t("message.ai") : t("message.system");
   return html`
-    <article class="message theirs" aria-busy=${message.is_streaming} data-streaming=${message.is_streaming}>
+    <article
+      class="message theirs"
+      aria-busy=${message.is_streaming}
+      data-streaming=${message.is_streaming}
+    >
       <h2 class="author" lang=${languageOf(name)}>${name}</h2>
       <div class="prose" lang=${languageOf(message.content)}>${text(message, isQueued)}</div>
       ${message.is_streaming ? nothing : outcome(message)}
       <div class="foot">
         <time datetime=${message.timestamp}>${clockTime(message.timestamp)}</time>
-        <span class="tools">${isQueued ? stopButton(message) : message.is_streaming ? nothing : tools(message)}</span>
+        <span class="tools"
+          >${isQueued ? stopButton(message) : message.is_streaming ? nothing : tools(message)}</span
+        >
       </div>
     </article>
   `;
 }
 
 function text(message, isQueued) {
-  if (message.content) return safeBlocks(message.content).map((block) => html`<div class="block" .innerHTML=${block}></div>`);
+  if (message.content)
+    return safeBlocks(message.content).map(
+      (block) => html`<div class="block" .innerHTML=${block}></div>`,
+    );
   if (!message.is_streaming) return nothing;
   return isQueued
     ? html`<p class="quiet">${t("message.queued")}</p>`
@@ -99,9 +111,15 @@ function outcome(message) {
   return html`
     <p class="outcome" data-reason=${reason}>
       <span>${says}</span>
-      ${canAsk ? html`<button type="button" class="link" @click=${() => askAgain(message)}>${icons.retry}${t("message.again")}</button>` : nothing}
+      ${canAsk ? askAgainButton(message) : nothing}
     </p>
   `;
+}
+
+function askAgainButton(message) {
+  return html`<button type="button" class="link" @click=${() => askAgain(message)}>
+    ${icons.retry}${t("message.again")}
+  </button>`;
 }
 
 function tools(message) {

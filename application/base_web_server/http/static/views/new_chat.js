@@ -1,4 +1,5 @@
-// A chat that is not there yet: who shall answer, what to begin with. Its room is made with the first message.
+// A chat that is not there yet: who shall answer, what to begin with. Its room is made with the
+// first message.
 
 import { html, nothing } from "../vendor/lit-html/lit-html.js";
 import { say } from "../conversation.js";
@@ -14,7 +15,9 @@ export function newChatView() {
   const { newChat, personas } = state;
   return html`
     <section class="room">
-      <header class="room-top">${backButton()}<span class="room-title">${t("rooms.new")}</span></header>
+      <header class="room-top">
+        ${backButton()}<span class="room-title">${t("rooms.new")}</span>
+      </header>
       <div class="scroll">
         <div class="new-chat column">
           <h1>${t("new.title")}</h1>
@@ -35,7 +38,9 @@ export function newChatView() {
           </div>
         </div>
       </div>
-      <p class="problem column" role="alert">${newChat.error ? errorText(newChat.error) : nothing}</p>
+      <p class="problem column" role="alert">
+        ${newChat.error ? errorText(newChat.error) : nothing}
+      </p>
       ${composerView()}
     </section>
   `;
@@ -64,7 +69,8 @@ function personaCard({ ai_persona, title, description, model, default: isDefault
         @change=${() => choose(ai_persona)}
       />
       <span>
-        <strong lang=${languageOf(title)}>${title}</strong> ${isDefault ? html`<span class="tag">${t("new.default")}</span>` : nothing}
+        <strong lang=${languageOf(title)}>${title}</strong>
+        ${isDefault ? html`<span class="tag">${t("new.default")}</span>` : nothing}
         <span class="persona-text" lang=${languageOf(description)}>${description}</span>
         <span class="persona-model">${model}</span>
       </span>

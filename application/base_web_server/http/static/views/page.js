@@ -17,11 +17,13 @@ let countdown = 0;
 
 export function drawPage() {
   const roomId = openRoomId();
-  document.title = state.session && roomId ? `${titleOf(findRoom(roomId))} · ${t("app.name")}` : t("app.name");
+  document.title =
+    state.session && roomId ? `${titleOf(findRoom(roomId))} · ${t("app.name")}` : t("app.name");
   const focused = document.activeElement;
   keepPlace(() => render(page(), document.getElementById("page")));
   // If the focused element is gone, focus the composer. (On a phone that would open the keyboard.)
-  if (!focused.isConnected && !touches.matches) document.getElementById("composer")?.focus({ preventScroll: true });
+  if (!focused.isConnected && !touches.matches)
+    document.getElementById("composer")?.focus({ preventScroll: true });
   clearTimeout(countdown);
   // The seconds to the next attempt are shown.
   if (state.connection.isDown) countdown = setTimeout(changed, 1000);

@@ -26,7 +26,9 @@ export function roomView() {
   const room = findRoom(roomId);
   return html`
     <section class="room">
-      <header class="room-top">${backButton()}${state.isRenaming ? renaming(room) : heading(room)}</header>
+      <header class="room-top">
+        ${backButton()}${state.isRenaming ? renaming(room) : heading(room)}
+      </header>
       <div
         class="scroll"
         id="messages"
@@ -42,7 +44,9 @@ export function roomView() {
         ${
           state.isAtEnd
             ? nothing
-            : html`<button type="button" class="pill" @click=${scrollToEnd}>${icons.down}${t("room.latest")}</button>`
+            : html`<button type="button" class="pill" @click=${scrollToEnd}>
+                ${icons.down}${t("room.latest")}
+              </button>`
         }
       </div>
       ${composerView()}
@@ -53,9 +57,10 @@ export function roomView() {
 function heading(room) {
   const persona = findPersona(room?.ai_persona);
   const isDemo = persona?.model === "demo" && persona.ai_persona !== "DEMO";
+  const demo = isDemo ? ` · ${t("demo.tag")}` : "";
   return html`
     <h1 class="room-title">${titleOf(room)}</h1>
-    ${room ? html`<span class="tag">${personaTitle(room.ai_persona)}${isDemo ? ` · ${t("demo.tag")}` : ""}</span>` : nothing}
+    ${room ? html`<span class="tag">${personaTitle(room.ai_persona)}${demo}</span>` : nothing}
     <span class="spring"></span>
     ${
       room
@@ -116,7 +121,8 @@ async function rename() {
 async function saveTitle(event, room) {
   event.preventDefault();
   const title = new FormData(event.currentTarget).get("title").trim();
-  if (title && (title === titleOf(room) || (await renameRoom(room.room_id, title)))) await endRename();
+  if (title && (title === titleOf(room) || (await renameRoom(room.room_id, title))))
+    await endRename();
 }
 
 async function endRename() {
@@ -154,7 +160,15 @@ function messages(roomId, room) {
         // A reply may be another persona's than the room's.
         const author = personaTitle(message.metadata?.ai_persona ?? room?.ai_persona);
         // Of hundreds of messages one has changed; the others are not even looked at.
-        const known = [message, message.content, isQueued, day, author, currentLanguage(), hasHighlighter()];
+        const known = [
+          message,
+          message.content,
+          isQueued,
+          day,
+          author,
+          currentLanguage(),
+          hasHighlighter(),
+        ];
         return guard(known, () => [dayView(message, day), messageView(message, isQueued, author)]);
       },
     )}
@@ -164,15 +178,26 @@ function messages(roomId, room) {
 
 function olderMessages(thread) {
   if (!thread.hasMore) return html`<p class="quiet begin">${t("room.begin")}</p>`;
-  const text = thread.isLoadingOlder ? "room.older.loading" : thread.olderError ? "room.older.failed" : "room.older";
-  return html`<button type="button" class="plain older" ?disabled=${thread.isLoadingOlder} @click=${loadOlder}>
+  const text = thread.isLoadingOlder
+    ? "room.older.loading"
+    : thread.olderError
+      ? "room.older.failed"
+      : "room.older";
+  return html`<button
+    type="button"
+    class="plain older"
+    ?disabled=${thread.isLoadingOlder}
+    @click=${loadOlder}
+  >
     ${t(text)}
   </button>`;
 }
 
 function dayView(message, day) {
   if (!day) return nothing;
-  return html`<p class="day"><time datetime=${message.timestamp}>${longDate(message.timestamp)}</time></p>`;
+  return html`<p class="day">
+    <time datetime=${message.timestamp}>${longDate(message.timestamp)}</time>
+  </p>`;
 }
 
 const days = new WeakMap();

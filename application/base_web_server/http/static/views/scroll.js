@@ -1,4 +1,5 @@
-// Keeps the reader's place: at the end while text arrives, or at the message that is being read while others load.
+// Keeps the reader's place: at the end while text arrives, or at the message that is being read
+// while others load.
 
 import { loadOlder } from "../conversation.js";
 import { changed, openRoomId, openThread, state } from "../state.js";
@@ -54,7 +55,12 @@ function isAtEnd(box) {
 function loadIfNearTop(box) {
   const thread = openThread();
   // After a failure only the button tries again.
-  if (box.scrollTop < NEAR_TOP_PX && thread?.status === "ready" && thread.hasMore && !thread.olderError)
+  if (
+    box.scrollTop < NEAR_TOP_PX &&
+    thread?.status === "ready" &&
+    thread.hasMore &&
+    !thread.olderError
+  )
     void loadOlder();
 }
 
@@ -64,5 +70,7 @@ function list() {
 
 function firstInSight(box) {
   const top = box.getBoundingClientRect().top;
-  return [...box.querySelectorAll(".message")].find((message) => message.getBoundingClientRect().bottom > top);
+  return [...box.querySelectorAll(".message")].find(
+    (message) => message.getBoundingClientRect().bottom > top,
+  );
 }

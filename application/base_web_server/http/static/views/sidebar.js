@@ -14,7 +14,11 @@ export function sidebarView() {
   return html`
     <div class="sidebar">
       <div class="sidebar-top">${brand()}</div>
-      <a class="button primary wide" href="#new" aria-current=${state.place.kind === "new" ? "page" : nothing}>
+      <a
+        class="button primary wide"
+        href="#new"
+        aria-current=${state.place.kind === "new" ? "page" : nothing}
+      >
         ${icons.plus}${t("rooms.new")}
       </a>
       <h1 class="list-title">${t("rooms.title")}</h1>
@@ -43,24 +47,38 @@ export function titleOf(room) {
 
 function list() {
   const { rooms } = state;
-  const shown = rooms.list.filter((room) => !state.held.has(room.room_id) && !state.gone.has(room.room_id));
+  const shown = rooms.list.filter(
+    (room) => !state.held.has(room.room_id) && !state.gone.has(room.room_id),
+  );
   if (rooms.status === "new") return html`<p class="quiet">${t("rooms.loading")}</p>`;
   if (!shown.length) return html`<p class="quiet">${t("rooms.empty")}</p>`;
   return html`
     <ul>
       ${repeat(shown, (room) => room.room_id, card)}
     </ul>
-    ${rooms.hasMore ? html`<button type="button" class="plain wide" @click=${loadMoreRooms}>${t("rooms.more")}</button>` : nothing}
+    ${rooms.hasMore ? moreButton() : nothing}
   `;
+}
+
+function moreButton() {
+  return html`<button type="button" class="plain wide" @click=${loadMoreRooms}>
+    ${t("rooms.more")}
+  </button>`;
 }
 
 function card(room) {
   const isOpen = room.room_id === openRoomId();
   return html`
     <li>
-      <a class="card" href=${hashOf({ kind: "room", roomId: room.room_id })} aria-current=${isOpen ? "page" : nothing}>
+      <a
+        class="card"
+        href=${hashOf({ kind: "room", roomId: room.room_id })}
+        aria-current=${isOpen ? "page" : nothing}
+      >
         <span class="card-title">${titleOf(room)}</span>
-        <time class="card-time" datetime=${room.last_message_at}>${shortTime(room.last_message_at)}</time>
+        <time class="card-time" datetime=${room.last_message_at}
+          >${shortTime(room.last_message_at)}</time
+        >
         <span class="card-persona">${personaTitle(room.ai_persona)}</span>
       </a>
     </li>

@@ -39,7 +39,7 @@ export function signInView() {
             spellcheck="false"
             aria-describedby=${isNew ? "account-hint" : nothing}
           />
-          ${isNew ? html`<p class="hint" id="account-hint">${t("signIn.account.hint")}</p>` : nothing}
+          ${isNew ? hint("account") : nothing}
           <label for="password">${t("signIn.password")}</label>
           <input
             id="password"
@@ -51,7 +51,7 @@ export function signInView() {
             autocomplete=${isNew ? "new-password" : "current-password"}
             aria-describedby=${isNew ? "password-hint" : nothing}
           />
-          ${isNew ? html`<p class="hint" id="password-hint">${t("signIn.password.hint")}</p>` : nothing}
+          ${isNew ? hint("password") : nothing}
           <p class="problem" role="alert">${error ? errorText(error) : nothing}</p>
           <button class="primary wide" ?disabled=${isBusy}>
             ${isBusy ? t("signIn.busy") : t(`signIn.do.${mode}`)}
@@ -79,4 +79,8 @@ function submit(event) {
     accountId: fields.get("account").trim(),
     password: fields.get("password"),
   });
+}
+
+function hint(field) {
+  return html`<p class="hint" id="${field}-hint">${t(`signIn.${field}.hint`)}</p>`;
 }
