@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from base_server.service.core.errors import DataRefused, ServiceUnavailable
-from tests.chat_world import ChatWorld
+from tests.chat_harness import ChatHarness
 
 POISON = "☠"
 
@@ -13,7 +13,7 @@ POISON = "☠"
 class Refusing:
     """The database, which refuses every write that holds ``POISON`` as long as ``on``."""
 
-    def __init__(self, chat: ChatWorld) -> None:
+    def __init__(self, chat: ChatHarness) -> None:
         self.on = True
         self.down = False
         self.reads_too = False

@@ -32,8 +32,8 @@ from base_server.template.base.template_type import TemplateType
 from base_server.template.chat.settings import ChatSettings
 from docs import generate
 from tests.backends_mariadb import DatabaseBackend
-from tests.chat_world import running_world
-from tests.faults.embedded_world import EMBEDDED_FAULTS
+from tests.chat_harness import running_harness
+from tests.faults.embedded_harness import EMBEDDED_FAULTS
 from tests.faults.losses import SHARED_FAULTS
 from tests.openai_stub import OpenAIStub
 from tests.server_process import ServerProcess, running_server
@@ -499,7 +499,7 @@ async def test_the_chat_readmes_examples_do_what_they_say(tmp_path: Path, app_id
     database = DatabaseBackend("sqlite", DatabaseSettings(timeout_s=PATIENCE_S), tmp_path, None)
     async with (
         OpenAIStub() as provider,
-        running_world(CacheSettings(type="embedded"), database, app_id, provider) as chat,
+        running_harness(CacheSettings(type="embedded"), database, app_id, provider) as chat,
     ):
         TemplateContext.add_template(TemplateType.CHAT, chat.template)
         user = await chat.user()

@@ -22,7 +22,7 @@ from base_server.template.base.template_context import TemplateContext
 from base_server.template.chat import chat_template_impl
 from tests.backends_mariadb import DatabaseBackend
 from tests.backends_redis import RedisServer
-from tests.chat_world import ChatWorld, running_world
+from tests.chat_harness import ChatHarness, running_harness
 from tests.openai_stub import OpenAIStub
 from tests.waiting import PATIENCE_S, until
 
@@ -43,7 +43,7 @@ async def test_a_consumer_that_is_wedged_while_the_database_answers_is_503(
     database = DatabaseBackend("sqlite", DatabaseSettings(timeout_s=PATIENCE_S), tmp_path, None)
     async with (
         OpenAIStub() as provider,
-        running_world(
+        running_harness(
             valkey_server.settings(), database, app_id, provider, batch_interval_s=0.05
         ) as chat,
         _probe(chat) as client,
@@ -80,7 +80,7 @@ async def test_a_consumer_that_waits_for_its_database_is_degraded_only(
     database = DatabaseBackend("sqlite", DatabaseSettings(timeout_s=PATIENCE_S), tmp_path, None)
     async with (
         OpenAIStub() as provider,
-        running_world(valkey_server.settings(), database, app_id, provider) as chat,
+        running_harness(valkey_server.settings(), database, app_id, provider) as chat,
     ):
 
         async def away(*_: object) -> None:
@@ -93,7 +93,7 @@ async def test_a_consumer_that_waits_for_its_database_is_degraded_only(
             assert "chat_consumer" in (await answer.json())["degraded"]
 
 
-def _wedge(chat: ChatWorld, partition: int) -> asyncio.Event:
+def _wedge(chat: ChatHarness, partition: int) -> asyncio.Event:
     """Let the writer hang in one partition's streams until the event is set."""
     writer, release = chat.template._parts.consumer._writer, asyncio.Event()
     write = writer.write
@@ -107,7 +107,7 @@ def _wedge(chat: ChatWorld, partition: int) -> asyncio.Event:
     return release
 
 
-def _probe(chat: ChatWorld) -> TestClient[web.Request, web.Application]:
+def _probe(chat: ChatHarness) -> TestClient[web.Request, web.Application]:
     context = TemplateContext()
     context.add_template("chat", chat.template)
     health = HealthMonitor(chat.container, context)

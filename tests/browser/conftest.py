@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser
 
-from tests.browser.browser_world import (
+from tests.browser.browser_harness import (
     Player,
     Provider,
     Visitor,

@@ -8,7 +8,7 @@ from typing import Any
 
 from playwright.sync_api import Browser, expect
 
-from tests.browser.browser_world import (
+from tests.browser.browser_harness import (
     Player,
     Provider,
     Visitor,

@@ -10,7 +10,7 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from base_server.template.base.errors import ErrorCode
-from tests.browser.browser_world import PASSWORD, Player, Provider, all_texts, send, words
+from tests.browser.browser_harness import PASSWORD, Player, Provider, all_texts, send, words
 from tests.browser.conftest import Visit
 
 AXE = (Path(__file__).parent / "vendor/axe-core/axe.min.js").read_text(encoding="utf-8")

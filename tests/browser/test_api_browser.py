@@ -8,7 +8,7 @@ import re
 from playwright.sync_api import expect
 
 from docs.generate_postman import LIFE
-from tests.browser.browser_world import PASSWORD, Player
+from tests.browser.browser_harness import PASSWORD, Player
 from tests.browser.conftest import Visit
 
 

@@ -10,7 +10,7 @@ import pytest
 from playwright.sync_api import Page, Route, expect
 
 from tests.backends_redis import free_port
-from tests.browser.browser_world import PASSWORD, Player, Provider, all_texts, send, words
+from tests.browser.browser_harness import PASSWORD, Player, Provider, all_texts, send, words
 from tests.browser.conftest import Visit, provider_settings
 from tests.server_process import ServerProcess, running_server
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Page, expect
 
-from tests.browser.browser_world import Player, Provider, all_texts, send
+from tests.browser.browser_harness import Player, Provider, all_texts, send
 from tests.browser.conftest import Visit
 
 # Each would set `hit`, or ask evil.example for something, if it got through.

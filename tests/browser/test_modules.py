@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from playwright.sync_api import Browser, Page
 
 from base_server.template.base.event_stream import PING, StreamEvent
-from tests.browser.browser_world import Visitor
+from tests.browser.browser_harness import Visitor
 from tests.server_process import ServerProcess
 from tests.waiting import PATIENCE_S
 

@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from playwright.sync_api import Browser, Page, expect
 
-from tests.browser.browser_world import Player, Provider, Visitor, send, words
+from tests.browser.browser_harness import Player, Provider, Visitor, send, words
 from tests.browser.conftest import Visit
 from tests.server_process import ServerProcess
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Page, Route, expect
 
-from tests.browser.browser_world import Player, Provider
+from tests.browser.browser_harness import Player, Provider
 from tests.browser.conftest import Visit
 
 DESK: dict[str, Any] = {"viewport": {"width": 1440, "height": 900}}

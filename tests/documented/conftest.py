@@ -10,8 +10,8 @@ from service.cache.cache_settings import CacheSettings
 from service.db.db_settings import DatabaseSettings
 
 from tests.backends_mariadb import DatabaseBackend
-from tests.chat_world import ChatWorld, running_world
-from tests.documented.host_world import HostWorld, hosted
+from tests.chat_harness import ChatHarness, running_harness
+from tests.documented.host_harness import HostHarness, hosted
 from tests.openai_stub import OpenAIStub
 from tests.waiting import PATIENCE_S
 
@@ -42,17 +42,17 @@ async def chat(
     app_id: str,
     provider: OpenAIStub,
     request: pytest.FixtureRequest,
-) -> AsyncIterator[ChatWorld]:
+) -> AsyncIterator[ChatHarness]:
     """A running chat; ``@pytest.mark.chat_settings(window=4)`` changes its settings."""
     cache, database = backends
     marker = request.node.get_closest_marker("chat_settings")
-    async with running_world(
+    async with running_harness(
         cache, database, app_id, provider, **(marker.kwargs if marker else {})
-    ) as world:
-        yield world
+    ) as harness:
+        yield harness
 
 
 @pytest.fixture
-async def host(chat: ChatWorld) -> AsyncIterator[HostWorld]:
-    with hosted(chat) as world:
-        yield world
+async def host(chat: ChatHarness) -> AsyncIterator[HostHarness]:
+    with hosted(chat) as harness:
+        yield harness

@@ -14,8 +14,8 @@ from template.chat.common.chat_serialize import ChatRoomDeleteRequest
 from base_server.template.chat.domain.events import QUEUE_NAME
 from tests.backends_mariadb import DatabaseBackend
 from tests.backends_redis import RedisServer
-from tests.chat_world import PERSONA, ChatWorld, running_world
-from tests.documented.host_world import HostWorld, hosted
+from tests.chat_harness import PERSONA, ChatHarness, running_harness
+from tests.documented.host_harness import HostHarness, hosted
 from tests.openai_stub import OpenAIStub
 from tests.waiting import PATIENCE_S
 
@@ -49,14 +49,16 @@ BAD_PAYLOADS: list[tuple[dict[str, Any], str]] = [
 ]
 
 
-async def loaded_room(chat: ChatWorld) -> tuple[Any, str]:
+async def loaded_room(chat: ChatHarness) -> tuple[Any, str]:
     user = await chat.user()
     room = await chat.room(user)
     await chat.send(user, room.room_id)
     return user, room.room_id
 
 
-async def test_a_message_that_cannot_be_stored_is_refused_naming_the_field(host: HostWorld) -> None:
+async def test_a_message_that_cannot_be_stored_is_refused_naming_the_field(
+    host: HostHarness,
+) -> None:
     """cases/promises.md P2."""
     user, room_id = await loaded_room(host.chat)
     await host.chat.persist()
@@ -76,7 +78,7 @@ async def test_a_message_that_cannot_be_stored_is_refused_naming_the_field(host:
     "message", [{"content": "\ud800"}, {"metadata": {"a": float("nan")}}], ids=["surrogate", "NaN"]
 )
 async def test_what_is_no_json_is_refused_when_it_is_sent(
-    host: HostWorld, message: dict[str, Any]
+    host: HostHarness, message: dict[str, Any]
 ) -> None:
     user, room_id = await loaded_room(host.chat)
     with pytest.raises(ValueError, match=r"surrogates|JSON"):
@@ -85,7 +87,7 @@ async def test_what_is_no_json_is_refused_when_it_is_sent(
 
 
 async def test_a_payload_that_cannot_be_understood_is_refused_naming_the_field(
-    host: HostWorld,
+    host: HostHarness,
 ) -> None:
     """cases/promises.md P2."""
     user, room_id = await loaded_room(host.chat)
@@ -100,7 +102,7 @@ async def test_a_payload_that_cannot_be_understood_is_refused_naming_the_field(
 
 
 async def test_a_save_of_an_unknown_kind_is_a_dead_letter_and_stops_nothing(
-    host: HostWorld,
+    host: HostHarness,
 ) -> None:
     user, room_id = await loaded_room(host.chat)
     message_data = {"message_id": "m1", "sender_type": "USER", "content": "text"}
@@ -117,7 +119,7 @@ async def test_a_save_of_an_unknown_kind_is_a_dead_letter_and_stops_nothing(
     "payload", [{}, {"room_id": "room_123"}, {"anything": [1, 2]}], ids=["empty", "room", "other"]
 )
 async def test_an_event_of_an_unknown_type_is_a_dead_letter_with_the_reason(
-    host: HostWorld, payload: dict[str, Any]
+    host: HostHarness, payload: dict[str, Any]
 ) -> None:
     user = await host.chat.user()
     await host.enqueue(user, payload, message_type="CHAT_ROOM_PAINT")
@@ -127,7 +129,7 @@ async def test_an_event_of_an_unknown_type_is_a_dead_letter_with_the_reason(
     assert json.loads(dead.fields["payload"]).items() >= payload.items()
 
 
-async def test_events_of_one_room_are_stored_in_the_order_they_were_sent(host: HostWorld) -> None:
+async def test_events_of_one_room_are_stored_in_the_order_they_were_sent(host: HostHarness) -> None:
     user = await host.chat.user()
     room_id = f"room_{uuid.uuid4().hex}"
     for number in range(30):
@@ -140,7 +142,7 @@ async def test_events_of_one_room_are_stored_in_the_order_they_were_sent(host: H
 
 @pytest.mark.parametrize("room", ["loaded", "cold"])
 async def test_an_event_of_one_account_for_the_room_of_another_reaches_nobody(
-    host: HostWorld, room: str
+    host: HostHarness, room: str
 ) -> None:
     chat = host.chat
     user, room_id = await loaded_room(chat)
@@ -164,7 +166,7 @@ async def test_an_event_of_one_account_for_the_room_of_another_reaches_nobody(
     assert (await chat.messages(user, room_id)).messages[-1].seq == 4
 
 
-async def test_an_event_in_the_stream_of_another_shard_is_a_dead_letter(host: HostWorld) -> None:
+async def test_an_event_in_the_stream_of_another_shard_is_a_dead_letter(host: HostHarness) -> None:
     """cases/promises.md P2: a process that did not know the streams put it there; nobody would find its row."""
     chat = host.chat
     user, room_id = await loaded_room(chat)
@@ -205,7 +207,7 @@ async def test_an_event_in_the_stream_of_another_shard_is_a_dead_letter(host: Ho
 
 @pytest.mark.parametrize("first_is", ["written", "waiting"])
 async def test_a_message_of_one_room_is_not_stored_in_another(
-    host: HostWorld, first_is: str
+    host: HostHarness, first_is: str
 ) -> None:
     """cases/promises.md P2: it was shown until the next load, and a delete reached the wrong one."""
     chat = host.chat
@@ -226,7 +228,7 @@ async def test_a_message_of_one_room_is_not_stored_in_another(
 
 
 async def test_a_message_pushed_without_its_event_does_not_make_a_room_unusable(
-    host: HostWorld,
+    host: HostHarness,
 ) -> None:
     chat = host.chat
     user, room_id = await loaded_room(chat)
@@ -241,7 +243,7 @@ async def test_a_message_pushed_without_its_event_does_not_make_a_room_unusable(
 
 
 async def test_a_late_event_for_a_deleted_room_changes_nothing_that_can_be_seen(
-    host: HostWorld,
+    host: HostHarness,
 ) -> None:
     chat = host.chat
     user, room_id = await loaded_room(chat)
@@ -253,7 +255,7 @@ async def test_a_late_event_for_a_deleted_room_changes_nothing_that_can_be_seen(
     assert await chat.rows(user, "fp_chat_rooms_get", user.session.account_db_key) == []
 
 
-async def test_a_hosts_handler_can_store_the_reply_too(host: HostWorld) -> None:
+async def test_a_hosts_handler_can_store_the_reply_too(host: HostHarness) -> None:
     chat = host.chat
     user, room_id = await loaded_room(chat)
     question_id, reply_id = str(uuid.uuid4()), str(uuid.uuid4())
@@ -277,7 +279,7 @@ async def test_a_hosts_handler_can_store_the_reply_too(host: HostWorld) -> None:
 async def test_while_the_database_is_away_a_room_with_pushed_messages_stays_usable(
     private_mariadb: DatabaseBackend, redis_server: RedisServer, app_id: str, provider: OpenAIStub
 ) -> None:
-    async with running_world(redis_server.settings(), private_mariadb, app_id, provider) as chat:
+    async with running_harness(redis_server.settings(), private_mariadb, app_id, provider) as chat:
         with hosted(chat) as host:
             user, room_id = await loaded_room(chat)
             await chat.persist()

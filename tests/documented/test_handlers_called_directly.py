@@ -20,7 +20,7 @@ from template.chat.common.chat_model import ChatMessage, ChatRoom
 
 from tests.backends_mariadb import DatabaseBackend
 from tests.backends_redis import RedisServer
-from tests.chat_world import PERSONA, ChatWorld, running_world
+from tests.chat_harness import PERSONA, ChatHarness, running_harness
 from tests.openai_stub import OpenAIStub, Reply
 from tests.waiting import PATIENCE_S, until
 
@@ -52,7 +52,7 @@ def requests_for(room: ChatRoom, message: ChatMessage) -> dict[str, wire.Request
     }
 
 
-async def call(chat: ChatWorld, handler: str, *arguments: Any) -> Any:
+async def call(chat: ChatHarness, handler: str, *arguments: Any) -> Any:
     """The handler's answer, of its own type and fit for the wire."""
     async with asyncio.timeout(PATIENCE_S):
         response = await getattr(chat.template, handler)(*arguments)
@@ -68,14 +68,14 @@ def assert_failed(response: Response, *codes: int) -> None:
 
 
 @pytest.fixture
-async def talk(chat: ChatWorld) -> tuple[ClientSession, dict[str, wire.Request]]:
+async def talk(chat: ChatHarness) -> tuple[ClientSession, dict[str, wire.Request]]:
     user = await chat.user()
     room = await chat.room(user)
     return user, requests_for(room, await chat.send(user, room.room_id))
 
 
 async def test_called_with_a_session_and_a_request_they_succeed(
-    chat: ChatWorld, talk: tuple[ClientSession, dict[str, wire.Request]]
+    chat: ChatHarness, talk: tuple[ClientSession, dict[str, wire.Request]]
 ) -> None:
     user, requests = talk
     assert set(requests) == set(HANDLERS)
@@ -85,7 +85,7 @@ async def test_called_with_a_session_and_a_request_they_succeed(
 
 
 @pytest.mark.parametrize("handler", HANDLERS)
-async def test_wrong_arguments_are_an_answer(chat: ChatWorld, handler: str) -> None:
+async def test_wrong_arguments_are_an_answer(chat: ChatHarness, handler: str) -> None:
     user = await chat.user()
     nobody = ClientSession(SessionInfo(""))
     for arguments in (
@@ -102,7 +102,7 @@ async def test_wrong_arguments_are_an_answer(chat: ChatWorld, handler: str) -> N
     assert_failed(await call(chat, handler, nobody, None), 10000, 1000)
 
 
-async def test_a_request_can_be_changed_but_not_into_something_invalid(chat: ChatWorld) -> None:
+async def test_a_request_can_be_changed_but_not_into_something_invalid(chat: ChatHarness) -> None:
     user = await chat.user()
     room = await chat.room(user)
     request = wire.ChatMessageSendRequest(room_id=room.room_id, content="hi")
@@ -120,14 +120,14 @@ async def test_a_request_can_be_changed_but_not_into_something_invalid(chat: Cha
 
 @pytest.mark.parametrize("handler", HANDLERS)
 async def test_before_the_start_and_after_the_stop_they_say_so(
-    chat: ChatWorld, talk: tuple[ClientSession, dict[str, wire.Request]], handler: str
+    chat: ChatHarness, talk: tuple[ClientSession, dict[str, wire.Request]], handler: str
 ) -> None:
     user, requests = talk
     await chat.template.stop()
     assert_failed(await call(chat, handler, user, requests[handler]), 5003)
 
 
-async def test_cancellation_is_raised_and_what_was_accepted_is_answered(chat: ChatWorld) -> None:
+async def test_cancellation_is_raised_and_what_was_accepted_is_answered(chat: ChatHarness) -> None:
     user = await chat.user()
     room = await chat.room(user)
     chat.provider.script(Reply(["late"], delay_s=0.2))
@@ -144,7 +144,7 @@ async def test_cancellation_is_raised_and_what_was_accepted_is_answered(chat: Ch
 
 
 async def test_a_session_without_a_shard_is_found_by_the_mapping_table_or_gets_the_default(
-    chat: ChatWorld,
+    chat: ChatHarness,
 ) -> None:
     users = [await chat.user(), await chat.user()]
     mapped = next(user for user in users if user.session.shard_id == 2)
@@ -164,17 +164,21 @@ async def test_a_session_without_a_shard_is_found_by_the_mapping_table_or_gets_t
 
 
 @asynccontextmanager
-async def mortal_world(server: RedisServer, folder: Path, app_id: str) -> AsyncIterator[ChatWorld]:
+async def mortal_harness(
+    server: RedisServer, folder: Path, app_id: str
+) -> AsyncIterator[ChatHarness]:
     async with OpenAIStub() as provider:
         database = DatabaseBackend("sqlite", DatabaseSettings(timeout_s=PATIENCE_S), folder, None)
-        async with running_world(server.settings(timeout_s=1), database, app_id, provider) as chat:
+        async with running_harness(
+            server.settings(timeout_s=1), database, app_id, provider
+        ) as chat:
             yield chat
 
 
 async def test_without_redis_lists_come_from_the_database_and_writes_say_try_again(
     private_server: RedisServer, tmp_path: Path, app_id: str
 ) -> None:
-    async with mortal_world(private_server, tmp_path, app_id) as chat:
+    async with mortal_harness(private_server, tmp_path, app_id) as chat:
         user = await chat.user()
         room = await chat.room(user)
         requests = requests_for(room, await chat.send(user, room.room_id))

@@ -15,10 +15,10 @@ from template.chat.chat_state_machine import MessageState, RoomState, get_chat_s
 from template.chat.common.chat_serialize import ChatRoomDeleteRequest, ChatRoomUpdateRequest
 
 from base_server.template.chat.domain.events import QUEUE_NAME
-from tests.chat_world import PERSONA, ChatWorld
-from tests.documented.host_world import HostWorld
+from tests.chat_harness import PERSONA, ChatHarness
+from tests.documented.host_harness import HostHarness
 
-Prepare = Callable[[ChatWorld, ClientSession, str], Awaitable[None]]
+Prepare = Callable[[ChatHarness, ClientSession, str], Awaitable[None]]
 
 
 def new_id() -> str:
@@ -46,31 +46,31 @@ async def create(user: ClientSession, room_id: str, **fields: Any) -> None:
     await send_event(user, "CHAT_ROOM_CREATE", room_id, **fields)
 
 
-async def rename(chat: ChatWorld, user: ClientSession, room_id: str, title: str) -> None:
+async def rename(chat: ChatHarness, user: ClientSession, room_id: str, title: str) -> None:
     request = ChatRoomUpdateRequest(room_id=room_id, new_title=title)
     assert (await chat.template.on_chat_room_update_req(user, request)).errorCode == 0
 
 
-async def titles(chat: ChatWorld, user: ClientSession) -> dict[str, str]:
+async def titles(chat: ChatHarness, user: ClientSession) -> dict[str, str]:
     return {room.room_id: room.title for room in (await chat.rooms(user)).rooms}
 
 
-async def warm(chat: ChatWorld, user: ClientSession, room_id: str) -> None:
+async def warm(chat: ChatHarness, user: ClientSession, room_id: str) -> None:
     await chat.rooms(user)
 
 
-async def settled(chat: ChatWorld, user: ClientSession, room_id: str) -> None:
+async def settled(chat: ChatHarness, user: ClientSession, room_id: str) -> None:
     await chat.persist()
     await chat.rooms(user)
 
 
-async def cold_room(chat: ChatWorld, user: ClientSession, room_id: str) -> None:
+async def cold_room(chat: ChatHarness, user: ClientSession, room_id: str) -> None:
     await settled(chat, user, room_id)
     room = chat.keys.room(room_id, chat.keys.account_partition(user.session.account_id))
     await chat.redis.execute("DEL", room.record, room.messages, room.json)
 
 
-async def cold(chat: ChatWorld, user: ClientSession, room_id: str) -> None:
+async def cold(chat: ChatHarness, user: ClientSession, room_id: str) -> None:
     await chat.persist()
     await chat.forget_everything()
 
@@ -85,7 +85,7 @@ CONDITIONS: dict[str, Prepare] = {
 
 @pytest.mark.parametrize("list_is", CONDITIONS)
 async def test_a_hosts_room_is_listed_at_once_and_used_as_ours(
-    host: HostWorld, list_is: str
+    host: HostHarness, list_is: str
 ) -> None:
     """cases/promises.md P2."""
     chat = host.chat
@@ -150,7 +150,7 @@ async def test_a_hosts_room_is_listed_at_once_and_used_as_ours(
 
 @pytest.mark.parametrize("is_written", [True, False], ids=["written", "waiting"])
 async def test_a_room_that_anothers_messages_await_is_theirs(
-    host: HostWorld, is_written: bool
+    host: HostHarness, is_written: bool
 ) -> None:
     """cases/promises.md G6: nobody else creates it, deletes it or adds to it."""
     chat = host.chat
@@ -178,7 +178,7 @@ async def test_a_room_that_anothers_messages_await_is_theirs(
         await chat.forget_everything()
 
 
-async def test_a_delete_never_reaches_a_room_that_another_awaits(host: HostWorld) -> None:
+async def test_a_delete_never_reaches_a_room_that_another_awaits(host: HostHarness) -> None:
     """cases/promises.md G6: in the partition that the id is hashed to, the room's state is the account's own."""
     chat = host.chat
     user, other = await chat.user(), await chat.user()
@@ -200,7 +200,7 @@ async def test_a_delete_never_reaches_a_room_that_another_awaits(host: HostWorld
 
 @pytest.mark.parametrize("list_is", ["loaded", "cold"])
 async def test_a_create_with_the_number_of_another_is_refused(
-    host: HostWorld, list_is: str
+    host: HostHarness, list_is: str
 ) -> None:
     """cases/promises.md P2: the room would be one account's in its row and another's in its list."""
     chat = host.chat
@@ -214,7 +214,7 @@ async def test_a_create_with_the_number_of_another_is_refused(
     assert (await titles(chat, user), await titles(chat, other)) == ({}, {})
 
 
-async def test_states_of_a_hosts_room_are_found_by_its_id(host: HostWorld) -> None:
+async def test_states_of_a_hosts_room_are_found_by_its_id(host: HostHarness) -> None:
     """cases/promises.md P1 and P2: the document drives the states of the room that it creates."""
     chat, states = host.chat, get_chat_state_machine()
     for with_account in (True, False):
@@ -237,7 +237,7 @@ async def test_states_of_a_hosts_room_are_found_by_its_id(host: HostWorld) -> No
 
 @pytest.mark.parametrize("room_is", CONDITIONS)
 async def test_titles_of_a_host_and_ours_win_in_the_order_they_came(
-    host: HostWorld, room_is: str
+    host: HostHarness, room_is: str
 ) -> None:
     """cases/promises.md P2."""
     chat = host.chat
@@ -267,7 +267,7 @@ async def test_titles_of_a_host_and_ours_win_in_the_order_they_came(
     assert await host.dead() == []
 
 
-async def test_an_event_sent_again_changes_nothing(host: HostWorld) -> None:
+async def test_an_event_sent_again_changes_nothing(host: HostHarness) -> None:
     """cases/promises.md P2: delivery is at least once."""
     chat = host.chat
     user = await chat.user()
@@ -305,7 +305,9 @@ async def test_an_event_sent_again_changes_nothing(host: HostWorld) -> None:
     assert (row["deleted"], row["message_count"]) == (1, 1)
 
 
-async def test_a_message_of_a_host_is_deleted_before_and_after_it_was_read(host: HostWorld) -> None:
+async def test_a_message_of_a_host_is_deleted_before_and_after_it_was_read(
+    host: HostHarness,
+) -> None:
     """cases/promises.md P2."""
     chat = host.chat
     user = await chat.user()
@@ -328,7 +330,7 @@ async def test_a_message_of_a_host_is_deleted_before_and_after_it_was_read(host:
     assert await host.dead() == []
 
 
-async def test_messages_saved_before_their_room_are_in_it(host: HostWorld) -> None:
+async def test_messages_saved_before_their_room_are_in_it(host: HostHarness) -> None:
     """cases/promises.md P2."""
     chat = host.chat
     user = await chat.user()
@@ -379,7 +381,7 @@ BAD: list[tuple[str, dict[str, Any], str]] = [
 ]
 
 
-async def test_what_cannot_be_understood_is_refused_naming_the_field(host: HostWorld) -> None:
+async def test_what_cannot_be_understood_is_refused_naming_the_field(host: HostHarness) -> None:
     """cases/promises.md P2."""
     chat = host.chat
     user, other = await chat.user(), await chat.user()
@@ -405,7 +407,7 @@ async def test_what_cannot_be_understood_is_refused_naming_the_field(host: HostW
     assert len((await chat.messages(user, room.room_id)).messages) == 2
 
 
-async def test_a_delete_for_a_room_that_comes_later_wins(host: HostWorld) -> None:
+async def test_a_delete_for_a_room_that_comes_later_wins(host: HostHarness) -> None:
     chat = host.chat
     user = await chat.user()
     room_id = new_id()
@@ -419,7 +421,7 @@ async def test_a_delete_for_a_room_that_comes_later_wins(host: HostWorld) -> Non
     assert await host.dead() == []
 
 
-async def test_a_hosts_time_is_the_rooms_and_counts_as_its_activity(host: HostWorld) -> None:
+async def test_a_hosts_time_is_the_rooms_and_counts_as_its_activity(host: HostHarness) -> None:
     chat = host.chat
     user = await chat.user()
     room_id = new_id()
@@ -436,7 +438,7 @@ async def test_a_hosts_time_is_the_rooms_and_counts_as_its_activity(host: HostWo
         await chat.forget_everything()
 
 
-async def test_an_id_that_is_nobodys_leaves_nothing_behind(host: HostWorld) -> None:
+async def test_an_id_that_is_nobodys_leaves_nothing_behind(host: HostHarness) -> None:
     chat = host.chat
     user, other = await chat.user(), await chat.user()
     theirs = new_id()
@@ -453,7 +455,7 @@ async def test_an_id_that_is_nobodys_leaves_nothing_behind(host: HostWorld) -> N
     assert await chat.texts(other, theirs) == []
 
 
-async def user_on_shard(chat: ChatWorld, shard_id: int) -> ClientSession:
+async def user_on_shard(chat: ChatHarness, shard_id: int) -> ClientSession:
     while (user := await chat.user()).session.shard_id != shard_id:
         pass
     return user
@@ -461,7 +463,7 @@ async def user_on_shard(chat: ChatWorld, shard_id: int) -> ClientSession:
 
 @pytest.mark.parametrize("shard_id", [None, 0, "0"])
 async def test_an_event_without_a_shard_goes_to_the_accounts_shard(
-    host: HostWorld, shard_id: object
+    host: HostHarness, shard_id: object
 ) -> None:
     """cases/promises.md P2, G2: the mapping table is asked before the default shard is taken."""
     chat = host.chat
@@ -492,7 +494,7 @@ async def test_an_event_without_a_shard_goes_to_the_accounts_shard(
     assert await host.dead() == []
 
 
-async def test_an_event_with_another_accounts_shard_is_refused(host: HostWorld) -> None:
+async def test_an_event_with_another_accounts_shard_is_refused(host: HostHarness) -> None:
     """cases/promises.md P2: a wrong shard that exists."""
     chat = host.chat
     user = await user_on_shard(chat, 2)
@@ -519,7 +521,7 @@ async def test_an_event_with_another_accounts_shard_is_refused(host: HostWorld) 
 
 
 async def test_a_hosts_room_whose_partition_is_not_noted_any_more_is_deleted_and_saved(
-    host: HostWorld,
+    host: HostHarness,
 ) -> None:
     """cases/promises.md P1, G1, G5."""
     chat, partitions = host.chat, host.chat.redis.partitions

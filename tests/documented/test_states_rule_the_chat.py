@@ -24,8 +24,8 @@ from template.chat.common.chat_serialize import (
 from base_server.template.chat.domain.events import QUEUE_NAME
 from tests.backends_mariadb import DatabaseBackend
 from tests.backends_redis import RedisServer
-from tests.chat_world import ChatWorld, running_world
-from tests.documented.host_world import HostWorld
+from tests.chat_harness import ChatHarness, running_harness
+from tests.documented.host_harness import HostHarness
 from tests.openai_stub import OpenAIStub, Reply
 from tests.waiting import until
 
@@ -34,7 +34,7 @@ from tests.waiting import until
 class Case:
     """A room of ``user`` with a question and its reply, beside another room."""
 
-    chat: ChatWorld
+    chat: ChatHarness
     user: ClientSession
     room_id: str
     kept_id: str
@@ -69,7 +69,7 @@ class Case:
         return [str(message.content) for message in await memory.aget_messages()]
 
 
-async def made(chat: ChatWorld) -> Case:
+async def made(chat: ChatHarness) -> Case:
     user = await chat.user()
     kept, room = await chat.room(user, "kept"), await chat.room(user, "gone")
     await chat.send(user, room.room_id)
@@ -77,7 +77,7 @@ async def made(chat: ChatWorld) -> Case:
     return Case(chat, user, room.room_id, kept.room_id, question.message_id, reply.message_id)
 
 
-async def delete_keys(chat: ChatWorld, *names: str) -> None:
+async def delete_keys(chat: ChatHarness, *names: str) -> None:
     for name in names:
         await chat.redis.execute("DEL", name)
 
@@ -179,7 +179,7 @@ async def assert_room_is_gone(case: Case) -> None:
 
 @pytest.mark.parametrize("condition", CONDITIONS)
 async def test_a_room_deleted_by_any_documented_way_is_gone_and_stays_so(
-    host: HostWorld, condition: str
+    host: HostHarness, condition: str
 ) -> None:
     """cases/promises.md P1."""
     chat = host.chat
@@ -245,7 +245,7 @@ async def assert_message_is_gone(case: Case) -> None:
 
 @pytest.mark.parametrize("condition", CONDITIONS)
 async def test_a_message_deleted_by_any_documented_way_is_gone_and_stays_so(
-    host: HostWorld, condition: str
+    host: HostHarness, condition: str
 ) -> None:
     """cases/promises.md P1."""
     chat = host.chat
@@ -274,7 +274,7 @@ async def test_a_message_deleted_by_any_documented_way_is_gone_and_stays_so(
 
 
 @pytest.mark.chat_settings(window=4)
-async def test_a_message_older_than_the_window_is_deleted_by_its_state(host: HostWorld) -> None:
+async def test_a_message_older_than_the_window_is_deleted_by_its_state(host: HostHarness) -> None:
     """cases/promises.md P1."""
     chat = host.chat
     case = await made(chat)
@@ -297,7 +297,7 @@ async def test_a_message_older_than_the_window_is_deleted_by_its_state(host: Hos
 
 @pytest.mark.parametrize("way", [by_state, by_event])
 async def test_a_room_deleted_by_its_state_ends_its_running_reply(
-    host: HostWorld, way: Callable[[Case], Awaitable[None]]
+    host: HostHarness, way: Callable[[Case], Awaitable[None]]
 ) -> None:
     """cases/promises.md P1."""
     chat = host.chat
@@ -314,7 +314,7 @@ async def test_a_room_deleted_by_its_state_ends_its_running_reply(
     assert await host.dead() == []
 
 
-async def test_of_concurrent_deletes_of_a_room_one_event_is_queued(host: HostWorld) -> None:
+async def test_of_concurrent_deletes_of_a_room_one_event_is_queued(host: HostHarness) -> None:
     """cases/promises.md P1."""
     case = await made(host.chat)
     await settled(case)
@@ -334,7 +334,7 @@ async def test_of_concurrent_deletes_of_a_room_one_event_is_queued(host: HostWor
     await assert_room_is_gone(case)
 
 
-async def test_a_state_that_is_refused_changes_nothing(host: HostWorld) -> None:
+async def test_a_state_that_is_refused_changes_nothing(host: HostHarness) -> None:
     chat = host.chat
     case = await made(chat)
     await settled(case)
@@ -350,7 +350,7 @@ async def test_a_state_that_is_refused_changes_nothing(host: HostWorld) -> None:
     assert await chat.backlog() == 0
 
 
-async def test_an_id_that_nobody_knows_moves_its_state_alone(host: HostWorld) -> None:
+async def test_an_id_that_nobody_knows_moves_its_state_alone(host: HostHarness) -> None:
     """The document's own ids (room_123, msg_456)."""
     states = get_chat_state_machine()
     for step in (RoomState.CREATING, RoomState.PENDING, RoomState.DELETING, RoomState.DELETED):
@@ -366,7 +366,7 @@ async def test_an_id_that_nobody_knows_moves_its_state_alone(host: HostWorld) ->
 
 
 @pytest.mark.parametrize("odd", ["방_1", "x" * 100, "", "a b", "\ud800", None, 5])
-async def test_an_id_that_cannot_be_is_refused_with_a_reason(host: HostWorld, odd: Any) -> None:
+async def test_an_id_that_cannot_be_is_refused_with_a_reason(host: HostHarness, odd: Any) -> None:
     """cases/promises.md P1: only an outage is raised."""
     states = get_chat_state_machine()
     for to in ("DELETING", "DELETED"):
@@ -383,7 +383,7 @@ async def test_an_id_that_cannot_be_is_refused_with_a_reason(host: HostWorld, od
     assert await states.get_room_log(odd) == await states.get_message_log(odd) == []
 
 
-async def test_states_are_taken_by_their_names(host: HostWorld) -> None:
+async def test_states_are_taken_by_their_names(host: HostHarness) -> None:
     """cases/promises.md P1."""
     case = await made(host.chat)
     states = get_chat_state_machine()
@@ -395,7 +395,7 @@ async def test_states_are_taken_by_their_names(host: HostWorld) -> None:
     assert [room.room_id for room in (await host.chat.rooms(case.user)).rooms] == [case.kept_id]
 
 
-async def test_a_state_of_another_kind_is_refused_with_a_reason(host: HostWorld) -> None:
+async def test_a_state_of_another_kind_is_refused_with_a_reason(host: HostHarness) -> None:
     """cases/promises.md P1: a room has the states of a room."""
     case = await made(host.chat)
     states = get_chat_state_machine()
@@ -414,7 +414,7 @@ async def test_a_state_of_another_kind_is_refused_with_a_reason(host: HostWorld)
 
 @pytest.mark.parametrize("partition", ["the room's partition", "another partition"])
 async def test_a_message_of_a_host_deleted_before_its_event_is_read_is_deleted(
-    host: HostWorld, partition: str
+    host: HostHarness, partition: str
 ) -> None:
     """cases/promises.md P1: the document's ids are UUIDs of its own; one in 16 is hashed to its room's partition."""
     chat = host.chat
@@ -445,7 +445,7 @@ async def test_while_the_database_is_away_a_cold_delete_is_refused_with_the_reas
     private_mariadb: DatabaseBackend, redis_server: RedisServer, app_id: str, provider: OpenAIStub
 ) -> None:
     """cases/promises.md P1."""
-    async with running_world(redis_server.settings(), private_mariadb, app_id, provider) as chat:
+    async with running_harness(redis_server.settings(), private_mariadb, app_id, provider) as chat:
         case, loaded = await made(chat), await made(chat)
         await cold_room(case)
         assert private_mariadb.server is not None
@@ -469,7 +469,7 @@ async def test_without_redis_the_stale_list_has_no_room_that_was_deleted(
 ) -> None:
     """cases/promises.md P1."""
     database = DatabaseBackend("sqlite", DatabaseSettings(), tmp_path, None)
-    async with running_world(
+    async with running_harness(
         private_server.settings(timeout_s=1), database, app_id, provider
     ) as chat:
         case = await made(chat)

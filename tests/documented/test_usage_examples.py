@@ -15,16 +15,16 @@ from template.chat.common.chat_serialize import ChatRoomDeleteRequest
 
 from tests.backends_mariadb import DatabaseBackend
 from tests.backends_redis import RedisServer
-from tests.chat_world import PERSONA, ChatWorld, running_world
+from tests.chat_harness import PERSONA, ChatHarness, running_harness
+from tests.documented.host_harness import HostHarness, hosted
 from tests.documented.host_template import manage_chat_state
-from tests.documented.host_world import HostWorld, hosted
 from tests.openai_stub import OpenAIStub, Reply, refuse_unlike_roles
 from tests.waiting import PATIENCE_S, until
 
 TEXT = '안녕하세요 👩‍👩‍👧‍👦 "quoted" \\ \r\n\t{x}'
 
 
-async def forget(chat: ChatWorld) -> None:
+async def forget(chat: ChatHarness) -> None:
     """Everything that expires has expired."""
     names = await chat.redis._client.keys(f"{chat.container.settings.app_id}:*")
     expiring = [name for name in names if await chat.redis._client.pttl(name) >= 0]
@@ -32,7 +32,7 @@ async def forget(chat: ChatWorld) -> None:
         await chat.redis._client.delete(*expiring)
 
 
-async def test_the_list_example_shows_what_our_handlers_made(host: HostWorld) -> None:
+async def test_the_list_example_shows_what_our_handlers_made(host: HostHarness) -> None:
     chat = host.chat
     user = await chat.user()
     kept, gone = await chat.room(user, title="제목 🙂"), await chat.room(user)
@@ -47,7 +47,7 @@ async def test_the_list_example_shows_what_our_handlers_made(host: HostWorld) ->
 
 
 async def test_the_list_example_reads_the_database_when_redis_has_forgotten(
-    host: HostWorld,
+    host: HostHarness,
 ) -> None:
     chat = host.chat
     user = await chat.user()
@@ -63,13 +63,13 @@ async def test_the_list_example_reads_the_database_when_redis_has_forgotten(
     assert set(after) == {room.room_id for room in rooms}
 
 
-async def test_the_list_example_knows_nothing_of_others(host: HostWorld) -> None:
+async def test_the_list_example_knows_nothing_of_others(host: HostHarness) -> None:
     user, other = await host.chat.user(), await host.chat.user()
     await host.chat.room(other)
     assert (await host.list_rooms(user))["rooms"] == []
 
 
-async def test_the_send_example_ends_as_a_row_of_the_accounts_shard(host: HostWorld) -> None:
+async def test_the_send_example_ends_as_a_row_of_the_accounts_shard(host: HostHarness) -> None:
     chat = host.chat
     users = [await chat.user(), await chat.user()]
     assert {user.session.shard_id for user in users} == {1, 2}
@@ -103,7 +103,7 @@ async def test_the_send_example_ends_as_a_row_of_the_accounts_shard(host: HostWo
 
 
 async def test_the_send_example_asks_the_persona_about_the_rooms_conversation(
-    host: HostWorld,
+    host: HostHarness,
 ) -> None:
     chat = host.chat
     user = await chat.user()
@@ -119,7 +119,7 @@ async def test_the_send_example_asks_the_persona_about_the_rooms_conversation(
 
 
 async def test_the_send_example_knows_the_conversation_after_redis_has_forgotten_it(
-    host: HostWorld,
+    host: HostHarness,
 ) -> None:
     chat = host.chat
     user = await chat.user()
@@ -138,7 +138,7 @@ async def test_the_send_example_knows_the_conversation_after_redis_has_forgotten
 
 @pytest.mark.parametrize("room", ["unknown", "cold", "loaded"])
 @pytest.mark.parametrize("apart", ["one batch", "two batches"])
-async def test_an_event_sent_twice_is_stored_once(host: HostWorld, room: str, apart: str) -> None:
+async def test_an_event_sent_twice_is_stored_once(host: HostHarness, room: str, apart: str) -> None:
     chat = host.chat
     user = await chat.user()
     room_id, before = f"room_{uuid.uuid4().hex}", 0
@@ -175,7 +175,7 @@ async def test_an_event_sent_twice_is_stored_once(host: HostWorld, room: str, ap
 
 
 async def test_an_event_that_comes_again_after_its_message_left_the_window_changes_nothing(
-    backends: object, host: HostWorld
+    backends: object, host: HostHarness
 ) -> None:
     chat = host.chat
     user = await chat.user()
@@ -202,7 +202,7 @@ async def test_an_event_that_comes_again_after_its_message_left_the_window_chang
 
 
 async def test_the_send_example_in_a_loaded_room_shows_its_message_once_and_keeps_the_numbers(
-    host: HostWorld,
+    host: HostHarness,
 ) -> None:
     chat = host.chat
     user = await chat.user()
@@ -227,7 +227,7 @@ async def test_the_send_example_in_a_loaded_room_shows_its_message_once_and_keep
 
 
 async def test_the_send_example_while_a_reply_of_ours_runs_disturbs_neither(
-    host: HostWorld,
+    host: HostHarness,
 ) -> None:
     chat = host.chat
     user = await chat.user()
@@ -262,7 +262,7 @@ async def test_the_send_example_while_a_reply_of_ours_runs_disturbs_neither(
 
 
 async def test_many_send_examples_and_ours_at_once_are_all_stored_without_gaps(
-    host: HostWorld,
+    host: HostHarness,
 ) -> None:
     chat = host.chat
     user = await chat.user()
@@ -284,7 +284,7 @@ async def test_many_send_examples_and_ours_at_once_are_all_stored_without_gaps(
     assert await host.dead() == []
 
 
-async def test_a_message_of_the_send_example_can_be_deleted_for_good(host: HostWorld) -> None:
+async def test_a_message_of_the_send_example_can_be_deleted_for_good(host: HostHarness) -> None:
     chat = host.chat
     user = await chat.user()
     room = await chat.room(user)
@@ -305,7 +305,7 @@ async def test_a_message_of_the_send_example_can_be_deleted_for_good(host: HostW
     assert await chat.state(message_id) == "DELETED"
 
 
-async def test_an_event_for_a_deleted_room_brings_nothing_back(host: HostWorld) -> None:
+async def test_an_event_for_a_deleted_room_brings_nothing_back(host: HostHarness) -> None:
     chat = host.chat
     user = await chat.user()
     room = await chat.room(user)
@@ -320,7 +320,7 @@ async def test_an_event_for_a_deleted_room_brings_nothing_back(host: HostWorld) 
     assert (await chat.try_messages(user, room.room_id)).errorCode == 1004
 
 
-async def test_the_state_example_runs_and_says_where_everything_ended(host: HostWorld) -> None:
+async def test_the_state_example_runs_and_says_where_everything_ended(host: HostHarness) -> None:
     for _ in range(2):  # repeated, every step is refused and nothing is raised
         await manage_chat_state()
     states = get_chat_state_machine()
@@ -332,7 +332,7 @@ async def test_without_redis_the_list_example_reads_the_database_and_the_send_ex
     private_server: RedisServer, tmp_path: Path, app_id: str, provider: OpenAIStub
 ) -> None:
     database = DatabaseBackend("sqlite", DatabaseSettings(timeout_s=PATIENCE_S), tmp_path, None)
-    async with running_world(
+    async with running_harness(
         private_server.settings(timeout_s=1), database, app_id, provider
     ) as chat:
         with hosted(chat) as host:
@@ -349,7 +349,7 @@ async def test_without_redis_the_list_example_reads_the_database_and_the_send_ex
 
 
 async def test_prompt_with_entries_pushed_by_a_host_is_what_every_provider_takes(
-    host: HostWorld,
+    host: HostHarness,
 ) -> None:
     """cases/providers.md V1: senders of any spelling, two in a row, and one that no model knows."""
     chat = host.chat

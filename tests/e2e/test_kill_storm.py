@@ -16,10 +16,10 @@ import pytest
 from tests.backends_redis import free_port
 from tests.e2e.conftest import Deployment
 from tests.faults.checker import check_everything
-from tests.faults.embedded_world import DeployedWorld
+from tests.faults.embedded_harness import DeployedHarness
+from tests.faults.harness import FaultServer
 from tests.faults.provider import CountingProvider
-from tests.faults.world import FaultServer
-from tests.players import Player
+from tests.load_clients import Player
 from tests.waiting import PATIENCE_S, until
 
 PLAYERS = 4
@@ -49,43 +49,43 @@ async def test_nothing_acknowledged_is_lost_doubled_or_revived(
     seed = time.time_ns() % 1_000_000
     timeout = aiohttp.ClientTimeout(total=PATIENCE_S)
     async with provider, aiohttp.ClientSession(timeout=timeout) as http:
-        world = DeployedWorld(provider, [FaultServer(deployment.server)], http, deployment)
-        await world.start_all()
-        players = [world.player(seed + n, number=n) for n in range(PLAYERS)]
-        await asyncio.gather(*(player.sign_in() for player in players))
+        harness = DeployedHarness(provider, [FaultServer(deployment.server)], http, deployment)
+        await harness.start_all()
+        load_clients = [harness.player(seed + n, number=n) for n in range(PLAYERS)]
+        await asyncio.gather(*(player.sign_in() for player in load_clients))
         chance = random.Random(seed)
         try:
             for _ in range(ROUNDS):
-                await _round(world, players, chance, both=killed == "server and cache")
-                world.findings.raise_if_any()
+                await _round(harness, load_clients, chance, both=killed == "server and cache")
+                harness.findings.raise_if_any()
         except Exception as error:
             error.add_note(f"seed {seed}")
             raise
 
 
 async def _round(
-    world: DeployedWorld, players: list[Player], chance: random.Random, *, both: bool
+    harness: DeployedHarness, load_clients: list[Player], chance: random.Random, *, both: bool
 ) -> None:
     """Play, kill in the middle, start again, check everything."""
-    (server,) = world.servers
+    (server,) = harness.servers
     stop = asyncio.Event()
-    before = [player.acknowledged for player in players]
-    playing = [asyncio.create_task(player.play(stop)) for player in players]
+    before = [player.acknowledged for player in load_clients]
+    playing = [asyncio.create_task(player.play(stop)) for player in load_clients]
     await until(
         lambda: all(
-            player.acknowledged > count for player, count in zip(players, before, strict=True)
+            player.acknowledged > count for player, count in zip(load_clients, before, strict=True)
         )
     )
     await asyncio.sleep(chance.uniform(0.5, 2.5))
     cache_first = both and chance.random() < 0.5
     if cache_first:
-        world.deployed.kill_cache()
+        harness.deployed.kill_cache()
     await server.kill()
     if both and not cache_first:
-        world.deployed.kill_cache()
+        harness.deployed.kill_cache()
     stop.set()
     await asyncio.gather(*playing)
     if both:
-        world.deployed.start_cache()
+        harness.deployed.start_cache()
     await server.start()
-    await check_everything(world, players)
+    await check_everything(harness, load_clients)

@@ -19,7 +19,7 @@ import pytest
 
 from tests.e2e.conftest import Deployment
 from tests.event_client import streaming
-from tests.players import Findings, Player
+from tests.load_clients import Findings, Player
 from tests.server_process import (
     Client,
     ServerProcess,

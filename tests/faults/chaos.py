@@ -30,11 +30,11 @@ import pytest
 from base_server.service.db.databases import apply_all
 from tests.backends_mariadb import DatabaseBackend, MariaDbServer, mariadb_settings
 from tests.faults.checker import check_everything
-from tests.faults.embedded_world import EMBEDDED_FAULTS, embedded_world, run_embedded_fault
+from tests.faults.embedded_harness import EMBEDDED_FAULTS, embedded_harness, run_embedded_fault
+from tests.faults.harness import ServerHarness
 from tests.faults.losses import SHARED_FAULTS, run_fault
-from tests.faults.shared_world import shared_world
-from tests.faults.world import World
-from tests.players import Findings, Player
+from tests.faults.shared_harness import shared_harness
+from tests.load_clients import Findings, Player
 
 _BOUTS_A_CAST = 5
 _SHARE = 0.8
@@ -76,38 +76,39 @@ class Tally:
 
 @dataclass
 class Run:
-    """Bouts in one world. ``inject`` puts a fault of ``faults`` into it and returns the seconds to recovery."""
+    """Bouts in one harness. ``inject`` puts a fault of ``faults`` into it and returns the seconds to recovery."""
 
-    world: World
+    harness: ServerHarness
     faults: list[str]
     inject: Callable[[str, list[Player], random.Random], Awaitable[float]]
     chance: random.Random
     tally: Tally
     everybody: list[Player] = field(default_factory=list)
 
-    async def until(self, end_s: float, players: int) -> None:
+    async def until(self, end_s: float, load_clients: int) -> None:
         """Bout after bout until the monotonic clock says ``end_s`` or a promise is broken."""
         cast: list[Player] = []
         plan: list[str] = []
         bout = 0
-        while time.monotonic() < end_s and not self.world.findings.details:
+        while time.monotonic() < end_s and not self.harness.findings.details:
             if bout % _BOUTS_A_CAST == 0:
-                cast = await self._new_cast(players)
+                cast = await self._new_cast(load_clients)
             # Every fault once, in an order of chance, before any comes again.
             plan = plan or self.chance.sample(self.faults, len(self.faults))
             bout += 1
             await self._bout(bout, plan.pop(), cast)
-        for first in range(0, len(self.everybody), players):
-            if not self.world.findings.details:
-                await check_everything(self.world, self.everybody[first : first + players])
-        self.tally.broken.update(self.world.findings.counts)
-        self.tally.questions += len(self.world.provider.asked)
-        self.tally.excused += len(self.world.excused)
+        for first in range(0, len(self.everybody), load_clients):
+            if not self.harness.findings.details:
+                await check_everything(self.harness, self.everybody[first : first + load_clients])
+        self.tally.broken.update(self.harness.findings.counts)
+        self.tally.questions += len(self.harness.provider.asked)
+        self.tally.excused += len(self.harness.excused)
 
-    async def _new_cast(self, players: int) -> list[Player]:
+    async def _new_cast(self, load_clients: int) -> list[Player]:
         first = len(self.everybody)
         cast = [
-            self.world.player(self.chance.getrandbits(32), number=first + n) for n in range(players)
+            self.harness.player(self.chance.getrandbits(32), number=first + n)
+            for n in range(load_clients)
         ]
         await asyncio.gather(*(player.sign_in() for player in cast))
         self.everybody += cast
@@ -115,14 +116,14 @@ class Run:
 
     async def _bout(self, bout: int, name: str, cast: list[Player]) -> None:
         before = sum(player.acknowledged for player in cast)
-        with self.world.provider.speaking(self.chance):
+        with self.harness.provider.speaking(self.chance):
             recovered_s = await self.inject(name, cast, self.chance)
         tally = self.tally
         tally.injected[name] += 1
         tally.longest[name] = max(tally.longest.get(name, 0.0), recovered_s)
-        await check_everything(self.world, cast)
-        self.everybody += self.world.guests
-        self.world.guests.clear()
+        await check_everything(self.harness, cast)
+        self.everybody += self.harness.guests
+        self.harness.guests.clear()
         acknowledged = sum(player.acknowledged for player in cast) - before
         tally.acknowledged += acknowledged
         _say(
@@ -144,13 +145,13 @@ async def chaos(arguments: argparse.Namespace) -> int:
             continue
         folder = Path(tempfile.mkdtemp(prefix="c-"))
         try:
-            async with opened(folder) as (world, inject):
-                run = Run(world, chosen, inject, random.Random(seed), tally)
+            async with opened(folder) as (harness, inject):
+                run = Run(harness, chosen, inject, random.Random(seed), tally)
                 end_s = time.monotonic() + whole_s * (share if len(only) > len(chosen) else 1)
                 failed = True
                 try:
                     await run.until(end_s, arguments.players)
-                    failed = bool(world.findings.details)
+                    failed = bool(harness.findings.details)
                 finally:
                     if failed:
                         _keep(arguments.keep or Path("chaos-failed") / str(seed), seed, run, folder)
@@ -162,7 +163,7 @@ async def chaos(arguments: argparse.Namespace) -> int:
     return int(failed)
 
 
-Opened = tuple[World, Callable[[str, list[Player], random.Random], Awaitable[float]]]
+Opened = tuple[ServerHarness, Callable[[str, list[Player], random.Random], Awaitable[float]]]
 
 
 @asynccontextmanager
@@ -170,17 +171,20 @@ async def _shared(folder: Path) -> AsyncIterator[Opened]:
     with _mariadb() as server:
         backend = DatabaseBackend("mariadb", mariadb_settings(server), folder, server)
         await apply_all(backend.databases(), backend.settings)
-        async with shared_world(backend, folder, "chaos") as world:
-            yield world, lambda name, players, chance: run_fault(name, world, players, chance)
+        async with shared_harness(backend, folder, "chaos") as harness:
+            yield (
+                harness,
+                lambda name, load_clients, chance: run_fault(name, harness, load_clients, chance),
+            )
 
 
 @asynccontextmanager
 async def _embedded(folder: Path) -> AsyncIterator[Opened]:
-    async with embedded_world(folder) as world:
+    async with embedded_harness(folder) as harness:
         yield (
-            world,
-            lambda name, players, chance: run_embedded_fault(
-                name.removeprefix(_PREFIX), world, players, chance
+            harness,
+            lambda name, load_clients, chance: run_embedded_fault(
+                name.removeprefix(_PREFIX), harness, load_clients, chance
             ),
         )
 
@@ -197,9 +201,9 @@ def _mariadb() -> Iterator[MariaDbServer]:
 
 def _keep(kept: Path, seed: int, run: Run, folder: Path) -> None:
     """All that helps to find out what happened."""
-    world = run.world
+    harness = run.harness
     kept.mkdir(parents=True, exist_ok=True)
-    findings = "\n".join([f"seed {seed}", *world.findings.details])
+    findings = "\n".join([f"seed {seed}", *harness.findings.details])
     (kept / "findings.txt").write_text(findings, encoding="utf-8")
     _say(findings[:4000])
     for player in run.everybody:
@@ -207,7 +211,7 @@ def _keep(kept: Path, seed: int, run: Run, folder: Path) -> None:
     for log in folder.glob("*.log"):
         shutil.copy(log, kept)
     _say(f"kept: {kept}")
-    shutil.copytree(world.append_only_folder, kept / "appendonlydir", dirs_exist_ok=True)
+    shutil.copytree(harness.append_only_folder, kept / "appendonlydir", dirs_exist_ok=True)
 
 
 def _say(text: str) -> None:

@@ -11,9 +11,9 @@ import json
 import time
 from typing import Any
 
+from tests.faults.harness import FaultServer, ServerHarness
 from tests.faults.provider import full_reply, is_beginning_of_reply, marker_of
-from tests.faults.world import FaultServer, World
-from tests.players import NONCE, Player, RoomRecord, Unanswered, check_messages
+from tests.load_clients import NONCE, Player, RoomRecord, Unanswered, check_messages
 from tests.waiting import PATIENCE_S
 
 _SEND_S = PATIENCE_S
@@ -23,49 +23,49 @@ out on a connection that the provider closed in the fault (`error`: what was sen
 again), and on a slow machine a server may stand still for longer than its lease of 2 s (`interrupted`)."""
 
 
-async def check_everything(world: World, players: list[Player]) -> None:
-    """Settle, use every room once more, then compare; all that is wrong goes to ``world.findings``."""
-    players = [*players, *world.guests]
-    if not await _drained(world):
+async def check_everything(harness: ServerHarness, load_clients: list[Player]) -> None:
+    """Settle, use every room once more, then compare; all that is wrong goes to ``harness.findings``."""
+    load_clients = [*load_clients, *harness.guests]
+    if not await _drained(harness):
         return
-    await _replay_letters(world)
-    await asyncio.gather(*(_use_every_room(world, player) for player in players))
-    if not await _drained(world):
+    await _replay_letters(harness)
+    await asyncio.gather(*(_use_every_room(harness, player) for player in load_clients))
+    if not await _drained(harness):
         return
-    for server in world.servers:
-        await asyncio.gather(*(_read_through(server, player, world) for player in players))
-    await world.settled()
-    for player in players:
-        _check_rows(world, player)
-    world.provider.check(world.findings)
-    for server in world.servers:
+    for server in harness.servers:
+        await asyncio.gather(*(_read_through(server, player, harness) for player in load_clients))
+    await harness.settled()
+    for player in load_clients:
+        _check_rows(harness, player)
+    harness.provider.check(harness.findings)
+    for server in harness.servers:
         server.cut_off = 0
 
 
-async def _drained(world: World) -> bool:
+async def _drained(harness: ServerHarness) -> bool:
     try:
-        await world.settled()
+        await harness.settled()
     except AssertionError:
-        waiting = f"{world.waiting_events()} events, {world.open_turns()} open replies"
-        world.findings.add("stuck", f"after the fault these never went away: {waiting}")
+        waiting = f"{harness.waiting_events()} events, {harness.open_turns()} open replies"
+        harness.findings.add("stuck", f"after the fault these never went away: {waiting}")
         return False
     return True
 
 
-async def _replay_letters(world: World) -> None:
+async def _replay_letters(harness: ServerHarness) -> None:
     """Nothing that these faults do makes an event unacceptable; what is there all the same must go back by a replay."""
-    letters = world.dead_letters()
+    letters = harness.dead_letters()
     for letter in letters:
-        world.findings.add("stuck", f"a dead letter: {letter}")
+        harness.findings.add("stuck", f"a dead letter: {letter}")
     if letters:
-        await world.manage("dlq", "replay", "--all")
-        if await _drained(world) and (left := world.dead_letters()):
-            world.findings.add(
+        await harness.manage("dlq", "replay", "--all")
+        if await _drained(harness) and (left := harness.dead_letters()):
+            harness.findings.add(
                 "stuck", f"{len(left)} dead letters cannot be replayed, the first: {left[0]}"
             )
 
 
-async def _use_every_room(world: World, player: Player) -> None:
+async def _use_every_room(harness: ServerHarness, player: Player) -> None:
     """What was not answered is repeated; then each room takes a question, and its reply is whole."""
     try:
         async with asyncio.timeout(_SEND_S):
@@ -79,17 +79,17 @@ async def _use_every_room(world: World, player: Player) -> None:
                     if reply.get("content") == full_reply(text):
                         break
                 else:
-                    world.findings.add(
+                    harness.findings.add(
                         "stuck", f"{player.name}: room {room_id} answered only {reply}"
                     )
     except TimeoutError:
         last = player.history[-1] if player.history else "nothing"
-        world.findings.add(
+        harness.findings.add(
             "stuck", f"{player.name}: a room takes no question for {_SEND_S:g} s: {last}"
         )
 
 
-async def _read_through(server: FaultServer, player: Player, world: World) -> None:
+async def _read_through(server: FaultServer, player: Player, harness: ServerHarness) -> None:
     player.pin(server.process.base_url)
     try:
         give_up_s = time.monotonic() + PATIENCE_S
@@ -101,7 +101,7 @@ async def _read_through(server: FaultServer, player: Player, world: World) -> No
                 # A connection of before the fault; a new session after a Redis that came back empty.
                 await asyncio.sleep(0.2)
                 if time.monotonic() > give_up_s:
-                    world.findings.add(
+                    harness.findings.add(
                         "unexpected",
                         f"{player.name}: no answer when all is fixed: {player.history[-1]}",
                     )
@@ -110,22 +110,22 @@ async def _read_through(server: FaultServer, player: Player, world: World) -> No
         player.pin(None)
 
 
-def _check_rows(world: World, player: Player) -> None:
-    account = world.global_rows(
+def _check_rows(harness: ServerHarness, player: Player) -> None:
+    account = harness.global_rows(
         f"SELECT account_db_key FROM accounts WHERE account_id = '{player.name}'"
     )
     if not account:
-        world.findings.add("lost", f"account {player.name}")
+        harness.findings.add("lost", f"account {player.name}")
         return
     owner = account[0]["account_db_key"]
     rooms: dict[str, dict[str, Any]] = {}
-    for shard_id in world.shard_ids:
-        for row in world.shard_rows(
+    for shard_id in harness.shard_ids:
+        for row in harness.shard_rows(
             shard_id, f"SELECT * FROM chat_rooms WHERE account_db_key = {owner}"
         ):
             rooms[row["room_id"]] = row | {"shard_id": shard_id}
     live = {room_id for room_id, row in rooms.items() if row["deleted"] == 0}
-    findings = world.findings
+    findings = harness.findings
     findings.expect(
         not live & player.deleted_rooms,
         "revived",
@@ -136,15 +136,15 @@ def _check_rows(world: World, player: Player) -> None:
             if record.room_id not in player.maybe_deleted_rooms:
                 findings.add("lost", f"{player.name}: row of room {record.room_id}")
             continue
-        _check_room_rows(world, player, record, rooms[record.room_id], owner)
+        _check_room_rows(harness, player, record, rooms[record.room_id], owner)
 
 
 def _check_room_rows(
-    world: World, player: Player, record: RoomRecord, room: dict[str, Any], owner: int
+    harness: ServerHarness, player: Player, record: RoomRecord, room: dict[str, Any], owner: int
 ) -> None:
-    where, findings = f"{player.name}, rows of room {record.room_id}", world.findings
+    where, findings = f"{player.name}, rows of room {record.room_id}", harness.findings
     query = f"SELECT * FROM chat_messages WHERE room_id = '{record.room_id}' ORDER BY seq"
-    rows = world.shard_rows(room["shard_id"], query)
+    rows = harness.shard_rows(room["shard_id"], query)
     findings.expect(
         {row["account_db_key"] for row in rows} <= {owner}, "foreign", f"{where}: other owners"
     )
@@ -163,16 +163,16 @@ def _check_room_rows(
     replies = {row["parent_message_id"]: row for row in rows if row["sender_type"] == "AI"}
     for row in visible:
         if row["sender_type"] == "USER" and NONCE.search(row["content"]):
-            _check_asked(world, where, row, replies.get(row["message_id"]))
+            _check_asked(harness, where, row, replies.get(row["message_id"]))
 
 
 def _check_asked(
-    world: World, where: str, question: dict[str, Any], reply: dict[str, Any] | None
+    harness: ServerHarness, where: str, question: dict[str, Any], reply: dict[str, Any] | None
 ) -> None:
     """A stored question that nobody deleted was asked, and has a reply that is what the provider said."""
-    text, findings = question["content"], world.findings
+    text, findings = question["content"], harness.findings
     where = f"{where}, question {question['seq']} {marker_of(text)}"
-    asked = world.provider.asked[marker_of(text)]
+    asked = harness.provider.asked[marker_of(text)]
     if reply is None:
         findings.add("unasked", f"{where} has no reply; the provider was asked {asked} times")
         return
@@ -182,7 +182,7 @@ def _check_asked(
     end = facts.get("finish_reason")
     if not asked:
         refused = end == "error" and facts.get("called") is False
-        if not refused and not world.excuse(question["message_id"], end):
+        if not refused and not harness.excuse(question["message_id"], end):
             findings.add(
                 "unasked",
                 f"{where} was never asked; its reply ended as {facts}: {reply['content']!r}",

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal, Self
 
-from tests.faults.wire import Command, Splitter
+from tests.faults.commands import Command, Splitter
 
 Action = Literal["hold", "hold answer", "cut", "cut answer", "half close", "swallow"]
 """hold: the command waits in the proxy. hold answer: it was executed, its answer waits. cut: the connection is cut

@@ -1,4 +1,4 @@
-"""The faults: each breaks something in the world while players play, and fixes it before it returns.
+"""The faults: each breaks something in the harness while players play, and fixes it before it returns.
 
 ``FAULTS`` has them by name. Those that lose something are in ``losses.py``.
 """
@@ -12,14 +12,14 @@ import uuid
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+from tests.faults.commands import Command
 from tests.faults.fault_proxy import Action, FaultProxy, Trap
-from tests.faults.shared_world import CACHE_TIMEOUT_S, SharedWorld
-from tests.faults.wire import Command
-from tests.faults.world import FaultServer
-from tests.players import Player, RoomRecord
+from tests.faults.harness import FaultServer
+from tests.faults.shared_harness import CACHE_TIMEOUT_S, SharedHarness
+from tests.load_clients import Player, RoomRecord
 from tests.waiting import PATIENCE_S, until
 
-Fault = Callable[[SharedWorld, random.Random], Awaitable[None]]
+Fault = Callable[[SharedHarness, random.Random], Awaitable[None]]
 
 BULK = {
     "fp_chat_room_batch_create",
@@ -35,23 +35,23 @@ OF_REQUESTS = {
 _CONNECTION_FAULTS: tuple[Action, ...] = ("cut", "cut answer", "half close", "swallow")
 
 
-async def server_killed(world: SharedWorld, chance: random.Random) -> None:
-    victim = chance.choice(world.servers)
+async def server_killed(harness: SharedHarness, chance: random.Random) -> None:
+    victim = chance.choice(harness.servers)
     await asyncio.sleep(chance.uniform(0.2, 1))
     await victim.kill()
     await asyncio.sleep(chance.uniform(0, 1))
     await victim.start()
 
 
-async def both_servers_killed(world: SharedWorld, chance: random.Random) -> None:
+async def both_servers_killed(harness: SharedHarness, chance: random.Random) -> None:
     await asyncio.sleep(chance.uniform(0.2, 1))
-    await asyncio.gather(*(server.kill() for server in world.servers))
-    await world.start_all()
+    await asyncio.gather(*(server.kill() for server in harness.servers))
+    await harness.start_all()
 
 
-async def server_killed_in_a_request(world: SharedWorld, chance: random.Random) -> None:
+async def server_killed_in_a_request(harness: SharedHarness, chance: random.Random) -> None:
     """Between two of its commands to Redis, or between a command and its answer."""
-    victim = chance.choice(world.servers)
+    victim = chance.choice(harness.servers)
     action: Action = chance.choice(["hold", "hold answer"])
     await _kill_at(
         victim,
@@ -60,19 +60,19 @@ async def server_killed_in_a_request(world: SharedWorld, chance: random.Random) 
 
 
 async def consumer_killed_between_steps(
-    world: SharedWorld, chance: random.Random, *, step: str = "", action: Action | None = None
+    harness: SharedHarness, chance: random.Random, *, step: str = "", action: Action | None = None
 ) -> None:
     """Read, PROCESSING, each procedure, settle: before the step or before its answer, whichever server writes next."""
     step = step or chance.choice(["XRANGE", "mark_processing", *sorted(BULK), "acknowledge_events"])
     action = action or chance.choice(["hold", "hold answer"])
     traps: dict[Trap, FaultServer] = {}
-    for server in world.servers:
+    for server in harness.servers:
         proxies = server.databases if step in BULK else (server.redis,)
         for proxy in proxies:
             traps[proxy.trap(action, lambda c: c.name == step)] = server
     first = await _first_reached(list(traps), 10)
     if first is None:
-        world.heal_proxies()
+        harness.heal_proxies()
         return
     victim = traps[first]
     for trap, server in traps.items():
@@ -82,194 +82,194 @@ async def consumer_killed_between_steps(
     await asyncio.sleep(chance.uniform(0, 1))
     for proxy in victim.proxies:
         proxy.drop_all()
-    world.heal_proxies()
+    harness.heal_proxies()
     await victim.start()
 
 
-async def server_paused(world: SharedWorld, chance: random.Random) -> None:
+async def server_paused(harness: SharedHarness, chance: random.Random) -> None:
     """SIGSTOP for longer than its leases and locks last: it wakes up as somebody who was taken for dead."""
-    with chance.choice(world.servers).paused():
+    with chance.choice(harness.servers).paused():
         await asyncio.sleep(chance.uniform(1, 5))
 
 
-async def redis_killed(world: SharedWorld, chance: random.Random) -> None:
+async def redis_killed(harness: SharedHarness, chance: random.Random) -> None:
     await asyncio.sleep(chance.uniform(0.2, 1))
-    world.redis.kill()
+    harness.redis.kill()
     await asyncio.sleep(chance.choice([0, 0.5, 3]))
-    await asyncio.to_thread(world.redis.start)
+    await asyncio.to_thread(harness.redis.start)
 
 
-async def redis_and_servers_killed(world: SharedWorld, chance: random.Random) -> None:
+async def redis_and_servers_killed(harness: SharedHarness, chance: random.Random) -> None:
     await asyncio.sleep(chance.uniform(0.2, 1))
-    await asyncio.gather(*(server.kill() for server in world.servers))
-    world.redis.kill()
-    await asyncio.to_thread(world.redis.start)
-    await world.start_all()
+    await asyncio.gather(*(server.kill() for server in harness.servers))
+    harness.redis.kill()
+    await asyncio.to_thread(harness.redis.start)
+    await harness.start_all()
 
 
-async def redis_paused(world: SharedWorld, chance: random.Random) -> None:
-    world.pause_redis()
+async def redis_paused(harness: SharedHarness, chance: random.Random) -> None:
+    harness.pause_redis()
     try:
         await asyncio.sleep(CACHE_TIMEOUT_S * chance.uniform(0.5, 1.5))
     finally:
-        world.resume_redis()
+        harness.resume_redis()
 
 
-async def redis_paused_beyond_its_time_out(world: SharedWorld, chance: random.Random) -> None:
+async def redis_paused_beyond_its_time_out(harness: SharedHarness, chance: random.Random) -> None:
     """It goes on with what it was sent when nobody waits for that any more."""
     await asyncio.sleep(chance.uniform(0, 0.5))
-    world.pause_redis()
+    harness.pause_redis()
     try:
         await asyncio.sleep(CACHE_TIMEOUT_S * chance.uniform(1.2, 3))
     finally:
-        world.resume_redis()
+        harness.resume_redis()
 
 
-async def server_killed_with_sends_under_way(world: SharedWorld, chance: random.Random) -> None:
+async def server_killed_with_sends_under_way(harness: SharedHarness, chance: random.Random) -> None:
     """Redis has taken what the server sent, and the server dies before it knows."""
-    victim = chance.choice(world.servers)
+    victim = chance.choice(harness.servers)
     trap = victim.redis.trap(
         "hold answer", lambda command: command.name == "accept_send", at=chance.randint(1, 4)
     )
     await _kill_at(victim, [trap])
 
 
-async def redis_full_with_a_backlog(world: SharedWorld, chance: random.Random) -> None:
+async def redis_full_with_a_backlog(harness: SharedHarness, chance: random.Random) -> None:
     """MySQL is away while events gather, Redis is full when it is back: they are written all the same."""
-    world.mariadb.pause()
+    harness.mariadb.pause()
     try:
         await asyncio.sleep(chance.uniform(1, 3))
-        world.ask_redis("CONFIG", "SET", "maxmemory", "1")
+        harness.ask_redis("CONFIG", "SET", "maxmemory", "1")
     finally:
-        world.mariadb.resume()
+        harness.mariadb.resume()
     try:
-        await until(lambda: world.waiting_events() == 0, 60)
+        await until(lambda: harness.waiting_events() == 0, 60)
     except AssertionError:
-        world.findings.add("stuck", f"{world.waiting_events()} events wait while Redis is full")
+        harness.findings.add("stuck", f"{harness.waiting_events()} events wait while Redis is full")
     finally:
-        world.ask_redis("CONFIG", "SET", "maxmemory", "0")
+        harness.ask_redis("CONFIG", "SET", "maxmemory", "0")
 
 
-async def redis_out_of_memory(world: SharedWorld, chance: random.Random) -> None:
-    world.ask_redis("CONFIG", "SET", "maxmemory", "1")
+async def redis_out_of_memory(harness: SharedHarness, chance: random.Random) -> None:
+    harness.ask_redis("CONFIG", "SET", "maxmemory", "1")
     try:
         await asyncio.sleep(chance.uniform(1, 3))
     finally:
-        world.ask_redis("CONFIG", "SET", "maxmemory", "0")
+        harness.ask_redis("CONFIG", "SET", "maxmemory", "0")
 
 
-async def redis_scripts_flushed(world: SharedWorld, chance: random.Random) -> None:
+async def redis_scripts_flushed(harness: SharedHarness, chance: random.Random) -> None:
     for _ in range(chance.randint(50, 150)):
-        world.ask_redis("SCRIPT", "FLUSH")
+        harness.ask_redis("SCRIPT", "FLUSH")
         await asyncio.sleep(0.01)
 
 
-async def redis_clients_killed(world: SharedWorld, chance: random.Random) -> None:
+async def redis_clients_killed(harness: SharedHarness, chance: random.Random) -> None:
     for _ in range(chance.randint(10, 30)):
-        world.ask_redis("CLIENT", "KILL", "TYPE", "normal")
+        harness.ask_redis("CLIENT", "KILL", "TYPE", "normal")
         await asyncio.sleep(chance.uniform(0, 0.1))
 
 
-async def redis_connections_broken(world: SharedWorld, chance: random.Random) -> None:
+async def redis_connections_broken(harness: SharedHarness, chance: random.Random) -> None:
     """Cut before a command, after it, half closed, or swallowed, many times over."""
     await _break_connections(
-        [server.redis for server in world.servers], OF_REQUESTS | {"acknowledge_events"}, chance
+        [server.redis for server in harness.servers], OF_REQUESTS | {"acknowledge_events"}, chance
     )
 
 
-async def redis_cut_off(world: SharedWorld, chance: random.Random) -> None:
+async def redis_cut_off(harness: SharedHarness, chance: random.Random) -> None:
     """One server sees its Redis fall silent, be slow, or refuse it; the other does not."""
-    await _cut_off([chance.choice(world.servers).redis], chance)
+    await _cut_off([chance.choice(harness.servers).redis], chance)
 
 
-async def mysql_killed(world: SharedWorld, chance: random.Random) -> None:
+async def mysql_killed(harness: SharedHarness, chance: random.Random) -> None:
     await asyncio.sleep(chance.uniform(0.2, 1))
-    world.mariadb.kill()
+    harness.mariadb.kill()
     await asyncio.sleep(chance.choice([0, 1, 4, 60]))
-    await asyncio.to_thread(world.mariadb.start)
+    await asyncio.to_thread(harness.mariadb.start)
 
 
-async def mysql_restarted(world: SharedWorld, chance: random.Random) -> None:
-    await asyncio.to_thread(world.mariadb.stop)
-    await asyncio.to_thread(world.mariadb.start)
+async def mysql_restarted(harness: SharedHarness, chance: random.Random) -> None:
+    await asyncio.to_thread(harness.mariadb.stop)
+    await asyncio.to_thread(harness.mariadb.start)
 
 
-async def mysql_paused(world: SharedWorld, chance: random.Random) -> None:
-    world.mariadb.pause()
+async def mysql_paused(harness: SharedHarness, chance: random.Random) -> None:
+    harness.mariadb.pause()
     try:
         await asyncio.sleep(chance.uniform(1, 5))
     finally:
-        world.mariadb.resume()
+        harness.mariadb.resume()
 
 
-async def mysql_read_only(world: SharedWorld, chance: random.Random) -> None:
-    world.mariadb.sql("SET GLOBAL read_only = 1")
+async def mysql_read_only(harness: SharedHarness, chance: random.Random) -> None:
+    harness.mariadb.sql("SET GLOBAL read_only = 1")
     try:
         await asyncio.sleep(chance.uniform(1, 3))
     finally:
-        world.mariadb.sql("SET GLOBAL read_only = 0")
+        harness.mariadb.sql("SET GLOBAL read_only = 0")
 
 
-async def mysql_answer_lost(world: SharedWorld, chance: random.Random) -> None:
+async def mysql_answer_lost(harness: SharedHarness, chance: random.Random) -> None:
     """The connection is cut exactly after a procedure was sent: it committed, and nobody was told."""
-    proxies = [proxy for server in world.servers for proxy in server.databases]
+    proxies = [proxy for server in harness.servers for proxy in server.databases]
     await _break_connections(proxies, BULK, chance, actions=("cut answer",))
 
 
-async def mysql_connections_broken(world: SharedWorld, chance: random.Random) -> None:
-    proxies = [proxy for server in world.servers for proxy in server.databases]
+async def mysql_connections_broken(harness: SharedHarness, chance: random.Random) -> None:
+    proxies = [proxy for server in harness.servers for proxy in server.databases]
     await _break_connections(proxies, None, chance)
 
 
-async def shard_away(world: SharedWorld, chance: random.Random) -> None:
+async def shard_away(harness: SharedHarness, chance: random.Random) -> None:
     """The second shard's database, for everybody; the first goes on."""
-    for server in world.servers:
+    for server in harness.servers:
         server.second_shard.refusing = True
         server.second_shard.cut_all()
     await asyncio.sleep(chance.uniform(1, 4))
-    world.heal_proxies()
+    harness.heal_proxies()
 
 
-async def mysql_cut_off(world: SharedWorld, chance: random.Random) -> None:
-    await _cut_off(list(chance.choice(world.servers).databases), chance)
+async def mysql_cut_off(harness: SharedHarness, chance: random.Random) -> None:
+    await _cut_off(list(chance.choice(harness.servers).databases), chance)
 
 
-async def mysql_refuses_messages(world: SharedWorld, chance: random.Random) -> None:
+async def mysql_refuses_messages(harness: SharedHarness, chance: random.Random) -> None:
     """Some for good, by a trigger. When that is gone, an operator puts back what waits, and throws one room's away."""
-    outcast = world.player(chance.getrandbits(32), number=99)
+    outcast = harness.player(chance.getrandbits(32), number=99)
     await outcast.sign_in()
     room_id = (await outcast.client.ok("/api/chat/room/create", ai_persona="GPT4O"))["room"][
         "room_id"
     ]
     thrown = outcast.nonce()
     some = f"MOD(CRC32(NEW.content), 9) = {chance.randrange(9)}"
-    with world.refusing(f"{some} OR NEW.content = '{thrown}'"):
+    with harness.refusing(f"{some} OR NEW.content = '{thrown}'"):
         await outcast.client.ok("/api/chat/message/send", room_id=room_id, content=thrown)
         await until(
-            lambda: any(fields["dead_group"] == room_id for _, fields in world.dead_letters())
+            lambda: any(fields["dead_group"] == room_id for _, fields in harness.dead_letters())
         )
         await asyncio.sleep(chance.uniform(0.5, 3))
-        await world.manage("dlq", "drop", "--room", room_id, "--yes")
-        await world.manage("dlq", "list")
+        await harness.manage("dlq", "drop", "--room", room_id, "--yes")
+        await harness.manage("dlq", "list")
     page = await outcast.client.ok("/api/chat/messages", room_id=room_id)
-    world.findings.expect(
+    harness.findings.expect(
         thrown not in str(page), "revived", f"{outcast.name}: {thrown} was thrown away"
     )
     deadline_s = time.monotonic() + PATIENCE_S
-    while world.dead_letters() and time.monotonic() < deadline_s:
-        await world.manage("dlq", "replay", "--all")
+    while harness.dead_letters() and time.monotonic() < deadline_s:
+        await harness.manage("dlq", "replay", "--all")
         await asyncio.sleep(0.5)
 
 
-async def host_calls(world: SharedWorld, chance: random.Random) -> None:
+async def host_calls(harness: SharedHarness, chance: random.Random) -> None:
     """Documented state calls and events of a process beside the servers, about the rooms of a player of its own."""
-    guest = world.player(chance.getrandbits(32), number=98)
+    guest = harness.player(chance.getrandbits(32), number=98)
     await guest.sign_in()
     for _ in range(4):
         await guest.act(guest.creating())
         await guest.act(guest.sending(list(guest.rooms)[-1]))
     by_state, by_event, thinned, renamed = guest.rooms.values()
-    owner = _owner(world, guest)
+    owner = _owner(harness, guest)
     for record in (thinned, renamed):
         await guest.act(guest.sending(record.room_id))
     (by_call, by_its_event), title = thinned.sent, guest.nonce()
@@ -278,7 +278,7 @@ async def host_calls(world: SharedWorld, chance: random.Random) -> None:
     def event(message_type: str, record: RoomRecord, **fields: Any) -> list[Any]:
         return ["send_message", message_type, {"room_id": record.room_id, **owner, **fields}]
 
-    await world.host_calls(
+    await harness.host_calls(
         ["transition_room", by_state.room_id, "DELETING"],
         event("CHAT_ROOM_DELETE", by_event),
         ["smart_delete_message", thinned.ids[by_call]],
@@ -298,25 +298,25 @@ async def host_calls(world: SharedWorld, chance: random.Random) -> None:
     thinned.maybe_deleted |= thinned.deleted
     renamed.titles = {title}
     renamed.maybe_sent.add(said["content"])
-    world.guests.append(guest)
+    harness.guests.append(guest)
 
 
-def _owner(world: SharedWorld, player: Player) -> dict[str, Any]:
+def _owner(harness: SharedHarness, player: Player) -> dict[str, Any]:
     """Of a payload: whose it is."""
-    (account,) = world.global_rows(
+    (account,) = harness.global_rows(
         f"SELECT account_db_key FROM accounts WHERE account_id = '{player.name}'"
     )
     key = account["account_db_key"]
-    (shard,) = world.global_rows(
+    (shard,) = harness.global_rows(
         f"SELECT shard_id FROM account_shards WHERE account_db_key = {key}"
     )
     return {"account_id": player.name, **account, **shard}
 
 
-async def provider_misbehaves(world: SharedWorld, chance: random.Random) -> None:
-    world.provider.misbehave = 0.5
+async def provider_misbehaves(harness: SharedHarness, chance: random.Random) -> None:
+    harness.provider.misbehave = 0.5
     await asyncio.sleep(chance.uniform(2, 5))
-    world.provider.misbehave = 0.0
+    harness.provider.misbehave = 0.0
 
 
 FAULTS: dict[str, Fault] = {

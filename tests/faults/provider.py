@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from tests.load_clients import NONCE, Findings
 from tests.openai_stub import OpenAIStub, Reply, texts_of
-from tests.players import NONCE, Findings
 
 _QUICK_S = 0.002
 """Before each word."""

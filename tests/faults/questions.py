@@ -7,9 +7,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
+from tests.faults.harness import FaultServer, ServerHarness
 from tests.faults.provider import full_reply
-from tests.faults.world import FaultServer, World
-from tests.players import Player, Unanswered, uuid7
+from tests.load_clients import Player, Unanswered, uuid7
 from tests.server_process import Client
 from tests.waiting import until
 
@@ -20,7 +20,7 @@ _WITHIN_S = 90.0
 class Question:
     """A question of a player."""
 
-    world: World
+    harness: ServerHarness
     player: Player
     room_id: str
     text: str
@@ -43,7 +43,7 @@ class Question:
 
     async def messages(self, server: FaultServer) -> list[dict[str, Any]]:
         """The room as this server lists it; empty when it does not answer."""
-        client = Client(self.world.http, server.process.base_url)
+        client = Client(self.harness.http, server.process.base_url)
         client.token = self.player.client.token
         page = await client.post("/api/chat/messages", room_id=self.room_id, limit=100)
         return list(page.get("messages", []))
@@ -79,20 +79,22 @@ class Question:
         query = f"SELECT seq FROM chat_messages WHERE content = '{self.text}'"
         await until(
             lambda: any(
-                self.world.shard_rows(shard_id, query) for shard_id in self.world.shard_ids
+                self.harness.shard_rows(shard_id, query) for shard_id in self.harness.shard_ids
             ),
             _WITHIN_S,
             query,
         )
 
 
-def question(world: World, player: Player, room_id: str) -> Question:
+def question(harness: ServerHarness, player: Player, room_id: str) -> Question:
     text = player.nonce()
-    return Question(world, player, room_id, text, player.sending(room_id, text, uuid7()))
+    return Question(harness, player, room_id, text, player.sending(room_id, text, uuid7()))
 
 
-async def questions_in_new_rooms(world: World, player: Player, count: int) -> list[Question]:
+async def questions_in_new_rooms(
+    harness: ServerHarness, player: Player, count: int
+) -> list[Question]:
     """One for each of so many new rooms; nothing is sent yet."""
     for _ in range(count):
         await player.act(player.creating())
-    return [question(world, player, room_id) for room_id in list(player.rooms)[-count:]]
+    return [question(harness, player, room_id) for room_id in list(player.rooms)[-count:]]

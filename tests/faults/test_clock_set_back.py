@@ -13,7 +13,7 @@ from tests.backends_mariadb import PreparedMariaDb
 from tests.backends_redis import LOSES_NOTHING, RedisServer, find_server, missing_backend
 from tests.faults.checker import check_everything
 from tests.faults.questions import question, questions_in_new_rooms
-from tests.faults.shared_world import SharedWorld, shared_world
+from tests.faults.shared_harness import SharedHarness, shared_harness
 from tests.waiting import until
 
 HOUR_S = 3600
@@ -21,14 +21,14 @@ HOUR_S = 3600
 
 @pytest.fixture
 def clock(tmp_path: Path) -> Path:
-    """The file whose text is added to the clock of the Redis of ``world``, in seconds."""
+    """The file whose text is added to the clock of the Redis of ``harness``, in seconds."""
     file = tmp_path / "clock"
     file.write_text("+0")
     return file
 
 
 @pytest.fixture
-async def world(prepared_mariadb: PreparedMariaDb, clock: Path) -> AsyncIterator[SharedWorld]:
+async def harness(prepared_mariadb: PreparedMariaDb, clock: Path) -> AsyncIterator[SharedHarness]:
     environment = {
         "LD_PRELOAD": str(_library()),
         "FAKETIME_TIMESTAMP_FILE": str(clock),
@@ -41,8 +41,10 @@ async def world(prepared_mariadb: PreparedMariaDb, clock: Path) -> AsyncIterator
         tempfile.TemporaryDirectory(prefix="f-") as folder,
         prepared_mariadb.running_copy() as backend,
     ):
-        async with shared_world(backend, Path(folder), "clock", redis_server=redis_server) as world:
-            yield world
+        async with shared_harness(
+            backend, Path(folder), "clock", redis_server=redis_server
+        ) as harness:
+            yield harness
 
 
 def _library() -> Path:
@@ -53,18 +55,18 @@ def _library() -> Path:
 
 
 async def test_rooms_of_a_dead_server_go_on_though_the_clock_is_set_back(
-    world: SharedWorld, clock: Path
+    harness: SharedHarness, clock: Path
 ) -> None:
     """cases/faults.md U10: a lease that ends further ahead than a lease lasts counts as over."""
-    dying, other = world.servers
-    player = world.player(1)
+    dying, other = harness.servers
+    player = harness.player(1)
     await player.sign_in()
     player.pin(dying.process.base_url)
-    running = await questions_in_new_rooms(world, player, 3)
-    waiting = [question(world, player, each.room_id) for each in running]
-    with world.provider.pausing(1.0):
+    running = await questions_in_new_rooms(harness, player, 3)
+    waiting = [question(harness, player, each.room_id) for each in running]
+    with harness.provider.pausing(1.0):
         sending = [asyncio.create_task(each.try_once()) for each in running]
-        await until(lambda: all(world.provider.asked[each.text] for each in running), 60)
+        await until(lambda: all(harness.provider.asked[each.text] for each in running), 60)
         sending += [asyncio.create_task(each.try_once()) for each in waiting]
         for each in waiting:
             await each.stored(other)
@@ -75,9 +77,9 @@ async def test_rooms_of_a_dead_server_go_on_though_the_clock_is_set_back(
     player.pin(other.process.base_url)
     for each in waiting:
         await each.listed_whole(other)
-    await question(world, player, running[0].room_id).answered_whole()
+    await question(harness, player, running[0].room_id).answered_whole()
     player.pin(None)
     await dying.start()
     dying.cut_off = 0
-    await check_everything(world, [player])
-    world.findings.raise_if_any()
+    await check_everything(harness, [player])
+    harness.findings.raise_if_any()

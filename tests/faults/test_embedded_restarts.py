@@ -10,58 +10,58 @@ from pathlib import Path
 import pytest
 
 from tests.faults.checker import check_everything
-from tests.faults.embedded_world import EmbeddedWorld, embedded_world
+from tests.faults.embedded_harness import EmbeddedHarness, embedded_harness
+from tests.faults.harness import FaultServer
 from tests.faults.questions import question, questions_in_new_rooms
-from tests.faults.world import FaultServer
 from tests.waiting import until
 
 ROOMS = 4
 
 
 @pytest.fixture
-async def embedded() -> AsyncIterator[EmbeddedWorld]:
+async def embedded() -> AsyncIterator[EmbeddedHarness]:
     with tempfile.TemporaryDirectory(prefix="f-") as folder:
-        async with embedded_world(
+        async with embedded_harness(
             Path(folder), NETCONFIG__QUIET_S=0, NETCONFIG__DRAIN_TIMEOUT_S=1
-        ) as world:
-            yield world
+        ) as harness:
+            yield harness
 
 
-async def stop(world: EmbeddedWorld, server: FaultServer, how: str) -> None:
+async def stop(harness: EmbeddedHarness, server: FaultServer, how: str) -> None:
     if how == "SIGTERM":
         server.up = False
         await asyncio.to_thread(server.process.stop)
         return
     await server.kill()
     if how == "SIGKILL of both":
-        world.deployed.kill_cache()
+        harness.deployed.kill_cache()
 
 
 @pytest.mark.parametrize("how", ["SIGTERM", "SIGKILL", "SIGKILL of both"])
 async def test_waiting_questions_are_answered_after_a_restart(
-    embedded: EmbeddedWorld, how: str
+    embedded: EmbeddedHarness, how: str
 ) -> None:
     """cases/faults.md U6: half of them are repeated, the others are not."""
-    world = embedded
-    (server,) = world.servers
-    player = world.player(1)
+    harness = embedded
+    (server,) = harness.servers
+    player = harness.player(1)
     await player.sign_in()
-    running = await questions_in_new_rooms(world, player, ROOMS)
-    waiting = [question(world, player, each.room_id) for each in running]
-    with world.provider.pausing(2.0):
+    running = await questions_in_new_rooms(harness, player, ROOMS)
+    waiting = [question(harness, player, each.room_id) for each in running]
+    with harness.provider.pausing(2.0):
         sending = [asyncio.create_task(each.try_once()) for each in running]
-        await until(lambda: all(world.provider.asked[each.text] for each in running), 60)
+        await until(lambda: all(harness.provider.asked[each.text] for each in running), 60)
         sending += [asyncio.create_task(each.try_once()) for each in waiting]
         for each in waiting:
             await each.stored(server)
-        await stop(world, server, how)
+        await stop(harness, server, how)
         await asyncio.gather(*sending)
     player.give_up()
-    assert not any(world.provider.asked[each.text] for each in waiting), "none of them waited"
+    assert not any(harness.provider.asked[each.text] for each in waiting), "none of them waited"
     await server.start()
     await asyncio.gather(*(each.answered_whole() for each in waiting[: ROOMS // 2]))
     for each in waiting:
         await each.listed_whole(server)
     server.cut_off = 0
-    await check_everything(world, [player])
-    world.findings.raise_if_any()
+    await check_everything(harness, [player])
+    harness.findings.raise_if_any()

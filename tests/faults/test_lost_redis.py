@@ -13,11 +13,11 @@ import pytest
 import pytest_asyncio
 
 from tests.backends_mariadb import PreparedMariaDb
+from tests.faults.commands import Command
 from tests.faults.fault_proxy import Trap
-from tests.faults.shared_world import SharedWorld, shared_world
-from tests.faults.wire import Command
-from tests.faults.world import World
-from tests.players import Player, uuid7
+from tests.faults.harness import ServerHarness
+from tests.faults.shared_harness import SharedHarness, shared_harness
+from tests.load_clients import Player, uuid7
 from tests.waiting import PATIENCE_S, until
 
 pytestmark = [pytest.mark.asyncio(loop_scope="package"), pytest.mark.timeout(180)]
@@ -29,37 +29,39 @@ def said() -> str:
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="package")
-async def running_world(prepared_mariadb: PreparedMariaDb) -> AsyncIterator[SharedWorld]:
+async def running_harness(prepared_mariadb: PreparedMariaDb) -> AsyncIterator[SharedHarness]:
     """Servers that wait for their database for as long as a test holds a batch: one that was given up is sent again,
     and is no late batch any more."""
     with (
         tempfile.TemporaryDirectory(prefix="f-") as folder,
         prepared_mariadb.running_copy() as backend,
     ):
-        async with shared_world(
+        async with shared_harness(
             backend, Path(folder), "faults", DATABASECONFIG__TIMEOUT_S=PATIENCE_S
-        ) as world:
-            yield world
+        ) as harness:
+            yield harness
 
 
 @pytest_asyncio.fixture(loop_scope="package")
-async def player(world: SharedWorld) -> AsyncIterator[Player]:
+async def player(harness: SharedHarness) -> AsyncIterator[Player]:
     """One with a new account, whose chat the test compares by itself."""
-    player = world.player(1, number=9)
+    player = harness.player(1, number=9)
     await player.sign_in()
     yield player
-    world.heal_proxies()
-    await world.settled()
-    world.provider.served.clear()
+    harness.heal_proxies()
+    await harness.settled()
+    harness.provider.served.clear()
 
 
 def is_batch(command: Command) -> bool:
     return command.name == "fp_chat_message_batch_save"
 
 
-def hold_next_batch(world: SharedWorld) -> list[Trap]:
+def hold_next_batch(harness: SharedHarness) -> list[Trap]:
     """The next batch of messages waits, of whichever server and shard."""
-    return [proxy.trap("hold", is_batch) for server in world.servers for proxy in server.databases]
+    return [
+        proxy.trap("hold", is_batch) for server in harness.servers for proxy in server.databases
+    ]
 
 
 async def reached(traps: list[Trap]) -> Trap:
@@ -72,14 +74,14 @@ async def reached(traps: list[Trap]) -> Trap:
     return held
 
 
-async def lose(world: SharedWorld, how: str, older: dict[str, bytes]) -> None:
+async def lose(harness: SharedHarness, how: str, older: dict[str, bytes]) -> None:
     if how == "flushed":
-        world.ask_redis("FLUSHALL")
+        harness.ask_redis("FLUSHALL")
     elif how == "flushed twice":
-        world.ask_redis("FLUSHALL")
-        world.ask_redis("FLUSHALL")
+        harness.ask_redis("FLUSHALL")
+        harness.ask_redis("FLUSHALL")
     else:
-        await world.replace_redis(older if how == "older" else None)
+        await harness.replace_redis(older if how == "older" else None)
 
 
 async def ok(player: Player, path: str, **fields: Any) -> dict[str, Any]:
@@ -100,15 +102,15 @@ async def new_room(player: Player) -> str:
     return str(room["room"]["room_id"])
 
 
-def stored(world: World, room_id: str) -> list[tuple[int, str, str]]:
+def stored(harness: ServerHarness, room_id: str) -> list[tuple[int, str, str]]:
     query = (
         "SELECT seq, message_id, content FROM chat_messages"
         f" WHERE room_id = '{room_id}' AND deleted = 0 ORDER BY seq"
     )
     return [
         (row["seq"], row["message_id"], row["content"])
-        for shard in world.shard_ids
-        for row in world.shard_rows(shard, query)
+        for shard in harness.shard_ids
+        for row in harness.shard_rows(shard, query)
     ]
 
 
@@ -118,16 +120,18 @@ async def listed(player: Player, room_id: str) -> list[dict[str, Any]]:
     return list(page["messages"])
 
 
-async def same_as_stored(world: SharedWorld, player: Player, room_id: str) -> list[dict[str, Any]]:
+async def same_as_stored(
+    harness: SharedHarness, player: Player, room_id: str
+) -> list[dict[str, Any]]:
     """The list, when Redis and MySQL agree about it."""
 
     async def agree() -> bool:
         messages = await listed(player, room_id)
         return [(m["seq"], m["message_id"], m["content"]) for m in messages] == stored(
-            world, room_id
+            harness, room_id
         )
 
-    await world.settled()
+    await harness.settled()
     await until(agree, 30, "the list is what is stored")
     return await listed(player, room_id)
 
@@ -135,21 +139,21 @@ async def same_as_stored(world: SharedWorld, player: Player, room_id: str) -> li
 @pytest.mark.parametrize("how", ["flushed", "flushed twice", "older", "empty"])
 @pytest.mark.parametrize("late", [False, True], ids=["before what came later", "after it"])
 async def test_late_batch_and_later_messages_both_stay(
-    world: SharedWorld, player: Player, how: str, late: bool
+    harness: SharedHarness, player: Player, how: str, late: bool
 ) -> None:
     room_id = await new_room(player)
     await ok(player, "/api/chat/message/send", room_id=room_id, content=(first := said()))
-    await world.settled()
-    older = world.redis_files()
-    traps = hold_next_batch(world)
+    await harness.settled()
+    older = harness.redis_files()
+    traps = hold_next_batch(harness)
     x, ys = said(), [(said(), uuid7()) for _ in range(3)]
     await ok(player, "/api/chat/message/send", room_id=room_id, content=x)
     held = await reached(traps)
-    await lose(world, how, older)
+    await lose(harness, how, older)
 
     answers = {}
     if not late:
-        traps = hold_next_batch(world)
+        traps = hold_next_batch(harness)
     for text, client_id in ys:
         answers[text] = await ok(
             player,
@@ -162,22 +166,22 @@ async def test_late_batch_and_later_messages_both_stay(
         later = await reached(traps)
         held.disarm()
         await until(
-            lambda: x in [text for _, _, text in stored(world, room_id)], 30, "X is in MySQL"
+            lambda: x in [text for _, _, text in stored(harness, room_id)], 30, "X is in MySQL"
         )
         later.disarm()
     else:
         await until(
-            lambda: ys[-1][0] in [text for _, _, text in stored(world, room_id)],
+            lambda: ys[-1][0] in [text for _, _, text in stored(harness, room_id)],
             60,
             "Y is in MySQL",
         )
         held.disarm()
         await until(
-            lambda: x in [text for _, _, text in stored(world, room_id)], 30, "X is in MySQL"
+            lambda: x in [text for _, _, text in stored(harness, room_id)], 30, "X is in MySQL"
         )
 
-    messages = await same_as_stored(world, player, room_id)
-    assert world.dead_letters() == []
+    messages = await same_as_stored(harness, player, room_id)
+    assert harness.dead_letters() == []
     questions = [message["content"] for message in messages if message["sender_type"] == "USER"]
     assert sorted(questions) == sorted([first, x, *(text for text, _ in ys)])
     assert [text for text in questions if text != x] == [first, *(text for text, _ in ys)]
@@ -199,65 +203,67 @@ async def test_late_batch_and_later_messages_both_stay(
     # The room goes on, and is the same when it is read from MySQL alone.
     last = await ok(player, "/api/chat/message/send", room_id=room_id, content=said())
     assert last["user_message"]["seq"] == messages[-1]["seq"] + 1
-    before = await same_as_stored(world, player, room_id)
-    world.ask_redis("FLUSHALL")
+    before = await same_as_stored(harness, player, room_id)
+    harness.ask_redis("FLUSHALL")
     assert await listed(player, room_id) == before
 
 
 async def test_repeat_of_a_send_whose_redis_was_lost_breaks_no_room(
-    world: SharedWorld, player: Player
+    harness: SharedHarness, player: Player
 ) -> None:
     """Its client repeats the send that MySQL does not have yet: the same id twice, two messages, no dead letter."""
     room_id = await new_room(player)
     await ok(player, "/api/chat/message/send", room_id=room_id, content=said())
-    await world.settled()
-    traps = hold_next_batch(world)
+    await harness.settled()
+    traps = hold_next_batch(harness)
     x = {"content": said(), "client_message_id": uuid7()}
     await ok(player, "/api/chat/message/send", room_id=room_id, **x)
     held = await reached(traps)
-    world.ask_redis("FLUSHALL")
-    traps = hold_next_batch(world)
+    harness.ask_redis("FLUSHALL")
+    traps = hold_next_batch(harness)
     await ok(player, "/api/chat/message/send", room_id=room_id, **x)
     later = await reached(traps)
     held.disarm()
     await until(
-        lambda: x["content"] in [text for _, _, text in stored(world, room_id)], 30, "X is in MySQL"
+        lambda: x["content"] in [text for _, _, text in stored(harness, room_id)],
+        30,
+        "X is in MySQL",
     )
     later.disarm()
-    messages = await same_as_stored(world, player, room_id)
-    assert world.dead_letters() == []
+    messages = await same_as_stored(harness, player, room_id)
+    assert harness.dead_letters() == []
     assert [message["content"] for message in messages].count(x["content"]) == 2
     await ok(player, "/api/chat/message/send", room_id=room_id, content=x["content"] + " again")
-    await same_as_stored(world, player, room_id)
-    assert world.dead_letters() == []
+    await same_as_stored(harness, player, room_id)
+    assert harness.dead_letters() == []
 
 
 async def test_rename_and_create_of_a_lost_redis_do_not_win(
-    world: SharedWorld, player: Player
+    harness: SharedHarness, player: Player
 ) -> None:
     """A title that came to MySQL late does not replace a later one; a repeated create is another room, and works."""
     room_id = await new_room(player)
-    await world.settled()
+    await harness.settled()
 
     def is_title(command: Command) -> bool:
         return command.name in ("fp_chat_room_batch_update_title", "fp_chat_room_batch_create")
 
-    proxies = [proxy for server in world.servers for proxy in server.databases]
+    proxies = [proxy for server in harness.servers for proxy in server.databases]
     traps = [proxy.trap("hold", is_title) for proxy in proxies]
     await ok(player, "/api/chat/room/update", room_id=room_id, new_title=said())
     held = await reached(traps)
-    world.ask_redis("FLUSHALL")
+    harness.ask_redis("FLUSHALL")
     await asyncio.sleep(0.6)  # titles count half seconds
     title = said()
     await ok(player, "/api/chat/room/update", room_id=room_id, new_title=title)
     held.disarm()
-    await world.settled()
+    await harness.settled()
 
     traps = [proxy.trap("hold", is_title) for proxy in proxies]
     create = {"ai_persona": "GPT4O", "title": said(), "client_request_id": str(uuid.uuid4())}
     lost = (await ok(player, "/api/chat/room/create", **create))["room"]["room_id"]
     held = await reached(traps)
-    world.ask_redis("FLUSHALL")
+    harness.ask_redis("FLUSHALL")
     traps = [proxy.trap("hold", is_title) for proxy in proxies]
     made = (await ok(player, "/api/chat/room/create", **create))["room"]["room_id"]
     await ok(player, "/api/chat/message/send", room_id=made, content=said())
@@ -268,15 +274,15 @@ async def test_rename_and_create_of_a_lost_redis_do_not_win(
         rooms = (await ok(player, "/api/chat/rooms", limit=100))["rooms"]
         return {lost, made, room_id} <= {room["room_id"] for room in rooms}
 
-    await until(lambda: stored_room(world, lost), 30, "the lost room is in MySQL")
+    await until(lambda: stored_room(harness, lost), 30, "the lost room is in MySQL")
     later.disarm()
     await until(both_listed, 30, "both rooms are listed")
-    await world.settled()
-    assert world.dead_letters() == []
+    await harness.settled()
+    assert harness.dead_letters() == []
     rooms = (await ok(player, "/api/chat/rooms", limit=100))["rooms"]
     assert [room["title"] for room in rooms if room["room_id"] == room_id] == [title]
 
 
-def stored_room(world: SharedWorld, room_id: str) -> bool:
+def stored_room(harness: SharedHarness, room_id: str) -> bool:
     query = f"SELECT 1 AS one FROM chat_rooms WHERE room_id = '{room_id}' AND deleted = 0"
-    return any(world.shard_rows(shard, query) for shard in world.shard_ids)
+    return any(harness.shard_rows(shard, query) for shard in harness.shard_ids)

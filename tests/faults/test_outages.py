@@ -10,8 +10,8 @@ import random
 import pytest
 
 from tests.faults.losses import run_fault
-from tests.faults.shared_world import SharedWorld
-from tests.players import Player
+from tests.faults.shared_harness import SharedHarness
+from tests.load_clients import Player
 
 pytestmark = pytest.mark.asyncio(loop_scope="package")
 
@@ -27,6 +27,6 @@ IN_SHORT = [
 
 @pytest.mark.parametrize("fault", IN_SHORT)
 async def test_nothing_acknowledged_is_lost_doubled_or_revived(
-    world: SharedWorld, players: list[Player], fault: str
+    harness: SharedHarness, load_clients: list[Player], fault: str
 ) -> None:
-    await run_fault(fault, world, players, random.Random(fault))
+    await run_fault(fault, harness, load_clients, random.Random(fault))

@@ -1,6 +1,6 @@
 """A stored question is asked, once, whatever happens to Redis or to the server that took it: seen at the provider.
 
-Each test ends with everything checked (``players``): no stored question that the provider never saw, none that it
+Each test ends with everything checked (``load_clients``): no stored question that the provider never saw, none that it
 served twice, no reply cut short without a reason, every room usable.
 """
 
@@ -10,11 +10,11 @@ import asyncio
 
 import pytest
 
+from tests.faults.harness import FaultServer
 from tests.faults.provider import full_reply
 from tests.faults.questions import Question, question, questions_in_new_rooms
-from tests.faults.shared_world import SharedWorld
-from tests.faults.world import FaultServer
-from tests.players import Player
+from tests.faults.shared_harness import SharedHarness
+from tests.load_clients import Player
 from tests.waiting import until
 
 pytestmark = pytest.mark.asyncio(loop_scope="package")
@@ -24,37 +24,37 @@ REPEATED = pytest.mark.parametrize("is_repeated", [True, False], ids=["repeated"
 
 @REPEATED
 async def test_redis_paused_beyond_time_out_asks_each_question(
-    world: SharedWorld, players: list[Player], is_repeated: bool
+    harness: SharedHarness, load_clients: list[Player], is_repeated: bool
 ) -> None:
     """cases/faults.md U1: Redis executes the sends after their server has given them up."""
-    player = players[0]
-    questions = await questions_in_new_rooms(world, player, ROOMS)
-    world.pause_redis()
+    player = load_clients[0]
+    questions = await questions_in_new_rooms(harness, player, ROOMS)
+    harness.pause_redis()
     try:
         await asyncio.gather(*(each.try_once() for each in questions))
     finally:
-        world.resume_redis()
+        harness.resume_redis()
     player.give_up()
     assert not player.replies, "Redis did not stand still for long enough"
     if is_repeated:
         await asyncio.sleep(0.5)  # as the tutorial tells clients to
         await asyncio.gather(*(each.answered_whole() for each in questions))
         return
-    world.ask_redis("PING")
+    harness.ask_redis("PING")
     for each in questions:
-        if await each.is_stored(world.servers[0]):
-            await each.listed_whole(world.servers[0])
+        if await each.is_stored(harness.servers[0]):
+            await each.listed_whole(harness.servers[0])
 
 
 @REPEATED
 async def test_server_killed_with_sends_under_way_leaves_none_unasked(
-    world: SharedWorld, players: list[Player], is_repeated: bool
+    harness: SharedHarness, load_clients: list[Player], is_repeated: bool
 ) -> None:
     """cases/faults.md U1: Redis has taken the sends, and their server dies before it knows."""
-    dying, other = world.servers
-    player = players[0]
+    dying, other = harness.servers
+    player = load_clients[0]
     player.pin(dying.process.base_url)
-    questions = await questions_in_new_rooms(world, player, ROOMS)
+    questions = await questions_in_new_rooms(harness, player, ROOMS)
     dying.redis.mute = True
     sending = [asyncio.create_task(each.try_once()) for each in questions]
 
@@ -77,81 +77,81 @@ async def test_server_killed_with_sends_under_way_leaves_none_unasked(
 
 
 async def test_flushed_redis_ends_replies_whose_questions_are_stored(
-    world: SharedWorld, players: list[Player]
+    harness: SharedHarness, load_clients: list[Player]
 ) -> None:
     """cases/faults.md U5: repeated, read, and with a new question behind it; the checker looks for every reply."""
-    player = players[0]
-    repeated, read, followed = questions = await questions_in_new_rooms(world, player, 3)
-    with world.provider.pausing(1.0):
+    player = load_clients[0]
+    repeated, read, followed = questions = await questions_in_new_rooms(harness, player, 3)
+    with harness.provider.pausing(1.0):
         sending = [asyncio.create_task(each.try_once()) for each in questions]
         for each in questions:
-            await until(lambda each=each: world.provider.asked[each.text], 30)  # type: ignore[misc]
+            await until(lambda each=each: harness.provider.asked[each.text], 30)  # type: ignore[misc]
             await each.persisted()
-        world.ask_redis("FLUSHALL")
+        harness.ask_redis("FLUSHALL")
         await asyncio.gather(*sending)
     player.give_up()
     await player.sign_in()
     ended = await repeated.answered()
     assert ended["metadata"]["finish_reason"] in ("interrupted", "stop"), ended
     assert ended["parent_message_id"] == player.rooms[repeated.room_id].ids[repeated.text]
-    await read.stored(world.servers[0])
-    await until(lambda: read.has_ended(world.servers[0]), 60, "the reply has an end")
-    await question(world, player, followed.room_id).answered_whole()
+    await read.stored(harness.servers[0])
+    await until(lambda: read.has_ended(harness.servers[0]), 60, "the reply has an end")
+    await question(harness, player, followed.room_id).answered_whole()
 
 
 async def test_full_redis_drains_its_backlog_and_ends_replies(
-    world: SharedWorld, players: list[Player]
+    harness: SharedHarness, load_clients: list[Player]
 ) -> None:
     """cases/faults.md U2, cases/abuse.md A5b: the way from Redis to MySQL needs no memory."""
-    player, other, _ = players
-    running = await questions_in_new_rooms(world, player, 3)
-    waiting = await questions_in_new_rooms(world, other, 4)
-    await world.settled()
-    world.mariadb.pause()
+    player, other, _ = load_clients
+    running = await questions_in_new_rooms(harness, player, 3)
+    waiting = await questions_in_new_rooms(harness, other, 4)
+    await harness.settled()
+    harness.mariadb.pause()
     try:
         await asyncio.gather(*(each.answered_whole() for each in waiting))
-        with world.provider.pausing(1.0):
+        with harness.provider.pausing(1.0):
             sending = [asyncio.create_task(each.send()) for each in running]
             for each in running:
-                await until(lambda each=each: world.provider.asked[each.text], 30)  # type: ignore[misc]
-            world.ask_redis("CONFIG", "SET", "maxmemory", "1")
-            assert world.waiting_events() >= 2 * len(waiting)
-            world.mariadb.resume()
+                await until(lambda each=each: harness.provider.asked[each.text], 30)  # type: ignore[misc]
+            harness.ask_redis("CONFIG", "SET", "maxmemory", "1")
+            assert harness.waiting_events() >= 2 * len(waiting)
+            harness.mariadb.resume()
             await asyncio.gather(*sending)
         for each in running:
             assert player.replies[each.text]["content"] == full_reply(each.text)
         await until(
-            lambda: world.waiting_events() == 0, 60, "the backlog drains while Redis is full"
+            lambda: harness.waiting_events() == 0, 60, "the backlog drains while Redis is full"
         )
-        await until(lambda: world.open_turns() == 0, 60, "the replies end while Redis is full")
-        for server in world.servers:
-            async with world.http.get(f"{server.process.base_url}/readyz") as ready:
+        await until(lambda: harness.open_turns() == 0, 60, "the replies end while Redis is full")
+        for server in harness.servers:
+            async with harness.http.get(f"{server.process.base_url}/readyz") as ready:
                 assert ready.status == 200, await ready.text()
             assert await running[0].is_answered_whole(server)
     finally:
-        world.mariadb.resume()
-        world.ask_redis("CONFIG", "SET", "maxmemory", "0")
+        harness.mariadb.resume()
+        harness.ask_redis("CONFIG", "SET", "maxmemory", "0")
 
 
 async def test_start_after_a_flush_interrupts_no_reply(
-    world: SharedWorld, players: list[Player]
+    harness: SharedHarness, load_clients: list[Player]
 ) -> None:
     """cases/faults.md U6: a process that starts beside another one ends only what Redis lost."""
-    starting, serving = world.servers
-    player = players[0]
+    starting, serving = harness.servers
+    player = load_clients[0]
     await starting.kill()
-    world.ask_redis("FLUSHALL")
+    harness.ask_redis("FLUSHALL")
     await player.sign_in()
     player.pin(serving.process.base_url)
-    first = await questions_in_new_rooms(world, player, 4)
+    first = await questions_in_new_rooms(harness, player, 4)
     stop = asyncio.Event()
-    with world.provider.pausing(0.3):
+    with harness.provider.pausing(0.3):
         asking = [asyncio.create_task(_keep_asking(each, stop)) for each in first]
         asking += [asyncio.create_task(_keep_reading(each, serving, stop)) for each in first]
-        await until(lambda: all(world.provider.asked[each.text] for each in first), 60)
+        await until(lambda: all(harness.provider.asked[each.text] for each in first), 60)
         await starting.start()
-        asked = len(world.provider.asked)
-        await until(lambda: len(world.provider.asked) > asked + len(first), 60)
+        asked = len(harness.provider.asked)
+        await until(lambda: len(harness.provider.asked) > asked + len(first), 60)
         stop.set()
         await asyncio.gather(*asking)
     player.pin(None)
@@ -163,7 +163,7 @@ async def _keep_asking(asked: Question, stop: asyncio.Event) -> None:
         await asked.answered_whole()
         if stop.is_set():
             return
-        asked = question(asked.world, asked.player, asked.room_id)
+        asked = question(asked.harness, asked.player, asked.room_id)
 
 
 async def _keep_reading(asked: Question, server: FaultServer, stop: asyncio.Event) -> None:

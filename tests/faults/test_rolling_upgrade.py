@@ -19,10 +19,10 @@ import pytest
 from tests.backends_mariadb import DatabaseBackend, PreparedMariaDb, mariadb_settings
 from tests.event_client import Event, streaming
 from tests.faults.checker import check_everything
+from tests.faults.harness import FaultServer, play_during
 from tests.faults.older_version import unpack_older_version
-from tests.faults.shared_world import SharedWorld, create_user, shared_world
-from tests.faults.world import FaultServer, play_during
-from tests.players import Player
+from tests.faults.shared_harness import SharedHarness, create_user, shared_harness
+from tests.load_clients import Player
 from tests.server_process import ROOT, Client
 
 SIDE_BY_SIDE_S = float(os.environ.get("ROLLING_S", "4"))
@@ -42,9 +42,9 @@ def older_source() -> Iterator[Path]:
 
 
 @pytest.fixture
-async def world(
+async def harness(
     older_source: Path, prepared_mariadb: PreparedMariaDb, tmp_path: Path
-) -> AsyncIterator[SharedWorld]:
+) -> AsyncIterator[SharedHarness]:
     """A server of the older version and one of this, both stopped, over empty databases."""
     with prepared_mariadb.running_copy() as copy:
         assert copy.server is not None
@@ -53,28 +53,28 @@ async def world(
             copy.server.sql(f"CREATE DATABASE {name}")
         backend = DatabaseBackend("mariadb", settings, tmp_path, copy.server)
         create_user(backend)
-        async with shared_world(
+        async with shared_harness(
             backend, tmp_path, "rolling", sources=(older_source, ROOT), **CHANGES
-        ) as world:
-            yield world
+        ) as harness:
+            yield harness
 
 
-async def test_rolling_upgrade_and_downgrade_lose_nothing(world: SharedWorld) -> None:
-    older, newer = world.servers
-    players = [world.player(seed, number=seed) for seed in range(3)]
-    await world.manage("db", "apply", server=older)
+async def test_rolling_upgrade_and_downgrade_lose_nothing(harness: SharedHarness) -> None:
+    older, newer = harness.servers
+    load_clients = [harness.player(seed, number=seed) for seed in range(3)]
+    await harness.manage("db", "apply", server=older)
     await older.start()
-    await asyncio.gather(*(player.sign_in() for player in players))
-    with world.provider.pausing(_WORD_S):
-        await world.manage("db", "apply", server=newer)
-        await replace(world, older, newer, players)
-        await world.manage("db", "apply", "--downgrade", server=older)
-        await replace(world, newer, older, players)
-    assert sum(player.acknowledged for player in players) > 10, "nobody did anything"
+    await asyncio.gather(*(player.sign_in() for player in load_clients))
+    with harness.provider.pausing(_WORD_S):
+        await harness.manage("db", "apply", server=newer)
+        await replace(harness, older, newer, load_clients)
+        await harness.manage("db", "apply", "--downgrade", server=older)
+        await replace(harness, newer, older, load_clients)
+    assert sum(player.acknowledged for player in load_clients) > 10, "nobody did anything"
 
 
 async def replace(
-    world: SharedWorld, old: FaultServer, new: FaultServer, players: list[Player]
+    harness: SharedHarness, old: FaultServer, new: FaultServer, load_clients: list[Player]
 ) -> None:
     """``old`` serves, then both, then ``new``, while all play; at the end all is checked."""
 
@@ -86,16 +86,16 @@ async def replace(
             for here, there in ((old, new), (new, old))
             for stops in (False, True)
         ]
-        await asyncio.gather(*(follow_replies(world, *way, end_s) for way in ways))
+        await asyncio.gather(*(follow_replies(harness, *way, end_s) for way in ways))
         await old.stop()
 
-    await play_during(players, deed, world.findings)
-    both = world.servers
-    world.servers = [new]
-    await check_everything(world, players)
-    world.servers = both
+    await play_during(load_clients, deed, harness.findings)
+    both = harness.servers
+    harness.servers = [new]
+    await check_everything(harness, load_clients)
+    harness.servers = both
     try:
-        world.findings.raise_if_any()
+        harness.findings.raise_if_any()
     except AssertionError as error:
         for server in both:
             error.add_note(server.process.log[-6000:])
@@ -103,30 +103,30 @@ async def replace(
 
 
 async def follow_replies(
-    world: SharedWorld, here: FaultServer, there: FaultServer, stops: bool, end_s: float
+    harness: SharedHarness, here: FaultServer, there: FaultServer, stops: bool, end_s: float
 ) -> None:
     """A new account asks ``here``; ``there`` streams, perhaps stops, and lists the same replies."""
-    player = world.player(seed=0, number=9)
-    world.guests.append(player)
+    player = harness.player(seed=0, number=9)
+    harness.guests.append(player)
     player.pin(here.process.base_url)
     await player.sign_in()
     while not player.rooms or time.monotonic() < end_s:
         await player.act(player.creating())
-        await follow_reply(world, player, list(player.rooms)[-1], there, stops=stops)
+        await follow_reply(harness, player, list(player.rooms)[-1], there, stops=stops)
     player.pin(None)
 
 
 async def follow_reply(
-    world: SharedWorld, player: Player, room_id: str, there: FaultServer, *, stops: bool
+    harness: SharedHarness, player: Player, room_id: str, there: FaultServer, *, stops: bool
 ) -> None:
     record = player.rooms[room_id]
     text = player.nonce()
-    elsewhere = Client(world.http, there.process.base_url)
+    elsewhere = Client(harness.http, there.process.base_url)
     elsewhere.token = player.client.token
 
     def stream(client: Client, kind: str, **fields: Any) -> AbstractAsyncContextManager[Events]:
         url = f"{client.base_url}/api/chat/message/{kind}"
-        return streaming(world.http, url, client.token, room_id=room_id, **fields)
+        return streaming(harness.http, url, client.token, room_id=room_id, **fields)
 
     async with stream(player.client, "stream", content=text) as events:
         accepted = (await anext(events)).data

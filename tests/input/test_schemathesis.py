@@ -56,7 +56,7 @@ def server() -> Iterator[ServerProcess]:
 
 
 @pytest.fixture(scope="module")
-def players(server: ServerProcess) -> list[dict[str, str]]:
+def load_clients(server: ServerProcess) -> list[dict[str, str]]:
     """Two accounts with a token, a room and a message each; their ids are what the bodies are made from."""
     made = []
     for _ in range(2):
@@ -92,7 +92,7 @@ def _ok(server: ServerProcess, path: str, body: dict[str, Any], token: str = "")
 
 
 def test_what_the_server_answers_is_what_it_describes(
-    server: ServerProcess, players: list[dict[str, str]]
+    server: ServerProcess, load_clients: list[dict[str, str]]
 ) -> None:
     description = requests.get(server.base_url + "/openapi.json", timeout=30).json()
     schema = schemathesis.openapi.from_dict(description)
@@ -111,7 +111,7 @@ def test_what_the_server_answers_is_what_it_describes(
     with requests.Session() as http:
         for operation in operations:
             for mode in (GenerationMode.POSITIVE, GenerationMode.NEGATIVE):
-                _attack(server, http, operation, mode, players, statuses)
+                _attack(server, http, operation, mode, load_clients, statuses)
     reached = {path for (path, status) in statuses if status == 200}
     assert len(reached) >= 8, f"only {reached} ever answered 200: {statuses}"
 
@@ -121,7 +121,7 @@ def _attack(
     http: requests.Session,
     operation: Any,
     mode: GenerationMode,
-    players: list[dict[str, str]],
+    load_clients: list[dict[str, str]],
     statuses: Counter[tuple[str, int]],
 ) -> None:
     cases = operation.as_strategy(generation_mode=mode)
@@ -133,7 +133,7 @@ def _attack(
     @given(
         case=cases,
         me=st.sampled_from([0, 1, None]),
-        of=st.sampled_from(players),
+        of=st.sampled_from(load_clients),
         real=st.booleans(),
     )
     def run(case: Any, me: int | None, of: dict[str, str], real: bool) -> None:
@@ -141,7 +141,7 @@ def _attack(
             # What exists, of the caller or of the other account, and a persona that answers.
             case.body |= {name: of[name] for name in _REAL if name in case.body}
             case.body |= {name: "DEMO" for name in ("ai_persona", "persona") if case.body.get(name)}
-        headers = {} if me is None else {"Authorization": f"Bearer {players[me]['token']}"}
+        headers = {} if me is None else {"Authorization": f"Bearer {load_clients[me]['token']}"}
         response = case.call(base_url=server.base_url, session=http, headers=headers)
         case.validate_response(response, checks=CHECKS)
         statuses[operation.path, response.status_code] += 1

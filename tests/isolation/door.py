@@ -22,7 +22,7 @@ from base_server.template.base.template_context import TemplateContext
 from base_server.template.base.template_service import Call, HttpResponse, TemplateService
 from base_server.template.base.template_type import TemplateType
 from tests.backends_mariadb import DatabaseBackend
-from tests.chat_world import ChatWorld, running_world
+from tests.chat_harness import ChatHarness, running_harness
 from tests.openai_stub import OpenAIStub
 
 PASSWORD = "correct horse"
@@ -61,17 +61,17 @@ class Collected:
 class Door:
     """``endpoints`` are those that a server registers by itself."""
 
-    def __init__(self, world: ChatWorld) -> None:
-        self.world = world
-        self.sessions = create_session_store(world.container, AccountSettings())
+    def __init__(self, harness: ChatHarness) -> None:
+        self.harness = harness
+        self.sessions = create_session_store(harness.container, AccountSettings())
         self.accounts = create_account_template(
-            world.container,
+            harness.container,
             AccountSettings(login_attempts_per_account=1000, login_attempts_per_address=1000),
             self.sessions,
         )
         self.context = TemplateContext()
         self.context.add_template(TemplateType.ACCOUNT, self.accounts)
-        self.context.add_template(TemplateType.CHAT, world.template)
+        self.context.add_template(TemplateType.CHAT, harness.template)
         self._service = TemplateService(self.sessions)
         self._hash = ""
 
@@ -95,7 +95,7 @@ class Door:
 
     async def account(self, partition: int | None = None, shard_id: int | None = None) -> Account:
         """A new account, in a given partition (and on a given shard) if the test says so."""
-        partitions = self.world.container.cache.partitions
+        partitions = self.harness.container.cache.partitions
         while True:
             account_id = f"user{uuid.uuid4().hex[:12]}"
             if partition is not None and partitions.of_text(account_id) != partition:
@@ -115,7 +115,7 @@ class Door:
     async def _insert(self, account_id: str) -> dict[str, Any]:
         """The account's row, without the time that a signup takes."""
         self._hash = self._hash or await self.accounts._vault.hash(PASSWORD)
-        call = self.world.container.database.call_global_procedure
+        call = self.harness.container.database.call_global_procedure
         return (await call("fp_account_create", (account_id, self._hash, account_id, "", "")))[0]
 
     async def ok(self, account: Account, path: str, /, **fields: Any) -> dict[str, Any]:
@@ -129,8 +129,8 @@ class Door:
         return envelope
 
     async def redis_picture(self) -> dict[str, Any]:
-        """Key → value of everything that this world has in Redis, without what passes by itself."""
-        redis = self.world.redis
+        """Key → value of everything that this harness has in Redis, without what passes by itself."""
+        redis = self.harness.redis
         prefix = redis.key("x:y", 0).split("{", maxsplit=1)[0]
         keys, cursor = [], "0"
         while True:
@@ -154,7 +154,7 @@ class Door:
         """All rows of these accounts: rooms (live ones and those that Redis names) with all their messages."""
         found: list[Any] = []
         for account in accounts:
-            call = self.world.container.database.call_shard_procedure
+            call = self.harness.container.database.call_shard_procedure
             rooms = await call(account.shard_id, "fp_chat_rooms_get", (account.db_key,))
             found.append(rooms)
             for room in rooms:
@@ -166,11 +166,11 @@ class Door:
     async def forget(self, *ids: str) -> None:
         """Expire every key of these ids (rooms, messages, accounts), as if their TTLs had ended."""
         picture = await self.redis_picture()
-        prefix = self.world.redis.key("x:y", 0).split("{", maxsplit=1)[0]
+        prefix = self.harness.redis.key("x:y", 0).split("{", maxsplit=1)[0]
         if keys := [
             prefix + key for key in picture if any(identifier in key for identifier in ids)
         ]:
-            await self.world.redis.execute_many([("DEL", key) for key in keys])
+            await self.harness.redis.execute_many([("DEL", key) for key in keys])
 
 
 _READ = {
@@ -194,8 +194,8 @@ def _plain(kind: str, value: Any) -> Any:
 async def running_door(
     cache: CacheSettings, database: DatabaseBackend, app_id: str, provider: OpenAIStub, **chat: Any
 ) -> AsyncIterator[Door]:
-    async with running_world(cache, database, app_id, provider, **chat) as world:
-        door = Door(world)
+    async with running_harness(cache, database, app_id, provider, **chat) as harness:
+        door = Door(harness)
         try:
             yield door
         finally:

@@ -27,7 +27,7 @@ from base_server.template.base.template_context import TemplateContext
 from base_server.template.base.template_service import HttpResponse
 from base_server.template.chat.messages.pages import make_cursor
 from tests.backends_mariadb import DatabaseBackend
-from tests.chat_world import PERSONA
+from tests.chat_harness import PERSONA
 from tests.isolation.door import PASSWORD, Account, Door, running_door
 from tests.openai_stub import OpenAIStub, Reply
 from tests.waiting import until
@@ -78,7 +78,7 @@ class Target:
 
     def unknown(self, door: Door) -> dict[str, str]:
         """Ids of the same form and place that name nothing."""
-        new_id = door.world.redis.partitions.new_id
+        new_id = door.harness.redis.partitions.new_id
         room_id = new_id(self.account.partition)
         return {
             "account_id": f"user{uuid.uuid4().hex[:12]}",
@@ -131,13 +131,13 @@ async def make_target(door: Door, account: Account, *, running: bool = False) ->
 
 async def _hanging_reply(door: Door, account: Account, room_id: str) -> str:
     """The id of a reply that runs until the test ends."""
-    door.world.provider.script(Reply(["so far"], hang=True))
-    before = door.world.provider.running
-    door.world.container.tasks.spawn(
+    door.harness.provider.script(Reply(["so far"], hang=True))
+    before = door.harness.provider.running
+    door.harness.container.tasks.spawn(
         door.ok(account, "/api/chat/message/send", room_id=room_id, content="a long story"),
         "hanging send",
     )
-    await until(lambda: door.world.provider.running > before)
+    await until(lambda: door.harness.provider.running > before)
     # Its first delta is stored, so that nothing of it changes by itself any more.
     await until(lambda: _has_stream(door, room_id), what="the first delta")
     page = await door.ok(account, "/api/chat/messages", room_id=room_id)
@@ -196,7 +196,7 @@ def test_the_matrix_has_the_protocols_of_a_shipped_server(door: Door) -> None:
 
 
 async def make_targets(door: Door, own: Account) -> dict[str, Target]:
-    other_partition = (own.partition + 1) % door.world.redis.partitions.count
+    other_partition = (own.partition + 1) % door.harness.redis.partitions.count
     accounts = [
         await door.account(own.partition, own.shard_id),
         await door.account(own.partition, 3 - own.shard_id),
@@ -207,7 +207,7 @@ async def make_targets(door: Door, own: Account) -> dict[str, Target]:
         way: await make_target(door, account)
         for way, account in zip(WAYS[:3], accounts[:3], strict=True)
     }
-    await door.world.persist()
+    await door.harness.persist()
     targets[WAYS[3]] = await make_target(door, accounts[3], running=True)
     return targets
 
@@ -217,7 +217,7 @@ async def test_a_foreign_id_is_answered_as_an_unknown_one_and_changes_nothing(do
     # A send and a stream share their client ids: each in a room of its own.
     owns = [await make_target(door, me) for _ in range(2)]
     targets = await make_targets(door, me)
-    await door.world.persist()
+    await door.harness.persist()
     before = await _all_that_they_see(door, targets)
     probes = 0
     for endpoint in door.endpoints:
@@ -240,7 +240,7 @@ async def test_a_foreign_id_is_answered_as_an_unknown_one_and_changes_nothing(do
     assert await _all_that_they_see(door, targets) == before
     asked = [
         str(call.messages)
-        for call in door.world.provider.requests
+        for call in door.harness.provider.requests
         if call.messages[-1]["content"] == "probe"
     ]
     assert asked, "no probe was accepted: client ids of others are new ones to me"
@@ -260,9 +260,9 @@ async def _compare(
     foreign = {name: target.values[name] for name in chosen}
     twin = {name: value for name, value in target.unknown(door).items() if name in chosen}
     rows, picture = await door.rows(target.account), await door.redis_picture()
-    asked = door.world.provider.calls
+    asked = door.harness.provider.calls
     answer = await door.call(endpoint, body_with(endpoint, own, foreign), own.account.token)
-    asked_for_foreign = door.world.provider.calls - asked
+    asked_for_foreign = door.harness.provider.calls - asked
     changed = _changed(picture, await door.redis_picture())
     theirs = [
         key
@@ -273,7 +273,7 @@ async def _compare(
     assert await door.rows(target.account) == rows, what
     unknown = await door.call(endpoint, body_with(endpoint, own, twin), own.account.token)
     assert told(answer, *foreign.values()) == told(unknown, *twin.values()), what
-    assert asked_for_foreign == door.world.provider.calls - asked - asked_for_foreign, what
+    assert asked_for_foreign == door.harness.provider.calls - asked - asked_for_foreign, what
     if answer.error_code:
         # What was cold for me may have been loaded; a load's token and its mark of the backlog hold nothing.
         harmless = (own.account.account_id, *own.values.values(), "_load:", "lane_mark:")
@@ -301,13 +301,13 @@ async def _all_that_they_see(door: Door, targets: dict[str, Target]) -> Any:
 async def test_a_malformed_id_is_named_before_anything_is_looked_at(door: Door) -> None:
     me = await door.account()
     own = await make_target(door, me)
-    await door.world.persist()
-    await door.world.hush()
+    await door.harness.persist()
+    await door.harness.hush()
     picture, round_trips = await door.redis_picture(), 0
     for endpoint in door.endpoints:
         for name in id_fields(endpoint):
             for value in MALFORMED[name]:
-                before = door.world.redis.round_trips
+                before = door.harness.redis.round_trips
                 answer = await door.call(
                     endpoint, body_with(endpoint, own, {name: value}), me.token
                 )
@@ -318,7 +318,7 @@ async def test_a_malformed_id_is_named_before_anything_is_looked_at(door: Door) 
                     value,
                 )
                 assert body["error"]["details"]["field"] == name, (endpoint.path, name, value)
-                round_trips = max(round_trips, door.world.redis.round_trips - before)
+                round_trips = max(round_trips, door.harness.redis.round_trips - before)
     assert round_trips <= 1, "only the session is looked up"
     assert await door.redis_picture() == picture
 

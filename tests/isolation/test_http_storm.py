@@ -28,7 +28,7 @@ from base_server.service.redis_client.script import Script
 from base_server.template.base.template_service import TemplateService
 from tests.backends_mariadb import DatabaseBackend
 from tests.backends_redis import RedisServer
-from tests.chat_world import PERSONA
+from tests.chat_harness import PERSONA
 from tests.isolation.delay_proxy import DelayProxy
 from tests.isolation.door import Account, Door, running_door
 from tests.isolation.storm import Caller, new_nonce, storm
@@ -48,33 +48,33 @@ CARELESS = Path(__file__).with_name("careless_server.py")
 
 
 @dataclass
-class StormWorld:
+class StormHarness:
     door: Door
     base_url: str
 
     def idle(self) -> bool:
         """Nothing is under way: no tasks of the server's, nothing taken from a pool."""
-        container = self.door.world.container
+        container = self.door.harness.container
         cache = container.cache
         clients = (cache.get_client(), cache.get_bulk_client())
         pools = [pool for client in clients for pool in client._redis.pools]
         pools_back = not any(pool.in_use for pool in pools)
         databases = [container.database._global, *container.database._shards.values()]
         used = [database.pool.in_use for database in databases if hasattr(database, "pool")]
-        parts = self.door.world.template._parts
+        parts = self.door.harness.template._parts
         nobody = not len(parts.replies) and not len(parts.readers)
         return pools_back and not any(used) and not len(cache._tasks) and nobody
 
 
 @asynccontextmanager
-async def storm_world(
+async def storm_harness(
     cache: CacheSettings,
     database: DatabaseBackend,
     app_id: str,
     provider: OpenAIStub,
     *,
     handlers_end: bool,
-) -> AsyncIterator[StormWorld]:
+) -> AsyncIterator[StormHarness]:
     """The shipped protocols over HTTP, with slow wires. ``handlers_end``: as a host may have it, a handler is
     cancelled when its client leaves (ours run on)."""
     async with AsyncExitStack() as stack:
@@ -104,7 +104,7 @@ async def storm_world(
         await runner.setup()
         stack.push_async_callback(runner.cleanup)
         await web.TCPSite(runner, "127.0.0.1", 0).start()
-        yield StormWorld(door, f"http://127.0.0.1:{runner.addresses[0][1]}")
+        yield StormHarness(door, f"http://127.0.0.1:{runner.addresses[0][1]}")
 
 
 async def make_caller(door: Door, account: Account) -> tuple[Caller, str]:
@@ -134,8 +134,8 @@ async def _forget_now_and_then(door: Door, accounts: list[Account], room_ids: li
     """Rooms and lists go cold all the time, so that reads go to the database too; what is pinned stays."""
     chance, keys, redis = (
         random.Random(SEED),
-        door.world.keys,
-        door.world.container.cache.get_bulk_client(),
+        door.harness.keys,
+        door.harness.container.cache.get_bulk_client(),
     )
     while True:
         account, room_id = chance.choice(list(zip(accounts, room_ids, strict=True)))
@@ -149,16 +149,16 @@ async def test_nobody_reads_anothers_text_and_nothing_stays_behind(
 ) -> None:
     # Both ways of a server when a client leaves: ours lets handlers run on, a host's may cancel them.
     handlers_end = backends[1].server is not None
-    async with storm_world(*backends, app_id, provider, handlers_end=handlers_end) as world:
-        accounts = [await world.door.account() for _ in range(ACCOUNTS)]
-        made = [await make_caller(world.door, account) for account in accounts]
+    async with storm_harness(*backends, app_id, provider, handlers_end=handlers_end) as harness:
+        accounts = [await harness.door.account() for _ in range(ACCOUNTS)]
+        made = [await make_caller(harness.door, account) for account in accounts]
         callers, room_ids = [caller for caller, _ in made], [room_id for _, room_id in made]
-        await storm(world.base_url, callers, 100, longest_s=0.05, seed=SEED)
-        await until(world.idle, what="the first gusts are over")
+        await storm(harness.base_url, callers, 100, longest_s=0.05, seed=SEED)
+        await until(harness.idle, what="the first gusts are over")
         tasks, files = len(asyncio.all_tasks()), open_files()
 
-        cold = asyncio.create_task(_forget_now_and_then(world.door, accounts, room_ids))
-        outcome = await storm(world.base_url, callers, REQUESTS, longest_s=0.05, seed=SEED + 1)
+        cold = asyncio.create_task(_forget_now_and_then(harness.door, accounts, room_ids))
+        outcome = await storm(harness.base_url, callers, REQUESTS, longest_s=0.05, seed=SEED + 1)
         cold.cancel()
         await asyncio.gather(cold, return_exceptions=True)
 
@@ -168,14 +168,14 @@ async def test_nobody_reads_anothers_text_and_nothing_stays_behind(
         # 1006: more questions wait in one room than may; 5003: a room that went cold again and again.
         assert set(outcome.statuses) <= {200, 409, 503}, outcome.statuses
         assert outcome.statuses[200] > outcome.answered * 0.5, outcome.statuses
-        await until(world.idle, what="everything comes back")
+        await until(harness.idle, what="everything comes back")
         # A connection through a wire is three files here; pools may have grown to their limits.
         await until(
             lambda: len(asyncio.all_tasks()) <= tasks + 12, what=f"tasks come back to {tasks}"
         )
         await until(lambda: open_files() <= files + 24, what=f"open files come back to {files}")
         for account, caller in zip(accounts, callers, strict=True):
-            rooms = await world.door.ok(account, "/api/chat/rooms")
+            rooms = await harness.door.ok(account, "/api/chat/rooms")
             assert {room["title"] for room in rooms["rooms"]} == {caller.nonce}
 
 

@@ -19,9 +19,9 @@ from base_server.template.base.template_type import TemplateType
 from base_server.template.chat.chat_template_impl import ChatTemplateImpl
 from tests.backends_mariadb import DatabaseBackend
 from tests.backends_redis import RedisServer
-from tests.chat_world import NO_LIMITS, llm_settings
-from tests.faults.embedded_world import EmbeddedWorld
-from tests.faults.shared_world import SharedWorld
+from tests.chat_harness import NO_LIMITS, llm_settings
+from tests.faults.embedded_harness import EmbeddedHarness
+from tests.faults.shared_harness import SharedHarness
 from tests.openai_stub import OpenAIStub
 from tests.waiting import until
 
@@ -151,51 +151,51 @@ class Processes:
 
     persona = "GPT4O"
 
-    def __init__(self, world: SharedWorld | EmbeddedWorld) -> None:
-        self.http = world.http
-        self.provider: OpenAIStub = world.provider
-        self._world = world
+    def __init__(self, harness: SharedHarness | EmbeddedHarness) -> None:
+        self.http = harness.http
+        self.provider: OpenAIStub = harness.provider
+        self._harness = harness
 
     @property
     def urls(self) -> Sequence[str]:
-        return [self._world.servers[index].process.base_url for index in (0, -1)]
+        return [self._harness.servers[index].process.base_url for index in (0, -1)]
 
     @property
     def socket(self) -> Path:
-        return self._world.socket
+        return self._harness.socket
 
     async def restart_server(self, index: int) -> None:
-        server = self._world.servers[-index]
+        server = self._harness.servers[-index]
         await server.kill()
         await server.start()
 
     async def write(self) -> None:
-        await self._world.settled()
+        await self._harness.settled()
 
     def redis_files(self) -> Files:
-        return {file.name: file.read_bytes() for file in self._world.append_only_folder.glob("*")}
+        return {file.name: file.read_bytes() for file in self._harness.append_only_folder.glob("*")}
 
     async def restart_redis(self, files: Files | None) -> None:
-        world = self._world
-        if isinstance(world, SharedWorld):
-            await asyncio.to_thread(world.redis.kill)
+        harness = self._harness
+        if isinstance(harness, SharedHarness):
+            await asyncio.to_thread(harness.redis.kill)
             if files is not None:
-                _replace(world.append_only_folder, files)
-            await asyncio.to_thread(world.redis.start)
+                _replace(harness.append_only_folder, files)
+            await asyncio.to_thread(harness.redis.start)
             return
         # The embedded one has a supervisor, which must not be faster than the files.
-        (server,) = world.servers
+        (server,) = harness.servers
         await server.kill()
-        world.deployed.kill_cache()
+        harness.deployed.kill_cache()
         if files is not None:
-            _replace(world.append_only_folder, files)
+            _replace(harness.append_only_folder, files)
         await server.start()
 
     def rows(self, query: str) -> list[dict[str, Any]]:
         return [
             row
-            for shard_id in self._world.shard_ids
-            for row in self._world.shard_rows(shard_id, query)
+            for shard_id in self._harness.shard_ids
+            for row in self._harness.shard_rows(shard_id, query)
         ]
 
 

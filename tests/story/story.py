@@ -22,8 +22,8 @@ from base_server.service.queue.queue_settings import QueueSettings
 from tests.event_client import Event, streaming
 from tests.openai_stub import Reply
 from tests.record_check import check_records
+from tests.story.driver import ID_FORMS, OK, Account, Message, Room, StoryDriver
 from tests.story.servers import Files
-from tests.story.teller import ID_FORMS, OK, Account, Message, Room, StoryTeller
 from tests.template.chat.test_chat_settling import is_for_good
 from tests.waiting import PATIENCE_S, until
 
@@ -48,7 +48,7 @@ HALF = "half "
 MISMATCH, NOT_ALLOWED, NO_ROOM, NO_MESSAGE, NO_SESSION = 1007, 1008, 1004, 1005, 10000
 
 
-class ChatStory(StoryTeller):
+class ChatStory(StoryDriver):
     """What may happen, and what must be true then."""
 
     def __init__(self) -> None:

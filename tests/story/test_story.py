@@ -12,8 +12,8 @@ from hypothesis.stateful import run_state_machine_as_test
 
 from tests.backends_mariadb import DatabaseBackend, PreparedMariaDb
 from tests.backends_redis import RedisServer
-from tests.faults.embedded_world import embedded_world
-from tests.faults.shared_world import shared_world
+from tests.faults.embedded_harness import embedded_harness
+from tests.faults.shared_harness import shared_harness
 from tests.story.servers import Processes, StoryServers, in_process
 from tests.story.story import WINDOW, ChatStory
 
@@ -66,10 +66,10 @@ async def test_stories_with_server_processes_that_are_killed(
     prepared_mariadb: PreparedMariaDb, app_id: str, tmp_path: Path
 ) -> None:
     with prepared_mariadb.running_copy() as backend:
-        async with shared_world(backend, tmp_path, app_id, CHATCONFIG__WINDOW=WINDOW) as world:
-            await tell(Processes(world), 2)
+        async with shared_harness(backend, tmp_path, app_id, CHATCONFIG__WINDOW=WINDOW) as harness:
+            await tell(Processes(harness), 2)
 
 
 async def test_stories_with_the_embedded_default_that_is_killed(tmp_path: Path) -> None:
-    async with embedded_world(tmp_path, CHATCONFIG__WINDOW=WINDOW) as world:
-        await tell(Processes(world), 2)
+    async with embedded_harness(tmp_path, CHATCONFIG__WINDOW=WINDOW) as harness:
+        await tell(Processes(harness), 2)

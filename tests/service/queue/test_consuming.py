@@ -14,7 +14,7 @@ import pytest
 from base_server.service.core.errors import ServiceError, ServiceUnavailable
 from base_server.service.queue.message_queue import MessagePriority, QueueMessage
 from base_server.service.queue.queue_service import QueueService
-from tests.service.queue.queue_bench import QueueBench
+from tests.service.queue.queue_harness import QueueHarness
 from tests.waiting import PATIENCE_S, until
 
 
@@ -41,9 +41,9 @@ async def send(
 
 
 async def test_messages_of_one_key_arrive_in_order_and_are_gone_afterwards(
-    bench: QueueBench,
+    harness: QueueHarness,
 ) -> None:
-    queue, reader = await bench.queue(), Reader()
+    queue, reader = await harness.queue(), Reader()
     for number in range(120):
         await send(queue, number)
     await queue.register_message_consumer("mail", "a", reader)
@@ -54,13 +54,13 @@ async def test_messages_of_one_key_arrive_in_order_and_are_gone_afterwards(
         "k",
         MessagePriority.NORMAL,
     )
-    await until(lambda: _is_empty(bench))
+    await until(lambda: _is_empty(harness))
 
 
 async def test_a_consumer_registered_before_the_start_works_from_the_start_on(
-    bench: QueueBench,
+    harness: QueueHarness,
 ) -> None:
-    queue, reader = await bench.queue(), Reader()
+    queue, reader = await harness.queue(), Reader()
     await queue.stop()
     await queue.register_message_consumer("mail", "a", reader)
     await send(queue, 1)
@@ -69,16 +69,16 @@ async def test_a_consumer_registered_before_the_start_works_from_the_start_on(
     await until(lambda: reader.done == [1])
 
 
-async def test_the_senders_own_process_is_woken_at_once(bench: QueueBench) -> None:
-    queue, reader = await bench.queue(poll_interval_s=3600), Reader()
+async def test_the_senders_own_process_is_woken_at_once(harness: QueueHarness) -> None:
+    queue, reader = await harness.queue(poll_interval_s=3600), Reader()
     await queue.register_message_consumer("mail", "a", reader)
     for number in range(5):
         await send(queue, number)
         await until(lambda number=number: number in reader.done)
 
 
-async def test_higher_priorities_are_read_first(bench: QueueBench) -> None:
-    queue, reader = await bench.queue(workers=1), Reader()
+async def test_higher_priorities_are_read_first(harness: QueueHarness) -> None:
+    queue, reader = await harness.queue(workers=1), Reader()
     for priority in (1, 2, 3, 4):
         for key in ("a", "b", "c"):
             await send(queue, priority, key, priority)
@@ -87,8 +87,8 @@ async def test_higher_priorities_are_read_first(bench: QueueBench) -> None:
     assert reader.done == [4] * 3 + [3] * 3 + [2] * 3 + [1] * 3
 
 
-async def test_a_critical_message_overtakes_a_long_backlog(bench: QueueBench) -> None:
-    queue = await bench.queue(workers=1, batch=5)
+async def test_a_critical_message_overtakes_a_long_backlog(harness: QueueHarness) -> None:
+    queue = await harness.queue(workers=1, batch=5)
 
     async def answer(message: QueueMessage) -> bool:
         if message.payload["n"] == 3:
@@ -103,8 +103,8 @@ async def test_a_critical_message_overtakes_a_long_backlog(bench: QueueBench) ->
     assert reader.done.index("critical") == 5
 
 
-async def test_nothing_is_acknowledged_before_the_handler_is_done(bench: QueueBench) -> None:
-    queue, gate = await bench.queue(), asyncio.Event()
+async def test_nothing_is_acknowledged_before_the_handler_is_done(harness: QueueHarness) -> None:
+    queue, gate = await harness.queue(), asyncio.Event()
 
     async def answer(message: QueueMessage) -> bool:
         await gate.wait()
@@ -114,16 +114,16 @@ async def test_nothing_is_acknowledged_before_the_handler_is_done(bench: QueueBe
     await send(queue, 1)
     await queue.register_message_consumer("mail", "a", reader)
     await until(lambda: len(reader.calls) == 1)
-    assert await bench.waiting("mail") == 1
+    assert await harness.waiting("mail") == 1
     gate.set()
-    await until(lambda: _is_empty(bench))
+    await until(lambda: _is_empty(harness))
 
 
 @pytest.mark.parametrize("how", ["false", "none", "exception", "cancelled"])
 async def test_a_failed_delivery_is_repeated_and_its_key_waits_in_order(
-    bench: QueueBench, how: str
+    harness: QueueHarness, how: str
 ) -> None:
-    queue = await bench.queue()
+    queue = await harness.queue()
     tries: Counter[object] = Counter()
 
     async def answer(message: QueueMessage) -> bool:
@@ -146,8 +146,8 @@ async def test_a_failed_delivery_is_repeated_and_its_key_waits_in_order(
     assert tries == {0: 1, 1: 3, 2: 1, 3: 1}
 
 
-async def test_retries_wait_longer_each_time(bench: QueueBench) -> None:
-    queue = await bench.queue(retry_base_s=0.05, retry_cap_s=10, max_attempts=4)
+async def test_retries_wait_longer_each_time(harness: QueueHarness) -> None:
+    queue = await harness.queue(retry_base_s=0.05, retry_cap_s=10, max_attempts=4)
     at: list[float] = []
 
     async def answer(message: QueueMessage) -> bool:
@@ -164,9 +164,9 @@ async def test_retries_wait_longer_each_time(bench: QueueBench) -> None:
     )  # Redis counts in ms
 
 
-async def test_a_retry_is_not_put_off_by_a_clock_that_was_set_back(bench: QueueBench) -> None:
+async def test_a_retry_is_not_put_off_by_a_clock_that_was_set_back(harness: QueueHarness) -> None:
     """cases/faults.md U10: the next delivery's time stays where it was, an hour further away."""
-    queue, tries = await bench.queue(retry_base_s=600, retry_cap_s=600), 0
+    queue, tries = await harness.queue(retry_base_s=600, retry_cap_s=600), 0
 
     async def answer(message: QueueMessage) -> bool:
         nonlocal tries
@@ -177,7 +177,7 @@ async def test_a_retry_is_not_put_off_by_a_clock_that_was_set_back(bench: QueueB
     reader = Reader(answer)
     await queue.register_message_consumer("mail", "a", reader)
     redis, (stream,) = (
-        bench.cache.get_client(),
+        harness.cache.get_client(),
         [stream for stream, n in (await queue.backlog("mail")).items() if n],
     )
 
@@ -202,8 +202,10 @@ async def test_a_retry_is_not_put_off_by_a_clock_that_was_set_back(bench: QueueB
     await until(lambda: reader.done == [1])
 
 
-async def test_poison_goes_to_the_dead_letters_and_stops_no_other_key(bench: QueueBench) -> None:
-    queue = await bench.queue(max_attempts=3, retry_base_s=0.1, retry_cap_s=0.2)
+async def test_poison_goes_to_the_dead_letters_and_stops_no_other_key(
+    harness: QueueHarness,
+) -> None:
+    queue = await harness.queue(max_attempts=3, retry_base_s=0.1, retry_cap_s=0.2)
 
     async def answer(message: QueueMessage) -> bool:
         if message.payload["n"] == "poison":
@@ -211,7 +213,7 @@ async def test_poison_goes_to_the_dead_letters_and_stops_no_other_key(bench: Que
         return True
 
     reader = Reader(answer)
-    one, other = _two_keys_of_a_partition(bench)
+    one, other = _two_keys_of_a_partition(harness)
     await send(queue, "poison", one)
     await send(queue, "behind", one)
     for number in range(10):
@@ -222,18 +224,20 @@ async def test_poison_goes_to_the_dead_letters_and_stops_no_other_key(bench: Que
     (letter,) = await queue.dead_letters("mail")
     assert letter.reason == "3 deliveries failed, the last: RuntimeError: cannot read this"
     assert letter.fields["payload"] == '{"n":"poison"}'
-    assert await bench.waiting("mail") == 0
-    assert await bench.cache.get_client().execute("EXISTS", letter.stream.retry_key) == 0
+    assert await harness.waiting("mail") == 0
+    assert await harness.cache.get_client().execute("EXISTS", letter.stream.retry_key) == 0
 
 
-async def test_a_long_row_behind_a_failing_message_hides_no_other_key(bench: QueueBench) -> None:
-    queue = await bench.queue(batch=3, retry_base_s=3600, retry_cap_s=3600)
+async def test_a_long_row_behind_a_failing_message_hides_no_other_key(
+    harness: QueueHarness,
+) -> None:
+    queue = await harness.queue(batch=3, retry_base_s=3600, retry_cap_s=3600)
 
     async def answer(message: QueueMessage) -> bool:
         return message.payload["n"] != "failing"
 
     reader = Reader(answer)
-    one, other = _two_keys_of_a_partition(bench)
+    one, other = _two_keys_of_a_partition(harness)
     for number in ("failing", *range(10)):
         await send(queue, number, one)
     await send(queue, "last", other)
@@ -241,8 +245,8 @@ async def test_a_long_row_behind_a_failing_message_hides_no_other_key(bench: Que
     await until(lambda: reader.done == ["last"])
 
 
-async def test_a_message_without_a_key_waits_alone(bench: QueueBench) -> None:
-    queue = await bench.queue(retry_base_s=3600, retry_cap_s=3600)
+async def test_a_message_without_a_key_waits_alone(harness: QueueHarness) -> None:
+    queue = await harness.queue(retry_base_s=3600, retry_cap_s=3600)
 
     async def answer(message: QueueMessage) -> bool:
         return message.payload["n"] != 0
@@ -252,13 +256,13 @@ async def test_a_message_without_a_key_waits_alone(bench: QueueBench) -> None:
         await send(queue, number, None)
     await queue.register_message_consumer("mail", "a", reader)
     await until(lambda: sorted(reader.done) == list(range(1, 20)))  # type: ignore[type-var]
-    assert await bench.waiting("mail") == 1
+    assert await harness.waiting("mail") == 1
 
 
-async def test_what_is_no_message_is_given_up_at_once(bench: QueueBench) -> None:
-    queue, reader = await bench.queue(), Reader()
+async def test_what_is_no_message_is_given_up_at_once(harness: QueueHarness) -> None:
+    queue, reader = await harness.queue(), Reader()
     stream = queue.stream("mail", 1, "2")
-    execute = bench.cache.get_client().execute
+    execute = harness.cache.get_client().execute
     for fields in (
         ("payload", "{"),
         ("payload", "[]"),
@@ -274,8 +278,10 @@ async def test_what_is_no_message_is_given_up_at_once(bench: QueueBench) -> None
     assert all(letter.reason.startswith("not a message: ") for letter in letters)
 
 
-async def test_a_handler_whose_service_is_away_waits_without_counting(bench: QueueBench) -> None:
-    queue = await bench.queue(max_attempts=2)
+async def test_a_handler_whose_service_is_away_waits_without_counting(
+    harness: QueueHarness,
+) -> None:
+    queue = await harness.queue(max_attempts=2)
     away = True
 
     async def answer(message: QueueMessage) -> bool:
@@ -294,8 +300,8 @@ async def test_a_handler_whose_service_is_away_waits_without_counting(bench: Que
     assert await queue.dead_letters("mail") == []
 
 
-async def test_a_handler_that_hangs_is_cut_off_and_counted(bench: QueueBench) -> None:
-    queue = await bench.queue(handler_timeout_s=0.05, max_attempts=2)
+async def test_a_handler_that_hangs_is_cut_off_and_counted(harness: QueueHarness) -> None:
+    queue = await harness.queue(handler_timeout_s=0.05, max_attempts=2)
 
     async def answer(message: QueueMessage) -> bool:
         if message.payload["n"] == 0:
@@ -311,8 +317,8 @@ async def test_a_handler_that_hangs_is_cut_off_and_counted(bench: QueueBench) ->
     assert letter.reason == "2 deliveries failed, the last: no end within 0.05 s"
 
 
-async def test_when_the_dead_letters_are_full_the_message_stays(bench: QueueBench) -> None:
-    queue = await bench.queue(dead_letter_limit=1, max_attempts=1)
+async def test_when_the_dead_letters_are_full_the_message_stays(harness: QueueHarness) -> None:
+    queue = await harness.queue(dead_letter_limit=1, max_attempts=1)
 
     async def answer(message: QueueMessage) -> bool:
         return message.payload["n"] not in (0, 1)
@@ -322,26 +328,26 @@ async def test_when_the_dead_letters_are_full_the_message_stays(bench: QueueBenc
         await send(queue, number, str(number) * 3 if number == 2 else "k")
     await queue.register_message_consumer("mail", "a", reader)
     await until(lambda: reader.done == [2] and len(reader.calls) == 3)
-    assert await bench.waiting("mail") == 1
+    assert await harness.waiting("mail") == 1
     (letter,) = await queue.dead_letters("mail")
     await queue.drop_dead_letter(letter.stream, letter.dead_id)
-    await until(lambda: _is_empty(bench))
+    await until(lambda: _is_empty(harness))
 
 
-async def test_two_consumers_share_the_work_and_lose_nothing(bench: QueueBench) -> None:
-    queues = [await bench.queue(batch=3) for _ in range(2)]
+async def test_two_consumers_share_the_work_and_lose_nothing(harness: QueueHarness) -> None:
+    queues = [await harness.queue(batch=3) for _ in range(2)]
     readers = [Reader(), Reader()]
     for queue, reader in zip(queues, readers, strict=True):
         await queue.register_message_consumer("mail", "a", reader)
     await asyncio.gather(*(send(queues[n % 2], (n % 10, n), f"key{n % 10}") for n in range(300)))
     await until(lambda: sum(len(reader.done) for reader in readers) >= 300)
-    await until(lambda: _is_empty(bench))
+    await until(lambda: _is_empty(harness))
     done = readers[0].done + readers[1].done
     assert sorted(tuple(pair) for pair in done) == sorted((n % 10, n) for n in range(300))  # type: ignore[arg-type]
 
 
-async def test_stats_tell_what_is_there(bench: QueueBench) -> None:
-    queue, other = await bench.queue(max_attempts=1), await bench.queue()
+async def test_stats_tell_what_is_there(harness: QueueHarness) -> None:
+    queue, other = await harness.queue(max_attempts=1), await harness.queue()
     assert await queue.stats() == {}
     await queue.register_message_consumer("mail", "reader-1", Reader(_never))
     await send(queue, 1)
@@ -358,8 +364,8 @@ async def test_stats_tell_what_is_there(bench: QueueBench) -> None:
     assert stats["oldest_age_s"] < 2 * PATIENCE_S
 
 
-async def test_a_consumer_id_is_taken_once_for_a_queue(bench: QueueBench) -> None:
-    queue = await bench.queue()
+async def test_a_consumer_id_is_taken_once_for_a_queue(harness: QueueHarness) -> None:
+    queue = await harness.queue()
     await queue.register_message_consumer("mail", "a", Reader())
     with pytest.raises(ServiceError, match="registered already"):
         await queue.register_message_consumer("mail", "a", Reader())
@@ -368,8 +374,8 @@ async def test_a_consumer_id_is_taken_once_for_a_queue(bench: QueueBench) -> Non
     await queue.register_message_consumer("mail", "a", Reader())
 
 
-async def test_stop_lets_the_delivery_under_way_end(bench: QueueBench) -> None:
-    queue, gate = await bench.queue(), asyncio.Event()
+async def test_stop_lets_the_delivery_under_way_end(harness: QueueHarness) -> None:
+    queue, gate = await harness.queue(), asyncio.Event()
 
     async def answer(message: QueueMessage) -> bool:
         await gate.wait()
@@ -386,13 +392,13 @@ async def test_stop_lets_the_delivery_under_way_end(bench: QueueBench) -> None:
     gate.set()
     await stopping
     assert reader.done == [1]
-    assert await bench.waiting("mail") == 1
+    assert await harness.waiting("mail") == 1
 
 
 async def test_a_delivery_cut_off_by_stop_is_not_counted_and_delivered_by_another(
-    bench: QueueBench,
+    harness: QueueHarness,
 ) -> None:
-    first, second = await bench.queue(), await bench.queue(max_attempts=1)
+    first, second = await harness.queue(), await harness.queue(max_attempts=1)
 
     async def hang(message: QueueMessage) -> bool:
         await asyncio.Event().wait()
@@ -403,15 +409,15 @@ async def test_a_delivery_cut_off_by_stop_is_not_counted_and_delivered_by_anothe
     await first.register_message_consumer("mail", "a", stuck)
     await until(lambda: len(stuck.calls) == 1)
     await second.register_message_consumer("mail", "b", reader)
-    stream = first.stream("mail", bench.cache.partitions.of_id("k"), "2")
+    stream = first.stream("mail", harness.cache.partitions.of_id("k"), "2")
     await first.stop(0.01)
     await until(lambda: reader.done == [1])
-    await until(lambda: _is_empty(bench))
-    assert await bench.cache.get_client().execute("EXISTS", stream.retry_key) == 0
+    await until(lambda: _is_empty(harness))
+    assert await harness.cache.get_client().execute("EXISTS", stream.retry_key) == 0
 
 
-def _two_keys_of_a_partition(bench: QueueBench) -> tuple[str, str]:
-    partitions = bench.cache.partitions
+def _two_keys_of_a_partition(harness: QueueHarness) -> tuple[str, str]:
+    partitions = harness.cache.partitions
     return partitions.new_id(1), partitions.new_id(1)
 
 
@@ -419,15 +425,15 @@ async def _never(message: QueueMessage) -> bool:
     return False
 
 
-async def test_a_note_of_a_retry_that_cannot_be_read_ends_no_worker(bench: QueueBench) -> None:
-    queue, reader = await bench.queue(), Reader()
+async def test_a_note_of_a_retry_that_cannot_be_read_ends_no_worker(harness: QueueHarness) -> None:
+    queue, reader = await harness.queue(), Reader()
     await send(queue, 1)
     (stream,) = [
         stream
         for stream, waiting in (await queue._store.backlog(queue.streams("mail"))).items()
         if waiting
     ]
-    redis = bench.cache.get_client()
+    redis = harness.cache.get_client()
     ((entry_id, _),) = await redis.execute("XRANGE", stream.key, "-", "+")
     await redis.execute("HSET", stream.retry_key, entry_id, "damaged")
     await queue.register_message_consumer("mail", "a", reader)
@@ -437,8 +443,8 @@ async def test_a_note_of_a_retry_that_cannot_be_read_ends_no_worker(bench: Queue
     await until(lambda: reader.done == [1])
 
 
-async def _is_empty(bench: QueueBench) -> bool:
-    return await bench.waiting("mail") == 0
+async def _is_empty(harness: QueueHarness) -> bool:
+    return await harness.waiting("mail") == 0
 
 
 async def _has_dead(queue: QueueService) -> bool:

@@ -10,7 +10,7 @@ from base_server.service.core.errors import ServiceUnavailable
 from base_server.service.queue.event_stream import EventStream
 from base_server.service.queue.message_queue import QueueEntry, QueueMessage
 from base_server.service.queue.queue_service import QueueService
-from tests.service.queue.queue_bench import QueueBench
+from tests.service.queue.queue_harness import QueueHarness
 from tests.waiting import PATIENCE_S, until
 
 
@@ -48,9 +48,9 @@ class Sink:
 
 
 async def test_a_stream_is_handed_out_in_order_in_batches_until_it_is_empty(
-    bench: QueueBench,
+    harness: QueueHarness,
 ) -> None:
-    queue = await bench.queue()
+    queue = await harness.queue()
     stream, sink = declare(queue), Sink(queue)
     await send(queue, *range(7))
     assert await queue.drain_stream(stream, sink, batch=3) == 7
@@ -58,8 +58,8 @@ async def test_a_stream_is_handed_out_in_order_in_batches_until_it_is_empty(
     assert await queue.drain_stream(stream, sink, batch=3) == 0
 
 
-async def test_a_batch_is_bounded_by_bytes_too(bench: QueueBench) -> None:
-    queue = await bench.queue()
+async def test_a_batch_is_bounded_by_bytes_too(harness: QueueHarness) -> None:
+    queue = await harness.queue()
     stream, sink = declare(queue), Sink(queue)
     for number in range(300):
         text = "x" * (90_000 if number == 280 else 1000)
@@ -77,8 +77,8 @@ async def test_a_batch_is_bounded_by_bytes_too(bench: QueueBench) -> None:
     assert sink.batches[-1] == [300]
 
 
-async def test_messages_that_arrive_meanwhile_are_drained_too(bench: QueueBench) -> None:
-    queue = await bench.queue()
+async def test_messages_that_arrive_meanwhile_are_drained_too(harness: QueueHarness) -> None:
+    queue = await harness.queue()
     stream, sink = declare(queue), Sink(queue)
     await send(queue, 1)
 
@@ -91,8 +91,10 @@ async def test_messages_that_arrive_meanwhile_are_drained_too(bench: QueueBench)
     assert sink.rows == [1, 2]
 
 
-async def test_a_handler_that_takes_nothing_away_is_not_called_for_ever(bench: QueueBench) -> None:
-    queue = await bench.queue()
+async def test_a_handler_that_takes_nothing_away_is_not_called_for_ever(
+    harness: QueueHarness,
+) -> None:
+    queue = await harness.queue()
     stream, calls = declare(queue), []
     await send(queue, 1, 2)
 
@@ -101,11 +103,13 @@ async def test_a_handler_that_takes_nothing_away_is_not_called_for_ever(bench: Q
 
     assert await queue.drain_stream(stream, handler, batch=10) == 2
     assert calls == [2]
-    assert await bench.waiting("rows") == 2
+    assert await harness.waiting("rows") == 2
 
 
-async def test_false_and_an_exception_end_the_drain_and_keep_the_entries(bench: QueueBench) -> None:
-    queue = await bench.queue()
+async def test_false_and_an_exception_end_the_drain_and_keep_the_entries(
+    harness: QueueHarness,
+) -> None:
+    queue = await harness.queue()
     stream, sink = declare(queue), Sink(queue)
     await send(queue, 1, 2)
 
@@ -125,8 +129,8 @@ async def test_false_and_an_exception_end_the_drain_and_keep_the_entries(bench: 
     assert sink.rows == [2]
 
 
-async def test_a_second_process_finds_the_lock_taken(bench: QueueBench) -> None:
-    first, second = await bench.queue(), await bench.queue()
+async def test_a_second_process_finds_the_lock_taken(harness: QueueHarness) -> None:
+    first, second = await harness.queue(), await harness.queue()
     stream, sink, other = declare(first), Sink(first), Sink(second)
     declare(second)
     await send(first, 1)
@@ -143,8 +147,10 @@ async def test_a_second_process_finds_the_lock_taken(bench: QueueBench) -> None:
     assert other.rows == []
 
 
-async def test_the_lock_is_kept_while_a_batch_takes_longer_than_its_ttl(bench: QueueBench) -> None:
-    first, second = await bench.queue(), await bench.queue()
+async def test_the_lock_is_kept_while_a_batch_takes_longer_than_its_ttl(
+    harness: QueueHarness,
+) -> None:
+    first, second = await harness.queue(), await harness.queue()
     stream, sink, other = declare(first), Sink(first), Sink(second)
     declare(second)
     await send(first, 1)
@@ -158,16 +164,16 @@ async def test_the_lock_is_kept_while_a_batch_takes_longer_than_its_ttl(bench: Q
 
 
 async def test_a_lost_lock_ends_the_drain_after_the_batch_and_nothing_is_lost(
-    bench: QueueBench,
+    harness: QueueHarness,
 ) -> None:
-    first, second = await bench.queue(), await bench.queue()
+    first, second = await harness.queue(), await harness.queue()
     stream, sink, other = declare(first), Sink(first), Sink(second)
     declare(second)
     await send(first, 1, 2)
     sink.gate.clear()
     draining = asyncio.create_task(first.drain_stream(stream, sink, batch=1, lock_ttl_s=0.15))
     await until(lambda: sink.rows == [1])
-    client = bench.cache.get_client()
+    client = harness.cache.get_client()
     await client.execute(
         "DEL", client.key(stream.lock_key, partition=stream.partition)
     )  # as after a long pause
@@ -176,16 +182,16 @@ async def test_a_lost_lock_ends_the_drain_after_the_batch_and_nothing_is_lost(
     await until(
         lambda: other.rows == [1, 2]
     )  # the first one's batch is handed out twice: at least once
-    await until(lambda: len(bench.tasks[0]) == 0, what="its renewer notices the loss")
+    await until(lambda: len(harness.tasks[0]) == 0, what="its renewer notices the loss")
     sink.gate.set()
     assert await draining == 1
     other.gate.set()
     assert await taking_over == 2
-    assert await bench.waiting("rows") == 0
+    assert await harness.waiting("rows") == 0
 
 
-async def test_a_cancelled_drain_gives_its_lock_back(bench: QueueBench) -> None:
-    first, second = await bench.queue(), await bench.queue()
+async def test_a_cancelled_drain_gives_its_lock_back(harness: QueueHarness) -> None:
+    first, second = await harness.queue(), await harness.queue()
     stream, sink, other = declare(first), Sink(first), Sink(second)
     declare(second)
     await send(first, 1)
@@ -199,8 +205,8 @@ async def test_a_cancelled_drain_gives_its_lock_back(bench: QueueBench) -> None:
     assert other.rows == [1]
 
 
-async def test_drains_cancelled_at_any_moment_leave_no_lock_behind(bench: QueueBench) -> None:
-    queue = await bench.queue()
+async def test_drains_cancelled_at_any_moment_leave_no_lock_behind(harness: QueueHarness) -> None:
+    queue = await harness.queue()
     stream, sink = declare(queue), Sink(queue)
     for turns in range(40):
         draining = asyncio.create_task(queue.drain_stream(stream, sink, batch=1, lock_ttl_s=60))
@@ -213,9 +219,9 @@ async def test_drains_cancelled_at_any_moment_leave_no_lock_behind(bench: QueueB
 
 
 async def test_dead_letters_keep_everything_and_can_be_replayed_or_dropped(
-    bench: QueueBench,
+    harness: QueueHarness,
 ) -> None:
-    queue = await bench.queue()
+    queue = await harness.queue()
     stream, sink = declare(queue), Sink(queue)
     await send(queue, 1, 2, 3)
     entries = await queue._store.head(stream, 10)
@@ -242,8 +248,8 @@ async def test_dead_letters_keep_everything_and_can_be_replayed_or_dropped(
     assert sink.rows == [3, 1]
 
 
-async def test_a_group_is_held_up_until_its_last_dead_letter_is_gone(bench: QueueBench) -> None:
-    queue = await bench.queue()
+async def test_a_group_is_held_up_until_its_last_dead_letter_is_gone(harness: QueueHarness) -> None:
+    queue = await harness.queue()
     stream = declare(queue)
     await send(queue, 1, 2, 3)
     ids = [entry.entry_id for entry in await queue._store.head(stream, 10)]
@@ -258,11 +264,11 @@ async def test_a_group_is_held_up_until_its_last_dead_letter_is_gone(bench: Queu
     await queue.drop_dead_letter(stream, second.dead_id)
     assert await queue.blocked(stream, ["a"]) == set()
     await queue.drop_dead_letter(stream, third.dead_id)
-    assert await bench.cache.get_client().execute("EXISTS", stream.blocked_key) == 0
+    assert await harness.cache.get_client().execute("EXISTS", stream.blocked_key) == 0
 
 
-async def test_a_stream_in_somebodys_hands_is_not_drained(bench: QueueBench) -> None:
-    queue, other = await bench.queue(), await bench.queue()
+async def test_a_stream_in_somebodys_hands_is_not_drained(harness: QueueHarness) -> None:
+    queue, other = await harness.queue(), await harness.queue()
     stream, sink = declare(queue), Sink(other)
     declare(other)
     await send(queue, 1)
@@ -275,27 +281,32 @@ async def test_a_stream_in_somebodys_hands_is_not_drained(bench: QueueBench) -> 
 
 
 async def test_dead_letters_are_bounded_and_what_does_not_fit_stays_in_the_stream(
-    bench: QueueBench,
+    harness: QueueHarness,
 ) -> None:
-    queue = await bench.queue(dead_letter_limit=1)
+    queue = await harness.queue(dead_letter_limit=1)
     stream = declare(queue)
     await send(queue, 1, 2)
     first, second = await queue._store.head(stream, 10)
     with pytest.raises(ServiceUnavailable, match="limit of 1 dead letters"):
         await queue.dead_letter(stream, [(first.entry_id, "a"), (second.entry_id, "b")])
-    assert await bench.waiting("rows") == 2
+    assert await harness.waiting("rows") == 2
     assert await queue.dead_letter(stream, [(first.entry_id, "a")]) == 1
 
 
-async def test_a_drain_costs_one_round_trip_a_batch_beside_the_handlers(bench: QueueBench) -> None:
-    queue = await bench.queue()
+async def test_a_drain_costs_one_round_trip_a_batch_beside_the_handlers(
+    harness: QueueHarness,
+) -> None:
+    queue = await harness.queue()
     stream, sink = declare(queue), Sink(queue)
     await send(queue, 0)
     await queue.drain_stream(stream, sink, batch=10)
     await send(queue, *range(1, 31))
-    reads, locks = bench.cache.get_bulk_client().round_trips, bench.cache.get_client().round_trips
+    reads, locks = (
+        harness.cache.get_bulk_client().round_trips,
+        harness.cache.get_client().round_trips,
+    )
     await queue.drain_stream(stream, sink, batch=10)
     assert (
-        bench.cache.get_bulk_client().round_trips - reads == 7
+        harness.cache.get_bulk_client().round_trips - reads == 7
     )  # four reads, the last one empty; three removals
-    assert bench.cache.get_client().round_trips - locks == 2
+    assert harness.cache.get_client().round_trips - locks == 2

@@ -12,7 +12,7 @@ from base_server.service.queue.event_stream import EventStream
 from base_server.service.queue.message_queue import QueueEntry, QueueMessage
 from base_server.service.queue.queue_errors import QueueFull
 from base_server.service.queue.queue_service import QueueService
-from tests.service.queue.queue_bench import QueueBench
+from tests.service.queue.queue_harness import QueueHarness
 
 
 def streams_of(queue: QueueService) -> list[EventStream]:
@@ -97,8 +97,8 @@ async def away(*_: object) -> int:
     raise ServiceUnavailable("cache", "cut off")
 
 
-async def test_moved_messages_are_neither_lost_nor_doubled(bench: QueueBench) -> None:
-    queue = await bench.queue()
+async def test_moved_messages_are_neither_lost_nor_doubled(harness: QueueHarness) -> None:
+    queue = await harness.queue()
     for seed in range(12):
         walk = Walk(queue, seed)
         for _ in range(15):
@@ -108,9 +108,9 @@ async def test_moved_messages_are_neither_lost_nor_doubled(bench: QueueBench) ->
             await queue.remove(stream, [entry.entry_id for entry in await waiting(queue, stream)])
 
 
-async def test_message_moves_within_the_partition_it_was_sent_to(bench: QueueBench) -> None:
+async def test_message_moves_within_the_partition_it_was_sent_to(harness: QueueHarness) -> None:
     """The partition remembers its id: the move is no repeat of the send."""
-    queue = await bench.queue()
+    queue = await harness.queue()
     low, high, _ = streams_of(queue)
     await queue._store.append(low, message("m"))
     (entry,) = await waiting(queue, low)
@@ -119,8 +119,8 @@ async def test_message_moves_within_the_partition_it_was_sent_to(bench: QueueBen
     assert [entry.message_id for entry in await waiting(queue, high)] == ["m"]
 
 
-async def test_message_stays_while_the_other_stream_is_full(bench: QueueBench) -> None:
-    queue = await bench.queue(max_backlog=1)
+async def test_message_stays_while_the_other_stream_is_full(harness: QueueHarness) -> None:
+    queue = await harness.queue(max_backlog=1)
     here, _, there = streams_of(queue)
     await queue._store.append(here, message("m"))
     await queue._store.append(there, message("other"))
@@ -130,14 +130,14 @@ async def test_message_stays_while_the_other_stream_is_full(bench: QueueBench) -
     assert await waiting(queue, here) == [entry]
 
 
-async def test_message_moves_on_a_full_redis(private_bench: QueueBench) -> None:
+async def test_message_moves_on_a_full_redis(private_harness: QueueHarness) -> None:
     """cases/abuse.md A5b: the entry that is added is taken out of the other stream right after it.
     A send is refused."""
-    queue = await private_bench.queue()
+    queue = await private_harness.queue()
     here, _, there = streams_of(queue)
     await queue._store.append(here, message("m"))
     (entry,) = await waiting(queue, here)
-    await private_bench.cache.get_client().execute("CONFIG", "SET", "maxmemory", "1")
+    await private_harness.cache.get_client().execute("CONFIG", "SET", "maxmemory", "1")
     await queue.move(entry, here, there)
     assert await waiting(queue, here) == []
     assert [entry.message_id for entry in await waiting(queue, there)] == ["m"]

@@ -18,7 +18,7 @@ from base_server.service.queue.event_stream import EventStream
 from base_server.service.queue.message_queue import QueueEntry, QueueMessage
 from base_server.service.queue.queue_service import QueueService
 from tests.backends_redis import RedisServer, make_cache
-from tests.service.queue.queue_bench import QueueBench
+from tests.service.queue.queue_harness import QueueHarness
 from tests.waiting import until
 
 ROOT = Path(__file__).parents[3]
@@ -30,9 +30,9 @@ def declare(queue: QueueService) -> EventStream:
 
 
 async def test_a_drain_goes_on_after_redis_was_killed_in_the_middle(
-    private_bench: QueueBench, private_server: RedisServer
+    private_harness: QueueHarness, private_server: RedisServer
 ) -> None:
-    queue = await private_bench.queue()
+    queue = await private_harness.queue()
     stream, got = declare(queue), []
     for number in range(4):
         await queue.send_message("rows", {"n": number}, "row")
@@ -54,9 +54,9 @@ async def test_a_drain_goes_on_after_redis_was_killed_in_the_middle(
 
 
 async def test_consumers_and_senders_go_on_after_redis_was_killed(
-    private_bench: QueueBench, private_server: RedisServer
+    private_harness: QueueHarness, private_server: RedisServer
 ) -> None:
-    queue = await private_bench.queue(lock_ttl_s=0.5)
+    queue = await private_harness.queue(lock_ttl_s=0.5)
     done: list[int] = []
 
     async def handler(message: QueueMessage) -> bool:
@@ -120,9 +120,9 @@ async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
 
 
 async def test_consumer_logs_an_outage_at_its_begin_and_end(
-    private_bench: QueueBench, private_server: RedisServer
+    private_harness: QueueHarness, private_server: RedisServer
 ) -> None:
-    queue = await private_bench.queue()
+    queue = await private_harness.queue()
     calls: list[int] = []
 
     async def handler(message: QueueMessage) -> bool:
@@ -157,14 +157,14 @@ async def test_a_message_whose_answer_was_lost_is_stored_once(
             private_server.settings(unix_socket_path=None, port=port), app_id, partitions=4
         )
         await cache.start()
-        bench = QueueBench(cache)
-        queue = await bench.queue()
+        harness = QueueHarness(cache)
+        queue = await harness.queue()
         await queue.send_message("mail", {"n": 0}, "letter", partition_key="k")
         thief.steal = 1
         await queue.send_message("mail", {"n": 1}, "letter", partition_key="k")
         assert thief.stolen == 1
-        assert await bench.waiting("mail") == 2
-        await bench.close()
+        assert await harness.waiting("mail") == 2
+        await harness.close()
         await cache.stop()
 
 
@@ -213,14 +213,15 @@ async def start_process(server: RedisServer, app_id: str) -> asyncio.subprocess.
 
 
 async def test_the_message_of_a_killed_process_is_delivered_by_another(
-    private_bench: QueueBench, private_server: RedisServer, app_id: str
+    private_harness: QueueHarness, private_server: RedisServer, app_id: str
 ) -> None:
-    queue, done = await private_bench.queue(), []
+    queue, done = await private_harness.queue(), []
     await queue.send_message("mail", {"n": 1}, "letter", partition_key="k")
     process = await start_process(private_server, app_id)
-    stream = queue.stream("mail", private_bench.cache.partitions.of_id("k"), "2")
+    stream = queue.stream("mail", private_harness.cache.partitions.of_id("k"), "2")
     assert (
-        await private_bench.locks.acquire(stream.lock_key, 1, 0, partition=stream.partition) is None
+        await private_harness.locks.acquire(stream.lock_key, 1, 0, partition=stream.partition)
+        is None
     )
     process.send_signal(signal.SIGKILL)
     await process.communicate()
@@ -234,9 +235,9 @@ async def test_the_message_of_a_killed_process_is_delivered_by_another(
 
 
 async def test_a_message_that_kills_its_process_ends_in_the_dead_letters(
-    private_bench: QueueBench, private_server: RedisServer, app_id: str
+    private_harness: QueueHarness, private_server: RedisServer, app_id: str
 ) -> None:
-    queue, done = await private_bench.queue(max_attempts=2), []
+    queue, done = await private_harness.queue(max_attempts=2), []
     await queue.send_message("mail", {"n": "deadly"}, "letter", partition_key="k")
     await queue.send_message("mail", {"n": "behind"}, "letter", partition_key="k")
     for _ in range(2):
@@ -253,14 +254,14 @@ async def test_a_message_that_kills_its_process_ends_in_the_dead_letters(
 
 
 async def test_a_full_redis_refuses_sends_and_is_still_drained(
-    private_bench: QueueBench, private_server: RedisServer
+    private_harness: QueueHarness, private_server: RedisServer
 ) -> None:
-    queue = await private_bench.queue(max_attempts=2)
+    queue = await private_harness.queue(max_attempts=2)
     stream, drained, tries = declare(queue), [], []
     for number in range(3):
         await queue.send_message("rows", {"n": number}, "row")
         await queue.send_message("mail", {"n": number}, "letter", partition_key="k")
-    execute = private_bench.cache.get_client().execute
+    execute = private_harness.cache.get_client().execute
     await execute("CONFIG", "SET", "maxmemory", 1)
     with pytest.raises(ServiceUnavailable, match="OOM"):
         await queue.send_message("rows", {"n": 4}, "row")

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 from base_server.service.scheduler.base_scheduler import ScheduleJob, ScheduleType
-from tests.service.scheduler.scheduler_bench import Bench, Work, interval
+from tests.service.scheduler.scheduler_harness import SchedulerHarness, Work, interval
 from tests.waiting import until
 
 
@@ -38,10 +38,10 @@ class Clock:
 
 @pytest.mark.parametrize("moved_s", [-3600, 3600])
 async def test_intervals_go_on_when_the_clock_is_set(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch, moved_s: float
+    harness: SchedulerHarness, monkeypatch: pytest.MonkeyPatch, moved_s: float
 ) -> None:
     clock = Clock(monkeypatch)
-    service, own, shared = await bench.scheduler(), Work(), Work()
+    service, own, shared = await harness.scheduler(), Work(), Work()
     await service.add_job(interval(own, "own", seconds=0.05))
     await service.add_job(
         interval(shared, "shared", seconds=0.05, use_distributed_lock=True, lock_ttl_s=0.5)
@@ -55,9 +55,9 @@ async def test_intervals_go_on_when_the_clock_is_set(
 
 
 async def test_a_moment_that_the_set_clock_has_passed_comes_at_once(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
+    harness: SchedulerHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    clock, service, work = Clock(monkeypatch), await bench.scheduler(), Work()
+    clock, service, work = Clock(monkeypatch), await harness.scheduler(), Work()
     await service.add_job(
         ScheduleJob("job", "job", ScheduleType.ONCE, datetime.now(UTC) + timedelta(hours=1), work)
     )

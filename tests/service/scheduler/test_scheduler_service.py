@@ -16,12 +16,12 @@ from base_server.service.scheduler.base_scheduler import ScheduleJob, ScheduleTy
 from base_server.service.scheduler.job_runner import JobRunner
 from base_server.service.scheduler.scheduler_service import SchedulerService
 from base_server.service.scheduler.scheduler_settings import SchedulerSettings
-from tests.service.scheduler.scheduler_bench import Bench, Work, interval
+from tests.service.scheduler.scheduler_harness import SchedulerHarness, Work, interval
 from tests.waiting import until
 
 
-async def test_an_interval_job_runs_again_and_again(bench: Bench) -> None:
-    service, work = await bench.scheduler(), Work()
+async def test_an_interval_job_runs_again_and_again(harness: SchedulerHarness) -> None:
+    service, work = await harness.scheduler(), Work()
     await service.add_job(interval(work))
     await until(lambda: _has_run(service, "job", 3))
     assert work.ended >= 3
@@ -33,17 +33,19 @@ async def test_an_interval_job_runs_again_and_again(bench: Bench) -> None:
     assert status.next_run > status.last_run
 
 
-async def test_a_job_added_before_the_start_runs_from_the_start_on(bench: Bench) -> None:
-    service, work = SchedulerService(SchedulerSettings(), bench.locks, bench.tasks), Work()
-    bench.started.append(service)
+async def test_a_job_added_before_the_start_runs_from_the_start_on(
+    harness: SchedulerHarness,
+) -> None:
+    service, work = SchedulerService(SchedulerSettings(), harness.locks, harness.tasks), Work()
+    harness.started.append(service)
     await service.add_job(interval(work, seconds=3600, run_at_start=True))
     assert work.begun == 0
     await service.start()
     await until(lambda: work.ended == 1)
 
 
-async def test_a_failing_job_is_counted_and_runs_again(bench: Bench) -> None:
-    service, work = await bench.scheduler(), Work()
+async def test_a_failing_job_is_counted_and_runs_again(harness: SchedulerHarness) -> None:
+    service, work = await harness.scheduler(), Work()
     work.error = RuntimeError("no luck")
     await service.add_job(interval(work))
     await until(lambda: work.begun >= 2)
@@ -56,10 +58,10 @@ async def test_a_failing_job_is_counted_and_runs_again(bench: Bench) -> None:
 
 
 async def test_an_outage_is_said_once_and_its_end_once(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
+    harness: SchedulerHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """cases/faults.md U2: not a stack trace at every run."""
-    service, work = await bench.scheduler(), Work()
+    service, work = await harness.scheduler(), Work()
     work.error = ServiceUnavailable("cache", "no connection")
     with structlog.testing.capture_logs() as logs:
         await service.add_job(interval(work))
@@ -79,8 +81,8 @@ async def test_an_outage_is_said_once_and_its_end_once(
     assert not any("exc_info" in line for line in waits)
 
 
-async def test_runs_of_one_job_never_overlap(bench: Bench) -> None:
-    service, work = await bench.scheduler(), Work()
+async def test_runs_of_one_job_never_overlap(harness: SchedulerHarness) -> None:
+    service, work = await harness.scheduler(), Work()
     work.gate.clear()
     await service.add_job(interval(work))
 
@@ -95,8 +97,8 @@ async def test_runs_of_one_job_never_overlap(bench: Bench) -> None:
     assert work.most_at_once == 1
 
 
-async def test_a_trigger_during_a_run_makes_exactly_one_more(bench: Bench) -> None:
-    service, work = await bench.scheduler(), Work()
+async def test_a_trigger_during_a_run_makes_exactly_one_more(harness: SchedulerHarness) -> None:
+    service, work = await harness.scheduler(), Work()
     await service.add_job(interval(work, seconds=3600))
     work.gate.clear()
     assert await service.trigger("job")
@@ -109,12 +111,12 @@ async def test_a_trigger_during_a_run_makes_exactly_one_more(bench: Bench) -> No
     assert work.begun == 2
 
 
-async def test_a_trigger_of_an_unknown_job_says_so(bench: Bench) -> None:
-    assert not await (await bench.scheduler()).trigger("nobody")
+async def test_a_trigger_of_an_unknown_job_says_so(harness: SchedulerHarness) -> None:
+    assert not await (await harness.scheduler()).trigger("nobody")
 
 
-async def test_a_plain_function_runs_in_a_thread(bench: Bench) -> None:
-    service, names = await bench.scheduler(), []
+async def test_a_plain_function_runs_in_a_thread(harness: SchedulerHarness) -> None:
+    service, names = await harness.scheduler(), []
     await service.add_job(
         interval(lambda: names.append(threading.current_thread()), run_at_start=True)
     )
@@ -122,8 +124,8 @@ async def test_a_plain_function_runs_in_a_thread(bench: Bench) -> None:
     assert threading.main_thread() not in names
 
 
-async def test_once_runs_once_also_when_its_time_is_gone(bench: Bench) -> None:
-    service, past, soon = await bench.scheduler(), Work(), Work()
+async def test_once_runs_once_also_when_its_time_is_gone(harness: SchedulerHarness) -> None:
+    service, past, soon = await harness.scheduler(), Work(), Work()
     moment = datetime.now(UTC) - timedelta(hours=1)
     await service.add_job(ScheduleJob("past", "past", ScheduleType.ONCE, moment.isoformat(), past))
     moment = datetime.now(UTC) + timedelta(milliseconds=30)
@@ -141,9 +143,9 @@ async def test_once_runs_once_also_when_its_time_is_gone(bench: Bench) -> None:
     ids=["cron", "daily"],
 )
 async def test_the_next_run_by_the_clock_is_in_utc(
-    bench: Bench, kind: ScheduleType, value: str, at: tuple[int, int, int]
+    harness: SchedulerHarness, kind: ScheduleType, value: str, at: tuple[int, int, int]
 ) -> None:
-    service = await bench.scheduler()
+    service = await harness.scheduler()
     await service.add_job(ScheduleJob("job", "job", kind, value, Work()))
     status = await service.get_job_status("job")
     assert status is not None
@@ -172,18 +174,18 @@ async def test_the_next_run_by_the_clock_is_in_utc(
     ],
 )
 async def test_a_schedule_that_is_not_valid_is_refused(
-    bench: Bench, kind: ScheduleType, value: object
+    harness: SchedulerHarness, kind: ScheduleType, value: object
 ) -> None:
-    service = await bench.scheduler()
+    service = await harness.scheduler()
     with pytest.raises(ValueError, match="job x: schedule_value"):
         await service.add_job(ScheduleJob("x", "x", kind, value, Work()))  # type: ignore[arg-type]
     assert service.job_ids() == []
 
 
 async def test_an_interval_makes_up_once_for_a_blocked_loop(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
+    harness: SchedulerHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    service, work = await bench.scheduler(), Work()
+    service, work = await harness.scheduler(), Work()
     await service.add_job(interval(work, seconds=3600))
     loop = asyncio.get_running_loop()
     now, blocked_s = loop.time, 5.5 * 3600
@@ -193,8 +195,8 @@ async def test_an_interval_makes_up_once_for_a_blocked_loop(
     assert work.begun == 1
 
 
-async def test_a_disabled_job_runs_only_when_triggered(bench: Bench) -> None:
-    service, work = await bench.scheduler(), Work()
+async def test_a_disabled_job_runs_only_when_triggered(harness: SchedulerHarness) -> None:
+    service, work = await harness.scheduler(), Work()
     await service.add_job(interval(work, enabled=False, run_at_start=True))
     status = await service.get_job_status("job")
     assert status is not None
@@ -203,15 +205,15 @@ async def test_a_disabled_job_runs_only_when_triggered(bench: Bench) -> None:
     await until(lambda: work.ended == 1)
 
 
-async def test_a_taken_id_is_refused(bench: Bench) -> None:
-    service = await bench.scheduler()
+async def test_a_taken_id_is_refused(harness: SchedulerHarness) -> None:
+    service = await harness.scheduler()
     await service.add_job(interval(Work()))
     with pytest.raises(ServiceError, match="is there already"):
         await service.add_job(interval(Work()))
 
 
-async def test_jobs_are_bounded_and_done_ones_make_room(bench: Bench) -> None:
-    service, work = await bench.scheduler(max_jobs=2), Work()
+async def test_jobs_are_bounded_and_done_ones_make_room(harness: SchedulerHarness) -> None:
+    service, work = await harness.scheduler(max_jobs=2), Work()
     await service.add_job(interval(Work(), "a", 3600))
     await service.add_job(ScheduleJob("b", "b", ScheduleType.ONCE, datetime.now(UTC), work))
     await until(lambda: _has_run(service, "b", 1))
@@ -221,8 +223,8 @@ async def test_jobs_are_bounded_and_done_ones_make_room(bench: Bench) -> None:
     assert service.job_ids() == ["a", "c"]
 
 
-async def test_remove_waits_for_the_run_under_way(bench: Bench) -> None:
-    service, work = await bench.scheduler(), Work()
+async def test_remove_waits_for_the_run_under_way(harness: SchedulerHarness) -> None:
+    service, work = await harness.scheduler(), Work()
     work.gate.clear()
     await service.add_job(interval(work))
     await until(lambda: work.begun == 1)
@@ -236,8 +238,8 @@ async def test_remove_waits_for_the_run_under_way(bench: Bench) -> None:
     assert not await service.remove_job("job")
 
 
-async def test_a_job_can_remove_itself(bench: Bench) -> None:
-    service, removed = await bench.scheduler(), []
+async def test_a_job_can_remove_itself(harness: SchedulerHarness) -> None:
+    service, removed = await harness.scheduler(), []
 
     async def work() -> None:
         removed.append(await service.remove_job("job"))
@@ -247,8 +249,8 @@ async def test_a_job_can_remove_itself(bench: Bench) -> None:
     assert service.job_ids() == []
 
 
-async def test_stop_waits_for_runs_under_way(bench: Bench) -> None:
-    service, work = await bench.scheduler(), Work()
+async def test_stop_waits_for_runs_under_way(harness: SchedulerHarness) -> None:
+    service, work = await harness.scheduler(), Work()
     work.gate.clear()
     await service.add_job(interval(work))
     await until(lambda: work.begun == 1)
@@ -260,19 +262,23 @@ async def test_stop_waits_for_runs_under_way(bench: Bench) -> None:
     assert (work.begun, work.ended) == (1, 1)
 
 
-async def test_stop_cancels_what_does_not_end_and_gives_its_lock_back(bench: Bench) -> None:
-    service, work = await bench.scheduler(drain_timeout_s=0.05), Work()
+async def test_stop_cancels_what_does_not_end_and_gives_its_lock_back(
+    harness: SchedulerHarness,
+) -> None:
+    service, work = await harness.scheduler(drain_timeout_s=0.05), Work()
     work.gate.clear()
     await service.add_job(interval(work, use_distributed_lock=True))
     await until(lambda: work.begun == 1)
-    assert await bench.locks.acquire("scheduler:job", 5, 0) is None
+    assert await harness.locks.acquire("scheduler:job", 5, 0) is None
     assert await service.stop() == 1
     assert (work.at_once, work.ended) == (0, 0)
-    assert await bench.locks.acquire("scheduler:job", 5, 0) is not None
+    assert await harness.locks.acquire("scheduler:job", 5, 0) is not None
 
 
-async def test_each_occurrence_of_a_locked_job_is_run_by_one_process(bench: Bench) -> None:
-    first, second, work = await bench.scheduler(), await bench.scheduler(), Work()
+async def test_each_occurrence_of_a_locked_job_is_run_by_one_process(
+    harness: SchedulerHarness,
+) -> None:
+    first, second, work = await harness.scheduler(), await harness.scheduler(), Work()
     started = datetime.now(UTC)
     for service in (first, second):
         await service.add_job(interval(work, seconds=0.2, use_distributed_lock=True))
@@ -282,9 +288,11 @@ async def test_each_occurrence_of_a_locked_job_is_run_by_one_process(bench: Benc
     assert work.most_at_once == 1
 
 
-async def test_locked_intervals_fire_at_the_same_instants_in_every_process(bench: Bench) -> None:
+async def test_locked_intervals_fire_at_the_same_instants_in_every_process(
+    harness: SchedulerHarness,
+) -> None:
     moments = []
-    for service in (await bench.scheduler(), await bench.scheduler()):
+    for service in (await harness.scheduler(), await harness.scheduler()):
         await service.add_job(interval(Work(), seconds=3600, use_distributed_lock=True))
         status = await service.get_job_status("job")
         assert status is not None
@@ -294,12 +302,14 @@ async def test_locked_intervals_fire_at_the_same_instants_in_every_process(bench
     assert moments[0] % 3600 == 0
 
 
-async def test_a_clock_that_is_late_does_not_run_an_occurrence_again(bench: Bench) -> None:
+async def test_a_clock_that_is_late_does_not_run_an_occurrence_again(
+    harness: SchedulerHarness,
+) -> None:
     next_run = datetime.now(UTC) + timedelta(seconds=60)
     work = Work()
     job = interval(work, use_distributed_lock=True)
     early, late = (
-        JobRunner(job, LockHolder(bench.locks, bench.tasks), bench.tasks, lambda: next_run)
+        JobRunner(job, LockHolder(harness.locks, harness.tasks), harness.tasks, lambda: next_run)
         for _ in "ab"
     )
     early.fire()
@@ -309,17 +319,19 @@ async def test_a_clock_that_is_late_does_not_run_an_occurrence_again(bench: Benc
     assert (early.status().runs, late.status().runs, late.status().skipped) == (1, 0, 1)
 
 
-async def test_a_triggered_run_gives_its_lock_back_at_once(bench: Bench) -> None:
-    service, work = await bench.scheduler(), Work()
+async def test_a_triggered_run_gives_its_lock_back_at_once(harness: SchedulerHarness) -> None:
+    service, work = await harness.scheduler(), Work()
     await service.add_job(interval(work, seconds=3600, use_distributed_lock=True))
     for runs in (1, 2):
         await service.trigger("job")
         await until(lambda runs=runs: work.ended == runs)
 
 
-async def test_a_locked_job_skips_while_another_process_holds_the_lock(bench: Bench) -> None:
-    service, work = await bench.scheduler(), Work()
-    token = await bench.locks.acquire("shared", 5, 0)
+async def test_a_locked_job_skips_while_another_process_holds_the_lock(
+    harness: SchedulerHarness,
+) -> None:
+    service, work = await harness.scheduler(), Work()
+    token = await harness.locks.acquire("shared", 5, 0)
     assert token is not None
     await service.add_job(interval(work, use_distributed_lock=True, lock_key="shared"))
 
@@ -329,13 +341,15 @@ async def test_a_locked_job_skips_while_another_process_holds_the_lock(bench: Be
 
     await until(skipped)
     assert work.begun == 0
-    await bench.locks.release("shared", token)
+    await harness.locks.release("shared", token)
     await until(lambda: work.ended >= 1)
 
 
-async def test_an_outage_of_redis_is_a_counted_failure_of_a_locked_job(bench: Bench) -> None:
-    service, work = await bench.scheduler(), Work()
-    await bench.cache.stop()
+async def test_an_outage_of_redis_is_a_counted_failure_of_a_locked_job(
+    harness: SchedulerHarness,
+) -> None:
+    service, work = await harness.scheduler(), Work()
+    await harness.cache.stop()
     await service.add_job(interval(work, use_distributed_lock=True))
 
     async def failed() -> bool:
@@ -346,10 +360,10 @@ async def test_an_outage_of_redis_is_a_counted_failure_of_a_locked_job(bench: Be
     assert work.begun == 0
 
 
-async def test_the_class_speaks_to_the_installed_service(bench: Bench) -> None:
+async def test_the_class_speaks_to_the_installed_service(harness: SchedulerHarness) -> None:
     with pytest.raises(ServiceNotRunning):
         await SchedulerService.add_job(interval(Work()))
-    service, work = await bench.scheduler(), Work()
+    service, work = await harness.scheduler(), Work()
     service.install()
     try:
         await SchedulerService.add_job(interval(work))

@@ -55,7 +55,7 @@ ANYBODY = ClientSession(SessionInfo(""), "req", "192.0.2.1")
 PASSWORD = "correct horse"
 
 
-class World:
+class ServerHarness:
     def __init__(self, container: ServiceContainer, **limits: int) -> None:
         self.container = container
         self.sessions = create_session_store(container, AccountSettings())
@@ -75,7 +75,7 @@ class World:
 
 
 @asynccontextmanager
-async def running_world(data_dir: Path, **limits: int) -> AsyncIterator[World]:
+async def running_harness(data_dir: Path, **limits: int) -> AsyncIterator[ServerHarness]:
     container = ServiceContainer(
         ServiceSettings(
             "app",
@@ -85,11 +85,11 @@ async def running_world(data_dir: Path, **limits: int) -> AsyncIterator[World]:
         )
     )
     await container.start()
-    world = World(container, **limits)
+    harness = ServerHarness(container, **limits)
     try:
-        yield world
+        yield harness
     finally:
-        await world.template.stop()
+        await harness.template.stop()
         await container.stop()
 
 
@@ -99,46 +99,48 @@ def real_hashes(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-async def world(tmp_path: Path) -> AsyncIterator[World]:
-    async with running_world(tmp_path) as running:
+async def harness(tmp_path: Path) -> AsyncIterator[ServerHarness]:
+    async with running_harness(tmp_path) as running:
         yield running
 
 
-async def test_an_account_has_one_id_whatever_its_spelling(world: World) -> None:
-    assert await world.signup("Ａlice.1") == 0
-    assert await world.signup("ALICE.1") == 2001
-    assert (await world.login("aLiCe.1"))[0] == 0
+async def test_an_account_has_one_id_whatever_its_spelling(harness: ServerHarness) -> None:
+    assert await harness.signup("Ａlice.1") == 0
+    assert await harness.signup("ALICE.1") == 2001
+    assert (await harness.login("aLiCe.1"))[0] == 0
 
 
-async def test_login_gives_a_new_token_each_time_that_finds_the_account(world: World) -> None:
-    await world.signup("alice")
-    (_, first), (_, second) = await world.login("alice"), await world.login("alice")
+async def test_login_gives_a_new_token_each_time_that_finds_the_account(
+    harness: ServerHarness,
+) -> None:
+    await harness.signup("alice")
+    (_, first), (_, second) = await harness.login("alice"), await harness.login("alice")
     assert first != second
-    session = await world.sessions.find(first)
+    session = await harness.sessions.find(first)
     assert session is not None
-    rows = await world.container.database.call_global_procedure("fp_account_get", ("alice",))
+    rows = await harness.container.database.call_global_procedure("fp_account_get", ("alice",))
     assert (session.account_id, session.account_db_key, session.shard_id) == (
         "alice", rows[0]["account_db_key"], rows[0]["shard_id"],
     )  # fmt: skip
     assert rows[0]["password_hash"].startswith("$argon2id$")
 
 
-async def test_logout_ends_only_its_own_session(world: World) -> None:
-    await world.signup("alice")
-    (_, first), (_, second) = await world.login("alice"), await world.login("alice")
-    session = await world.sessions.find(first)
+async def test_logout_ends_only_its_own_session(harness: ServerHarness) -> None:
+    await harness.signup("alice")
+    (_, first), (_, second) = await harness.login("alice"), await harness.login("alice")
+    session = await harness.sessions.find(first)
     assert session is not None
     assert (
-        await world.template.on_logout_req(ClientSession(session), LogoutRequest())
+        await harness.template.on_logout_req(ClientSession(session), LogoutRequest())
     ).errorCode == 0
-    assert await world.sessions.find(first) is None
-    assert await world.sessions.find(second) is not None
+    assert await harness.sessions.find(first) is None
+    assert await harness.sessions.find(second) is not None
 
 
 async def test_unknown_account_and_wrong_password_are_answered_alike(
-    world: World, monkeypatch: pytest.MonkeyPatch
+    harness: ServerHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    await world.signup("alice")
+    await harness.signup("alice")
     verified: list[str] = []
     real = PasswordVault._verify
 
@@ -150,56 +152,56 @@ async def test_unknown_account_and_wrong_password_are_answered_alike(
     answers = []
     for account_id in ("alice", "nobody"):
         request = LoginRequest(account_id=account_id, password="wrong password")
-        answers.append((await world.template.on_login_req(ANYBODY, request)).model_dump())
+        answers.append((await harness.template.on_login_req(ANYBODY, request)).model_dump())
     assert answers[0] == answers[1]
     assert answers[0]["errorCode"] == 2002
     assert verified == ["wrong password"] * 2
 
 
 async def test_nobody_logs_in_with_the_password_that_stands_in_for_a_missing_account(
-    world: World,
+    harness: ServerHarness,
 ) -> None:
-    assert (await world.login("nobody", "no account has this password"))[0] == 2002
+    assert (await harness.login("nobody", "no account has this password"))[0] == 2002
 
 
-async def test_two_signups_at_once_make_one_account(world: World) -> None:
+async def test_two_signups_at_once_make_one_account(harness: ServerHarness) -> None:
     assert (
-        sorted(await asyncio.gather(*(world.signup("alice", f"password {n}") for n in range(4))))
+        sorted(await asyncio.gather(*(harness.signup("alice", f"password {n}") for n in range(4))))
         == [0] + [2001] * 3
     )
 
 
-async def test_accounts_spread_over_the_shards(world: World) -> None:
+async def test_accounts_spread_over_the_shards(harness: ServerHarness) -> None:
     for name in ("alice", "bob", "carol", "dave"):
-        await world.signup(name)
+        await harness.signup(name)
     shards = [
-        (await world.sessions.find((await world.login(name))[1]))
+        (await harness.sessions.find((await harness.login(name))[1]))
         for name in ("alice", "bob", "carol", "dave")
     ]
     assert sorted(session.shard_id for session in shards if session) == [1, 1, 2, 2]
 
 
-async def test_a_database_outage_is_5003(world: World) -> None:
-    await world.container.database.stop()
+async def test_a_database_outage_is_5003(harness: ServerHarness) -> None:
+    await harness.container.database.stop()
 
     async def down(*_: object) -> list[object]:
         raise ServiceUnavailable("database", "down")
 
-    world.container.database.call_global_procedure = down  # type: ignore[method-assign,assignment]
-    assert await world.signup("alice") == 5003
-    assert (await world.login("alice"))[0] == 5003
+    harness.container.database.call_global_procedure = down  # type: ignore[method-assign,assignment]
+    assert await harness.signup("alice") == 5003
+    assert (await harness.login("alice"))[0] == 5003
 
 
 async def test_failed_logins_are_limited_and_successful_ones_are_not(tmp_path: Path) -> None:
-    async with running_world(
+    async with running_harness(
         tmp_path, login_attempts_per_account=3, login_attempts_per_address=5, login_window_s=3600
-    ) as world:
-        await world.signup("alice")
+    ) as harness:
+        await harness.signup("alice")
         for _ in range(5):
-            assert (await world.login("alice"))[0] == 0
+            assert (await harness.login("alice"))[0] == 0
         for _ in range(3):
-            assert (await world.login("alice", "wrong password"))[0] == 2002
-        response = await world.template.on_login_req(
+            assert (await harness.login("alice", "wrong password"))[0] == 2002
+        response = await harness.template.on_login_req(
             ANYBODY, LoginRequest(account_id="alice", password=PASSWORD)
         )
         assert (response.errorCode, response.accessToken) == (1010, "")
@@ -208,33 +210,33 @@ async def test_failed_logins_are_limited_and_successful_ones_are_not(tmp_path: P
         assert 0 < response.error.retry_after_s <= 3600
         # Each attempt counts for its address, and one that is over its limit uses up nobody's
         # attempts.
-        assert [(await world.login(name))[0] for name in ("other", *["bob"] * 4)] == [
+        assert [(await harness.login(name))[0] for name in ("other", *["bob"] * 4)] == [
             2002,
             *[1010] * 4,
         ]
         elsewhere = ClientSession(SessionInfo(""), "req", "2001:db8::1")
         for _ in range(3):
-            asked = await world.template.on_login_req(
+            asked = await harness.template.on_login_req(
                 elsewhere, LoginRequest(account_id="bob", password=PASSWORD)
             )
             assert asked.errorCode == 2002
 
 
 async def test_signups_of_an_address_are_limited_whatever_becomes_of_them(tmp_path: Path) -> None:
-    async with running_world(tmp_path, signups_per_address=3) as world:
-        assert [await world.signup(name) for name in ("alice", "alice", "bob", "carol")] == [
+    async with running_harness(tmp_path, signups_per_address=3) as harness:
+        assert [await harness.signup(name) for name in ("alice", "alice", "bob", "carol")] == [
             0,
             2001,
             0,
             1010,
         ]
         request = SignupRequest(account_id="carol", password=PASSWORD)
-        refused = await world.template.on_signup_req(ANYBODY, request)
+        refused = await harness.template.on_signup_req(ANYBODY, request)
         assert refused.error is not None
         assert refused.error.retry_after_s is not None
         assert 0 < refused.error.retry_after_s <= 3600
         elsewhere = ClientSession(SessionInfo(""), "req", "2001:db8::1")
-        assert (await world.template.on_signup_req(elsewhere, request)).errorCode == 0
+        assert (await harness.template.on_signup_req(elsewhere, request)).errorCode == 0
 
 
 @pytest.mark.parametrize(
@@ -250,10 +252,10 @@ async def test_signups_of_an_address_are_limited_whatever_becomes_of_them(tmp_pa
 async def test_who_has_a_network_of_addresses_counts_once(
     tmp_path: Path, peers: list[str], refused: bool
 ) -> None:
-    async with running_world(tmp_path, signups_per_address=2) as world:
+    async with running_harness(tmp_path, signups_per_address=2) as harness:
         for number, peer in enumerate(peers):
             request = SignupRequest(account_id=f"user{number}", password=PASSWORD)
-            answer = await world.template.on_signup_req(
+            answer = await harness.template.on_signup_req(
                 ClientSession(SessionInfo(""), "req", peer), request
             )
         assert answer.errorCode == (1010 if refused else 0)
@@ -261,13 +263,13 @@ async def test_who_has_a_network_of_addresses_counts_once(
 
 @pytest.mark.usefixtures("real_hashes")
 async def test_unknown_accounts_wrong_passwords_and_damaged_hashes_take_the_same_time(
-    world: World,
+    harness: ServerHarness,
 ) -> None:
     """By the processor's time, of which other work on the machine takes none; without the stand-in
     hash it is a hundredth.
     """
-    await world.signup("alice")
-    await world.container.database.call_global_procedure(
+    await harness.signup("alice")
+    await harness.container.database.call_global_procedure(
         "fp_account_create", ("broken", "no hash", "", "", "")
     )
 
@@ -275,7 +277,7 @@ async def test_unknown_accounts_wrong_passwords_and_damaged_hashes_take_the_same
         times = []
         for _ in range(3):
             started = time.process_time()
-            assert (await world.login(account_id, "wrong password"))[0] == 2002
+            assert (await harness.login(account_id, "wrong password"))[0] == 2002
             times.append(time.process_time() - started)
         return statistics.median(times)
 
@@ -284,14 +286,14 @@ async def test_unknown_accounts_wrong_passwords_and_damaged_hashes_take_the_same
 
 
 @pytest.mark.usefixtures("real_hashes")
-async def test_hashing_does_not_slow_the_rest(world: World) -> None:
+async def test_hashing_does_not_slow_the_rest(harness: ServerHarness) -> None:
     """12 logins at once; meanwhile a session is found, as every request of the chat begins."""
-    await world.signup("alice")
-    token = (await world.login("alice"))[1]
-    logins = asyncio.gather(*(world.login("alice") for _ in range(12)))
+    await harness.signup("alice")
+    token = (await harness.login("alice"))[1]
+    logins = asyncio.gather(*(harness.login("alice") for _ in range(12)))
     found = 0
     while not logins.done():
-        assert await world.sessions.find(token) is not None
+        assert await harness.sessions.find(token) is not None
         found += 1
         await asyncio.sleep(0.002)
     assert {code for code, _ in await logins} <= {0, 1010}

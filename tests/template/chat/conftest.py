@@ -8,7 +8,7 @@ import pytest
 
 from base_server.service.cache.cache_settings import CacheSettings
 from tests.backends_mariadb import DatabaseBackend
-from tests.chat_world import ChatWorld, running_world
+from tests.chat_harness import ChatHarness, running_harness
 from tests.openai_stub import OpenAIStub
 
 
@@ -44,10 +44,10 @@ async def chat(
     app_id: str,
     provider: OpenAIStub,
     request: pytest.FixtureRequest,
-) -> AsyncIterator[ChatWorld]:
+) -> AsyncIterator[ChatHarness]:
     """A running chat; ``@pytest.mark.chat_settings(window=4)`` changes its settings."""
     marker = request.node.get_closest_marker("chat_settings")
-    async with running_world(
+    async with running_harness(
         *backends, app_id, provider, **(marker.kwargs if marker else {})
-    ) as world:
-        yield world
+    ) as harness:
+        yield harness

@@ -8,7 +8,7 @@ import pytest
 
 from base_server.template.chat.messages.repository import NewMessage
 from base_server.template.chat.replies.slots import ReplySlots
-from tests.chat_world import ChatWorld
+from tests.chat_harness import ChatHarness
 
 TEXT = "What would forty characters ask of you?!"
 MESSAGES = 60
@@ -16,7 +16,7 @@ MESSAGES = 60
 ROOM, STATE, ENTRY, CLAIM, EVENT, DELTA = 1300, 250, 400, 300, 900, 60
 
 
-async def sizes(chat: ChatWorld) -> dict[str, list[int]]:
+async def sizes(chat: ChatHarness) -> dict[str, list[int]]:
     """By kind of key, the bytes of each key of this test: name, value and what the server needs beside them."""
     prefix = f"{chat.container.settings.app_id}:TEST:"
     names = await chat.redis.execute("KEYS", f"{prefix}*")
@@ -32,7 +32,7 @@ async def sizes(chat: ChatWorld) -> dict[str, list[int]]:
 @pytest.mark.chat_settings(
     window=MESSAGES, batch_size=1000
 )  # nothing is written before it is measured
-async def test_bytes_of_a_room_a_message_and_an_event(chat: ChatWorld) -> None:
+async def test_bytes_of_a_room_a_message_and_an_event(chat: ChatHarness) -> None:
     user = await chat.user()
     first = await chat.room(user, "A room of people")
     before = await sizes(chat)
@@ -53,7 +53,7 @@ async def test_bytes_of_a_room_a_message_and_an_event(chat: ChatWorld) -> None:
     assert max(after["queue"]) <= 1000, "an empty stream holds nothing of what was in it"
 
 
-async def test_bytes_of_a_reply_while_it_runs(chat: ChatWorld) -> None:
+async def test_bytes_of_a_reply_while_it_runs(chat: ChatHarness) -> None:
     user = await chat.user()
     room = await chat.room(user)
     parts, caller = chat.template._parts, await chat.template._caller(user)

@@ -27,7 +27,7 @@ from base_server.service.llm.conversation import (
 from base_server.template.base.session_info import SessionInfo
 from base_server.template.base.template_service import Call, HttpResponse, TemplateService
 from base_server.template.chat.common.chat_protocol import ChatProtocol
-from tests.chat_world import ChatWorld
+from tests.chat_harness import ChatHarness
 
 LIMITS = {
     ChatProtocol.MESSAGE_LIST: 345,
@@ -77,7 +77,7 @@ async def _calls_of(work: Callable[[], Awaitable[HttpResponse]]) -> int:
 
 @pytest.mark.parametrize("protocol", LIMITS, ids=lambda protocol: protocol.name.lower())
 async def test_a_request_takes_no_more_calls_than_it_did(
-    chat: ChatWorld, protocol: ChatProtocol, monkeypatch: pytest.MonkeyPatch
+    chat: ChatHarness, protocol: ChatProtocol, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(chat.container.ai, "stream_claimed", _say_something)
     monkeypatch.setattr(logger, "_lowest", logging.WARNING)

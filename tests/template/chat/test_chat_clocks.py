@@ -8,19 +8,19 @@ from datetime import datetime, timedelta
 import pytest
 
 from base_server.template.chat.messages.repository import NewMessage
-from tests.chat_world import ChatWorld
+from tests.chat_harness import ChatHarness
 
 MINUTE_MS = 60_000
 
 
-async def redis_ms(chat: ChatWorld) -> int:
+async def redis_ms(chat: ChatHarness) -> int:
     seconds, micros = await chat.redis.execute("TIME")
     return int(seconds) * 1000 + int(micros) // 1000
 
 
 @pytest.mark.parametrize("minutes", [-10, 10])
 async def test_a_process_whose_clock_is_wrong_still_answers(
-    chat: ChatWorld, monkeypatch: pytest.MonkeyPatch, minutes: int
+    chat: ChatHarness, monkeypatch: pytest.MonkeyPatch, minutes: int
 ) -> None:
     user = await chat.user()
     room = await chat.room(user)
@@ -30,7 +30,7 @@ async def test_a_process_whose_clock_is_wrong_still_answers(
 
 
 async def test_a_lease_runs_out_by_redis_clock_though_messages_are_dated_ahead_of_it(
-    chat: ChatWorld,
+    chat: ChatHarness,
 ) -> None:
     user = await chat.user()
     room = await chat.room(user)
@@ -62,7 +62,7 @@ async def test_a_lease_runs_out_by_redis_clock_though_messages_are_dated_ahead_o
 
 
 @pytest.mark.chat_settings(window=4)
-async def test_before_timestamp_takes_naive_times_and_microseconds(chat: ChatWorld) -> None:
+async def test_before_timestamp_takes_naive_times_and_microseconds(chat: ChatHarness) -> None:
     user = await chat.user()
     room = await chat.room(user)
     for n in range(4):

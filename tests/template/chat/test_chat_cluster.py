@@ -11,7 +11,7 @@ from base_server.service.redis_client.slots import tag_slot
 from base_server.template.base.client_session import ClientSession
 from tests.backends_cluster import RedisCluster
 from tests.backends_mariadb import DatabaseBackend
-from tests.chat_world import ChatWorld, running_world
+from tests.chat_harness import ChatHarness, running_harness
 from tests.openai_stub import OpenAIStub
 from tests.waiting import PATIENCE_S, until
 
@@ -19,7 +19,7 @@ from tests.waiting import PATIENCE_S, until
 class Player:
     """Writes into one room, repeats a send until it is acknowledged, deletes every third message."""
 
-    def __init__(self, chat: ChatWorld, user: ClientSession, room_id: str) -> None:
+    def __init__(self, chat: ChatHarness, user: ClientSession, room_id: str) -> None:
         self.chat = chat
         self.user = user
         self.room_id = room_id
@@ -59,7 +59,7 @@ async def test_nothing_is_lost_doubled_or_revived_while_slots_move_and_masters_c
     private_cluster: RedisCluster, tmp_path: Path, app_id: str, provider: OpenAIStub
 ) -> None:
     database = DatabaseBackend("sqlite", DatabaseSettings(timeout_s=PATIENCE_S), tmp_path, None)
-    async with running_world(
+    async with running_harness(
         private_cluster.settings(), database, app_id, provider, batch_interval_s=0.1
     ) as chat:
         players = []
@@ -109,7 +109,7 @@ async def test_a_master_that_is_away_stops_neither_writes_nor_ends_of_the_other_
     often = {"batch_interval_s": 0.1, "sweep_interval_s": 0.1, "reply_lease_s": 3}
     # Each call of a partition that is away takes this long.
     settings = cluster.settings(timeout_s=1, bulk_timeout_s=1)
-    async with running_world(settings, database, app_id, provider, **often) as chat:
+    async with running_harness(settings, database, app_id, provider, **often) as chat:
         user = await chat.user()
         room_id = (await chat.room(user)).room_id
         living = cluster.owner(

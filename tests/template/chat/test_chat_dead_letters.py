@@ -22,7 +22,7 @@ from base_server.template.chat.persistence.calls import DeadLetterCounts
 from base_server.template.chat.persistence.dead_letters import ChatDeadLetters
 from tests.backends_mariadb import DatabaseBackend
 from tests.backends_redis import RedisServer
-from tests.chat_world import ChatWorld, running_world
+from tests.chat_harness import ChatHarness, running_harness
 from tests.openai_stub import OpenAIStub, Reply
 from tests.refusing_database import POISON, Refusing
 from tests.waiting import PATIENCE_S, until
@@ -31,7 +31,7 @@ from tests.waiting import PATIENCE_S, until
 class Behind:
     """The shard of a server that is newer than its scripts: it does not have the procedures in ``lacks``."""
 
-    def __init__(self, chat: ChatWorld, *lacks: str) -> None:
+    def __init__(self, chat: ChatHarness, *lacks: str) -> None:
         self.lacks = set(lacks)
         self._database = chat.container.database
         chat.template._parts.consumer._writer._database = self
@@ -44,23 +44,23 @@ class Behind:
         )
 
 
-async def letters(chat: ChatWorld) -> list[DeadLetter]:
+async def letters(chat: ChatHarness) -> list[DeadLetter]:
     return await chat.container.queue.dead_letters(QUEUE_NAME)
 
 
-def dead(chat: ChatWorld) -> ChatDeadLetters:
+def dead(chat: ChatHarness) -> ChatDeadLetters:
     return ChatDeadLetters(
         chat.container.queue, chat.container.cache.get_bulk_client(), chat.template._wiring.settings
     )
 
 
-async def saved(chat: ChatWorld, user: ClientSession, room_id: str) -> list[int]:
+async def saved(chat: ChatHarness, user: ClientSession, room_id: str) -> list[int]:
     """The numbers of the room's live messages in the database."""
     rows = await chat.rows(user, "fp_chat_messages_get", room_id, None, 100)
     return [row["seq"] for row in reversed(rows)]
 
 
-async def pinned(chat: ChatWorld, room_id: str) -> bool:
+async def pinned(chat: ChatHarness, room_id: str) -> bool:
     keys = [
         chat.keys.room(room_id).record,
         chat.keys.room(room_id).messages,
@@ -69,7 +69,7 @@ async def pinned(chat: ChatWorld, room_id: str) -> bool:
     return [await chat.ttl_ms(key) for key in keys] == [-1, -1, -1]
 
 
-async def poisoned(chat: ChatWorld, user: ClientSession) -> tuple[str, Refusing]:
+async def poisoned(chat: ChatHarness, user: ClientSession) -> tuple[str, Refusing]:
     """A room with one good question, a refused one, and one behind it."""
     room = await chat.room(user)
     await chat.send(user, room.room_id, "good")
@@ -83,7 +83,7 @@ async def poisoned(chat: ChatWorld, user: ClientSession) -> tuple[str, Refusing]
 
 
 async def test_a_refused_event_and_what_follows_it_wait_and_no_other_room_does(
-    chat: ChatWorld,
+    chat: ChatHarness,
 ) -> None:
     user = await chat.user()
     room_id, _ = await poisoned(chat, user)
@@ -109,7 +109,7 @@ async def test_a_refused_event_and_what_follows_it_wait_and_no_other_room_does(
     assert "6" in check.reason
 
 
-async def test_an_outage_is_no_poison(chat: ChatWorld) -> None:
+async def test_an_outage_is_no_poison(chat: ChatHarness) -> None:
     user = await chat.user()
     room = await chat.room(user)
     database = Refusing(chat)
@@ -124,7 +124,9 @@ async def test_an_outage_is_no_poison(chat: ChatWorld) -> None:
     assert await saved(chat, user, room.room_id) == [1, 2]
 
 
-async def test_a_refusal_is_no_poison_while_the_shard_answers_nothing_else(chat: ChatWorld) -> None:
+async def test_a_refusal_is_no_poison_while_the_shard_answers_nothing_else(
+    chat: ChatHarness,
+) -> None:
     user = await chat.user()
     room = await chat.room(user)
     database = Refusing(chat)
@@ -141,7 +143,7 @@ async def test_a_refusal_is_no_poison_while_the_shard_answers_nothing_else(chat:
 
 
 async def test_a_replay_puts_them_back_in_order_before_newer_ones_and_unpins(
-    chat: ChatWorld,
+    chat: ChatHarness,
 ) -> None:
     user = await chat.user()
     room_id, database = await poisoned(chat, user)
@@ -165,7 +167,7 @@ async def test_a_replay_puts_them_back_in_order_before_newer_ones_and_unpins(
     assert await saved(chat, user, room_id) == list(range(1, 11))
 
 
-async def test_what_is_refused_again_keeps_its_place(chat: ChatWorld) -> None:
+async def test_what_is_refused_again_keeps_its_place(chat: ChatHarness) -> None:
     user = await chat.user()
     room_id, database = await poisoned(chat, user)
     first = (await letters(chat))[0]
@@ -183,7 +185,7 @@ async def test_what_is_refused_again_keeps_its_place(chat: ChatWorld) -> None:
     assert await saved(chat, user, room_id) == [1, 2, 3, 4, 5, 6]
 
 
-async def test_some_letters_may_go_first_and_the_room_waits_for_the_rest(chat: ChatWorld) -> None:
+async def test_some_letters_may_go_first_and_the_room_waits_for_the_rest(chat: ChatHarness) -> None:
     user = await chat.user()
     room_id, database = await poisoned(chat, user)
     database.on = False
@@ -198,7 +200,7 @@ async def test_some_letters_may_go_first_and_the_room_waits_for_the_rest(chat: C
 
 
 @pytest.mark.parametrize("room_too", [False, True], ids=["the message", "the room"])
-async def test_a_replay_never_revives_what_was_deleted(chat: ChatWorld, room_too: bool) -> None:
+async def test_a_replay_never_revives_what_was_deleted(chat: ChatHarness, room_too: bool) -> None:
     user = await chat.user()
     room_id, database = await poisoned(chat, user)
     (first, *_) = await letters(chat)
@@ -218,7 +220,7 @@ async def test_a_replay_never_revives_what_was_deleted(chat: ChatWorld, room_too
     await _is_gone(chat, user, room_id, room_too)
 
 
-async def _is_gone(chat: ChatWorld, user: ClientSession, room_id: str, room_too: bool) -> None:
+async def _is_gone(chat: ChatHarness, user: ClientSession, room_id: str, room_too: bool) -> None:
     listed = [room.room_id for room in (await chat.rooms(user)).rooms]
     if room_too:
         assert listed == []
@@ -228,7 +230,7 @@ async def _is_gone(chat: ChatWorld, user: ClientSession, room_id: str, room_too:
         assert await chat.questions(user, room_id) == ["good", "behind"]
 
 
-async def test_dropped_letters_are_gone_for_good_and_the_rest_goes_on(chat: ChatWorld) -> None:
+async def test_dropped_letters_are_gone_for_good_and_the_rest_goes_on(chat: ChatHarness) -> None:
     user = await chat.user()
     room_id, database = await poisoned(chat, user)
     first = (await letters(chat))[0]
@@ -248,7 +250,7 @@ async def test_dropped_letters_are_gone_for_good_and_the_rest_goes_on(chat: Chat
     assert not await pinned(chat, room_id)
 
 
-async def test_when_all_are_dropped_the_room_is_as_the_database_has_it(chat: ChatWorld) -> None:
+async def test_when_all_are_dropped_the_room_is_as_the_database_has_it(chat: ChatHarness) -> None:
     user = await chat.user()
     room_id, _ = await poisoned(chat, user)
     stream = (await letters(chat))[0].stream
@@ -263,7 +265,7 @@ async def test_when_all_are_dropped_the_room_is_as_the_database_has_it(chat: Cha
 
 
 async def test_a_room_that_was_refused_itself_is_listed_until_it_is_dropped(
-    chat: ChatWorld,
+    chat: ChatHarness,
 ) -> None:
     user = await chat.user()
     database = Refusing(chat)
@@ -285,7 +287,7 @@ async def test_a_room_that_was_refused_itself_is_listed_until_it_is_dropped(
 
 
 @pytest.mark.chat_settings(max_dead_letters_per_room=2)
-async def test_past_its_limit_the_room_takes_no_more(chat: ChatWorld) -> None:
+async def test_past_its_limit_the_room_takes_no_more(chat: ChatHarness) -> None:
     user = await chat.user()
     room_id, database = await poisoned(chat, user)
     stream = (await letters(chat))[0].stream
@@ -304,14 +306,14 @@ async def test_past_its_limit_the_room_takes_no_more(chat: ChatWorld) -> None:
 @pytest.fixture
 async def crashable(
     private_server: RedisServer, tmp_path: Path, app_id: str, provider: OpenAIStub
-) -> AsyncIterator[ChatWorld]:
+) -> AsyncIterator[ChatHarness]:
     database = DatabaseBackend("sqlite", DatabaseSettings(timeout_s=PATIENCE_S), tmp_path, None)
-    async with running_world(private_server.settings(), database, app_id, provider) as world:
-        yield world
+    async with running_harness(private_server.settings(), database, app_id, provider) as harness:
+        yield harness
 
 
 async def test_a_redis_that_was_killed_still_has_the_room(
-    crashable: ChatWorld, private_server: RedisServer
+    crashable: ChatHarness, private_server: RedisServer
 ) -> None:
     chat, user = crashable, await crashable.user()
     room_id, database = await poisoned(chat, user)
@@ -329,7 +331,7 @@ async def test_a_redis_that_was_killed_still_has_the_room(
 
 
 async def test_a_room_that_mysql_knows_better_is_not_taken_from_an_old_redis(
-    crashable: ChatWorld, private_server: RedisServer
+    crashable: ChatHarness, private_server: RedisServer
 ) -> None:
     chat, user = crashable, await crashable.user()
     room_id, database = await poisoned(chat, user)
@@ -353,7 +355,7 @@ async def test_a_room_that_mysql_knows_better_is_not_taken_from_an_old_redis(
     assert await chat.questions(user, room_id) == ["good", POISON, "behind", "since then"]
 
 
-async def test_what_is_no_event_holds_up_no_room(chat: ChatWorld) -> None:
+async def test_what_is_no_event_holds_up_no_room(chat: ChatHarness) -> None:
     user = await chat.user()
     room = await chat.room(user)
     await chat.container.queue.send_message(QUEUE_NAME, {"room_id": room.room_id}, "CHAT_NONSENSE")
@@ -365,7 +367,7 @@ async def test_what_is_no_event_holds_up_no_room(chat: ChatWorld) -> None:
     assert await saved(chat, user, room.room_id) == [1, 2]
 
 
-async def test_events_wait_while_a_procedure_is_missing(chat: ChatWorld) -> None:
+async def test_events_wait_while_a_procedure_is_missing(chat: ChatHarness) -> None:
     user = await chat.user()
     room = await chat.room(user)
     await chat.persist()

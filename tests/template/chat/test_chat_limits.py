@@ -11,14 +11,14 @@ from base_server.template.chat.common.chat_serialize import (
     ChatRoomCreateRequest,
     ChatRoomDeleteRequest,
 )
-from tests.chat_world import PERSONA, ChatWorld
+from tests.chat_harness import PERSONA, ChatHarness
 from tests.openai_stub import Reply
 from tests.waiting import until
 
 
 @pytest.mark.chat_settings(sends_per_minute=0.1, sends_at_once=3)
 async def test_sends_over_the_limit_are_1010_with_the_time_to_wait_and_store_nothing(
-    chat: ChatWorld,
+    chat: ChatHarness,
 ) -> None:
     user, other = await chat.user(), await chat.user()
     rooms = [(await chat.room(user)).room_id for _ in range(2)]
@@ -48,7 +48,7 @@ async def test_sends_over_the_limit_are_1010_with_the_time_to_wait_and_store_not
 
 
 @pytest.mark.chat_settings(sends_per_minute=0.1, sends_at_once=1)
-async def test_a_clock_that_was_set_back_does_not_keep_the_bucket_empty(chat: ChatWorld) -> None:
+async def test_a_clock_that_was_set_back_does_not_keep_the_bucket_empty(chat: ChatHarness) -> None:
     user = await chat.user()
     room_id = (await chat.room(user)).room_id
     await chat.send(user, room_id)
@@ -61,7 +61,7 @@ async def test_a_clock_that_was_set_back_does_not_keep_the_bucket_empty(chat: Ch
 
 @pytest.mark.chat_settings(max_open_replies=2)
 async def test_open_replies_are_limited_over_all_rooms_and_free_again_when_they_end(
-    chat: ChatWorld,
+    chat: ChatHarness,
 ) -> None:
     user = await chat.user()
     rooms = [(await chat.room(user)).room_id for _ in range(3)]
@@ -84,7 +84,7 @@ async def test_open_replies_are_limited_over_all_rooms_and_free_again_when_they_
     hanging[1].cancel()
 
 
-async def test_an_ended_reply_leaves_nothing_of_the_limit_behind(chat: ChatWorld) -> None:
+async def test_an_ended_reply_leaves_nothing_of_the_limit_behind(chat: ChatHarness) -> None:
     user = await chat.user()
     room_id = (await chat.room(user)).room_id
     await chat.send(user, room_id, "warm")
@@ -98,7 +98,7 @@ async def test_an_ended_reply_leaves_nothing_of_the_limit_behind(chat: ChatWorld
 
 @pytest.mark.chat_settings(max_rooms_per_account=2)
 async def test_rooms_over_the_limit_are_1010_and_store_nothing_until_one_is_deleted(
-    chat: ChatWorld,
+    chat: ChatHarness,
 ) -> None:
     user = await chat.user()
     first = await chat.room(user, "first", client_request_id="r1")

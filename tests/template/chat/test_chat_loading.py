@@ -13,14 +13,14 @@ from base_server.template.base.client_session import ClientSession
 from base_server.template.base.session_info import SessionInfo
 from base_server.template.chat.domain.states import RoomState
 from tests.backends_mariadb import DatabaseBackend
-from tests.chat_world import ChatWorld, running_world
+from tests.chat_harness import ChatHarness, running_harness
 from tests.openai_stub import OpenAIStub
 
 
 @pytest.mark.parametrize("what", ["room", "account"])
 async def test_processes_that_load_the_same_at_once_do_not_hinder_each_other(
     backends: tuple[Any, DatabaseBackend],
-    chat: ChatWorld,
+    chat: ChatHarness,
     app_id: str,
     provider: OpenAIStub,
     monkeypatch: pytest.MonkeyPatch,
@@ -47,26 +47,28 @@ async def test_processes_that_load_the_same_at_once_do_not_hinder_each_other(
 
     async with AsyncExitStack() as stack:
         worlds = [
-            await stack.enter_async_context(running_world(*backends, app_id, provider))
+            await stack.enter_async_context(running_harness(*backends, app_id, provider))
             for _ in range(3)
         ]
-        for world in worlds:
-            slow_down(world.container.database)
+        for harness in worlds:
+            slow_down(harness.container.database)
 
-        async def read(index: int, world: ChatWorld) -> int:
+        async def read(index: int, harness: ChatHarness) -> int:
             await asyncio.sleep(index * 0.07)  # each begins while another reads the database
             if what == "room":
-                return len((await world.messages(user, room.room_id)).messages)
-            return (await world.rooms(user)).total_count
+                return len((await harness.messages(user, room.room_id)).messages)
+            return (await harness.rooms(user)).total_count
 
-        answers = await asyncio.gather(*(read(index, world) for index, world in enumerate(worlds)))
+        answers = await asyncio.gather(
+            *(read(index, harness) for index, harness in enumerate(worlds))
+        )
         assert answers == [2 if what == "room" else 1] * 3
         assert calls <= 2 * len(worlds)  # a room is read with two calls, and an account
 
 
 @pytest.mark.parametrize("lost", ["room_record", "account_record"])
 async def test_a_record_that_is_gone_while_its_events_wait_is_not_read_from_the_database_too_early(
-    chat: ChatWorld, lost: str
+    chat: ChatHarness, lost: str
 ) -> None:
     user = await chat.user()
     room = await chat.room(user)
@@ -96,7 +98,7 @@ async def test_a_record_that_is_gone_while_its_events_wait_is_not_read_from_the_
 @pytest.mark.parametrize("what", ["room", "account"])
 async def test_a_load_that_read_before_a_write_does_not_bring_back_what_was_then(
     backends: tuple[Any, DatabaseBackend],
-    chat: ChatWorld,
+    chat: ChatHarness,
     app_id: str,
     provider: OpenAIStub,
     monkeypatch: pytest.MonkeyPatch,
@@ -115,7 +117,7 @@ async def test_a_load_that_read_before_a_write_does_not_bring_back_what_was_then
     last_read = "fp_chat_window_get" if what == "room" else "fp_chat_rooms_get"
     await chat.redis.execute("DEL", name)
     has_read, goes_on = asyncio.Event(), asyncio.Event()
-    async with running_world(*backends, app_id, provider) as slow:
+    async with running_harness(*backends, app_id, provider) as slow:
         call = slow.container.database.call_shard_procedure
 
         async def held_up(shard_id: int, procedure: str, params: Any = ()) -> list[dict[str, Any]]:
@@ -147,7 +149,7 @@ async def test_a_load_that_read_before_a_write_does_not_bring_back_what_was_then
 
 
 async def test_what_a_new_redis_run_finds_waiting_is_written_before_anything_is_loaded(
-    chat: ChatWorld,
+    chat: ChatHarness,
 ) -> None:
     user = await chat.user()
     room = await chat.room(user)
@@ -175,7 +177,7 @@ async def test_what_a_new_redis_run_finds_waiting_is_written_before_anything_is_
 
 
 async def test_what_is_being_deleted_is_not_loaded_though_the_database_still_has_it(
-    chat: ChatWorld,
+    chat: ChatHarness,
 ) -> None:
     user = await chat.user()
     kept, gone = await chat.room(user), await chat.room(user)
@@ -190,7 +192,9 @@ async def test_what_is_being_deleted_is_not_loaded_though_the_database_still_has
     assert (await chat.try_send(user, gone.room_id)).errorCode == 1004
 
 
-async def test_a_new_room_without_its_keys_is_found_while_its_create_waits(chat: ChatWorld) -> None:
+async def test_a_new_room_without_its_keys_is_found_while_its_create_waits(
+    chat: ChatHarness,
+) -> None:
     """cases/faults.md U9: it was 1004 until the next batch."""
     user = await chat.user()
     await chat.rooms(user)
@@ -208,7 +212,7 @@ async def test_a_new_room_without_its_keys_is_found_while_its_create_waits(chat:
     await chat.send(user, room_id, "still there")
 
 
-async def test_list_of_an_account_that_is_gone_is_not_that_of_its_name(chat: ChatWorld) -> None:
+async def test_list_of_an_account_that_is_gone_is_not_that_of_its_name(chat: ChatHarness) -> None:
     """cases/faults.md U11: keys of the list bear the account's name, the record says whose list it is."""
     gone = await chat.user()
     room = await chat.room(gone, "secret", client_request_id="request-1")

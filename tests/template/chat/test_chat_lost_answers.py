@@ -21,7 +21,7 @@ from base_server.template.chat.common.chat_serialize import (
     ChatRoomUpdateRequest,
 )
 from base_server.template.chat.domain.events import QUEUE_NAME
-from tests.chat_world import ChatWorld
+from tests.chat_harness import ChatHarness
 from tests.openai_stub import Reply
 from tests.waiting import until
 
@@ -46,7 +46,7 @@ def every_first_answer_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(CacheClient, "run_script", twice)
 
 
-async def events(chat: ChatWorld) -> int:
+async def events(chat: ChatHarness) -> int:
     """How many events were ever put into the streams."""
     count = 0
     for stream in chat.container.queue.streams(QUEUE_NAME):
@@ -57,7 +57,7 @@ async def events(chat: ChatWorld) -> int:
 
 
 async def test_every_operation_is_done_once_and_answers_as_if_nothing_was_lost(
-    chat: ChatWorld,
+    chat: ChatHarness,
 ) -> None:
     user = await chat.user()
     room = await chat.room(user, client_request_id="r")
@@ -95,7 +95,7 @@ async def test_every_operation_is_done_once_and_answers_as_if_nothing_was_lost(
     assert chat.provider.calls == 1
 
 
-async def test_deletes_by_state_calls_report_what_they_did(chat: ChatWorld) -> None:
+async def test_deletes_by_state_calls_report_what_they_did(chat: ChatHarness) -> None:
     """cases/promises.md P1: false would be a refusal of what the call itself has just done."""
     user, states = await chat.user(), get_chat_state_machine()
     room = await chat.room(user)
@@ -110,7 +110,7 @@ async def test_deletes_by_state_calls_report_what_they_did(chat: ChatWorld) -> N
     assert await events(chat) == 6
 
 
-async def test_questions_that_wait_are_answered_in_their_turn(chat: ChatWorld) -> None:
+async def test_questions_that_wait_are_answered_in_their_turn(chat: ChatHarness) -> None:
     user = await chat.user()
     room = await chat.room(user)
     chat.provider.script(*(Reply(tokens=[f"a{n} "] * 4, delay_s=0.02) for n in range(3)))
@@ -129,7 +129,7 @@ async def test_questions_that_wait_are_answered_in_their_turn(chat: ChatWorld) -
     assert chat.provider.calls == 3
 
 
-async def test_a_room_that_went_cold_is_loaded_whole(chat: ChatWorld) -> None:
+async def test_a_room_that_went_cold_is_loaded_whole(chat: ChatHarness) -> None:
     user = await chat.user()
     room = await chat.room(user)
     await chat.send(user, room.room_id, "one")

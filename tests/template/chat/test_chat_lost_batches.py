@@ -14,30 +14,30 @@ from base_server.template.base.client_session import ClientSession
 from base_server.template.chat.domain.events import QUEUE_NAME
 from base_server.template.chat.persistence.calls import DeadLetterCounts
 from base_server.template.chat.persistence.dead_letters import ChatDeadLetters
-from tests.chat_world import ChatWorld
-from tests.documented.host_world import hosted
+from tests.chat_harness import ChatHarness
+from tests.documented.host_harness import hosted
 from tests.documented.test_host_events import new_id
 from tests.refusing_database import POISON, Refusing
 
 
-def stream_of(chat: ChatWorld, user: ClientSession) -> EventStream:
+def stream_of(chat: ChatHarness, user: ClientSession) -> EventStream:
     partition = chat.keys.account_partition(user.session.account_id)
     return chat.container.queue.stream(QUEUE_NAME, partition, str(user.session.shard_id))
 
 
-async def saved(chat: ChatWorld, user: ClientSession, room_id: str) -> list[tuple[int, str]]:
+async def saved(chat: ChatHarness, user: ClientSession, room_id: str) -> list[tuple[int, str]]:
     return [
         (row["seq"], row["content"])
         for row in await chat.rows(user, "fp_chat_window_get", room_id, 100)
     ]
 
 
-async def letters(chat: ChatWorld) -> list[DeadLetter]:
+async def letters(chat: ChatHarness) -> list[DeadLetter]:
     return await chat.container.queue.dead_letters(QUEUE_NAME)
 
 
 async def lost_batch(
-    chat: ChatWorld, user: ClientSession, *texts: str
+    chat: ChatHarness, user: ClientSession, *texts: str
 ) -> tuple[str, EventStream, Refusing]:
     """A room with a question and its answer, and a batch with two events for each of ``texts``, which only the
     consumer's process has."""
@@ -55,12 +55,12 @@ async def lost_batch(
     return room_id, stream, database
 
 
-async def drain(chat: ChatWorld, stream: EventStream) -> None:
+async def drain(chat: ChatHarness, stream: EventStream) -> None:
     await chat.template._parts.consumer._drain(stream, 0.0)
 
 
 async def test_batches_log_an_outage_at_its_begin_and_end(
-    chat: ChatWorld, monkeypatch: pytest.MonkeyPatch
+    chat: ChatHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     user = await chat.user()
     stream, database = stream_of(chat, user), Refusing(chat)
@@ -87,7 +87,7 @@ async def unavailable(*_: object) -> None:
     raise ServiceUnavailable("cache", "away")
 
 
-async def test_refused_events_of_a_lost_batch_become_dead_letters(chat: ChatWorld) -> None:
+async def test_refused_events_of_a_lost_batch_become_dead_letters(chat: ChatHarness) -> None:
     """cases/faults.md U3: they are written when the cause is gone, with what came after them."""
     user = await chat.user()
     room_id, stream, database = await lost_batch(chat, user, POISON, "behind")
@@ -111,7 +111,7 @@ async def test_refused_events_of_a_lost_batch_become_dead_letters(chat: ChatWorl
     assert await chat.questions(user, room_id) == questions
 
 
-async def test_lost_batch_with_a_hosts_save_is_written(chat: ChatWorld) -> None:
+async def test_lost_batch_with_a_hosts_save_is_written(chat: ChatHarness) -> None:
     """cases/faults.md U3: a save without a seq is looked for in the database before the batch is written."""
     user = await chat.user()
     stream, database = stream_of(chat, user), Refusing(chat)
@@ -133,7 +133,7 @@ async def test_lost_batch_with_a_hosts_save_is_written(chat: ChatWorld) -> None:
     ]
 
 
-async def test_lost_batch_is_written_under_its_streams_lock(chat: ChatWorld) -> None:
+async def test_lost_batch_is_written_under_its_streams_lock(chat: ChatHarness) -> None:
     """cases/faults.md U3: another process that writes the stream meanwhile is not overtaken."""
     user = await chat.user()
     room_id, stream, _ = await lost_batch(chat, user, "two")
@@ -152,7 +152,7 @@ async def test_lost_batch_is_written_under_its_streams_lock(chat: ChatWorld) -> 
 
 
 async def test_lost_batch_stays_here_while_the_dead_letters_are_full(
-    chat: ChatWorld, monkeypatch: pytest.MonkeyPatch
+    chat: ChatHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     user = await chat.user()
     _, stream, _ = await lost_batch(chat, user, POISON)
@@ -168,7 +168,7 @@ async def test_lost_batch_stays_here_while_the_dead_letters_are_full(
     assert [letter.fields["seq"] for letter in await letters(chat)] == ["3", "4"]
 
 
-async def test_dead_letters_of_lost_entries_are_added_once(chat: ChatWorld) -> None:
+async def test_dead_letters_of_lost_entries_are_added_once(chat: ChatHarness) -> None:
     """The answer of the first call may be lost: the call is made again."""
     stream = stream_of(chat, await chat.user())
     lost = [(QueueEntry(f"1-{n}", {"id": f"m{n}", "payload": "{}"}), "refused") for n in range(2)]
@@ -182,7 +182,7 @@ async def test_dead_letters_of_lost_entries_are_added_once(chat: ChatWorld) -> N
     assert await chat.redis.execute("HGET", stream.blocked_key, "room") == "2"
 
 
-async def test_batch_that_redis_still_has_is_kept_until_it_is_read_again(chat: ChatWorld) -> None:
+async def test_batch_that_redis_still_has_is_kept_until_it_is_read_again(chat: ChatHarness) -> None:
     """Redis may lose it in the moment after it was asked."""
     user = await chat.user()
     room_id, stream = (await chat.room(user)).room_id, stream_of(chat, user)

@@ -22,7 +22,7 @@ from base_server.template.chat.messages.repository import NewMessage
 from base_server.template.chat.replies.slots import ReplySlots
 from tests.backends_mariadb import DatabaseBackend
 from tests.backends_redis import RedisServer
-from tests.chat_world import ChatWorld, running_world
+from tests.chat_harness import ChatHarness, running_harness
 from tests.openai_stub import OpenAIStub, Reply
 from tests.template.chat.test_chat_settling import keys_for_good
 from tests.waiting import PATIENCE_S, until
@@ -33,7 +33,7 @@ SOON_S = PATIENCE_S
 
 
 async def half_said(
-    chat: ChatWorld, user: ClientSession, room_id: str, client_id: str = ""
+    chat: ChatHarness, user: ClientSession, room_id: str, client_id: str = ""
 ) -> list[asyncio.Task[ChatMessageSendResponse]]:
     """A reply that has said "half " and hangs, and a question that waits behind it; both asked and not answered."""
     chat.provider.script(Reply(tokens=["half "], hang=True))
@@ -52,7 +52,7 @@ async def half_said(
     return sends
 
 
-async def goes_on(chat: ChatWorld, user: ClientSession, room_id: str, *, first: str = "") -> None:
+async def goes_on(chat: ChatHarness, user: ClientSession, room_id: str, *, first: str = "") -> None:
     """The room is served at once; the reply that hangs is stopped (or has ended), the one behind it is asked.
 
     ``first``: how the hanging reply has ended, if it did."""
@@ -79,7 +79,7 @@ async def goes_on(chat: ChatWorld, user: ClientSession, room_id: str, *, first: 
     assert (await chat.rooms(user)).rooms[0].message_count == 8
 
 
-async def all_written(chat: ChatWorld, user: ClientSession, room_id: str) -> None:
+async def all_written(chat: ChatHarness, user: ClientSession, room_id: str) -> None:
     await chat.persist()
     rows = await chat.rows(user, "fp_chat_window_get", room_id, 100)
     assert [row["seq"] for row in rows] == [1, 2, 3, 4, 5, 6, 7, 8]
@@ -87,7 +87,7 @@ async def all_written(chat: ChatWorld, user: ClientSession, room_id: str) -> Non
     assert await keys_for_good(chat) == []
 
 
-async def asked_once(chat: ChatWorld) -> None:
+async def asked_once(chat: ChatHarness) -> None:
     asked = [request.messages[-1]["content"] for request in chat.provider.requests]
     assert sorted(asked) == ["first", "next", "q0", "q1"]
 
@@ -95,17 +95,17 @@ async def asked_once(chat: ChatWorld) -> None:
 @pytest.fixture
 async def crashable(
     private_server: RedisServer, tmp_path: Path, app_id: str, provider: OpenAIStub
-) -> AsyncIterator[ChatWorld]:
+) -> AsyncIterator[ChatHarness]:
     database = DatabaseBackend("sqlite", DatabaseSettings(timeout_s=PATIENCE_S), tmp_path, None)
-    async with running_world(
+    async with running_harness(
         private_server.settings(), database, app_id, provider, **NEVER
-    ) as world:
-        yield world
+    ) as harness:
+        yield harness
 
 
 @pytest.mark.parametrize("written", [False, True], ids=["nothing written", "question written"])
 async def test_a_room_is_served_at_once_when_redis_restarted_while_its_reply_ran(
-    crashable: ChatWorld, private_server: RedisServer, written: bool
+    crashable: ChatHarness, private_server: RedisServer, written: bool
 ) -> None:
     chat, user = crashable, await crashable.user()
     room = await chat.room(user)
@@ -135,7 +135,9 @@ DAMAGES = {
 
 @pytest.mark.chat_settings(**NEVER)
 @pytest.mark.parametrize("damage", DAMAGES)
-async def test_replies_outlive_what_redis_knew_of_their_room(chat: ChatWorld, damage: str) -> None:
+async def test_replies_outlive_what_redis_knew_of_their_room(
+    chat: ChatHarness, damage: str
+) -> None:
     user = await chat.user()
     room = await chat.room(user)
     chat.provider.script(Reply(tokens=["said"]))
@@ -162,7 +164,7 @@ async def test_replies_outlive_what_redis_knew_of_their_room(chat: ChatWorld, da
     [("shard", None), ("owner", "nobody"), ("turn", "nonsense"), ("turn", "|||||")],
 )
 async def test_a_turn_that_cannot_be_read_does_not_keep_others_open(
-    chat: ChatWorld, field: str, value: str | None
+    chat: ChatHarness, field: str, value: str | None
 ) -> None:
     user = await chat.user()
     rooms = [await chat.room(user) for _ in range(2)]
@@ -183,7 +185,7 @@ async def test_a_turn_that_cannot_be_read_does_not_keep_others_open(
 
 
 @pytest.mark.chat_settings(**NEVER)
-async def test_somebody_elses_request_does_not_end_a_reply(chat: ChatWorld) -> None:
+async def test_somebody_elses_request_does_not_end_a_reply(chat: ChatHarness) -> None:
     user = await chat.user()
     room = await chat.room(user)
     chat.provider.script(Reply(tokens=["said"]))
@@ -204,7 +206,7 @@ async def test_somebody_elses_request_does_not_end_a_reply(chat: ChatWorld) -> N
 
 
 async def test_everything_that_was_streamed_of_an_interrupted_reply_is_kept(
-    chat: ChatWorld,
+    chat: ChatHarness,
 ) -> None:
     user = await chat.user()
     room = await chat.room(user)
@@ -223,7 +225,7 @@ async def test_everything_that_was_streamed_of_an_interrupted_reply_is_kept(
 
 
 async def stored_by_a_lost_redis(
-    chat: ChatWorld, user: ClientSession, room_id: str, *seqs: int
+    chat: ChatHarness, user: ClientSession, room_id: str, *seqs: int
 ) -> None:
     """A batch of a Redis that was lost comes to the database: another pair of messages with these numbers."""
     partition, parent = chat.keys.account_partition(user.session.account_id), None
@@ -244,7 +246,7 @@ async def stored_by_a_lost_redis(
 
 
 @pytest.mark.chat_settings(**NEVER)
-async def test_reply_goes_on_when_its_question_got_another_number(chat: ChatWorld) -> None:
+async def test_reply_goes_on_when_its_question_got_another_number(chat: ChatHarness) -> None:
     """Decision 0033: a late batch took the number of the question of a running reply, and of one that waits."""
     user = await chat.user()
     room = await chat.room(user)
@@ -284,7 +286,7 @@ async def test_reply_goes_on_when_its_question_got_another_number(chat: ChatWorl
 
 
 @pytest.mark.chat_settings(**NEVER)
-async def test_reply_goes_on_when_its_place_is_taken(chat: ChatWorld) -> None:
+async def test_reply_goes_on_when_its_place_is_taken(chat: ChatHarness) -> None:
     """A host's message took the number directly after the question: the reply comes after it."""
     user = await chat.user()
     room = await chat.room(user)
@@ -321,7 +323,7 @@ async def test_reply_goes_on_when_its_place_is_taken(chat: ChatWorld) -> None:
     assert asked == ["first", "q0", "q1"]
 
 
-async def copied(chat: ChatWorld) -> dict[str, str]:
+async def copied(chat: ChatHarness) -> dict[str, str]:
     """All keys, kept aside beside each other: key → copy."""
     names = await chat.redis.scan(f"{chat.container.settings.app_id}:*")
     copies = {name: f"{name}:older" for name in names}
@@ -330,7 +332,7 @@ async def copied(chat: ChatWorld) -> dict[str, str]:
     return copies
 
 
-async def come_back_older(chat: ChatWorld, user: ClientSession, copies: dict[str, str]) -> None:
+async def come_back_older(chat: ChatHarness, user: ClientSession, copies: dict[str, str]) -> None:
     """Redis is another run of the file that it wrote when ``copies`` were made."""
     names = await chat.redis.scan(f"{chat.container.settings.app_id}:*")
     commands: list[tuple[str, ...]] = [
@@ -350,7 +352,7 @@ async def come_back_older(chat: ChatWorld, user: ClientSession, copies: dict[str
 @pytest.mark.chat_settings(**NEVER | {"reply_lease_s": 3})
 @pytest.mark.parametrize("then", ["answered", "running"])
 async def test_replies_go_on_when_redis_came_back_without_their_questions(
-    chat: ChatWorld, then: str
+    chat: ChatHarness, then: str
 ) -> None:
     """The record is whole, of an older run, and does not know the questions, which are in the database.
 
@@ -395,7 +397,7 @@ async def test_replies_go_on_when_redis_came_back_without_their_questions(
 
 @pytest.mark.chat_settings(reply_lease_s=0.3)
 async def test_lost_reply_ends_though_the_database_takes_no_writes(
-    chat: ChatWorld, monkeypatch: pytest.MonkeyPatch
+    chat: ChatHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The room is read at once; what ends the reply is written when the database takes it."""
     user = await chat.user()
@@ -433,7 +435,7 @@ async def test_lost_reply_ends_though_the_database_takes_no_writes(
 @pytest.mark.chat_settings(reply_lease_s=0.3)
 @pytest.mark.parametrize("ran", [False, True], ids=["before the fill", "after it"])
 async def test_lost_reply_ends_once_when_the_loading_process_dies(
-    chat: ChatWorld, monkeypatch: pytest.MonkeyPatch, ran: bool
+    chat: ChatHarness, monkeypatch: pytest.MonkeyPatch, ran: bool
 ) -> None:
     user = await chat.user()
     room = await chat.room(user)
@@ -465,7 +467,9 @@ async def test_lost_reply_ends_once_when_the_loading_process_dies(
 
 
 @pytest.mark.chat_settings(reply_lease_s=0.3)
-async def test_reply_that_comes_after_all_takes_the_place_of_its_stand_in(chat: ChatWorld) -> None:
+async def test_reply_that_comes_after_all_takes_the_place_of_its_stand_in(
+    chat: ChatHarness,
+) -> None:
     """The batch with the reply was on its way while Redis was lost; the room shows the reply, once."""
     user = await chat.user()
     room = await chat.room(user)
@@ -501,8 +505,8 @@ async def test_a_repeat_does_not_ask_what_an_older_redis_forgot(
     client_id = str(uuid.uuid4())
     settings = private_server.settings()
     async with (
-        running_world(settings, shared_sqlite, app_id, provider, batch_interval_s=0.2) as one,
-        running_world(settings, shared_sqlite, app_id, provider, batch_interval_s=0.2) as other,
+        running_harness(settings, shared_sqlite, app_id, provider, batch_interval_s=0.2) as one,
+        running_harness(settings, shared_sqlite, app_id, provider, batch_interval_s=0.2) as other,
     ):
         user = await one.user()
         room_id = (await one.room(user)).room_id
@@ -523,7 +527,7 @@ async def test_a_repeat_does_not_ask_what_an_older_redis_forgot(
         assert provider.calls == 1
 
 
-async def is_written(chat: ChatWorld) -> bool:
+async def is_written(chat: ChatHarness) -> bool:
     return await chat.backlog() == 0
 
 
@@ -543,7 +547,7 @@ async def test_a_slot_in_doubt_is_free_after_its_lease(
         return await claim(self, *args, **options)
 
     never = {"reply_lease_s": 1.5, "reply_deadline_s": 300, "batch_interval_s": 0.2}
-    async with running_world(
+    async with running_harness(
         private_server.settings(), shared_sqlite, app_id, provider, **never
     ) as chat:
         user = await chat.user()

@@ -17,21 +17,21 @@ from base_server.template.chat.persistence.procedures import ShardProcedures
 from base_server.template.chat.persistence.shard_marks import ShardMarks
 from base_server.template.chat.persistence.shard_restore import ShardRestore
 from tests.backends_mariadb import DatabaseBackend
-from tests.chat_world import ChatWorld, running_world
+from tests.chat_harness import ChatHarness, running_harness
 from tests.openai_stub import OpenAIStub
 from tests.refusing_database import POISON, Refusing
 
 
-def marks_of(chat: ChatWorld) -> ShardMarks:
+def marks_of(chat: ChatHarness) -> ShardMarks:
     return chat.template._parts.consumer._writer.marks
 
 
-def stream_of(chat: ChatWorld, user: ClientSession) -> EventStream:
+def stream_of(chat: ChatHarness, user: ClientSession) -> EventStream:
     partition = chat.keys.account_partition(user.session.account_id)
     return chat.container.queue.stream(QUEUE_NAME, partition, str(user.session.shard_id))
 
 
-async def lose_what_waits(chat: ChatWorld, stream: EventStream) -> None:
+async def lose_what_waits(chat: ChatHarness, stream: EventStream) -> None:
     """The state after a database came back older: Redis knows of events as written that no database has."""
     ((last, _),) = await chat.redis.execute("XREVRANGE", stream.key, "+", "-", "COUNT", 1)
     await chat.redis.execute("XTRIM", stream.key, "MAXLEN", "0")
@@ -43,27 +43,27 @@ async def lose_what_waits(chat: ChatWorld, stream: EventStream) -> None:
     )
 
 
-async def waiting(chat: ChatWorld, stream: EventStream) -> list[str]:
+async def waiting(chat: ChatHarness, stream: EventStream) -> list[str]:
     """The rooms of the events that wait."""
     entries = await chat.redis.execute("XRANGE", stream.key, "-", "+")
     return [dict(zip(fields[::2], fields[1::2], strict=True))["key"] for _, fields in entries]
 
 
-async def stored(chat: ChatWorld, user: ClientSession, room_id: str) -> list[tuple[int, str]]:
+async def stored(chat: ChatHarness, user: ClientSession, room_id: str) -> list[tuple[int, str]]:
     return [
         (row["seq"], row["content"])
         for row in await chat.rows(user, "fp_chat_window_get", room_id, 100)
     ]
 
 
-async def alarm(chat: ChatWorld) -> str:
+async def alarm(chat: ChatHarness) -> str:
     """What /readyz says of it."""
     checks = await chat.template.readiness()
     return next((check.reason for check in checks if check.name == "chat_older_shards"), "")
 
 
 async def test_every_process_has_the_alarm_until_all_is_written_again(
-    chat: ChatWorld,
+    chat: ChatHarness,
     backends: tuple[CacheSettings, DatabaseBackend],
     app_id: str,
     provider: OpenAIStub,
@@ -73,7 +73,7 @@ async def test_every_process_has_the_alarm_until_all_is_written_again(
     stream, room_id = stream_of(chat, user), (await chat.room(user)).room_id
     await chat.send(user, room_id, "one")
     await lose_what_waits(chat, stream)
-    async with running_world(*backends, app_id, provider) as other:
+    async with running_harness(*backends, app_id, provider) as other:
         # Its start looked at the marks; this process has found nothing itself.
         assert "3 events are written again" in await alarm(chat)
         assert await alarm(chat) == await alarm(other)
@@ -82,7 +82,7 @@ async def test_every_process_has_the_alarm_until_all_is_written_again(
     assert await OlderShards(chat.redis).reports([int(stream.name)])
 
 
-async def test_alarm_of_lost_messages_stays_until_it_is_acknowledged(chat: ChatWorld) -> None:
+async def test_alarm_of_lost_messages_stays_until_it_is_acknowledged(chat: ChatHarness) -> None:
     """cases/faults.md U12: another find meanwhile does not hide them."""
     user = await chat.user()
     stream, room_id = stream_of(chat, user), (await chat.room(user)).room_id
@@ -106,7 +106,7 @@ async def test_alarm_of_lost_messages_stays_until_it_is_acknowledged(chat: ChatW
     assert await OlderShards(chat.redis).acknowledge(int(stream.name)) == []
 
 
-async def test_room_with_pushed_entries_is_written_again(chat: ChatWorld) -> None:
+async def test_room_with_pushed_entries_is_written_again(chat: ChatHarness) -> None:
     """cases/faults.md U12: an entry of a host's own has no seq, and moves nobody else's."""
     user = await chat.user()
     stream, room_id = stream_of(chat, user), (await chat.room(user)).room_id
@@ -121,7 +121,7 @@ async def test_room_with_pushed_entries_is_written_again(chat: ChatWorld) -> Non
 
 
 async def test_restore_that_was_cut_off_goes_on_behind_the_rooms_that_it_had_done(
-    chat: ChatWorld, monkeypatch: pytest.MonkeyPatch
+    chat: ChatHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """cases/faults.md U12: no event is queued twice, the report is whole, and each room counts as progress."""
     user = await chat.user()
@@ -155,7 +155,7 @@ async def test_restore_that_was_cut_off_goes_on_behind_the_rooms_that_it_had_don
 
 
 async def test_put_back_again_during_its_restore_loses_nothing(
-    chat: ChatWorld, monkeypatch: pytest.MonkeyPatch
+    chat: ChatHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """cases/faults.md U12: what the cut restore wrote again is gone again."""
     user = await chat.user()
@@ -187,7 +187,7 @@ async def test_put_back_again_during_its_restore_loses_nothing(
 
 
 async def test_batch_is_settled_though_the_restore_behind_it_fails(
-    chat: ChatWorld, monkeypatch: pytest.MonkeyPatch
+    chat: ChatHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """cases/faults.md U12: a full Redis gets rid of the batch, whose windows stay as long as they are."""
     user = await chat.user()
@@ -210,7 +210,7 @@ async def test_batch_is_settled_though_the_restore_behind_it_fails(
     assert [seq for seq, _ in await stored(chat, user, room_id)] == list(range(1, 27))
 
 
-async def test_room_with_dead_letters_is_written_again_before_them(chat: ChatWorld) -> None:
+async def test_room_with_dead_letters_is_written_again_before_them(chat: ChatHarness) -> None:
     """cases/faults.md U12: what was in the database does not wait behind what it refused; a replay does the rest."""
     user = await chat.user()
     stream, room_id = stream_of(chat, user), (await chat.room(user)).room_id
@@ -244,7 +244,7 @@ async def test_room_with_dead_letters_is_written_again_before_them(chat: ChatWor
     assert await stored(chat, user, room_id) == list(enumerate(texts, start=1))
 
 
-async def test_damaged_room_is_named(chat: ChatWorld) -> None:
+async def test_damaged_room_is_named(chat: ChatHarness) -> None:
     """cases/faults.md U12: the others are written again."""
     user = await chat.user()
     stream, rooms = stream_of(chat, user), [(await chat.room(user)).room_id for _ in range(2)]
@@ -261,7 +261,7 @@ async def test_damaged_room_is_named(chat: ChatWorld) -> None:
 
 
 async def test_mark_that_is_not_too_low_is_only_read(
-    chat: ChatWorld, monkeypatch: pytest.MonkeyPatch
+    chat: ChatHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """cases/faults.md U12: a shard that takes no writes is loaded from."""
     user = await chat.user()
@@ -280,7 +280,7 @@ async def test_mark_that_is_not_too_low_is_only_read(
 
 
 @pytest.mark.chat_settings(window=4)
-async def test_deleted_messages_below_the_window_are_not_lost(chat: ChatWorld) -> None:
+async def test_deleted_messages_below_the_window_are_not_lost(chat: ChatHarness) -> None:
     """cases/faults.md U12: what the report names as lacking was not deleted before."""
     user = await chat.user()
     stream, room_id = stream_of(chat, user), (await chat.room(user)).room_id

@@ -9,13 +9,13 @@ import pytest
 from base_server.template.base.client_session import ClientSession
 from base_server.template.chat.common.chat_model import ChatMessage
 from base_server.template.chat.messages.pages import make_cursor
-from tests.chat_world import ChatWorld
+from tests.chat_harness import ChatHarness
 from tests.openai_stub import Reply
 
 SENDS = 7  # fourteen messages, of which a window of five is in Redis
 
 
-async def filled_room(chat: ChatWorld) -> tuple[ClientSession, str, list[ChatMessage]]:
+async def filled_room(chat: ChatHarness) -> tuple[ClientSession, str, list[ChatMessage]]:
     user = await chat.user()
     room = await chat.room(user)
     for n in range(SENDS):
@@ -28,7 +28,7 @@ async def filled_room(chat: ChatWorld) -> tuple[ClientSession, str, list[ChatMes
 
 
 async def by_cursor(
-    chat: ChatWorld, user: ClientSession, room_id: str, limit: int
+    chat: ChatHarness, user: ClientSession, room_id: str, limit: int
 ) -> list[list[str]]:
     """All pages, newest first, following next_cursor."""
     page = await chat.messages(user, room_id, limit=limit)
@@ -44,7 +44,7 @@ async def by_cursor(
 
 
 async def by_number(
-    chat: ChatWorld, user: ClientSession, room_id: str, limit: int
+    chat: ChatHarness, user: ClientSession, room_id: str, limit: int
 ) -> list[list[str]]:
     """Pages 1, 2, … up to the last one."""
     pages: list[list[str]] = []
@@ -64,7 +64,7 @@ def oldest_first(pages: list[list[str]]) -> list[str]:
 @pytest.mark.chat_settings(window=5)
 @pytest.mark.parametrize("limit", [1, 3, 4, 5, 6, 14, 100])
 async def test_pages_and_cursors_give_every_message_once_in_order(
-    chat: ChatWorld, limit: int
+    chat: ChatHarness, limit: int
 ) -> None:
     user, room_id, everything = await filled_room(chat)
     ids = [message.message_id for message in everything]
@@ -92,7 +92,7 @@ async def test_pages_and_cursors_give_every_message_once_in_order(
     ids=["oldest", "over the edge", "both ends", "newest", "scattered", "all below the window"],
 )
 async def test_deleted_messages_leave_no_hole_and_has_more_stays_exact(
-    chat: ChatWorld, deleted: tuple[int, ...], persisted: bool
+    chat: ChatHarness, deleted: tuple[int, ...], persisted: bool
 ) -> None:
     user, room_id, everything = await filled_room(chat)
     for index in deleted:
@@ -117,7 +117,7 @@ async def test_deleted_messages_leave_no_hole_and_has_more_stays_exact(
     "deleted", [(13,), (8, 9, 10, 11, 12, 13), (0, 5, 6, 12)], ids=["one", "a page", "scattered"]
 )
 async def test_numbered_pages_of_a_window_count_what_can_be_seen(
-    chat: ChatWorld, deleted: tuple[int, ...]
+    chat: ChatHarness, deleted: tuple[int, ...]
 ) -> None:
     user = await chat.user()
     room_id = (await chat.room(user)).room_id
@@ -134,7 +134,7 @@ async def test_numbered_pages_of_a_window_count_what_can_be_seen(
 
 
 @pytest.mark.chat_settings(window=5)
-async def test_before_timestamp_is_strictly_earlier(chat: ChatWorld) -> None:
+async def test_before_timestamp_is_strictly_earlier(chat: ChatHarness) -> None:
     user, room_id, everything = await filled_room(chat)
     for index, message in enumerate(everything):
         for limit in (2, 20):
@@ -147,7 +147,7 @@ async def test_before_timestamp_is_strictly_earlier(chat: ChatWorld) -> None:
 
 @pytest.mark.chat_settings(window=5)
 async def test_a_cursor_is_bound_to_its_room_and_stable_while_messages_arrive(
-    chat: ChatWorld,
+    chat: ChatHarness,
 ) -> None:
     user, room_id, everything = await filled_room(chat)
     first = await chat.messages(user, room_id, limit=4)
@@ -165,7 +165,7 @@ async def test_a_cursor_is_bound_to_its_room_and_stable_while_messages_arrive(
         assert response.error.details == {"field": "cursor"}
 
 
-async def test_rooms_are_paged_by_newest_activity(chat: ChatWorld) -> None:
+async def test_rooms_are_paged_by_newest_activity(chat: ChatHarness) -> None:
     user = await chat.user()
     rooms = [(await chat.room(user)).room_id for _ in range(5)]
     await chat.send(user, rooms[1])

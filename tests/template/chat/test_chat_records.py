@@ -32,7 +32,7 @@ from base_server.template.chat.common.chat_serialize import (
 )
 from base_server.template.chat.domain.states import MESSAGE_STATE_CODES, ROOM_STATE_CODES
 from docs.generate_records import LUA, uses
-from tests.chat_world import ChatWorld
+from tests.chat_harness import ChatHarness
 from tests.openai_stub import Reply
 from tests.record_check import check_records
 from tests.waiting import until
@@ -81,7 +81,7 @@ def test_sentinels_stand_in_no_script_as_literals() -> None:
         assert not re.search(r"'epoch', '0'|'-1'|'0-0'", text), file.name
 
 
-async def test_redis_in_use_has_what_the_schema_says(chat: ChatWorld) -> None:
+async def test_redis_in_use_has_what_the_schema_says(chat: ChatHarness) -> None:
     user = await chat.user()
     room = await chat.room(user, title=None, client_request_id=str(uuid.uuid4()))
     deleted = (await chat.room(user)).room_id
@@ -116,7 +116,7 @@ async def test_redis_in_use_has_what_the_schema_says(chat: ChatWorld) -> None:
 
 
 async def content_of(cache: CacheClient) -> dict[str, Any]:
-    """All that this world has in Redis."""
+    """All that this harness has in Redis."""
     readers = {"string": ("GET",), "hash": ("HGETALL",), "list": ("LRANGE", 0, -1), "set": ("SMEMBERS",),
                "zset": ("ZRANGE", 0, -1, "WITHSCORES"), "stream": ("XRANGE", "-", "+")}  # fmt: skip
     found = {}
@@ -128,7 +128,7 @@ async def content_of(cache: CacheClient) -> dict[str, Any]:
 
 @pytest.mark.parametrize("of", ["room", "account"])
 async def test_record_of_a_newer_format_is_left_alone(
-    chat: ChatWorld, of: str, capsys: pytest.CaptureFixture[str]
+    chat: ChatHarness, of: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A server of an older version says why, and writes nothing; it serves when the record is of its own format."""
     await chat.hush()
@@ -178,7 +178,7 @@ async def test_record_of_a_newer_format_is_left_alone(
 
 
 async def test_batch_with_a_record_of_a_newer_format_waits_for_a_newer_server(
-    chat: ChatWorld,
+    chat: ChatHarness,
 ) -> None:
     """Its rows are written, which can be done twice; its events stay until a newer server settles them."""
     await chat.hush()
@@ -201,7 +201,7 @@ async def test_batch_with_a_record_of_a_newer_format_waits_for_a_newer_server(
     ]
 
 
-async def test_reply_whose_record_becomes_newer_is_not_written(chat: ChatWorld) -> None:
+async def test_reply_whose_record_becomes_newer_is_not_written(chat: ChatHarness) -> None:
     """Its process goes on when the record is of its own format again, as after an outage."""
     await chat.hush()
     user = await chat.user()

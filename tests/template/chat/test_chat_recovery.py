@@ -13,7 +13,7 @@ from base_server.service.db.db_settings import DatabaseSettings
 from base_server.template.chat.domain.events import QUEUE_NAME
 from tests.backends_mariadb import DatabaseBackend
 from tests.backends_redis import RedisServer
-from tests.chat_world import ChatWorld, running_world
+from tests.chat_harness import ChatHarness, running_harness
 from tests.openai_stub import OpenAIStub
 from tests.waiting import PATIENCE_S, until
 
@@ -21,15 +21,15 @@ from tests.waiting import PATIENCE_S, until
 @pytest.fixture
 async def crashable(
     private_server: RedisServer, tmp_path: Path, app_id: str, provider: OpenAIStub
-) -> AsyncIterator[ChatWorld]:
+) -> AsyncIterator[ChatHarness]:
     """A chat whose Redis the test may kill, over SQLite files of its own."""
     database = DatabaseBackend("sqlite", DatabaseSettings(timeout_s=PATIENCE_S), tmp_path, None)
-    async with running_world(private_server.settings(), database, app_id, provider) as world:
-        yield world
+    async with running_harness(private_server.settings(), database, app_id, provider) as harness:
+        yield harness
 
 
 async def test_a_killed_redis_comes_back_whole_and_nothing_is_missing(
-    crashable: ChatWorld, private_server: RedisServer
+    crashable: ChatHarness, private_server: RedisServer
 ) -> None:
     chat, user = crashable, await crashable.user()
     room = await chat.room(user)
@@ -53,7 +53,7 @@ async def test_a_killed_redis_comes_back_whole_and_nothing_is_missing(
 
 
 async def test_a_stale_first_page_is_full_whatever_was_deleted(
-    crashable: ChatWorld, private_server: RedisServer
+    crashable: ChatHarness, private_server: RedisServer
 ) -> None:
     chat, user = crashable, await crashable.user()
     room = await chat.room(user)
@@ -77,7 +77,7 @@ async def test_a_stale_first_page_is_full_whatever_was_deleted(
 
 
 async def test_an_empty_redis_is_not_taken_for_the_truth(
-    crashable: ChatWorld, private_server: RedisServer
+    crashable: ChatHarness, private_server: RedisServer
 ) -> None:
     chat, user = crashable, await crashable.user()
     rooms = [await chat.room(user) for _ in range(3)]
@@ -98,7 +98,7 @@ async def test_an_empty_redis_is_not_taken_for_the_truth(
     ]
 
 
-async def test_a_flushed_redis_is_not_taken_for_the_truth(chat: ChatWorld) -> None:
+async def test_a_flushed_redis_is_not_taken_for_the_truth(chat: ChatHarness) -> None:
     user = await chat.user()
     room = await chat.room(user)
     await chat.send(user, room.room_id, "in the database")
@@ -112,7 +112,7 @@ async def test_a_flushed_redis_is_not_taken_for_the_truth(chat: ChatWorld) -> No
 
 
 async def test_an_old_redis_is_not_taken_for_the_truth(
-    crashable: ChatWorld, private_server: RedisServer
+    crashable: ChatHarness, private_server: RedisServer
 ) -> None:
     chat, user = crashable, await crashable.user()
     room, doomed = await chat.room(user), await chat.room(user)
@@ -150,7 +150,7 @@ async def test_chat_goes_on_while_the_database_is_away_and_is_written_when_it_is
 ) -> None:
     assert private_mariadb.server is not None
     backend = replace(private_mariadb)
-    async with running_world(
+    async with running_harness(
         valkey_server.settings(), backend, app_id, provider, batch_interval_s=0.1
     ) as chat:
         user = await chat.user()
@@ -172,7 +172,9 @@ async def test_chat_goes_on_while_the_database_is_away_and_is_written_when_it_is
         assert [row["seq"] for row in reversed(rows)] == list(range(1, 11))
 
 
-async def test_an_event_of_no_known_type_is_a_dead_letter_and_stops_nobody(chat: ChatWorld) -> None:
+async def test_an_event_of_no_known_type_is_a_dead_letter_and_stops_nobody(
+    chat: ChatHarness,
+) -> None:
     user = await chat.user()
     sick, healthy = await chat.room(user), await chat.room(user)
     await chat.send(user, sick.room_id, "fine", client_message_id="once")
@@ -208,18 +210,18 @@ async def test_an_event_of_no_known_type_is_a_dead_letter_and_stops_nobody(chat:
 
 @pytest.mark.chat_settings(batch_interval_s=0.05)
 async def test_two_processes_write_one_stream_once(
-    backends: tuple[object, DatabaseBackend], chat: ChatWorld, app_id: str, provider: OpenAIStub
+    backends: tuple[object, DatabaseBackend], chat: ChatHarness, app_id: str, provider: OpenAIStub
 ) -> None:
     user = await chat.user()
     room = await chat.room(user)
     # A second set of services on the same servers, as another process would have it.
-    async with running_world(*backends, app_id, provider, batch_interval_s=0.05) as other:  # type: ignore[arg-type]
+    async with running_harness(*backends, app_id, provider, batch_interval_s=0.05) as other:  # type: ignore[arg-type]
         worlds = (chat, other)
         await asyncio.gather(*(worlds[n % 2].send(user, room.room_id, f"m{n}") for n in range(8)))
-        for world in worlds:
+        for harness in worlds:
             seqs = [
                 message.seq
-                for message in (await world.messages(user, room.room_id, limit=50)).messages
+                for message in (await harness.messages(user, room.room_id, limit=50)).messages
             ]
             assert seqs == list(range(1, 17))
         await chat.persist()
@@ -240,7 +242,7 @@ _DAMAGES += [(key, "shortened") for key in ("room.messages", "account.rooms", "a
 @pytest.mark.parametrize("persisted", [True, False])
 @pytest.mark.parametrize(("key", "damage"), _DAMAGES)
 async def test_a_damaged_key_counts_as_a_miss(
-    chat: ChatWorld, key: str, damage: str, persisted: bool
+    chat: ChatHarness, key: str, damage: str, persisted: bool
 ) -> None:
     user = await chat.user()
     room, other = await chat.room(user), await chat.room(user)

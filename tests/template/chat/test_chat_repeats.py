@@ -20,7 +20,7 @@ from base_server.template.chat.common.chat_serialize import (
 )
 from base_server.template.chat.messages.repository import NewMessage
 from tests.backends_mariadb import DatabaseBackend
-from tests.chat_world import PERSONA, ChatWorld, running_world
+from tests.chat_harness import PERSONA, ChatHarness, running_harness
 from tests.openai_stub import OpenAIStub
 from tests.template.chat.test_chat_writes import uuid7
 
@@ -29,7 +29,7 @@ from tests.template.chat.test_chat_writes import uuid7
 @pytest.mark.parametrize("what", ["question", "reply"])
 @pytest.mark.parametrize("persisted", [True, False])
 async def test_a_repeated_send_does_not_bring_back_what_was_deleted(
-    chat: ChatWorld, what: str, persisted: bool
+    chat: ChatHarness, what: str, persisted: bool
 ) -> None:
     user = await chat.user()
     room = await chat.room(user)
@@ -52,7 +52,7 @@ async def test_a_repeated_send_does_not_bring_back_what_was_deleted(
     "goes_on", [False, True], ids=["nothing behind it", "its number given again"]
 )
 async def test_a_send_whose_reply_redis_lost_is_answered_and_not_with_anothers_message(
-    chat: ChatWorld, goes_on: bool
+    chat: ChatHarness, goes_on: bool
 ) -> None:
     """cases/faults.md U5: its process is gone too, and may have asked."""
     user = await chat.user()
@@ -78,7 +78,7 @@ async def test_a_send_whose_reply_redis_lost_is_answered_and_not_with_anothers_m
 @pytest.mark.chat_settings(window=4)
 @pytest.mark.parametrize("reloaded", ["never", "whole", "without it"])
 async def test_a_clients_clock_that_ran_ahead_does_not_make_a_send_twice(
-    chat: ChatWorld, reloaded: str
+    chat: ChatHarness, reloaded: str
 ) -> None:
     user = await chat.user()
     room = await chat.room(user)
@@ -104,7 +104,7 @@ async def test_a_clients_clock_that_ran_ahead_does_not_make_a_send_twice(
     assert again.user_message.message_id == first.user_message.message_id
 
 
-async def an_hour_passes(chat: ChatWorld, account_id: str, room_id: str, hours: int = 2) -> None:
+async def an_hour_passes(chat: ChatHarness, account_id: str, room_id: str, hours: int = 2) -> None:
     """For the account: what happens next is later than its newest activity."""
     later = (int((await chat.redis.execute("TIME"))[0]) + hours * 3600) * 1000
     await chat.redis.execute("ZADD", chat.keys.account(account_id).order, later, room_id)
@@ -112,7 +112,7 @@ async def an_hour_passes(chat: ChatWorld, account_id: str, room_id: str, hours: 
 
 @pytest.mark.parametrize("deleted", [True, False])
 async def test_a_clients_clock_that_ran_ahead_does_not_make_a_room_twice(
-    chat: ChatWorld, deleted: bool
+    chat: ChatHarness, deleted: bool
 ) -> None:
     user, keys = await chat.user(), chat.keys
     account = user.session.account_id
@@ -139,10 +139,10 @@ async def test_a_clients_clock_that_ran_ahead_does_not_make_a_room_twice(
 
 @asynccontextmanager
 async def held_behind(
-    world: ChatWorld, procedure: str, monkeypatch: pytest.MonkeyPatch
+    harness: ChatHarness, procedure: str, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[tuple[asyncio.Event, asyncio.Event]]:
-    """(has read, goes on): this world's first call of ``procedure`` has its answer and waits."""
-    database, has_read, goes_on = world.container.database, asyncio.Event(), asyncio.Event()
+    """(has read, goes on): this harness's first call of ``procedure`` has its answer and waits."""
+    database, has_read, goes_on = harness.container.database, asyncio.Event(), asyncio.Event()
     call = database.call_shard_procedure
 
     async def held(shard_id: int, name: str, params: Any = ()) -> list[dict[str, Any]]:
@@ -160,7 +160,7 @@ async def held_behind(
 @pytest.mark.chat_settings(window=4)
 async def test_a_send_that_the_database_did_not_know_is_asked_for_again_when_the_window_went_on(
     backends: tuple[Any, DatabaseBackend],
-    chat: ChatWorld,
+    chat: ChatHarness,
     app_id: str,
     provider: OpenAIStub,
     monkeypatch: pytest.MonkeyPatch,
@@ -171,7 +171,7 @@ async def test_a_send_that_the_database_did_not_know_is_asked_for_again_when_the
         await chat.send(user, room.room_id, f"before {n}")
     await chat.persist()  # the window is shorter than the room
     async with (
-        running_world(*backends, app_id, provider, window=4) as slow,
+        running_harness(*backends, app_id, provider, window=4) as slow,
         held_behind(slow, "fp_chat_message_find_client", monkeypatch) as (has_read, goes_on),
     ):
         late = asyncio.create_task(slow.try_send(user, room.room_id, "once", client_message_id="c"))
@@ -192,7 +192,7 @@ async def test_a_send_that_the_database_did_not_know_is_asked_for_again_when_the
 
 async def test_a_room_that_the_database_did_not_know_is_asked_for_again_when_the_list_was_loaded_anew(
     backends: tuple[Any, DatabaseBackend],
-    chat: ChatWorld,
+    chat: ChatHarness,
     app_id: str,
     provider: OpenAIStub,
     monkeypatch: pytest.MonkeyPatch,
@@ -200,7 +200,7 @@ async def test_a_room_that_the_database_did_not_know_is_asked_for_again_when_the
     user, keys = await chat.user(), chat.keys
     account = user.session.account_id
     async with (
-        running_world(*backends, app_id, provider) as slow,
+        running_harness(*backends, app_id, provider) as slow,
         held_behind(slow, "fp_chat_room_find_request", monkeypatch) as (has_read, goes_on),
     ):
         late = asyncio.create_task(slow.room(user, "once", client_request_id="r"))
@@ -220,7 +220,7 @@ async def test_a_room_that_the_database_did_not_know_is_asked_for_again_when_the
 @pytest.mark.parametrize("reloaded", [False, True])
 async def test_a_rename_repeated_by_ourselves_does_not_bring_back_the_older_title(
     backends: tuple[Any, DatabaseBackend],
-    chat: ChatWorld,
+    chat: ChatHarness,
     app_id: str,
     provider: OpenAIStub,
     monkeypatch: pytest.MonkeyPatch,
@@ -231,11 +231,11 @@ async def test_a_rename_repeated_by_ourselves_does_not_bring_back_the_older_titl
     once = CacheClient.run_script
     lost: list[Any] = []
 
-    async def rename(world: ChatWorld, title: str) -> None:
+    async def rename(harness: ChatHarness, title: str) -> None:
         request = ChatRoomUpdateRequest(room_id=room.room_id, new_title=title)
-        assert (await world.template.on_chat_room_update_req(user, request)).errorCode == 0
+        assert (await harness.template.on_chat_room_update_req(user, request)).errorCode == 0
 
-    async with running_world(*backends, app_id, provider) as other:
+    async with running_harness(*backends, app_id, provider) as other:
 
         async def answer_lost(
             self: CacheClient,

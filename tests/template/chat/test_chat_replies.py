@@ -16,7 +16,7 @@ from base_server.template.chat.common.chat_serialize import ChatRoomDeleteReques
 from base_server.template.chat.messages.repository import NewMessage
 from base_server.template.chat.replies.slot import ReplySlot
 from base_server.template.chat.replies.slots import ReplySlots, SlotLost
-from tests.chat_world import ChatWorld
+from tests.chat_harness import ChatHarness
 from tests.openai_stub import Reply
 from tests.waiting import until
 
@@ -25,7 +25,7 @@ def slow(text: str = "slow reply", delay_s: float = 0.05) -> Reply:
     return Reply(tokens=[f"{word} " for word in text.split()], delay_s=delay_s)
 
 
-async def running(chat: ChatWorld, calls: int = 1) -> None:
+async def running(chat: ChatHarness, calls: int = 1) -> None:
     await until(lambda: chat.provider.calls >= calls)
 
 
@@ -41,7 +41,7 @@ def assert_accounted(message: ChatMessage) -> None:
 
 @pytest.mark.chat_settings(checkpoint_interval_s=0.02)
 async def test_a_running_reply_is_in_the_list_from_the_start_with_its_text_so_far(
-    chat: ChatWorld,
+    chat: ChatHarness,
 ) -> None:
     user = await chat.user()
     room = await chat.room(user)
@@ -64,7 +64,7 @@ async def test_a_running_reply_is_in_the_list_from_the_start_with_its_text_so_fa
     assert not (await chat.messages(user, room.room_id)).messages[1].is_streaming
 
 
-async def test_a_second_send_waits_its_turn_and_knows_the_first_reply(chat: ChatWorld) -> None:
+async def test_a_second_send_waits_its_turn_and_knows_the_first_reply(chat: ChatHarness) -> None:
     user = await chat.user()
     room = await chat.room(user)
     chat.provider.script(slow("first answer"), slow("second answer"), slow("third answer"))
@@ -97,7 +97,7 @@ async def test_a_second_send_waits_its_turn_and_knows_the_first_reply(chat: Chat
 
 @pytest.mark.chat_settings(history_length=40)
 async def test_no_more_of_a_room_is_read_for_a_reply_than_its_model_is_told(
-    chat: ChatWorld,
+    chat: ChatHarness,
 ) -> None:
     told = chat.container.settings.llm.max_conversation_length
     assert told < 40
@@ -122,12 +122,12 @@ async def test_no_more_of_a_room_is_read_for_a_reply_than_its_model_is_told(
         await store.end(turn, "claim", "said", {})
 
 
-async def _listed(chat: ChatWorld, user, room_id: str, count: int) -> bool:  # type: ignore[no-untyped-def]
+async def _listed(chat: ChatHarness, user, room_id: str, count: int) -> bool:  # type: ignore[no-untyped-def]
     return len((await chat.messages(user, room_id)).messages) == count
 
 
 @pytest.mark.chat_settings(max_waiting_turns=1)
-async def test_a_busy_room_refuses_when_asked_to_or_when_too_many_wait(chat: ChatWorld) -> None:
+async def test_a_busy_room_refuses_when_asked_to_or_when_too_many_wait(chat: ChatHarness) -> None:
     user = await chat.user()
     room = await chat.room(user)
     chat.provider.script(slow("a b c d e f g h"))
@@ -150,7 +150,7 @@ async def test_a_busy_room_refuses_when_asked_to_or_when_too_many_wait(chat: Cha
     assert await chat.questions(user, room.room_id) == ["one", "three"]
 
 
-async def test_a_repeated_send_attaches_to_the_running_reply(chat: ChatWorld) -> None:
+async def test_a_repeated_send_attaches_to_the_running_reply(chat: ChatHarness) -> None:
     user = await chat.user()
     room = await chat.room(user)
     chat.provider.script(slow())
@@ -180,7 +180,7 @@ async def test_a_repeated_send_attaches_to_the_running_reply(chat: ChatWorld) ->
     ],
 )
 async def test_a_failing_provider_keeps_the_question_and_the_room(
-    chat: ChatWorld, reply: Reply, code: int, text: str
+    chat: ChatHarness, reply: Reply, code: int, text: str
 ) -> None:
     user = await chat.user()
     room = await chat.room(user)
@@ -209,7 +209,7 @@ async def test_a_failing_provider_keeps_the_question_and_the_room(
 
 
 async def test_a_provider_that_was_not_called_is_said_so(
-    chat: ChatWorld, monkeypatch: pytest.MonkeyPatch
+    chat: ChatHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def no_place(*_: Any, **__: Any) -> AsyncIterator[ReplyItem]:
         raise AIUnavailable("no free place", called=False, retry_after_s=2.0)
@@ -234,7 +234,7 @@ async def test_a_provider_that_was_not_called_is_said_so(
 
 
 @pytest.mark.chat_settings(reply_deadline_s=3)
-async def test_a_hanging_provider_ends_at_the_deadline_with_what_it_said(chat: ChatWorld) -> None:
+async def test_a_hanging_provider_ends_at_the_deadline_with_what_it_said(chat: ChatHarness) -> None:
     user = await chat.user()
     await chat.container.ai._models()  # the first reply would wait for the import of LangChain
     room = await chat.room(user)
@@ -253,7 +253,7 @@ async def test_a_hanging_provider_ends_at_the_deadline_with_what_it_said(chat: C
 
 @pytest.mark.parametrize("what", ["message", "room"])
 async def test_deleting_a_running_reply_stops_the_provider_and_frees_the_room(
-    chat: ChatWorld, what: str
+    chat: ChatHarness, what: str
 ) -> None:
     user = await chat.user()
     room = await chat.room(user)
@@ -286,7 +286,7 @@ async def test_deleting_a_running_reply_stops_the_provider_and_frees_the_room(
         ]
 
 
-async def test_a_waiting_question_deleted_before_its_turn_is_not_asked(chat: ChatWorld) -> None:
+async def test_a_waiting_question_deleted_before_its_turn_is_not_asked(chat: ChatHarness) -> None:
     user = await chat.user()
     room = await chat.room(user)
     chat.provider.script(slow("first " * 30))
@@ -305,7 +305,7 @@ async def test_a_waiting_question_deleted_before_its_turn_is_not_asked(chat: Cha
 
 @pytest.mark.chat_settings(reply_lease_s=3, sweep_interval_s=0.1)
 async def test_a_reply_whose_process_died_is_interrupted_and_the_next_question_is_answered(
-    chat: ChatWorld,
+    chat: ChatHarness,
 ) -> None:
     user = await chat.user()
     room = await chat.room(user)
@@ -345,11 +345,11 @@ async def test_a_reply_whose_process_died_is_interrupted_and_the_next_question_i
     assert chat.provider.calls == 1
 
 
-async def _has_partial(chat: ChatWorld, user, room_id: str) -> bool:  # type: ignore[no-untyped-def]
+async def _has_partial(chat: ChatHarness, user, room_id: str) -> bool:  # type: ignore[no-untyped-def]
     return bool((await chat.messages(user, room_id)).messages[1].content)
 
 
-async def test_stopping_the_server_keeps_the_partial_text(chat: ChatWorld) -> None:
+async def test_stopping_the_server_keeps_the_partial_text(chat: ChatHarness) -> None:
     user = await chat.user()
     room = await chat.room(user)
     chat.provider.script(slow("word " * 100))
@@ -367,7 +367,7 @@ async def test_stopping_the_server_keeps_the_partial_text(chat: ChatWorld) -> No
 
 @pytest.mark.chat_settings(window=4)
 async def test_a_reply_that_left_the_window_while_it_was_awaited_is_not_taken_for_deleted(
-    chat: ChatWorld,
+    chat: ChatHarness,
 ) -> None:
     """Seen under ``make chaos``: a settle trimmed the window between the two reads of an attached send."""
     user = await chat.user()

@@ -20,14 +20,14 @@ from base_server.template.chat.replies.slot import ReplySlot
 from base_server.template.chat.replies.slots import ReplySlots, RoomNotLoaded, SlotQuestion
 from tests.backends_mariadb import DatabaseBackend
 from tests.backends_redis import RedisServer
-from tests.chat_world import ChatWorld, running_world
+from tests.chat_harness import ChatHarness, running_harness
 from tests.openai_stub import OpenAIStub, Reply
 from tests.waiting import PATIENCE_S, until
 
 HALF = Reply(tokens=["half "], hang=True)
 
 
-async def listed(chat: ChatWorld, user: ClientSession, room_id: str, count: int) -> None:
+async def listed(chat: ChatHarness, user: ClientSession, room_id: str, count: int) -> None:
     async def all_there() -> bool:
         return len((await chat.messages(user, room_id)).messages) == count
 
@@ -35,7 +35,7 @@ async def listed(chat: ChatWorld, user: ClientSession, room_id: str, count: int)
 
 
 async def test_a_stop_does_not_cut_an_end_that_waits_for_redis(
-    chat: ChatWorld, monkeypatch: pytest.MonkeyPatch
+    chat: ChatHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     user = await chat.user()
     room = await chat.room(user)
@@ -60,7 +60,7 @@ async def test_a_stop_does_not_cut_an_end_that_waits_for_redis(
     )
 
 
-async def test_a_question_that_waits_outlives_the_stop_of_its_process(chat: ChatWorld) -> None:
+async def test_a_question_that_waits_outlives_the_stop_of_its_process(chat: ChatHarness) -> None:
     user = await chat.user()
     room = await chat.room(user)
     replies = chat.template._parts.replies
@@ -91,7 +91,7 @@ async def test_a_question_that_waits_outlives_the_stop_of_its_process(chat: Chat
 
 @pytest.mark.chat_settings(reply_lease_s=0.3, sweep_interval_s=0.1)
 async def test_a_room_with_broken_keys_does_not_keep_other_rooms_from_being_swept(
-    chat: ChatWorld,
+    chat: ChatHarness,
 ) -> None:
     user = await chat.user()
     rooms = [(await chat.room(user)).room_id for _ in range(3)]
@@ -109,7 +109,7 @@ async def test_a_room_with_broken_keys_does_not_keep_other_rooms_from_being_swep
 
 
 async def test_waiting_turns_and_a_stream_of_another_type_do_not_keep_a_reply_from_its_end(
-    chat: ChatWorld,
+    chat: ChatHarness,
 ) -> None:
     user = await chat.user()
     room = await chat.room(user)
@@ -135,7 +135,7 @@ async def test_waiting_turns_and_a_stream_of_another_type_do_not_keep_a_reply_fr
 )
 @pytest.mark.chat_settings(sweep_interval_s=0.2, reply_lease_s=2)
 async def test_leases_that_are_gone_block_no_room(
-    chat: ChatWorld, command: tuple[str, ...]
+    chat: ChatHarness, command: tuple[str, ...]
 ) -> None:
     """cases/faults.md U5: nor the room of a process that died, once somebody sends there again."""
     user = await chat.user()
@@ -154,7 +154,7 @@ async def test_leases_that_are_gone_block_no_room(
 
 
 @pytest.mark.parametrize("step", ["append", "end", "look", "claim"])
-async def test_a_reply_goes_on_beside_leases_of_another_type(chat: ChatWorld, step: str) -> None:
+async def test_a_reply_goes_on_beside_leases_of_another_type(chat: ChatHarness, step: str) -> None:
     """cases/faults.md U5."""
     user = await chat.user()
     room = await chat.room(user)
@@ -177,7 +177,7 @@ async def test_a_reply_goes_on_beside_leases_of_another_type(chat: ChatWorld, st
 
 @pytest.mark.chat_settings(checkpoint_interval_s=0.01)
 async def test_a_refused_piece_of_text_is_not_left_out(
-    chat: ChatWorld, monkeypatch: pytest.MonkeyPatch
+    chat: ChatHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     user = await chat.user()
     room = await chat.room(user)
@@ -212,12 +212,12 @@ async def test_a_redis_user_who_may_not_publish_gets_whole_writes(
     """Redis gives a new ACL user no channels; a script that fails after its first write leaves half of it."""
     limited = ("ACL", "SETUSER", "chat", "on", ">pw", "~*", "+@all", "resetchannels")
     database = DatabaseBackend("sqlite", DatabaseSettings(timeout_s=PATIENCE_S), tmp_path, None)
-    async with running_world(
+    async with running_harness(
         private_server.settings(timeout_s=2), database, app_id, provider
     ) as chat:
         await chat.redis.execute(*limited)
     settings = private_server.settings(timeout_s=2, username="chat", password="pw")
-    async with running_world(settings, database, app_id, provider) as chat:
+    async with running_harness(settings, database, app_id, provider) as chat:
         user = await chat.user()
         room = await chat.room(user)
         provider.script(HALF)
@@ -232,7 +232,7 @@ async def test_a_redis_user_who_may_not_publish_gets_whole_writes(
 
 @pytest.mark.chat_settings(reply_lease_s=1.5)
 async def test_lease_of_a_claim_whose_answer_was_lost_goes_on_while_the_room_is_loaded(
-    chat: ChatWorld, monkeypatch: pytest.MonkeyPatch
+    chat: ChatHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Decision 0037: the claim may have been stored; its process still asks, so nobody may end the reply meanwhile."""
     user = await chat.user()
@@ -287,7 +287,7 @@ async def test_lease_of_a_claim_whose_answer_was_lost_goes_on_while_the_room_is_
 
 
 async def test_question_of_another_process_is_given_back_where_there_is_no_place_for_it(
-    chat: ChatWorld, monkeypatch: pytest.MonkeyPatch
+    chat: ChatHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Decision 0037: a process that takes up a question and has no place among its calls does not end the reply."""
     user = await chat.user()

@@ -210,7 +210,7 @@ class Provider:
             yield item
 
 
-class World:
+class ServerHarness:
     """A reply that runs, and everything that can happen to it."""
 
     def __init__(self) -> None:
@@ -296,23 +296,23 @@ class World:
             self.result = self.task.exception() or self.task.result()
 
 
-EVENTS = [name for name in vars(World) if name not in ("settle", "end") and name[0] != "_"]
+EVENTS = [name for name in vars(ServerHarness) if name not in ("settle", "end") and name[0] != "_"]
 
 
-async def play(events: list[tuple[str, int]]) -> World:
-    world = World()
-    await world.settle(1)
+async def play(events: list[tuple[str, int]]) -> ServerHarness:
+    harness = ServerHarness()
+    await harness.settle(1)
     for name, iterations in events:
-        getattr(world, name)()
-        await world.settle(iterations)
-    await world.end()
-    slots, provider, outcome = world.slots, world.provider, world.result
-    assert not len(world.replies)
+        getattr(harness, name)()
+        await harness.settle(iterations)
+    await harness.end()
+    slots, provider, outcome = harness.slots, harness.provider, harness.result
+    assert not len(harness.replies)
     assert provider.calls <= 1
     assert len(slots.ends) + slots.handed_over <= 1, "one end, or one hand-over"
     if slots.handed_over:
         assert not provider.calls, "a slot that is handed over was not used"
-        assert world.is_cancelled or slots.claimed_by in ("", "another process")
+        assert harness.is_cancelled or slots.claimed_by in ("", "another process")
     if isinstance(outcome, ending.ReplyHandedOver):
         assert slots.claimed_by == "another process"
     elif not isinstance(outcome, asyncio.CancelledError):
@@ -320,7 +320,7 @@ async def play(events: list[tuple[str, int]]) -> World:
         assert slots.is_over or not provider.calls, "a reply that was asked has ended"
         assert isinstance(outcome, ending.ReplyPostponed) == bool(slots.handed_over)
         assert (outcome == "ours") == bool(slots.ends)
-    return world
+    return harness
 
 
 @given(st.lists(st.tuples(st.sampled_from(EVENTS), st.integers(0, 6)), max_size=12))
@@ -335,30 +335,30 @@ def test_a_reply_ends_once_whatever_happens(events: list[tuple[str, int]]) -> No
 @pytest.mark.parametrize("event", ["drained", "shutdown"])
 @pytest.mark.parametrize("iterations", range(12))
 def test_a_shutdown_at_any_moment_of_a_claim_ends_once(iterations: int, event: str) -> None:
-    world = asyncio.run(play([("slot_granted", iterations), (event, 20)]))
-    assert len(world.slots.ends) == world.provider.calls
+    harness = asyncio.run(play([("slot_granted", iterations), (event, 20)]))
+    assert len(harness.slots.ends) == harness.provider.calls
 
 
 async def test_a_shutdown_before_its_first_step_hands_the_slot_over() -> None:
-    world = World()
-    world.is_stopped = True
-    world.shutdown()
-    await world.end()
-    assert isinstance(world.result, ending.ReplyPostponed)
+    harness = ServerHarness()
+    harness.is_stopped = True
+    harness.shutdown()
+    await harness.end()
+    assert isinstance(harness.result, ending.ReplyPostponed)
 
 
 @pytest.mark.parametrize("text", [[], ["provider_text"]], ids=["at the end", "at a write"])
 def test_a_reply_that_another_process_has_is_left_to_it(text: list[str]) -> None:
     names = ["slot_granted", "slot_lost", *text, "provider_end"]
-    world = asyncio.run(play([(name, 20) for name in names]))
-    assert world.provider.calls == 1
-    assert isinstance(world.result, ending.ReplyHandedOver)
+    harness = asyncio.run(play([(name, 20) for name in names]))
+    assert harness.provider.calls == 1
+    assert isinstance(harness.result, ending.ReplyHandedOver)
 
 
 def test_a_second_cancellation_does_not_cut_the_end() -> None:
     events = [("slot_granted", 20), ("process_cancelled", 1), ("process_cancelled", 1)]
-    world = asyncio.run(play(events))
-    assert [end["finish_reason"] for end in world.slots.ends] == ["interrupted"]
+    harness = asyncio.run(play(events))
+    assert [end["finish_reason"] for end in harness.slots.ends] == ["interrupted"]
 
 
 @pytest.mark.parametrize(
@@ -376,7 +376,7 @@ def test_a_second_cancellation_does_not_cut_the_end() -> None:
     ],
 )
 def test_an_event_leads_to_its_finish_reason(events: str, finish_reason: str | None) -> None:
-    world = asyncio.run(play([(name, 20) for name in events.split()]))
-    assert [end["finish_reason"] for end in world.slots.ends] == (
+    harness = asyncio.run(play([(name, 20) for name in events.split()]))
+    assert [end["finish_reason"] for end in harness.slots.ends] == (
         [finish_reason] if finish_reason else []
     )

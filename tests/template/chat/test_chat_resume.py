@@ -16,7 +16,7 @@ from base_server.template.chat.common.chat_serialize import ChatMessageResumeReq
 from base_server.template.chat.messages.repository import NewMessage
 from base_server.template.chat.replies.reader import text_after
 from base_server.template.chat.replies.slots import ReplySlots, StreamBehind
-from tests.chat_world import ChatWorld
+from tests.chat_harness import ChatHarness
 from tests.openai_stub import Reply
 from tests.waiting import until
 
@@ -46,7 +46,7 @@ def test_what_was_read_and_the_rest_are_the_whole_from_any_offset(
 
 
 async def resumed(
-    chat: ChatWorld, user: ClientSession, room_id: str, reply_id: str, offset: int
+    chat: ChatHarness, user: ClientSession, room_id: str, reply_id: str, offset: int
 ) -> list[StreamEvent]:
     request = ChatMessageResumeRequest(room_id=room_id, message_id=reply_id, last_event_id=offset)
     given_back = await chat.template.on_chat_message_resume_req(user, request)
@@ -55,7 +55,7 @@ async def resumed(
 
 
 async def refusal(
-    chat: ChatWorld, user: ClientSession, room_id: str, reply_id: str, offset: int
+    chat: ChatHarness, user: ClientSession, room_id: str, reply_id: str, offset: int
 ) -> int:
     request = ChatMessageResumeRequest(room_id=room_id, message_id=reply_id, last_event_id=offset)
     response: Any = await chat.template.on_chat_message_resume_req(user, request)
@@ -63,7 +63,7 @@ async def refusal(
 
 
 async def _forget(
-    chat: ChatWorld, user: ClientSession, room_id: str, reply_id: str, how: str
+    chat: ChatHarness, user: ClientSession, room_id: str, reply_id: str, how: str
 ) -> None:
     """``just ended``, ``stream expired``, ``room expired`` (only the database has it), ``left the window``."""
     keys = chat.keys
@@ -82,7 +82,7 @@ async def _forget(
 
 @pytest.mark.chat_settings(window=4)
 @pytest.mark.parametrize("how", ["just ended", "stream expired", "room expired", "left the window"])
-async def test_a_reply_that_has_ended_resumes_at_every_offset(chat: ChatWorld, how: str) -> None:
+async def test_a_reply_that_has_ended_resumes_at_every_offset(chat: ChatHarness, how: str) -> None:
     user = await chat.user()
     room = await chat.room(user)
     chat.provider.script(Reply(list(TEXT), delay_s=0.001))
@@ -110,7 +110,7 @@ async def test_a_reply_that_has_ended_resumes_at_every_offset(chat: ChatWorld, h
         assert events[-1].data["message"]["content"] == TEXT
 
 
-async def test_a_running_reply_refuses_an_offset_that_it_has_not_reached(chat: ChatWorld) -> None:
+async def test_a_running_reply_refuses_an_offset_that_it_has_not_reached(chat: ChatHarness) -> None:
     user = await chat.user()
     room = await chat.room(user)
     chat.provider.script(Reply(["é한"], hang=True))
@@ -138,7 +138,7 @@ async def test_a_running_reply_refuses_an_offset_that_it_has_not_reached(chat: C
     await sending
 
 
-async def test_text_that_is_appended_again_is_not_there_twice(chat: ChatWorld) -> None:
+async def test_text_that_is_appended_again_is_not_there_twice(chat: ChatHarness) -> None:
     """A lost answer: the writer does not know whether the text arrived, and has more by the time it asks again."""
     user = await chat.user()
     room = await chat.room(user)

@@ -18,7 +18,7 @@ from base_server.template.base.template_service import Call, TemplateService
 from base_server.template.chat.cache.scripts import SCRIPTS
 from base_server.template.chat.common.chat_protocol import ChatProtocol
 from base_server.template.chat.domain.events import QUEUE_NAME
-from tests.chat_world import ChatWorld
+from tests.chat_harness import ChatHarness
 
 LIST, ROOMS, SEND = ChatProtocol.MESSAGE_LIST, ChatProtocol.ROOM_LIST, ChatProtocol.MESSAGE_SEND
 
@@ -26,14 +26,14 @@ LIST, ROOMS, SEND = ChatProtocol.MESSAGE_LIST, ChatProtocol.ROOM_LIST, ChatProto
 class Door:
     """One process' door for an account that has logged in, with a room of its own."""
 
-    def __init__(self, chat: ChatWorld, token: str, user: ClientSession, room_id: str) -> None:
+    def __init__(self, chat: ChatHarness, token: str, user: ClientSession, room_id: str) -> None:
         self.chat, self.token, self.user, self.room_id = chat, token, user, room_id
         self.sessions = _sessions(chat)
         self._service = TemplateService(self.sessions)
         self._rows = {row.id: row for row in chat.template.endpoints()}
 
     @classmethod
-    async def open(cls, chat: ChatWorld) -> Door:
+    async def open(cls, chat: ChatHarness) -> Door:
         user = await chat.user()
         room = await chat.room(user)
         await chat.send(user, room.room_id, "before")
@@ -56,13 +56,13 @@ class Door:
         return await self.chat.questions(self.user, self.room_id)
 
 
-def _sessions(chat: ChatWorld) -> SessionStore:
+def _sessions(chat: ChatHarness) -> SessionStore:
     """Of another process, so far as it remembers nothing."""
     return SessionStore(chat.container.cache, EndedSessions(chat.container.database, 100), 100)
 
 
 @pytest.fixture
-async def door(chat: ChatWorld) -> Door:
+async def door(chat: ChatHarness) -> Door:
     return await Door.open(chat)
 
 

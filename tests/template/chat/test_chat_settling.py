@@ -15,7 +15,7 @@ from base_server.template.chat.domain.events import QUEUE_NAME
 from base_server.template.chat.messages.repository import NewMessage
 from base_server.template.chat.persistence.batch_states import BatchStates
 from base_server.template.chat.replies.slots import ReplySlots, SlotLost
-from tests.chat_world import ChatWorld
+from tests.chat_harness import ChatHarness
 from tests.openai_stub import Reply
 from tests.refusing_database import POISON, Refusing
 from tests.waiting import until
@@ -32,7 +32,7 @@ _FOR_GOOD = (
 )
 
 
-async def keys_for_good(chat: ChatWorld) -> list[str]:
+async def keys_for_good(chat: ChatHarness) -> list[str]:
     """Keys of this test that have no TTL and are none of the few that need none."""
     names = list(await chat.redis.scan(f"{chat.container.settings.app_id}:TEST:*"))
     ttls = await chat.redis.execute_many([("PTTL", name) for name in names])
@@ -46,20 +46,20 @@ def is_for_good(name: str) -> bool:
     return name.endswith(":partitions") or name.partition("}:")[2].partition(":")[0] in _FOR_GOOD
 
 
-async def deliver_again(chat: ChatWorld) -> None:
+async def deliver_again(chat: ChatHarness) -> None:
     """Every waiting event once more, behind the others."""
     for stream in chat.container.queue.streams(QUEUE_NAME):
         for _, fields in await chat.redis.execute("XRANGE", stream.key, "-", "+"):
             await chat.redis.execute("XADD", stream.key, "*", *fields)
 
 
-async def delete_room(chat: ChatWorld, user: object, room_id: str) -> None:
+async def delete_room(chat: ChatHarness, user: object, room_id: str) -> None:
     request = ChatRoomDeleteRequest(room_id=room_id)
     assert (await chat.template.on_chat_room_delete_req(user, request)).errorCode == 0  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("again", [False, True], ids=["once", "delivered twice"])
-async def test_when_all_is_written_everything_expires(chat: ChatWorld, again: bool) -> None:
+async def test_when_all_is_written_everything_expires(chat: ChatHarness, again: bool) -> None:
     user = await chat.user()
     kept, gone, busy = [await chat.room(user) for _ in range(3)]
     for room in (kept, gone, busy):
@@ -92,7 +92,7 @@ async def test_when_all_is_written_everything_expires(chat: ChatWorld, again: bo
     "write", ["send", "rename", "delete in the window", "delete below the window", "delete room"]
 )
 async def test_every_write_takes_the_ttls_away_until_it_is_written(
-    chat: ChatWorld, write: str
+    chat: ChatHarness, write: str
 ) -> None:
     user = await chat.user()
     room = await chat.room(user)
@@ -133,7 +133,7 @@ async def test_every_write_takes_the_ttls_away_until_it_is_written(
 
 
 async def test_what_the_database_refuses_stays_readable_and_does_not_expire(
-    chat: ChatWorld,
+    chat: ChatHarness,
 ) -> None:
     user = await chat.user()
     room = await chat.room(user)
@@ -161,7 +161,7 @@ async def test_what_the_database_refuses_stays_readable_and_does_not_expire(
     assert await chat.questions(user, room.room_id) == ["one", POISON, "three"]
 
 
-async def test_a_room_with_an_open_turn_does_not_expire(chat: ChatWorld) -> None:
+async def test_a_room_with_an_open_turn_does_not_expire(chat: ChatHarness) -> None:
     user = await chat.user()
     room = await chat.room(user)
     parts, caller = chat.template._parts, await chat.template._caller(user)
@@ -194,7 +194,7 @@ async def test_a_room_with_an_open_turn_does_not_expire(chat: ChatWorld) -> None
 
 @pytest.mark.chat_settings(window=2)
 async def test_a_question_that_waits_is_not_trimmed_however_small_the_window_is(
-    chat: ChatWorld,
+    chat: ChatHarness,
 ) -> None:
     user = await chat.user()
     room = await chat.room(user)
@@ -228,7 +228,7 @@ async def test_a_question_that_waits_is_not_trimmed_however_small_the_window_is(
 
 
 @pytest.mark.parametrize("garbage", ["{not json", "", "12", "[]", "{}"])
-async def test_a_damaged_card_is_read_again(chat: ChatWorld, garbage: str) -> None:
+async def test_a_damaged_card_is_read_again(chat: ChatHarness, garbage: str) -> None:
     user = await chat.user()
     room = await chat.room(user, "title", client_request_id="r")
     await chat.persist()
@@ -241,7 +241,7 @@ async def test_a_damaged_card_is_read_again(chat: ChatWorld, garbage: str) -> No
 @pytest.mark.chat_settings(window=2)
 @pytest.mark.parametrize("garbage", ["{not json", "", "12", '{"message_id":"x"}'])
 async def test_a_damaged_entry_hurts_neither_its_room_nor_others(
-    chat: ChatWorld, garbage: str
+    chat: ChatHarness, garbage: str
 ) -> None:
     user = await chat.user()
     damaged, other = await chat.room(user), await chat.room(user)
@@ -261,7 +261,7 @@ async def test_a_damaged_entry_hurts_neither_its_room_nor_others(
 
 @pytest.mark.parametrize("write", ["send", "rename", "delete message", "room"])
 async def test_a_write_while_a_batch_is_written_is_not_taken_for_written(
-    chat: ChatWorld, monkeypatch: pytest.MonkeyPatch, write: str
+    chat: ChatHarness, monkeypatch: pytest.MonkeyPatch, write: str
 ) -> None:
     user = await chat.user()
     room = await chat.room(user)
@@ -319,7 +319,7 @@ async def test_a_write_while_a_batch_is_written_is_not_taken_for_written(
 
 
 async def test_what_is_being_written_is_processing(
-    chat: ChatWorld, monkeypatch: pytest.MonkeyPatch
+    chat: ChatHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     user = await chat.user()
     room = await chat.room(user)

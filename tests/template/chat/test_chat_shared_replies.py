@@ -20,7 +20,7 @@ from base_server.template.chat.messages.repository import NewMessage
 from base_server.template.chat.replies import reader as chat_reply_reader
 from base_server.template.chat.replies.slots import ReplySlots
 from tests.backends_mariadb import DatabaseBackend
-from tests.chat_world import ChatWorld, running_world
+from tests.chat_harness import ChatHarness, running_harness
 from tests.openai_stub import OpenAIStub, Reply
 from tests.waiting import PATIENCE_S, until
 
@@ -36,18 +36,18 @@ def nobody_looks_again_by_himself(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 async def other(
     backends: tuple[CacheSettings, DatabaseBackend],
-    chat: ChatWorld,
+    chat: ChatHarness,
     app_id: str,
     provider: OpenAIStub,
-) -> AsyncIterator[ChatWorld]:
+) -> AsyncIterator[ChatHarness]:
     """A second set of services on the same servers, as another process would have it."""
-    async with running_world(*backends, app_id, provider) as world:
-        for each in (chat, world):  # the first reply would wait for the import of LangChain
+    async with running_harness(*backends, app_id, provider) as harness:
+        for each in (chat, harness):  # the first reply would wait for the import of LangChain
             await each.container.ai._models()
-        yield world
+        yield harness
 
 
-async def reply_of(chat: ChatWorld, user: ClientSession, room_id: str, place: int = 1) -> str:
+async def reply_of(chat: ChatHarness, user: ClientSession, room_id: str, place: int = 1) -> str:
     """The id of a reply, once it is in the list."""
 
     async def listed() -> bool:
@@ -60,7 +60,7 @@ async def reply_of(chat: ChatWorld, user: ClientSession, room_id: str, place: in
 class Reader:
     """Reads a reply along in a task of its own. ``names``: of the events so far."""
 
-    def __init__(self, chat: ChatWorld, events: AsyncIterator[StreamEvent]) -> None:
+    def __init__(self, chat: ChatHarness, events: AsyncIterator[StreamEvent]) -> None:
         self._readings = chat.template._parts.readers._readings
         self._events = events
         self.text = ""
@@ -68,7 +68,7 @@ class Reader:
         self._task = asyncio.create_task(self._read())
 
     @classmethod
-    async def of(cls, chat: ChatWorld, user: ClientSession, room_id: str, reply_id: str) -> Self:
+    async def of(cls, chat: ChatHarness, user: ClientSession, room_id: str, reply_id: str) -> Self:
         request = ChatMessageResumeRequest(room_id=room_id, message_id=reply_id, last_event_id=0)
         events: Any = await chat.template.on_chat_message_resume_req(user, request)
         assert hasattr(events, "aclose"), events
@@ -93,7 +93,7 @@ class Reader:
 
 
 async def test_readers_of_replies_that_run_elsewhere_are_let_go_at_once_when_their_process_stops(
-    chat: ChatWorld, other: ChatWorld
+    chat: ChatHarness, other: ChatHarness
 ) -> None:
     user = await chat.user()
     room, elsewhere = await chat.room(user), await chat.room(user)
@@ -111,15 +111,15 @@ async def test_readers_of_replies_that_run_elsewhere_are_let_go_at_once_when_the
     await chat.template.quiet()
     assert await guest.end() == "reply.delta", "it goes on there, and so can its reader"
     assert len(chat.template._parts.readers) == 1, "who reads what runs here stays"
-    for world in (chat, other):
-        await world.template._parts.replies.stop(0.0)
+    for harness in (chat, other):
+        await harness.template._parts.replies.stop(0.0)
     assert await own.end() == "reply.stopped"
     await asyncio.gather(*sends)
 
 
 @pytest.mark.parametrize("what", ["message", "room"])
 async def test_a_delete_ends_readers_elsewhere_at_once(
-    chat: ChatWorld, other: ChatWorld, what: str
+    chat: ChatHarness, other: ChatHarness, what: str
 ) -> None:
     user = await chat.user()
     room = await chat.room(user)
@@ -139,7 +139,7 @@ async def test_a_delete_ends_readers_elsewhere_at_once(
 
 
 async def test_a_turn_that_another_process_took_up_meanwhile_is_left_to_it(
-    chat: ChatWorld, other: ChatWorld, monkeypatch: pytest.MonkeyPatch
+    chat: ChatHarness, other: ChatHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its first process stood still past the lease, between two looks at whether the turn has come."""
     user = await chat.user()
@@ -187,7 +187,7 @@ async def test_a_turn_that_another_process_took_up_meanwhile_is_left_to_it(
 @pytest.mark.chat_settings(sweep_interval_s=3)
 @pytest.mark.parametrize("how", ["ended", "stopped", "silent", "deleted", "interrupted"])
 async def test_a_question_whose_process_is_gone_does_not_wait_for_a_whole_lease(
-    chat: ChatWorld, how: str
+    chat: ChatHarness, how: str
 ) -> None:
     user = await chat.user()
     room_id = (await chat.room(user)).room_id

@@ -25,7 +25,7 @@ from base_server.template.chat.common.chat_serialize import ChatMessageStopReque
 from base_server.template.chat.domain.states import ABSENT
 from base_server.template.chat.settings import ChatSettings
 from tests.backends_redis import RedisServer, running_cache
-from tests.chat_world import ChatWorld
+from tests.chat_harness import ChatHarness
 from tests.openai_stub import Reply
 from tests.waiting import until
 
@@ -274,7 +274,7 @@ async def test_an_outage_is_raised_and_is_no_refusal(
         assert await machine.transition_message(message_id, MessageState.PROCESSING)
 
 
-async def test_the_documented_name_speaks_to_the_running_chat(chat: ChatWorld) -> None:
+async def test_the_documented_name_speaks_to_the_running_chat(chat: ChatHarness) -> None:
     user = await chat.user()
     room = await chat.room(user)
     question = await chat.send(user, room.room_id)
@@ -287,7 +287,7 @@ async def test_the_documented_name_speaks_to_the_running_chat(chat: ChatWorld) -
         get_chat_state_machine()
 
 
-async def test_smart_delete_message_deletes_the_message(chat: ChatWorld) -> None:
+async def test_smart_delete_message_deletes_the_message(chat: ChatHarness) -> None:
     """cases/promises.md P1."""
     user = await chat.user()
     room = await chat.room(user)
@@ -303,7 +303,7 @@ async def test_smart_delete_message_deletes_the_message(chat: ChatWorld) -> None
 
 
 @pytest.mark.parametrize("stopped", [False, True], ids=["ends", "is stopped"])
-async def test_smart_delete_message_ends_a_running_reply(chat: ChatWorld, stopped: bool) -> None:
+async def test_smart_delete_message_ends_a_running_reply(chat: ChatHarness, stopped: bool) -> None:
     """cases/promises.md P1."""
     user = await chat.user()
     room = await chat.room(user)
@@ -326,7 +326,7 @@ async def test_smart_delete_message_ends_a_running_reply(chat: ChatWorld, stoppe
 @pytest.mark.parametrize("place", [0, 1], ids=["question", "reply"])
 @pytest.mark.parametrize("before", ["PENDING", "PROCESSING", "SENT"])
 async def test_states_that_an_older_process_wrote_on_are_understood(
-    chat: ChatWorld, before: str, place: int
+    chat: ChatHarness, before: str, place: int
 ) -> None:
     """In a rolling change a process of the version before appends its log behind the room that it does not know."""
     user = await chat.user()
@@ -358,7 +358,7 @@ async def test_states_that_an_older_process_wrote_on_are_understood(
 
 
 async def test_state_that_an_older_process_wrote_on_goes_to_sent_without_its_room(
-    chat: ChatWorld,
+    chat: ChatHarness,
 ) -> None:
     user = await chat.user()
     room = await chat.room(user)
@@ -370,7 +370,7 @@ async def test_state_that_an_older_process_wrote_on_goes_to_sent_without_its_roo
     assert re.fullmatch(r"SENT\|P1764000000000,R1764000000003,S\d+", text)
 
 
-async def test_state_sent_by_hand_keeps_its_room_until_mysql_has_it(chat: ChatWorld) -> None:
+async def test_state_sent_by_hand_keeps_its_room_until_mysql_has_it(chat: ChatHarness) -> None:
     """cases/promises.md P1: a delete must find the message until then."""
     user = await chat.user()
     room = await chat.room(user)

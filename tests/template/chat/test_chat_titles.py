@@ -11,21 +11,21 @@ from hypothesis import strategies as st
 from base_server.template.base.client_session import ClientSession
 from base_server.template.chat.common.chat_serialize import ChatRoomUpdateRequest
 from base_server.template.chat.domain.message_format import title_of
-from tests.chat_world import ChatWorld
+from tests.chat_harness import ChatHarness
 from tests.openai_stub import Reply
 from tests.waiting import until
 
 
-async def title(chat: ChatWorld, user: ClientSession) -> str:
+async def title(chat: ChatHarness, user: ClientSession) -> str:
     return (await chat.rooms(user)).rooms[0].title
 
 
-async def rename(chat: ChatWorld, user: ClientSession, room_id: str, new_title: str) -> None:
+async def rename(chat: ChatHarness, user: ClientSession, room_id: str, new_title: str) -> None:
     request = ChatRoomUpdateRequest(room_id=room_id, new_title=new_title)
     assert (await chat.template.on_chat_room_update_req(user, request)).errorCode == 0
 
 
-async def reload(chat: ChatWorld, user: ClientSession, room_id: str) -> None:
+async def reload(chat: ChatHarness, user: ClientSession, room_id: str) -> None:
     """Everything is in the database, and Redis has forgotten it."""
     await chat.persist()
     keys, account_id = chat.keys, user.session.account_id
@@ -38,7 +38,7 @@ async def reload(chat: ChatWorld, user: ClientSession, room_id: str) -> None:
     await chat.redis.execute("DEL", *names)
 
 
-async def test_the_first_message_names_the_room_at_once(chat: ChatWorld) -> None:
+async def test_the_first_message_names_the_room_at_once(chat: ChatHarness) -> None:
     user = await chat.user()
     room = await chat.room(user, title=None)
     assert room.title == "New chat"
@@ -58,7 +58,7 @@ async def test_the_first_message_names_the_room_at_once(chat: ChatWorld) -> None
 
 @pytest.mark.parametrize("forgotten", [False, True], ids=["in Redis", "loaded again"])
 async def test_a_users_title_is_never_overwritten_also_when_it_is_the_default_one(
-    chat: ChatWorld, forgotten: bool
+    chat: ChatHarness, forgotten: bool
 ) -> None:
     user = await chat.user()
     given_at_once = await chat.room(user, title="New chat")
@@ -74,7 +74,7 @@ async def test_a_users_title_is_never_overwritten_also_when_it_is_the_default_on
 
 
 async def test_a_room_that_nobody_named_is_still_known_for_it_after_a_reload(
-    chat: ChatWorld,
+    chat: ChatHarness,
 ) -> None:
     user = await chat.user()
     room = await chat.room(user, title=None)
@@ -91,7 +91,7 @@ async def test_a_room_that_nobody_named_is_still_known_for_it_after_a_reload(
     assert await title(chat, user) == "용"
 
 
-async def test_a_message_that_is_refused_names_nothing(chat: ChatWorld) -> None:
+async def test_a_message_that_is_refused_names_nothing(chat: ChatHarness) -> None:
     user = await chat.user()
     room = await chat.room(user, title=None)
     assert (await chat.try_send(user, "unknown-room", "x")).errorCode == 1004

@@ -14,7 +14,7 @@ from base_server.template.chat.common.chat_serialize import (
     ChatRoomDeleteRequest,
     ChatRoomUpdateRequest,
 )
-from tests.chat_world import PERSONA, ChatWorld
+from tests.chat_harness import PERSONA, ChatHarness
 from tests.openai_stub import Reply
 from tests.waiting import until
 
@@ -28,7 +28,9 @@ def uuid7(ms: int) -> str:
     return str(uuid.UUID(digits[:32].ljust(32, "0")))
 
 
-async def test_a_send_is_stored_answered_and_written_to_the_accounts_shard(chat: ChatWorld) -> None:
+async def test_a_send_is_stored_answered_and_written_to_the_accounts_shard(
+    chat: ChatHarness,
+) -> None:
     user = await chat.user()
     room = await chat.room(user, title="제목 🙂")
     chat.provider.script(Reply(tokens=["sure, ", "네 🎉"]))
@@ -57,7 +59,7 @@ async def test_a_send_is_stored_answered_and_written_to_the_accounts_shard(chat:
     assert (listed.state, listed.message_count, listed.title) == ("ACTIVE", 2, "제목 🙂")
 
 
-async def test_states_log_every_step_to_the_end(chat: ChatWorld) -> None:
+async def test_states_log_every_step_to_the_end(chat: ChatHarness) -> None:
     user = await chat.user()
     room = await chat.room(user)
     response = await chat.try_send(user, room.room_id)
@@ -84,7 +86,7 @@ async def test_states_log_every_step_to_the_end(chat: ChatWorld) -> None:
     assert (await states.get_room_state(room.room_id)).value == "DELETED"  # type: ignore[union-attr]
 
 
-async def test_a_message_to_a_new_room_needs_no_wait_and_no_database(chat: ChatWorld) -> None:
+async def test_a_message_to_a_new_room_needs_no_wait_and_no_database(chat: ChatHarness) -> None:
     user = await chat.user()
     room = await chat.room(user)
     calls = chat.container.database.calls
@@ -94,7 +96,7 @@ async def test_a_message_to_a_new_room_needs_no_wait_and_no_database(chat: ChatW
 
 
 @pytest.mark.chat_settings(delta_interval_s=60)  # a slow machine would send the reply in parts
-async def test_a_cached_list_costs_one_round_trip_and_a_send_three(chat: ChatWorld) -> None:
+async def test_a_cached_list_costs_one_round_trip_and_a_send_three(chat: ChatHarness) -> None:
     await chat.hush()
     user = await chat.user()
     rooms = [await chat.room(user) for _ in range(5)]
@@ -108,7 +110,7 @@ async def test_a_cached_list_costs_one_round_trip_and_a_send_three(chat: ChatWor
     assert chat.redis.round_trips - before == 5
 
 
-async def test_a_batch_calls_one_procedure_a_message_type_and_shard(chat: ChatWorld) -> None:
+async def test_a_batch_calls_one_procedure_a_message_type_and_shard(chat: ChatHarness) -> None:
     user = await chat.user()
     rooms = [await chat.room(user) for _ in range(4)]
     for room in rooms:
@@ -125,7 +127,7 @@ async def test_a_batch_calls_one_procedure_a_message_type_and_shard(chat: ChatWo
     assert chat.container.database.calls - calls == 5 + 1  # the mark of the lane
 
 
-async def test_a_batch_costs_three_round_trips_and_its_lock(chat: ChatWorld) -> None:
+async def test_a_batch_costs_three_round_trips_and_its_lock(chat: ChatHarness) -> None:
     user = await chat.user()
     room = await chat.room(user)
     await chat.send(user, room.room_id)
@@ -143,7 +145,7 @@ async def test_a_batch_costs_three_round_trips_and_its_lock(chat: ChatWorld) -> 
     assert await chat.backlog() == 0
 
 
-async def test_a_full_batch_is_written_before_the_interval(chat: ChatWorld) -> None:
+async def test_a_full_batch_is_written_before_the_interval(chat: ChatHarness) -> None:
     user = await chat.user()
     room = await chat.room(user)
     # The interval is an hour here; 50 waiting events start the consumer.
@@ -156,7 +158,7 @@ async def test_a_full_batch_is_written_before_the_interval(chat: ChatWorld) -> N
     await until(written)
 
 
-async def test_titles_change_and_the_last_one_wins(chat: ChatWorld) -> None:
+async def test_titles_change_and_the_last_one_wins(chat: ChatHarness) -> None:
     user = await chat.user()
     room = await chat.room(user, title=None)
     assert room.title == "New chat"
@@ -174,7 +176,7 @@ async def test_titles_change_and_the_last_one_wins(chat: ChatWorld) -> None:
 
 @pytest.mark.parametrize("when", ["before", "while", "after"])
 async def test_a_message_deleted_before_while_or_after_it_was_persisted_stays_deleted(
-    chat: ChatWorld, when: str
+    chat: ChatHarness, when: str
 ) -> None:
     user = await chat.user()
     room = await chat.room(user)
@@ -201,7 +203,7 @@ async def test_a_message_deleted_before_while_or_after_it_was_persisted_stays_de
 
 
 async def test_a_deleted_room_is_gone_for_good_and_deleting_it_again_is_no_error(
-    chat: ChatWorld,
+    chat: ChatHarness,
 ) -> None:
     user = await chat.user()
     kept, gone = await chat.room(user), await chat.room(user)
@@ -224,7 +226,7 @@ async def test_a_deleted_room_is_gone_for_good_and_deleting_it_again_is_no_error
     assert response.errorCode == 0
 
 
-def unit_keys(chat: ChatWorld, account_id: str, room_id: str) -> list[str]:
+def unit_keys(chat: ChatHarness, account_id: str, room_id: str) -> list[str]:
     keys = chat.keys
     partition = keys.account_partition(account_id)
     return [
@@ -238,14 +240,14 @@ def unit_keys(chat: ChatWorld, account_id: str, room_id: str) -> list[str]:
     ]
 
 
-async def forget(chat: ChatWorld, account_id: str, room_id: str) -> None:
+async def forget(chat: ChatHarness, account_id: str, room_id: str) -> None:
     """As after their TTL."""
     await chat.redis.execute("DEL", *unit_keys(chat, account_id, room_id))
 
 
 @pytest.mark.parametrize("new", ["message", "room", "nothing"])
 async def test_lists_are_whole_after_any_of_their_keys_expired_and_something_new_came(
-    chat: ChatWorld, new: str
+    chat: ChatHarness, new: str
 ) -> None:
     user = await chat.user()
     room, other = await chat.room(user), await chat.room(user)
@@ -275,7 +277,7 @@ async def test_lists_are_whole_after_any_of_their_keys_expired_and_something_new
 
 
 async def test_what_is_unpersisted_has_no_ttl_and_what_is_persisted_has_one(
-    chat: ChatWorld,
+    chat: ChatHarness,
 ) -> None:
     user = await chat.user()
     room = await chat.room(user)
@@ -292,7 +294,7 @@ async def test_what_is_unpersisted_has_no_ttl_and_what_is_persisted_has_one(
     assert max(ttls[4:7]) <= ttls[2]
 
 
-async def test_a_room_older_than_its_states_accepts_messages(chat: ChatWorld) -> None:
+async def test_a_room_older_than_its_states_accepts_messages(chat: ChatHarness) -> None:
     user = await chat.user()
     room = await chat.room(user)
     message = await chat.send(user, room.room_id, "old")
@@ -311,7 +313,7 @@ async def test_a_room_older_than_its_states_accepts_messages(chat: ChatWorld) ->
 
 
 async def test_a_repeated_send_gives_the_same_messages_and_calls_the_ai_once(
-    chat: ChatWorld,
+    chat: ChatHarness,
 ) -> None:
     user = await chat.user()
     room = await chat.room(user)
@@ -342,7 +344,7 @@ async def test_a_repeated_send_gives_the_same_messages_and_calls_the_ai_once(
 @pytest.mark.chat_settings(window=4)
 @pytest.mark.parametrize("form", ["uuid7", "text"])
 async def test_a_send_repeated_after_its_window_passed_is_still_the_same_send(
-    chat: ChatWorld, form: str
+    chat: ChatHarness, form: str
 ) -> None:
     user = await chat.user()
     room = await chat.room(user)
@@ -376,7 +378,7 @@ async def test_a_send_repeated_after_its_window_passed_is_still_the_same_send(
     assert chat.provider.calls == 6
 
 
-async def test_a_repeated_create_gives_the_same_room(chat: ChatWorld) -> None:
+async def test_a_repeated_create_gives_the_same_room(chat: ChatHarness) -> None:
     user = await chat.user()
     first = await chat.room(user, "t", client_request_id="r-1")
     assert (await chat.room(user, "t", client_request_id="r-1")).room_id == first.room_id
@@ -386,7 +388,7 @@ async def test_a_repeated_create_gives_the_same_room(chat: ChatWorld) -> None:
     assert (await chat.rooms(user)).total_count == 1
 
 
-async def test_nothing_of_anyone_elses_can_be_read_or_changed(chat: ChatWorld) -> None:
+async def test_nothing_of_anyone_elses_can_be_read_or_changed(chat: ChatHarness) -> None:
     owner, stranger = await chat.user(), await chat.user()
 
     def place(user: ClientSession) -> tuple[int, int]:
@@ -418,7 +420,7 @@ async def test_nothing_of_anyone_elses_can_be_read_or_changed(chat: ChatWorld) -
         await forget(chat, owner.session.account_id, room.room_id)
 
 
-async def test_many_first_reads_of_a_cold_room_cost_one_load(chat: ChatWorld) -> None:
+async def test_many_first_reads_of_a_cold_room_cost_one_load(chat: ChatHarness) -> None:
     user = await chat.user()
     room = await chat.room(user)
     await chat.send(user, room.room_id, "cold")
@@ -430,7 +432,7 @@ async def test_many_first_reads_of_a_cold_room_cost_one_load(chat: ChatWorld) ->
     assert chat.container.database.calls - calls == 2  # the room's row and its window
 
 
-async def test_parallel_sends_to_one_room_have_their_seqs_without_gaps(chat: ChatWorld) -> None:
+async def test_parallel_sends_to_one_room_have_their_seqs_without_gaps(chat: ChatHarness) -> None:
     user = await chat.user()
     room = await chat.room(user)
     await asyncio.gather(*(chat.send(user, room.room_id, f"m{n}") for n in range(8)))

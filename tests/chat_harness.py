@@ -41,7 +41,7 @@ NO_LIMITS = {"sends_per_minute": 1e6, "sends_at_once": 10**6, "max_open_replies"
 
 
 @dataclass
-class ChatWorld:
+class ChatHarness:
     """``now``: the batch interval is long, so that what is written is written by :meth:`persist` alone."""
 
     container: ServiceContainer
@@ -139,7 +139,7 @@ class ChatWorld:
         return sum((await self.container.queue.backlog(QUEUE_NAME)).values())
 
     async def forget_everything(self) -> None:
-        """Redis loses all that belongs to this world."""
+        """Redis loses all that belongs to this harness."""
         names = await self.redis.scan(f"{self.container.settings.app_id}:*")
         await self.redis.execute_many([("DEL", name) for name in names])
 
@@ -192,7 +192,7 @@ def llm_settings(provider: OpenAIStub) -> LlmSettings:
 
 
 @asynccontextmanager
-async def running_world(
+async def running_harness(
     cache: CacheSettings,
     database: DatabaseBackend,
     app_id: str,
@@ -200,8 +200,8 @@ async def running_world(
     *,
     data_dir: Path | None = None,
     **chat: Any,
-) -> AsyncIterator[ChatWorld]:
-    """A started world. ``chat``: changes to ChatSettings; jobs hardly run by themselves unless they say so."""
+) -> AsyncIterator[ChatHarness]:
+    """A started harness. ``chat``: changes to ChatSettings; jobs hardly run by themselves unless they say so."""
     container = ServiceContainer(
         ServiceSettings(
             app_id=app_id,
@@ -219,7 +219,7 @@ async def running_world(
     try:
         await template.start()
         try:
-            yield ChatWorld(container, template, provider)
+            yield ChatHarness(container, template, provider)
         finally:
             await template.stop()
     finally:

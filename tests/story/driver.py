@@ -71,7 +71,7 @@ class Account:
         self.rooms.append(room)
 
 
-class StoryTeller(RuleBasedStateMachine):
+class StoryDriver(RuleBasedStateMachine):
     """``servers`` and ``loop`` are set by the test; every story has accounts of its own."""
 
     servers: StoryServers

@@ -17,15 +17,15 @@ from template.base.template_context import TemplateContext
 from template.base.template_service import Call, TemplateService
 from template.base.template_type import TemplateType
 
-from tests.chat_world import ChatWorld
+from tests.chat_harness import ChatHarness
 from tests.documented.host_template import HOST, MESSAGE_SEND, ROOM_LIST, DocumentedTemplate
 
 
 @dataclass
-class HostWorld:
+class HostHarness:
     """Calls go the way of a request: protocol id → TemplateService → the document's handler → envelope."""
 
-    chat: ChatWorld
+    chat: ChatHarness
 
     async def list_rooms(self, user: ClientSession) -> dict[str, Any]:
         return await self._call(user, ROOM_LIST)
@@ -82,12 +82,12 @@ class HostWorld:
 
 
 @contextmanager
-def hosted(chat: ChatWorld) -> Iterator[HostWorld]:
+def hosted(chat: ChatHarness) -> Iterator[HostHarness]:
     """The document's handlers, registered as a host registers them, in the one context of the process."""
     TemplateContext.add_template(TemplateType.CHAT, chat.template)
     TemplateContext.add_template(HOST, DocumentedTemplate())
     try:
-        yield HostWorld(chat)
+        yield HostHarness(chat)
     finally:
         TemplateContext.clear()
 

@@ -12,7 +12,7 @@ from base_server.service.scheduler.scheduler_service import SchedulerService
 from base_server.service.scheduler.scheduler_settings import SchedulerSettings
 
 
-class Bench:
+class SchedulerHarness:
     """Schedulers as separate processes would have them, on one Redis."""
 
     def __init__(self, cache: CacheService) -> None:

@@ -15,9 +15,9 @@ from typing import Any
 import aiohttp
 
 from tests.e2e.conftest import Deployment, Local
+from tests.faults.harness import FaultServer, ServerHarness, play_during
 from tests.faults.provider import CountingProvider
-from tests.faults.world import FaultServer, World, play_during
-from tests.players import Player
+from tests.load_clients import Player
 from tests.waiting import PATIENCE_S
 
 EMBEDDED_FAULTS = (
@@ -30,7 +30,7 @@ EMBEDDED_FAULTS = (
 
 
 @dataclass
-class DeployedWorld(World):
+class DeployedHarness(ServerHarness):
     """One deployment of the tests over HTTP, of whatever kind."""
 
     deployed: Deployment
@@ -47,7 +47,7 @@ class DeployedWorld(World):
 
 
 @dataclass
-class EmbeddedWorld(DeployedWorld):
+class EmbeddedHarness(DeployedHarness):
     """The embedded default."""
 
     @property
@@ -56,7 +56,7 @@ class EmbeddedWorld(DeployedWorld):
 
 
 @asynccontextmanager
-async def embedded_world(folder: Path, **changes: object) -> AsyncIterator[EmbeddedWorld]:
+async def embedded_harness(folder: Path, **changes: object) -> AsyncIterator[EmbeddedHarness]:
     async with AsyncExitStack() as stack:
         provider = await stack.enter_async_context(CountingProvider())
         http = await stack.enter_async_context(
@@ -75,19 +75,19 @@ async def embedded_world(folder: Path, **changes: object) -> AsyncIterator[Embed
             f"BASE_SERVER__{name}": str(value) for name, value in (values | changes).items()
         }
         deployed = Local("LOCAL", folder / "embedded", environment, workers=1)
-        world = EmbeddedWorld(provider, [FaultServer(deployed.server)], http, deployed)
+        harness = EmbeddedHarness(provider, [FaultServer(deployed.server)], http, deployed)
         try:
-            await world.start_all()
-            yield world
+            await harness.start_all()
+            yield harness
         finally:
             await asyncio.to_thread(deployed.server.stop)
 
 
 async def run_embedded_fault(
-    name: str, world: EmbeddedWorld, players: list[Player], chance: random.Random
+    name: str, harness: EmbeddedHarness, load_clients: list[Player], chance: random.Random
 ) -> float:
     """As ``run_fault``, for one of ``EMBEDDED_FAULTS``."""
-    (server,) = world.servers
+    (server,) = harness.servers
     long_s = chance.uniform(1, 5)
 
     async def deed() -> None:
@@ -97,7 +97,7 @@ async def run_embedded_fault(
                 await asyncio.sleep(long_s)
             return
         if name == "Valkey paused":
-            pid = world.ask_redis("INFO", "server")["process_id"]
+            pid = harness.ask_redis("INFO", "server")["process_id"]
             os.kill(pid, signal.SIGSTOP)
             try:
                 await asyncio.sleep(long_s)
@@ -107,7 +107,7 @@ async def run_embedded_fault(
         if name != "Valkey killed":
             await server.kill()
         if name != "server killed":
-            world.deployed.kill_cache()
-        await world.start_all()
+            harness.deployed.kill_cache()
+        await harness.start_all()
 
-    return await play_during(players, deed, world.findings)
+    return await play_during(load_clients, deed, harness.findings)

@@ -1,4 +1,4 @@
-"""A world that faults are put into: servers, where their data can be read past them, and an AI provider."""
+"""A harness that faults are put into: servers, where their data can be read past them, and an AI provider."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import redis
 
 from tests.faults.fault_proxy import FaultProxy
 from tests.faults.provider import CountingProvider
-from tests.players import Findings, Player
+from tests.load_clients import Findings, Player
 from tests.server_process import ServerProcess, run_to_its_end
 from tests.waiting import PATIENCE_S, until
 
@@ -80,7 +80,7 @@ class FaultServer:
 
 
 @dataclass
-class World:
+class ServerHarness:
     """What players, faults and the checker need of any deployment."""
 
     provider: CountingProvider
@@ -196,7 +196,7 @@ class World:
 
 
 async def play_during(
-    players: list[Player],
+    load_clients: list[Player],
     deed: Callable[[], Awaitable[object]],
     findings: Findings,
     *,
@@ -206,11 +206,11 @@ async def play_during(
 
     ``within_s`` None: nobody needs to have one."""
     stop = asyncio.Event()
-    playing = [asyncio.create_task(player.play(stop)) for player in players]
+    playing = [asyncio.create_task(player.play(stop)) for player in load_clients]
     try:
         await deed()
         mended_s = time.monotonic()
-        waiting = set(players) if within_s is not None else set()
+        waiting = set(load_clients) if within_s is not None else set()
         while within_s is not None and waiting and time.monotonic() < mended_s + within_s:
             await asyncio.sleep(0.01)
             waiting -= {player for player in waiting if player.last_success_s > mended_s}

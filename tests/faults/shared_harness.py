@@ -18,10 +18,10 @@ import pymysql
 from base_server.service.db.db_settings import DatabaseSettings
 from tests.backends_mariadb import DatabaseBackend, MariaDbServer
 from tests.backends_redis import LOSES_NOTHING, RedisServer, find_server
+from tests.faults.commands import mysql_commands, redis_commands
 from tests.faults.fault_proxy import FaultProxy
+from tests.faults.harness import FaultServer, ServerHarness
 from tests.faults.provider import CountingProvider
-from tests.faults.wire import mysql_commands, redis_commands
-from tests.faults.world import FaultServer, World
 from tests.server_process import ROOT, ServerProcess, run_to_its_end
 from tests.waiting import PATIENCE_S
 
@@ -31,7 +31,7 @@ CACHE_TIMEOUT_S = 2
 
 
 @dataclass
-class SharedWorld(World):
+class SharedHarness(ServerHarness):
     """``redis`` and ``mariadb`` may be killed and started again at will."""
 
     redis: RedisServer
@@ -130,7 +130,7 @@ class SharedWorld(World):
 
 
 @asynccontextmanager
-async def shared_world(
+async def shared_harness(
     backend: DatabaseBackend,
     folder: Path,
     app_id: str,
@@ -139,7 +139,7 @@ async def shared_world(
     sources: Sequence[Path] = (),
     redis_server: RedisServer | None = None,
     **changes: object,
-) -> AsyncIterator[SharedWorld]:
+) -> AsyncIterator[SharedHarness]:
     """``backend``: a private MariaDB, scripts applied. ``redis_server``: one that is not started,
     removed at the end. ``sources``: instead of ``servers``, one server of each of these versions,
     not started. ``changes``: further configuration, ``CHATCONFIG__WINDOW=…``."""
@@ -167,11 +167,13 @@ async def shared_world(
                 folder / f"server{n}", env="DEBUG", changes=environment, source=source
             )
             started.append(FaultServer(process, proxies))
-        world = SharedWorld(provider, started, http, redis_server, backend.server, backend.settings)
+        harness = SharedHarness(
+            provider, started, http, redis_server, backend.server, backend.settings
+        )
         try:
             if not sources:
-                await world.start_all()
-            yield world
+                await harness.start_all()
+            yield harness
         finally:
             for server in started:
                 if server.up:

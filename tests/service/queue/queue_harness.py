@@ -1,4 +1,4 @@
-"""A queue bench: as many processes' worth of queue services as a test wants, on one private
+"""A queue harness: as many processes' worth of queue services as a test wants, on one private
 server."""
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from base_server.service.queue.queue_settings import QueueSettings
 QUICK = {"poll_interval_s": 0.02, "retry_base_s": 0.02, "retry_cap_s": 0.1, "drain_timeout_s": 1.0}
 
 
-class QueueBench:
+class QueueHarness:
     """Each :meth:`queue` is what one process has: its own service and tasks; Redis is shared."""
 
     def __init__(self, cache: CacheService) -> None:
