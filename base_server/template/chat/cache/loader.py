@@ -21,7 +21,19 @@ from base_server.service.core.logger import Logger
 from base_server.service.core.tasks import TaskRegistry
 from base_server.template.base.envelope import INT64_MAX
 from base_server.template.chat.cache.keys import ChatKeys
-from base_server.template.chat.cache.scripts import SCRIPTS, ScriptStatus
+from base_server.template.chat.cache.load_calls import (
+    AlreadyLoaded,
+    BeginLoad,
+    DropWrongTypes,
+    EventsWait,
+    FinishAccountLoad,
+    FinishRoomLoad,
+    LoadBegun,
+    LoadDone,
+    LoadUnit,
+    NotWhole,
+)
+from base_server.template.chat.cache.scripts import NeedsDatabase, NotFound
 from base_server.template.chat.domain.caller import Caller
 from base_server.template.chat.domain.events import open_payload
 from base_server.template.chat.domain.message_format import (
@@ -58,6 +70,10 @@ class Loaded(Enum):
     LOADED = "loaded"
     UNKNOWN = "unknown"
     DELETED = "deleted"
+
+
+# What a load was overtaken by has changed what it read: it begins again.
+_ENDS = {LoadDone: Loaded.LOADED, NotFound: Loaded.DELETED}
 
 
 class CreateRoom(Protocol):
@@ -119,13 +135,26 @@ class ChatLoader:
         keys = self._keys.partition(caller.partition)
         stream = self._streams.stream_key(caller.partition, caller.shard_id)
         account = keys.account(caller.account_id)
-        units = [([account.record, account.rooms, account.order], ["hash", "set", "zset"])]
+        calls = [
+            DropWrongTypes(
+                event_stream=stream,
+                room_or_account_record=account.record,
+                lists=[account.rooms, account.order],
+                list_types=["set", "zset"],
+            )
+        ]
         if room_id:
             room = keys.room(room_id)
-            names = [room.record, room.messages, room.json, room.waiting]
-            units.append((names, ["hash", "list", "string", "list"]))
-        for unit, types in units:
-            await self._cache.run_script(SCRIPTS["drop_wrong_types"], [stream, *unit], types)
+            calls.append(
+                DropWrongTypes(
+                    event_stream=stream,
+                    room_or_account_record=room.record,
+                    lists=[room.messages, room.json, room.waiting],
+                    list_types=["list", "string", "list"],
+                )
+            )
+        for call in calls:
+            await call.run(self._cache)
 
     async def _single_flight(
         self, key: tuple[str, str, int], work: Callable[[], Coroutine[Any, Any, Loaded]]
@@ -144,9 +173,7 @@ class ChatLoader:
         room = keys.room(room_id)
         waited: set[str] = set()
 
-        async def attempt(
-            token: str, epoch: str, last_event: str, *open_turns: str
-        ) -> Loaded | None:
+        async def attempt(begun: LoadBegun) -> Loaded | None:
             rows = await self._database.call_shard_procedure(
                 caller.shard_id, "fp_chat_room_get", (room_id,)
             )
@@ -161,64 +188,47 @@ class ChatLoader:
                     caller.shard_id, "fp_chat_room_owner_get", (room_id,)
                 )
                 if not rows or int(rows[0]["account_db_key"]) == caller.db_key:
-                    return await create(token, has_messages=bool(rows))
+                    return await create(begun.token, has_messages=bool(rows))
             if not rows or int(rows[0]["account_db_key"]) != caller.db_key:
                 return Loaded.UNKNOWN
             if rows[0]["deleted"]:
                 return Loaded.DELETED
-            window = await self._read_window(caller, room_id, rows[0], open_turns)
+            window = await self._read_window(caller, room_id, rows[0], begun.open_slots)
             if not waited.issuperset(window.lost):
                 waited.update(window.lost)
                 await self._wait_for_lost_replies(caller)
                 return None
-            turns = [turn.text for turn in window.open]
-            answer = await self._cache.run_script(
-                SCRIPTS["finish_room_load"],
-                [
-                    room.record,
-                    room.messages,
-                    room.json,
-                    keys.generation,
-                    room.load_token,
-                    room.state,
-                    room.waiting,
-                    keys.leases,
-                    keys.message_state(""),
-                    keys.signals,
-                    room.reply_stream(""),
-                    self._streams.stream_key(caller.partition, caller.shard_id),
-                ],
-                [
-                    token,
-                    epoch,
-                    self._settings.message_list_ttl_s * 1000,
-                    room_id,
-                    max(ms_of(rows[0]["last_message_at"]), window.last_ms),
-                    int(rows[0]["message_count"]) + len(turns) + len(window.lost),
-                    to_json(rows[0]["title"]),
-                    to_json(rows[0]["ai_persona"]),
-                    iso(rows[0]["created_at"]),
-                    self._settings.room_list_ttl_s * 1000,
-                    last_event,
-                    round(self._settings.reply_lease_s * 1000),
-                    self._settings.ready_lease_ms,
-                    len(turns),
-                    len(window.fields),
-                    self._settings.stream_ttl_s * 1000,
-                    open_payload(caller, room_id),
-                    len(window.ends),
-                    *turns,
-                    *window.fields,
-                    *window.ends,
-                    *window.entries,
-                ],
-            )
-            if answer[0] == ScriptStatus.NOT_FOUND:
-                return Loaded.DELETED
-            return Loaded.LOADED if answer[0] == ScriptStatus.OK else None
+            slots = [slot.text for slot in window.open]
+            done = await FinishRoomLoad(
+                room=room,
+                partition=keys,
+                message_states=keys.message_state(""),
+                reply_streams=room.reply_stream(""),
+                event_stream=self._streams.stream_key(caller.partition, caller.shard_id),
+                token=begun.token,
+                begun_in=begun.generation,
+                last_event=begun.last_event,
+                window_ttl_ms=self._settings.message_list_ttl_s * 1000,
+                json_ttl_ms=self._settings.room_list_ttl_s * 1000,
+                stream_ttl_ms=self._settings.stream_ttl_s * 1000,
+                lease_ms=round(self._settings.reply_lease_s * 1000),
+                ready_lease_ms=self._settings.ready_lease_ms,
+                room_id=room_id,
+                last_ms=max(ms_of(rows[0]["last_message_at"]), window.last_ms),
+                count=int(rows[0]["message_count"]) + len(slots) + len(window.lost),
+                title=to_json(rows[0]["title"]),
+                persona=to_json(rows[0]["ai_persona"]),
+                created=iso(rows[0]["created_at"]),
+                payload_start=open_payload(caller, room_id),
+                open_count=len(slots),
+                field_count=len(window.fields),
+                lost_count=len(window.ends),
+                values=[*slots, *window.fields, *window.ends, *window.entries],
+            ).run(self._cache)
+            return _ENDS.get(type(done))
 
-        unit = [room.record, room.load_token, room.messages, room.json]
-        return await self._load("room", caller, room_id, unit, attempt)
+        unit = LoadUnit("room", room_id, room.record, room.load_token, room.messages, room.json)
+        return await self._load(unit, caller, attempt)
 
     async def _bring_home(self, caller: Caller, room_id: str, *, is_new: bool) -> bool:
         """A room with an id of a host's own has its keys in its account's partition once it is
@@ -281,18 +291,16 @@ class ChatLoader:
         keys = self._keys.partition(caller.partition)
         account, rooms = keys.account(caller.account_id), keys.room("")
 
-        async def attempt(token: str, epoch: str, *_: str) -> Loaded | None:
+        async def attempt(begun: LoadBegun) -> Loaded | None:
             rows = await self._database.call_shard_procedure(
                 caller.shard_id, "fp_chat_rooms_get", (caller.db_key,)
             )
             latest = await self._database.call_shard_procedure(
                 caller.shard_id, "fp_chat_request_id_latest", (caller.db_key,)
             )
-            args: list[Any] = [token, epoch, self._settings.room_list_ttl_s * 1000, caller.db_key]
-            args.append(iso_of_ms(_time_bound_ms(latest[0]["client_request_id"])) if latest else "")
-            args += [caller.account_id, self._settings.state_ttl_s * 1000]
+            values: list[object] = []
             for row in rows:
-                args += [
+                values += [
                     row["room_id"],
                     ms_of(row["last_message_at"]),
                     to_json(row["title"]),
@@ -302,82 +310,77 @@ class ChatLoader:
                     row["client_request_id"] or "",
                     row["request_hash"] or "",
                 ]
-            answer = await self._cache.run_script(
-                SCRIPTS["finish_account_load"],
-                [
-                    account.record,
-                    account.rooms,
-                    account.order,
-                    keys.generation,
-                    account.load_token,
-                    rooms.record,
-                    rooms.json,
-                    rooms.state,
-                    self._streams.blocked_rooms_key(caller.partition, caller.shard_id),
-                    keys.account_name(caller.db_key),
-                ],
-                args,
-            )
-            return Loaded.LOADED if answer[0] == ScriptStatus.OK else None
+            latest_id = latest[0]["client_request_id"] if latest else None
+            done = await FinishAccountLoad(
+                caller=caller,
+                account=account,
+                partition=keys,
+                room_records=rooms.record,
+                room_jsons=rooms.json,
+                room_states=rooms.state,
+                blocked_rooms=self._streams.blocked_rooms_key(caller.partition, caller.shard_id),
+                account_name=keys.account_name(caller.db_key),
+                token=begun.token,
+                begun_in=begun.generation,
+                ttl_ms=self._settings.room_list_ttl_s * 1000,
+                latest_request_time=iso_of_ms(_time_bound_ms(latest_id)) if latest_id else "",
+                name_ttl_ms=self._settings.state_ttl_s * 1000,
+                rows=values,
+            ).run(self._cache)
+            return _ENDS.get(type(done))
 
-        unit = [account.record, account.load_token, account.rooms, account.order]
-        return await self._load("account", caller, "", unit, attempt)
+        unit = LoadUnit(
+            "account", "", account.record, account.load_token, account.rooms, account.order
+        )
+        return await self._load(unit, caller, attempt)
 
     async def _load(
         self,
-        kind: str,
+        unit: LoadUnit,
         caller: Caller,
-        room_id: str,
-        unit: list[str],
-        attempt: Callable[..., Coroutine[Any, Any, Loaded | None]],
+        attempt: Callable[[LoadBegun], Coroutine[Any, Any, Loaded | None]],
     ) -> Loaded:
-        record, token_key, first_list, second_list = unit
-        names = self._keys.partition(caller.partition)
-        keys = [
-            record,
-            names.generation,
-            self._streams.stream_key(caller.partition, caller.shard_id),
-            names.backlog_watermark(caller.shard_id),
-            token_key,
-            first_list,
-            second_list,
-            self._streams.blocked_rooms_key(caller.partition, caller.shard_id),
-            names.room(room_id).waiting,
-            names.message_state(""),
-            names.generation_run,
-        ]
-        last_seq: int | str = ""
-        compared_in = ""
+        keys = self._keys.partition(caller.partition)
+        call = BeginLoad(
+            caller=caller,
+            partition=keys,
+            unit=unit,
+            event_stream=self._streams.stream_key(caller.partition, caller.shard_id),
+            watermark=keys.backlog_watermark(caller.shard_id),
+            blocked_rooms=self._streams.blocked_rooms_key(caller.partition, caller.shard_id),
+            waiters=keys.room(unit.room_id).waiting,
+            message_states=keys.message_state(""),
+            token_ttl_ms=_TOKEN_TTL_MS,
+        )
         deadline = time.monotonic() + self._settings.load_timeout_s
         pause_s = 0.01
         while time.monotonic() < deadline:
-            token = secrets.token_hex(8)
-            args = [kind, token, _TOKEN_TTL_MS, room_id, last_seq, compared_in, caller.db_key]
-            answer = await self._cache.run_script(SCRIPTS["begin_load"], keys, args)
-            if answer[0] == ScriptStatus.DUPLICATE:
-                return Loaded.LOADED
-            if answer[0] == ScriptStatus.OK:
-                if (loaded := await attempt(answer[2], answer[1], *answer[3:])) is not None:
-                    return loaded
-                continue
-            if answer[0] == ScriptStatus.NEEDS_DATABASE and len(answer) > 1:
-                await self._check_mark(caller.shard_id, caller.partition)
-                compared_in = answer[1]
-                continue
-            if answer[0] == ScriptStatus.NEEDS_DATABASE:
-                last_seq = await self._last_seq(caller, room_id)
-                continue
-            if answer[0] == ScriptStatus.FULL:
-                raise ServiceUnavailable(
-                    "database", "it refused events of this room, and the room is not whole in Redis"
-                )
-            if len(answer) > 1 and not await self._end_lost_turn(caller, room_id, answer[1]):
-                return Loaded.UNKNOWN
-            self._streams.flush(caller.partition, caller.shard_id)
-            await asyncio.sleep(pause_s)
-            pause_s = min(pause_s * 2, 0.25)
+            call.token = secrets.token_hex(8)
+            match await call.run(self._cache):
+                case AlreadyLoaded():
+                    return Loaded.LOADED
+                case LoadBegun() as begun:
+                    if (loaded := await attempt(begun)) is not None:
+                        return loaded
+                case NeedsDatabase(None):
+                    call.stored_last_seq = await self._last_seq(caller, unit.room_id)
+                case NeedsDatabase(generation):
+                    await self._check_mark(caller.shard_id, caller.partition)
+                    call.compared_in = generation
+                case NotWhole():
+                    raise ServiceUnavailable(
+                        "database",
+                        "it refused events of this room, and the room is not whole in Redis",
+                    )
+                case EventsWait(lost):
+                    # What its end appends has to be written first, as the other events have.
+                    if lost and not await self._end_lost_turn(caller, unit.room_id, lost):
+                        return Loaded.UNKNOWN
+                    self._streams.flush(caller.partition, caller.shard_id)
+                    await asyncio.sleep(pause_s)
+                    pause_s = min(pause_s * 2, 0.25)
         raise ServiceUnavailable(
-            "database", f"the {kind}'s backlog was not written within the load timeout"
+            "database", f"the {unit.kind}'s backlog was not written within the load timeout"
         )
 
     async def _read_window(
