@@ -4,16 +4,19 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 ARGS ?=
-# Where it is set, each of the hundreds of processes that the tests start would compile everything of ours again.
+# Where it is set, each of the hundreds of processes that the tests start would compile everything
+# of ours again.
 unexport PYTHONDONTWRITEBYTECODE
 JOBS ?= 4
 MINUTES ?= 20
 ROLLING_S ?= 60
-# What a change in one file needs: the unit tests, and of each area over HTTP one file, on the embedded default.
+# What a change in one file needs: the unit tests, and of each area over HTTP one file, on the
+# embedded default.
 FAST ?= tests/service tests/template tests/test_architecture.py tests/test_documents.py \
   tests/application/test_config.py tests/application/test_health.py tests/documented/test_documented_names.py \
   tests/e2e/test_walk.py tests/streams/test_streams.py
-# Of the tests over HTTP, what depends most on which process answers: one life, streams, clients, stories beside a model.
+# Of the tests over HTTP, what depends most on which process answers: one life, streams, clients,
+# stories beside a model.
 ON_WORKERS ?= tests/e2e/test_walk.py tests/streams/test_streams.py tests/examples \
   tests/story/test_story.py::test_stories_with_server_processes_that_are_killed
 
@@ -77,8 +80,8 @@ lock: $(INSTALLED) ## compile requirements.lock and requirements-server.lock aga
 	UV_PYTHON_DOWNLOADS=never uv pip compile pyproject.toml --universal --generate-hashes --no-header \
 	  --constraints requirements.lock --python $(BIN)/python -o requirements-server.lock
 
-# The stamp is written last: an interrupted install is done again, a finished one costs nothing. It holds this folder's
-# path, for a virtual environment does not survive a move.
+# The stamp is written last: an interrupted install is done again, a finished one costs nothing. It
+# holds this folder's path, for a virtual environment does not survive a move.
 ifneq ($(shell cat $(INSTALLED) 2>/dev/null),$(realpath $(CURDIR)))
 .PHONY: $(INSTALLED)
 endif
