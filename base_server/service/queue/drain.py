@@ -33,9 +33,8 @@ async def drain(
         while lock is not None and not lock.lost:
             entries = await store.head(stream, batch, batch_bytes)
             ids = [entry.entry_id for entry in entries]
-            if (
-                not ids or ids == before
-            ):  # empty, or the handler took nothing away: it has its reasons
+            if not ids or ids == before:
+                # Empty, or the handler left everything there: handing it over again would spin.
                 break
             handed += len(ids)
             if await handler(stream, entries) is False:

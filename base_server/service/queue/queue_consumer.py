@@ -136,6 +136,7 @@ class QueueConsumer:
 
     async def _round(self) -> bool:
         """Visit the first stream, by priority, that has something to deliver; false if none has."""
+        # One visit a round: what came meanwhile may be more urgent.
         for stream in await self._candidates():
             if self._stopping:
                 return False
@@ -195,7 +196,7 @@ class QueueConsumer:
             retry = page.retries.get(entry.entry_id)
             key = entry.partition_key
             if key in visit.blocked:
-                continue
+                continue  # in order: after the one that failed
             # A wait that is longer than any was begun before the server's clock was set back.
             wait_ms = retry.not_before_ms - page.now_ms if retry else 0
             if 0 < wait_ms <= self._settings.retry_cap_s * 1000:
@@ -217,6 +218,7 @@ class QueueConsumer:
         except ValueError as error:
             return await self._give_up(stream, entry, attempt, f"not a message: {error}")
         if attempt > self._settings.max_attempts:
+            # Counted before they began, never reported as failed.
             return await self._give_up(
                 stream, entry, attempt - 1, "its last deliveries never ended: their process died"
             )
@@ -225,6 +227,7 @@ class QueueConsumer:
         try:
             failure = await self._call(message)
         except ServiceUnavailable as error:
+            # Not the message's fault: the attempt is not counted.
             await self._store.record_attempt(stream, entry.entry_id, attempt - 1, 0)
             _double(self._backoffs.setdefault(stream, _Backoff()), self._settings)
             if self._handler_outage.is_due():
@@ -259,6 +262,7 @@ class QueueConsumer:
         except ServiceUnavailable:
             raise
         except asyncio.CancelledError:
+            # The server stops (ours), or the handler cancelled something of its own (a failure).
             task = asyncio.current_task()
             if task is not None and task.cancelling():
                 raise
@@ -290,6 +294,7 @@ class QueueConsumer:
         try:
             await self._store.dead_letter(stream, [(entry.entry_id, reason[:1000])], {})
         except DeadLettersFull as full:
+            # Back-pressure: it stays, and blocks its key until an operator has made room.
             Logger.error(
                 "a message failed for good and its dead letters are full",
                 queue=self._queue_name,

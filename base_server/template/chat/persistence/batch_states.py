@@ -69,6 +69,8 @@ class BatchStates:
         """Mark PROCESSING the events that may be written now. One round trip, unless a room of
         theirs has dead letters."""
         room_ids = list({event.room_id for event in events})
+        # Asked in the same step: a replay of dead letters needs the stream's lock, which we have,
+        # so no room gets blocked or free before the batch is acknowledged.
         server = await self._mark_processing(stream, events, room_ids)
         going, blocked = events, []
         if server.blocked_rooms:
@@ -79,9 +81,10 @@ class BatchStates:
             ]
             going_ids = {event.entry_id for event in going}
             blocked = [event.entry_id for event in events if event.entry_id not in going_ids]
-            # The script marks nothing while a room of the batch is blocked.
+            # The script has marked nothing: all of its rooms together, or none.
             await self._mark_processing(stream, going, [])
         for event in going:
+            # Another partition may be on another node, where the script cannot reach.
             if event.kind == MESSAGE_SAVE and event.is_elsewhere:
                 await self._states.move_message_state(event.message_id, MessageState.PROCESSING)
         return BegunBatch(going, blocked, server.generation, server.saved_event)
@@ -95,8 +98,14 @@ class BatchStates:
         generation: str,
         window: int,
     ) -> int:
-        """Note what is in MySQL; how many events the stream has left. What is refused is not: its
-        room may not expire."""
+        """MySQL has the events but those of ``refused``: remove them from the stream in the same
+        step that notes in each room how far it is saved. Returns how many events the stream has
+        left.
+
+        Sent twice, the second call changes nothing. ``generation``: of the Redis that had the
+        events. Another one does not know them, so their rooms are loaded again; rooms of
+        ``renumbered`` too.
+        """
         written = [event for event in events if event.entry_id not in refused]
         settings, keys = self._settings, self._keys.partition(stream.partition)
         # A delete is always ours, so its state lies in the stream's partition, whatever the
@@ -127,6 +136,7 @@ class BatchStates:
             room = keys.room(room_id)
             touched_keys += [room.record, room.messages, room.json, room.state]
             saved = [event for event in of_room if event.entry_id not in refused]
+            # A room with a refused event may not expire: MySQL has not all of it.
             notes = ("refused " if len(saved) < len(of_room) else "") + (
                 "renumbered" if room_id in renumbered else ""
             )
@@ -150,6 +160,7 @@ class BatchStates:
                 event.kind == ROOM_DELETE
                 and self._cache.partitions.is_own_id(event.room_id) is None
             ):
+                # A host's own room id: what says where its keys are ends with the room's states.
                 home = self._keys.of_id(event.room_id).room_home(event.room_id)
                 await self._cache.execute("EXPIRE", home, settings.state_ttl_s)
         return left
@@ -187,6 +198,7 @@ class BatchStates:
 
 
 def last_event(events: Sequence[Event]) -> str:
+    """The entry id of the newest; NO_EVENT is below every entry id."""
     return events[-1].entry_id if events else NO_EVENT
 
 

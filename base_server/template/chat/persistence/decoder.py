@@ -60,21 +60,17 @@ class EventDecoder:
                     f"{event.kind}: shard_id {event.shard_id} is not the stream's, {stream.name}"
                 )
                 continue
-            if (
-                event.kind == MESSAGE_SAVE
-                and event.seq is None
-                and await self._moved_home(stream, event)
-            ):
+            # Our scripts give a message its seq as they queue it.
+            is_from_host = event.kind == MESSAGE_SAVE and event.seq is None
+            if is_from_host and await self._moved_home(stream, event):
                 continue
             if event.message_id:
-                event.is_elsewhere = (
-                    self._cache.partitions.of_id(event.message_id) != stream.partition
-                )
+                id_partition = self._cache.partitions.of_id(event.message_id)
+                event.is_elsewhere = id_partition != stream.partition
             if event.kind == MESSAGE_SAVE:
+                # Within the batch too: MySQL has neither of two messages with one id yet.
                 in_room = rooms.setdefault(event.message_id, event.room_id)
-                if event.seq is None and (
-                    refused := await self._assign_seq(stream, event, in_room)
-                ):
+                if is_from_host and (refused := await self._assign_seq(stream, event, in_room)):
                     poison[entry.entry_id] = f"{MESSAGE_SAVE}: {refused}"
                     continue
             events.append(event)
@@ -102,6 +98,7 @@ class EventDecoder:
             return _FOREIGN
         if in_room != room_id:
             return _IN_ANOTHER_ROOM
+        # The batch may run for the second time: then its row is there, with the seq of the first.
         if (found := await shard.find_message(event.message_id)) is not None:
             stored_in, event.seq = found
             row["seq"] = event.seq

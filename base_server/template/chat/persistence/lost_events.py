@@ -63,8 +63,8 @@ class RoomComparison:
         or not this account's, and for one that is deleted in both."""
         shard = ShardProcedures(self._database, int(stream.name))
         room = self._keys.room(room_id, stream.partition)
-        record = dict(zip(_ROOM_FIELDS, await self._cache.execute(
-            "HMGET", room.record, *_ROOM_FIELDS), strict=True))  # fmt: skip
+        values = await self._cache.execute("HMGET", room.record, *_ROOM_FIELDS)
+        record = dict(zip(_ROOM_FIELDS, values, strict=True))
         row = await shard.find_room(room_id)
         if record["owner"] is None or (
             row is not None and int(row["account_db_key"]) != int(record["owner"])
@@ -72,10 +72,8 @@ class RoomComparison:
             return LostEvents([])
         make = _EventMaker(room_id, record, stream)
         if record["gone"]:
-            deletes = (
-                [make.event(ROOM_DELETE, room_id)] if row is not None and not row["deleted"] else []
-            )
-            return LostEvents(deletes)
+            is_live = row is not None and not row["deleted"]
+            return LostEvents([make.event(ROOM_DELETE, room_id)] if is_live else [])
         if (
             record["shard"] != stream.name
             or record["next_seq"] is None
@@ -85,6 +83,7 @@ class RoomComparison:
         window = await self._cache.execute("LRANGE", room.messages, 0, -1)
         items = [item for item in window if _OURS.match(item)]
         floor = int(record["floor"])
+        # Twice a window at most: rows below it show whether there is a gap.
         stored = await shard.newest_messages(room_id, len(items) + self._settings.window)
         events = []
         if row is None:
