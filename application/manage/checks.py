@@ -99,7 +99,7 @@ async def check_redis(settings: ServerSettings) -> list[Finding]:
                     _clock(f"redis {node}".strip(), int(seconds) + int(micros) / 1e6 - asked_s)
                 )
             findings.extend(await _memory(client))
-            findings.append(await _epochs(tools))
+            findings.append(await _generations(tools))
             findings += await _global_mark(tools, settings)
             findings.append(await _signals(tools, settings.cacheConfig.username or "default"))
             findings += await _queues(tools, settings.templateConfig.env)
@@ -156,21 +156,19 @@ def _memory_of(node: str, info: str) -> Finding:
     return Finding(what, Level.GOOD, text)
 
 
-async def _epochs(tools: Operating) -> Finding:
-    """Every partition must be of this run of Redis: each connection makes sure before its first
-    call.
-    """
+async def _generations(tools: Operating) -> Finding:
+    """Every partition must be of this run of Redis; connections check that first."""
     generations = await tools.cache.generations()
     if wrong := sum(not is_of_this_run for _, is_of_this_run in generations):
         fix = "look for a server with another Redis under the same address; restart the servers"
         return Finding(
             "partitions", Level.BAD, f"{wrong} of {len(generations)} are of another Redis run", fix
         )
-    highest = max(epoch for epoch, _ in generations)
+    highest = max(number for number, _ in generations)
     return Finding(
         "partitions",
         Level.GOOD,
-        f"{len(generations)}, all of this Redis run, highest epoch {highest}",
+        f"{len(generations)}, all of this Redis run, highest generation {highest}",
     )
 
 

@@ -60,7 +60,7 @@ def _as_text(findings: Sequence[Finding], bad: int) -> str:
 
 def _as_json(findings: Sequence[Finding], bad: int) -> str:
     """``{"bad": 0, "findings": [{"what", "level", "text", "mend"}]}``; ``mend`` is the fix."""
-    told = [
+    listed = [
         {
             "what": finding.what,
             "level": finding.level.name.lower(),
@@ -69,4 +69,4 @@ def _as_json(findings: Sequence[Finding], bad: int) -> str:
         }
         for finding in findings
     ]
-    return json.dumps({"bad": bad, "findings": told}, indent=2, ensure_ascii=False) + "\n"
+    return json.dumps({"bad": bad, "findings": listed}, indent=2, ensure_ascii=False) + "\n"

@@ -1,4 +1,4 @@
-"""The image's health check: exit code 0 while the process is alive (/livez). Whether it can serve is /readyz."""
+"""The image's health check: exit code 0 while the process is alive (/livez)."""
 
 import os
 import sys

@@ -2,9 +2,9 @@
 
     python examples/python/chat_client.py http://127.0.0.1:8080 alice "correct horse"
 
-signs up or logs in, makes a room and sends each line of the input; replies are printed as they are written. What makes
-it safe on a bad network is in :meth:`ChatClient.say`: one ``client_message_id`` for all attempts at a message, and a
-stream that broke is resumed where it broke.
+signs up or logs in, makes a room and sends each line of the input; replies are printed as they are
+written. What makes it safe on a bad network is in :meth:`ChatClient.say`: one ``client_message_id``
+for all attempts at a message, and a stream that broke is resumed where it broke.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ FIRST_WAIT_S, LONGEST_WAIT_S = 0.25, 5.0
 
 
 class ChatError(Exception):
-    """The server's answer to a request that failed: ``code`` is ``ROOM_NOT_FOUND``, …; ``body`` the whole envelope.
+    """The response to a failed request: ``code`` is ``ROOM_NOT_FOUND``, …; ``body`` the envelope.
 
     ``retryable``: the same request may succeed later.
     """
@@ -48,7 +48,9 @@ class Event(NamedTuple):
 
 
 class ChatClient:
-    """One account. Not thread-safe; ``timeout_s`` is the longest silence (the server pings every 15 s)."""
+    """One account. Not thread-safe; ``timeout_s``: longest silence (a stream has a ping every 15
+    s).
+    """
 
     def __init__(self, base_url: str, *, timeout_s: float = 30.0) -> None:
         url = urlsplit(base_url)
@@ -82,10 +84,11 @@ class ChatClient:
         return room
 
     def say(self, room_id: str, content: str, on_text: Callable[[str], None]) -> dict[str, Any]:
-        """Send a message; ``on_text`` gets the reply piece by piece, each piece once. Returns the AI's message.
+        """Send a message; ``on_text`` gets the reply piece by piece, each piece once. Returns the
+        AI's message.
 
-        Raises :class:`ChatError` when the server refuses it, or when the reply failed (``body["message"]`` is then what
-        there is of it).
+        Raises :class:`ChatError` when the server refuses it, or when the reply failed
+        (``body["message"]`` is then what there is of it).
         """
         path = "/api/chat/message/stream"
         # One id for all attempts: the server stores the message, and asks the AI, once.
@@ -125,7 +128,7 @@ class ChatClient:
         )
 
     def call(self, path: str, **fields: Any) -> dict[str, Any]:
-        """POST, and POST the same again while that may help. The answer's envelope; raises :class:`ChatError`."""
+        """POST with retries; returns the response's envelope. Raises :class:`ChatError`."""
         failure: Exception | None = None
         for attempt in range(ATTEMPTS):
             least_s = 0.0
@@ -171,7 +174,7 @@ class ChatClient:
 
 
 def uuid7() -> str:
-    """A UUIDv7 (RFC 9562): with its time in it a repeat is recognised without a look into the database."""
+    """A UUIDv7 (RFC 9562): its time lets the server recognise a retry without the database."""
     ms = time.time_ns() // 1_000_000
     value = ms << 80 | 7 << 76 | secrets.randbits(12) << 64 | 2 << 62 | secrets.randbits(62)
     return str(uuid.UUID(int=value))

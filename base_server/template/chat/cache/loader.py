@@ -76,7 +76,7 @@ class Loaded(Enum):
 _ENDS = {LoadDone: Loaded.LOADED, NotFound: Loaded.DELETED}
 
 
-class CreateRoom(Protocol):
+class RoomCreator(Protocol):
     """Makes a room while the load token still stands; None when it does not. ``has_messages``:
     MySQL has some of it."""
 
@@ -119,7 +119,7 @@ class ChatLoader:
             ("room", room_id, caller.db_key), lambda: self._load_room(caller, room_id)
         )
 
-    async def load_or_create(self, caller: Caller, room_id: str, create: CreateRoom) -> Loaded:
+    async def load_or_create(self, caller: Caller, room_id: str, create: RoomCreator) -> Loaded:
         """As :meth:`load_room`; a room that MySQL does not know is made by ``create``."""
         return await self._load_room(caller, room_id, create)
 
@@ -165,7 +165,7 @@ class ChatLoader:
         return await asyncio.shield(task)
 
     async def _load_room(
-        self, caller: Caller, room_id: str, create: CreateRoom | None = None
+        self, caller: Caller, room_id: str, create: RoomCreator | None = None
     ) -> Loaded:
         if not await self._bring_home(caller, room_id, is_new=create is not None):
             return Loaded.UNKNOWN

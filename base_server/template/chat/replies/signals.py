@@ -25,7 +25,7 @@ class ReplySignal(StrEnum):
     WATCHED = "watched"
 
 
-class Subscriber(Protocol):
+class SignalSubscriber(Protocol):
     """Called on the loop, must not block; ``signal`` None: signals may have been missed, read
     again."""
 
@@ -36,13 +36,15 @@ class ReplySignals:
     """The subscribers of this process, by reply."""
 
     def __init__(self) -> None:
-        self._subscribers: dict[str, list[Subscriber]] = {}
+        self._subscribers: dict[str, list[SignalSubscriber]] = {}
 
     async def start(self, subscribe: Subscribe) -> None:
         """Receive what the scripts publish from now on, or from when Redis is back."""
         await subscribe(SIGNALS, self._on_message, self._on_gap)
 
-    def subscribe(self, reply_id: str, subscriber: Subscriber) -> AbstractContextManager[None]:
+    def subscribe(
+        self, reply_id: str, subscriber: SignalSubscriber
+    ) -> AbstractContextManager[None]:
         """``subscriber`` gets the signals of this reply within the block."""
         return _Subscription(self._subscribers, reply_id, subscriber)
 
@@ -69,7 +71,10 @@ class _Subscription:
     __slots__ = ("_reply_id", "_subscriber", "_subscribers")
 
     def __init__(
-        self, subscribers: dict[str, list[Subscriber]], reply_id: str, subscriber: Subscriber
+        self,
+        subscribers: dict[str, list[SignalSubscriber]],
+        reply_id: str,
+        subscriber: SignalSubscriber,
     ) -> None:
         self._subscribers = subscribers
         self._reply_id = reply_id
