@@ -180,7 +180,8 @@ def test_arrows_run_one_way() -> None:
     assert not wrong
 
 
-def test_no_service_imports_the_container_and_only_the_wiring_of_a_template_does() -> None:
+def test_only_a_templates_wiring_imports_the_container() -> None:
+    """No service imports the container and only the wiring of a template does."""
     naming = {
         module.name
         for module in MODULES

@@ -235,7 +235,8 @@ def test_environment_variables_mean_a_key(page: Path) -> None:
             assert list(find_overrides(ServerSettings, shipped, {name: value or "1"})), name
 
 
-def test_every_setting_is_told_and_its_default_by_environment_changes_nothing() -> None:
+def test_default_of_every_setting_by_environment_changes_nothing() -> None:
+    """Every setting is described and its default by environment changes nothing."""
     rows = re.findall(
         r"^\| `(\w+)` \| `(BASE_SERVER__\w+)` \| (.+?) \| (\S+) \| (.+) \|$",
         _text(CONFIGURATION),

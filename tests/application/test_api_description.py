@@ -141,9 +141,10 @@ def test_a_wrong_example_would_be_noticed() -> None:
     )
 
 
-async def test_the_collection_runs_from_top_to_bottom_and_answers_have_the_examples_shapes(
+async def test_collection_runs_and_its_answers_have_the_examples_shapes(
     tmp_path: Path,
 ) -> None:
+    """The collection runs from top to bottom and answers have the examples shapes."""
     variables = {each["key"]: each["value"] for each in COLLECTION["variable"]}
     with running_server(tmp_path / "data") as server:
         variables["base_url"] = server.base_url

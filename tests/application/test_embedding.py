@@ -264,7 +264,8 @@ async def register_later(context: TemplateContext) -> None:
     """Would never be awaited."""
 
 
-def test_an_app_registers_the_hosts_templates_with_the_context_that_it_is_given() -> None:
+def test_app_registers_the_hosts_templates_with_its_context() -> None:
+    """An app registers the hosts templates with the context that it is given."""
     context = TemplateContext()
     register_host_templates(context, f"{__name__}:register_market")
     assert context.find_by_path("/market/buy") is not None
@@ -300,9 +301,10 @@ def test_an_app_that_cannot_be_found_is_refused_with_its_key(app: str, why: str)
         ("__main__:register", "__main__ is another module in each process"),
     ],
 )
-def test_an_app_that_names_no_function_is_refused_when_the_configuration_is_read(
+def test_app_that_names_no_function_is_refused_by_the_configuration(
     app: str, why: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    """An app that names no function is refused when the configuration is read."""
     with pytest.raises(StartError, match=why):
         load_settings("LOCAL", environ={"BASE_SERVER__NETCONFIG__APP": app})
     with pytest.raises(SystemExit):

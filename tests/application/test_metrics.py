@@ -168,9 +168,10 @@ async def test_every_instrument_is_exposed_with_its_text(tmp_path: Path) -> None
         assert (family.type, family.documentation) == (kind, instrument.text)
 
 
-def test_what_a_histogram_hears_at_a_scrape_is_what_prometheus_would_have_counted(
+def test_histogram_at_a_scrape_counts_as_prometheus_does(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    """What a histogram counts at a scrape is what Prometheus would have counted."""
     monkeypatch.setattr(instruments, "_declared", {})
     monkeypatch.setattr(metrics_module, "_pending", [])
     ours, theirs = CollectorRegistry(), CollectorRegistry()

@@ -115,9 +115,10 @@ async def test_a_dead_worker_gets_new_sockets_and_a_new_process(harness: Supervi
         assert not ended(harness.processes[3])()
 
 
-async def test_pauses_grow_for_a_worker_that_dies_young_and_not_for_one_that_lived(
+async def test_restart_pauses_grow_only_for_a_worker_that_dies_young(
     harness: SupervisorHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Pauses grow for a worker that dies young and not for one that lived."""
     monkeypatch.setattr(supervisor_module, "_STEADY_S", PATIENCE_S)
 
     async def kill_worker_2() -> None:
@@ -135,9 +136,10 @@ async def test_pauses_grow_for_a_worker_that_dies_young_and_not_for_one_that_liv
     assert [entry["delay_s"] for entry in logs if "delay_s" in entry] == [0.0, 0.1, 0.2, 0.2, 0.0]
 
 
-async def test_it_goes_on_trying_while_another_serves_and_gives_up_when_none_does(
+async def test_supervisor_retries_while_another_worker_serves(
     harness: SupervisorHarness,
 ) -> None:
+    """It goes on trying while another serves and gives up when none does."""
     async with harness.running() as run:
         harness.script = BAD
         harness.processes[0].kill()

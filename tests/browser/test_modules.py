@@ -193,7 +193,8 @@ def test_a_room_is_shown_whole_in_order_and_once(page: Page) -> None:
     assert page.evaluate(THREAD, stories) is None
 
 
-def test_a_finished_reply_does_not_run_again_and_a_running_one_does_not_shrink(page: Page) -> None:
+def test_finished_reply_stays_finished_and_running_one_never_shrinks(page: Page) -> None:
+    """A finished reply does not run again and a running one does not shrink."""
     contents: Any = page.evaluate("""async () => {
         const { emptyThread, putMessage } = await import("/static/thread.js");
         const thread = emptyThread();

@@ -90,7 +90,8 @@ def test_our_services_are_closed_and_have_time_to_stop(name: str) -> None:
     )
 
 
-def test_the_full_ones_settings_are_settings_and_nothing_in_them_is_doubtful() -> None:
+def test_settings_of_the_full_compose_file_give_no_warning() -> None:
+    """The full ones settings are settings and nothing in them is doubtful."""
     environment = environment_of(services("docker/compose.full.yaml")["server"])
     ours = {name: value for name, value in environment.items() if name.startswith(PREFIX)}
     assert len(list(find_overrides(ServerSettings, {}, ours))) == len(ours) > 5

@@ -27,7 +27,8 @@ def of(name: str) -> list[str]:
     return [instruction.text for instruction in IMAGE if instruction.name == name]
 
 
-def test_it_takes_named_versions_and_hashed_packages_from_nowhere_in_particular() -> None:
+def test_image_takes_named_versions_and_hashed_packages() -> None:
+    """It takes named versions and hashed packages from nowhere in particular."""
     for instruction in DOCKERFILE:
         if instruction.name == "FROM":
             image = instruction.words[0]

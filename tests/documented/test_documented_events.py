@@ -276,9 +276,10 @@ async def test_a_hosts_handler_can_store_the_reply_too(host: HostHarness) -> Non
     assert asked == ["hello", "stub: hello", "question", "reply", "next"]
 
 
-async def test_while_the_database_is_away_a_room_with_pushed_messages_stays_usable(
+async def test_room_with_pushed_messages_stays_usable_without_database(
     private_mariadb: DatabaseBackend, redis_server: RedisServer, app_id: str, provider: OpenAIStub
 ) -> None:
+    """While the database is away a room with pushed messages stays usable."""
     async with running_harness(redis_server.settings(), private_mariadb, app_id, provider) as chat:
         with hosted(chat) as host:
             user, room_id = await loaded_room(chat)

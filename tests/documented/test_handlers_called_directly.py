@@ -143,9 +143,10 @@ async def test_cancellation_is_raised_and_what_was_accepted_is_answered(chat: Ch
     await until(answered)
 
 
-async def test_a_session_without_a_shard_is_found_by_the_mapping_table_or_gets_the_default(
+async def test_session_without_shard_is_mapped_or_gets_the_default(
     chat: ChatHarness,
 ) -> None:
+    """A session without a shard is found by the mapping table or gets the default."""
     users = [await chat.user(), await chat.user()]
     mapped = next(user for user in users if user.session.shard_id == 2)
     unmapped = ClientSession(SessionInfo("host-account", account_db_key=2**40, shard_id=0))
@@ -175,9 +176,10 @@ async def mortal_harness(
             yield chat
 
 
-async def test_without_redis_lists_come_from_the_database_and_writes_say_try_again(
+async def test_without_redis_lists_read_the_database_and_writes_retry(
     private_server: RedisServer, tmp_path: Path, app_id: str
 ) -> None:
+    """Without Redis lists come from the database and writes say try again."""
     async with mortal_harness(private_server, tmp_path, app_id) as chat:
         user = await chat.user()
         room = await chat.room(user)

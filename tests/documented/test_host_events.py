@@ -520,7 +520,7 @@ async def test_an_event_with_another_accounts_shard_is_refused(host: HostHarness
     assert await titles(chat, user) == {room.room_id: "ours"}
 
 
-async def test_a_hosts_room_whose_partition_is_not_noted_any_more_is_deleted_and_saved(
+async def test_hosts_room_without_noted_partition_is_deleted_and_saved(
     host: HostHarness,
 ) -> None:
     """cases/promises.md P1, G1, G5."""

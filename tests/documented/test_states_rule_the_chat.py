@@ -441,7 +441,7 @@ async def test_a_message_of_a_host_deleted_before_its_event_is_read_is_deleted(
     ] == 2
 
 
-async def test_while_the_database_is_away_a_cold_delete_is_refused_with_the_reason(
+async def test_delete_of_a_cold_room_without_database_is_refused(
     private_mariadb: DatabaseBackend, redis_server: RedisServer, app_id: str, provider: OpenAIStub
 ) -> None:
     """cases/promises.md P1."""

@@ -118,9 +118,10 @@ async def test_the_send_example_asks_the_persona_about_the_rooms_conversation(
     assert asked == ["first", "stub: first", "second"]
 
 
-async def test_the_send_example_knows_the_conversation_after_redis_has_forgotten_it(
+async def test_send_example_knows_the_conversation_redis_forgot(
     host: HostHarness,
 ) -> None:
+    """The send example knows the conversation after Redis has forgotten it."""
     chat = host.chat
     user = await chat.user()
     room = await chat.room(user)
@@ -174,9 +175,10 @@ async def test_an_event_sent_twice_is_stored_once(host: HostHarness, room: str, 
             await forget(chat)
 
 
-async def test_an_event_that_comes_again_after_its_message_left_the_window_changes_nothing(
+async def test_repeated_event_of_a_trimmed_message_changes_nothing(
     backends: object, host: HostHarness
 ) -> None:
+    """An event that comes again after its message left the window changes nothing."""
     chat = host.chat
     user = await chat.user()
     room = await chat.room(user)
@@ -201,9 +203,10 @@ async def test_an_event_that_comes_again_after_its_message_left_the_window_chang
     assert [row["seq"] for row in await host.rows(user, room.room_id)] == list(range(1, 8))
 
 
-async def test_the_send_example_in_a_loaded_room_shows_its_message_once_and_keeps_the_numbers(
+async def test_send_example_in_loaded_room_shows_its_message_once(
     host: HostHarness,
 ) -> None:
+    """The send example in a loaded room shows its message once and keeps the numbers."""
     chat = host.chat
     user = await chat.user()
     room = await chat.room(user)
@@ -328,9 +331,10 @@ async def test_the_state_example_runs_and_says_where_everything_ended(host: Host
     assert await states.get_message_state("msg_456") is MessageState.SENT
 
 
-async def test_without_redis_the_list_example_reads_the_database_and_the_send_example_says_1001(
+async def test_without_redis_list_reads_the_database_and_send_is_1001(
     private_server: RedisServer, tmp_path: Path, app_id: str, provider: OpenAIStub
 ) -> None:
+    """Without Redis the list example reads the database and the send example says 1001."""
     database = DatabaseBackend("sqlite", DatabaseSettings(timeout_s=PATIENCE_S), tmp_path, None)
     async with running_harness(
         private_server.settings(timeout_s=1), database, app_id, provider

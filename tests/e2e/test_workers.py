@@ -290,9 +290,10 @@ async def test_no_worker_outlives_its_supervisor(
         assert (await client.ok("/api/chat/rooms"))["rooms"][0]["room_id"] == room_id
 
 
-def test_a_start_waits_until_a_killed_servers_workers_have_let_go_of_the_port(
+def test_start_waits_for_the_port_of_a_killed_servers_workers(
     tmp_path: Path,
 ) -> None:
+    """A start waits until a killed servers workers have let go of the port."""
     with socket.socket() as held:
         held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         held.bind(("127.0.0.1", 0))

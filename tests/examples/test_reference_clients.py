@@ -37,9 +37,10 @@ def pieces(text: str) -> list[str]:
 
 
 @pytest.mark.parametrize("language", ["python", "javascript"])
-async def test_a_client_gets_every_reply_whole_sends_every_message_once_and_tells_a_refusal(
+async def test_client_gets_whole_replies_sends_once_and_reports_refusals(
     language: str, tmp_path: Path
 ) -> None:
+    """A client gets every reply whole sends every message once and tells a refusal."""
     words = command(language)
     async with OpenAIStub() as provider:
         provider.script(*(Reply(pieces(text), delay_s=0.05) for text in REPLIES))

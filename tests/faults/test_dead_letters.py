@@ -50,9 +50,10 @@ async def complains(harness: SharedHarness, count: str | None) -> bool:
     return not said if count is None else any(reason.startswith(f"{count} ") for reason in said)
 
 
-async def test_what_mariadb_refuses_waits_in_order_is_replayed_or_dropped_and_stops_no_other_room(
+async def test_refused_event_waits_in_order_and_blocks_no_other_room(
     harness: SharedHarness, load_clients: list[Player]
 ) -> None:
+    """What MariaDB refuses waits in order is replayed or dropped and stops no other room."""
     player, other, _ = load_clients
     for each in (player, other):
         await each.act(each.creating())

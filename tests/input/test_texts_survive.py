@@ -59,9 +59,10 @@ def make_texts() -> list[str]:
     return found
 
 
-async def test_every_accepted_text_is_the_same_from_redis_the_database_and_after_a_restart(
+async def test_accepted_text_is_the_same_from_redis_database_and_restart(
     deployment: Deployment,
 ) -> None:
+    """Every accepted text is the same from Redis the database and after a restart."""
     texts = [*LIMITS, *make_texts()]
     deployment.server.start()
     async with aiohttp.ClientSession() as http:

@@ -257,7 +257,7 @@ async def test_workers_that_are_started_again_serve_the_guest(tmp_path: Path) ->
             await all_serve_the_market(without={min(second)})
 
 
-def test_templates_that_only_one_process_would_have_are_refused_with_workers(
+def test_templates_of_one_process_are_refused_with_workers(
     tmp_path: Path,
 ) -> None:
     """cases/promises.md P5: not served by the workers, and said before anything has started."""

@@ -323,9 +323,10 @@ async def test_a_malformed_id_is_named_before_anything_is_looked_at(door: Door) 
     assert await door.redis_picture() == picture
 
 
-async def test_a_session_that_is_missing_malformed_unknown_or_ended_is_one_answer(
+async def test_every_invalid_session_gets_the_same_error(
     door: Door,
 ) -> None:
+    """A session that is missing malformed unknown or ended is one answer."""
     ended = await door.account()
     session = await door.sessions.find(ended.token)
     assert session is not None

@@ -58,9 +58,10 @@ async def read_until_death(player: Player) -> tuple[str, int]:
     return text, offset
 
 
-async def test_replies_of_a_killed_process_end_once_with_what_was_said_and_their_rooms_go_on(
+async def test_replies_of_a_killed_process_end_once_with_their_text(
     servers: Servers, http: aiohttp.ClientSession, provider: OpenAIStub
 ) -> None:
+    """Replies of a killed process end once with what was said and their rooms go on."""
     chance = random.Random(SEED)
     killed = 0
     for _ in range(DEATHS):
@@ -194,9 +195,10 @@ async def test_a_process_that_stood_still_past_its_lease_says_nothing_more(
     assert (text, len([event for event in seen if event.is_last])) == (final["content"], 1)
 
 
-async def test_a_server_that_drains_sends_its_readers_on_and_ends_its_own_replies(
+async def test_draining_server_sends_readers_on_and_ends_its_replies(
     servers: Servers, http: aiohttp.ClientSession, provider: OpenAIStub
 ) -> None:
+    """A server that drains sends its readers on and ends its own replies."""
     mine, theirs = await enter_rooms(servers, http, servers.here, 2)
     provider.script(Reply(["of mine "], hang=True), Reply(CHUNKS, delay_s=0.02))
     async with mine.stream("one") as own, AsyncExitStack() as later:

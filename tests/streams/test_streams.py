@@ -41,9 +41,10 @@ def until_byte(offset: int) -> str:
     return TEXT.encode()[:offset].decode()
 
 
-async def test_a_reply_cut_after_every_chunk_and_resumed_elsewhere_has_no_gap_and_no_repeat(
+async def test_reply_resumed_elsewhere_after_every_chunk_has_no_gap(
     servers: Servers, player: Player, provider: OpenAIStub
 ) -> None:
+    """A reply cut after every chunk and resumed elsewhere has no gap and no repeat."""
     provider.script(Reply(CHUNKS, delay_s=0.008))
     where = itertools.cycle([servers.elsewhere, servers.here])
     got, offset, cuts, ids = "", 0, 0, [0]
@@ -146,9 +147,10 @@ async def test_a_client_gone_for_good_gets_its_reply_whole_in_the_history(
     assert (provider.calls, provider.requests[0].finished) == (1, True)
 
 
-async def test_a_stop_from_anywhere_ends_it_at_once_also_while_the_model_is_silent(
+async def test_stop_from_anywhere_ends_a_reply_also_while_model_is_silent(
     servers: Servers, player: Player, provider: OpenAIStub
 ) -> None:
+    """A stop from anywhere ends it at once also while the model is silent."""
     provider.script(Reply(["some ", "words "], hang=True), Reply(["next"]))
     async with player.stream("and then?") as events:
         reply_id = (await anext(events)).data["message_id"]
@@ -354,9 +356,10 @@ async def test_what_cannot_be_followed_is_an_envelope_with_its_status(
         assert answer.content_type == "application/json"
 
 
-async def test_the_place_to_go_on_may_stand_in_the_header_and_the_id_of_the_protocol_in_the_path(
+async def test_last_event_id_in_header_and_protocol_id_in_path(
     servers: Servers, player: Player, provider: OpenAIStub
 ) -> None:
+    """The place to go on may stand in the header and the id of the protocol in the path."""
     sent = await player.client.ok("/api/chat/message/send", room_id=player.room_id, content="hello")
     body = {"room_id": player.room_id, "message_id": sent["message"]["message_id"]}
     headers = {"Authorization": f"Bearer {player.client.token}", "Last-Event-ID": "6"}

@@ -252,9 +252,10 @@ async def test_a_lost_connection_is_to_each_call_what_it_is_to_it_alone(
     assert await redis.execute_many([("GET", redis.key(f"n:{n}")) for n in (3, 4)]) == ["1", "1"]
 
 
-async def test_a_call_that_was_answered_before_the_connection_broke_keeps_its_answer(
+async def test_call_answered_before_the_connection_broke_keeps_its_answer(
     real_cache: CacheService,
 ) -> None:
+    """A call that was answered before the connection broke keeps its answer."""
     redis = real_cache.get_client()
     own_id = await redis.execute("CLIENT", "ID")
     first, killed = await asyncio.gather(

@@ -132,9 +132,10 @@ async def test_a_connection_with_an_unread_answer_is_never_used_again(
     assert await redis.execute("ECHO", "mine") == "mine"
 
 
-async def test_a_call_that_was_begun_runs_to_its_end_when_its_caller_is_cancelled(
+async def test_begun_call_runs_to_its_end_when_its_caller_is_cancelled(
     real_cache: CacheService,
 ) -> None:
+    """A call that was begun runs to its end when its caller is cancelled."""
     redis = real_cache.get_client()
     calls = [asyncio.create_task(redis.execute("INCR", redis.key("n:1"))) for _ in range(10)]
     await asyncio.sleep(0)

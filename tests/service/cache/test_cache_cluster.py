@@ -62,9 +62,10 @@ def test_the_partitions_spread_evenly_over_masters(masters: int, most: int) -> N
     assert max(held.values()) == most
 
 
-async def test_commands_of_many_partitions_come_back_in_order_at_one_round_trip_a_node(
+async def test_commands_of_many_partitions_cost_one_round_trip_per_node(
     cache: CacheService,
 ) -> None:
+    """Commands of many partitions come back in order at one round trip a node."""
     redis = cache.get_client()
     count = cache.partitions.count
     await redis.execute_many([("SET", redis.key("n", p), p) for p in range(count)])
@@ -93,9 +94,10 @@ async def test_every_key_is_on_the_node_of_its_partition_and_scan_finds_them_all
         await redis.execute("KEYS", "*")
 
 
-async def test_one_living_seed_is_enough_and_without_any_the_start_says_which_were_asked(
+async def test_one_living_seed_is_enough_and_none_names_all_asked(
     redis_cluster: RedisCluster, app_id: str
 ) -> None:
+    """One living seed is enough and without any the start says which were asked."""
     dead, living = f"127.0.0.1:{free_port()}", redis_cluster.masters[1].address
     async with running_cache(redis_cluster.settings(nodes=[dead, living]), app_id) as service:
         assert await service.get_client().set_string("a:1", "x")

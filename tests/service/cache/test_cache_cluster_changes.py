@@ -89,9 +89,10 @@ async def test_no_caller_reads_anothers_answer_while_a_slot_moves_to_and_fro(
         )
 
 
-async def test_a_slot_that_moved_begins_a_new_epoch_where_it_is_and_the_others_do_not(
+async def test_moved_slot_alone_begins_a_new_generation(
     moving_cache: CacheService, moving_cluster: RedisCluster
 ) -> None:
+    """A slot that moved begins a new generation where it is and the others do not."""
     redis, slot = moving_cache.get_client(), tag_slot(moving_cache.partitions.tag(2))
     before = await epochs(moving_cache)
     await append(redis, 2, "before")
@@ -233,9 +234,10 @@ async def test_a_planned_failover_under_load_loses_nothing_and_begins_new_epochs
     assert after == _raised(private_cache, before), "those of the first master and no others"
 
 
-async def test_a_masters_death_under_load_is_waited_out_and_what_its_replica_had_is_there_once(
+async def test_master_death_under_load_keeps_what_its_replica_had_once(
     private_cache: CacheService, private_cluster: RedisCluster, storm: Storm
 ) -> None:
+    """A masters death under load is waited out and what its replica had is there once."""
     before = await epochs(private_cache)
     at_death: list[int] = []
 

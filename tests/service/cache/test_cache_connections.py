@@ -148,9 +148,10 @@ async def test_the_place_of_a_caller_that_left_stays_its_own(
 
 
 @pytest.mark.parametrize("reset", [False, True], ids=["closed", "reset"])
-async def test_a_connection_that_the_server_closed_while_it_idled_is_not_used_again(
+async def test_idle_connection_closed_by_the_server_is_not_used_again(
     client: Client, server: ToldServer, reset: bool
 ) -> None:
+    """A connection that the server closed while it idled is not used again."""
     await _idle(client, server)
     server.visits[0].close(reset=reset)
     await until(lambda: not client.pool.idle[-1].clean)
@@ -162,9 +163,10 @@ async def test_a_connection_that_the_server_closed_while_it_idled_is_not_used_ag
     assert client.redis.round_trips == 2
 
 
-async def test_a_connection_that_says_something_unasked_while_it_idles_is_not_used_again(
+async def test_idle_connection_with_unasked_bytes_is_not_used_again(
     client: Client, server: ToldServer
 ) -> None:
+    """A connection that says something unasked while it idles is not used again."""
     await _idle(client, server)
     server.visits[0].say(b"+of another\r\n")
     await until(lambda: not client.pool.idle[-1].clean)
@@ -209,9 +211,10 @@ async def test_nothing_is_sent_on_a_connection_that_says_more_than_its_greeting(
         assert await visit.is_closed()
 
 
-async def test_a_batch_that_is_late_keeps_the_answers_it_has_and_closes_its_connection(
+async def test_late_batch_keeps_its_answers_and_closes_its_connection(
     client: Client, server: ToldServer
 ) -> None:
+    """A batch that is late keeps the answers it has and closes its connection."""
     calls = [client.ask("a"), client.ask("b", "c"), client.ask("d", effect=Effect.READ)]
     visit = await server.visit()
     await visit.asked("d")
@@ -331,9 +334,10 @@ async def test_a_refusal_is_redis_pys_error_and_the_connection_goes_on(
         ("MASTERDOWN Link with MASTER is down", MasterDownError),
     ],
 )
-async def test_a_refusal_of_the_whole_connection_is_an_answer_after_which_it_is_closed(
+async def test_refusal_of_the_whole_connection_is_raised_and_closes_it(
     client: Client, server: ToldServer, text: str, kind: type[RedisError]
 ) -> None:
+    """A refusal of the whole connection is an answer after which it is closed."""
     calls = [client.ask("a"), client.ask("b")]
     visit = await server.visit()
     await visit.asked("b")
@@ -360,9 +364,10 @@ async def test_a_stop_tells_the_callers_of_a_server_that_does_not_answer(
     assert len(asyncio.all_tasks()) <= tasks
 
 
-async def test_a_connection_that_comes_just_as_its_waiter_leaves_goes_to_the_next(
+async def test_connection_for_a_leaving_waiter_goes_to_the_next(
     server: ToldServer,
 ) -> None:
+    """A connection that comes just as its waiter leaves goes to the next."""
     async with server.running() as port:
         pool = Client(port, max_connections=1).pool
         connection = await pool.take()

@@ -137,9 +137,10 @@ async def test_data_is_there_after_a_stop_and_a_start(tmp_path: Path) -> None:
         await service.stop()
 
 
-async def test_a_second_server_on_the_same_folder_is_refused_and_the_first_goes_on(
+async def test_second_server_on_the_same_folder_is_refused(
     embedded: CacheService, tmp_path: Path
 ) -> None:
+    """A second server on the same folder is refused and the first goes on."""
     pid = _child(embedded)
     with pytest.raises(StartError, match=rf"{tmp_path} is in use by another server.*data_dir"):
         await make_cache(EMBEDDED, "app", data_dir=tmp_path).start()
@@ -147,9 +148,10 @@ async def test_a_second_server_on_the_same_folder_is_refused_and_the_first_goes_
     assert await embedded.get_client().execute("PING") == "PONG"
 
 
-async def test_a_killed_child_is_started_again_with_its_data_and_callers_notice_nothing(
+async def test_killed_child_is_restarted_with_its_data_unnoticed(
     embedded: CacheService,
 ) -> None:
+    """A killed child is started again with its data and callers notice nothing."""
     redis = embedded.get_client()
     script = Script("once", "return redis.call('HSETNX', KEYS[1], ARGV[1], 1)")
     acknowledged = set()

@@ -93,9 +93,10 @@ async def test_after_a_restart_stale_connections_are_invisible(
     assert sorted(answers[20:40]) == list(range(1, 21))
 
 
-async def test_while_the_server_is_away_calls_are_refused_at_once_and_afterwards_all_is_well(
+async def test_calls_during_an_outage_fail_at_once_and_work_afterwards(
     on_private: CacheService, private_server: RedisServer
 ) -> None:
+    """While the server is away calls are refused at once and afterwards all is well."""
     redis = on_private.get_client()
     private_server.kill()
     for call in (
@@ -155,9 +156,10 @@ async def test_a_server_that_comes_back_empty_begins_its_epochs_again(
     ],
     ids=["a write", "a pipeline with a write", "a script that must not be repeated"],
 )
-async def test_a_lost_answer_of_a_write_is_an_unknown_outcome_and_is_not_repeated(
+async def test_lost_answer_of_a_write_is_an_unknown_outcome(
     proxied: tuple[FlakyProxy, CacheClient], call: Any, executed: int
 ) -> None:
+    """A lost answer of a write is an unknown outcome and is not repeated."""
     proxy, redis = proxied
     proxy.lose_next_answer()
     with pytest.raises(OutcomeUnknown):

@@ -37,9 +37,10 @@ async def test_an_unknown_shard_is_said_with_the_mend(database: DatabaseService)
         await database.call_shard_procedure(99, "fp_chat_rooms_get", (1,))
 
 
-async def test_an_unknown_procedure_is_said_with_the_mend_and_is_not_the_datas_fault(
+async def test_unknown_procedure_names_its_fix_and_blames_no_data(
     database: DatabaseService,
 ) -> None:
+    """An unknown procedure is reported with the fix and is not the datas fault."""
     with structlog.testing.capture_logs() as logs:
         with pytest.raises(NotDeployed, match=r"fp_none.* db apply"):
             await database.call_global_procedure("fp_none")

@@ -28,9 +28,10 @@ async def apply(backend: DatabaseBackend, settings: DatabaseSettings) -> None:
     )
 
 
-async def test_an_added_shard_is_taken_up_and_an_unknown_one_is_looked_for_once_a_second(
+async def test_added_shard_is_used_and_unknown_one_looked_up_once_a_second(
     fresh_database_backend: DatabaseBackend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """An added shard is taken up and an unknown one is looked for once a second."""
     backend = fresh_database_backend
     first, second = (shard.model_dump() for shard in backend.settings.shards)
     await apply(backend, with_shards(backend, first))

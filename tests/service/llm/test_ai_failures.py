@@ -88,9 +88,10 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("broken", BROKEN)
-async def test_every_failure_of_a_provider_is_ai_unavailable_and_only_refusals_are_repeated(
+async def test_provider_failure_is_ai_unavailable_and_only_refusals_retry(
     stub: OpenAIStub, cache: CacheService, broken: str
 ) -> None:
+    """Every failure of a provider is ai unavailable and only refusals are repeated."""
     stub.script(*[BROKEN[broken]] * (3 if broken in {"429", "500"} else 1))
     async with running_service(stub_settings(stub.base_url, {"max_retries": 2}), cache) as service:
         with pytest.raises(AIUnavailable) as failed:
@@ -202,9 +203,10 @@ async def test_every_kind_of_slowness_is_ai_timeout_and_closes_the_connection(
         assert stub.calls == 1, "a call that may have been served is not repeated"
 
 
-async def test_a_provider_that_takes_no_connection_is_ai_timeout_after_its_retries(
+async def test_provider_without_connection_is_ai_timeout_after_retries(
     cache: CacheService,
 ) -> None:
+    """A provider that takes no connection is ai timeout after its retries."""
     with silent_port() as port:
         limits = {"connect_timeout_s": 0.2, "max_retries": 1}
         async with running_service(
@@ -287,9 +289,10 @@ async def test_a_long_retry_after_is_passed_on_and_not_waited_for(
     assert (failed.value.retry_after_s, stub.calls) == (30, 1)
 
 
-async def test_no_log_and_no_error_text_holds_the_key_the_question_or_the_providers_prose(
+async def test_logs_and_errors_hold_no_key_question_or_provider_prose(
     stub: OpenAIStub, cache: CacheService
 ) -> None:
+    """No log and no error text holds the key the question or the providers prose."""
     error = {"message": "bad key sk-secret-key for SECRET", "type": "x", "code": "invalid_api_key"}
     stub.script(Reply(status=401, error=error), Reply(["SECRET reply"]))
     async with running_service(stub_settings(stub.base_url), cache) as service:

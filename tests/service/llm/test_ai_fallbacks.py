@@ -64,9 +64,10 @@ FAILS = {
 
 
 @pytest.mark.parametrize("failure", FAILS)
-async def test_a_model_that_fails_before_its_first_word_is_followed_by_the_fallback(
+async def test_model_failing_before_its_first_word_uses_the_fallback(
     stub: OpenAIStub, spare: OpenAIStub, cache: CacheService, failure: str
 ) -> None:
+    """A model that fails before its first word is followed by the fallback."""
     stub.script(FAILS[failure])
     async with running_service(
         settings(stub, spare, first_token_timeout_s=1.5), cache, "PROD"
@@ -132,9 +133,10 @@ async def test_when_all_fail_the_last_failure_is_told_and_each_was_asked_once(
     assert (stub.calls, spare.calls) == (1, 1)
 
 
-async def test_a_model_without_its_key_is_left_out_where_demo_may_stand_in_and_the_log_says_so(
+async def test_model_without_key_is_left_out_and_logged_where_demo_may_serve(
     stub: OpenAIStub, spare: OpenAIStub, cache: CacheService
 ) -> None:
+    """A model without its key is left out where demo may stand in and the log says so."""
     with structlog.testing.capture_logs() as logs:
         async with running_service(settings(stub, spare, key=""), cache, "LOCAL") as service:
             answer = await service.chat("hi", "s1", history=[])

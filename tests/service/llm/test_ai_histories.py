@@ -25,9 +25,10 @@ def contents(stub: OpenAIStub, call: int) -> list[str]:
     return [message["content"] for message in stub.requests[call].messages]
 
 
-async def test_a_session_remembers_question_and_reply_and_a_restart_does_not_forget(
+async def test_session_remembers_question_and_reply_over_a_restart(
     stub: OpenAIStub, cache: CacheService
 ) -> None:
+    """A session remembers question and reply and a restart does not forget."""
     settings = stub_settings(stub.base_url)
     async with running_service(settings, cache) as service:
         await service.chat("하나 👍", "s1")
@@ -79,9 +80,10 @@ async def test_a_damaged_history_counts_as_none_and_is_mended_by_the_next_reply(
     assert contents(stub, 1) == ["one", "stub: one", "two"]
 
 
-async def test_a_registered_reader_comes_first_and_its_sessions_are_never_written(
+async def test_registered_reader_comes_first_and_is_never_written(
     stub: OpenAIStub, cache: CacheService
 ) -> None:
+    """A registered reader comes first and its sessions are never written."""
     window = [
         HistoryMessage("USER", "earlier"),
         HistoryMessage("AI", "answer"),
@@ -203,9 +205,10 @@ async def test_chat_memory_is_a_langchain_history_of_the_session(
     assert contents(stub, 1) == ["one", "stub: one", "two", "zwei", "three"]
 
 
-async def test_the_synchronous_memory_calls_are_kept_in_order_and_the_next_reply_knows_them(
+async def test_synchronous_memory_calls_keep_order_and_reach_the_next_reply(
     stub: OpenAIStub, cache: CacheService
 ) -> None:
+    """The synchronous memory calls are kept in order and the next reply knows them."""
     turns_to_wait = iter(range(100, 0, -2))
 
     async def ever_faster(_: str) -> None:
@@ -253,7 +256,8 @@ def test_the_prompt_keeps_the_newest_turns_that_fit_and_begins_with_a_user() -> 
     assert kept(max_messages=0) == []
 
 
-def test_the_prompt_leaves_out_empty_turns_and_the_question_itself_only_at_the_end() -> None:
+def test_prompt_leaves_out_empty_messages_and_the_question_at_its_end() -> None:
+    """The prompt leaves out empty messages and the question itself only at the end."""
     turns = [
         HistoryMessage("USER", "q"),
         HistoryMessage("AI", ""),

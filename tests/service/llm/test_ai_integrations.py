@@ -49,9 +49,10 @@ def settings(
     )
 
 
-async def test_a_reply_comes_with_the_providers_usage_and_the_personas_parameters_are_sent(
+async def test_reply_has_the_providers_usage_and_personas_parameters(
     claude: AnthropicStub, cache: CacheService
 ) -> None:
+    """A reply comes with the providers usage and the personas parameters are sent."""
     claude.script(Reply(["안녕", "하세요 ", "👋🏽"], usage=(21, 5)))
     chosen = settings(
         claude.base_url,

@@ -87,9 +87,10 @@ async def test_a_missing_key_means_demo_in_local_with_one_warning(cache: CacheSe
 
 @pytest.mark.parametrize("env", ["DEBUG", "PROD"])
 @pytest.mark.parametrize("key", [None, "", "  "])
-def test_a_missing_key_stops_the_start_elsewhere_and_the_error_names_the_mend(
+def test_missing_key_stops_the_start_and_the_error_names_the_fix(
     cache: CacheService, env: str, key: str | None
 ) -> None:
+    """A missing key stops the start elsewhere and the error names the fix."""
     with pytest.raises(StartError) as refused:
         make(cache, env, providers={"openai": {"api_key": key}})
     for part in (
@@ -151,9 +152,10 @@ async def test_environment_variables_of_the_sdk_do_not_redirect_a_call(
         ({"unknown": 1}, "unknown"),
     ],
 )
-def test_settings_that_do_not_fit_together_are_refused_without_showing_a_key(
+def test_conflicting_settings_are_refused_without_showing_a_key(
     fields: dict[str, Any], named: str
 ) -> None:
+    """Settings that do not fit together are refused without showing a key."""
     with pytest.raises(ValidationError, match=named) as refused:
         LlmSettings.model_validate(fields)
     assert "sk-secret" not in str(refused.value)

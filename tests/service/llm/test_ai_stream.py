@@ -111,9 +111,10 @@ async def test_persona_parameters_are_sent(stub: OpenAIStub, cache: CacheService
     assert (body["model"], body["temperature"], body["max_completion_tokens"]) == ("m-1", 0.25, 77)
 
 
-async def test_an_emoji_split_over_two_deltas_is_joined_and_lone_halves_are_replaced(
+async def test_split_emoji_is_joined_and_lone_halves_are_replaced(
     stub: OpenAIStub, cache: CacheService
 ) -> None:
+    """An emoji split over two deltas is joined and lone halves are replaced."""
     stub.script(Reply(["a\ud83d", "\ude00b", "\ude00", "\x00", "c\ud83d"]))
     async with running_service(stub_settings(stub.base_url), cache) as service:
         texts, _ = await collected(service.stream("hi", "s1", history=[]))
@@ -130,9 +131,10 @@ async def test_usage_is_estimated_when_the_provider_sends_none(
     assert answer["tokens"] == {"prompt": 24, "completion": 10, "total": 34}
 
 
-async def test_length_is_reported_and_an_endless_reply_is_cut_and_its_connection_closed(
+async def test_endless_reply_is_cut_reported_and_its_connection_closed(
     stub: OpenAIStub, cache: CacheService
 ) -> None:
+    """Length is reported and an endless reply is cut and its connection closed."""
     stub.script(Reply(["cut"], finish_reason="length"), Reply(["abc", "def", "ghi"], hang=True))
     async with running_service(stub_settings(stub.base_url, max_reply_chars=5), cache) as service:
         assert (await service.chat("hi", "s1", history=[]))["finish_reason"] == "length"
@@ -141,9 +143,10 @@ async def test_length_is_reported_and_an_endless_reply_is_cut_and_its_connection
         await until(lambda: stub.requests[1].closed_by_client)
 
 
-async def test_ten_megabytes_in_one_chunk_and_thousands_of_one_byte_chunks_are_replies_too(
+async def test_huge_chunk_and_thousands_of_one_byte_chunks_are_replies(
     stub: OpenAIStub, cache: CacheService
 ) -> None:
+    """Ten megabytes in one chunk and thousands of one byte chunks are replies too."""
     stub.script(Reply(["x" * 10_000_000]), Reply(["y"] * 5000))
     async with running_service(stub_settings(stub.base_url), cache) as service:
         large = await service.chat("hi", "s1", history=[])
@@ -233,9 +236,10 @@ async def test_leaving_the_stream_closes_the_providers_connection(
         assert service.status()["running"] == 0
 
 
-async def test_the_connection_is_closed_even_while_something_still_refers_to_langchains_stream(
+async def test_connection_is_closed_while_the_stream_is_referenced(
     stub: OpenAIStub, cache: CacheService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """The connection is closed even while something still refers to LangChain's stream."""
     original = BaseChatOpenAI._astream
     kept: list[Any] = []
 
@@ -300,7 +304,7 @@ async def test_an_unknown_persona_is_refused_with_the_known_names(
     assert stub.calls == 0
 
 
-async def test_start_returns_at_once_and_the_loop_stays_free_while_langchain_is_imported(
+async def test_start_returns_at_once_while_langchain_is_imported(
     tmp_path: Path,
 ) -> None:
     """In a process of its own, where nothing is imported yet."""
@@ -350,9 +354,10 @@ asyncio.run(main())
     assert longest_s < full_collection_s, "the import, or a garbage collection, held the event loop"
 
 
-async def test_a_service_that_was_not_started_loads_at_the_first_call_and_a_stopped_one_refuses(
+async def test_service_loads_at_first_call_and_refuses_when_stopped(
     stub: OpenAIStub, cache: CacheService
 ) -> None:
+    """A service that was not started loads at the first call and a stopped one refuses."""
     tasks = TaskRegistry()
     service = AIChatService(stub_settings(stub.base_url), cache, tasks, "PROD", environ={})
     assert (await service.chat("x", "s1", history=[]))["reply"] == "stub: x"

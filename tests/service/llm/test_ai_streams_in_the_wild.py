@@ -669,7 +669,7 @@ def test_reply_that_leaves_no_room_for_a_prompt_is_refused() -> None:
         stub_settings("http://x/v1", personas={"GPT4O": persona})
 
 
-async def test_session_goes_on_after_failures_with_a_model_that_wants_alternating_roles(
+async def test_alternating_roles_are_kept_after_failures(
     stub: OpenAIStub, cache: CacheService
 ) -> None:
     """cases/providers.md V1: a host's own session, loaded in any order."""

@@ -71,7 +71,8 @@ def test_language_is_that_of_the_question(text: str, language: str | None) -> No
     assert language_of(text) == language
 
 
-def test_question_without_words_is_answered_in_the_language_of_the_conversation() -> None:
+def test_question_without_words_takes_the_conversations_language() -> None:
+    """Question without words is answered in the language of the conversation."""
     assert "데모" in demo_reply(["안녕하세요, 반가워요", "👍"])
     assert "demo" in demo_reply(["안녕하세요", "Nice to meet you", "👍"])
     assert "demo" in demo_reply([])

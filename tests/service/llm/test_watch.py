@@ -71,7 +71,8 @@ async def test_once_overdue_it_stays_so() -> None:
             await watch.next_of(never(), soon())
 
 
-async def test_ring_ends_the_present_wait_and_the_later_ones_and_the_first_error_counts() -> None:
+async def test_ring_ends_present_and_later_waits_with_the_first_error() -> None:
+    """Ring ends the present wait and the later ones and the first error counts."""
     watch, idle = Watch(), Watch()
     asyncio.get_running_loop().call_soon(watch.ring, ValueError("rung"))
     with pytest.raises(ValueError, match="rung"):
@@ -96,9 +97,9 @@ async def test_a_cancellation_from_outside_stays_one(also_rung: bool) -> None:
     watch.stop()
 
 
-async def test_items_that_turn_the_cancellation_into_their_own_error_do_not_hide_the_deadline() -> (
-    None
-):
+async def test_deadline_is_raised_though_items_raise_their_own_error() -> None:
+    """Items that turn the cancellation into their own error do not hide the deadline."""
+
     async def stubborn() -> AsyncIterator[int]:
         try:
             await asyncio.Event().wait()

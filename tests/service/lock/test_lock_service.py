@@ -82,9 +82,10 @@ async def test_a_lock_of_the_dead_ends_though_the_servers_clock_was_set_back(
     assert await locks.acquire("room:1", 30, PATIENCE_S)
 
 
-async def test_a_holder_that_lives_keeps_its_lock_though_the_servers_clock_was_set_back(
+async def test_living_holder_keeps_its_lock_when_the_clock_is_set_back(
     locks: LockService, cache: CacheService
 ) -> None:
+    """A holder that lives keeps its lock though the servers clock was set back."""
     held = await locks.acquire("room:1", 60, 0)
     assert held
     redis = cache.get_client()

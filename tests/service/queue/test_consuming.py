@@ -395,9 +395,10 @@ async def test_stop_lets_the_delivery_under_way_end(harness: QueueHarness) -> No
     assert await harness.waiting("mail") == 1
 
 
-async def test_a_delivery_cut_off_by_stop_is_not_counted_and_delivered_by_another(
+async def test_delivery_cut_off_by_stop_is_not_counted(
     harness: QueueHarness,
 ) -> None:
+    """A delivery cut off by stop is not counted and delivered by another."""
     first, second = await harness.queue(), await harness.queue(max_attempts=1)
 
     async def hang(message: QueueMessage) -> bool:

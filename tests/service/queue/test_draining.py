@@ -280,9 +280,10 @@ async def test_a_stream_in_somebodys_hands_is_not_drained(harness: QueueHarness)
     assert await other.drain_stream(stream, sink, batch=1) == 1
 
 
-async def test_dead_letters_are_bounded_and_what_does_not_fit_stays_in_the_stream(
+async def test_dead_letters_are_bounded_and_the_rest_stays_in_the_stream(
     harness: QueueHarness,
 ) -> None:
+    """Dead letters are bounded and what does not fit stays in the stream."""
     queue = await harness.queue(dead_letter_limit=1)
     stream = declare(queue)
     await send(queue, 1, 2)

@@ -158,9 +158,10 @@ async def test_unknown_account_and_wrong_password_are_answered_alike(
     assert verified == ["wrong password"] * 2
 
 
-async def test_nobody_logs_in_with_the_password_that_stands_in_for_a_missing_account(
+async def test_password_of_the_missing_account_dummy_logs_nobody_in(
     harness: ServerHarness,
 ) -> None:
+    """Nobody logs in with the password that stands in for a missing account."""
     assert (await harness.login("nobody", "no account has this password"))[0] == 2002
 
 
@@ -262,7 +263,7 @@ async def test_who_has_a_network_of_addresses_counts_once(
 
 
 @pytest.mark.usefixtures("real_hashes")
-async def test_unknown_accounts_wrong_passwords_and_damaged_hashes_take_the_same_time(
+async def test_every_failed_login_takes_the_same_time(
     harness: ServerHarness,
 ) -> None:
     """By the processor's time, of which other work on the machine takes none; without the stand-in

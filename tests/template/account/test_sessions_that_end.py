@@ -126,9 +126,10 @@ class Waiting(BaseTemplate):
         return Response()
 
 
-async def test_a_request_that_waits_ends_when_its_session_is_logged_out_by_another_process(
+async def test_waiting_request_ends_when_another_process_logs_it_out(
     private_server: RedisServer, app_id: str, database: DatabaseService
 ) -> None:
+    """A request that waits ends when its session is logged out by another process."""
     template = Waiting()
     (endpoint,) = template.endpoints()
     async with (
@@ -229,7 +230,7 @@ async def test_older_database_beside_a_full_redis_is_noticed_once(
             assert store.find_cached(token) is not None
 
 
-async def test_older_database_beside_a_redis_that_takes_no_writes_is_noticed_once(
+async def test_older_database_beside_a_read_only_redis_is_noticed_once(
     private_server: RedisServer, app_id: str, database: DatabaseService
 ) -> None:
     """cases/faults.md U11: not at every check; Redis has the alarm when it takes writes again."""
@@ -268,7 +269,7 @@ async def test_session_ends_when_redis_and_the_database_both_came_back(
         assert await store.find(token) is None
 
 
-async def test_session_of_a_login_before_the_database_was_found_older_is_looked_up(
+async def test_session_from_before_an_older_database_is_looked_up(
     private_server: RedisServer, app_id: str, database: DatabaseService
 ) -> None:
     """cases/faults.md U11: the account was read from what the database was; its session is of that
@@ -325,9 +326,10 @@ async def test_marks_of_many_processes_raise_no_false_alarm(
         assert {marks[0].generation, marks[1].generation} == {before + 1}
 
 
-async def test_many_sessions_are_looked_up_a_hundred_at_once_and_anew_in_another_run_of_redis(
+async def test_sessions_are_looked_up_in_hundreds_and_again_per_redis_run(
     private_server: RedisServer, app_id: str, database: DatabaseService, tmp_path: Path
 ) -> None:
+    """Many sessions are looked up a hundred at once and again in another run of Redis."""
     async with running_store(private_server, app_id, database) as (store, cache):
         tokens = [await store.create(SessionInfo(f"alice{n}", n, 1)) for n in range(140)]
         assert await store.find_ended(tokens) == []

@@ -240,13 +240,14 @@ async def test_every_call_is_observed_once(template: EchoTemplate) -> None:
     ("lowest", "lines"),
     [(logging.DEBUG, [("debug", 0), ("info", 10000)]), (logging.INFO, [("info", 10000)])],
 )
-async def test_what_succeeds_is_logged_for_those_who_hear_it_and_what_fails_for_all(
+async def test_success_is_logged_at_debug_and_failure_always(
     service: TemplateService,
     template: EchoTemplate,
     monkeypatch: pytest.MonkeyPatch,
     lowest: int,
     lines: list[tuple[str, int]],
 ) -> None:
+    """What succeeds is logged at debug level and what fails for all."""
     monkeypatch.setattr(logger, "_lowest", lowest)
     with structlog.testing.capture_logs() as logs:
         await ask(service, template.endpoints()[0])

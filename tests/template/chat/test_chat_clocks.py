@@ -29,9 +29,10 @@ async def test_a_process_whose_clock_is_wrong_still_answers(
     await chat.send(user, room.room_id, "what time is it?")
 
 
-async def test_a_lease_runs_out_by_redis_clock_though_messages_are_dated_ahead_of_it(
+async def test_lease_runs_out_by_redis_clock_despite_later_messages(
     chat: ChatHarness,
 ) -> None:
+    """A lease runs out by Redis clock though messages are dated ahead of it."""
     user = await chat.user()
     room = await chat.room(user)
     caller = await chat.template._caller(user)

@@ -55,9 +55,10 @@ class Player:
         assert kept == set(expected)
 
 
-async def test_nothing_is_lost_doubled_or_revived_while_slots_move_and_masters_change(
+async def test_moving_slots_and_changing_masters_lose_nothing(
     private_cluster: RedisCluster, tmp_path: Path, app_id: str, provider: OpenAIStub
 ) -> None:
+    """Nothing is lost doubled or revived while slots move and masters change."""
     database = DatabaseBackend("sqlite", DatabaseSettings(timeout_s=PATIENCE_S), tmp_path, None)
     async with running_harness(
         private_cluster.settings(), database, app_id, provider, batch_interval_s=0.1
@@ -99,9 +100,10 @@ async def test_nothing_is_lost_doubled_or_revived_while_slots_move_and_masters_c
         )
 
 
-async def test_a_master_that_is_away_stops_neither_writes_nor_ends_of_the_other_partitions(
+async def test_lost_master_stops_no_other_partitions_writes_or_ends(
     private_cluster: RedisCluster, tmp_path: Path, app_id: str, provider: OpenAIStub
 ) -> None:
+    """A master that is away stops neither writes nor ends of the other partitions."""
     cluster = private_cluster
     for node in cluster.nodes:
         node.client.config_set("cluster-require-full-coverage", "no")

@@ -17,9 +17,10 @@ from tests.waiting import until
 
 
 @pytest.mark.chat_settings(sends_per_minute=0.1, sends_at_once=3)
-async def test_sends_over_the_limit_are_1010_with_the_time_to_wait_and_store_nothing(
+async def test_sends_over_the_limit_are_1010_and_store_nothing(
     chat: ChatHarness,
 ) -> None:
+    """Sends over the limit are 1010 with the time to wait and store nothing."""
     user, other = await chat.user(), await chat.user()
     rooms = [(await chat.room(user)).room_id for _ in range(2)]
     for n in range(3):
@@ -60,9 +61,10 @@ async def test_a_clock_that_was_set_back_does_not_keep_the_bucket_empty(chat: Ch
 
 
 @pytest.mark.chat_settings(max_open_replies=2)
-async def test_open_replies_are_limited_over_all_rooms_and_free_again_when_they_end(
+async def test_open_replies_are_limited_over_all_rooms(
     chat: ChatHarness,
 ) -> None:
+    """Open replies are limited over all rooms and free again when they end."""
     user = await chat.user()
     rooms = [(await chat.room(user)).room_id for _ in range(3)]
     chat.provider.script(Reply(["a"], hang=True), Reply(["b"], hang=True))
@@ -97,9 +99,10 @@ async def test_an_ended_reply_leaves_nothing_of_the_limit_behind(chat: ChatHarne
 
 
 @pytest.mark.chat_settings(max_rooms_per_account=2)
-async def test_rooms_over_the_limit_are_1010_and_store_nothing_until_one_is_deleted(
+async def test_rooms_over_the_limit_are_1010_until_one_is_deleted(
     chat: ChatHarness,
 ) -> None:
+    """Rooms over the limit are 1010 and store nothing until one is deleted."""
     user = await chat.user()
     first = await chat.room(user, "first", client_request_id="r1")
     await chat.room(user, "second")

@@ -67,9 +67,10 @@ async def test_processes_that_load_the_same_at_once_do_not_hinder_each_other(
 
 
 @pytest.mark.parametrize("lost", ["room_record", "account_record"])
-async def test_a_record_that_is_gone_while_its_events_wait_is_not_read_from_the_database_too_early(
+async def test_lost_record_with_waiting_events_is_not_loaded_too_early(
     chat: ChatHarness, lost: str
 ) -> None:
+    """A record that is gone while its events wait is not read from the database too early."""
     user = await chat.user()
     room = await chat.room(user)
     await chat.send(user, room.room_id, "one")
@@ -148,9 +149,10 @@ async def test_a_load_that_read_before_a_write_does_not_bring_back_what_was_then
         assert {found.room_id for found in (await chat.rooms(user)).rooms} == rooms
 
 
-async def test_what_a_new_redis_run_finds_waiting_is_written_before_anything_is_loaded(
+async def test_waiting_events_are_written_before_a_new_redis_run_loads(
     chat: ChatHarness,
 ) -> None:
+    """What a new Redis run finds waiting is written before anything is loaded."""
     user = await chat.user()
     room = await chat.room(user)
     await chat.send(user, room.room_id, "one")
@@ -176,9 +178,10 @@ async def test_what_a_new_redis_run_finds_waiting_is_written_before_anything_is_
     assert [found.message_count for found in (await chat.rooms(user)).rooms] == [6]
 
 
-async def test_what_is_being_deleted_is_not_loaded_though_the_database_still_has_it(
+async def test_deleting_room_is_not_loaded_from_the_database(
     chat: ChatHarness,
 ) -> None:
+    """What is being deleted is not loaded though the database still has it."""
     user = await chat.user()
     kept, gone = await chat.room(user), await chat.room(user)
     await chat.send(user, gone.room_id, "one")

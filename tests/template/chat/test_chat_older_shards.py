@@ -120,7 +120,7 @@ async def test_room_with_pushed_entries_is_written_again(chat: ChatHarness) -> N
     assert await stored(chat, user, room_id) == [(1, "one"), (2, "stub: one")]
 
 
-async def test_restore_that_was_cut_off_goes_on_behind_the_rooms_that_it_had_done(
+async def test_interrupted_restore_goes_on_after_the_rooms_it_had_done(
     chat: ChatHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """cases/faults.md U12: no event is queued twice, the report is whole, and each room counts as progress."""

@@ -145,9 +145,10 @@ async def test_an_old_redis_is_not_taken_for_the_truth(
     assert seqs == [2, 3, 4, 5, 6]
 
 
-async def test_chat_goes_on_while_the_database_is_away_and_is_written_when_it_is_back(
+async def test_chat_goes_on_without_the_database_and_is_written_later(
     valkey_server: RedisServer, private_mariadb: DatabaseBackend, app_id: str, provider: OpenAIStub
 ) -> None:
+    """Chat goes on while the database is away and is written when it is back."""
     assert private_mariadb.server is not None
     backend = replace(private_mariadb)
     async with running_harness(

@@ -51,7 +51,7 @@ async def test_a_repeated_send_does_not_bring_back_what_was_deleted(
 @pytest.mark.parametrize(
     "goes_on", [False, True], ids=["nothing behind it", "its number given again"]
 )
-async def test_a_send_whose_reply_redis_lost_is_answered_and_not_with_anothers_message(
+async def test_send_whose_reply_redis_lost_gets_no_other_message(
     chat: ChatHarness, goes_on: bool
 ) -> None:
     """cases/faults.md U5: its process is gone too, and may have asked."""
@@ -158,13 +158,14 @@ async def held_behind(
 
 
 @pytest.mark.chat_settings(window=4)
-async def test_a_send_that_the_database_did_not_know_is_asked_for_again_when_the_window_went_on(
+async def test_unknown_send_is_looked_up_again_when_the_window_moved(
     backends: tuple[Any, DatabaseBackend],
     chat: ChatHarness,
     app_id: str,
     provider: OpenAIStub,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    """A send that the database did not know is asked for again when the window went on."""
     user = await chat.user()
     room = await chat.room(user)
     for n in range(4):
@@ -190,13 +191,14 @@ async def test_a_send_that_the_database_did_not_know_is_asked_for_again_when_the
     assert (await chat.questions(user, room.room_id)).count("once") == 1
 
 
-async def test_a_room_that_the_database_did_not_know_is_asked_for_again_when_the_list_was_loaded_anew(
+async def test_unknown_room_is_looked_up_again_after_the_list_was_reloaded(
     backends: tuple[Any, DatabaseBackend],
     chat: ChatHarness,
     app_id: str,
     provider: OpenAIStub,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    """A room that the database did not know is asked for again when the list was loaded again."""
     user, keys = await chat.user(), chat.keys
     account = user.session.account_id
     async with (
@@ -218,7 +220,7 @@ async def test_a_room_that_the_database_did_not_know_is_asked_for_again_when_the
 
 
 @pytest.mark.parametrize("reloaded", [False, True])
-async def test_a_rename_repeated_by_ourselves_does_not_bring_back_the_older_title(
+async def test_own_repeat_of_a_rename_restores_no_older_title(
     backends: tuple[Any, DatabaseBackend],
     chat: ChatHarness,
     app_id: str,
@@ -226,6 +228,7 @@ async def test_a_rename_repeated_by_ourselves_does_not_bring_back_the_older_titl
     monkeypatch: pytest.MonkeyPatch,
     reloaded: bool,
 ) -> None:
+    """A rename repeated by ourselves does not bring back the older title."""
     user, keys = await chat.user(), chat.keys
     room = await chat.room(user)
     once = CacheClient.run_script

@@ -40,9 +40,10 @@ def assert_accounted(message: ChatMessage) -> None:
 
 
 @pytest.mark.chat_settings(checkpoint_interval_s=0.02)
-async def test_a_running_reply_is_in_the_list_from_the_start_with_its_text_so_far(
+async def test_running_reply_is_listed_from_the_start_with_its_text(
     chat: ChatHarness,
 ) -> None:
+    """A running reply is in the list from the start with its text so far."""
     user = await chat.user()
     room = await chat.room(user)
     chat.provider.script(slow("one two three four five six " * 10, 0.06))
@@ -304,9 +305,10 @@ async def test_a_waiting_question_deleted_before_its_turn_is_not_asked(chat: Cha
 
 
 @pytest.mark.chat_settings(reply_lease_s=3, sweep_interval_s=0.1)
-async def test_a_reply_whose_process_died_is_interrupted_and_the_next_question_is_answered(
+async def test_reply_of_a_dead_process_is_interrupted_and_the_next_runs(
     chat: ChatHarness,
 ) -> None:
+    """A reply whose process died is interrupted and the next question is answered."""
     user = await chat.user()
     room = await chat.room(user)
     parts = chat.template._parts
@@ -366,7 +368,7 @@ async def test_stopping_the_server_keeps_the_partial_text(chat: ChatHarness) -> 
 
 
 @pytest.mark.chat_settings(window=4)
-async def test_a_reply_that_left_the_window_while_it_was_awaited_is_not_taken_for_deleted(
+async def test_awaited_reply_that_left_the_window_is_not_deleted(
     chat: ChatHarness,
 ) -> None:
     """Seen under ``make chaos``: a settle trimmed the window between the two reads of an attached send."""

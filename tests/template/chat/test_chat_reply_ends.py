@@ -90,9 +90,10 @@ async def test_a_question_that_waits_outlives_the_stop_of_its_process(chat: Chat
 
 
 @pytest.mark.chat_settings(reply_lease_s=0.3, sweep_interval_s=0.1)
-async def test_a_room_with_broken_keys_does_not_keep_other_rooms_from_being_swept(
+async def test_room_with_broken_keys_does_not_stop_the_sweep_of_others(
     chat: ChatHarness,
 ) -> None:
+    """A room with broken keys does not keep other rooms from being swept."""
     user = await chat.user()
     rooms = [(await chat.room(user)).room_id for _ in range(3)]
     for room_id in rooms:
@@ -108,9 +109,10 @@ async def test_a_room_with_broken_keys_does_not_keep_other_rooms_from_being_swep
     await until(ended)
 
 
-async def test_waiting_turns_and_a_stream_of_another_type_do_not_keep_a_reply_from_its_end(
+async def test_keys_of_another_type_do_not_keep_a_reply_from_its_end(
     chat: ChatHarness,
 ) -> None:
+    """Waiting reply slots and a stream of another type do not keep a reply from its end."""
     user = await chat.user()
     room = await chat.room(user)
     sent = await chat.accepted(user, room.room_id, "one")
@@ -231,7 +233,7 @@ async def test_a_redis_user_who_may_not_publish_gets_whole_writes(
 
 
 @pytest.mark.chat_settings(reply_lease_s=1.5)
-async def test_lease_of_a_claim_whose_answer_was_lost_goes_on_while_the_room_is_loaded(
+async def test_lease_of_a_claim_with_lost_answer_is_renewed_while_loading(
     chat: ChatHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Decision 0037: the claim may have been stored; its process still asks, so nobody may end the reply meanwhile."""
@@ -286,7 +288,7 @@ async def test_lease_of_a_claim_whose_answer_was_lost_goes_on_while_the_room_is_
     assert chat.provider.calls == 1
 
 
-async def test_question_of_another_process_is_given_back_where_there_is_no_place_for_it(
+async def test_handed_over_question_is_given_back_without_capacity(
     chat: ChatHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Decision 0037: a process that takes up a question and has no place among its calls does not end the reply."""

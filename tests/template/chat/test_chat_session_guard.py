@@ -169,9 +169,8 @@ async def test_a_lost_answer_is_asked_for_again_only_while_the_session_goes_on(
 
 
 @pytest.mark.parametrize("remembered", [True, False])
-async def test_a_full_redis_refuses_writes_as_an_outage_however_the_session_was_found(
-    door: Door, remembered: bool
-) -> None:
+async def test_full_redis_refuses_writes_as_an_outage(door: Door, remembered: bool) -> None:
+    """A full Redis refuses writes as an outage however the session was found."""
     if remembered:
         assert (await door.ask(LIST))["errorCode"] == 0
     redis = door.chat.redis

@@ -92,9 +92,10 @@ class Reader:
             self.text += event.data.get("text", "")
 
 
-async def test_readers_of_replies_that_run_elsewhere_are_let_go_at_once_when_their_process_stops(
+async def test_readers_of_foreign_replies_are_released_when_stopping(
     chat: ChatHarness, other: ChatHarness
 ) -> None:
+    """Readers of replies that run elsewhere are let go at once when their process stops."""
     user = await chat.user()
     room, elsewhere = await chat.room(user), await chat.room(user)
     chat.provider.script(HALF, HALF)

@@ -222,9 +222,8 @@ async def test_of_smart_deletes_and_a_consumer_at_once_the_message_ends_deleted(
 
 
 @pytest.mark.parametrize("stored", ["", "NONSENSE|P1", "|", "SENT", "SENT|garbage"])
-async def test_a_value_that_is_no_state_counts_as_absent_and_is_never_an_exception(
-    states: States, stored: str
-) -> None:
+async def test_invalid_state_value_counts_as_absent(states: States, stored: str) -> None:
+    """A value that is no state counts as absent and is never an exception."""
     message_id = uuid.uuid4().hex
     await states.redis.set_string(f"msg_state:{message_id}", stored)
     expected = MessageState.SENT if stored.startswith("SENT") else None
@@ -357,9 +356,10 @@ async def test_states_that_an_older_process_wrote_on_are_understood(
     assert [row["seq"] for row in rows if row["deleted"]] == [3 + place]
 
 
-async def test_state_that_an_older_process_wrote_on_goes_to_sent_without_its_room(
+async def test_state_of_an_older_process_goes_to_sent_without_its_room(
     chat: ChatHarness,
 ) -> None:
+    """State that an older process wrote on goes to sent without its room."""
     user = await chat.user()
     room = await chat.room(user)
     question = await chat.send(user, room.room_id, "one")

@@ -57,9 +57,8 @@ async def test_the_first_message_names_the_room_at_once(chat: ChatHarness) -> No
 
 
 @pytest.mark.parametrize("forgotten", [False, True], ids=["in Redis", "loaded again"])
-async def test_a_users_title_is_never_overwritten_also_when_it_is_the_default_one(
-    chat: ChatHarness, forgotten: bool
-) -> None:
+async def test_users_title_is_never_overwritten(chat: ChatHarness, forgotten: bool) -> None:
+    """A users title is never overwritten also when it is the default one."""
     user = await chat.user()
     given_at_once = await chat.room(user, title="New chat")
     renamed = await chat.room(user, title=None)

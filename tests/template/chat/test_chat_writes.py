@@ -175,9 +175,10 @@ async def test_titles_change_and_the_last_one_wins(chat: ChatHarness) -> None:
 
 
 @pytest.mark.parametrize("when", ["before", "while", "after"])
-async def test_a_message_deleted_before_while_or_after_it_was_persisted_stays_deleted(
+async def test_message_deleted_around_its_persistence_stays_deleted(
     chat: ChatHarness, when: str
 ) -> None:
+    """A message deleted before while or after it was persisted stays deleted."""
     user = await chat.user()
     room = await chat.room(user)
     message = await chat.send(user, room.room_id, "delete me")
@@ -246,9 +247,10 @@ async def forget(chat: ChatHarness, account_id: str, room_id: str) -> None:
 
 
 @pytest.mark.parametrize("new", ["message", "room", "nothing"])
-async def test_lists_are_whole_after_any_of_their_keys_expired_and_something_new_came(
+async def test_lists_are_whole_after_any_key_expired_and_a_write(
     chat: ChatHarness, new: str
 ) -> None:
+    """Lists are whole after any of their keys expired and something new came."""
     user = await chat.user()
     room, other = await chat.room(user), await chat.room(user)
     sent = ["one"]
