@@ -1,8 +1,8 @@
 """QueueService: durable queues on Redis streams that are read under a lock (no consumer groups).
 
 What is accepted stays in its stream until somebody removes it, so delivery is at least once:
-whoever dies leaves its entries where they are, and the next holder of the stream's lock reads them
-again. The lock only saves double work; handlers must stand to be called twice for one message.
+a process that dies leaves its entries where they are, and the next holder of the stream's lock
+reads them again. The lock only saves double work; handlers must stand to be called twice for one message.
 """
 
 from __future__ import annotations
@@ -301,7 +301,7 @@ class QueueService(Facade):
         return await self._store.dead_letters(self._streams.streams(queue_name), limit)
 
     async def discover(self) -> list[str]:
-        """The queues that have streams or dead letters in Redis, whoever made them; from here on
+        """The queues that have streams or dead letters in Redis, of every process; from here on
         :meth:`stats` and the calls for dead letters know them. Reads through all key names: not for
         a hot path."""
         names = self._streams.discover(await self._store.keys(self._streams.key_patterns()))

@@ -137,8 +137,8 @@ class ChatWiring:
         parts.states.uninstall()
 
     async def _take_over(self, parts: ChatParts) -> None:
-        """A Redis that serves this process alone: whoever held turns before is dead, nobody is
-        waited for."""
+        """A Redis that serves this process alone: every earlier holder of a slot is dead, so
+        its lease is not waited for."""
         if not self._container.settings.cache.owns_server:
             return
         # First end those that were being asked; then those that waited behind them have their turn.

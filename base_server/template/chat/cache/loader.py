@@ -64,7 +64,7 @@ _LOST_TURN_WAIT_S = 1.0
 
 
 class Loaded(Enum):
-    """How a load ended: in Redis now; unknown (or another account's); deleted for good, and it was
+    """How a load ended: in Redis now; unknown (or another account's); deleted, and it was
     yours."""
 
     LOADED = "loaded"

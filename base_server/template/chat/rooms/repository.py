@@ -269,7 +269,7 @@ class RoomRepository(ScriptRunner):
         self._report_backlog(caller, await self._call(call, caller, room_id))
 
     async def delete(self, caller: Caller, room_id: str) -> None:
-        """Delete a room for good, its running and waiting replies with it. Repeating it is no
+        """Delete a room permanently, its running and waiting replies with it. Repeating it is no
         error."""
         self.check_room_id(caller, room_id)
         keys = self._keys.partition(caller.partition)

@@ -49,8 +49,8 @@ local function sent_before(index)
     end
     if not reply then return { REFUSED } end
   end
-  -- Stored by a process that does not know it, or has died since: whoever repeats the send takes
-  -- the slot.
+  -- Stored by a process that does not know it, or has died since: the process that
+  -- repeats the send takes the slot.
   local is_free = room.turn_phase == 'ready' and reply_of(room.turn) == id_of(reply)
   return { DUPLICATE, question, reply, is_free and room.turn or '' }
 end
