@@ -1,8 +1,8 @@
 """What services count: declared beside the code that counts, exposed by the application, free while
 the application exposes none.
 
-Like the logger they are one a process. A name is ``area_what[_unit]`` as Prometheus has it, without
-``_total``; label values must be few and never a user's text or id.
+Like the logger there is one set per process. A name is ``area_what[_unit]`` as Prometheus has it,
+without ``_total``; label values must be few and never a user's text or id.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Structured logging: a constant message with fields beside it, one JSON line an event.
+"""Structured logging: a constant message with fields beside it, one JSON line per event.
 
 Never log message content, passwords or tokens. Fields bound with :func:`bind_log_context`
 (request id, protocol) stand on every line of that task.
@@ -30,7 +30,7 @@ _lowest = logging.DEBUG
 def configure_logging(level: str = "info", stream: TextIO | None = None) -> None:
     """Send events of at least ``level`` (debug, info, warn, error) as JSON lines to ``stream``
     (stderr)."""
-    global _lowest  # noqa: PLW0603 - one a process, as structlog's own configuration
+    global _lowest  # noqa: PLW0603 - one per process, as structlog's own configuration
     _lowest = _LEVELS[level]
     structlog.configure(
         processors=[

@@ -1,7 +1,7 @@
 """Spans around what takes time: declared in the services, recorded if the application
 installs a tracer.
 
-Like the logger it is one a process, and costs next to nothing while there is none.
+Like the logger there is one per process; without one a span costs next to nothing.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _tracer: Tracer | None = None
 
 def install_tracer(tracer: Tracer | None) -> None:
     """Record spans with ``tracer`` from now on; None records nothing."""
-    global _tracer  # noqa: PLW0603 - one a process, as said above
+    global _tracer  # noqa: PLW0603 - one per process, as said above
     _tracer = tracer
 
 

@@ -60,7 +60,7 @@ class LockService(Facade):
         """Take the lock for ``ttl`` seconds, waiting up to ``timeout`` seconds; ``None`` when it
         stayed taken.
 
-        0 tries once. Not fair: the first to ask at the right moment gets it. A caller that is cancelled
+        0 tries once. Not fair: the first to try after a release gets it. A caller that is cancelled
         while waiting, or gets an error, holds nothing (a lock taken meanwhile is given back).
         """
         if ttl <= 0:

@@ -56,8 +56,8 @@ class _Queue:
 
 
 class EventStreamMap:
-    """The streams of every queue. A queue that was not declared has one stream a priority, critical
-    first, and its messages go to the partition of their partition_key."""
+    """The streams of every queue. A queue that was not declared has one stream per priority,
+    critical first, and its messages go to the partition of their partition_key."""
 
     def __init__(self, cache: CacheService) -> None:
         self._cache = cache

@@ -222,7 +222,7 @@ class QueueConsumer:
             return await self._give_up(
                 stream, entry, attempt - 1, "its last deliveries never ended: their process died"
             )
-        # Counted before it begins, or a message that kills its process would do so for ever.
+        # Counted before it begins, or a message that kills its process would do so forever.
         await self._store.record_attempt(stream, entry.entry_id, attempt, 0)
         try:
             failure = await self._call(message)

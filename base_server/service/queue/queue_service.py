@@ -1,8 +1,8 @@
 """QueueService: durable queues on Redis streams that are read under a lock (no consumer groups).
 
-What is accepted stays in its stream until somebody removes it, so delivery is at least once:
-a process that dies leaves its entries where they are, and the next holder of the stream's lock
-reads them again. The lock only saves double work; handlers must stand to be called twice for one message.
+An accepted entry stays in its stream until it is removed, so delivery is at least once: a process
+that dies leaves its entries there, and the next one that gets the stream's lock reads them again.
+The lock only saves double work; handlers must tolerate being called twice for one message.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ class QueueService(Facade):
 
         One QueueMessage may stand for all arguments; a ``message_id`` of the caller's own makes the
         call safe to repeat for ``dedup_s``. Raises QueueFull at max_backlog; TypeError or
-        ValueError for a payload that is no JSON object, a priority that is none, an empty type, or
+        ValueError for a payload that is no JSON object, an unknown priority, an empty type, or
         what the queue's owner does not accept; ServiceError for chat_persistence in a process where
         the chat template is not made (yet).
         """
@@ -269,7 +269,7 @@ class QueueService(Facade):
         groups: Mapping[str, str],
     ) -> int:
         """As :meth:`dead_letter`, for entries that Redis lost: only the caller still has them. One
-        that is among the dead letters already is left out. Raises DeadLettersFull (none is
+        that is among the dead letters already is left out. Raises DeadLettersFull (nothing is
         added)."""
         return await self._store.add_dead_letters(stream, entries_with_reasons, groups)
 
@@ -301,7 +301,7 @@ class QueueService(Facade):
         return await self._store.dead_letters(self._streams.streams(queue_name), limit)
 
     async def discover(self) -> list[str]:
-        """The queues that have streams or dead letters in Redis, of every process; from here on
+        """The queues that have streams or dead letters in Redis, of any process; from here on
         :meth:`stats` and the calls for dead letters know them. Reads through all key names: not for
         a hot path."""
         names = self._streams.discover(await self._store.keys(self._streams.key_patterns()))

@@ -1,7 +1,8 @@
 """ChatPersistenceConsumer: has the chat_persistence streams written, at every interval and at once
 when a batch is full.
 
-When and by whom; what a batch is and how it is written stands in ``chat_batch_writer``.
+When and by which process; what a batch is and how it is written is in
+``persistence/batch_writer.py``.
 """
 
 from __future__ import annotations
@@ -54,7 +55,7 @@ class ConsumerHealth:
 
 
 class ChatPersistenceConsumer:
-    """One a process. :meth:`start` puts its two jobs into the scheduler."""
+    """One per process. :meth:`start` puts its three jobs into the scheduler."""
 
     def __init__(
         self,
@@ -76,9 +77,8 @@ class ChatPersistenceConsumer:
         self._last_progress = time.monotonic()
         self._marks_outage = OutageLog()
         self._outages: dict[str, OutageLog] = {}  # by stream name: the shard
-        self._stream_progress: dict[
-            EventStream, float
-        ] = {}  # of those of _draining that have a slot
+        # Of those of _draining that have a slot.
+        self._stream_progress: dict[EventStream, float] = {}
         self._last_error = ""
         self._stopped = False
         writer.marks.on_progress(self._got_further)

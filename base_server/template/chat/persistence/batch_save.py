@@ -64,7 +64,7 @@ class BatchSave:
         return self._shift.keys()
 
     async def run(self) -> None:
-        """One call a message type, in the order that the types need; row by row only when that is
+        """One call per message type, in the order that the types need; row by row only when that is
         refused."""
         for kind in WRITE_ORDER:
             placed = [

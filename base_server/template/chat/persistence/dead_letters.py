@@ -3,7 +3,8 @@ away.
 
 The stream's HASH of blocked rooms counts them; it is changed in the same step as the letters. While
 a room has some, its record does not expire, what comes later of it joins them
-(``chat_batch_writer``), and past ``chatConfig.max_dead_letters_per_room`` it takes no more.
+(``persistence/batch_writer.py``), and past ``chatConfig.max_dead_letters_per_room`` it takes no
+more.
 """
 
 from __future__ import annotations

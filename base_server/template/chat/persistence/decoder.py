@@ -1,4 +1,5 @@
-"""Reads the events of a batch, and finds what is none (poison): step "decode" of the batch writer.
+"""Reads the events of a batch, and finds the entries that are no events (poison): step "decode" of
+the batch writer.
 
 A save from outside (a host's own handler sent it) has no place in its room yet: it gets its seq
 here.

@@ -15,7 +15,7 @@ from base_server.template.chat.domain.events import QUEUE_NAME
 
 
 class EventStreams:
-    """One stream a partition and shard: order is kept in it whatever a message's priority."""
+    """One stream per partition and shard: its order holds, whatever a message's priority."""
 
     def __init__(
         self,

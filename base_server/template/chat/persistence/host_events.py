@@ -1,10 +1,10 @@
 """Events that a host sends into chat_persistence: checked and applied when they are sent, as the
 handlers apply theirs.
 
-A rename, a create or a delete runs the script of the handler that does the same, so what it means
-for the list, for the row and in the order with ours is one thing. A save waits in its stream as the
-user's document has it: its place in the room is given when it is read (``chat_batch_writer``). An
-unknown type waits, too, and goes to the dead letters.
+A rename, a create or a delete runs the script of the handler that does the same, so it
+means the same for the list, the row and the order among our own events. A save waits in its stream,
+as the user's document has it, and gets its seq when it is read (``persistence/decoder.py``). An
+unknown type waits too, and goes to the dead letters.
 """
 
 from __future__ import annotations
@@ -185,8 +185,8 @@ class HostEvents:
 
     async def _shard_of(self, kind: str, event: Event, data: dict[str, Any]) -> int:
         """The room's, else the account's in the mapping table, else the sender's, else the default
-        one. Rows in any other shard would be found by nobody. Raises BadEvent for a number that is
-        none of a shard, or another's."""
+        one. Nobody would find rows in any other shard. Raises BadEvent for a number that is no
+        shard's, or not this account's."""
         given = data.get("shard_id") or 0
         if (
             isinstance(given, bool)

@@ -55,7 +55,7 @@ class ShardProcedures:
 
     async def write_batch(self, kind: str, rows: Iterable[str]) -> list[Row]:
         """Write events of one kind, each row as JSON, in one transaction. Raises DataRefused when
-        the database takes none of them because of one."""
+        the database refuses one of them: then it has stored none."""
         return await self._call(_BULK[kind], f"[{','.join(rows)}]")
 
     async def save_message(self, row: Mapping[str, Any]) -> int:

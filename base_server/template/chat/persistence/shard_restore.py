@@ -133,7 +133,7 @@ class ShardRestore:
         EVENTS_WRITTEN_AGAIN.add(amount=written)
         if lost:
             MESSAGES_LOST.add(amount=sum(room.lost for room in done.values()))
-        # The stream's newest event now is none before the last that was queued here.
+        # At least the last event that was queued here: later ones only delay the end of the alarm.
         last_event = await self._queue.last_entry(stream) if written else None
         found = replace(
             found,
