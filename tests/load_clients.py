@@ -139,7 +139,7 @@ class Player:
         self.acknowledged = 0
         self.last_success_s = 0.0
         self.history: list[str] = []
-        """One line a request, for whoever has to find out what happened."""
+        """One line a request, to find out what happened."""
         self._url = url
         self._pinned: str | None = None
         self._random = random.Random(seed)

@@ -307,7 +307,7 @@ def _usage(usage: tuple[int, int]) -> dict[str, int]:
 
 async def _serve(port: int, delay_s: float) -> None:
     async with OpenAIStub(port, delay_s=delay_s) as stub:
-        print(stub.base_url, flush=True)  # noqa: T201 - whoever started the process reads it
+        print(stub.base_url, flush=True)  # noqa: T201 - read by the process that started this one
         await asyncio.Event().wait()
 
 

@@ -1,4 +1,4 @@
-"""The server says what an acknowledgement is worth, and says it anew when a setting was changed."""
+"""The server reports its durability, and reports it again when a setting was changed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Streams on real sockets: readers that are slow, silent for good, or gone."""
+"""Streams on real sockets: readers that are slow, permanently silent, or gone."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Takes the pictures of the documents anew: ``python -m tests.browser.pictures``."""
+"""Takes the pictures of the documents again: ``python -m tests.browser.pictures``."""
 
 from __future__ import annotations
 

@@ -118,7 +118,7 @@ async def test_older_global_database_gives_nobody_anothers_rooms(
             assert len((await kept.ok("/api/chat/rooms"))["rooms"]) == 1, (
                 "a session that was not lost goes on"
             )
-        # The name is free again, and whoever takes it is another.
+        # The name is free again, and its next owner is another.
         namesake = await players.player(name, "another password")
         await sees_nothing(namesake, room_id)
         assert (await victim.post("/api/chat/rooms"))["errorCode"] == 10000

@@ -107,7 +107,7 @@ async def test_one_scrape_and_one_readiness_tell_of_all(
     body = await readyz(http, admin)
     assert (body["http_status"], body["status"], body["failed"]) == (200, "ready", [])
     assert [worker["status"] for worker in body["workers"]] == ["ready", "ready"]
-    for _ in range(4):  # whoever answers
+    for _ in range(4):  # any worker answers
         async with http.get(f"{admin}/metrics") as answer:
             text = await answer.text()
         assert 'base_server_requests_total{error_code="0",protocol="6001"} 30.0' in text

@@ -235,7 +235,7 @@ async def mysql_cut_off(harness: SharedHarness, chance: random.Random) -> None:
 
 
 async def mysql_refuses_messages(harness: SharedHarness, chance: random.Random) -> None:
-    """Some for good, by a trigger. When that is gone, an operator puts back what waits, and throws one room's away."""
+    """Some permanently, by a trigger. Without it an operator replays what waits, and drops one room's."""
     outcast = harness.player(chance.getrandbits(32), number=99)
     await outcast.sign_in()
     room_id = (await outcast.client.ok("/api/chat/room/create", ai_persona="GPT4O"))["room"][

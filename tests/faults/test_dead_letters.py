@@ -1,4 +1,4 @@
-"""Messages that MariaDB refuses for good, from the player's question to the operator's commands and back."""
+"""Messages that MariaDB always refuses, from the question to the operator's commands and back."""
 
 from __future__ import annotations
 

@@ -520,7 +520,7 @@ class ChatStory(StoryDriver):
             self.sessions_are(tokens)
 
     def sessions_are(self, known: Sequence[set[str]]) -> None:
-        """Those that Redis knows now. A logout is for good; what was only lost comes back with an older Redis."""
+        """Those that Redis knows now. A logout is permanent; a lost one comes back with an older Redis."""
         for account, tokens in zip(self.accounts, known, strict=True):
             all_tokens = account.tokens + account.dead_tokens
             account.tokens = [token for token in all_tokens if token in tokens - account.logged_out]

@@ -114,7 +114,7 @@ async def test_after_a_restart_of_the_server_signals_are_heard_again(
             return {"stop", "late"} <= set(heard)
 
         await until(both_arrive)
-        assert len(begun) == 2, "whoever may have missed something is told"
+        assert len(begun) == 2, "every subscriber that may have missed one is notified"
 
 
 async def test_a_user_without_rights_to_channels_is_told_once_and_tried_seldom(

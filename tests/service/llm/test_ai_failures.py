@@ -320,7 +320,7 @@ class _RaisingModel(GenericFakeChatModel):
 
 
 async def anyone() -> None:
-    """Whoever calls may ask."""
+    """Every caller may ask."""
 
 
 @pytest.mark.parametrize("after", [0, 1])

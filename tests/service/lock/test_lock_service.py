@@ -187,7 +187,7 @@ async def test_an_outage_is_an_error_and_not_a_refusal(
             with pytest.raises(ServiceUnavailable):
                 await call
         await asyncio.to_thread(private_server.start)
-        # The lock ended with the Redis run: whoever held it may be dead too, and nobody waits for its TTL.
+        # The lock ended with the Redis run: its holder may be dead too, and its TTL is not waited for.
         assert await locks.release("room:1", token) is False
         assert await locks.acquire("room:1", 30, 0)
         await locks.stop()

@@ -1,4 +1,4 @@
-"""Logout: at once, on every process, and for good, whatever Redis remembers."""
+"""Logout: at once, on every process, and permanently, whatever Redis remembers."""
 
 from __future__ import annotations
 
@@ -172,7 +172,7 @@ async def came_back_older(database: DatabaseService, mark: GlobalMark) -> None:
 async def test_sessions_are_looked_up_once_after_an_older_database(
     private_server: RedisServer, app_id: str, database: DatabaseService
 ) -> None:
-    """cases/faults.md U11: in every process, whoever found out; a session of an account that is not
+    """cases/faults.md U11: in every process; a session of an account that is not
     known ends.
     """
     async with running_cache(private_server.settings(), app_id) as cache:

@@ -230,8 +230,8 @@ async def test_a_provider_that_was_not_called_is_said_so(
             2.0,
         )
         assert "was not called" in answer.error.message
-    anew = await chat.try_send(user, room.room_id, "question", client_message_id="c2")
-    assert anew.errorCode == 0
+    fresh = await chat.try_send(user, room.room_id, "question", client_message_id="c2")
+    assert fresh.errorCode == 0
 
 
 @pytest.mark.chat_settings(reply_deadline_s=3)

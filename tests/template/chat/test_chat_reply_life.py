@@ -134,7 +134,7 @@ class Slots:
         return SlotQuestion(text, ()) if self.is_granted else None
 
     async def claim(self, _: ReplySlot, claim_id: str, **__: Any) -> bool | None:
-        """A claim that was sent reaches Redis, late perhaps, whoever awaits its answer."""
+        """A claim that was sent reaches Redis, late perhaps, also without a caller."""
         claim = asyncio.ensure_future(self._claim(claim_id))
         claim.add_done_callback(lambda done: done.exception())
         return await asyncio.shield(claim)

@@ -1,4 +1,4 @@
-"""The session check that is part of a request's first script: one call less, and nothing for who has logged out."""
+"""The session check in a request's first script: one call less, and nothing after a logout."""
 
 from __future__ import annotations
 

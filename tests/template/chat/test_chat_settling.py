@@ -20,7 +20,7 @@ from tests.openai_stub import Reply
 from tests.refusing_database import POISON, Refusing
 from tests.waiting import until
 
-# Kept for good, a fixed number of them: the run, the partition count, where a stream's backlog ended, the streams.
+# Kept permanently, a fixed number of them: the run, the partition count, where a stream's backlog ended, the streams.
 _FOR_GOOD = (
     "epoch",
     "epoch_run",
@@ -209,7 +209,7 @@ async def test_a_question_that_waits_is_not_trimmed_however_small_the_window_is(
         turns.append(accepted.turn)
     store = ReplySlots(chat.redis, parts.messages._streams, chat.template._wiring.settings)
     for n, turn in enumerate(turns):
-        # Whoever is to run the next turn may come to it late: its process is gone, or another one's.
+        # The process of the next slot may come to it late: its process is gone, or another one's.
         await chat.persist()
         if n > 0:
             asked = await store.read_question(turn, "the test")
