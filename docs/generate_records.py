@@ -1,4 +1,4 @@
-"""Prints docs/records.md from the schema of the chat's records, with the scripts that write a field."""
+"""Prints docs/records.md from the schema of the chat's records, and which scripts write a field."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ from base_server.template.chat.cache.records import (
     ACCOUNT,
     BACKLOG_WATERMARK,
     RECORDS,
+    RESERVED,
     ROOM,
+    SIBLINGS,
     Record,
     field_of,
 )
@@ -33,7 +35,8 @@ of running replies.
 
 """
 _CALL = re.compile(
-    r"(?:redis\.p?call\('(HSET|HGET|HDEL|HEXISTS|HINCRBY)', |(?<!function )\b(read_fields|check_room|check_account)\()"
+    r"(?:redis\.p?call\('(HSET|HGET|HDEL|HEXISTS|HINCRBY)', "
+    r"|(?<!function )\b(read_fields|check_room|check_account)\()"
 )
 _FUNCTION = re.compile(r"^local function (\w+)", re.MULTILINE)
 _LIST = re.compile(r"^local (ROOM|ACCOUNT)_FIELDS = \{(.*?)\}", re.MULTILINE | re.DOTALL)
@@ -98,7 +101,11 @@ def records_page() -> str:
             )
             text += f"| {' | '.join(cells)} |\n"
         text += "\n"
-    text += "## Keys without fields of ours\n\n| key | type | what it is |\n|---|---|---|\n"
+    text += f"## Room for messages beside the active path\n\n{SIBLINGS}\n"
+    for field in RESERVED:
+        text += f"Reserved in the room record: `{field.name}` ({field.term}). {field.meaning}\n"
+        text += f"Absent: {field.absent}.\n"
+    text += "\n## Keys without fields of ours\n\n| key | type | what it is |\n|---|---|---|\n"
     for record in RECORDS:
         if not record.fields:
             meaning = record.meaning.replace("|", "\\|")

@@ -8,15 +8,16 @@ Header, at the top of each script::
     -- returns: {0, …} OK | {1} NOT_LOADED
     -- allow-oom: what it may add; only for a script that must work when Redis is full
 
-Each item of KEYS and ARGV is a name, for ARGV perhaps its type, and perhaps a description; items end
-with ``;``. The loader makes a local of each name, so a body says ``messages`` and never ``KEYS[2]``.
-``int`` is a number (nil for ''), ``flag`` is true for '1'. A last name that ends in ``...`` is the table
-of all that follows.
+Each item of KEYS and ARGV is a name, for ARGV perhaps its type, and perhaps a description; items
+end with ``;``. The loader makes a local of each name, so a body says ``messages`` and never
+``KEYS[2]``. ``int`` is a number (nil for ''), ``flag`` is true for '1'. A last name that ends in
+``...`` is the table of all that follows.
 
-Files whose name begins with ``_`` are the prelude: locals that scripts share. What a script uses of them
-is put before it, and no more: every run makes its locals again. Folders are for the reader; a script's
-name is unique in its set. As the body stands behind the prelude, the line number in an error of Redis is
-not that of the file: :meth:`Script.explain` adds the text of the line, to be looked for in the files.
+Files whose name begins with ``_`` are the prelude: locals that scripts share. What a script uses of
+them is put before it, and no more: every run makes its locals again. Folders are for the reader; a
+script's name is unique in its set. As the body stands behind the prelude, the line number in an
+error of Redis is not that of the file: :meth:`Script.explain` adds the text of the line, to be
+looked for in the files.
 """
 
 from __future__ import annotations
@@ -63,8 +64,8 @@ class Header:
 
 @dataclass(frozen=True, slots=True)
 class Script:
-    """A Lua script ready to run: ``body`` contains prelude and locals, EVAL takes ``source``, EVALSHA
-    ``sha1``.
+    """A Lua script ready to run: ``body`` contains prelude and locals, EVAL takes ``source``,
+    EVALSHA ``sha1``.
 
     ``allow_oom``: a Redis that has reached ``maxmemory`` runs it all the same."""
 
@@ -157,7 +158,7 @@ def used_of(prelude: Mapping[str, str], text: str) -> str:
 
 
 def read_header(file_name: str, text: str) -> Header:
-    """Raises :class:`ScriptError` unless the body uses exactly the names that the header describes."""
+    """Raises :class:`ScriptError` unless the body uses exactly the names of the header."""
     fields, body = _split(text)
     for name in ("purpose", "KEYS", "ARGV", "returns"):
         if not fields.get(name):

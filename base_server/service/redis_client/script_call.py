@@ -1,4 +1,4 @@
-"""A call of a script as an object: a field for each name of the script's header, and a typed answer."""
+"""A call of a script as an object: a field for each name of its header, and a typed answer."""
 
 from __future__ import annotations
 

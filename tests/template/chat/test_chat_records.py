@@ -21,6 +21,7 @@ from base_server.template.chat.cache.records import (
     BACKLOG_WATERMARK,
     FORMAT,
     RECORDS,
+    RESERVED,
     ROOM,
     field_of,
     record_of,
@@ -48,6 +49,12 @@ def test_scripts_use_only_fields_of_the_schema() -> None:
     for record in (ROOM, ACCOUNT, BACKLOG_WATERMARK):
         written = {use.field for use in uses() if use.record is record and use.is_write}
         assert {field.name for field in record.fields} == written
+
+
+def test_reserved_fields_are_used_by_no_script() -> None:
+    reserved = {field.name for field in RESERVED}
+    assert reserved.isdisjoint(use.field for use in uses())
+    assert not [name for name in reserved if field_of(ROOM, name)]
 
 
 def test_schema_has_every_key_of_the_chat() -> None:

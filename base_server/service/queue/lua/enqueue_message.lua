@@ -1,7 +1,7 @@
--- purpose: Append a message to its stream: once, as long as that is remembered, unless the stream is
---   full. A message that is sent is remembered by its id. One that is moved from another stream is
---   remembered by its entry there too, and that alone decides: its id may be remembered here because
---   it was sent to this partition first and moved away since.
+-- purpose: Append a message to its stream: once, as long as that is remembered, unless the stream
+--   is full. A message that is sent is remembered by its id. One that is moved from another
+--   stream is remembered by its entry there too, and that alone decides: its id may be remembered
+--   here because it was sent to this partition first and moved away since.
 -- KEYS: stream; sent_note of the message id;
 --   moved_note of the entry in the other stream, for a message that is moved
 -- ARGV: message_id; limit int of the stream; note_ttl_ms; type_name; payload JSON; priority;

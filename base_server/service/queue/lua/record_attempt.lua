@@ -1,5 +1,5 @@
--- purpose: Note how many deliveries of an entry were begun and when the next may be. Run twice, only
---   the time moves.
+-- purpose: Note how many deliveries of an entry were begun and when the next may be. Run twice,
+--   only the time moves.
 -- KEYS: stream; attempts
 -- ARGV: entry_id; count of deliveries begun; wait_ms int
 -- returns: 1 noted | 0 the entry is gone

@@ -44,7 +44,7 @@ class Field:
 
 @dataclass(frozen=True)
 class Record:
-    """``key``: as ``ChatKeys`` makes it, without prefix and partition. ``kind``: as TYPE names it."""
+    """``key``: as ``ChatKeys`` makes it, less prefix and partition. ``kind``: as TYPE names it."""
 
     key: str
     kind: str
@@ -85,7 +85,8 @@ ROOM = Record(
         Field(
             "version",
             "title_version",
-            "Half seconds since 2026 at the last title; it only grows. `-1`: nobody has named the room.",
+            "Half seconds since 2026 at the last title; it only grows. `-1`: nobody has named the "
+            "room.",
         ),
         Field("persona", "ai_persona", "As JSON."),
         Field("created", "created_at", "ISO 8601, UTC."),
@@ -143,8 +144,8 @@ ROOM = Record(
             "turn_phase",
             "slot_phase",
             "`ready`: nobody has called the provider. `calling CLAIM`: the process with this claim "
-            "calls it. `unsure`: another Redis run said ready, and may have forgotten a claim: free "
-            "when the lease is over.",
+            "calls it. `unsure`: another Redis run said ready, and may have forgotten a claim: "
+            "free when the lease is over.",
             "no reply has the slot",
         ),
         Field("turn_at", "slot_called_ms", "Unix time of the claim.", "not claimed yet"),
@@ -186,6 +187,25 @@ ROOM = Record(
         ),
     ),
 )
+RESERVED = (
+    Field(
+        "leaf",
+        "active_leaf_id",
+        "Id of the last message of the active path.",
+        "the newest message: all messages are on the path",
+    ),
+)
+"""Fields of a room record that no version writes yet, for messages beside the active path of a
+conversation (another reply to a question, another version of a question). The rules for them are in
+``SIBLINGS``."""
+SIBLINGS = """\
+Messages beside the active path will be stored like all others: they have a `seq` of the room, stand
+in its window and in the event stream, and name their parent (`parent_message_id`, which every reply
+has now; a question without one follows the message before it). Only pages and histories choose, by
+the parents of the `leaf`. So numbers, `saved_seq`, trims, claims and tombstones stay what they are.
+The room's row in MySQL has the leaf too, for a load writes the whole record. With its first `leaf`
+a record gets format 2: a server that does not know it would show siblings as one conversation.
+"""
 ACCOUNT = Record(
     "rooms_rec:{account_id}",
     "hash",
@@ -204,7 +224,8 @@ ACCOUNT = Record(
         Field(
             "load",
             "load_id",
-            "The load that filled the list: what MySQL did not know then, and has no claim here, is new.",
+            "The load that filled the list: what MySQL did not know then, and has no claim here, "
+            "is new.",
         ),
         Field(
             "loaded_at",
@@ -250,7 +271,8 @@ BACKLOG_WATERMARK = Record(
         Field(
             "id",
             "backlog_watermark",
-            "Last event when this generation first loaded something: loads wait until MySQL has it.",
+            "Last event when this generation first loaded something: loads wait until MySQL has "
+            "it.",
             "nothing was loaded yet",
         ),
         Field(
@@ -276,12 +298,14 @@ RECORDS = (
     Record(
         "messages:{room_id}",
         "list",
-        "Window: the newest messages as JSON, oldest first. `x` and an id stand where one was deleted. Documented.",
+        "Window: the newest messages as JSON, oldest first. `x` and an id stand where one was "
+        "deleted. Documented.",
     ),
     Record(
         "room_state:{room_id}",
         "string",
-        "State of a room, then its last transitions: `ACTIVE|P1764000000000,A1764000000009`. Absent: ACTIVE.",
+        "State of a room, then its last transitions: `ACTIVE|P1764000000000,A1764000000009`. "
+        "Absent: ACTIVE.",
     ),
     Record(
         "msg_state:{message_id}",
@@ -295,7 +319,8 @@ RECORDS = (
     Record(
         "turns:{room_id}",
         "list",
-        "Waiters, replies that wait for the slot: `token|reply id|seq|question id|deadline in ms|persona as JSON`.",
+        "Waiters, replies that wait for the slot: "
+        "`token|reply id|seq|question id|deadline in ms|persona as JSON`.",
     ),
     Record(
         "turn_leases",
@@ -357,7 +382,7 @@ RECORDS = (
 
 
 def record_of(key: str) -> Record | None:
-    """The record that a key (without prefix and partition) is of; None for a key of somebody else."""
+    """The record that a key (without prefix and partition) is of; None for another's key."""
     found = [each for each in RECORDS if _is_of(key, each)]
     return max(found, key=lambda each: len(each.key.partition("{")[0]), default=None)
 

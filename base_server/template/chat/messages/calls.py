@@ -63,7 +63,7 @@ class SentBefore:
 @script_call("accept_send")
 @dataclass(slots=True)
 class AcceptSend(ScriptCall[SendStored | SentBefore | NeedsDatabase]):
-    """Texts that end in ``_body``: without their metadata. ``first_title``, ``own_persona``: JSON."""
+    """Bodies are without their metadata; ``first_title`` and ``own_persona`` are JSON."""
 
     caller: Caller
     room: RoomKeys

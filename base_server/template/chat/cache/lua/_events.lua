@@ -1,5 +1,5 @@
--- What only some events have, in the order in which it is stored: one stream node keeps the names of
--- all its events once if they are in the same order.
+-- What only some events have, in the order in which it is stored: one stream node keeps the names
+-- of all its events once if they are in the same order.
 local MORE_FIELDS = { 'seq', 'version', 'time', 'persona', 'was' }
 
 -- Append an event of a room to its event stream; returns the event's id. The only way into the

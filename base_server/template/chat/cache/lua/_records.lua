@@ -11,8 +11,8 @@ local FORMAT = 1
 -- (Without a number it is of format 1.)
 local function refuse_newer(format)
   if format and (tonumber(format) or 0) > FORMAT then
-    error({ err = 'NEWERFORMAT a record has format ' .. format .. ', this server knows ' .. FORMAT ..
-      ': upgrade it' })
+    error({ err = 'NEWERFORMAT a record has format ' .. format .. ', this server knows ' ..
+      FORMAT .. ': upgrade it' })
   end
 end
 

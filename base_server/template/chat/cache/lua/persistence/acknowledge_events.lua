@@ -7,8 +7,8 @@
 --   accounts are read from MySQL again. So is a room whose events took other numbers in MySQL
 --   than in Redis.
 -- KEYS: event_stream; blocked_rooms; watermark; generation; server_run of the generation;
---   touched_keys... states of saved messages, then of deleted ones, then for each item in order: of a
---     room its record, messages, JSON, state, of an account its record, rooms, order
+--   touched_keys... states of saved messages, then of deleted ones, then for each item in order:
+--     of a room its record, messages, JSON, state, of an account its record, rooms, order
 -- ARGV: event_ids csv; saved_count int; deleted_count int; window int; window_ttl_ms int;
 --   list_ttl_ms int of the rooms' JSON and of room lists; state_ttl_ms int;
 --   read_in generation|run when the batch was read;
