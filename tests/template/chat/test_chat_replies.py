@@ -14,8 +14,8 @@ from base_server.service.llm.llm_errors import AIUnavailable
 from base_server.template.chat.common.chat_model import ChatMessage
 from base_server.template.chat.common.chat_serialize import ChatRoomDeleteRequest
 from base_server.template.chat.messages.repository import NewMessage
-from base_server.template.chat.replies.slot import ReplySlot
-from base_server.template.chat.replies.slots import ReplySlots, SlotLost
+from base_server.template.chat.replies.slot import ReplySlot, SlotLost
+from base_server.template.chat.replies.slots import ReplySlots
 from tests.chat_harness import ChatHarness
 from tests.openai_stub import Reply
 from tests.waiting import until
@@ -146,7 +146,7 @@ async def test_a_busy_room_refuses_when_asked_to_or_when_too_many_wait(chat: Cha
     assert full.error is not None
     assert full.error.details == rejected.error.details
     assert "a reply is running" in rejected.error.message
-    assert "wait for their reply" in full.error.message
+    assert "already queued" in full.error.message
     assert [(await first).errorCode, (await waiting).errorCode] == [0, 0]
     assert await chat.questions(user, room.room_id) == ["one", "three"]
 

@@ -16,8 +16,8 @@ from base_server.service.llm.llm_errors import AIUnavailable
 from base_server.service.redis_client.errors import CacheCommandError
 from base_server.template.base.client_session import ClientSession
 from base_server.template.chat.replies.running import RunningReply
-from base_server.template.chat.replies.slot import ReplySlot
-from base_server.template.chat.replies.slots import ReplySlots, RoomNotLoaded, SlotQuestion
+from base_server.template.chat.replies.slot import ReplySlot, RoomNotLoaded
+from base_server.template.chat.replies.slots import ReplySlots, SlotQuestion
 from tests.backends_mariadb import DatabaseBackend
 from tests.backends_redis import RedisServer
 from tests.chat_harness import ChatHarness, running_harness

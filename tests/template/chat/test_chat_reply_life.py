@@ -28,13 +28,8 @@ from base_server.template.chat.replies.life import FINISHES, ReplyLife, ReplySta
 from base_server.template.chat.replies.runner import ChatReplies
 from base_server.template.chat.replies.running import ReplyServices
 from base_server.template.chat.replies.signals import ReplySignal, ReplySignals
-from base_server.template.chat.replies.slot import ReplySlot
-from base_server.template.chat.replies.slots import (
-    EndedReply,
-    RoomNotLoaded,
-    SlotLost,
-    SlotQuestion,
-)
+from base_server.template.chat.replies.slot import ReplySlot, RoomNotLoaded, SlotLost
+from base_server.template.chat.replies.slots import EndedReply, SlotQuestion
 from base_server.template.chat.settings import ChatSettings
 
 # Written out by hand from the design, not from the table in the code: before -> after.

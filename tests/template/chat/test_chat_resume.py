@@ -15,7 +15,8 @@ from base_server.template.base.event_stream import StreamEvent
 from base_server.template.chat.common.chat_serialize import ChatMessageResumeRequest
 from base_server.template.chat.messages.repository import NewMessage
 from base_server.template.chat.replies.reader import text_after
-from base_server.template.chat.replies.slots import ReplySlots, StreamBehind
+from base_server.template.chat.replies.slot import StreamBehind
+from base_server.template.chat.replies.slots import ReplySlots
 from tests.chat_harness import ChatHarness
 from tests.openai_stub import Reply
 from tests.waiting import until

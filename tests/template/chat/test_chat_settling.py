@@ -14,7 +14,8 @@ from base_server.template.chat.common.chat_serialize import (
 from base_server.template.chat.domain.events import QUEUE_NAME
 from base_server.template.chat.messages.repository import NewMessage
 from base_server.template.chat.persistence.batch_states import BatchStates
-from base_server.template.chat.replies.slots import ReplySlots, SlotLost
+from base_server.template.chat.replies.slot import SlotLost
+from base_server.template.chat.replies.slots import ReplySlots
 from tests.chat_harness import ChatHarness
 from tests.openai_stub import Reply
 from tests.refusing_database import POISON, Refusing

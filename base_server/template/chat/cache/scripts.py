@@ -30,6 +30,7 @@ _PATHS = {
     "leases": "partition.leases",
     "signals": "partition.signals",
     "account_db_key": "caller.db_key",
+    "slot_token": "slot.token",
 }
 
 

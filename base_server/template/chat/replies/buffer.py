@@ -17,8 +17,8 @@ from base_server.service.core.tasks import TaskRegistry
 from base_server.service.llm.conversation import ReplyChunk, ReplyStart
 from base_server.template.chat.domain.message_format import to_json
 from base_server.template.chat.domain.metrics import FIRST_TEXT_SECONDS
-from base_server.template.chat.replies.slot import ReplySlot
-from base_server.template.chat.replies.slots import ReplySlots, SlotLost, StreamBehind
+from base_server.template.chat.replies.slot import ReplySlot, SlotLost, StreamBehind
+from base_server.template.chat.replies.slots import ReplySlots
 from base_server.template.chat.settings import ChatSettings
 
 _RETRY_S = 0.2

@@ -14,7 +14,8 @@ from base_server.template.base.errors import ErrorCode
 from base_server.template.chat.replies.buffer import ReplyBuffer
 from base_server.template.chat.replies.life import Finish
 from base_server.template.chat.replies.metadata import failure_metadata, usage_metadata
-from base_server.template.chat.replies.slots import ReplySlots, SlotLost
+from base_server.template.chat.replies.slot import SlotLost
+from base_server.template.chat.replies.slots import ReplySlots
 
 _RETRY_S = 0.2
 

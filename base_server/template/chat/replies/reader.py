@@ -16,11 +16,12 @@ from base_server.template.base.errors import InvalidRequest, MessageNotFound
 from base_server.template.chat.common.chat_model import ChatMessage
 from base_server.template.chat.domain.caller import Caller
 from base_server.template.chat.domain.message_format import read_message
+from base_server.template.chat.replies.calls import Final, Progress
 from base_server.template.chat.replies.repository import ReplyRepository
 from base_server.template.chat.replies.runner import ChatReplies
 from base_server.template.chat.replies.signals import ReplySignal, ReplySignals
 from base_server.template.chat.replies.slot import ReplyRef
-from base_server.template.chat.replies.slots import BEYOND, Final, Progress, ReplySlots
+from base_server.template.chat.replies.slots import BEYOND, ReplySlots
 from base_server.template.chat.settings import ChatSettings
 
 # Seconds after which a missed signal does no more harm. Most readers wait while nothing happens; a
@@ -165,7 +166,7 @@ class ReplyReaders:
             while True:
                 found = await self._slots.read(ref, BEYOND)
                 if isinstance(found, Final):
-                    return found.entry
+                    return found.message
                 if found is None or time.monotonic() > deadline_s:
                     raise ServiceUnavailable(
                         "cache", "the reply's end was not seen, send the same again"
@@ -197,9 +198,9 @@ class ReplyReaders:
         if found is None:
             message = await self._repository.attach(ref.caller, ref.room_id, ref.reply_id, "text")
             return Progress(offset, ()) if message.is_streaming else message
-        if not found.entry:
+        if not found.message:
             raise MessageNotFound("the reply was deleted")
-        return read_message(found.entry, found.state)
+        return read_message(found.message, found.state)
 
 
 def text_after(text: str, end: int, offset: int) -> str:

@@ -7,14 +7,22 @@ from typing import Literal
 
 from base_server.template.base.errors import MessageNotFound, NotAllowedInState
 from base_server.template.chat.cache.script_runner import ScriptRunner
-from base_server.template.chat.cache.scripts import ScriptStatus
+from base_server.template.chat.cache.scripts import NeedsDatabase
 from base_server.template.chat.common.chat_model import ChatMessage
 from base_server.template.chat.domain.caller import Caller
 from base_server.template.chat.domain.events import open_payload
 from base_server.template.chat.domain.message_format import read_message, stored_row
 from base_server.template.chat.domain.states import GONE, MessageState, state_name
+from base_server.template.chat.replies.calls import (
+    EndKeys,
+    Found,
+    FoundMessage,
+    LeaseRuns,
+    ReplyStopped,
+    StopReply,
+    WatchReply,
+)
 from base_server.template.chat.replies.slot import ReplyRef
-from base_server.template.chat.replies.slots import reply_keys
 
 
 @dataclass(frozen=True)
@@ -32,69 +40,57 @@ class ReplyRepository(ScriptRunner):
     is no reply."""
 
     async def attach(
-        self, caller: Caller, room_id: str, reply_id: str, signals: Literal["text", "end", ""]
+        self, caller: Caller, room_id: str, reply_id: str, watch: Literal["text", "end", ""]
     ) -> ChatMessage:
         """The reply as it stands, without the text of one that runs.
 
-        ``signals``: what its process shall publish."""
+        ``watch``: what its process shall publish."""
         self.check_room_id(caller, room_id)
-        keys = self._keys.partition(caller.partition)
-        room = keys.room(room_id)
-        answer = await self._run(
-            "watch_reply",
+        partition = self._keys.partition(caller.partition)
+        call = WatchReply(
             caller,
-            room_id,
-            [
-                room.record,
-                room.messages,
-                keys.generation,
-                keys.message_state(reply_id),
-                keys.signals,
-            ],
-            [caller.db_key, reply_id, signals],
+            partition.room(room_id),
+            partition,
+            partition.message_state(reply_id),
+            reply_id,
+            watch,
         )
-        if answer[0] == ScriptStatus.OK:
-            return _checked(read_message(answer[1], answer[2] or MessageState.SENT.value))
-        return await self._stored(caller, room_id, reply_id, answer[0])
+        found = await self._call(call, caller, room_id)
+        return await self._read(caller, room_id, reply_id, found)
 
     async def stop(self, caller: Caller, room_id: str, reply_id: str) -> StoppedReply:
         """End a reply that runs or waits, with the text in its stream; one that has ended stays as
         it is."""
         self.check_room_id(caller, room_id)
-        answer = await self._run(
-            "stop_reply",
-            caller,
-            room_id,
-            [
-                *reply_keys(self._keys, self._streams, ReplyRef(caller, room_id, reply_id, 0)),
-                self._keys.partition(caller.partition).generation,
-            ],
-            [
-                caller.db_key,
-                room_id,
-                reply_id,
-                "stopped",
-                self._settings.ready_lease_ms,
-                self._settings.stream_ttl_s * 1000,
-                "0",
-                open_payload(caller, room_id),
-            ],
+        call = StopReply(
+            EndKeys.of(self._keys, self._streams, ReplyRef(caller, room_id, reply_id, 0)),
+            account_db_key=caller.db_key,
+            room_id=room_id,
+            reply_id=reply_id,
+            reason="stopped",
+            ready_lease_ms=self._settings.ready_lease_ms,
+            stream_ttl_ms=self._settings.stream_ttl_s * 1000,
+            payload_start=open_payload(caller, room_id),
         )
-        if answer[0] == ScriptStatus.OK:
-            self._report_backlog(caller, answer[3])
-            return StoppedReply(read_message(answer[1], answer[2]), True, answer[4])
-        if answer[0] == ScriptStatus.DUPLICATE:
-            return StoppedReply(
-                _checked(read_message(answer[1], answer[2] or MessageState.SENT.value)), False
-            )
-        return StoppedReply(await self._stored(caller, room_id, reply_id, answer[0]), False)
+        stopped = await self._call(call, caller, room_id)
+        if isinstance(stopped, ReplyStopped):
+            self._report_backlog(caller, stopped.backlog)
+            message = read_message(stopped.message, stopped.state)
+            return StoppedReply(message, True, stopped.granted_token)
+        return StoppedReply(await self._read(caller, room_id, reply_id, stopped), False)
 
-    async def _stored(
-        self, caller: Caller, room_id: str, message_id: str, answer: int
+    async def _read(
+        self, caller: Caller, room_id: str, reply_id: str, found: LeaseRuns | Found
     ) -> ChatMessage:
+        match found:
+            case FoundMessage(message, state):
+                return _checked(read_message(message, state))
+            case NeedsDatabase():
+                return await self._stored(caller, room_id, reply_id)
+        raise MessageNotFound
+
+    async def _stored(self, caller: Caller, room_id: str, message_id: str) -> ChatMessage:
         """A reply older than the window, from MySQL."""
-        if answer != ScriptStatus.NEEDS_DATABASE:
-            raise MessageNotFound
         found = await self._database.call_shard_procedure(
             caller.shard_id, "fp_chat_message_find", (room_id, message_id)
         )

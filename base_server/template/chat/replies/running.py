@@ -30,13 +30,8 @@ from base_server.template.chat.replies.ending import ReplyEnding
 from base_server.template.chat.replies.life import ReplyLife, ReplyState, StopReason
 from base_server.template.chat.replies.metadata import LazyHistory
 from base_server.template.chat.replies.signals import ReplySignal, ReplySignals
-from base_server.template.chat.replies.slot import ReplySlot
-from base_server.template.chat.replies.slots import (
-    ReplySlots,
-    RoomNotLoaded,
-    SlotLost,
-    SlotQuestion,
-)
+from base_server.template.chat.replies.slot import ReplySlot, RoomNotLoaded, SlotLost
+from base_server.template.chat.replies.slots import ReplySlots, SlotQuestion
 from base_server.template.chat.settings import ChatSettings
 
 _POLL_S = 1.0

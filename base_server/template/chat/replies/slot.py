@@ -66,3 +66,19 @@ def parse_slot(text: str, caller: Caller, room_id: str) -> ReplySlot:
         int(deadline_ms),
         from_json(persona),
     )
+
+
+class SlotLost(Exception):
+    """The reply was stopped, deleted or ended by the sweeper, or another process has its slot."""
+
+
+class RoomNotLoaded(Exception):
+    """Only a room loaded from MySQL says whether the question was asked before."""
+
+
+class StreamBehind(Exception):
+    """The reply's stream holds only ``length`` bytes: an older Redis came back."""
+
+    def __init__(self, length: int) -> None:
+        super().__init__(f"the stream holds {length} bytes")
+        self.length = length

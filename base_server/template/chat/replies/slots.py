@@ -12,7 +12,6 @@ from base_server.service.core.errors import ServiceUnavailable
 from base_server.service.core.logger import Logger
 from base_server.service.redis_client.errors import CacheCommandError
 from base_server.template.chat.cache.keys import ChatKeys
-from base_server.template.chat.cache.scripts import SCRIPTS, ScriptStatus
 from base_server.template.chat.domain.caller import Caller
 from base_server.template.chat.domain.events import open_payload
 from base_server.template.chat.domain.message_format import (
@@ -20,9 +19,33 @@ from base_server.template.chat.domain.message_format import (
     sender_and_content,
     to_json,
 )
-from base_server.template.chat.domain.states import MessageState
 from base_server.template.chat.persistence.event_streams import EventStreams
-from base_server.template.chat.replies.slot import ReplyRef, ReplySlot, parse_slot
+from base_server.template.chat.replies.calls import (
+    AppendDelta,
+    ClaimSlot,
+    DropLease,
+    EndedBefore,
+    EndKeys,
+    EndReply,
+    Final,
+    FindExpiredSlots,
+    Granted,
+    HandOver,
+    LeaseRuns,
+    Progress,
+    ReadReply,
+    ReleaseReply,
+    ReplyStopped,
+    RestoreSlot,
+    StopReply,
+)
+from base_server.template.chat.replies.slot import (
+    ReplyRef,
+    ReplySlot,
+    SlotLost,
+    StreamBehind,
+    parse_slot,
+)
 from base_server.template.chat.settings import ChatSettings
 
 _SWEEP_AT_ONCE = 50
@@ -52,23 +75,6 @@ class EndedReply:
 
 
 @dataclass(frozen=True)
-class Final:
-    """A reply that has ended, as it stands in the list; '' when it was deleted."""
-
-    entry: str
-    state: str = ""
-
-
-@dataclass(frozen=True)
-class Progress:
-    """A reply that runs: ``length`` of its text in bytes, and ``deltas`` (end in bytes, text) that
-    a reader lacks."""
-
-    length: int
-    deltas: Sequence[tuple[int, str]]
-
-
-@dataclass(frozen=True)
 class OpenSlot:
     """A slot that the sweeper found.
 
@@ -94,12 +100,11 @@ class ReplySlots:
         self, slot: ReplySlot, claim_id: str, *, is_only_process: bool = False
     ) -> SlotQuestion | None:
         """What to ask once the slot is granted; None while it waits. Raises as :meth:`claim`."""
-        answer = await self._claim(slot, claim_id, self._settings.history_length, is_only_process)
-        return (
-            None
-            if answer is None
-            else SlotQuestion(sender_and_content(answer[1])[1] if answer[1] else "", answer[2:])
-        )
+        granted = await self._claim(slot, claim_id, self._settings.history_length, is_only_process)
+        if granted is None:
+            return None
+        question = granted.question
+        return SlotQuestion(sender_and_content(question)[1] if question else "", granted.history)
 
     async def claim(
         self, slot: ReplySlot, claim_id: str, *, is_only_process: bool = False
@@ -111,73 +116,41 @@ class ReplySlots:
         only that one gets the same answer again when the first was lost. ``is_only_process``: no
         other process can have asked. Raises SlotLost when the slot is over or another process has
         it, RoomNotLoaded when the room must be loaded first."""
-        answer = await self._claim(slot, claim_id, "", is_only_process)
-        return None if answer is None else bool(answer[1])
+        granted = await self._claim(slot, claim_id, None, is_only_process)
+        return None if granted is None else bool(granted.question)
 
     async def _claim(
-        self, slot: ReplySlot, claim_id: str, history_length: int | str, is_only_process: bool
-    ) -> list[Any] | None:
-        keys = self._keys.partition(slot.caller.partition)
-        room = keys.room(slot.room_id)
-        answer: list[Any] = await self._cache.run_script(
-            SCRIPTS["claim_slot"],
-            [
-                room.record,
-                room.messages,
-                room.waiting,
-                keys.leases,
-                keys.generation,
-            ],
-            [
-                slot.token,
-                slot.room_id,
-                slot.caller.db_key,
-                self._lease_ms,
-                claim_id,
-                history_length,
-                "1" if is_only_process else "",
-            ],
-        )
-        match answer[0]:
-            case ScriptStatus.WAIT:
-                return None
-            case ScriptStatus.SUPERSEDED:
-                raise SlotLost
-            case ScriptStatus.NOT_LOADED:
-                raise RoomNotLoaded
-        return answer
+        self, slot: ReplySlot, claim_id: str, history_length: int | None, is_only_process: bool
+    ) -> Granted | None:
+        partition = self._keys.partition(slot.caller.partition)
+        return await ClaimSlot(
+            slot,
+            slot.caller,
+            partition.room(slot.room_id),
+            partition,
+            claim_id,
+            lease_ms=self._lease_ms,
+            history_length=history_length,
+            is_alone=is_only_process,
+        ).run(self._cache)
 
     async def restore(self, slot: ReplySlot, claim_id: str = "") -> bool:
         """Open a slot again that Redis lost with its room's record, or that an older record does
         not have.
 
         ``claim_id``: when it was claimed already. False: the reply is over."""
-        caller = slot.caller
-        keys = self._keys.partition(caller.partition)
-        room = keys.room(slot.room_id)
-        return bool(
-            await self._cache.run_script(
-                SCRIPTS["restore_slot"],
-                [
-                    room.record,
-                    room.waiting,
-                    keys.leases,
-                    keys.generation,
-                    keys.message_state(slot.reply_id),
-                    room.load_token,
-                ],
-                [
-                    slot.text,
-                    slot.token,
-                    slot.room_id,
-                    claim_id,
-                    self._lease_ms,
-                    caller.account_id,
-                    caller.db_key,
-                    caller.shard_id,
-                ],
-            )
-        )
+        partition = self._keys.partition(slot.caller.partition)
+        return await RestoreSlot(
+            slot.caller,
+            partition.room(slot.room_id),
+            partition,
+            reply_state=partition.message_state(slot.reply_id),
+            slot=slot.text,
+            slot_token=slot.token,
+            room_id=slot.room_id,
+            claim_id=claim_id,
+            lease_ms=self._lease_ms,
+        ).run(self._cache)
 
     async def forget(self, slot: ReplySlot) -> None:
         """Take a waiting slot out of the queue of a room that does not exist any more."""
@@ -186,16 +159,9 @@ class ReplySlots:
 
     async def hand_over(self, slot: ReplySlot, claim_id: str) -> None:
         """Give back a slot that was not used: another process may claim it."""
-        keys = self._keys.partition(slot.caller.partition)
-        await self._cache.run_script(
-            SCRIPTS["hand_over"],
-            [
-                keys.room(slot.room_id).record,
-                keys.leases,
-                keys.signals,
-            ],
-            [slot.token, slot.room_id, claim_id, self._settings.ready_lease_ms],
-        )
+        partition = self._keys.partition(slot.caller.partition)
+        room, lease_ms = partition.room(slot.room_id), self._settings.ready_lease_ms
+        await HandOver(slot, room, partition, claim_id, lease_ms).run(self._cache)
 
     async def append(
         self,
@@ -212,37 +178,29 @@ class ReplySlots:
 
         Returns whether it is read in another process. Raises SlotLost when the reply was ended by
         somebody else, StreamBehind when Redis has less than ``start`` bytes of it."""
-        keys = self._keys.partition(slot.caller.partition)
-        room = keys.room(slot.room_id)
-        answer = await self._cache.run_script(
-            SCRIPTS["append_delta"],
-            [
-                room.record,
-                room.reply_stream(slot.reply_id),
-                keys.leases,
-                keys.signals,
-            ],
-            [
-                slot.token,
-                slot.room_id,
-                slot.reply_id,
-                start,
-                text,
-                self._lease_ms,
-                usage,
-                claim_id,
-                "1" if is_called else "",
-            ],
+        partition = self._keys.partition(slot.caller.partition)
+        room = partition.room(slot.room_id)
+        call = AppendDelta(
+            slot,
+            room,
+            partition,
+            room.reply_stream(slot.reply_id),
+            start,
+            text,
+            self._lease_ms,
+            usage,
+            claim_id,
+            is_called,
         )
-        if answer[0] == ScriptStatus.SUPERSEDED:
+        try:
+            return await call.run(self._cache)
+        except SlotLost:
+            # Race: an older Redis came back without the slot, which this process still has.
             if not await self.restore(slot, claim_id if is_called else ""):
-                raise SlotLost
+                raise
             if is_called:
-                raise StreamBehind(0)
+                raise StreamBehind(0) from None
             return False
-        if answer[0] == ScriptStatus.PARTIAL:
-            raise StreamBehind(answer[1])
-        return bool(answer[1])
 
     async def end(
         self,
@@ -260,34 +218,26 @@ class ReplySlots:
         SlotLost when another process has the slot."""
         caller = slot.caller
         metadata = {"ai_persona": slot.persona, **metadata}
-        keys = reply_keys(self._keys, self._streams, slot.ref)
-        args = [
-            slot.token,
-            slot.room_id,
-            slot.reply_id,
-            slot.reply_seq,
-            message_body("AI", text, slot.question_id, to_json(metadata)),
-            open_payload(caller, slot.room_id),
-            metadata.get("finish_reason", "stop"),
-            self._settings.ready_lease_ms,
-            self._settings.stream_ttl_s * 1000,
-            start,
-            text if unsent is None else unsent,
-            claim_id,
-        ]
-        answer = await self._cache.run_script(SCRIPTS["end_reply"], keys, args)
-        if (
-            answer[0] == ScriptStatus.SUPERSEDED
-            and not answer[1]
-            and await self.restore(slot, claim_id)
-        ):
-            answer = await self._cache.run_script(SCRIPTS["end_reply"], keys, args)
-        if answer[0] == ScriptStatus.WAIT:
-            raise SlotLost
-        if answer[0] == ScriptStatus.OK:
-            self._streams.report_backlog(caller.partition, caller.shard_id, answer[2])
-            return EndedReply(answer[1], True, answer[3])
-        return EndedReply(answer[1], False)
+        call = EndReply(
+            EndKeys.of(self._keys, self._streams, slot.ref),
+            slot,
+            message_body=message_body("AI", text, slot.question_id, to_json(metadata)),
+            payload_start=open_payload(caller, slot.room_id),
+            reason=metadata.get("finish_reason", "stop"),
+            ready_lease_ms=self._settings.ready_lease_ms,
+            stream_ttl_ms=self._settings.stream_ttl_s * 1000,
+            unsent_from=start,
+            unsent_text=text if unsent is None else unsent,
+            claim_id=claim_id,
+        )
+        ended = await call.run(self._cache)
+        if ended == EndedBefore("") and await self.restore(slot, claim_id):
+            # Race: nobody ended it, an older Redis came back without it.
+            ended = await call.run(self._cache)
+        if isinstance(ended, EndedBefore):
+            return EndedReply(ended.message, False)
+        self._streams.report_backlog(caller.partition, caller.shard_id, ended.backlog)
+        return EndedReply(ended.message, True, ended.granted_token)
 
     async def interrupt(
         self, slot: ReplySlot, *, only_if_expired: bool = False
@@ -296,29 +246,23 @@ class ReplySlots:
 
         None: its lease still runs."""
         caller = slot.caller
-        keys = self._keys.partition(caller.partition)
-        answer = await self._cache.run_script(
-            SCRIPTS["stop_reply"],
-            [
-                *reply_keys(self._keys, self._streams, slot.ref),
-                keys.generation,
-            ],
-            [
-                "",
-                slot.room_id,
-                slot.reply_id,
-                "interrupted",
-                self._settings.ready_lease_ms,
-                self._settings.stream_ttl_s * 1000,
-                "1" if only_if_expired else "0",
-                open_payload(caller, slot.room_id),
-            ],
-        )
-        if answer[0] == ScriptStatus.WAIT:
-            return None
-        if answer[0] == ScriptStatus.OK:
-            self._streams.report_backlog(caller.partition, caller.shard_id, answer[3])
-            return EndedReply(answer[1], True, answer[4])
+        stopped = await StopReply(
+            EndKeys.of(self._keys, self._streams, slot.ref),
+            account_db_key=None,
+            room_id=slot.room_id,
+            reply_id=slot.reply_id,
+            reason="interrupted",
+            ready_lease_ms=self._settings.ready_lease_ms,
+            stream_ttl_ms=self._settings.stream_ttl_s * 1000,
+            payload_start=open_payload(caller, slot.room_id),
+            only_if_expired=only_if_expired,
+        ).run(self._cache)
+        match stopped:
+            case LeaseRuns():
+                return None
+            case ReplyStopped(message, _, backlog, granted_token):
+                self._streams.report_backlog(caller.partition, caller.shard_id, backlog)
+                return EndedReply(message, True, granted_token)
         return EndedReply("", False)
 
     async def release(self, slot: ReplySlot) -> bool:
@@ -327,43 +271,30 @@ class ReplySlots:
 
         Returns whether another process has it: then the reply goes on, and that process sends
         signals to readers here."""
-        keys = self._keys.partition(slot.caller.partition)
-        room = keys.room(slot.room_id)
-        answer = await self._cache.run_script(
-            SCRIPTS["release_reply"],
-            [
-                room.record,
-                keys.account(slot.caller.account_id).open_replies,
-                room.reply_stream(slot.reply_id),
-            ],
-            [slot.token, slot.reply_id, self._settings.stream_ttl_s * 1000],
-        )
-        return bool(answer)
+        partition = self._keys.partition(slot.caller.partition)
+        room = partition.room(slot.room_id)
+        return await ReleaseReply(
+            slot,
+            room,
+            partition.account(slot.caller.account_id),
+            room.reply_stream(slot.reply_id),
+            self._settings.stream_ttl_s * 1000,
+        ).run(self._cache)
 
     async def read(self, ref: ReplyRef, offset: int) -> Progress | Final | None:
         """What a reader who has ``offset`` bytes lacks: text while the reply runs, its entry once
         it has ended, None when it has left the room's window."""
-        keys = self._keys.partition(ref.caller.partition)
-        room = keys.room(ref.room_id)
-        answer = await self._cache.run_script(
-            SCRIPTS["read_reply"],
-            [
-                room.record,
-                room.messages,
-                room.reply_stream(ref.reply_id),
-                keys.message_state(ref.reply_id),
-            ],
-            [ref.seq, ref.reply_id, offset, _DELTAS_AT_ONCE],
-        )
-        match answer[0]:
-            case ScriptStatus.NOT_LOADED:
-                return None
-            case ScriptStatus.SUPERSEDED:
-                return Final("")
-            case ScriptStatus.OK:
-                return Final(answer[1], answer[2] or MessageState.SENT.value)
-        deltas = [(int(entry_id.partition("-")[0]), fields[1]) for entry_id, fields in answer[2:]]
-        return Progress(answer[1], deltas)
+        partition = self._keys.partition(ref.caller.partition)
+        room = partition.room(ref.room_id)
+        return await ReadReply(
+            room,
+            room.reply_stream(ref.reply_id),
+            partition.message_state(ref.reply_id),
+            ref.seq,
+            ref.reply_id,
+            offset,
+            limit=_DELTAS_AT_ONCE,
+        ).run(self._cache)
 
     async def final(self, slot: ReplySlot) -> str:
         """The entry of a reply that has ended; '' when it was deleted.
@@ -372,7 +303,7 @@ class ReplySlots:
         MySQL."""
         found = await self.read(slot.ref, BEYOND)
         if isinstance(found, Final):
-            return found.entry
+            return found.message
         raise ServiceUnavailable(
             "cache", "the reply has left the room's window, send the same again"
         )
@@ -389,17 +320,17 @@ class ReplySlots:
 
     async def _expired_in(self, partition: int, *, all_open: bool) -> list[OpenSlot]:
         keys = self._keys.partition(partition)
-        leases = keys.leases
-        args = ["1" if all_open else "", _SWEEP_AT_ONCE, self._lease_ms]
-        _, *room_ids = await self._cache.run_script(SCRIPTS["find_expired_slots"], [leases], args)
+        call = FindExpiredSlots(
+            keys, all_open, limit=_SWEEP_AT_ONCE, longest_lease_ms=self._lease_ms
+        )
+        room_ids = await call.run(self._cache)
         records = await asyncio.gather(
             *(self._open_fields(partition, room_id) for room_id in room_ids)
         )
         slots = []
         for room_id, (text, phase, account, db_key, shard) in zip(room_ids, records, strict=True):
             if text is None:
-                record = keys.room(room_id).record
-                await self._cache.run_script(SCRIPTS["drop_lease"], [record, leases], [room_id])
+                await DropLease(keys.room(room_id), keys, room_id).run(self._cache)
                 continue
             try:
                 caller = Caller(account, int(db_key), int(shard), partition)
@@ -420,37 +351,3 @@ class ReplySlots:
         except CacheCommandError:
             # A key of another type is no record, and must not keep other rooms from being swept.
             return [None] * len(fields)
-
-
-class SlotLost(Exception):
-    """The reply was stopped, deleted or ended by the sweeper, or another process has its slot."""
-
-
-class RoomNotLoaded(Exception):
-    """Only a room loaded from MySQL says whether the question was asked before."""
-
-
-class StreamBehind(Exception):
-    """The reply's stream holds only ``length`` bytes: an older Redis came back."""
-
-    def __init__(self, length: int) -> None:
-        super().__init__(f"the stream holds {length} bytes")
-        self.length = length
-
-
-def reply_keys(chat_keys: ChatKeys, streams: EventStreams, ref: ReplyRef) -> list[str]:
-    """How the KEYS of every script begin that ends a reply."""
-    caller = ref.caller
-    keys = chat_keys.partition(caller.partition)
-    room = keys.room(ref.room_id)
-    return [
-        room.record,
-        room.messages,
-        streams.stream_key(caller.partition, caller.shard_id),
-        keys.signals,
-        keys.leases,
-        room.waiting,
-        keys.account(caller.account_id).open_replies,
-        keys.message_state(ref.reply_id),
-        room.reply_stream(ref.reply_id),
-    ]

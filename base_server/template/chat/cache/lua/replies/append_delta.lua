@@ -3,7 +3,7 @@
 --   nothing is written twice.
 -- KEYS: room_record; reply_stream; leases; signals
 -- ARGV: slot_token; room_id; reply_id;
---   from int byte of the reply's text at which this text begins; text '' only renews;
+--   text_from int byte of the reply's text at which this text begins; text '' only renews;
 --   lease_ms int; usage model and tokens so far as JSON members, or ''; claim_id;
 --   is_called flag the provider is called
 -- returns: {0, '1' when another process reads along or ''} | {7} the slot was taken away by
@@ -28,8 +28,8 @@ redis.call('HSET', room_record, 'turn_facts', usage)
 local is_watched = room[watched_by] == 'text'
 if text ~= '' then
   local length = stream_length(reply_stream)
-  if length < from then return { PARTIAL, length } end
-  append_text(reply_stream, from, text)
+  if length < text_from then return { PARTIAL, length } end
+  append_text(reply_stream, text_from, text)
   if is_watched then notify(signals, 'text', reply_id) end
 end
 return { OK, is_watched and '1' or '' }
