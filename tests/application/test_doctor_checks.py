@@ -56,8 +56,8 @@ async def test_a_demo_that_answers_for_a_persona_is_said() -> None:
 
 
 async def test_a_provider_is_reached_or_not() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as door:
-        address = f"http://127.0.0.1:{door.getsockname()[1]}/v1"
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        address = f"http://127.0.0.1:{listening.getsockname()[1]}/v1"
         good = await found_ai(
             "LOCAL", **{f"{PROVIDER}__BASE_URL": address, f"{PROVIDER}__API_KEY": "geheim"}
         )

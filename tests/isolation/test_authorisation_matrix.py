@@ -28,7 +28,7 @@ from base_server.template.base.template_service import HttpResponse
 from base_server.template.chat.messages.pages import make_cursor
 from tests.backends_mariadb import DatabaseBackend
 from tests.chat_harness import PERSONA
-from tests.isolation.door import PASSWORD, Account, Door, running_door
+from tests.isolation.endpoint_driver import PASSWORD, Account, EndpointDriver, running_driver
 from tests.openai_stub import OpenAIStub, Reply
 from tests.waiting import until
 
@@ -76,9 +76,9 @@ class Target:
     values: dict[str, str]
     running: bool = False
 
-    def unknown(self, door: Door) -> dict[str, str]:
+    def unknown(self, driver: EndpointDriver) -> dict[str, str]:
         """Ids of the same form and place that name nothing."""
-        new_id = door.harness.redis.partitions.new_id
+        new_id = driver.harness.redis.partitions.new_id
         room_id = new_id(self.account.partition)
         return {
             "account_id": f"user{uuid.uuid4().hex[:12]}",
@@ -91,30 +91,30 @@ class Target:
 
 
 @pytest.fixture
-async def door(
+async def driver(
     backends: tuple[CacheSettings, DatabaseBackend], app_id: str, provider: OpenAIStub
-) -> AsyncIterator[Door]:
-    async with running_door(*backends, app_id, provider, reply_deadline_s=600) as running:
+) -> AsyncIterator[EndpointDriver]:
+    async with running_driver(*backends, app_id, provider, reply_deadline_s=600) as running:
         yield running
 
 
-async def make_target(door: Door, account: Account, *, running: bool = False) -> Target:
+async def make_target(driver: EndpointDriver, account: Account, *, running: bool = False) -> Target:
     """A room with two answered questions; ``running``: and a third one whose reply hangs."""
     client_message_id, client_request_id = str(uuid.uuid4()), str(uuid.uuid4())
     made = {"ai_persona": PERSONA, "title": "mine", "client_request_id": client_request_id}
-    room_id = (await door.ok(account, "/api/chat/room/create", **made))["room"]["room_id"]
+    room_id = (await driver.ok(account, "/api/chat/room/create", **made))["room"]["room_id"]
     secret = f"secret of {account.account_id}"
-    first = await door.ok(
+    first = await driver.ok(
         account,
         "/api/chat/message/send",
         room_id=room_id,
         content=secret,
         client_message_id=client_message_id,
     )
-    await door.ok(account, "/api/chat/message/send", room_id=room_id, content=secret)
+    await driver.ok(account, "/api/chat/message/send", room_id=room_id, content=secret)
     message_id = first["user_message"]["message_id"]
     if running:
-        message_id = await _hanging_reply(door, account, room_id)
+        message_id = await _hanging_reply(driver, account, room_id)
     return Target(
         account,
         {
@@ -129,25 +129,25 @@ async def make_target(door: Door, account: Account, *, running: bool = False) ->
     )
 
 
-async def _hanging_reply(door: Door, account: Account, room_id: str) -> str:
+async def _hanging_reply(driver: EndpointDriver, account: Account, room_id: str) -> str:
     """The id of a reply that runs until the test ends."""
-    door.harness.provider.script(Reply(["so far"], hang=True))
-    before = door.harness.provider.running
-    door.harness.container.tasks.spawn(
-        door.ok(account, "/api/chat/message/send", room_id=room_id, content="a long story"),
+    driver.harness.provider.script(Reply(["so far"], hang=True))
+    before = driver.harness.provider.running
+    driver.harness.container.tasks.spawn(
+        driver.ok(account, "/api/chat/message/send", room_id=room_id, content="a long story"),
         "hanging send",
     )
-    await until(lambda: door.harness.provider.running > before)
+    await until(lambda: driver.harness.provider.running > before)
     # Its first delta is stored, so that nothing of it changes by itself any more.
-    await until(lambda: _has_stream(door, room_id), what="the first delta")
-    page = await door.ok(account, "/api/chat/messages", room_id=room_id)
+    await until(lambda: _has_stream(driver, room_id), what="the first delta")
+    page = await driver.ok(account, "/api/chat/messages", room_id=room_id)
     return str(
         next(message["message_id"] for message in page["messages"] if message["is_streaming"])
     )
 
 
-async def _has_stream(door: Door, room_id: str) -> bool:
-    return any(f"reply:{room_id}" in key for key in await door.redis_picture())
+async def _has_stream(driver: EndpointDriver, room_id: str) -> bool:
+    return any(f"reply:{room_id}" in key for key in await driver.redis_picture())
 
 
 def id_fields(endpoint: Endpoint) -> list[str]:
@@ -188,39 +188,41 @@ def test_every_field_of_every_shipped_protocol_is_known_here() -> None:
     assert {name for endpoint in context.endpoints() for name in id_fields(endpoint)} == IDS
 
 
-def test_the_matrix_has_the_protocols_of_a_shipped_server(door: Door) -> None:
+def test_the_matrix_has_the_protocols_of_a_shipped_server(driver: EndpointDriver) -> None:
     context = TemplateContext()
     Server(ServerSettings(), context)
     shipped = [(endpoint.id, endpoint.path) for endpoint in context.endpoints()]
-    assert [(endpoint.id, endpoint.path) for endpoint in door.endpoints] == shipped
+    assert [(endpoint.id, endpoint.path) for endpoint in driver.endpoints] == shipped
 
 
-async def make_targets(door: Door, own: Account) -> dict[str, Target]:
-    other_partition = (own.partition + 1) % door.harness.redis.partitions.count
+async def make_targets(driver: EndpointDriver, own: Account) -> dict[str, Target]:
+    other_partition = (own.partition + 1) % driver.harness.redis.partitions.count
     accounts = [
-        await door.account(own.partition, own.shard_id),
-        await door.account(own.partition, 3 - own.shard_id),
-        await door.account(other_partition),
-        await door.account(own.partition, own.shard_id),
+        await driver.account(own.partition, own.shard_id),
+        await driver.account(own.partition, 3 - own.shard_id),
+        await driver.account(other_partition),
+        await driver.account(own.partition, own.shard_id),
     ]
     targets = {
-        way: await make_target(door, account)
+        way: await make_target(driver, account)
         for way, account in zip(WAYS[:3], accounts[:3], strict=True)
     }
-    await door.harness.persist()
-    targets[WAYS[3]] = await make_target(door, accounts[3], running=True)
+    await driver.harness.persist()
+    targets[WAYS[3]] = await make_target(driver, accounts[3], running=True)
     return targets
 
 
-async def test_a_foreign_id_is_answered_as_an_unknown_one_and_changes_nothing(door: Door) -> None:
-    me = await door.account()
+async def test_a_foreign_id_is_answered_as_an_unknown_one_and_changes_nothing(
+    driver: EndpointDriver,
+) -> None:
+    me = await driver.account()
     # A send and a stream share their client ids: each in a room of its own.
-    owns = [await make_target(door, me) for _ in range(2)]
-    targets = await make_targets(door, me)
-    await door.harness.persist()
-    before = await _all_that_they_see(door, targets)
+    owns = [await make_target(driver, me) for _ in range(2)]
+    targets = await make_targets(driver, me)
+    await driver.harness.persist()
+    before = await _all_that_they_see(driver, targets)
     probes = 0
-    for endpoint in door.endpoints:
+    for endpoint in driver.endpoints:
         own, fields = owns[bool(endpoint.events)], id_fields(endpoint)
         choices = [[field] for field in fields] + ([fields] if len(fields) > 1 else [])
         for chosen, (way, target), cold in product(choices, targets.items(), (False, True)):
@@ -229,18 +231,18 @@ async def test_a_foreign_id_is_answered_as_an_unknown_one_and_changes_nothing(do
             ):
                 continue
             if cold:
-                await door.forget(*target.values.values())
+                await driver.forget(*target.values.values())
             else:
-                await _warm(door, target)
+                await _warm(driver, target)
             await _compare(
-                door, endpoint, own, target, chosen, f"{endpoint.path} {chosen} {way} {cold=}"
+                driver, endpoint, own, target, chosen, f"{endpoint.path} {chosen} {way} {cold=}"
             )
             probes += 1
     assert probes > 60
-    assert await _all_that_they_see(door, targets) == before
+    assert await _all_that_they_see(driver, targets) == before
     asked = [
         str(call.messages)
-        for call in door.harness.provider.requests
+        for call in driver.harness.provider.requests
         if call.messages[-1]["content"] == "probe"
     ]
     assert asked, "no probe was accepted: client ids of others are new ones to me"
@@ -249,31 +251,36 @@ async def test_a_foreign_id_is_answered_as_an_unknown_one_and_changes_nothing(do
     ]
 
 
-async def _warm(door: Door, target: Target) -> None:
-    await door.ok(target.account, "/api/chat/rooms")
-    await door.ok(target.account, "/api/chat/messages", room_id=target.values["room_id"])
+async def _warm(driver: EndpointDriver, target: Target) -> None:
+    await driver.ok(target.account, "/api/chat/rooms")
+    await driver.ok(target.account, "/api/chat/messages", room_id=target.values["room_id"])
 
 
 async def _compare(
-    door: Door, endpoint: Endpoint, own: Target, target: Target, chosen: list[str], what: str
+    driver: EndpointDriver,
+    endpoint: Endpoint,
+    own: Target,
+    target: Target,
+    chosen: list[str],
+    what: str,
 ) -> None:
     foreign = {name: target.values[name] for name in chosen}
-    twin = {name: value for name, value in target.unknown(door).items() if name in chosen}
-    rows, picture = await door.rows(target.account), await door.redis_picture()
-    asked = door.harness.provider.calls
-    answer = await door.call(endpoint, body_with(endpoint, own, foreign), own.account.token)
-    asked_for_foreign = door.harness.provider.calls - asked
-    changed = _changed(picture, await door.redis_picture())
+    twin = {name: value for name, value in target.unknown(driver).items() if name in chosen}
+    rows, picture = await driver.rows(target.account), await driver.redis_picture()
+    asked = driver.harness.provider.calls
+    answer = await driver.call(endpoint, body_with(endpoint, own, foreign), own.account.token)
+    asked_for_foreign = driver.harness.provider.calls - asked
+    changed = _changed(picture, await driver.redis_picture())
     theirs = [
         key
         for key in changed
         if _names(key, target) and not key.split("}:")[1].startswith("room_load:")
     ]
     assert not theirs, f"{what} changed {theirs}"
-    assert await door.rows(target.account) == rows, what
-    unknown = await door.call(endpoint, body_with(endpoint, own, twin), own.account.token)
+    assert await driver.rows(target.account) == rows, what
+    unknown = await driver.call(endpoint, body_with(endpoint, own, twin), own.account.token)
     assert told(answer, *foreign.values()) == told(unknown, *twin.values()), what
-    assert asked_for_foreign == door.harness.provider.calls - asked - asked_for_foreign, what
+    assert asked_for_foreign == driver.harness.provider.calls - asked - asked_for_foreign, what
     if answer.error_code:
         # What was cold for me may have been loaded; a load's token and its mark of the backlog hold nothing.
         harmless = (own.account.account_id, *own.values.values(), "_load:", "lane_mark:")
@@ -289,26 +296,28 @@ def _names(key: str, target: Target) -> bool:
     return any(target.values[name] in key for name in ("account_id", "room_id", "message_id"))
 
 
-async def _all_that_they_see(door: Door, targets: dict[str, Target]) -> Any:
+async def _all_that_they_see(driver: EndpointDriver, targets: dict[str, Target]) -> Any:
     seen = []
     for target in targets.values():
-        rooms = await door.ok(target.account, "/api/chat/rooms")
-        page = await door.ok(target.account, "/api/chat/messages", room_id=target.values["room_id"])
+        rooms = await driver.ok(target.account, "/api/chat/rooms")
+        page = await driver.ok(
+            target.account, "/api/chat/messages", room_id=target.values["room_id"]
+        )
         seen.append((rooms["rooms"], rooms["total_count"], page["messages"]))
     return seen
 
 
-async def test_a_malformed_id_is_named_before_anything_is_looked_at(door: Door) -> None:
-    me = await door.account()
-    own = await make_target(door, me)
-    await door.harness.persist()
-    await door.harness.hush()
-    picture, round_trips = await door.redis_picture(), 0
-    for endpoint in door.endpoints:
+async def test_a_malformed_id_is_named_before_anything_is_looked_at(driver: EndpointDriver) -> None:
+    me = await driver.account()
+    own = await make_target(driver, me)
+    await driver.harness.persist()
+    await driver.harness.hush()
+    picture, round_trips = await driver.redis_picture(), 0
+    for endpoint in driver.endpoints:
         for name in id_fields(endpoint):
             for value in MALFORMED[name]:
-                before = door.harness.redis.round_trips
-                answer = await door.call(
+                before = driver.harness.redis.round_trips
+                answer = await driver.call(
                     endpoint, body_with(endpoint, own, {name: value}), me.token
                 )
                 body = json.loads(answer.body)
@@ -318,19 +327,19 @@ async def test_a_malformed_id_is_named_before_anything_is_looked_at(door: Door) 
                     value,
                 )
                 assert body["error"]["details"]["field"] == name, (endpoint.path, name, value)
-                round_trips = max(round_trips, door.harness.redis.round_trips - before)
+                round_trips = max(round_trips, driver.harness.redis.round_trips - before)
     assert round_trips <= 1, "only the session is looked up"
-    assert await door.redis_picture() == picture
+    assert await driver.redis_picture() == picture
 
 
 async def test_every_invalid_session_gets_the_same_error(
-    door: Door,
+    driver: EndpointDriver,
 ) -> None:
     """A session that is missing malformed unknown or ended is one answer."""
-    ended = await door.account()
-    session = await door.sessions.find(ended.token)
+    ended = await driver.account()
+    session = await driver.sessions.find(ended.token)
     assert session is not None
-    await door.sessions.delete(session.session_key)
+    await driver.sessions.delete(session.session_key)
     tokens = [
         None,
         "",
@@ -339,27 +348,27 @@ async def test_every_invalid_session_gets_the_same_error(
         f"{ended.partition:02d}." + "a" * 43,
         ended.token,
     ]
-    own = await make_target(door, await door.account())
-    for endpoint in door.endpoints:
+    own = await make_target(driver, await driver.account())
+    for endpoint in driver.endpoints:
         if endpoint.access is Access.USER:
             answers = [
-                await door.call(endpoint, body_with(endpoint, own, {}), token) for token in tokens
+                await driver.call(endpoint, body_with(endpoint, own, {}), token) for token in tokens
             ]
             assert {(answer.status, answer.body, answer.error_code) for answer in answers} == {
                 (401, answers[0].body, 10000)
             }, endpoint.path
 
 
-async def test_nobody_logs_in_as_another_with_his_own_password(door: Door) -> None:
-    """Positive control of the whole file: with the right password and token the same doors open."""
-    signup, login = door.context.find_by_protocol(1001), door.context.find_by_protocol(1002)
+async def test_nobody_logs_in_as_another_with_his_own_password(driver: EndpointDriver) -> None:
+    """Positive control of the whole file: with the right password and token the same servers open."""
+    signup, login = driver.context.find_by_protocol(1001), driver.context.find_by_protocol(1002)
     assert signup is not None
     assert login is not None
     names = [f"user{uuid.uuid4().hex[:12]}" for _ in range(2)]
     for name in names:
         assert (
-            await door.call(signup, {"account_id": name, "password": PASSWORD + name})
+            await driver.call(signup, {"account_id": name, "password": PASSWORD + name})
         ).error_code == 0
-    crossed = await door.call(login, {"account_id": names[0], "password": PASSWORD + names[1]})
-    right = await door.call(login, {"account_id": names[0], "password": PASSWORD + names[0]})
+    crossed = await driver.call(login, {"account_id": names[0], "password": PASSWORD + names[1]})
+    right = await driver.call(login, {"account_id": names[0], "password": PASSWORD + names[0]})
     assert (crossed.error_code, right.error_code) == (2002, 0)

@@ -30,7 +30,7 @@ from tests.backends_mariadb import DatabaseBackend
 from tests.backends_redis import RedisServer
 from tests.chat_harness import PERSONA
 from tests.isolation.delay_proxy import DelayProxy
-from tests.isolation.door import Account, Door, running_door
+from tests.isolation.endpoint_driver import Account, EndpointDriver, running_driver
 from tests.isolation.storm import Caller, new_nonce, storm
 from tests.open_files import open_files
 from tests.openai_stub import OpenAIStub
@@ -49,19 +49,19 @@ CARELESS = Path(__file__).with_name("careless_server.py")
 
 @dataclass
 class StormHarness:
-    door: Door
+    driver: EndpointDriver
     base_url: str
 
     def idle(self) -> bool:
         """Nothing is under way: no tasks of the server's, nothing taken from a pool."""
-        container = self.door.harness.container
+        container = self.driver.harness.container
         cache = container.cache
         clients = (cache.get_client(), cache.get_bulk_client())
         pools = [pool for client in clients for pool in client._redis.pools]
         pools_back = not any(pool.in_use for pool in pools)
         databases = [container.database._global, *container.database._shards.values()]
         used = [database.pool.in_use for database in databases if hasattr(database, "pool")]
-        parts = self.door.harness.template._parts
+        parts = self.driver.harness.template._parts
         nobody = not len(parts.replies) and not len(parts.readers)
         return pools_back and not any(used) and not len(cache._tasks) and nobody
 
@@ -93,28 +93,28 @@ async def storm_harness(
             )
             settings = database.settings.model_copy(update={"port": db_wire.port, "pool_size": 2})
             database = DatabaseBackend(database.name, settings, database.data_dir, database.server)
-        door = await stack.enter_async_context(
-            running_door(cache, database, app_id, provider, batch_interval_s=0.5)
+        driver = await stack.enter_async_context(
+            running_driver(cache, database, app_id, provider, batch_interval_s=0.5)
         )
         app = web.Application()
-        add_protocol_routes(app, door.context, TemplateService(door.sessions))
+        add_protocol_routes(app, driver.context, TemplateService(driver.sessions))
         runner = web.AppRunner(
             app, handler_cancellation=handlers_end, access_log=None, shutdown_timeout=0.1
         )
         await runner.setup()
         stack.push_async_callback(runner.cleanup)
         await web.TCPSite(runner, "127.0.0.1", 0).start()
-        yield StormHarness(door, f"http://127.0.0.1:{runner.addresses[0][1]}")
+        yield StormHarness(driver, f"http://127.0.0.1:{runner.addresses[0][1]}")
 
 
-async def make_caller(door: Door, account: Account) -> tuple[Caller, str]:
+async def make_caller(driver: EndpointDriver, account: Account) -> tuple[Caller, str]:
     """Reads and writes its own room; every text in it carries its nonce."""
     nonce = new_nonce()
-    room = (await door.ok(account, "/api/chat/room/create", ai_persona=PERSONA, title=nonce))[
+    room = (await driver.ok(account, "/api/chat/room/create", ai_persona=PERSONA, title=nonce))[
         "room"
     ]
     room_id = room["room_id"]
-    sent = await door.ok(account, "/api/chat/message/send", room_id=room_id, content=nonce)
+    sent = await driver.ok(account, "/api/chat/message/send", room_id=room_id, content=nonce)
     first = {"room_id": room_id, "message_id": sent["message"]["message_id"]}
     choices: list[tuple[str, dict[str, Any]]] = [
         ("/api/chat/messages", {"room_id": room_id, "limit": 6}),
@@ -130,12 +130,14 @@ async def make_caller(door: Door, account: Account) -> tuple[Caller, str]:
     return Caller(nonce, lambda chance: chance.choices(choices, weights)[0], headers), room_id
 
 
-async def _forget_now_and_then(door: Door, accounts: list[Account], room_ids: list[str]) -> None:
+async def _forget_now_and_then(
+    driver: EndpointDriver, accounts: list[Account], room_ids: list[str]
+) -> None:
     """Rooms and lists go cold all the time, so that reads go to the database too; what is pinned stays."""
     chance, keys, redis = (
         random.Random(SEED),
-        door.harness.keys,
-        door.harness.container.cache.get_bulk_client(),
+        driver.harness.keys,
+        driver.harness.container.cache.get_bulk_client(),
     )
     while True:
         account, room_id = chance.choice(list(zip(accounts, room_ids, strict=True)))
@@ -150,14 +152,14 @@ async def test_nobody_reads_anothers_text_and_nothing_stays_behind(
     # Both ways of a server when a client leaves: ours lets handlers run on, a host's may cancel them.
     handlers_end = backends[1].server is not None
     async with storm_harness(*backends, app_id, provider, handlers_end=handlers_end) as harness:
-        accounts = [await harness.door.account() for _ in range(ACCOUNTS)]
-        made = [await make_caller(harness.door, account) for account in accounts]
+        accounts = [await harness.driver.account() for _ in range(ACCOUNTS)]
+        made = [await make_caller(harness.driver, account) for account in accounts]
         callers, room_ids = [caller for caller, _ in made], [room_id for _, room_id in made]
         await storm(harness.base_url, callers, 100, longest_s=0.05, seed=SEED)
         await until(harness.idle, what="the first gusts are over")
         tasks, files = len(asyncio.all_tasks()), open_files()
 
-        cold = asyncio.create_task(_forget_now_and_then(harness.door, accounts, room_ids))
+        cold = asyncio.create_task(_forget_now_and_then(harness.driver, accounts, room_ids))
         outcome = await storm(harness.base_url, callers, REQUESTS, longest_s=0.05, seed=SEED + 1)
         cold.cancel()
         await asyncio.gather(cold, return_exceptions=True)
@@ -175,7 +177,7 @@ async def test_nobody_reads_anothers_text_and_nothing_stays_behind(
         )
         await until(lambda: open_files() <= files + 24, what=f"open files come back to {files}")
         for account, caller in zip(accounts, callers, strict=True):
-            rooms = await harness.door.ok(account, "/api/chat/rooms")
+            rooms = await harness.driver.ok(account, "/api/chat/rooms")
             assert {room["title"] for room in rooms["rooms"]} == {caller.nonce}
 
 

@@ -120,30 +120,30 @@ class StoryDriver(RuleBasedStateMachine):
         return {"id": str(head)}
 
     async def ask(
-        self, door: int, token: str | None, path: str, fields: dict[str, Any]
+        self, server: int, token: str | None, path: str, fields: dict[str, Any]
     ) -> dict[str, Any]:
-        client = Client(self.servers.http, self.servers.urls[door])
+        client = Client(self.servers.http, self.servers.urls[server])
         client.token = token
         return await client.post(path, **fields)
 
-    def post(self, account: Account, door: int, path: str, /, **fields: Any) -> dict[str, Any]:
+    def post(self, account: Account, server: int, path: str, /, **fields: Any) -> dict[str, Any]:
         """The envelope that an account gets; it logs in first when it is logged in nowhere."""
         if not account.tokens:
-            self.log_in(account, door)
+            self.log_in(account, server)
         return self.run(
-            self.ask(door, account.tokens[self.count % len(account.tokens)], path, fields)
+            self.ask(server, account.tokens[self.count % len(account.tokens)], path, fields)
         )
 
-    def ok(self, account: Account, door: int, path: str, /, **fields: Any) -> dict[str, Any]:
-        answer = self.post(account, door, path, **fields)
+    def ok(self, account: Account, server: int, path: str, /, **fields: Any) -> dict[str, Any]:
+        answer = self.post(account, server, path, **fields)
         assert answer["errorCode"] == OK, answer
         return answer
 
-    def code(self, account: Account, door: int, path: str, /, **fields: Any) -> int:
-        return int(self.post(account, door, path, **fields)["errorCode"])
+    def code(self, account: Account, server: int, path: str, /, **fields: Any) -> int:
+        return int(self.post(account, server, path, **fields)["errorCode"])
 
-    def log_in(self, account: Account, door: int) -> None:
+    def log_in(self, account: Account, server: int) -> None:
         fields = {"account_id": account.name, "password": "correct horse"}
-        answer = self.run(self.ask(door, None, "/api/account/login", fields))
+        answer = self.run(self.ask(server, None, "/api/account/login", fields))
         assert answer["errorCode"] == OK, answer
         account.tokens.append(answer["accessToken"])

@@ -1,4 +1,4 @@
-"""What a story is played on: two doors into one installation, and what may be done to it behind the players' backs."""
+"""What a story runs on: two servers of one installation, and what may happen to them."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """The whole HTTP interface against a model of a few lines: whatever is done, the model knows what is answered.
 
-Two accounts, two doors (servers that come and go), a small window, client clocks that are wrong, keys that expire in
+Two accounts, two servers (servers that come and go), a small window, client clocks that are wrong, keys that expire in
 any combination, events delivered again, a Redis that restarts as it was, empty, or as it was earlier. Hypothesis looks
 for the shortest story that ends in a difference.
 """
@@ -28,7 +28,7 @@ from tests.template.chat.test_chat_settling import is_for_good
 from tests.waiting import PATIENCE_S, until
 
 WINDOW = 4
-DOORS = st.integers(0, 1)
+SERVERS = st.integers(0, 1)
 WHICH = st.integers(0, 30)
 """Picks one of however many there are."""
 CLIENT_IDS = st.sampled_from(ID_FORMS)
@@ -80,49 +80,51 @@ class ChatStory(StoryDriver):
         self.something_is_restarted("redis copied", 0)
 
     @rule(
-        what=st.sampled_from(["log in", "log out", "use one that ended"]), which=WHICH, door=DOORS
+        what=st.sampled_from(["log in", "log out", "use one that ended"]),
+        which=WHICH,
+        server=SERVERS,
     )
-    def something_about_sessions(self, what: str, which: int, door: int) -> None:
+    def something_about_sessions(self, what: str, which: int, server: int) -> None:
         account = max(self.accounts, key=lambda account: len(account.tokens))
         dead = [token for account in self.accounts for token in account.dead_tokens]
         if what == "log out" and account.tokens:
             token = account.tokens.pop(which % len(account.tokens))
-            assert self.run(self.ask(door, token, "/api/account/logout", {}))["errorCode"] == OK
+            assert self.run(self.ask(server, token, "/api/account/logout", {}))["errorCode"] == OK
             account.dead_tokens.append(token)
             account.logged_out.add(token)
         elif what == "log in" or not dead:
-            self.log_in(self.account(which), door)
+            self.log_in(self.account(which), server)
         else:
             create = ("/api/chat/room/create", {"ai_persona": self.servers.persona})
             for path, fields in (("/api/chat/rooms", {}), create):
                 assert (
-                    self.run(self.ask(door, dead[which % len(dead)], path, fields))["errorCode"]
+                    self.run(self.ask(server, dead[which % len(dead)], path, fields))["errorCode"]
                     == NO_SESSION
                 )
 
     # Rooms
 
-    @rule(which=WHICH, door=DOORS, form=CLIENT_IDS)
-    def create_room(self, which: int, door: int, form: str) -> None:
+    @rule(which=WHICH, server=SERVERS, form=CLIENT_IDS)
+    def create_room(self, which: int, server: int, form: str) -> None:
         account, title = self.account(which), self.next("room ")
         fields = {"ai_persona": self.servers.persona, "title": title}
         for request_id in self.client_id(form).values():
             fields["client_request_id"] = request_id
-        made = self.ok(account, door, "/api/chat/room/create", **fields)["room"]
+        made = self.ok(account, server, "/api/chat/room/create", **fields)["room"]
         room = Room(made["room_id"], title)
         account.rooms.append(room)
         if "client_request_id" in fields:
             account.made[fields["client_request_id"]] = room, title
 
     @precondition(lambda self: any(account.made for account in self.accounts))
-    @rule(which=WHICH, door=DOORS, other_body=st.booleans())
-    def repeat_a_create(self, which: int, door: int, other_body: bool) -> None:
+    @rule(which=WHICH, server=SERVERS, other_body=st.booleans())
+    def repeat_a_create(self, which: int, server: int, other_body: bool) -> None:
         account = max(self.accounts, key=lambda account: len(account.made))
         request_id = list(account.made)[which % len(account.made)]
         room, title = account.made[request_id]
         fields = {"ai_persona": self.servers.persona, "title": "other" if other_body else title}
         answer = self.post(
-            account, door, "/api/chat/room/create", client_request_id=request_id, **fields
+            account, server, "/api/chat/room/create", client_request_id=request_id, **fields
         )
         if other_body:
             assert answer["errorCode"] == MISMATCH, answer
@@ -136,38 +138,40 @@ class ChatStory(StoryDriver):
         return pairs[which % len(pairs)]
 
     @precondition(lambda self: any(account.rooms for account in self.accounts))
-    @rule(which=WHICH, door=DOORS)
-    def rename(self, which: int, door: int) -> None:
+    @rule(which=WHICH, server=SERVERS)
+    def rename(self, which: int, server: int) -> None:
         account, room = self.any_room(which)
         room.title = self.next("title ")
-        self.ok(account, door, "/api/chat/room/update", room_id=room.room_id, new_title=room.title)
+        self.ok(
+            account, server, "/api/chat/room/update", room_id=room.room_id, new_title=room.title
+        )
 
     @precondition(lambda self: any(account.rooms or account.gone for account in self.accounts))
-    @rule(which=WHICH, door=DOORS)
-    def delete_room(self, which: int, door: int) -> None:
+    @rule(which=WHICH, server=SERVERS)
+    def delete_room(self, which: int, server: int) -> None:
         pairs = [
             (account, room) for account in self.accounts for room in account.gone + account.rooms
         ]
         account, room = pairs[which % len(pairs)]
-        self.ok(account, door, "/api/chat/room/delete", room_id=room.room_id)
+        self.ok(account, server, "/api/chat/room/delete", room_id=room.room_id)
         if room in account.rooms:
             account.rooms.remove(room)
             account.gone.append(room)
 
     @precondition(lambda self: any(account.rooms or account.gone for account in self.accounts))
-    @rule(which=WHICH, door=DOORS)
-    def what_is_not_ones_own_is_not_there(self, which: int, door: int) -> None:
+    @rule(which=WHICH, server=SERVERS)
+    def what_is_not_ones_own_is_not_there(self, which: int, server: int) -> None:
         pairs = [
             (account, room) for account in self.accounts for room in account.rooms + account.gone
         ]
         account, room = pairs[which % len(pairs)]
         stranger = next(other for other in self.accounts if other is not account)
-        self.finds_nothing(stranger, door, room)
+        self.finds_nothing(stranger, server, room)
         if room in account.rooms:
             fields = {"room_id": room.room_id, "message_id": room.room_id}
-            assert self.code(account, door, "/api/chat/message/delete", **fields) == NO_MESSAGE
+            assert self.code(account, server, "/api/chat/message/delete", **fields) == NO_MESSAGE
 
-    def finds_nothing(self, account: Account, door: int, room: Room) -> None:
+    def finds_nothing(self, account: Account, server: int, room: Room) -> None:
         message_id = room.messages[0].message_id if room.messages else room.room_id
         asked = self.asked
         for path, fields in (
@@ -176,7 +180,7 @@ class ChatStory(StoryDriver):
             ("/api/chat/room/update", {"new_title": "mine"}),
             ("/api/chat/message/delete", {"message_id": message_id}),
         ):
-            assert self.code(account, door, path, room_id=room.room_id, **fields) == NO_ROOM
+            assert self.code(account, server, path, room_id=room.room_id, **fields) == NO_ROOM
         assert self.asked == asked
 
     # Messages
@@ -205,26 +209,26 @@ class ChatStory(StoryDriver):
         return len(room.messages) - 2
 
     @precondition(lambda self: any(account.rooms for account in self.accounts))
-    @rule(which=WHICH, door=DOORS, form=CLIENT_IDS, written=st.booleans())
+    @rule(which=WHICH, server=SERVERS, form=CLIENT_IDS, written=st.booleans())
     def send_as_much_as_the_window_holds(
-        self, which: int, door: int, form: str, written: bool
+        self, which: int, server: int, form: str, written: bool
     ) -> None:
         for n in range(WINDOW // 2):
-            self.send(which, (door + n) % 2, form, busy=False)
+            self.send(which, (server + n) % 2, form, busy=False)
         if written:
             self.write()
 
     @precondition(lambda self: any(account.rooms for account in self.accounts))
-    @rule(which=WHICH, door=DOORS, form=CLIENT_IDS, busy=st.booleans())
-    def send(self, which: int, door: int, form: str, busy: bool) -> None:
+    @rule(which=WHICH, server=SERVERS, form=CLIENT_IDS, busy=st.booleans())
+    def send(self, which: int, server: int, form: str, busy: bool) -> None:
         """``busy``: what waits is written at the same time."""
         account, room = self.any_room(which)
         if not account.tokens:
-            self.log_in(account, door)
+            self.log_in(account, server)
         fields = self.send_fields(room, form)
 
         async def both() -> dict[str, Any]:
-            sending = self.ask(door, account.tokens[0], "/api/chat/message/send", fields)
+            sending = self.ask(server, account.tokens[0], "/api/chat/message/send", fields)
             answer, _ = await asyncio.gather(
                 sending, self.servers.write() if busy else asyncio.sleep(0)
             )
@@ -242,7 +246,7 @@ class ChatStory(StoryDriver):
     @precondition(lambda self: any(account.rooms for account in self.accounts))
     @rule(which=WHICH, same=st.booleans(), form=CLIENT_IDS)
     def send_two_at_once(self, which: int, same: bool, form: str) -> None:
-        """At both doors; ``same``: one message, by an impatient client."""
+        """At both servers; ``same``: one message, by an impatient client."""
         account, room = self.any_room(which)
         if not account.tokens:
             self.log_in(account, 0)
@@ -251,7 +255,9 @@ class ChatStory(StoryDriver):
 
         async def both() -> list[dict[str, Any]]:
             path, token = "/api/chat/message/send", account.tokens[0]
-            sends = (self.ask(door, token, path, fields[0 if same else door]) for door in (0, 1))
+            sends = (
+                self.ask(server, token, path, fields[0 if same else server]) for server in (0, 1)
+            )
             return list(await asyncio.gather(*sends))
 
         asked, answers = self.asked, self.run(both())
@@ -272,24 +278,24 @@ class ChatStory(StoryDriver):
     @precondition(
         lambda self: any(room.sent for account in self.accounts for room in account.rooms)
     )
-    @rule(which=WHICH, door=DOORS, other_body=st.booleans())
-    def repeat_a_send(self, which: int, door: int, other_body: bool) -> None:
+    @rule(which=WHICH, server=SERVERS, other_body=st.booleans())
+    def repeat_a_send(self, which: int, server: int, other_body: bool) -> None:
         sends = [
             (account, room, client_id)
             for account in self.accounts
             for room in account.rooms
             for client_id in room.sent
         ]
-        self.ask_again(*sends[which % len(sends)], door, other_body=other_body)
+        self.ask_again(*sends[which % len(sends)], server, other_body=other_body)
 
     def ask_again(
-        self, account: Account, room: Room, client_id: str, door: int, *, other_body: bool = False
+        self, account: Account, room: Room, client_id: str, server: int, *, other_body: bool = False
     ) -> None:
         """A send with the id of an earlier one: the same two messages, and the AI is not asked."""
         question, reply = room.messages[room.sent[client_id] : room.sent[client_id] + 2]
         fields = {"room_id": room.room_id, "client_message_id": client_id}
         fields["content"] = "other" if other_body else question.content
-        asked, answer = self.asked, self.post(account, door, "/api/chat/message/send", **fields)
+        asked, answer = self.asked, self.post(account, server, "/api/chat/message/send", **fields)
         if other_body:
             assert answer["errorCode"] == MISMATCH, answer
         elif question.deleted or reply.deleted:
@@ -302,10 +308,10 @@ class ChatStory(StoryDriver):
 
     # Replies as they are written
 
-    async def told(self, door: int, token: str, path: str, fields: dict[str, Any]) -> list[Event]:
+    async def told(self, server: int, token: str, path: str, fields: dict[str, Any]) -> list[Event]:
         """The events of a streaming route, checked against each other."""
         async with streaming(
-            self.servers.http, self.servers.urls[door] + path, token, **fields
+            self.servers.http, self.servers.urls[server] + path, token, **fields
         ) as events:
             heard = [event async for event in events]
         assert [event.is_last for event in heard] == [False] * (len(heard) - 1) + [True], heard
@@ -322,13 +328,13 @@ class ChatStory(StoryDriver):
         assert (last["message_id"], last["content"]) == (message.message_id, message.content)
 
     @precondition(lambda self: any(account.rooms for account in self.accounts))
-    @rule(which=WHICH, door=DOORS, form=CLIENT_IDS)
-    def send_and_listen(self, which: int, door: int, form: str) -> None:
+    @rule(which=WHICH, server=SERVERS, form=CLIENT_IDS)
+    def send_and_listen(self, which: int, server: int, form: str) -> None:
         account, room = self.any_room(which)
         if not account.tokens:
-            self.log_in(account, door)
+            self.log_in(account, server)
         fields = self.send_fields(room, form)
-        heard = self.run(self.told(door, account.tokens[0], "/api/chat/message/stream", fields))
+        heard = self.run(self.told(server, account.tokens[0], "/api/chat/message/stream", fields))
         question, reply = heard[0].data["user_message"], heard[-1].data["message"]
         assert (heard[0].name, heard[0].id, heard[0].data["message_id"]) == (
             "message.accepted",
@@ -345,8 +351,8 @@ class ChatStory(StoryDriver):
     @precondition(
         lambda self: any(room.messages for account in self.accounts for room in account.rooms)
     )
-    @rule(which=WHICH, place=WHICH, door=DOORS, heard=st.integers(0, 20))
-    def listen_again(self, which: int, place: int, door: int, heard: int) -> None:
+    @rule(which=WHICH, place=WHICH, server=SERVERS, heard=st.integers(0, 20))
+    def listen_again(self, which: int, place: int, server: int, heard: int) -> None:
         """From any place in any reply, however long ago it was."""
         replies = [
             (account, room, reply)
@@ -362,18 +368,18 @@ class ChatStory(StoryDriver):
             "last_event_id": str(offset),
         }
         if reply.deleted:
-            assert self.code(account, door, "/api/chat/message/resume", **fields) == NO_MESSAGE
+            assert self.code(account, server, "/api/chat/message/resume", **fields) == NO_MESSAGE
             return
         if not account.tokens:
-            self.log_in(account, door)
+            self.log_in(account, server)
         self.rest_of(
-            self.run(self.told(door, account.tokens[0], "/api/chat/message/resume", fields)),
+            self.run(self.told(server, account.tokens[0], "/api/chat/message/resume", fields)),
             offset,
             reply,
         )
         stopped = self.ok(
             account,
-            door,
+            server,
             "/api/chat/message/stop",
             room_id=room.room_id,
             message_id=reply.message_id,
@@ -381,14 +387,14 @@ class ChatStory(StoryDriver):
         assert stopped["message"]["content"] == reply.content
 
     @precondition(lambda self: any(account.rooms for account in self.accounts))
-    @rule(which=WHICH, door=DOORS, how=st.sampled_from(["stop", "interrupt", "redis restarts"]))
-    def cut_a_reply_short(self, which: int, door: int, how: str) -> None:
+    @rule(which=WHICH, server=SERVERS, how=st.sampled_from(["stop", "interrupt", "redis restarts"]))
+    def cut_a_reply_short(self, which: int, server: int, how: str) -> None:
         """What it has said stays, and the room goes on."""
         account, room = self.any_room(which)
-        self.ok(account, door, "/api/chat/rooms")
+        self.ok(account, server, "/api/chat/rooms")
         fields, token = self.send_fields(room), account.tokens[0]
-        other = 1 - door
-        sending, running = self.run(self.half_said(door, token, fields))
+        other = 1 - server
+        sending, running = self.run(self.half_said(server, token, fields))
         where = {"room_id": room.room_id}
         if how == "stop":
             self.ok(
@@ -413,16 +419,16 @@ class ChatStory(StoryDriver):
             assert answer["message"]["content"] == HALF
 
     async def half_said(
-        self, door: int, token: str, fields: dict[str, Any]
+        self, server: int, token: str, fields: dict[str, Any]
     ) -> tuple[asyncio.Task[dict[str, Any]], dict[str, Any]]:
-        """A send whose reply has said half and says no more; the reply as the other door lists it."""
+        """A send whose reply has said half and says no more; the reply as the other server lists it."""
         self.servers.provider.script(Reply([HALF], hang=True))
-        sending = asyncio.create_task(self.ask(door, token, "/api/chat/message/send", fields))
+        sending = asyncio.create_task(self.ask(server, token, "/api/chat/message/send", fields))
         listed: list[dict[str, Any]] = []
 
         async def running() -> bool:
             where = {"room_id": fields["room_id"], "limit": 1}
-            answer = await self.ask(1 - door, token, "/api/chat/messages", where)
+            answer = await self.ask(1 - server, token, "/api/chat/messages", where)
             listed[:] = [message for message in answer["messages"] if message["content"] == HALF]
             return bool(listed)
 
@@ -433,8 +439,8 @@ class ChatStory(StoryDriver):
     @precondition(
         lambda self: any(room.messages for account in self.accounts for room in account.rooms)
     )
-    @rule(which=WHICH, place=WHICH, door=DOORS)
-    def delete_message(self, which: int, place: int, door: int) -> None:
+    @rule(which=WHICH, place=WHICH, server=SERVERS)
+    def delete_message(self, which: int, place: int, server: int) -> None:
         pairs = [
             (account, room) for account in self.accounts for room in account.rooms if room.messages
         ]
@@ -442,7 +448,7 @@ class ChatStory(StoryDriver):
         message = room.messages[place % len(room.messages)]
         self.ok(
             account,
-            door,
+            server,
             "/api/chat/message/delete",
             room_id=room.room_id,
             message_id=message.message_id,
@@ -500,12 +506,12 @@ class ChatStory(StoryDriver):
         what=st.sampled_from(
             ["server", "redis", "redis empty", "redis copied", "redis as it was", "redis as it was"]
         ),
-        door=DOORS,
+        server=SERVERS,
     )
-    def something_is_restarted(self, what: str, door: int) -> None:
+    def something_is_restarted(self, what: str, server: int) -> None:
         """A Redis that is empty, or as it was when it was copied, lost nothing but sessions: all is written before."""
         if what == "server":
-            self.run(self.servers.restart_server(door))
+            self.run(self.servers.restart_server(server))
         elif what == "redis":
             self.run(self.servers.restart_redis(None))
         elif what == "redis copied":
@@ -535,9 +541,9 @@ class ChatStory(StoryDriver):
         if self.accounts and self.steps % 3 == 0:
             self.check(self.account(self.steps // 3), self.steps % 2)
 
-    def check(self, account: Account, door: int) -> None:
+    def check(self, account: Account, server: int) -> None:
         """The lists, and the answers to whatever is asked again."""
-        page = self.ok(account, door, "/api/chat/rooms", limit=100)
+        page = self.ok(account, server, "/api/chat/rooms", limit=100)
         expected = [
             (room.room_id, room.title, len(room.visible)) for room in reversed(account.rooms)
         ]
@@ -546,21 +552,21 @@ class ChatStory(StoryDriver):
         ] == expected
         assert (page["total_count"], page["has_more"]) == (len(account.rooms), False)
         for room in account.rooms:
-            assert self.read(account, door, room) == [
+            assert self.read(account, server, room) == [
                 (n.message_id, n.content) for n in room.visible
             ]
             for client_id in list(room.sent)[:2]:
-                self.ask_again(account, room, client_id, 1 - door)
+                self.ask_again(account, room, client_id, 1 - server)
         for room in account.gone[-1:]:
-            self.finds_nothing(account, door, room)
+            self.finds_nothing(account, server, room)
 
-    def read(self, account: Account, door: int, room: Room) -> list[tuple[str, str]]:
+    def read(self, account: Account, server: int, room: Room) -> list[tuple[str, str]]:
         """The room's messages by cursor, checked against has_more."""
         found: list[dict[str, Any]] = []
         cursor: dict[str, str] = {}
         while True:
             page = self.ok(
-                account, door, "/api/chat/messages", room_id=room.room_id, limit=5, **cursor
+                account, server, "/api/chat/messages", room_id=room.room_id, limit=5, **cursor
             )
             assert page["messages"] or not cursor
             assert not page.get("stale")
@@ -570,8 +576,8 @@ class ChatStory(StoryDriver):
             cursor = {"cursor": page["next_cursor"]}
 
     @precondition(lambda self: any(account.rooms for account in self.accounts))
-    @rule(which=WHICH, door=DOORS, limit=st.integers(1, 7))
-    def read_by_page_number(self, which: int, door: int, limit: int) -> None:
+    @rule(which=WHICH, server=SERVERS, limit=st.integers(1, 7))
+    def read_by_page_number(self, which: int, server: int, limit: int) -> None:
         """Page 1 is full, and all pages together leave nothing out."""
         account, room = self.any_room(which)
         ids = [message.message_id for message in room.visible]
@@ -580,7 +586,7 @@ class ChatStory(StoryDriver):
         while more:
             page += 1
             answer = self.ok(
-                account, door, "/api/chat/messages", room_id=room.room_id, page=page, limit=limit
+                account, server, "/api/chat/messages", room_id=room.room_id, page=page, limit=limit
             )
             read, more = (
                 [message["message_id"] for message in answer["messages"]],
@@ -595,15 +601,15 @@ class ChatStory(StoryDriver):
     @precondition(
         lambda self: any(room.messages for account in self.accounts for room in account.rooms)
     )
-    @rule(which=WHICH, place=WHICH, door=DOORS, limit=st.integers(1, 7))
-    def read_before_a_time(self, which: int, place: int, door: int, limit: int) -> None:
+    @rule(which=WHICH, place=WHICH, server=SERVERS, limit=st.integers(1, 7))
+    def read_before_a_time(self, which: int, place: int, server: int, limit: int) -> None:
         pairs = [
             (account, room) for account in self.accounts for room in account.rooms if room.messages
         ]
         account, room = pairs[which % len(pairs)]
         before = room.messages[place % len(room.messages)].timestamp
         fields = {"room_id": room.room_id, "before_timestamp": before, "limit": limit}
-        answer = self.ok(account, door, "/api/chat/messages", **fields)
+        answer = self.ok(account, server, "/api/chat/messages", **fields)
         moment = datetime.fromisoformat(before)
         earlier = [
             message

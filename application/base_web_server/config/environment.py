@@ -95,7 +95,7 @@ def _resolve(
     here: Any = data
     for part in parts:
         known = known_keys(model, path)
-        # Personas, say, may have any name: one that exists matches whatever its case.
+        # Personas, say, may have any name: an existing one matches in any case.
         present = list(here) if isinstance(here, Mapping) else []
         key = next((name for name in [*known, *present] if name.lower() == part.lower()), None)
         if key is None and (known or not part):

@@ -78,7 +78,7 @@ def make_error_middleware(service: TemplateService) -> Middleware:
             error_code=int(error.code),
         )
         response = to_response(service.refuse(error))
-        if request.method in _PROBING:  # whatever http_status_for_errors says
+        if request.method in _PROBING:  # also with http_status_for_errors "ok"
             response.set_status(error.http_status)
         if allow:
             response.headers["Allow"] = allow

@@ -29,8 +29,7 @@ class Access(Enum):
 
 @dataclass(frozen=True)
 class Example:
-    """A request that works and its answer, for the API's description; of a stream, ``events`` in
-    its place.
+    """A valid request and its response, for the API's description; of a stream, its ``events``.
 
     Ids are those of the other examples of the template, as if one account had sent them all.
     """
@@ -45,10 +44,10 @@ class Endpoint:
     """``id`` and ``path`` are unique in a server; ``summary`` is one line for the API description.
 
     ``events`` makes it a stream of Server-Sent Events: the events' names with the models of their
-    data. ``response`` is the answer to a request that failed before the first one.
+    data. ``response`` is the response to a request that failed before the first one.
     ``verifies_session``: the handler verifies its caller's session in its first script
     (:class:`base_server.template.base.session_guard.SessionGuard`) and does nothing before.
-    ``errors``: what the handler may answer, beside what any request may; None: not said, so any.
+    ``errors``: the codes that the handler may return, beside those of any request; None: all.
     """
 
     id: int
@@ -65,7 +64,7 @@ class Endpoint:
 
     @property
     def possible_errors(self) -> list[ErrorCode]:
-        """What a request may be answered with, by number."""
+        """The error codes of a request, by number."""
         anybody = {ErrorCode.INVALID_REQUEST, ErrorCode.SERVER_ERROR, ErrorCode.SERVICE_DOWN}
         user = {ErrorCode.SESSION_MISSING} if self.access is Access.USER else set()
         own = set(ErrorCode) - {ErrorCode.OK} if self.errors is None else set(self.errors)

@@ -15,8 +15,8 @@ class ErrorCode(IntEnum):
     """A code in the envelope. Its name is the symbolic ``error.code``.
 
     ``http_status`` is the usual status (an :class:`ApiError` may carry another one), ``retryable``
-    says that the same request may succeed later, ``meaning`` is what the client is told unless the
-    error says it better, ``note`` is for the documents.
+    says that the same request may succeed later, ``meaning`` is the default message for clients,
+    ``note`` is for the documents.
     """
 
     http_status: int

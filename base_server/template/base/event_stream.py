@@ -25,8 +25,7 @@ class StreamEvent:
     """``data`` becomes one line of JSON; ``id`` is what a client resumes from, None for an event
     without one.
 
-    ``error_code`` is that of the error that a last event tells of: for log and metrics, not sent by
-    itself.
+    ``error_code`` is the code of the error in a last event: for log and metrics, not sent itself.
     """
 
     name: str

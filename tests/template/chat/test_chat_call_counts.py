@@ -92,7 +92,7 @@ async def test_a_request_takes_no_more_calls_than_it_did(
         fields["room_id"] = rooms[0].room_id
     if protocol is ChatProtocol.MESSAGE_SEND:
         fields["content"] = "What would forty characters ask of you?!"
-    door = TemplateService(OneSession(user.session))
+    driver = TemplateService(OneSession(user.session))
     body = json.dumps(fields).encode()
-    calls = await _calls_of(lambda: door.handle(row, Call(body, bearer="token")))
+    calls = await _calls_of(lambda: driver.handle(row, Call(body, bearer="token")))
     assert calls <= LIMITS[protocol]

@@ -1,7 +1,8 @@
-"""The server's door without HTTP: the shipped endpoint tables on a running chat, called with bodies and tokens.
+"""The server without HTTP: the shipped endpoint tables on a running chat, called with bodies and
+tokens.
 
-A :class:`Door` also takes a picture of everything that Redis and the databases hold, so that a test can say
-"nothing changed".
+A :class:`EndpointDriver` also takes a picture of everything that Redis and the databases hold, so
+that a test can say "nothing changed".
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ from tests.chat_harness import ChatHarness, running_harness
 from tests.openai_stub import OpenAIStub
 
 PASSWORD = "correct horse"
-# What a picture leaves out: who holds which job at the moment, and the leases that a running reply renews.
+# What a picture leaves out: who holds which job at the moment, and the leases that a running reply
+# renews.
 _PASSING = ("lock:", "turn_leases", "login_attempts", "signups_from")
 
 
@@ -58,7 +60,7 @@ class Collected:
         self.events.append(fields | {"data": data})
 
 
-class Door:
+class EndpointDriver:
     """``endpoints`` are those that a server registers by itself."""
 
     def __init__(self, harness: ChatHarness) -> None:
@@ -151,7 +153,9 @@ class Door:
         }
 
     async def rows(self, *accounts: Account) -> list[Any]:
-        """All rows of these accounts: rooms (live ones and those that Redis names) with all their messages."""
+        """All rows of these accounts: rooms (live ones and those that Redis names) with all their
+        messages.
+        """
         found: list[Any] = []
         for account in accounts:
             call = self.harness.container.database.call_shard_procedure
@@ -191,12 +195,12 @@ def _plain(kind: str, value: Any) -> Any:
 
 
 @asynccontextmanager
-async def running_door(
+async def running_driver(
     cache: CacheSettings, database: DatabaseBackend, app_id: str, provider: OpenAIStub, **chat: Any
-) -> AsyncIterator[Door]:
+) -> AsyncIterator[EndpointDriver]:
     async with running_harness(cache, database, app_id, provider, **chat) as harness:
-        door = Door(harness)
+        driver = EndpointDriver(harness)
         try:
-            yield door
+            yield driver
         finally:
-            await door.accounts.stop()
+            await driver.accounts.stop()
