@@ -57,13 +57,13 @@ class BatchStates:
         """The generation of Redis, which changes when the server is another one or was emptied; and
         the last event that Redis knows to be in the database, '' for none."""
         keys = self._keys.partition(stream.partition)
-        (epoch, run), saved = await self._cache.execute_many(
+        (generation, run), saved = await self._cache.execute_many(
             [
                 ("MGET", keys.generation, keys.generation_run),
                 ("HGET", keys.backlog_watermark(int(stream.name)), "saved"),
             ]
         )
-        return f"{epoch or ''}|{run or ''}", saved or ""
+        return f"{generation or ''}|{run or ''}", saved or ""
 
     async def begin(self, stream: EventStream, events: Sequence[Event]) -> BegunBatch:
         """Mark PROCESSING the events that may be written now. One round trip, unless a room of

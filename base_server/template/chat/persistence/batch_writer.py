@@ -129,9 +129,11 @@ class BatchWriter:
         refused = dict.fromkeys(batch.blocked, BEHIND) | save.refused
         written = [event for event in events if event.entry_id not in refused]
         # Before the batch is acknowledged: from then on Redis says that the database has it.
-        older = None
+        older_mark = None
         if written:
-            older = await self.marks.advance(stream, batch.saved, last_event(written), save.mark)
+            older_mark = await self.marks.advance(
+                stream, batch.saved, last_event(written), save.mark
+            )
 
         await self._states.end_outside(written)
         poison |= refused
@@ -139,7 +141,7 @@ class BatchWriter:
         rooms = {event.entry_id: event.room_id for event in events if event.entry_id in poison}
         full = await self._dead_letter(stream, poison, rooms, entries if read_in else ())
         # A database that came back older may lack what the windows have beyond their length.
-        window = self._settings.window if older is None else _NOT_TRIMMED
+        window = self._settings.window if older_mark is None else _NOT_TRIMMED
         left = await self._states.acknowledge(
             stream, events, refused, save.renumbered, generation, window
         )
@@ -150,10 +152,10 @@ class BatchWriter:
         else:
             self._unfinished.pop(stream, None)
 
-        if older is not None:
+        if older_mark is not None:
             # After the batch: its events leave a full Redis first, and no repeat of the restore
             # writes them again.
-            await self.marks.restore(stream, older, batch.saved, last_event(written))
+            await self.marks.restore(stream, older_mark, batch.saved, last_event(written))
         BATCH_EVENTS.observe(len(entries))
         BATCH_SECONDS.observe(time.monotonic() - begun_s)
         if full is not None:

@@ -82,7 +82,7 @@ class RoomComparison:
             return LostEvents([])
         window = await self._cache.execute("LRANGE", room.messages, 0, -1)
         items = [item for item in window if _OURS.match(item)]
-        floor = int(record["floor"])
+        first_seq = int(record["floor"])
         # Twice a window at most: rows below it show whether there is a gap.
         stored = await shard.newest_messages(room_id, len(items) + self._settings.window)
         events = []
@@ -99,24 +99,24 @@ class RoomComparison:
                 )
             )
         events += await self._lost_messages(
-            make, items, floor, {row["message_id"]: row for row in stored}, stream.partition
+            make, items, first_seq, {row["message_id"]: row for row in stored}, stream.partition
         )
         missing = range(0)
-        if record["older"] != "0" and floor > 1:
+        if record["older"] != "0" and first_seq > 1:
             # Tombstones count: what was deleted is not lost. Where a whole window's length of rows
             # is missing, the rest is looked for among what clients see.
-            below = [int(row["seq"]) for row in stored if int(row["seq"]) < floor]
+            below = [int(row["seq"]) for row in stored if int(row["seq"]) < first_seq]
             if not below:
-                visible = await shard.visible_messages(room_id, floor, 1)
+                visible = await shard.visible_messages(room_id, first_seq, 1)
                 below = [int(row["seq"]) for row in visible]
-            missing = range(max(below, default=0) + 1, floor)
+            missing = range(max(below, default=0) + 1, first_seq)
         return LostEvents(events, row is None, missing)
 
     async def _lost_messages(
         self,
         make: _EventMaker,
         items: Sequence[str],
-        floor: int,
+        first_seq: int,
         stored: dict[str, Row],
         partition: int,
     ) -> list[list[str]]:
@@ -127,8 +127,8 @@ class RoomComparison:
             for item in items
         ]
         states = await self._cache.execute_many([("GET", keys.message_state(id_)) for id_ in ids])
-        for seq, item in enumerate(items, floor):
-            message_id, state = ids[seq - floor], str(states[seq - floor])
+        of_items = zip(items, ids, states, strict=True)
+        for seq, (item, message_id, state) in enumerate(of_items, first_seq):
             row, is_tombstone = stored.get(message_id), item.startswith("x")
             if not message_id or (row is not None and row["deleted"]) or is_running(item):
                 continue
@@ -142,7 +142,7 @@ class RoomComparison:
                 saves.append(
                     make.save(from_json(item), client_id, (claim or "").partition("|")[2] or None)
                 )
-            if is_tombstone or state.startswith("DELET"):
+            if is_tombstone or str(state).startswith("DELET"):
                 deletes.append(
                     make.event(MESSAGE_DELETE, message_id, {"message_id": message_id}, seq=seq)
                 )
