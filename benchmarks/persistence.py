@@ -26,7 +26,8 @@ from base_server.service.db.databases import Databases, apply_all
 from base_server.service.db.db_settings import DatabaseSettings
 from base_server.service.llm.llm_settings import LlmSettings
 from base_server.service.service_container import ServiceContainer, ServiceSettings
-from base_server.template.chat.cache.loader import ChatLoader
+from base_server.template.chat.cache.load import LoadContext
+from base_server.template.chat.cache.loaders import Loaders
 from base_server.template.chat.chat_persistence_consumer import ChatPersistenceConsumer
 from base_server.template.chat.chat_state_machine import ChatStateMachine
 from base_server.template.chat.domain.caller import Caller
@@ -150,19 +151,12 @@ class Chat:
         writer = BatchWriter(
             container.queue, container.database, bulk, self.states, directory, settings
         )
-        interrupt, check_mark = self.turns.interrupt, writer.marks.check_stream
-        loader = ChatLoader(
-            bulk,
-            container.database,
-            streams,
-            interrupt,
-            check_mark,
-            settings,
-            container.tasks,
-            directory,
+        context = LoadContext(bulk, container.database, streams, settings)
+        loaders = Loaders.of(
+            context, writer.marks.check_stream, self.turns.interrupt, directory, container.tasks
         )
-        self.rooms = RoomRepository(hot, container.database, loader, streams, settings)
-        self.messages = MessageRepository(hot, container.database, loader, streams, settings)
+        self.rooms = RoomRepository(hot, container.database, loaders, streams, settings)
+        self.messages = MessageRepository(hot, container.database, loaders, streams, settings)
         self.consumer = ChatPersistenceConsumer(
             container.queue, writer, container.scheduler, settings, container.tasks
         )

@@ -8,7 +8,8 @@ from base_server.service.cache.cache_client import CacheClient
 from base_server.service.scheduler.base_scheduler import ScheduleJob, ScheduleType
 from base_server.service.service_container import ServiceContainer
 from base_server.template.chat.cache.keys import ChatKeys
-from base_server.template.chat.cache.loader import ChatLoader
+from base_server.template.chat.cache.load import LoadContext
+from base_server.template.chat.cache.loaders import Loaders
 from base_server.template.chat.chat_persistence_consumer import ChatPersistenceConsumer
 from base_server.template.chat.chat_state_machine import ChatStateMachine
 from base_server.template.chat.messages.history import RoomHistory
@@ -79,27 +80,22 @@ class ChatWiring:
         told = min(settings.history_length, container.settings.llm.max_conversation_length)
         asking = settings.model_copy(update={"history_length": told})
         signals, slots = ReplySignals(), ReplySlots(hot, streams, asking)
-        interrupt, check_mark = slots.interrupt, writer.marks.check_stream
-        loader = ChatLoader(
-            bulk,
-            container.database,
-            streams,
-            interrupt,
-            check_mark,
-            settings,
-            container.tasks,
-            directory,
+        context = LoadContext(bulk, container.database, streams, settings)
+        loaders = Loaders.of(
+            context, writer.marks.check_stream, slots.interrupt, directory, container.tasks
         )
-        deletes = ChatDeletes(hot, directory, loader, streams, settings)
+        deletes = ChatDeletes(hot, directory, loaders, streams, settings)
         states.delete_through(directory, deletes)
         replies = ChatReplies(
-            ReplyServices(slots, loader.load_room, container.ai, signals, settings, container.tasks)
+            ReplyServices(
+                slots, loaders.rooms.load, container.ai, signals, settings, container.tasks
+            )
         )
-        reply_repository = ReplyRepository(hot, container.database, loader, streams, settings)
+        reply_repository = ReplyRepository(hot, container.database, loaders, streams, settings)
         parts = ChatParts(
-            rooms=RoomRepository(hot, container.database, loader, streams, settings),
-            messages=MessageRepository(hot, container.database, loader, streams, asking),
-            reader=ChatReader(hot, container.database, loader, streams, settings),
+            rooms=RoomRepository(hot, container.database, loaders, streams, settings),
+            messages=MessageRepository(hot, container.database, loaders, streams, asking),
+            reader=ChatReader(hot, container.database, loaders, streams, settings),
             replies=replies,
             reply_repository=reply_repository,
             readers=ReplyReaders(reply_repository, slots, replies, signals, settings),

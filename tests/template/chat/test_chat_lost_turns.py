@@ -443,7 +443,7 @@ async def test_lost_reply_ends_once_when_the_loading_process_dies(
     await chat.hush()
     await chat.persist()
     await chat.forget_everything()
-    cache = chat.template._parts.messages._loader._cache
+    cache = chat.template._parts.messages._loaders.rooms.context.cache
     run_script = cache.run_script
 
     async def dies(which: Any, *args: Any, **more: Any) -> Any:

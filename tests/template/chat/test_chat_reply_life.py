@@ -21,7 +21,7 @@ from base_server.service.llm.conversation import (
     ReplyStart,
 )
 from base_server.service.llm.llm_errors import AIUnavailable
-from base_server.template.chat.cache.loader import Loaded
+from base_server.template.chat.cache.load import Loaded
 from base_server.template.chat.domain.caller import Caller
 from base_server.template.chat.replies import ending, running
 from base_server.template.chat.replies.life import FINISHES, ReplyLife, ReplyState, StopReason

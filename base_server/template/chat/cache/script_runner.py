@@ -1,5 +1,5 @@
-"""What the two stores share: running a script until what it needs is loaded, and telling its
-refusals.
+"""What the repositories share: running a script until what it needs is loaded, and its refusals
+as errors.
 
 Every write is one script, every read Redis first and MySQL behind. A script that answers NOT_LOADED
 names what it misses; the loader brings it and the script runs again. Operations are safe to call
@@ -27,7 +27,8 @@ from base_server.template.base.errors import (
     TooManyRequests,
 )
 from base_server.template.chat.cache.keys import ChatKeys, PartitionKeys, RoomKeys
-from base_server.template.chat.cache.loader import ChatLoader, Loaded
+from base_server.template.chat.cache.load import Loaded
+from base_server.template.chat.cache.loaders import Loaders
 from base_server.template.chat.cache.scripts import SCRIPTS, ScriptStatus
 from base_server.template.chat.domain.caller import Caller
 from base_server.template.chat.domain.message_format import LAST_MS, iso_of_ms
@@ -35,7 +36,7 @@ from base_server.template.chat.domain.ports import ShardDatabase
 from base_server.template.chat.persistence.event_streams import EventStreams
 from base_server.template.chat.settings import ChatSettings
 
-# A record can go cold again between its load and the script; more often than this it is an outage.
+# A record can be gone again between its load and the script; more often than this it is an outage.
 _MAX_LOADS = 6
 
 
@@ -62,13 +63,13 @@ class ScriptRunner:
         self,
         cache: CacheClient,
         database: ShardDatabase,
-        loader: ChatLoader,
+        loaders: Loaders,
         streams: EventStreams,
         settings: ChatSettings,
     ) -> None:
         self._cache = cache
         self._database = database
-        self._loader = loader
+        self._loaders = loaders
         self._streams = streams
         self._settings = settings
         self._keys = ChatKeys(cache)
@@ -97,7 +98,7 @@ class ScriptRunner:
                 # A key of another type counts as missing.
                 if error.code != "WRONGTYPE":
                     raise
-                await self._loader.drop_wrong_types(caller, room_id)
+                await self._loaders.drop_wrong_types(caller, room_id)
                 continue
             if answer[0] == ScriptStatus.OK:
                 return answer
@@ -106,18 +107,18 @@ class ScriptRunner:
                     raise refusal
                 return answer
             if answer[1] == "account":
-                await self._loader.load_account(caller)
+                await self._loaders.accounts.load(caller)
             else:
-                await self._warm(caller, room_id)
-        raise ServiceUnavailable("cache", "the record went cold again after every load")
+                await self._load_room(caller, room_id)
+        raise ServiceUnavailable("cache", "the record was gone after every load")
 
     async def _discard(self, key: str) -> None:
         """A stored value cannot be decoded: it counts as missing, and its record as not whole."""
         Logger.error("undecodable value in Redis, read again from the database", key=key)
         await self._cache.execute("DEL", key)
 
-    async def _warm(self, caller: Caller, room_id: str) -> None:
-        match await self._loader.load_room(caller, room_id):
+    async def _load_room(self, caller: Caller, room_id: str) -> None:
+        match await self._loaders.rooms.load(caller, room_id):
             case Loaded.DELETED:
                 raise RoomGone
             case Loaded.UNKNOWN:
@@ -129,7 +130,7 @@ class ScriptRunner:
     def _stream(self, caller: Caller) -> str:
         return self._streams.stream_key(caller.partition, caller.shard_id)
 
-    def _held(self, caller: Caller) -> str:
+    def _blocked_rooms(self, caller: Caller) -> str:
         return self._streams.blocked_rooms_key(caller.partition, caller.shard_id)
 
     def _room_keys(self, caller: Caller, keys: PartitionKeys, room: RoomKeys) -> list[str]:

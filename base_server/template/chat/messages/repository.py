@@ -121,7 +121,7 @@ class MessageRepository(ScriptRunner):
             account=keys.account(caller.account_id),
             partition=keys,
             event_stream=self._stream(caller),
-            blocked_rooms=self._held(caller),
+            blocked_rooms=self._blocked_rooms(caller),
             question_state=keys.message_state(message.question_id),
             reply_state=keys.message_state(message.reply_id),
             message_states=keys.message_state(""),

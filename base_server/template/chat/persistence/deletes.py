@@ -16,7 +16,8 @@ from base_server.service.cache.cache_client import CacheClient
 from base_server.service.redis_client.errors import CacheCommandError
 from base_server.service.redis_client.script_call import Answer, ScriptCall
 from base_server.template.chat.cache.keys import ChatKeys
-from base_server.template.chat.cache.loader import ChatLoader, Loaded
+from base_server.template.chat.cache.load import Loaded
+from base_server.template.chat.cache.loaders import Loaders
 from base_server.template.chat.cache.scripts import (
     DeletedBefore,
     NeedsDatabase,
@@ -71,13 +72,13 @@ class ChatDeletes:
         self,
         cache: CacheClient,
         directory: ChatDirectory,
-        loader: ChatLoader,
+        loaders: Loaders,
         streams: EventStreams,
         settings: ChatSettings,
     ) -> None:
         self._cache = cache
         self._directory = directory
-        self._loader = loader
+        self._loaders = loaders
         self._streams = streams
         self._settings = settings
         self._keys = ChatKeys(cache)
@@ -210,7 +211,7 @@ class ChatDeletes:
                 if stored.deleted or stored.room_id != room_id:
                     return _not_done(DeletedBefore() if stored.deleted else NotFound())
             elif isinstance(answer, NotLoaded) and caller.account_id:
-                if await self._loader.load_room(caller, room_id) is not Loaded.LOADED:
+                if await self._loaders.rooms.load(caller, room_id) is not Loaded.LOADED:
                     break
             else:
                 break
@@ -223,7 +224,7 @@ class ChatDeletes:
             # A key of another type counts as missing.
             if error.code != "WRONGTYPE":
                 raise
-            await self._loader.drop_wrong_types(caller, room_id)
+            await self._loaders.drop_wrong_types(caller, room_id)
             return await call.run(self._cache)
 
 

@@ -53,6 +53,20 @@ class ShardProcedures:
     async def visible_messages(self, room_id: str, before_seq: int, limit: int) -> list[Row]:
         return await self._call("fp_chat_messages_get", room_id, before_seq, limit)
 
+    async def rooms(self, account_db_key: int) -> list[Row]:
+        """The account's rooms, without the deleted ones."""
+        return await self._call("fp_chat_rooms_get", account_db_key)
+
+    async def latest_request_id(self, account_db_key: int) -> str:
+        """The highest client_request_id that made a room of the account; '' for none."""
+        rows = await self._call("fp_chat_request_id_latest", account_db_key)
+        return rows[0]["client_request_id"] if rows else ""
+
+    async def latest_client_id(self, room_id: str, after: str) -> str:
+        """The highest client_message_id of the room above ``after``; '' for none."""
+        rows = await self._call("fp_chat_client_id_latest", room_id, after)
+        return rows[0]["client_message_id"] if rows else ""
+
     async def write_batch(self, kind: str, rows: Iterable[str]) -> list[Row]:
         """Write events of one kind, each row as JSON, in one transaction. Raises DataRefused when
         the database refuses one of them: then it has stored none."""

@@ -23,7 +23,7 @@ from base_server.service.llm.conversation import (
     ReplyStart,
 )
 from base_server.service.llm.llm_errors import AITimeout, AIUnavailable
-from base_server.template.chat.cache.loader import Loaded
+from base_server.template.chat.cache.load import Loaded
 from base_server.template.chat.domain.caller import Caller
 from base_server.template.chat.replies.buffer import ReplyBuffer
 from base_server.template.chat.replies.ending import ReplyEnding

@@ -7,7 +7,7 @@ from datetime import datetime
 
 from base_server.service.core.errors import ServiceUnavailable
 from base_server.template.base.errors import IdempotencyMismatch, RoomNotFound
-from base_server.template.chat.cache.loader import Loaded
+from base_server.template.chat.cache.load import Loaded
 from base_server.template.chat.cache.records import UNNAMED_VERSION
 from base_server.template.chat.cache.script_runner import RoomGone, ScriptRunner
 from base_server.template.chat.cache.scripts import Damaged, NeedsDatabase
@@ -153,7 +153,7 @@ class RoomRepository(ScriptRunner):
                     return None
             return Loaded.LOADED
 
-        if await self._loader.load_or_create(caller, room_id, create) is Loaded.UNKNOWN:
+        if await self._loaders.rooms.load_or_create(caller, room_id, create) is Loaded.UNKNOWN:
             raise RoomNotFound
 
     async def get(self, caller: Caller, room_id: str) -> ChatRoom:
@@ -173,7 +173,7 @@ class RoomRepository(ScriptRunner):
                     return _room(room_json, state_name(state))
                 except ValueError:
                     await self._discard(room.json)
-            await self._warm(caller, room_id)
+            await self._load_room(caller, room_id)
         raise ServiceUnavailable("cache", "the room was gone after every load")
 
     async def page(self, caller: Caller, page: int, limit: int) -> RoomPage:
@@ -206,7 +206,7 @@ class RoomRepository(ScriptRunner):
                     return RoomPage(texts, total)
                 case RoomsMissing(room_ids):
                     for room_id in room_ids:
-                        await self._loader.load_room(caller, room_id)
+                        await self._loaders.rooms.load(caller, room_id)
                 case Damaged():
                     await self._discard_undecodable(caller, call.first_rank, call.last_rank)
         raise ServiceUnavailable("cache", "rooms of the list were gone after every load")
@@ -256,7 +256,7 @@ class RoomRepository(ScriptRunner):
             room=keys.room(room_id),
             partition=keys,
             event_stream=self._stream(caller),
-            blocked_rooms=self._held(caller),
+            blocked_rooms=self._blocked_rooms(caller),
             done_note=keys.operation(operation_id),
             room_id=room_id,
             title=to_json(title),
