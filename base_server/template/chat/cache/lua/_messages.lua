@@ -1,7 +1,7 @@
 -- The JSON of ChatRoom. Title and persona are JSON made in Python and never decoded here.
-local function format_room(room_id, title, persona, created_at, last_ms, count)
+local function format_room(room_id, title, persona, created_at, last_message_at, count)
   return '{"room_id":"' .. room_id .. '","title":' .. title .. ',"ai_persona":' .. persona ..
-    ',"created_at":"' .. created_at .. '","last_message_at":"' .. iso(last_ms) ..
+    ',"created_at":"' .. created_at .. '","last_message_at":"' .. last_message_at ..
     '","message_count":' .. int(count) .. '}'
 end
 

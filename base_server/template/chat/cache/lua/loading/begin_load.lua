@@ -38,7 +38,7 @@ end
 local function write_room_json()
   local room = read_fields(record, { 'title', 'persona', 'created', 'last_ms', 'count' })
   redis.call('SET', other, format_room(room_id, room.title, room.persona, room.created,
-    tonumber(room.last_ms), tonumber(room.count)))
+    iso(tonumber(room.last_ms)), tonumber(room.count)))
   local ttl = redis.call('PTTL', record)
   if ttl > 0 then redis.call('PEXPIRE', other, ttl) end
 end

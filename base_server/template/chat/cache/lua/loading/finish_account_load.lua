@@ -34,8 +34,8 @@ for i = 1, #rows, 8 do
     if is_loaded and redis.call('EXISTS', room_json) == 1 then
       if redis.call('PTTL', room_json) >= 0 then redis.call('PEXPIRE', room_json, ttl_ms) end
     else
-      redis.call('SET', room_json, format_room(room_id, title, persona, created, tonumber(last_ms),
-        tonumber(count)), 'PX', ttl_ms)
+      redis.call('SET', room_json, format_room(room_id, title, persona, created,
+        iso(tonumber(last_ms)), tonumber(count)), 'PX', ttl_ms)
     end
     if request_id ~= '' then
       redis.call('HSET', account_record, 'r:' .. request_id, room_id .. '|' .. request_hash)
@@ -49,7 +49,7 @@ for _, room_id in ipairs(redis.call('HKEYS', blocked_rooms)) do
     length = length + redis.call('SADD', rooms, room_id)
     redis.call('ZADD', order, room.last_ms, room_id)
     redis.call('SET', room_jsons .. room_id, format_room(room_id, room.title, room.persona,
-      room.created, tonumber(room.last_ms), tonumber(room.count)))
+      room.created, iso(tonumber(room.last_ms)), tonumber(room.count)))
   end
 end
 local loaded_at = iso(now)

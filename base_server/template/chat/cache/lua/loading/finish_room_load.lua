@@ -70,7 +70,7 @@ redis.call('HSET', room_record, 'format', FORMAT, 'epoch', begun_in, 'title', ti
   'len', int(window_length))
 for i = last_lost + 1, #values do redis.call('RPUSH', messages, values[i]) end
 redis.call('SET', room_json,
-  format_room(room_id, title, persona, created, tonumber(last_ms), tonumber(count)))
+  format_room(room_id, title, persona, created, iso(tonumber(last_ms)), tonumber(count)))
 for watched_by, what in pairs(watched) do redis.call('HSET', room_record, watched_by, what) end
 for _, slot in ipairs(waiting) do redis.call('RPUSH', waiters, slot) end
 if running then

@@ -122,7 +122,7 @@ if leaving == 1 then
   -- A reply that waited has the slot now, and this one waits behind it.
   running = redis.call('HGET', room_record, 'turn')
 end
-local at, title = iso(now), room.title
+local at, reply_at, title = iso(now), iso(now + 1), room.title
 if room.version == UNNAMED_VERSION and first_title ~= '' then
   title = first_title
   append_event(event_stream, {
@@ -145,7 +145,7 @@ local event = append_event(event_stream, {
   payload = message_payload(payload_start, question_id, question_body .. metadata, sent_as),
 })
 local question = format_message(question_id, room_id, seq, at, question_body .. metadata)
-local reply = format_message(reply_id, room_id, seq + 1, iso(now + 1), reply_body .. metadata)
+local reply = format_message(reply_id, room_id, seq + 1, reply_at, reply_body .. metadata)
 local length = redis.call('RPUSH', messages, question, reply)
 local message_count = room.count + 2
 redis.call('HSET', room_record, 'next_seq', seq + 2, 'len', length, 'count', message_count,
@@ -159,7 +159,7 @@ if client_message_id ~= '' then
   end
 end
 redis.call('SET', room_json,
-  format_room(room_id, title, room.persona, room.created, now + 1, message_count))
+  format_room(room_id, title, room.persona, room.created, reply_at, message_count))
 set_state(question_state, 'PENDING', now, nil, room_id)
 set_state(reply_state, 'COMPOSING', now, nil, room_id)
 redis.call('ZADD', order, now + 1, room_id)

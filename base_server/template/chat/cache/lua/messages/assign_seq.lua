@@ -35,7 +35,7 @@ redis.call('RPUSH', messages, format_message(message_id, room_id, seq, at, messa
 redis.call('HSET', room_record, 'len', int(room.len + 1), 'next_seq', int(seq + 1),
   'count', int(room.count + 1), 'last_ms', int(now), 'dirty', event_id)
 redis.call('SET', room_json,
-  format_room(room_id, room.title, room.persona, room.created, now, room.count + 1))
+  format_room(room_id, room.title, room.persona, room.created, iso(now), room.count + 1))
 pin(room_record, messages)
 redis.call('DEL', room_load)
 return { OK, seq }

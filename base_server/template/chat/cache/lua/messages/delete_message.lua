@@ -83,7 +83,7 @@ else
   local count = room.count - 1
   redis.call('HSET', room_record, 'count', int(count), 'dirty', event)
   redis.call('SET', room_json, format_room(room_id, room.title, room.persona, room.created,
-    tonumber(room.last_ms), count))
+    iso(tonumber(room.last_ms)), count))
   pin(room_record, messages)
 end
 return { OK, redis.call('XLEN', event_stream), ready and string.match(ready, '^[^|]+') or '',

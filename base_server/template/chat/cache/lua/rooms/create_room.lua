@@ -48,7 +48,7 @@ local event = append_event(event_stream, {
   id = room_id, type = 'CHAT_ROOM_CREATE', payload = payload, key = room_id, at = int(now),
   time = created,
 })
-local room = format_room(room_id, title, persona, created, tonumber(last_ms), 0)
+local room = format_room(room_id, title, persona, created, iso(tonumber(last_ms)), 0)
 if has_messages then
   -- A note: the load numbers the messages when this event is in MySQL.
   redis.call('HSET', room_record, 'epoch', NO_GENERATION, 'dirty', event)

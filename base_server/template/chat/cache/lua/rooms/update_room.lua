@@ -24,7 +24,7 @@ local event = append_event(event_stream, {
 redis.call('HSET', room_record, 'title', title, 'version', int(version), 'dirty', event)
 redis.call('SET', done_note, '1', 'PX', note_ttl_ms)
 redis.call('SET', room_json, format_room(room_id, title, room.persona, room.created,
-  tonumber(room.last_ms), tonumber(room.count)))
+  iso(tonumber(room.last_ms)), tonumber(room.count)))
 pin(room_record, messages)
 redis.call('DEL', room_load)
 return { OK, version, redis.call('XLEN', event_stream) }
