@@ -104,7 +104,7 @@ class CacheService(Facade):
 
     @facade
     def get_bulk_client(self) -> CacheClient:
-        """Connections of its own for fills, settles, large ranges and blocking reads."""
+        """Connections of its own for fills, acknowledgements, large ranges and blocking reads."""
         return self._running(self._bulk_client)
 
     async def subscribe(

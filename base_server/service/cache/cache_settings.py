@@ -42,11 +42,12 @@ class CacheSettings(Settings):
     timeout_s: float = Field(default=5.0, gt=0)
     """Longest wait for a connection, and for the answer to one call."""
     bulk_timeout_s: float = Field(default=20.0, gt=0)
-    """The same for fills, settles, large ranges."""
+    """The same for fills, acknowledgements, large ranges."""
     max_connections: int = Field(default=50, ge=2)
     """Connections of this process for short calls, at most."""
     max_bulk_connections: int = Field(default=16, ge=2)
-    """Connections of this process for fills, settles, large ranges and blocking reads, at most."""
+    """Connections of this process for fills, acknowledgements, large ranges and blocking reads, at
+    most."""
     appendfsync: Literal["always", "everysec", "no"] = "always"
     """Embedded only: how often the append-only file reaches the disk. With ``everysec`` a power
     cut, or a kill while the disk is slow, may lose the last two seconds."""

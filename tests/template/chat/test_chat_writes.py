@@ -124,7 +124,7 @@ async def test_a_batch_calls_one_procedure_a_message_type_and_shard(chat: ChatHa
     )
     calls = chat.container.database.calls
     await chat.persist()
-    assert chat.container.database.calls - calls == 5 + 1  # the mark of the lane
+    assert chat.container.database.calls - calls == 5 + 1  # the marks of the shard
 
 
 async def test_a_batch_costs_three_round_trips_and_its_lock(chat: ChatHarness) -> None:

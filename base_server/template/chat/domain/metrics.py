@@ -25,7 +25,7 @@ STOPS = Counter("chat_stops", "Replies ended by a stop.")
 RESUMES = Counter("chat_resumes", "Readers that came back to a reply.")
 BATCH_EVENTS = Histogram(
     "chat_batch_events",
-    "Events of a batch that was settled.",
+    "Events of a batch that was acknowledged.",
     buckets=(1, 2, 5, 10, 20, 50, 100, 200, 500, 1000),
 )
 BATCH_SECONDS = Histogram("chat_batch_seconds", "From reading a batch to its settling in Redis.")
