@@ -36,7 +36,14 @@ class _Values:
 class RunsScripts(Protocol):
     """The one method of CacheClient that a call needs."""
 
-    async def run_script(self, script: Script, keys: Sequence[str], args: Sequence[Any]) -> Any: ...
+    async def run_script(
+        self,
+        script: Script,
+        keys: Sequence[str],
+        args: Sequence[Any],
+        *,
+        repeatable: bool = True,
+    ) -> Any: ...
 
 
 class ScriptCall(Generic[Answer]):
@@ -69,9 +76,10 @@ class ScriptCall(Generic[Answer]):
             for value in self._args(self)
         ]
 
-    async def run(self, cache: RunsScripts) -> Answer:
-        """Run the script once and read its answer."""
-        return self.read(await cache.run_script(self.script, self.keys(), self.args()))
+    async def run(self, cache: RunsScripts, *, repeatable: bool = True) -> Answer:
+        """Run the script and read its answer. ``repeatable``: as of CacheClient.run_script."""
+        keys, args = self.keys(), self.args()
+        return self.read(await cache.run_script(self.script, keys, args, repeatable=repeatable))
 
 
 def bind_call(script: Script, paths: Mapping[str, str]) -> Callable[[CallClass], CallClass]:

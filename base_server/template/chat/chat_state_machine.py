@@ -12,14 +12,15 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from base_server.service.cache.cache_client import CacheClient
 from base_server.service.core.errors import ServiceUnavailable
 from base_server.service.core.facade import Facade
 from base_server.service.redis_client.errors import CacheCommandError
+from base_server.service.redis_client.script_call import ScriptCall
 from base_server.template.chat.cache.keys import ChatKeys
-from base_server.template.chat.cache.scripts import SCRIPTS
+from base_server.template.chat.cache.scripts import ScriptStatus, script_call
 from base_server.template.chat.domain.states import (
     GONE,
     MESSAGE_STATE_CODES,
@@ -53,6 +54,22 @@ class Transition:
 
     def __bool__(self) -> bool:
         return self.moved
+
+
+@script_call("move_state")
+@dataclass(slots=True)
+class MoveState(ScriptCall[tuple[bool, str]]):
+    """Answers whether the state was moved, and what it was before, or is now."""
+
+    state_key: str
+    new_state: str
+    allowed_states: str
+    ttl_ms: int
+    is_saved: bool
+
+    @staticmethod
+    def read(answer: list[Any]) -> tuple[bool, str]:
+        return answer[0] == ScriptStatus.OK, answer[1]
 
 
 class ChatStateMachine(Facade):
@@ -196,14 +213,10 @@ class ChatStateMachine(Facade):
     ) -> Transition:
         # Not repeatable: sent twice, the second answer would be a refusal of what the first one
         # did.
-        code, state = await self._cache.run_script(
-            SCRIPTS["move_state"],
-            [key],
-            [to.value, ",".join(before), self._ttl_ms, "1" if is_saved else ""],
-            repeatable=False,
-        )
+        call = MoveState(key, to.value, ",".join(before), self._ttl_ms, is_saved)
+        is_moved, state = await call.run(self._cache, repeatable=False)
         known = None if state == "ABSENT" else state
-        if code == 0:
+        if is_moved:
             return Transition(True, known)
         return Transition(
             False, known, f"{state} -> {to.value} is not allowed (only from {', '.join(before)})"

@@ -100,11 +100,20 @@ async def test_a_call_runs_its_script_and_reads_the_answer(
     bind: Callable[[type[Any]], type[Any]], script: Script
 ) -> None:
     class Cache:
-        async def run_script(self, which: Script, keys: Sequence[str], args: Sequence[Any]) -> Any:
+        async def run_script(
+            self,
+            which: Script,
+            keys: Sequence[str],
+            args: Sequence[Any],
+            *,
+            repeatable: bool = True,
+        ) -> Any:
             assert which is script
+            assert not repeatable
             return [0, len(args)]
 
-    assert await bind(Whole)(Keys(), Limits(1), "r", True).run(Cache()) == 3
+    call = bind(Whole)(Keys(), Limits(1), "r", True)
+    assert await call.run(Cache(), repeatable=False) == 3
 
 
 @pytest.mark.parametrize(
