@@ -92,10 +92,10 @@ class ChatHarness:
 
     async def accepted(self, user: ClientSession, room_id: str, content: str) -> Accepted:
         """A question as a process leaves it that is killed before it asks the AI."""
-        caller = await self.template._caller(user)
+        caller = await self.template.caller_of(user)
         ids = [self.keys.new_id(caller.partition) for _ in range(3)]
         message = NewMessage(*ids, content, None, None, "queue")
-        return await self.template._parts.messages.accept(caller, room_id, message)
+        return await self.template.parts.messages.accept(caller, room_id, message)
 
     async def messages(
         self, user: ClientSession, room_id: str, **fields: Any
@@ -133,7 +133,7 @@ class ChatHarness:
 
     async def hush(self) -> None:
         """No sweep any more: calls that are counted from now on are the test's own."""
-        await self.container.scheduler.remove_job(self.template._wiring._sweep_job)
+        await self.container.scheduler.remove_job(self.template.wiring._sweep_job)
 
     async def backlog(self) -> int:
         return sum((await self.container.queue.backlog(QUEUE_NAME)).values())
@@ -148,12 +148,12 @@ class ChatHarness:
         assert self.template._running is not None
 
         async def empty() -> bool:
-            await self.template._parts.consumer.write_waiting()
+            await self.template.parts.consumer.write_waiting()
             return await self.backlog() == 0
 
         await until(empty, what="the backlog is written")
         # Who drains looks once more, and would take what the test sends next.
-        await until(lambda: not self.template._parts.consumer._draining, what="the drains end")
+        await until(lambda: not self.template.parts.consumer.draining, what="the drains end")
 
     async def rows(self, user: ClientSession, procedure: str, *params: Any) -> list[dict[str, Any]]:
         """What a procedure of the user's shard answers."""
@@ -162,7 +162,7 @@ class ChatHarness:
         )
 
     async def state(self, message_id: str) -> str | None:
-        state = await self.template._parts.states.get_message_state(message_id)
+        state = await self.template.parts.states.get_message_state(message_id)
         return state.value if state else None
 
     async def ttl_ms(self, key: str) -> int:

@@ -18,7 +18,7 @@ class Refusing:
         self.down = False
         self.reads_too = False
         self._database = chat.container.database
-        chat.template._parts.consumer._writer._database = self
+        chat.template.parts.consumer.writer._database = self
 
     async def call_shard_procedure(
         self, shard_id: int, name: str, params: Any = ()

@@ -49,10 +49,10 @@ async def test_a_consumer_that_is_wedged_while_the_database_answers_is_503(
         _probe(chat) as client,
     ):
         user, other = await chat.user("wedged"), await chat.user("other")
-        release = _wedge(chat, (await chat.template._caller(user)).partition)
+        release = _wedge(chat, (await chat.template.caller_of(user)).partition)
         room, others = await chat.room(user), await chat.room(other)
-        assert (await chat.template._caller(other)).partition != (
-            await chat.template._caller(user)
+        assert (await chat.template.caller_of(other)).partition != (
+            await chat.template.caller_of(user)
         ).partition
 
         async def unready() -> bool:
@@ -95,7 +95,7 @@ async def test_a_consumer_that_waits_for_its_database_is_degraded_only(
 
 def _wedge(chat: ChatHarness, partition: int) -> asyncio.Event:
     """Let the writer hang in one partition's streams until the event is set."""
-    writer, release = chat.template._parts.consumer._writer, asyncio.Event()
+    writer, release = chat.template.parts.consumer.writer, asyncio.Event()
     write = writer.write
 
     async def hang(stream: EventStream, entries: object) -> bool:

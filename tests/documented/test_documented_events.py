@@ -288,7 +288,7 @@ async def test_room_with_pushed_messages_stays_usable_without_database(
             private_mariadb.server.kill()
             assert (await host.send(user, room_id, "theirs", PERSONA))["errorCode"] == 0
             # Fails: the stream rests from now on.
-            await asyncio.wait_for(chat.template._parts.consumer.write_waiting(), PATIENCE_S)
+            await asyncio.wait_for(chat.template.parts.consumer.write_waiting(), PATIENCE_S)
             page = await asyncio.wait_for(chat.messages(user, room_id), PATIENCE_S)
             assert [message.content for message in page.messages] == ["hello", "stub: hello"]
             await asyncio.wait_for(chat.send(user, room_id, "ours"), PATIENCE_S)

@@ -56,7 +56,7 @@ class Case:
         """Events of the room that wait, of one type."""
         shard_id = self.user.session.shard_id
         partition = self.chat.keys.account_partition(self.user.session.account_id)
-        stream = self.chat.template._wiring._container.queue.stream(
+        stream = self.chat.template.wiring._container.queue.stream(
             QUEUE_NAME, partition, str(shard_id)
         ).key
         entries = await self.chat.redis.execute("XRANGE", stream, "-", "+")

@@ -274,7 +274,7 @@ async def test_many_send_examples_and_ours_at_once_are_all_stored_without_gaps(
     theirs = [host.send(user, room.room_id, f"theirs {number}", PERSONA) for number in range(4)]
     writing = asyncio.gather(*ours, *theirs)
     while not writing.done():
-        await chat.template._parts.consumer.write_waiting()
+        await chat.template.parts.consumer.write_waiting()
         await asyncio.sleep(0.01)
     answers = await writing
     assert [answer.errorCode for answer in answers[:4]] == [0] * 4

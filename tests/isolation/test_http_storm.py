@@ -57,11 +57,11 @@ class StormHarness:
         container = self.driver.harness.container
         cache = container.cache
         clients = (cache.get_client(), cache.get_bulk_client())
-        pools = [pool for client in clients for pool in client._redis.pools]
+        pools = [pool for client in clients for pool in client.redis_client.pools]
         pools_back = not any(pool.in_use for pool in pools)
         databases = [container.database._global, *container.database._shards.values()]
         used = [database.pool.in_use for database in databases if hasattr(database, "pool")]
-        parts = self.driver.harness.template._parts
+        parts = self.driver.harness.template.parts
         nobody = not len(parts.replies) and not len(parts.readers)
         return pools_back and not any(used) and not len(cache._tasks) and nobody
 

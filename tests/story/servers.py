@@ -110,14 +110,14 @@ class InProcess:
         context, *_ = self._running[0]
         template = context.get_template(TemplateType.CHAT)
         assert isinstance(template, ChatTemplateImpl)
-        consumer = template._parts.consumer
+        consumer = template.parts.consumer
 
         async def empty() -> bool:
             await consumer.write_waiting()
             return waiting_events(self) == 0
 
         await until(empty, what="everything is written")
-        await until(lambda: not consumer._draining, what="the drains end")
+        await until(lambda: not consumer.draining, what="the drains end")
 
     def redis_files(self) -> Files:
         return {

@@ -53,7 +53,7 @@ class CacheClient:
         script_guard: str = "",
     ) -> None:
         """``script_guard`` is put before every script."""
-        self._redis = client
+        self.redis_client = client
         self.keyspace = keyspace
         self._guard = script_guard
         self._variants: dict[tuple[str, bool], Script] = {}
@@ -77,12 +77,12 @@ class CacheClient:
     def round_trips(self) -> int:
         """Calls so far on these connections, a repeat counted again. Each costs its caller the time
         of one round trip, also when calls share a write. Greetings are not counted."""
-        return self._redis.round_trips
+        return self.redis_client.round_trips
 
     @property
     def writes(self) -> int:
         """Writes to the network that these calls went out in."""
-        return self._redis.writes
+        return self.redis_client.writes
 
     def key(self, logical: str, partition: int | None = None) -> str:
         """The full name of ``kind:id[:rest]``, in the partition of ``id`` or in the given one."""
@@ -133,7 +133,9 @@ class CacheClient:
                 # EVALSHA only after an EVAL of our own: a script's first call costs one round
                 # trip, too. A restarted server replies NOSCRIPT, and gets the source again.
                 if script.sha1 in self._evaluated:
-                    replies = await self._redis.run([("EVALSHA", script.sha1, *operands)], effect)
+                    replies = await self.redis_client.run(
+                        [("EVALSHA", script.sha1, *operands)], effect
+                    )
                     if not is_script_missing(replies[0]):
                         return _result(replies, effect)[0]
                 (reply,) = await self._run([("EVAL", script.source, *operands)], effect)
@@ -191,9 +193,9 @@ class CacheClient:
         """One command on every server that has a part of the keys: the masters of a cluster, else
         the one server, whose name is ''. Returns the replies by the server's name."""
         effect = effect_of([command])
-        nodes = self._redis.nodes
+        nodes = self.redis_client.nodes
         answers = await asyncio.gather(
-            *(self._redis.run_on(node, [command], effect) for node in nodes)
+            *(self.redis_client.run_on(node, [command], effect) for node in nodes)
         )
         return {
             node: _result(answer, effect)[0] for node, answer in zip(nodes, answers, strict=True)
@@ -203,12 +205,12 @@ class CacheClient:
         """The full names of all keys that match the glob ``pattern``. It reads through all names:
         not for a hot path."""
         found: set[str] = set()
-        for node in self._redis.nodes:
+        for node in self.redis_client.nodes:
             cursor = "0"
             while True:
                 page = ("SCAN", cursor, "MATCH", pattern, "COUNT", 1000)
                 ((cursor, names),) = _result(
-                    await self._redis.run_on(node, [page], Effect.READ), Effect.READ
+                    await self.redis_client.run_on(node, [page], Effect.READ), Effect.READ
                 )
                 found.update(names)
                 if str(cursor) == "0":
@@ -287,7 +289,7 @@ class CacheClient:
     async def _run(
         self, commands: Sequence[Command], effect: Effect, wait_s: float = 0.0
     ) -> list[Any]:
-        return _result(await self._redis.run(commands, effect, wait_s), effect)
+        return _result(await self.redis_client.run(commands, effect, wait_s), effect)
 
 
 def _result(replies: list[Any], effect: Effect) -> list[Any]:

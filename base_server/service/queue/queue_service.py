@@ -49,7 +49,7 @@ class QueueService(Facade):
         self._tasks = TaskRegistry() if tasks is None else tasks
         self._locks = LockHolder(locks, self._tasks)
         self._partitions = cache.partitions
-        self._store = EventStreamStore(cache, settings)
+        self.store = EventStreamStore(cache, settings)
         self._streams = EventStreamMap(cache)
         self._consumers: dict[tuple[str, str], QueueConsumer] = {}
         self._intakes: dict[str, Intake] = {}
@@ -99,7 +99,7 @@ class QueueService(Facade):
         intake = self._intakes.get(accepted.queue_name)
         stream = self._streams.route(accepted) if intake is None else await intake(accepted)
         if stream is not None:
-            await self._store.append(stream, accepted)
+            await self.store.append(stream, accepted)
         self._seen.add(accepted.queue_name)
         for (name, _), consumer in self._consumers.items():
             if name == accepted.queue_name:
@@ -144,7 +144,7 @@ class QueueService(Facade):
             queue_name,
             handler,
             streams=self._streams,
-            store=self._store,
+            store=self.store,
             locks=self._locks,
             settings=self._settings,
             tasks=self._tasks,
@@ -189,17 +189,17 @@ class QueueService(Facade):
 
     async def last_entry(self, stream: EventStream) -> str | None:
         """The id of the stream's newest entry; None when it is empty."""
-        return await self._store.last_entry(stream)
+        return await self.store.last_entry(stream)
 
     async def has_entries_to(self, stream: EventStream, entry_id: str) -> bool:
         """Does an entry wait that came no later than this one?"""
-        return await self._store.has_entries_to(stream, entry_id)
+        return await self.store.has_entries_to(stream, entry_id)
 
     async def move(self, entry: QueueEntry, stream: EventStream, to: EventStream) -> None:
         """Put a waiting entry at the end of another stream, once however often it is called within
         ``dedup_s``; it keeps its message id. Raises QueueFull when that one is at max_backlog
         (nothing was moved)."""
-        await self._store.move(entry.entry_id, stream, to, entry.to_message(stream.queue_name))
+        await self.store.move(entry.entry_id, stream, to, entry.to_message(stream.queue_name))
 
     def stream(self, queue_name: str, partition: int, stream: str) -> EventStream:
         """Raises ServiceError for a stream that the queue does not have."""
@@ -242,13 +242,13 @@ class QueueService(Facade):
             partition=stream.partition,
         )
         return await drain(
-            self._store, lock, stream, handler, batch=batch, batch_bytes=batch_bytes, begin=begin
+            self.store, lock, stream, handler, batch=batch, batch_bytes=batch_bytes, begin=begin
         )
 
     async def remove(self, stream: EventStream, entry_ids: Iterable[str]) -> int:
         """Take finished entries out; returns how many were still there. Also works when Redis is
         full."""
-        return await self._store.remove(stream, entry_ids)
+        return await self.store.remove(stream, entry_ids)
 
     async def dead_letter(
         self,
@@ -260,7 +260,7 @@ class QueueService(Facade):
         returns how many were still there. ``groups``: by entry id, what it blocks until it is
         replayed or dropped (:meth:`blocked`). Raises DeadLettersFull (all stay in the stream) at
         dead_letter_limit."""
-        return await self._store.dead_letter(stream, entries_with_reasons, groups or {})
+        return await self.store.dead_letter(stream, entries_with_reasons, groups or {})
 
     async def add_dead_letters(
         self,
@@ -271,12 +271,12 @@ class QueueService(Facade):
         """As :meth:`dead_letter`, for entries that Redis lost: only the caller still has them. One
         that is among the dead letters already is left out. Raises DeadLettersFull (nothing is
         added)."""
-        return await self._store.add_dead_letters(stream, entries_with_reasons, groups)
+        return await self.store.add_dead_letters(stream, entries_with_reasons, groups)
 
     async def blocked(self, stream: EventStream, groups: Sequence[str]) -> set[str]:
         """Those of ``groups`` that have dead letters in this stream: what comes later of them
         should wait."""
-        return await self._store.blocked(stream, groups)
+        return await self.store.blocked(stream, groups)
 
     @asynccontextmanager
     async def acquired(self, stream: EventStream, timeout_s: float) -> AsyncIterator[None]:
@@ -298,37 +298,37 @@ class QueueService(Facade):
 
     async def dead_letters(self, queue_name: str, limit: int = 100) -> list[DeadLetter]:
         """The oldest dead letters, up to ``limit`` a stream."""
-        return await self._store.dead_letters(self._streams.streams(queue_name), limit)
+        return await self.store.dead_letters(self._streams.streams(queue_name), limit)
 
     async def discover(self) -> list[str]:
         """The queues that have streams or dead letters in Redis, of any process; from here on
         :meth:`stats` and the calls for dead letters know them. Reads through all key names: not for
         a hot path."""
-        names = self._streams.discover(await self._store.keys(self._streams.key_patterns()))
+        names = self._streams.discover(await self.store.keys(self._streams.key_patterns()))
         self._seen.update(names)
         return names
 
     async def dead_letter_count(self, queue_name: str) -> int:
         """How many dead letters the queue has; one round trip."""
-        return await self._store.dead_letter_count(self._streams.streams(queue_name))
+        return await self.store.dead_letter_count(self._streams.streams(queue_name))
 
     async def dead_letters_of(self, stream: EventStream) -> list[DeadLetter]:
         """All dead letters of one stream, oldest first."""
-        return await self._store.dead_letters([stream], self._settings.dead_letter_limit)
+        return await self.store.dead_letters([stream], self._settings.dead_letter_limit)
 
     async def replay_dead_letter(self, stream: EventStream, dead_id: str) -> bool:
         """Put one back at the end of its stream, its deliveries counted from 0; false if it is not
         there."""
-        return await self._store.replay(stream, dead_id)
+        return await self.store.replay(stream, dead_id)
 
     async def drop_dead_letter(self, stream: EventStream, dead_id: str) -> bool:
         """Delete one permanently; false if it is not there."""
-        return await self._store.drop(stream, dead_id)
+        return await self.store.drop(stream, dead_id)
 
     async def backlog(self, queue_name: str) -> dict[EventStream, int]:
         """Entries in every stream, those being worked on included, without the streams of
         partitions that are away; one round trip to each server."""
-        return await self._store.backlog(self._streams.streams(queue_name))
+        return await self.store.backlog(self._streams.streams(queue_name))
 
     async def stats(self) -> dict[str, dict[str, Any]]:
         """For each queue that this process declared, consumes or sent to: ``waiting``,
@@ -336,7 +336,7 @@ class QueueService(Facade):
         (ids, of this process)."""
         result = {}
         for queue_name in sorted(self._seen):
-            now_ms, facts = await self._store.facts(self._streams.streams(queue_name))
+            now_ms, facts = await self.store.facts(self._streams.streams(queue_name))
             result[queue_name] = _sum_up(now_ms, list(facts.values())) | {
                 "consumers": sorted(
                     consumer_id for name, consumer_id in self._consumers if name == queue_name

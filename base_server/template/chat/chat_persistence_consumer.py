@@ -67,17 +67,17 @@ class ChatPersistenceConsumer:
     ) -> None:
         self.consumer_id = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
         self._queue = queue
-        self._writer = writer
+        self.writer = writer
         self._scheduler = scheduler
         self._settings = settings
         self._tasks = tasks
-        self._draining: dict[EventStream, asyncio.Task[None]] = {}
-        self._backoffs: dict[EventStream, _Backoff] = {}
+        self.draining: dict[EventStream, asyncio.Task[None]] = {}
+        self.backoffs: dict[EventStream, _Backoff] = {}
         self._slots: dict[str, asyncio.Semaphore] = {}  # by stream name: the shard
         self._last_progress = time.monotonic()
         self._marks_outage = OutageLog()
         self._outages: dict[str, OutageLog] = {}  # by stream name: the shard
-        # Of those of _draining that have a slot.
+        # Of those of `draining` that have a slot.
         self._stream_progress: dict[EventStream, float] = {}
         self._last_error = ""
         self._stopped = False
@@ -112,12 +112,12 @@ class ChatPersistenceConsumer:
         for name in ("batch", "cleanup", "marks"):
             await self._scheduler.remove_job(f"chat_persistence_{name}:{self.consumer_id}")
         try:
-            await asyncio.gather(*self._draining.values(), return_exceptions=True)
+            await asyncio.gather(*self.draining.values(), return_exceptions=True)
             await self._begin_waiting(lock_timeout_s=0)
         except ServiceUnavailable as outage:
             Logger.warn("backlog left for the next start", reason=outage.reason)
         self._stopped = True
-        await asyncio.gather(*self._draining.values(), return_exceptions=True)
+        await asyncio.gather(*self.draining.values(), return_exceptions=True)
 
     async def write_waiting(self) -> None:
         """Begin to write every stream that has events; a stream locked by another process delays no
@@ -127,17 +127,15 @@ class ChatPersistenceConsumer:
     async def clean_buffers(self) -> None:
         """Forget the backoffs of streams that are empty again."""
         backlog = await self._queue.backlog(QUEUE_NAME)
-        self._backoffs = {
-            stream: backoff
-            for stream, backoff in self._backoffs.items()
-            if backlog.get(stream) != 0
+        self.backoffs = {
+            stream: backoff for stream, backoff in self.backoffs.items() if backlog.get(stream) != 0
         }
 
     async def check_marks(self) -> None:
         """Check whether a shard's database came back older, also where nothing is written."""
         shard_ids = {int(stream.name) for stream in self._queue.streams(QUEUE_NAME)}
         try:
-            await self._writer.marks.check(sorted(shard_ids))
+            await self.writer.marks.check(sorted(shard_ids))
         except ServiceUnavailable as outage:
             if self._marks_outage.is_due():
                 Logger.warn("the shards' marks could not be compared", reason=outage.reason)
@@ -155,7 +153,7 @@ class ChatPersistenceConsumer:
         silent_s = time.monotonic() - min([self._last_progress, *self._stream_progress.values()])
         dead = await self._queue.dead_letter_count(QUEUE_NAME)
         largest = max(backlog.values(), default=0)
-        older = await self._writer.marks.alarms()
+        older = await self.writer.marks.alarms()
         return ConsumerHealth(
             sum(backlog.values()), largest, silent_s, self._last_error, dead, older
         )
@@ -165,29 +163,29 @@ class ChatPersistenceConsumer:
         if not any(backlog.values()):
             self._last_progress = time.monotonic()
         for stream, waiting in backlog.items():
-            if waiting or stream in self._writer.unfinished:
+            if waiting or stream in self.writer.unfinished:
                 self._begin(stream, lock_timeout_s)
 
     def _begin(self, stream: EventStream, lock_timeout_s: float) -> None:
         """Drain a stream in a task, unless it backs off or is drained here already."""
-        backoff = self._backoffs.get(stream)
+        backoff = self.backoffs.get(stream)
         if (
             self._stopped
-            or stream in self._draining
+            or stream in self.draining
             or (backoff is not None and time.monotonic() < backoff.until_s)
         ):
             return
         task = self._tasks.spawn(
-            self._drain(stream, lock_timeout_s), f"drain {stream.name}/{stream.partition}"
+            self.drain(stream, lock_timeout_s), f"drain {stream.name}/{stream.partition}"
         )
-        self._draining[stream] = task
+        self.draining[stream] = task
         task.add_done_callback(lambda _: self._drained(stream))
 
     def _drained(self, stream: EventStream) -> None:
-        self._draining.pop(stream, None)
+        self.draining.pop(stream, None)
         self._stream_progress.pop(stream, None)
 
-    async def _drain(self, stream: EventStream, lock_timeout_s: float) -> None:
+    async def drain(self, stream: EventStream, lock_timeout_s: float) -> None:
         """Write a stream while a full batch waits. After a failure, whatever it was, it backs
         off and is tried again."""
         slots = self._slots.setdefault(stream.name, asyncio.Semaphore(self._settings.lanes_at_once))
@@ -202,7 +200,7 @@ class ChatPersistenceConsumer:
                     lock_ttl_s=self._settings.lock_ttl_s,
                     lock_timeout_s=lock_timeout_s,
                     # Under the lock: another process may write the same rooms at this moment.
-                    begin=self._writer.write_lost,
+                    begin=self.writer.write_lost,
                 )
         except ServiceError as error:
             wait_s = self._back_off(stream, error)
@@ -222,34 +220,34 @@ class ChatPersistenceConsumer:
                 exc_info=error,
             )
         else:
-            self._backoffs.pop(stream, None)
+            self.backoffs.pop(stream, None)
             self._log_end_of_outage(stream.name)
 
     def _log_end_of_outage(self, name: str) -> None:
         """Of a shard: when the last of its streams that failed was written."""
-        if any(stream.name == name for stream in self._backoffs):
+        if any(stream.name == name for stream in self.backoffs):
             return
         if name in self._outages and self._outages[name].has_ended():
             Logger.info("batches are written again", lane=name)
 
     def _got_further(self, stream: EventStream) -> None:
         self._last_progress = time.monotonic()
-        if stream in self._draining:
+        if stream in self.draining:
             self._stream_progress[stream] = self._last_progress
 
     def _back_off(self, stream: EventStream, error: Exception) -> float:
         """Leave the stream alone, longer after every failure in a row; returns for how many
         seconds."""
-        backoff = self._backoffs.get(stream)
+        backoff = self.backoffs.get(stream)
         failures = backoff.failures + 1 if backoff else 1
         wait_s = _BACKOFF_S[min(failures, len(_BACKOFF_S)) - 1]
-        self._backoffs[stream] = _Backoff(failures, time.monotonic() + wait_s)
+        self.backoffs[stream] = _Backoff(failures, time.monotonic() + wait_s)
         self._last_error = str(error)
         return wait_s
 
     async def _write(self, stream: EventStream, entries: Sequence[QueueEntry]) -> bool:
         """Write one batch; is the next one full too? If not, it waits for the interval, or to be
         full."""
-        left = await self._writer.write(stream, entries)
+        left = await self.writer.write(stream, entries)
         self._got_further(stream)
         return left >= self._settings.batch_size

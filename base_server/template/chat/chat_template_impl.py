@@ -85,7 +85,7 @@ class ChatTemplateImpl(BaseTemplate):
     kept_ids = KEPT_IDS
 
     def __init__(self, wiring: ChatWiring) -> None:
-        self._wiring = wiring
+        self.wiring = wiring
         self._running: ChatParts | None = None
         self.ai_service = wiring.ai
 
@@ -169,25 +169,25 @@ class ChatTemplateImpl(BaseTemplate):
         )
 
     async def start(self) -> None:
-        self._running = await self._wiring.start()
+        self._running = await self.wiring.start()
 
     async def quiet(self) -> None:
-        self._parts.replies.quiet()
+        self.parts.replies.quiet()
         # Other processes go on with these: who reads them resumes there.
-        self._parts.readers.close(include_local=False)
+        self.parts.readers.close(include_local=False)
 
     async def drain(self, timeout_s: float) -> None:
-        await self._parts.replies.stop(timeout_s)
-        self._parts.readers.close(include_local=True)
+        await self.parts.replies.stop(timeout_s)
+        self.parts.readers.close(include_local=True)
 
     async def stop(self) -> None:
         if self._running is not None:
             parts, self._running = self._running, None
-            await self._wiring.stop(parts, 0.0)
+            await self.wiring.stop(parts, 0.0)
 
     async def readiness(self) -> Sequence[ReadinessCheck]:
         try:
-            health = await self._parts.consumer.health()
+            health = await self.parts.consumer.health()
             checks = [await self._backlog_check(health)]
             if health.dead:
                 fix = f"python -m application.manage dlq list --queue {QUEUE_NAME}"
@@ -207,8 +207,8 @@ class ChatTemplateImpl(BaseTemplate):
         self, client_session: ClientSession, request: ChatRoomListRequest
     ) -> ChatRoomListResponse:
         """Rooms of the account, most recent first; from MySQL, marked stale, without Redis."""
-        caller = await self._caller(client_session)
-        page = await self._parts.rooms.page(caller, request.page, request.limit)
+        caller = await self.caller_of(client_session)
+        page = await self.parts.rooms.page(caller, request.page, request.limit)
         more = request.page * request.limit < page.total
         response = ChatRoomListResponse(total_count=page.total, has_more=more, stale=page.stale)
         response.put_stored("rooms", page.json, page.rooms)
@@ -219,9 +219,9 @@ class ChatTemplateImpl(BaseTemplate):
         self, client_session: ClientSession, request: ChatRoomCreateRequest
     ) -> ChatRoomCreateResponse:
         """A new room; the same room again for the same client_request_id."""
-        caller = await self._caller(client_session)
+        caller = await self.caller_of(client_session)
         persona = self._persona(request.ai_persona)
-        room = await self._parts.rooms.create(
+        room = await self.parts.rooms.create(
             caller, persona, request.title, request.client_request_id
         )
         return ChatRoomCreateResponse(room=room)
@@ -231,8 +231,8 @@ class ChatTemplateImpl(BaseTemplate):
         self, client_session: ClientSession, request: ChatRoomUpdateRequest
     ) -> ChatRoomUpdateResponse:
         """Change a room's title."""
-        caller = await self._caller(client_session)
-        await self._parts.rooms.rename(caller, request.room_id, request.new_title)
+        caller = await self.caller_of(client_session)
+        await self.parts.rooms.rename(caller, request.room_id, request.new_title)
         return ChatRoomUpdateResponse(
             message="The room's title was changed.", new_title=request.new_title
         )
@@ -242,8 +242,8 @@ class ChatTemplateImpl(BaseTemplate):
         self, client_session: ClientSession, request: ChatRoomDeleteRequest
     ) -> ChatRoomDeleteResponse:
         """Delete a room with its messages; a running reply ends. Idempotent."""
-        caller = await self._caller(client_session)
-        await self._parts.rooms.delete(caller, request.room_id)
+        caller = await self.caller_of(client_session)
+        await self.parts.rooms.delete(caller, request.room_id)
         return ChatRoomDeleteResponse(message="The room was deleted.")
 
     @error_to_response(ChatMessageSendResponse, ErrorCode.CHAT_FAILED)
@@ -251,7 +251,7 @@ class ChatTemplateImpl(BaseTemplate):
         self, client_session: ClientSession, request: ChatMessageSendRequest
     ) -> ChatMessageSendResponse:
         """Store a question and return it with its reply. Idempotent by client_message_id."""
-        caller = await self._caller(client_session)
+        caller = await self.caller_of(client_session)
         accepted = await self._accept(caller, request)
         self._start(accepted, request.content, is_watched=False)
         response = ChatMessageSendResponse()
@@ -275,7 +275,7 @@ class ChatTemplateImpl(BaseTemplate):
         self, client_session: ClientSession, request: ChatMessageSendRequest
     ) -> ChatMessageSendResponse | Events:
         """As a send, streamed as it happens. The reply goes on without its reader."""
-        caller = await self._caller(client_session)
+        caller = await self.caller_of(client_session)
         accepted = await self._accept(caller, request)
         self._start(accepted, request.content, is_watched=True)
         question = read_message(accepted.question, "PENDING")
@@ -283,7 +283,7 @@ class ChatTemplateImpl(BaseTemplate):
             reading = Reading(accepted.turn.ref, 0)
         else:
             reply_id = message_prefix(accepted.reply).message_id
-            reading = await self._parts.readers.begin(caller, request.room_id, reply_id, 0)
+            reading = await self.parts.readers.begin(caller, request.room_id, reply_id, 0)
         return self._reply_events(reading, accepted_event(question, reading.ref.reply_id))
 
     @error_to_response(Response, ErrorCode.CHAT_FAILED)
@@ -291,11 +291,11 @@ class ChatTemplateImpl(BaseTemplate):
         self, client_session: ClientSession, request: ChatMessageResumeRequest
     ) -> Response | Events:
         """The rest of a reply after ``last_event_id``; on any process, also after it ended."""
-        caller = await self._caller(client_session)
+        caller = await self.caller_of(client_session)
         offset = _offset(request, client_session.last_event_id)
         RESUMES.add()
         return self._reply_events(
-            await self._parts.readers.begin(caller, request.room_id, request.message_id, offset)
+            await self.parts.readers.begin(caller, request.room_id, request.message_id, offset)
         )
 
     @error_to_response(ChatMessageStopResponse, ErrorCode.CHAT_FAILED)
@@ -303,13 +303,13 @@ class ChatTemplateImpl(BaseTemplate):
         self, client_session: ClientSession, request: ChatMessageStopRequest
     ) -> ChatMessageStopResponse:
         """End a reply that runs or waits, on any process; its text so far stays. Idempotent."""
-        caller = await self._caller(client_session)
-        stopped = await self._parts.reply_repository.stop(
+        caller = await self.caller_of(client_session)
+        stopped = await self.parts.reply_repository.stop(
             caller, request.room_id, request.message_id
         )
         if stopped.is_ours:
             STOPS.add()
-            self._parts.replies.stopped(request.message_id, stopped.granted_token)
+            self.parts.replies.stopped(request.message_id, stopped.granted_token)
         return ChatMessageStopResponse(message=stopped.message)
 
     @error_to_response(ChatMessageListResponse, ErrorCode.CHAT_FAILED)
@@ -317,7 +317,7 @@ class ChatTemplateImpl(BaseTemplate):
         self, client_session: ClientSession, request: ChatMessageListRequest
     ) -> ChatMessageListResponse:
         """A page of messages, oldest first; from MySQL, marked stale, without Redis."""
-        caller = await self._caller(client_session)
+        caller = await self.caller_of(client_session)
         page = await self._page(caller, request)
         more = page.next_cursor is not None
         response = ChatMessageListResponse(
@@ -331,8 +331,8 @@ class ChatTemplateImpl(BaseTemplate):
         self, client_session: ClientSession, request: ChatMessageDeleteRequest
     ) -> ChatMessageDeleteResponse:
         """Delete a message permanently. Idempotent."""
-        caller = await self._caller(client_session)
-        await self._parts.messages.delete(caller, request.room_id, request.message_id)
+        caller = await self.caller_of(client_session)
+        await self.parts.messages.delete(caller, request.room_id, request.message_id)
         return ChatMessageDeleteResponse(message="The message was deleted.")
 
     @error_to_response(PersonasResponse, ErrorCode.CHAT_FAILED)
@@ -354,12 +354,13 @@ class ChatTemplateImpl(BaseTemplate):
         )
 
     @property
-    def _parts(self) -> ChatParts:
+    def parts(self) -> ChatParts:
+        """What a running chat consists of; ServiceUnavailable unless it runs."""
         if self._running is None:
             raise ServiceUnavailable("chat", "the chat template is not running")
         return self._running
 
-    async def _caller(self, client_session: ClientSession) -> Caller:
+    async def caller_of(self, client_session: ClientSession) -> Caller:
         """The session's account; its shard from the session, else the mapping table, else the
         default one."""
         session = client_session.session
@@ -367,15 +368,15 @@ class ChatTemplateImpl(BaseTemplate):
             raise SessionMissing
         shard_id = session.shard_id
         if shard_id <= 0:
-            rows = await self._wiring.database.call_global_procedure(
+            rows = await self.wiring.database.call_global_procedure(
                 "fp_account_shard_get", (session.account_db_key,)
             )
-            shard_id = int(rows[0]["shard_id"]) if rows else self._wiring.settings.default_shard_id
+            shard_id = int(rows[0]["shard_id"]) if rows else self.wiring.settings.default_shard_id
         # A shard that was added a moment ago, and has no streams here yet, is looked for.
-        await self._wiring.database.require_shard(shard_id)
-        partition = self._parts.keys.account_partition(session.account_id)
+        await self.wiring.database.require_shard(shard_id)
+        partition = self.parts.keys.account_partition(session.account_id)
         guard = client_session.guard
-        run_script = None if guard is None else partial(guard.run, self._parts.cache.run_script)
+        run_script = None if guard is None else partial(guard.run, self.parts.cache.run_script)
         return Caller(session.account_id, session.account_db_key, shard_id, partition, run_script)
 
     def _persona(self, name: str) -> str:
@@ -389,7 +390,7 @@ class ChatTemplateImpl(BaseTemplate):
 
     async def _accept(self, caller: Caller, request: ChatMessageSendRequest) -> Accepted:
         persona = request.ai_persona and self._persona(request.ai_persona)
-        new_id = self._parts.keys.new_id
+        new_id = self.parts.keys.new_id
         message = NewMessage(
             question_id=new_id(caller.partition),
             reply_id=new_id(caller.partition),
@@ -400,7 +401,7 @@ class ChatTemplateImpl(BaseTemplate):
             on_busy=request.on_busy,
         )
         try:
-            return await self._parts.messages.accept(caller, request.room_id, message)
+            return await self.parts.messages.accept(caller, request.room_id, message)
         except OutcomeUnknown:
             raise
         except ServiceUnavailable as outage:
@@ -415,7 +416,7 @@ class ChatTemplateImpl(BaseTemplate):
             if accepted.repeated or not accepted.has_come
             else SlotQuestion(text, accepted.history)
         )
-        self._parts.replies.start(
+        self.parts.replies.start(
             accepted.turn, question, is_granted=accepted.has_come, is_watched=is_watched
         )
 
@@ -425,28 +426,28 @@ class ChatTemplateImpl(BaseTemplate):
         else:
             reply = message_prefix(accepted.reply)
             ref = ReplyRef(caller, room_id, reply.message_id, reply.seq)
-        if self._parts.replies.runs_here(ref.reply_id):
+        if self.parts.replies.runs_here(ref.reply_id):
             with suppress(ReplyHandedOver):
-                return await self._parts.replies.finished(ref.reply_id)
+                return await self.parts.replies.finished(ref.reply_id)
         elif not is_running(accepted.reply):
             return accepted.reply
-        return await self._parts.readers.final(ref)
+        return await self.parts.readers.final(ref)
 
     def _reply_events(self, reading: Reading, *first: StreamEvent) -> Events:
-        return reply_events(self._parts.readers.pieces(reading), reading.offset, *first)
+        return reply_events(self.parts.readers.pieces(reading), reading.offset, *first)
 
     async def _refresh_states(self, caller: Caller, *messages: ChatMessage | None) -> None:
         """States of messages that were stored before this request (absent: settled longer ago than
         the state TTL)."""
         known = [message for message in messages if message is not None]
-        states = await self._parts.messages.states(
+        states = await self.parts.messages.states(
             caller, *(message.message_id for message in known)
         )
         for message, state in zip(known, states, strict=True):
             message.state = state or MessageState.SENT.value
 
     async def _page(self, caller: Caller, request: ChatMessageListRequest) -> MessagePage:
-        reader = self._parts.reader
+        reader = self.parts.reader
         if request.cursor is not None:
             return await reader.before(caller, request.room_id, request.cursor, request.limit)
         if request.before_timestamp is not None:
@@ -456,7 +457,7 @@ class ChatTemplateImpl(BaseTemplate):
         return await reader.page(caller, request.room_id, request.page, request.limit)
 
     async def _backlog_check(self, health: ConsumerHealth) -> ReadinessCheck:
-        limit = self._wiring.max_backlog
+        limit = self.wiring.max_backlog
         if health.largest_stream >= limit:
             return ReadinessCheck(
                 "chat_backlog",
@@ -472,8 +473,8 @@ class ChatTemplateImpl(BaseTemplate):
     async def _blame(self) -> Health:
         """FAILED when every shard answers (then it is the consumer), DEGRADED when one is away."""
         try:
-            for shard_id in self._wiring.database.shard_ids:
-                await self._wiring.database.ping_shard(shard_id)
+            for shard_id in self.wiring.database.shard_ids:
+                await self.wiring.database.ping_shard(shard_id)
         except ServiceError:
             return Health.DEGRADED
         return Health.FAILED

@@ -170,7 +170,7 @@ async def test_what_was_called_while_no_connection_was_there_goes_out_together(
     proxied: tuple[FlakyProxy, CacheClient],
 ) -> None:
     _, redis = proxied
-    redis._redis.pools[0].close_idle()
+    redis.redis_client.pools[0].close_idle()
     writes, calls = redis.writes, []
     for n in range(3):
         calls.append(asyncio.create_task(redis.execute("ECHO", n)))
@@ -215,7 +215,7 @@ async def test_bytes_that_are_no_text_touch_only_the_call_that_read_them(
     redis = real_cache.get_client()
     await redis.execute("SET", redis.key("a:1"), b"\xff\xfe")
     await redis.execute("RPUSH", redis.key("l:1"), "good", b"\xff", "good")
-    connection = redis._redis.pools[0].idle[-1]
+    connection = redis.redis_client.pools[0].idle[-1]
     answers = await asyncio.gather(
         redis.execute("ECHO", 1),
         redis.get_string("a:1"),
@@ -228,7 +228,7 @@ async def test_bytes_that_are_no_text_touch_only_the_call_that_read_them(
     for bad in answers[1::2]:
         assert isinstance(bad, CacheCommandError)
         assert bad.code == "UNDECODABLE"
-    assert redis._redis.pools[0].idle[-1] is connection, "it was read to its end"
+    assert redis.redis_client.pools[0].idle[-1] is connection, "it was read to its end"
 
 
 async def test_a_lost_connection_is_to_each_call_what_it_is_to_it_alone(
@@ -278,7 +278,7 @@ async def test_a_batch_without_an_answer_in_time_leaves_the_others_alone(
     )
     writes = redis.writes
     await until(lambda: redis.writes > writes)
-    redis._redis.pools[0].close_idle()
+    redis.redis_client.pools[0].close_idle()
     proxy.silent = False
     proxy_answers_again = [await redis.execute("ECHO", n) for n in range(5)]
     assert proxy_answers_again == list("01234")

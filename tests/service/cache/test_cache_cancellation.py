@@ -86,7 +86,7 @@ async def test_no_caller_reads_anothers_answer(
         assert redis.writes < redis.round_trips * 0.9, (
             "they did not share connections with each other"
         )
-        pool = redis._redis.pools[0]
+        pool = redis.redis_client.pools[0]
         await until(
             lambda: not pool.in_use and not len(service._tasks),
             what="everything comes back",
@@ -101,7 +101,7 @@ async def test_positive_control_a_naive_shared_connection_does_mix_answers_up(
     real_cache: CacheService,
 ) -> None:
     """The storm would find its bug: a connection used again after a half-read answer."""
-    pool = real_cache.get_client()._redis.pools[0]
+    pool = real_cache.get_client().redis_client.pools[0]
     connection = await pool.take()
     chance = random.Random(7)
     wrong = 0
@@ -125,10 +125,10 @@ async def test_a_connection_with_an_unread_answer_is_never_used_again(
 ) -> None:
     redis = real_cache.get_client()
     await redis.execute("PING")
-    redis._redis._pipeline.timeout_s = 0.02
+    redis.redis_client._pipeline.timeout_s = 0.02
     with pytest.raises(OutcomeUnknown):
         await redis.eval_script("for i = 1, 200000 do redis.sha1hex(i) end return 'of another'")
-    redis._redis._pipeline.timeout_s = 20.0
+    redis.redis_client._pipeline.timeout_s = 20.0
     assert await redis.execute("ECHO", "mine") == "mine"
 
 

@@ -84,7 +84,7 @@ async def test_no_caller_reads_anothers_answer_while_a_slot_moves_to_and_fro(
             assert cancelled
         await moving
         await until(
-            lambda: not any(pool.in_use for pool in redis._redis.pools),
+            lambda: not any(pool.in_use for pool in redis.redis_client.pools),
             what="all come back",
         )
 
@@ -127,11 +127,11 @@ async def test_while_a_slot_moves_keys_are_served_and_scripts_wait_undone(
     ):  # more than there are keys: none, some, all of them are on the other side
         assert await redis.execute("GET", redis.key("text", 2)) == "x"
         assert await redis.execute("GET", redis.key("nothing", 2)) is None
-        redis._redis.timeout_s = 0.05
+        redis.redis_client.timeout_s = 0.05
         with pytest.raises(ServiceUnavailable, match=r"TRYAGAIN|ASK") as refused:
             await append(redis, 2, f"during {step}")
         assert not isinstance(refused.value, OutcomeUnknown)
-        redis._redis.timeout_s = 5.0
+        redis.redis_client.timeout_s = 5.0
         if not moving_cluster.move_keys(slot, source, target, count=1):
             break
     assert step > 5

@@ -110,7 +110,7 @@ async def test_calls_during_an_outage_fail_at_once_and_work_afterwards(
         assert refused.value.service == "cache"
     await asyncio.to_thread(private_server.start)
     assert await redis.set_string("a:1", "x")
-    assert not redis._redis.pools[0].in_use
+    assert not redis.redis_client.pools[0].in_use
 
 
 async def test_each_run_of_the_server_raises_every_epoch_before_anything_is_read(
@@ -261,8 +261,8 @@ async def test_an_exhausted_pool_is_an_outage_of_which_nothing_was_executed(
             asyncio.create_task(bulk.execute("BLPOP", bulk.key("l:1"), 0, wait_s=3600))
             for _ in range(2)
         ]
-        await until(lambda: bulk._redis.pools[0].in_use == 2 and bulk.round_trips == 2)
-        bulk._redis.pools[0].timeout_s = 0.1
+        await until(lambda: bulk.redis_client.pools[0].in_use == 2 and bulk.round_trips == 2)
+        bulk.redis_client.pools[0].timeout_s = 0.1
         with pytest.raises(ServiceUnavailable, match="all connections are in use"):
             await bulk.set_string("a:1", "x")
         redis = service.get_client()
@@ -310,7 +310,7 @@ async def test_a_failover_behind_one_address_is_followed(
     ):
         redis = service.get_client()
         await asyncio.gather(*(redis.set_string(f"a:{number}", "x") for number in range(100)))
-        assert len(redis._redis.pools[0].idle) > 1
+        assert len(redis.redis_client.pools[0].idle) > 1
         await redis.execute("REPLICAOF", "127.0.0.1", free_port())
         address.target = valkey_server.socket
         with pytest.raises(ServiceUnavailable, match="READONLY"):
@@ -385,7 +385,7 @@ def test_redis_py_is_set_up_as_measured() -> None:
 
 async def _leave_idle(redis: CacheClient, count: int) -> None:
     """Have ``count`` connections idle in the pool."""
-    pool = redis._redis.pools[0]
+    pool = redis.redis_client.pools[0]
     taken = [await pool.take() for _ in range(count)]
     for connection in taken:
         pool.give(connection)

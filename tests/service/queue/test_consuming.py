@@ -431,7 +431,7 @@ async def test_a_note_of_a_retry_that_cannot_be_read_ends_no_worker(harness: Que
     await send(queue, 1)
     (stream,) = [
         stream
-        for stream, waiting in (await queue._store.backlog(queue.streams("mail"))).items()
+        for stream, waiting in (await queue.store.backlog(queue.streams("mail"))).items()
         if waiting
     ]
     redis = harness.cache.get_client()

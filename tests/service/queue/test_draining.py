@@ -224,7 +224,7 @@ async def test_dead_letters_keep_everything_and_can_be_replayed_or_dropped(
     queue = await harness.queue()
     stream, sink = declare(queue), Sink(queue)
     await send(queue, 1, 2, 3)
-    entries = await queue._store.head(stream, 10)
+    entries = await queue.store.head(stream, 10)
     assert (
         await queue.dead_letter(
             stream, [(entries[0].entry_id, "이유 one"), (entries[1].entry_id, "two")]
@@ -242,7 +242,7 @@ async def test_dead_letters_keep_everything_and_can_be_replayed_or_dropped(
     assert await queue.drop_dead_letter(stream, second.dead_id)
     assert not await queue.drop_dead_letter(stream, second.dead_id)
     assert await queue.dead_letters("rows") == []
-    (back,) = await queue._store.head(stream, 10)
+    (back,) = await queue.store.head(stream, 10)
     assert back.fields == entries[0].fields
     assert await queue.drain_stream(stream, sink, batch=10) == 1
     assert sink.rows == [3, 1]
@@ -252,7 +252,7 @@ async def test_a_group_is_held_up_until_its_last_dead_letter_is_gone(harness: Qu
     queue = await harness.queue()
     stream = declare(queue)
     await send(queue, 1, 2, 3)
-    ids = [entry.entry_id for entry in await queue._store.head(stream, 10)]
+    ids = [entry.entry_id for entry in await queue.store.head(stream, 10)]
     groups = {ids[0]: "a", ids[1]: "a"}
     for _ in range(2):  # said twice, counted once
         await queue.dead_letter(stream, [(entry_id, "no") for entry_id in ids], groups)
@@ -287,7 +287,7 @@ async def test_dead_letters_are_bounded_and_the_rest_stays_in_the_stream(
     queue = await harness.queue(dead_letter_limit=1)
     stream = declare(queue)
     await send(queue, 1, 2)
-    first, second = await queue._store.head(stream, 10)
+    first, second = await queue.store.head(stream, 10)
     with pytest.raises(ServiceUnavailable, match="limit of 1 dead letters"):
         await queue.dead_letter(stream, [(first.entry_id, "a"), (second.entry_id, "b")])
     assert await harness.waiting("rows") == 2

@@ -25,7 +25,7 @@ def message(message_id: str) -> QueueMessage:
 
 
 async def waiting(queue: QueueService, stream: EventStream) -> list[QueueEntry]:
-    return await queue._store.head(stream, 100)
+    return await queue.store.head(stream, 100)
 
 
 class Walk:
@@ -59,7 +59,7 @@ class Walk:
 
     async def _send(self) -> None:
         message_id = f"{self._seed}-{len(self.sent)}"
-        await self._queue._store.append(self._random.choice(self._streams), message(message_id))
+        await self._queue.store.append(self._random.choice(self._streams), message(message_id))
         self.sent.append(message_id)
 
     async def _any(self) -> tuple[QueueEntry, EventStream] | None:
@@ -75,7 +75,7 @@ class Walk:
         to = self._random.choice([other for other in self._streams if other != stream])
         if self._random.random() < 0.3:
             with pytest.MonkeyPatch.context() as patch:
-                patch.setattr(self._queue._store, "remove", away)
+                patch.setattr(self._queue.store, "remove", away)
                 with pytest.raises(ServiceUnavailable):
                     await self._queue.move(entry, stream, to)
             self._cut_off.append((entry, stream, to))
@@ -112,7 +112,7 @@ async def test_message_moves_within_the_partition_it_was_sent_to(harness: QueueH
     """The partition remembers its id: the move is no repeat of the send."""
     queue = await harness.queue()
     low, high, _ = streams_of(queue)
-    await queue._store.append(low, message("m"))
+    await queue.store.append(low, message("m"))
     (entry,) = await waiting(queue, low)
     await queue.move(entry, low, high)
     assert await waiting(queue, low) == []
@@ -122,8 +122,8 @@ async def test_message_moves_within_the_partition_it_was_sent_to(harness: QueueH
 async def test_message_stays_while_the_other_stream_is_full(harness: QueueHarness) -> None:
     queue = await harness.queue(max_backlog=1)
     here, _, there = streams_of(queue)
-    await queue._store.append(here, message("m"))
-    await queue._store.append(there, message("other"))
+    await queue.store.append(here, message("m"))
+    await queue.store.append(there, message("other"))
     (entry,) = await waiting(queue, here)
     with pytest.raises(QueueFull):
         await queue.move(entry, here, there)
@@ -135,11 +135,11 @@ async def test_message_moves_on_a_full_redis(private_harness: QueueHarness) -> N
     A send is refused."""
     queue = await private_harness.queue()
     here, _, there = streams_of(queue)
-    await queue._store.append(here, message("m"))
+    await queue.store.append(here, message("m"))
     (entry,) = await waiting(queue, here)
     await private_harness.cache.get_client().execute("CONFIG", "SET", "maxmemory", "1")
     await queue.move(entry, here, there)
     assert await waiting(queue, here) == []
     assert [entry.message_id for entry in await waiting(queue, there)] == ["m"]
     with pytest.raises(ServiceUnavailable, match="OOM"):
-        await queue._store.append(here, message("n"))
+        await queue.store.append(here, message("n"))

@@ -18,7 +18,7 @@ async def test_a_message_stands_in_its_stream_with_all_its_fields(harness: Queue
     payload = {"text": "안녕 👋", "big": 12345678901234567, "list": [], "none": None}
     message_id = await queue.send_message("mail", payload, "letter", MessagePriority.HIGH, "room_1")
     stream = queue.stream("mail", harness.cache.partitions.of_id("room_1"), "3")
-    (entry,) = await queue._store.head(stream, 10)
+    (entry,) = await queue.store.head(stream, 10)
     assert (entry.message_id, entry.message_type, entry.partition_key) == (
         message_id,
         "letter",
@@ -65,7 +65,7 @@ async def test_one_queue_message_stands_for_all_arguments(harness: QueueHarness)
         "mail", {"a": 1}, "letter", priority=4, partition_key="k", message_id="mine"
     )
     assert await queue.send_message(message) == "mine"
-    (entry,) = await queue._store.head(
+    (entry,) = await queue.store.head(
         queue.stream("mail", harness.cache.partitions.of_id("k"), "4"), 10
     )
     assert (entry.message_id, entry.payload) == ("mine", {"a": 1})
@@ -79,7 +79,7 @@ async def test_a_message_id_sent_again_is_stored_once_also_after_it_was_consumed
     await queue.send_message(message)
     await queue.send_message(message)  # also no QueueFull: it is in there
     stream = queue.stream("mail", harness.cache.partitions.of_id("k"), "2")
-    (entry,) = await queue._store.head(stream, 10)
+    (entry,) = await queue.store.head(stream, 10)
     await queue.remove(stream, [entry.entry_id])
     await queue.send_message(message)
     assert await harness.waiting("mail") == 0

@@ -56,13 +56,13 @@ async def test_bytes_of_a_room_a_message_and_an_event(chat: ChatHarness) -> None
 async def test_bytes_of_a_reply_while_it_runs(chat: ChatHarness) -> None:
     user = await chat.user()
     room = await chat.room(user)
-    parts, caller = chat.template._parts, await chat.template._caller(user)
+    parts, caller = chat.template.parts, await chat.template.caller_of(user)
     ids = [chat.keys.new_id(caller.partition) for _ in range(3)]
     accepted = await parts.messages.accept(
         caller, room.room_id, NewMessage(*ids, "q", None, None, "queue")
     )
     assert accepted.turn is not None
-    store = ReplySlots(chat.redis, parts.messages._streams, chat.template._wiring.settings)
+    store = ReplySlots(chat.redis, parts.messages._streams, chat.template.wiring.settings)
     for n in range(200):
         await store.append(accepted.turn, "claim", 20 * n, "twenty bytes of text", "")
     (size,) = (await sizes(chat))["reply"]

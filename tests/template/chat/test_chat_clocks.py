@@ -35,14 +35,14 @@ async def test_lease_runs_out_by_redis_clock_despite_later_messages(
     """A lease runs out by Redis clock though messages are dated ahead of it."""
     user = await chat.user()
     room = await chat.room(user)
-    caller = await chat.template._caller(user)
+    caller = await chat.template.caller_of(user)
     # As after a failover to a server whose clock is an hour behind.
     ahead = await redis_ms(chat) + 60 * MINUTE_MS
     await chat.redis.execute(
         "ZADD", chat.keys.account(user.session.account_id).order, ahead, room.room_id
     )
     ids = [chat.keys.new_id(caller.partition) for _ in range(3)]
-    accepted = await chat.template._parts.messages.accept(
+    accepted = await chat.template.parts.messages.accept(
         caller, room.room_id, NewMessage(*ids, "one", None, None, "queue")
     )
     assert accepted.turn is not None

@@ -34,7 +34,7 @@ class Behind:
     def __init__(self, chat: ChatHarness, *lacks: str) -> None:
         self.lacks = set(lacks)
         self._database = chat.container.database
-        chat.template._parts.consumer._writer._database = self
+        chat.template.parts.consumer.writer._database = self
 
     async def call_shard_procedure(
         self, shard_id: int, name: str, params: Any = ()
@@ -50,7 +50,7 @@ async def letters(chat: ChatHarness) -> list[DeadLetter]:
 
 def dead(chat: ChatHarness) -> ChatDeadLetters:
     return ChatDeadLetters(
-        chat.container.queue, chat.container.cache.get_bulk_client(), chat.template._wiring.settings
+        chat.container.queue, chat.container.cache.get_bulk_client(), chat.template.wiring.settings
     )
 
 
@@ -115,11 +115,11 @@ async def test_an_outage_is_no_poison(chat: ChatHarness) -> None:
     database = Refusing(chat)
     await chat.send(user, room.room_id, POISON)
     database.on, database.down = False, True
-    await chat.template._parts.consumer.write_waiting()
-    await until(lambda: not chat.template._parts.consumer._draining)
+    await chat.template.parts.consumer.write_waiting()
+    await until(lambda: not chat.template.parts.consumer.draining)
     assert await letters(chat) == []
     database.down = False
-    chat.template._parts.consumer._backoffs.clear()
+    chat.template.parts.consumer.backoffs.clear()
     await chat.persist()
     assert await saved(chat, user, room.room_id) == [1, 2]
 
@@ -132,12 +132,12 @@ async def test_a_refusal_is_no_poison_while_the_shard_answers_nothing_else(
     database = Refusing(chat)
     database.reads_too = True
     await chat.send(user, room.room_id, POISON)
-    await chat.template._parts.consumer.write_waiting()
-    await until(lambda: not chat.template._parts.consumer._draining)
+    await chat.template.parts.consumer.write_waiting()
+    await until(lambda: not chat.template.parts.consumer.draining)
     assert await letters(chat) == []
     assert await chat.backlog() > 0
     database.on = database.reads_too = False
-    chat.template._parts.consumer._backoffs.clear()
+    chat.template.parts.consumer.backoffs.clear()
     await chat.persist()
     assert await saved(chat, user, room.room_id) == [1, 2]
 
@@ -151,7 +151,7 @@ async def test_a_replay_puts_them_back_in_order_before_newer_ones_and_unpins(
     await chat.send(user, room_id, "newer")  # waits in the stream
     database.on = False
     assert await dead(chat).replay(stream, room_id) == DeadLetterCounts(4, 0)
-    entries = await chat.container.queue._store.head(stream, 100)
+    entries = await chat.container.queue.store.head(stream, 100)
     assert [entry.fields["seq"] for entry in entries] == ["3", "4", "5", "6", "7", "8"]
     assert await chat.container.queue.blocked(stream, [room_id]) == set()
     assert await pinned(chat, room_id)
@@ -179,7 +179,7 @@ async def test_what_is_refused_again_keeps_its_place(chat: ChatHarness) -> None:
         first = next(letter for letter in found if letter.fields["seq"] == "3")
     database.on = False
     assert await dead(chat).replay(first.stream, room_id) == DeadLetterCounts(4, 0)
-    entries = await chat.container.queue._store.head(first.stream, 100)
+    entries = await chat.container.queue.store.head(first.stream, 100)
     assert [entry.fields["seq"] for entry in entries] == ["3", "4", "5", "6"]
     await chat.persist()
     assert await saved(chat, user, room_id) == [1, 2, 3, 4, 5, 6]
@@ -373,7 +373,7 @@ async def test_events_wait_while_a_procedure_is_missing(chat: ChatHarness) -> No
     await chat.persist()
     database = Behind(chat, "fp_chat_message_batch_save", "fp_chat_message_save")
     await chat.send(user, room.room_id, "kept")
-    consumer = chat.template._parts.consumer
+    consumer = chat.template.parts.consumer
 
     async def told() -> bool:
         await consumer.write_waiting()

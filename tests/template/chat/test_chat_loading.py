@@ -187,7 +187,7 @@ async def test_deleting_room_is_not_loaded_from_the_database(
     await chat.send(user, gone.room_id, "one")
     await chat.persist()
     # As a host's own code does it, which knows the state alone.
-    assert await chat.template._parts.states.transition_room(gone.room_id, RoomState.DELETING)
+    assert await chat.template.parts.states.transition_room(gone.room_id, RoomState.DELETING)
     keys, account = chat.keys, user.session.account_id
     await chat.redis.execute("DEL", keys.room(gone.room_id).record, keys.account(account).record)
     assert [room.room_id for room in (await chat.rooms(user)).rooms] == [kept.room_id]

@@ -49,14 +49,14 @@ async def lost_batch(
     for text in texts:
         await chat.send(user, room_id, text)
     await drain(chat, stream)
-    assert chat.template._parts.consumer._writer.unfinished == {stream}
+    assert chat.template.parts.consumer.writer.unfinished == {stream}
     await chat.forget_everything()
     database.down = False
     return room_id, stream, database
 
 
 async def drain(chat: ChatHarness, stream: EventStream) -> None:
-    await chat.template._parts.consumer._drain(stream, 0.0)
+    await chat.template.parts.consumer.drain(stream, 0.0)
 
 
 async def test_batches_log_an_outage_at_its_begin_and_end(
@@ -65,12 +65,12 @@ async def test_batches_log_an_outage_at_its_begin_and_end(
     user = await chat.user()
     stream, database = stream_of(chat, user), Refusing(chat)
     await chat.send(user, (await chat.room(user)).room_id, "good")
-    consumer = chat.template._parts.consumer
+    consumer = chat.template.parts.consumer
     with structlog.testing.capture_logs() as logs:
         for database.down in (True, True, True, False):
             await drain(chat, stream)
         with monkeypatch.context() as patch:
-            patch.setattr(consumer._writer.marks, "check", unavailable)
+            patch.setattr(consumer.writer.marks, "check", unavailable)
             for _ in range(3):
                 await consumer.check_marks()
         for _ in range(2):
@@ -102,7 +102,7 @@ async def test_refused_events_of_a_lost_batch_become_dead_letters(chat: ChatHarn
     assert len(await letters(chat)) == 6
     database.on = False
     dead = ChatDeadLetters(
-        chat.container.queue, chat.container.cache.get_bulk_client(), chat.template._wiring.settings
+        chat.container.queue, chat.container.cache.get_bulk_client(), chat.template.wiring.settings
     )
     assert await dead.replay(stream, room_id) == DeadLetterCounts(6, 0)
     await chat.persist()
@@ -122,7 +122,7 @@ async def test_lost_batch_with_a_hosts_save_is_written(chat: ChatHarness) -> Non
         await chat.send(user, room_id, "ours")
         await host.save(user, room_id, new_id(), content="theirs")
         await drain(chat, stream)
-        assert chat.template._parts.consumer._writer.unfinished == {stream}
+        assert chat.template.parts.consumer.writer.unfinished == {stream}
         await chat.forget_everything()
         database.down = False
         await drain(chat, stream)
@@ -148,7 +148,7 @@ async def test_lost_batch_is_written_under_its_streams_lock(chat: ChatHarness) -
         "two",
         "stub: two",
     ]
-    assert not chat.template._parts.consumer._writer.unfinished
+    assert not chat.template.parts.consumer.writer.unfinished
 
 
 async def test_lost_batch_stays_here_while_the_dead_letters_are_full(
@@ -163,7 +163,7 @@ async def test_lost_batch_stays_here_while_the_dead_letters_are_full(
     with monkeypatch.context() as patch:
         patch.setattr(chat.container.queue, "add_dead_letters", full)
         await drain(chat, stream)
-    assert chat.template._parts.consumer._writer.unfinished == {stream}
+    assert chat.template.parts.consumer.writer.unfinished == {stream}
     await drain(chat, stream)
     assert [letter.fields["seq"] for letter in await letters(chat)] == ["3", "4"]
 
@@ -186,7 +186,7 @@ async def test_batch_that_redis_still_has_is_kept_until_it_is_read_again(chat: C
     """Redis may lose it in the moment after it was asked."""
     user = await chat.user()
     room_id, stream = (await chat.room(user)).room_id, stream_of(chat, user)
-    writer = chat.template._parts.consumer._writer
+    writer = chat.template.parts.consumer.writer
     database = Refusing(chat)
     database.down = True
     await chat.send(user, room_id, "one")

@@ -177,7 +177,7 @@ async def test_a_turn_that_cannot_be_read_does_not_keep_others_open(
         *(("HDEL", record, field) if value is None else ("HSET", record, field, value))
     )
     turns = ReplySlots(
-        chat.redis, chat.template._parts.messages._streams, chat.template._wiring.settings
+        chat.redis, chat.template.parts.messages._streams, chat.template.wiring.settings
     )
     assert [found.slot.room_id for found in await turns.expired(all_open=True)] == [
         rooms[1].room_id
@@ -210,13 +210,13 @@ async def test_everything_that_was_streamed_of_an_interrupted_reply_is_kept(
 ) -> None:
     user = await chat.user()
     room = await chat.room(user)
-    parts, caller = chat.template._parts, await chat.template._caller(user)
+    parts, caller = chat.template.parts, await chat.template.caller_of(user)
     ids = [chat.keys.new_id(caller.partition) for _ in range(3)]
     accepted = await parts.messages.accept(
         caller, room.room_id, NewMessage(*ids, "q", None, None, "queue")
     )
     assert accepted.turn is not None
-    turns = ReplySlots(chat.redis, parts.messages._streams, chat.template._wiring.settings)
+    turns = ReplySlots(chat.redis, parts.messages._streams, chat.template.wiring.settings)
     await turns.append(accepted.turn, "claim", 0, "said ", "")
     await turns.append(accepted.turn, "claim", 5, "meanwhile", "")
     assert await turns.interrupt(accepted.turn) is not None
@@ -443,7 +443,7 @@ async def test_lost_reply_ends_once_when_the_loading_process_dies(
     await chat.hush()
     await chat.persist()
     await chat.forget_everything()
-    cache = chat.template._parts.messages._loaders.rooms.context.cache
+    cache = chat.template.parts.messages._loaders.rooms.context.cache
     run_script = cache.run_script
 
     async def dies(which: Any, *args: Any, **more: Any) -> Any:

@@ -23,7 +23,7 @@ from tests.refusing_database import POISON, Refusing
 
 
 def marks_of(chat: ChatHarness) -> ShardMarks:
-    return chat.template._parts.consumer._writer.marks
+    return chat.template.parts.consumer.writer.marks
 
 
 def stream_of(chat: ChatHarness, user: ClientSession) -> EventStream:
@@ -203,7 +203,7 @@ async def test_batch_is_settled_though_the_restore_behind_it_fails(
 
     with monkeypatch.context() as patch:
         patch.setattr(ShardRestore, "_queue_again", full)
-        await chat.template._parts.consumer._drain(stream, 1.0)
+        await chat.template.parts.consumer.drain(stream, 1.0)
     assert await waiting(chat, stream) == []
     await marks.check_stream(int(stream.name), stream.partition)
     await chat.persist()
@@ -221,7 +221,7 @@ async def test_room_with_dead_letters_is_written_again_before_them(chat: ChatHar
     database = Refusing(chat)
     for text in (POISON, "behind"):
         await chat.send(user, room_id, text)
-    entries = await chat.container.queue._store.head(stream, 100)
+    entries = await chat.container.queue.store.head(stream, 100)
     await chat.container.queue.dead_letter(
         stream,
         [(entry.entry_id, "refused") for entry in entries],
@@ -236,7 +236,7 @@ async def test_room_with_dead_letters_is_written_again_before_them(chat: ChatHar
     assert [letter.fields["seq"] for letter in letters] == ["5", "6", "7", "8"]
     database.on = False
     dead = ChatDeadLetters(
-        chat.container.queue, chat.container.cache.get_bulk_client(), chat.template._wiring.settings
+        chat.container.queue, chat.container.cache.get_bulk_client(), chat.template.wiring.settings
     )
     await dead.replay(stream, room_id)
     await chat.persist()

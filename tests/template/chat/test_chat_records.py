@@ -197,8 +197,8 @@ async def test_batch_with_a_record_of_a_newer_format_waits_for_a_newer_server(
     await chat.redis.execute("HSET", record, "format", FORMAT + 1)
     backlog = await chat.backlog()
     for _ in range(2):
-        await chat.template._parts.consumer.write_waiting()
-        await until(lambda: not chat.template._parts.consumer._draining)
+        await chat.template.parts.consumer.write_waiting()
+        await until(lambda: not chat.template.parts.consumer.draining)
         assert await chat.backlog() == backlog
     await chat.redis.execute("HSET", record, "format", FORMAT)
     await chat.persist()

@@ -57,10 +57,10 @@ async def test_send_whose_reply_redis_lost_gets_no_other_message(
     """cases/faults.md U5: its process is gone too, and may have asked."""
     user = await chat.user()
     room = await chat.room(user)
-    caller = await chat.template._caller(user)
+    caller = await chat.template.caller_of(user)
     ids = [chat.keys.new_id(caller.partition) for _ in range(3)]
     message = NewMessage(*ids, "question", None, "c", "queue")
-    await chat.template._parts.messages.accept(caller, room.room_id, message)
+    await chat.template.parts.messages.accept(caller, room.room_id, message)
     await chat.persist()  # the question; its reply runs
     await chat.forget_everything()
     if goes_on:

@@ -106,7 +106,7 @@ async def test_no_more_of_a_room_is_read_for_a_reply_than_its_model_is_told(
     room = await chat.room(user)
     for n in range(told):
         await chat.send(user, room.room_id, f"m{n}")
-    parts, caller = chat.template._parts, await chat.template._caller(user)
+    parts, caller = chat.template.parts, await chat.template.caller_of(user)
     turns = []
     for content in ("at once", "later"):
         ids = [chat.keys.new_id(caller.partition) for _ in range(3)]
@@ -311,15 +311,15 @@ async def test_reply_of_a_dead_process_is_interrupted_and_the_next_runs(
     """A reply whose process died is interrupted and the next question is answered."""
     user = await chat.user()
     room = await chat.room(user)
-    parts = chat.template._parts
-    caller = await chat.template._caller(user)
+    parts = chat.template.parts
+    caller = await chat.template.caller_of(user)
     ids = [chat.keys.new_id(caller.partition) for _ in range(3)]
     # As SIGKILL leaves it: accepted and streaming, but nobody runs it.
     accepted = await parts.messages.accept(
         caller, room.room_id, NewMessage(*ids, "one", None, None, "queue")
     )
     assert accepted.turn is not None
-    turns = ReplySlots(chat.redis, parts.messages._streams, chat.template._wiring.settings)
+    turns = ReplySlots(chat.redis, parts.messages._streams, chat.template.wiring.settings)
     assert await turns.claim(accepted.turn, "claim") is not None
     await turns.append(accepted.turn, "claim", 0, "some words 🎉", '"model":"stub"')
     # The one behind it was accepted by the dead process too, so somebody else must run it.
@@ -358,7 +358,7 @@ async def test_stopping_the_server_keeps_the_partial_text(chat: ChatHarness) -> 
     sending = asyncio.create_task(chat.try_send(user, room.room_id, "one"))
     await until(lambda: _listed(chat, user, room.room_id, 2))
     await until(lambda: _has_partial(chat, user, room.room_id))
-    await chat.template._parts.replies.stop(0.0)
+    await chat.template.parts.replies.stop(0.0)
     response = await sending
     assert response.errorCode == 0
     assert response.message is not None
@@ -378,12 +378,12 @@ async def test_awaited_reply_that_left_the_window_is_not_deleted(
     await chat.send(user, room.room_id, "two")
     assert sent.message is not None
     assert sent.message.seq is not None
-    caller = await chat.template._caller(user)
+    caller = await chat.template.caller_of(user)
     persona = sent.message.metadata["ai_persona"]
     turn = ReplySlot(
         "", caller, room.room_id, sent.message.message_id, sent.message.seq, "", 0, persona
     )
-    store = chat.template._parts.replies._services.slots
+    store = chat.template.parts.replies._services.slots
     assert sent.message.message_id in await store.final(turn)
     await chat.send(user, room.room_id, "three")
     await chat.persist()

@@ -51,7 +51,7 @@ async def test_a_stop_does_not_cut_an_end_that_waits_for_redis(
     chat.provider.script(Reply(tokens=["all of it"]))
     sending = asyncio.create_task(chat.try_send(user, room.room_id, "one"))
     await tried.wait()
-    await chat.template._parts.replies.stop(0.0)
+    await chat.template.parts.replies.stop(0.0)
     response = await sending
     assert response.message is not None
     assert (response.message.content, response.message.metadata["finish_reason"]) == (
@@ -63,7 +63,7 @@ async def test_a_stop_does_not_cut_an_end_that_waits_for_redis(
 async def test_a_question_that_waits_outlives_the_stop_of_its_process(chat: ChatHarness) -> None:
     user = await chat.user()
     room = await chat.room(user)
-    replies = chat.template._parts.replies
+    replies = chat.template.parts.replies
     chat.provider.script(HALF)
     running = asyncio.create_task(chat.try_send(user, room.room_id, "one"))
     await until(lambda: chat.provider.calls == 1)
@@ -122,7 +122,7 @@ async def test_keys_of_another_type_do_not_keep_a_reply_from_its_end(
         await chat.redis.execute("SET", key, "not ours")
     events = await chat.backlog()
     assert (
-        await chat.template._parts.replies._services.slots.end(
+        await chat.template.parts.replies._services.slots.end(
             sent.turn, "claim", "said", {"finish_reason": "stop"}
         )
     ).is_ours
@@ -162,7 +162,7 @@ async def test_a_reply_goes_on_beside_leases_of_another_type(chat: ChatHarness, 
     room = await chat.room(user)
     turn = (await chat.accepted(user, room.room_id, "one")).turn
     assert turn is not None
-    turns = chat.template._parts.replies._services.slots
+    turns = chat.template.parts.replies._services.slots
     leases = chat.keys.partition(chat.keys.account_partition(user.session.account_id)).leases
     await chat.redis.execute("SET", leases, "not ours")
     if step == "append":
@@ -204,7 +204,7 @@ async def test_a_refused_piece_of_text_is_not_left_out(
 
     await until(stored)
     assert (await stored()).startswith("one ")
-    await chat.template._parts.replies.stop(0.0)
+    await chat.template.parts.replies.stop(0.0)
     await sending
 
 
@@ -296,7 +296,7 @@ async def test_handed_over_question_is_given_back_without_capacity(
     room = await chat.room(user)
     await chat.hush()
     await chat.accepted(user, room.room_id, "one")
-    replies = chat.template._parts.replies
+    replies = chat.template.parts.replies
 
     async def full(*args: Any, **options: Any) -> AsyncIterator[ReplyItem]:
         raise AIUnavailable("too many requests wait", called=False)

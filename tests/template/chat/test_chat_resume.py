@@ -87,7 +87,7 @@ async def test_a_reply_that_has_ended_resumes_at_every_offset(chat: ChatHarness,
     user = await chat.user()
     room = await chat.room(user)
     chat.provider.script(Reply(list(TEXT), delay_s=0.001))
-    watching = chat.template._parts
+    watching = chat.template.parts
     sent = asyncio.create_task(chat.try_send(user, room.room_id, "hello"))
     await until(lambda: len(watching.replies))
     reply_id = next(iter(watching.replies._running))
@@ -116,9 +116,9 @@ async def test_a_running_reply_refuses_an_offset_that_it_has_not_reached(chat: C
     room = await chat.room(user)
     chat.provider.script(Reply(["é한"], hang=True))
     sending = asyncio.create_task(chat.try_send(user, room.room_id, "hello"))
-    await until(lambda: len(chat.template._parts.replies))
-    reply_id = next(iter(chat.template._parts.replies._running))
-    chat.template._parts.replies.watch(reply_id)
+    await until(lambda: len(chat.template.parts.replies))
+    reply_id = next(iter(chat.template.parts.replies._running))
+    chat.template.parts.replies.watch(reply_id)
 
     async def said() -> bool:
         return (await chat.messages(user, room.room_id)).messages[1].content == "é한"
@@ -127,8 +127,8 @@ async def test_a_running_reply_refuses_an_offset_that_it_has_not_reached(chat: C
     for offset, code in ((1, 1002), (3, 1002), (6, 1002), (7, 1002)):
         assert await refusal(chat, user, room.room_id, reply_id, offset) == code, offset
     reading = asyncio.create_task(resumed(chat, user, room.room_id, reply_id, 2))
-    await until(lambda: len(chat.template._parts.readers) == 1)
-    await chat.template._parts.replies.stop(0)
+    await until(lambda: len(chat.template.parts.readers) == 1)
+    await chat.template.parts.replies.stop(0)
     events = await reading
     assert [(event.name, event.id) for event in events] == [
         ("reply.delta", 5),
@@ -143,14 +143,14 @@ async def test_text_that_is_appended_again_is_not_there_twice(chat: ChatHarness)
     """A lost answer: the writer does not know whether the text arrived, and has more by the time it asks again."""
     user = await chat.user()
     room = await chat.room(user)
-    parts, caller = chat.template._parts, await chat.template._caller(user)
+    parts, caller = chat.template.parts, await chat.template.caller_of(user)
     ids = [chat.keys.new_id(caller.partition) for _ in range(3)]
     accepted = await parts.messages.accept(
         caller, room.room_id, NewMessage(*ids, "q", None, None, "queue")
     )
     turn = accepted.turn
     assert turn is not None
-    turns = ReplySlots(chat.redis, parts.messages._streams, chat.template._wiring.settings)
+    turns = ReplySlots(chat.redis, parts.messages._streams, chat.template.wiring.settings)
     for start, text in ((0, "é"), (0, "é"), (0, "é한 and"), (2, "한 and more"), (0, "")):
         await turns.append(turn, "claim", start, text, "")
     with pytest.raises(StreamBehind) as behind:

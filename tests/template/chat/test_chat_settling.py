@@ -165,13 +165,13 @@ async def test_what_the_database_refuses_stays_readable_and_does_not_expire(
 async def test_a_room_with_an_open_turn_does_not_expire(chat: ChatHarness) -> None:
     user = await chat.user()
     room = await chat.room(user)
-    parts, caller = chat.template._parts, await chat.template._caller(user)
+    parts, caller = chat.template.parts, await chat.template.caller_of(user)
     ids = [chat.keys.new_id(caller.partition) for _ in range(3)]
     accepted = await parts.messages.accept(
         caller, room.room_id, NewMessage(*ids, "q", None, None, "queue")
     )
     assert accepted.turn is not None
-    store = ReplySlots(chat.redis, parts.messages._streams, chat.template._wiring.settings)
+    store = ReplySlots(chat.redis, parts.messages._streams, chat.template.wiring.settings)
     await store.append(accepted.turn, "claim", 0, "some ", "")
     # A sweeper that found it before the lease was renewed.
     assert await store.interrupt(accepted.turn, only_if_expired=True) is None
@@ -199,7 +199,7 @@ async def test_a_question_that_waits_is_not_trimmed_however_small_the_window_is(
 ) -> None:
     user = await chat.user()
     room = await chat.room(user)
-    parts, caller = chat.template._parts, await chat.template._caller(user)
+    parts, caller = chat.template.parts, await chat.template.caller_of(user)
     turns = []
     for n in range(4):
         ids = [chat.keys.new_id(caller.partition) for _ in range(3)]
@@ -208,7 +208,7 @@ async def test_a_question_that_waits_is_not_trimmed_however_small_the_window_is(
         )
         assert accepted.turn is not None
         turns.append(accepted.turn)
-    store = ReplySlots(chat.redis, parts.messages._streams, chat.template._wiring.settings)
+    store = ReplySlots(chat.redis, parts.messages._streams, chat.template.wiring.settings)
     for n, turn in enumerate(turns):
         # The process of the next slot may come to it late: its process is gone, or another one's.
         await chat.persist()
@@ -330,7 +330,7 @@ async def test_what_is_being_written_is_processing(
 
     async def looked_at(shard_id: int, name: str, params: Any = ()) -> list[dict[str, Any]]:
         if name == "fp_chat_message_batch_save":
-            room_state = await chat.template._parts.states.get_room_state(room.room_id)
+            room_state = await chat.template.parts.states.get_room_state(room.room_id)
             seen.append((await chat.state(message.message_id), room_state and room_state.value))
         return await call(shard_id, name, params)
 

@@ -61,7 +61,7 @@ class Reader:
     """Reads a reply along in a task of its own. ``names``: of the events so far."""
 
     def __init__(self, chat: ChatHarness, events: AsyncIterator[StreamEvent]) -> None:
-        self._readings = chat.template._parts.readers._readings
+        self._readings = chat.template.parts.readers._readings
         self._events = events
         self.text = ""
         self.names: list[str] = []
@@ -111,9 +111,9 @@ async def test_readers_of_foreign_replies_are_released_when_stopping(
     await guest.waits_behind("half ")
     await chat.template.quiet()
     assert await guest.end() == "reply.delta", "it goes on there, and so can its reader"
-    assert len(chat.template._parts.readers) == 1, "who reads what runs here stays"
+    assert len(chat.template.parts.readers) == 1, "who reads what runs here stays"
     for harness in (chat, other):
-        await harness.template._parts.replies.stop(0.0)
+        await harness.template.parts.replies.stop(0.0)
     assert await own.end() == "reply.stopped"
     await asyncio.gather(*sends)
 
@@ -145,7 +145,7 @@ async def test_a_turn_that_another_process_took_up_meanwhile_is_left_to_it(
     """Its first process stood still past the lease, between two looks at whether the turn has come."""
     user = await chat.user()
     room = await chat.room(user)
-    parts, goes_on = chat.template._parts, asyncio.Event()
+    parts, goes_on = chat.template.parts, asyncio.Event()
     look = ReplySlots.read_question
 
     async def stood_still(self: ReplySlots, *args: Any, **options: Any) -> Any:
@@ -164,7 +164,7 @@ async def test_a_turn_that_another_process_took_up_meanwhile_is_left_to_it(
     await chat.template.on_chat_message_stop_req(
         user, ChatMessageStopRequest(room_id=room.room_id, message_id=first_id)
     )
-    await other.template._parts.replies.sweep(all_open=True)
+    await other.template.parts.replies.sweep(all_open=True)
     await until(lambda: chat.provider.calls == 2)
     goes_on.set()
     await until(lambda: not parts.replies.runs_here(second_id))
@@ -176,7 +176,7 @@ async def test_a_turn_that_another_process_took_up_meanwhile_is_left_to_it(
     assert await chat.ttl_ms(chat.keys.room(room.room_id).reply_stream(second_id)) == -1, (
         "its text stays while it runs"
     )
-    await other.template._parts.replies.stop(0.0)
+    await other.template.parts.replies.stop(0.0)
     assert await reader.end() == "reply.stopped"
     await first
     answer = await second
@@ -192,7 +192,7 @@ async def test_a_question_whose_process_is_gone_does_not_wait_for_a_whole_lease(
 ) -> None:
     user = await chat.user()
     room_id = (await chat.room(user)).room_id
-    parts, caller = chat.template._parts, await chat.template._caller(user)
+    parts, caller = chat.template.parts, await chat.template.caller_of(user)
     turns = []
     for content in ("one", "two"):
         ids = [chat.keys.new_id(caller.partition) for _ in range(3)]
@@ -220,5 +220,5 @@ async def test_a_question_whose_process_is_gone_does_not_wait_for_a_whole_lease(
     )
     seconds, micros = await chat.redis.execute("TIME")
     assert ready_until - (int(seconds) * 1000 + int(micros) / 1000) <= 2000
-    assert chat.template._wiring.settings.reply_lease_s > 2
+    assert chat.template.wiring.settings.reply_lease_s > 2
     await until(lambda: chat.provider.calls, what="the sweep runs it")

@@ -339,7 +339,7 @@ async def test_states_that_an_older_process_wrote_on_are_understood(
     now_ms = round(time.time() * 1000)
     more = {"PENDING": "", "PROCESSING": f",R{now_ms}", "SENT": f",R{now_ms},S{now_ms}"}[before]
     await chat.redis.execute("SET", key, f"{before}|P{now_ms}|{room.room_id}{more}")
-    states = chat.template._parts.states
+    states = chat.template.parts.states
     log = [state for state, _ in await states.get_message_log(message.message_id)]
     assert log == ["PENDING", "PROCESSING", "SENT"][: len(log)]
     assert log[-1] == before
@@ -375,7 +375,7 @@ async def test_state_sent_by_hand_keeps_its_room_until_mysql_has_it(chat: ChatHa
     user = await chat.user()
     room = await chat.room(user)
     question = await chat.send(user, room.room_id, "one")
-    states, key = chat.template._parts.states, chat.keys.message_state(question.message_id)
+    states, key = chat.template.parts.states, chat.keys.message_state(question.message_id)
     for to in (MessageState.PROCESSING, MessageState.SENT):
         assert await states.transition_message(question.message_id, to)
     text = str(await chat.redis.execute("GET", key))

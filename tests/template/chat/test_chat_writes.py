@@ -66,7 +66,7 @@ async def test_states_log_every_step_to_the_end(chat: ChatHarness) -> None:
     assert response.user_message is not None
     assert response.message is not None
     await chat.persist()
-    states = chat.template._parts.states
+    states = chat.template.parts.states
     assert [state for state, _ in await states.get_room_log(room.room_id)] == [
         "CREATING",
         "PENDING",
@@ -134,11 +134,11 @@ async def test_a_batch_costs_three_round_trips_and_its_lock(chat: ChatHarness) -
     await chat.persist()
     for _ in range(20):
         await chat.send(user, room.room_id)
-    consumer, bulk = chat.template._parts.consumer, chat.container.cache.get_bulk_client()
+    consumer, bulk = chat.template.parts.consumer, chat.container.cache.get_bulk_client()
     await chat.hush()
     before = (bulk.round_trips, chat.redis.round_trips, chat.container.database.calls)
-    consumer.flush((await chat.template._caller(user)).partition, user.session.shard_id)
-    await until(lambda: not consumer._draining)
+    consumer.flush((await chat.template.caller_of(user)).partition, user.session.shard_id)
+    await until(lambda: not consumer.draining)
     after = (bulk.round_trips, chat.redis.round_trips, chat.container.database.calls)
     # Read, mark PROCESSING, settle; take the lock and give it back; the bulk procedure, which raises the mark too.
     assert [now - then for then, now in zip(before, after, strict=True)] == [3, 2, 1]
