@@ -1,4 +1,4 @@
-"""Prints the parts of the documents that come from code: ``make docs`` writes, a test compares them.
+"""Prints what the documents take from code: ``make docs`` writes it, a test compares it.
 
 ``docs/errors.md``, ``docs/configuration.md``, ``docs/records.md`` and ``config/schema.json`` are
 written whole. Elsewhere a table is between ``<!-- begin NAME -->`` and ``<!-- end NAME -->``; NAME

@@ -119,7 +119,7 @@ def test_links_name_the_file_that_they_lead_to(page: Path) -> None:
 def test_files_that_are_named_exist(page: Path) -> None:
     """Names in backticks: from the root, or (in the chat's own words) a file or script of the chat.
 
-    An ``__init__.py`` may be named to say that it must not exist; a path of the server begins with /.
+    An ``__init__.py`` may be named as one that must not exist; a path of the server begins with /.
     """
     chat = CHAT_README.parent
     missing = []
