@@ -19,7 +19,7 @@ from base_server.service.core.errors import ServiceUnavailable
 from base_server.service.db.db_settings import DatabaseSettings
 from base_server.service.queue.event_stream import EventStream
 from base_server.template.base.template_context import TemplateContext
-from base_server.template.chat import chat_template_impl
+from base_server.template.chat.persistence import health
 from tests.backends_mariadb import DatabaseBackend
 from tests.backends_redis import RedisServer
 from tests.chat_harness import ChatHarness, running_harness
@@ -39,7 +39,7 @@ async def test_a_consumer_that_is_wedged_while_the_database_answers_is_503(
     monkeypatch: pytest.MonkeyPatch,
     others_go_on: bool,
 ) -> None:
-    monkeypatch.setattr(chat_template_impl, "_STUCK_S", _STUCK_S)
+    monkeypatch.setattr(health, "_STUCK_S", _STUCK_S)
     database = DatabaseBackend("sqlite", DatabaseSettings(timeout_s=PATIENCE_S), tmp_path, None)
     async with (
         OpenAIStub() as provider,
@@ -76,7 +76,7 @@ async def test_a_consumer_that_is_wedged_while_the_database_answers_is_503(
 async def test_a_consumer_that_waits_for_its_database_is_degraded_only(
     valkey_server: RedisServer, tmp_path: Path, app_id: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(chat_template_impl, "_STUCK_S", 0.0)
+    monkeypatch.setattr(health, "_STUCK_S", 0.0)
     database = DatabaseBackend("sqlite", DatabaseSettings(timeout_s=PATIENCE_S), tmp_path, None)
     async with (
         OpenAIStub() as provider,

@@ -7,7 +7,7 @@ from contextlib import suppress
 from functools import partial
 from typing import Any
 
-from base_server.service.core.errors import OutcomeUnknown, ServiceError, ServiceUnavailable
+from base_server.service.core.errors import OutcomeUnknown, ServiceUnavailable
 from base_server.service.llm.llm_errors import UnknownPersona
 from base_server.service.service_container import ServiceContainer
 from base_server.template.base.base_template import BaseTemplate
@@ -24,7 +24,6 @@ from base_server.template.base.errors import (
 )
 from base_server.template.base.event_stream import Events, StreamEvent
 from base_server.template.base.readiness import Health, ReadinessCheck
-from base_server.template.chat.chat_persistence_consumer import ConsumerHealth
 from base_server.template.chat.common.chat_examples import EXAMPLES
 from base_server.template.chat.common.chat_model import ChatMessage
 from base_server.template.chat.common.chat_protocol import KEPT_IDS, ChatProtocol
@@ -51,7 +50,6 @@ from base_server.template.chat.common.chat_serialize import (
     PersonaView,
 )
 from base_server.template.chat.domain.caller import Caller
-from base_server.template.chat.domain.events import QUEUE_NAME
 from base_server.template.chat.domain.message_format import (
     finish_reason_of,
     from_json,
@@ -73,10 +71,6 @@ from base_server.template.chat.replies.slot import ReplyRef
 from base_server.template.chat.replies.slots import SlotQuestion
 from base_server.template.chat.settings import ChatSettings
 from base_server.template.chat.wiring import ChatParts, ChatWiring
-
-# A consumer that wrote nothing for so long, with work waiting and a database that answers, is
-# stuck.
-_STUCK_S = 60.0
 
 
 class ChatTemplateImpl(BaseTemplate):
@@ -187,18 +181,7 @@ class ChatTemplateImpl(BaseTemplate):
 
     async def readiness(self) -> Sequence[ReadinessCheck]:
         try:
-            health = await self.parts.consumer.health()
-            checks = [await self._backlog_check(health)]
-            if health.dead:
-                fix = f"python -m application.manage dlq list --queue {QUEUE_NAME}"
-                reason = f"{health.dead} events that the database refused, or behind one, wait for an operator: {fix}"
-                checks.append(ReadinessCheck("chat_dead_letters", Health.DEGRADED, reason))
-            if health.older_shards:
-                reason = "; ".join(map(str, health.older_shards))
-                if any(found.is_incomplete for found in health.older_shards):
-                    reason += "; until an operator has seen it: python -m application.manage db acknowledge"
-                checks.append(ReadinessCheck("chat_older_shards", Health.DEGRADED, reason))
-            return checks
+            return await self.parts.health.checks()
         except ServiceUnavailable as outage:
             return [ReadinessCheck("chat_backlog", Health.FAILED, str(outage))]
 
@@ -455,29 +438,6 @@ class ChatTemplateImpl(BaseTemplate):
                 caller, request.room_id, request.before_timestamp, request.limit
             )
         return await reader.page(caller, request.room_id, request.page, request.limit)
-
-    async def _backlog_check(self, health: ConsumerHealth) -> ReadinessCheck:
-        limit = self.wiring.max_backlog
-        if health.largest_stream >= limit:
-            return ReadinessCheck(
-                "chat_backlog",
-                Health.FAILED,
-                f"{health.largest_stream} events wait, the limit is {limit}",
-            )
-        if health.backlog and health.silent_s > _STUCK_S:
-            stuck = f"{health.backlog} events wait, nothing was written for {health.silent_s:.0f} s"
-            stuck += f": {health.last_error}"
-            return ReadinessCheck("chat_consumer", await self._blame(), stuck)
-        return ReadinessCheck("chat_consumer", Health.OK)
-
-    async def _blame(self) -> Health:
-        """FAILED when every shard answers (then it is the consumer), DEGRADED when one is away."""
-        try:
-            for shard_id in self.wiring.database.shard_ids:
-                await self.wiring.database.ping_shard(shard_id)
-        except ServiceError:
-            return Health.DEGRADED
-        return Health.FAILED
 
 
 def _offset(request: ChatMessageResumeRequest, header: str) -> int:

@@ -18,6 +18,7 @@ from base_server.template.chat.messages.repository import MessageRepository
 from base_server.template.chat.persistence.batch_writer import BatchWriter
 from base_server.template.chat.persistence.deletes import ChatDeletes
 from base_server.template.chat.persistence.event_streams import EventStreams
+from base_server.template.chat.persistence.health import PersistenceHealth
 from base_server.template.chat.persistence.host_events import HostEvents
 from base_server.template.chat.replies.reader import ReplyReaders
 from base_server.template.chat.replies.repository import ReplyRepository
@@ -42,6 +43,7 @@ class ChatParts:
     readers: ReplyReaders
     states: ChatStateMachine
     consumer: ChatPersistenceConsumer
+    health: PersistenceHealth
     keys: ChatKeys
     cache: CacheClient
 
@@ -54,12 +56,12 @@ class ChatWiring:
         self.database = container.database
         self.ai = container.ai
         self._container = container
-        self.max_backlog = container.settings.queue.max_backlog
         self._sweep_job = ""
 
     async def start(self) -> ChatParts:
         """Parts with their jobs running, and what a killed process left behind taken up."""
         container, settings = self._container, self.settings
+        max_backlog = container.settings.queue.max_backlog
         hot, bulk = container.cache.get_client(), container.cache.get_bulk_client()
         streams = EventStreams(
             container.queue,
@@ -67,7 +69,7 @@ class ChatWiring:
             lambda: container.database.shard_ids,
             default_shard_id=settings.default_shard_id,
             batch_size=settings.batch_size,
-            max_backlog=self.max_backlog,
+            max_backlog=max_backlog,
         )
         states = ChatStateMachine(hot, settings)
         directory = ChatDirectory(hot, container.database)
@@ -101,6 +103,7 @@ class ChatWiring:
             readers=ReplyReaders(reply_repository, slots, replies, signals, settings),
             states=states,
             consumer=consumer,
+            health=PersistenceHealth(consumer, container.database, max_backlog),
             keys=ChatKeys(hot),
             cache=hot,
         )
