@@ -106,7 +106,7 @@ def _envelope_error(answer: web.HTTPException, max_body_bytes: int) -> ApiError:
     if isinstance(answer, web.HTTPMethodNotAllowed):
         methods = ", ".join(sorted(answer.allowed_methods))
         return UnknownProtocol(
-            f"{answer.method} is not allowed for this path: use {methods}", http_status=405
+            f"{answer.method} is not allowed for this path: it takes {methods}", http_status=405
         )
     if answer.status == 413:
         return too_large(max_body_bytes)
