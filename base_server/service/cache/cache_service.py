@@ -32,8 +32,8 @@ from base_server.service.redis_client.cluster_client import SCRIPT_GUARD, AnyCli
 from base_server.service.redis_client.cluster_map import Address, ClusterMap
 from base_server.service.redis_client.connection import Connector, RedisConnection
 from base_server.service.redis_client.connection_pool import ConnectionPool
+from base_server.service.redis_client.pubsub_client import Handler, PubSubClient
 from base_server.service.redis_client.raw_client import RawClient, make_redis_py_pool
-from base_server.service.redis_client.subscriber import Handler, Subscriber
 
 if TYPE_CHECKING:
     from base_server.service.cache.embedded import EmbeddedServer
@@ -64,7 +64,7 @@ class CacheService(Facade):
         self._embedded: EmbeddedServer | None = None
         self._client: CacheClient | None = None
         self._bulk_client: CacheClient | None = None
-        self._subscriber: Subscriber | None = None
+        self._pubsub: PubSubClient | None = None
         self._cluster: tuple[ClusterMap, ClusterGenerations] | None = None
         self._close: list[Callable[[], Awaitable[None]]] = []
         self._facts: dict[str, str] = {}
@@ -85,7 +85,7 @@ class CacheService(Facade):
         """Wait for calls that were begun (not for those that wait in the server), close the
         connections, stop the embedded server. May be called twice.
         """
-        self._client = self._bulk_client = self._subscriber = None
+        self._client = self._bulk_client = self._pubsub = None
         await self._waits.drain(0)
         await self._tasks.drain(self._settings.timeout_s)
         while self._close:
@@ -113,12 +113,12 @@ class CacheService(Facade):
         """Call ``handler(channel, text)`` for every :meth:`CacheClient.publish` on a logical
         channel that matches the glob ``pattern`` (``stop:*``), until the service stops, and
         ``on_begin()`` whenever signals may have been missed; see
-        :mod:`base_server.service.redis_client.subscriber`.
+        :mod:`base_server.service.redis_client.pubsub_client`.
 
         True: signals from now on are heard. False: the server is away, they are once it is back.
         """
         logical = self._keyspace.logical
-        return await self._running(self._subscriber).subscribe(
+        return await self._running(self._pubsub).subscribe(
             self._keyspace.pattern(pattern),
             lambda channel, text: handler(logical(channel), text),
             self._settings.timeout_s,
@@ -187,7 +187,7 @@ class CacheService(Facade):
             async def connect() -> RedisConnection:
                 return await self._connector(settings, settings.timeout_s).connect()
 
-            self._subscriber = Subscriber(connect, self._waits)
+            self._pubsub = PubSubClient(connect, self._waits)
             self._facts = await read_facts(self._client)
             judge_durability(self._facts, env=self._env, accept_volatile=settings.accept_volatile)
             await self._claim_partition_count(self._client)

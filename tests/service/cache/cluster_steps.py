@@ -33,7 +33,7 @@ async def words(redis: CacheClient, partition: int) -> list[str]:
     return list(await redis.execute("LRANGE", redis.key("words", partition), 0, -1))
 
 
-async def epochs(service: CacheService) -> list[int]:
+async def generations(service: CacheService) -> list[int]:
     stored = await service.generations()
     assert all(is_of_this_run for _, is_of_this_run in stored)
     return [epoch for epoch, _ in stored]

@@ -148,8 +148,8 @@ COUNT = Script("count", "return redis.call('INCR', KEYS[1])")
 
 
 ONCE, TWICE = (True,), (True, True)
-AFTER_ADOPTING_TWICE = (False, False, True, True)
-ADOPTING = (False, True)
+AFTER_VERIFYING_TWICE = (False, False, True, True)
+VERIFYING = (False, True)
 
 
 @pytest.mark.parametrize(
@@ -158,15 +158,15 @@ ADOPTING = (False, True)
         (ONCE, False, None, 1),
         (ONCE, True, 2, 2),
         (TWICE, True, None, 2),
-        (AFTER_ADOPTING_TWICE, True, None, 2),
-        (ADOPTING, False, 1, 1),
+        (AFTER_VERIFYING_TWICE, True, None, 2),
+        (VERIFYING, False, 1, 1),
     ],
     ids=[
         "a write",
         "a repeatable script",
         "a repeatable script, twice",
-        "the same on a node not yet believed",
-        "not the call's, but that of what makes the node believed",
+        "the same on a node not yet verified",
+        "not the call's, but that of what verifies the node",
     ],
 )
 async def test_a_lost_answer_is_what_it_is_with_one_server(
@@ -179,7 +179,7 @@ async def test_a_lost_answer_is_what_it_is_with_one_server(
 ) -> None:
     redis, key = cache.get_client(), cache.get_client().key("n", 3)
     assert await redis.execute("GET", key) is None
-    if losses in (ADOPTING, AFTER_ADOPTING_TWICE):
+    if losses in (VERIFYING, AFTER_VERIFYING_TWICE):
         cache._generation_of(3).verified.clear()
     lose_answers(monkeypatch, *losses)
     call = redis.run_script(COUNT, [key], [], repeatable=repeatable)

@@ -15,7 +15,7 @@ from base_server.service.core.errors import OutcomeUnknown, ServiceUnavailable, 
 from base_server.service.redis_client.slots import tag_slot
 from tests.backends_cluster import RedisCluster
 from tests.backends_redis import make_cache, running_cache
-from tests.service.cache.cluster_steps import append, epochs, lose_answers, words
+from tests.service.cache.cluster_steps import append, generations, lose_answers, words
 from tests.service.cache.test_cache_cancellation import cancel_storm
 from tests.waiting import PATIENCE_S, until
 
@@ -94,7 +94,7 @@ async def test_moved_slot_alone_begins_a_new_generation(
 ) -> None:
     """A slot that moved begins a new generation where it is and the others do not."""
     redis, slot = moving_cache.get_client(), tag_slot(moving_cache.partitions.tag(2))
-    before = await epochs(moving_cache)
+    before = await generations(moving_cache)
     await append(redis, 2, "before")
     source, target = moving_cluster.masters[0], moving_cluster.masters[2]
     await asyncio.to_thread(moving_cluster.move_slot, slot, source, target)
@@ -107,7 +107,7 @@ async def test_moved_slot_alone_begins_a_new_generation(
         moving_cluster.settings(), redis.key("x", 0).partition(":")[0]
     ) as other:
         assert await words(other.get_client(), 2) == ["before", "after", "bulk"]
-        assert await epochs(other) == [*before[:2], before[2] + 1, *before[3:]]
+        assert await generations(other) == [*before[:2], before[2] + 1, *before[3:]]
     await asyncio.to_thread(moving_cluster.move_slot, slot, target, source)
     assert await redis.execute("GET", redis.key("epoch", 2)) == str(before[2] + 2), (
         "and when it comes back"
@@ -200,7 +200,7 @@ async def test_moves_under_load_lose_nothing_and_double_nothing(
     slot = tag_slot(private_cache.partitions.tag(2))
     a, b, c = private_cluster.masters
 
-    before = await epochs(private_cache)
+    before = await generations(private_cache)
 
     async def move_around() -> None:
         redis = private_cache.get_client()
@@ -213,13 +213,13 @@ async def test_moves_under_load_lose_nothing_and_double_nothing(
     kept = await stored(private_cache.get_client())
     assert unknown == []
     assert sorted(kept) == sorted(acknowledged)
-    assert await epochs(private_cache) == [*before[:2], before[2] + 3, *before[3:]]
+    assert await generations(private_cache) == [*before[:2], before[2] + 3, *before[3:]]
 
 
 async def test_a_planned_failover_under_load_loses_nothing_and_begins_new_epochs(
     private_cache: CacheService, private_cluster: RedisCluster, storm: Storm
 ) -> None:
-    before = await epochs(private_cache)
+    before = await generations(private_cache)
 
     async def fail_over() -> None:
         replica = private_cluster.replicas[0]
@@ -230,7 +230,7 @@ async def test_a_planned_failover_under_load_loses_nothing_and_begins_new_epochs
     kept = Counter(await stored(private_cache.get_client()))
     assert set(kept.values()) == {1}
     assert set(acknowledged) <= kept.keys() <= {*acknowledged, *unknown}
-    after = await epochs(private_cache)
+    after = await generations(private_cache)
     assert after == _raised(private_cache, before), "those of the first master and no others"
 
 
@@ -238,7 +238,7 @@ async def test_master_death_under_load_keeps_what_its_replica_had_once(
     private_cache: CacheService, private_cluster: RedisCluster, storm: Storm
 ) -> None:
     """A masters death under load is waited out and what its replica had is there once."""
-    before = await epochs(private_cache)
+    before = await generations(private_cache)
     at_death: list[int] = []
 
     async def die() -> None:
@@ -256,7 +256,7 @@ async def test_master_death_under_load_keeps_what_its_replica_had_once(
     assert all(word.partition("-")[0] in ("0", "2") for word in lost), (
         "only the dead master's, only what was behind"
     )
-    after = await epochs(private_cache)
+    after = await generations(private_cache)
     assert after == _raised(private_cache, before)
 
 

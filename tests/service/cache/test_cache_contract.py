@@ -105,7 +105,7 @@ async def test_many_commands_cost_one_round_trip(redis: CacheClient) -> None:
     assert await redis.execute_many([]) == []
 
 
-async def test_a_refused_command_of_many_is_raised_and_the_others_are_done(
+async def test_refused_command_of_many_raises_after_the_others_ran(
     redis: CacheClient,
 ) -> None:
     await redis.set_add("s:1", "a")
@@ -157,7 +157,7 @@ async def test_bytes_that_are_not_utf8_are_an_error_of_the_command(
     assert await redis.get_string("b:1") is None
 
 
-async def test_entering_opens_no_connection_and_both_clients_share_the_data(
+async def test_entering_opens_no_connection_and_clients_share_data(
     cache: CacheService,
 ) -> None:
     async with cache.get_client() as redis, cache.get_bulk_client() as bulk:
@@ -182,7 +182,7 @@ async def test_a_blocking_read_may_wait_longer_than_the_time_out(cache: CacheSer
     assert (await reading)[0][0] == stream
 
 
-async def test_each_partition_has_an_epoch_of_at_least_one(cache: CacheService) -> None:
+async def test_each_partition_has_a_generation_of_at_least_one(cache: CacheService) -> None:
     redis = cache.get_client()
     for partition in range(cache.partitions.count):
         assert int(await redis.execute("GET", redis.key("epoch", partition))) >= 1
@@ -214,7 +214,7 @@ async def test_a_stopped_service_hands_out_nothing(
 
 
 @pytest.mark.parametrize("name", ["", "a b", "a{b}", "a:b", "ä"])
-def test_an_application_name_that_would_break_the_keys_is_refused(name: str) -> None:
+def test_application_name_that_would_break_keys_is_refused(name: str) -> None:
     with pytest.raises(StartError, match="appId"):
         make_cache(CacheSettings(), name)
 

@@ -168,9 +168,7 @@ async def test_killed_child_is_restarted_with_its_data_unnoticed(
     "killed",
     ["the server", "the child", "the server, then the child", "the child, then the server"],
 )
-async def test_everything_acknowledged_is_there_whoever_is_killed(
-    writer: Writer, killed: str
-) -> None:
+async def test_acknowledged_writes_survive_any_kill(writer: Writer, killed: str) -> None:
     writer.acknowledge(200)
     writer.kill(*killed.split(", then "))
     if killed == "the child":
@@ -218,7 +216,7 @@ async def test_a_folder_with_a_long_name_works(tmp_path: Path) -> None:
     assert not socket.parent.exists()
 
 
-async def test_a_server_that_died_on_a_full_disk_is_logged_with_the_fix(
+async def test_server_that_died_on_a_full_disk_is_logged_with_the_fix(
     embedded: CacheService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """cases/faults.md U9: it restarts in a loop, and nothing says why."""
@@ -234,7 +232,7 @@ async def test_a_server_that_died_on_a_full_disk_is_logged_with_the_fix(
     assert line["fix"].startswith("free space on the disk of ")
 
 
-async def test_data_that_cannot_be_read_stops_the_start_with_the_servers_words(
+async def test_unreadable_data_stops_the_start_with_the_servers_words(
     tmp_path: Path,
 ) -> None:
     async with running_cache(EMBEDDED, "app", data_dir=tmp_path):

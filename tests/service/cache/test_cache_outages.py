@@ -117,12 +117,12 @@ async def test_each_run_of_the_server_raises_every_epoch_before_anything_is_read
     on_private: CacheService, private_server: RedisServer
 ) -> None:
     redis = on_private.get_client()
-    epochs = [("GET", redis.key("epoch", p)) for p in range(16)]
-    assert await redis.execute_many(epochs) == ["1"] * 16
+    generations = [("GET", redis.key("epoch", p)) for p in range(16)]
+    assert await redis.execute_many(generations) == ["1"] * 16
     first_run = on_private.server_facts()["run_id"]
     private_server.kill()
     await asyncio.to_thread(private_server.start)
-    results = await asyncio.gather(*(redis.execute_many(epochs) for _ in range(10)))
+    results = await asyncio.gather(*(redis.execute_many(generations) for _ in range(10)))
     assert results == [["2"] * 16] * 10
     assert on_private.server_facts()["run_id"] != first_run
 

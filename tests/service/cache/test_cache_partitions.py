@@ -50,7 +50,7 @@ def test_the_largest_count_works_and_a_larger_one_is_refused() -> None:
             Partitions(count)
 
 
-def test_an_id_carries_its_partition_and_its_time_and_is_a_uuid_v8() -> None:
+def test_id_is_a_uuid_v8_with_partition_and_time() -> None:
     partitions = Partitions(16)
     for p in range(16):
         before_ms = time.time_ns() // 1_000_000

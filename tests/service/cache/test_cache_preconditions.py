@@ -30,7 +30,7 @@ async def precondition(redis: CacheClient) -> Precondition:
     return held
 
 
-async def test_a_script_whose_premise_holds_runs_and_lets_its_key_live_on(
+async def test_script_runs_and_extends_the_key_of_its_precondition(
     redis: CacheClient, precondition: Precondition
 ) -> None:
     key = redis.key("note:a", 0)
@@ -48,7 +48,7 @@ async def test_a_script_whose_premise_holds_runs_and_lets_its_key_live_on(
 
 
 @pytest.mark.parametrize("change", ["gone", "other text", "other type", "other run", "no run"])
-async def test_a_script_whose_premise_does_not_hold_does_nothing(
+async def test_failed_precondition_runs_nothing(
     redis: CacheClient, precondition: Precondition, change: str
 ) -> None:
     match change:
@@ -70,7 +70,7 @@ async def test_a_script_whose_premise_does_not_hold_does_nothing(
     assert await redis.execute("EXISTS", key) == 0
 
 
-async def test_a_full_server_refuses_a_script_whose_premise_holds_too(
+async def test_full_server_refuses_a_script_with_a_precondition(
     private_server: RedisServer, app_id: str
 ) -> None:
     """Redis checks its memory before a script's first write only: that must be the script's own."""

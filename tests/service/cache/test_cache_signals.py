@@ -64,7 +64,7 @@ async def test_a_signal_that_is_no_text_does_not_end_the_listening(
     await until(hears_again)
 
 
-async def test_another_process_hears_it_and_another_application_does_not(
+async def test_signal_reaches_other_processes_not_other_applications(
     real_cache: CacheService, real_cache_backend: CacheBackend, app_id: str
 ) -> None:
     heard: list[str] = []
@@ -117,7 +117,7 @@ async def test_after_a_restart_of_the_server_signals_are_heard_again(
         assert len(begun) == 2, "every subscriber that may have missed one is notified"
 
 
-async def test_a_user_without_rights_to_channels_is_told_once_and_tried_seldom(
+async def test_user_without_channel_rights_is_logged_once_and_retried(
     redis_server: RedisServer, app_id: str
 ) -> None:
     settings = redis_server.settings(timeout_s=2)
@@ -134,7 +134,7 @@ async def test_a_user_without_rights_to_channels_is_told_once_and_tried_seldom(
                 assert not await service.subscribe(
                     "stop:*", lambda channel, text: heard.append(text)
                 )
-                await until(lambda: service._subscriber._pause_s == 2.0)
+                await until(lambda: service._pubsub._pause_s == 2.0)
             (told,) = logs
             assert told["event"] == "cache signals interrupted"
             assert "channel" in told["reason"]
@@ -148,7 +148,7 @@ async def test_a_user_without_rights_to_channels_is_told_once_and_tried_seldom(
                 return "allowed" in heard
 
             await until(arrives)
-            assert service._subscriber._pause_s == 0.2, (
+            assert service._pubsub._pause_s == 0.2, (
                 "the next interruption is fixed at once, and told"
             )
         await owner.get_client().execute("ACL", "DELUSER", app_id)
@@ -157,12 +157,12 @@ async def test_a_user_without_rights_to_channels_is_told_once_and_tried_seldom(
 async def test_a_connection_that_gives_no_sign_of_life_is_replaced(
     real_cache: CacheService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("base_server.service.redis_client.subscriber._QUIET_S", 0.2)
+    monkeypatch.setattr("base_server.service.redis_client.pubsub_client._QUIET_S", 0.2)
     heard: list[str] = []
     await real_cache.subscribe("stop:*", lambda channel, text: heard.append(text))
-    subscriber = real_cache._subscriber
-    assert subscriber is not None
-    first, pings = subscriber._connection, 0
+    pubsub = real_cache._pubsub
+    assert pubsub is not None
+    first, pings = pubsub._connection, 0
     assert first is not None
     write = first.write
 
@@ -174,7 +174,7 @@ async def test_a_connection_that_gives_no_sign_of_life_is_replaced(
     monkeypatch.setattr(first, "write", counted)
     await until(lambda: pings == 2, what="one that answered is asked again")
     monkeypatch.setattr(first, "write", lambda *command: None)
-    await until(lambda: subscriber._connection not in (None, first))
+    await until(lambda: pubsub._connection not in (None, first))
 
     async def arrives() -> bool:
         await real_cache.get_client().publish("stop:a", "again")

@@ -1,5 +1,5 @@
 """Signals about replies, which the scripts publish to every process
-(``base_server.service.redis_client.subscriber``).
+(``base_server.service.redis_client.pubsub_client``).
 
 A signal is a hint without content: its subscriber reads from Redis what it lacks, and one that
 missed a signal reads again a little later."""

@@ -27,7 +27,7 @@ _PAUSE_S, _LONGEST_PAUSE_S = 0.2, 2.0
 """Between two attempts to connect: the first, doubled each time up to the longest."""
 
 
-class Subscriber:
+class PubSubClient:
     """Listens on one connection of its own, opened by the first subscription and whenever lost."""
 
     def __init__(
