@@ -32,7 +32,7 @@ def redis(cache: CacheService) -> CacheClient:
 
 
 @ON_ONE_SERVER
-async def test_calls_of_one_tick_share_writes_and_each_gets_its_own_answer(
+async def test_calls_of_one_iteration_share_writes_not_replies(
     redis: CacheClient,
 ) -> None:
     await redis.execute("ECHO", "so that a connection is there")
@@ -48,7 +48,7 @@ async def test_calls_of_one_tick_share_writes_and_each_gets_its_own_answer(
 
 
 @pytest.mark.parametrize("cache_backend", ["valkey", "redis"], indirect=True)
-async def test_eight_calls_do_not_wait_for_the_end_of_the_tick(redis: CacheClient) -> None:
+async def test_eight_calls_do_not_wait_for_the_end_of_the_iteration(redis: CacheClient) -> None:
     async def writes_so_far() -> int:
         return redis.writes
 
@@ -118,7 +118,7 @@ async def test_so_does_one_of_the_raw_client_that_waits(real_cache: CacheService
         ("multi",),
     ],
 )
-async def test_what_would_hold_or_change_a_shared_connection_is_refused(
+async def test_raw_command_that_changes_a_connection_is_refused(
     redis: CacheClient, command: tuple[Any, ...]
 ) -> None:
     writes = redis.writes
@@ -166,7 +166,7 @@ async def test_a_batch_is_bounded_in_commands_and_in_bytes(
     assert redis.writes - writes == 4, "400 + 400, 400, one alone that is longer than all, 1"
 
 
-async def test_what_was_called_while_no_connection_was_there_goes_out_together(
+async def test_calls_that_wait_for_a_connection_share_a_write(
     proxied: tuple[FlakyProxy, CacheClient],
 ) -> None:
     _, redis = proxied
@@ -198,7 +198,7 @@ async def test_refusals_touch_only_the_call_that_was_refused(redis: CacheClient)
 @pytest.mark.parametrize(
     "argument", [None, object(), "\ud800"], ids=["None", "an object", "half a character"]
 )
-async def test_an_argument_that_cannot_be_sent_touches_only_its_own_call(
+async def test_unsendable_argument_fails_only_its_own_call(
     redis: CacheClient, argument: object
 ) -> None:
     bad, good = await asyncio.gather(
@@ -209,7 +209,7 @@ async def test_an_argument_that_cannot_be_sent_touches_only_its_own_call(
     assert good == "good"
 
 
-async def test_bytes_that_are_no_text_touch_only_the_call_that_read_them(
+async def test_reply_that_is_not_utf8_fails_only_its_own_call(
     real_cache: CacheService,
 ) -> None:
     redis = real_cache.get_client()
@@ -231,7 +231,7 @@ async def test_bytes_that_are_no_text_touch_only_the_call_that_read_them(
     assert redis.redis_client.pools[0].idle[-1] is connection, "it was read to its end"
 
 
-async def test_a_lost_connection_is_to_each_call_what_it_is_to_it_alone(
+async def test_lost_connection_fails_each_call_by_its_own_effect(
     proxied: tuple[FlakyProxy, CacheClient],
 ) -> None:
     proxy, redis = proxied
@@ -267,7 +267,7 @@ async def test_call_answered_before_the_connection_broke_keeps_its_answer(
     assert killed == 1 or isinstance(killed, OutcomeUnknown)
 
 
-async def test_a_batch_without_an_answer_in_time_leaves_the_others_alone(
+async def test_late_batch_delays_no_other(
     proxied: tuple[FlakyProxy, CacheClient],
 ) -> None:
     proxy, redis = proxied
@@ -290,7 +290,7 @@ async def test_a_batch_without_an_answer_in_time_leaves_the_others_alone(
     assert await redis.get_string("n:1") == "1"
 
 
-async def test_callers_learn_of_a_stop_also_when_their_batch_had_not_begun(
+async def test_stop_fails_calls_whose_batch_was_not_sent(
     real_cache_backend: CacheBackend,
 ) -> None:
     service = make_cache(real_cache_backend.settings, "stopped")

@@ -97,7 +97,7 @@ async def test_no_caller_reads_anothers_answer(
         ]
 
 
-async def test_positive_control_a_naive_shared_connection_does_mix_answers_up(
+async def test_positive_control_shared_connection_mixes_answers_up(
     real_cache: CacheService,
 ) -> None:
     """The storm would find its bug: a connection used again after a half-read answer."""
@@ -156,7 +156,7 @@ async def test_stopping_waits_for_calls_that_were_begun(
     assert await call == "x"
 
 
-async def test_stopping_does_not_wait_for_calls_that_wait_in_the_server(
+async def test_stop_does_not_wait_for_blocking_calls(
     real_cache_backend: CacheBackend, app_id: str
 ) -> None:
     service = make_cache(real_cache_backend.settings, app_id)

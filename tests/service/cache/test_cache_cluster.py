@@ -80,7 +80,7 @@ async def test_commands_of_many_partitions_cost_one_round_trip_per_node(
     assert redis.round_trips - before == 1
 
 
-async def test_every_key_is_on_the_node_of_its_partition_and_scan_finds_them_all(
+async def test_keys_are_on_their_partitions_node_and_scan_finds_all(
     cache: CacheService, redis_cluster: RedisCluster
 ) -> None:
     redis = cache.get_client()

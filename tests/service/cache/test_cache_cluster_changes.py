@@ -53,9 +53,7 @@ async def test_the_facts_are_the_worst_of_all_masters(
         moving_cluster.masters[1].client.config_set("maxmemory-policy", "noeviction")
 
 
-async def test_no_caller_reads_anothers_answer_while_a_slot_moves_to_and_fro(
-    moving_cluster: RedisCluster, app_id: str
-) -> None:
+async def test_moving_slot_mixes_no_answers_up(moving_cluster: RedisCluster, app_id: str) -> None:
     """The storm of test_cache_cancellation, over three nodes and through redirections."""
     async with running_cache(
         moving_cluster.settings(max_connections=4, timeout_s=20), app_id
@@ -114,7 +112,7 @@ async def test_moved_slot_alone_begins_a_new_generation(
     )
 
 
-async def test_while_a_slot_moves_keys_are_served_and_scripts_wait_undone(
+async def test_moving_slot_serves_keys_and_makes_scripts_wait(
     moving_cache: CacheService, moving_cluster: RedisCluster
 ) -> None:
     redis, slot = moving_cache.get_client(), tag_slot(moving_cache.partitions.tag(2))
@@ -216,7 +214,7 @@ async def test_moves_under_load_lose_nothing_and_double_nothing(
     assert await generations(private_cache) == [*before[:2], before[2] + 3, *before[3:]]
 
 
-async def test_a_planned_failover_under_load_loses_nothing_and_begins_new_epochs(
+async def test_planned_failover_loses_nothing_and_begins_new_generations(
     private_cache: CacheService, private_cluster: RedisCluster, storm: Storm
 ) -> None:
     before = await generations(private_cache)
@@ -260,7 +258,7 @@ async def test_master_death_under_load_keeps_what_its_replica_had_once(
     assert after == _raised(private_cache, before)
 
 
-async def test_without_a_replica_only_the_dead_masters_partitions_are_away(
+async def test_dead_master_without_replica_takes_only_its_partitions(
     private_cluster: RedisCluster, app_id: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for node in private_cluster.nodes:

@@ -181,7 +181,7 @@ async def test_idle_connection_with_unasked_bytes_is_not_used_again(
 @pytest.mark.parametrize(
     "more", [b"+of another\r\n", b"$20\r\nhalf"], ids=["an answer", "half an answer"]
 )
-async def test_a_connection_that_says_more_than_was_asked_is_not_used_again(
+async def test_connection_with_more_replies_than_asked_is_not_reused(
     client: Client, server: ToldServer, more: bytes
 ) -> None:
     call = client.ask("a")
@@ -192,7 +192,7 @@ async def test_a_connection_that_says_more_than_was_asked_is_not_used_again(
     assert await visit.is_closed()
 
 
-async def test_nothing_is_sent_on_a_connection_that_says_more_than_its_greeting(
+async def test_new_connection_with_unasked_data_is_not_used(
     server: ToldServer,
 ) -> None:
     async def greet(connection: RedisConnection) -> None:
@@ -348,9 +348,7 @@ async def test_refusal_of_the_whole_connection_is_raised_and_closes_it(
     assert await visit.is_closed()
 
 
-async def test_a_stop_tells_the_callers_of_a_server_that_does_not_answer(
-    client: Client, server: ToldServer
-) -> None:
+async def test_stop_fails_calls_to_a_silent_server(client: Client, server: ToldServer) -> None:
     files, tasks = open_files(), len(asyncio.all_tasks())
     call = client.ask("a")
     visit = await server.visit()

@@ -36,7 +36,7 @@ async def on_private(private_server: RedisServer, app_id: str) -> AsyncIterator[
         yield service
 
 
-async def test_without_a_server_the_start_says_where_and_how_to_mend_it(app_id: str) -> None:
+async def test_start_without_a_server_names_address_and_fix(app_id: str) -> None:
     port = free_port()
     with pytest.raises(StartError, match=rf"127\.0\.0\.1:{port} .*BASE_SERVER__CACHECONFIG__HOST"):
         await make_cache(CacheSettings(type="redis", port=port), app_id).start()
@@ -67,7 +67,7 @@ async def test_host_and_port_work_as_the_socket_file_does(
         assert await service.get_client().execute("PING") == "PONG"
 
 
-async def test_another_partition_count_stops_the_start_with_the_mend(
+async def test_other_partition_count_stops_the_start_with_the_fix(
     cache: CacheService, cache_backend: CacheBackend, app_id: str
 ) -> None:
     with pytest.raises(
@@ -113,7 +113,7 @@ async def test_calls_during_an_outage_fail_at_once_and_work_afterwards(
     assert not redis.redis_client.pools[0].in_use
 
 
-async def test_each_run_of_the_server_raises_every_epoch_before_anything_is_read(
+async def test_each_server_run_raises_every_generation_before_any_read(
     on_private: CacheService, private_server: RedisServer
 ) -> None:
     redis = on_private.get_client()
@@ -127,14 +127,14 @@ async def test_each_run_of_the_server_raises_every_epoch_before_anything_is_read
     assert on_private.server_facts()["run_id"] != first_run
 
 
-async def test_another_process_of_the_same_run_does_not_raise_the_epoch(
+async def test_other_process_of_the_same_run_keeps_the_generation(
     real_cache: CacheService, real_cache_backend: CacheBackend, app_id: str
 ) -> None:
     async with running_cache(real_cache_backend.settings, app_id) as other:
         assert await other.get_client().execute("GET", other.get_client().key("epoch", 3)) == "1"
 
 
-async def test_a_server_that_comes_back_empty_begins_its_epochs_again(
+async def test_server_that_comes_back_empty_begins_its_generations_again(
     on_private: CacheService, private_server: RedisServer
 ) -> None:
     redis = on_private.get_client()
@@ -167,7 +167,7 @@ async def test_lost_answer_of_a_write_is_an_unknown_outcome(
     assert await redis.get_string("n:1") == str(executed)
 
 
-async def test_a_lost_answer_of_a_repeatable_script_is_asked_for_once_more(
+async def test_lost_reply_of_a_repeatable_script_is_repeated_once(
     proxied: tuple[FlakyProxy, CacheClient],
 ) -> None:
     proxy, redis = proxied
@@ -176,7 +176,7 @@ async def test_a_lost_answer_of_a_repeatable_script_is_asked_for_once_more(
     assert await redis.run_script(COUNT, [redis.key("n:1")], []) == 2
 
 
-async def test_a_repeatable_script_whose_second_answer_is_lost_too_is_unknown(
+async def test_repeatable_script_that_loses_two_replies_is_unknown(
     proxied: tuple[FlakyProxy, CacheClient],
 ) -> None:
     proxy, redis = proxied
@@ -215,7 +215,7 @@ async def test_a_lost_answer_of_a_read_is_invisible(
     ]
 
 
-async def test_of_connections_that_died_unnoticed_only_the_first_call_feels_it(
+async def test_dead_idle_connections_fail_only_the_first_call(
     proxied: tuple[FlakyProxy, CacheClient],
 ) -> None:
     proxy, redis = proxied
@@ -230,7 +230,7 @@ async def test_of_connections_that_died_unnoticed_only_the_first_call_feels_it(
     ) == list(range(1, 10))
 
 
-async def test_no_answer_in_time_is_unknown_for_a_write_and_an_outage_for_a_read(
+async def test_timeout_is_unknown_for_a_write_and_an_outage_for_a_read(
     proxied: tuple[FlakyProxy, CacheClient],
 ) -> None:
     proxy, redis = proxied
@@ -251,7 +251,7 @@ async def test_no_answer_in_time_is_unknown_for_a_write_and_an_outage_for_a_read
     ]
 
 
-async def test_an_exhausted_pool_is_an_outage_of_which_nothing_was_executed(
+async def test_exhausted_pool_is_an_outage_with_nothing_executed(
     real_cache_backend: CacheBackend, app_id: str
 ) -> None:
     settings = real_cache_backend.settings.model_copy(update={"max_bulk_connections": 2})
