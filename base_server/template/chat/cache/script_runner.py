@@ -26,10 +26,10 @@ from base_server.template.base.errors import (
     ServiceDown,
     TooManyRequests,
 )
-from base_server.template.chat.cache.keys import ChatKeys, PartitionKeys, RoomKeys
+from base_server.template.chat.cache.keys import ChatKeys
 from base_server.template.chat.cache.load import Loaded
 from base_server.template.chat.cache.loaders import Loaders
-from base_server.template.chat.cache.scripts import SCRIPTS, ScriptStatus
+from base_server.template.chat.cache.scripts import ScriptStatus
 from base_server.template.chat.domain.caller import Caller
 from base_server.template.chat.domain.message_format import LAST_MS, iso_of_ms
 from base_server.template.chat.domain.ports import ShardDatabase
@@ -82,30 +82,21 @@ class ScriptRunner:
 
     async def _call(self, call: ScriptCall[Answer], caller: Caller, room_id: str) -> Answer:
         """What the script answers once the room and the account are loaded; refusals are raised."""
-        keys, args = call.keys(), call.args()
-        return call.read(await self._run(call.script.name, caller, room_id, keys, args))
-
-    async def _run(
-        self, script: str, caller: Caller, room_id: str, keys: Sequence[str], args: Sequence[Any]
-    ) -> list[Any]:
-        """The script's answer once the room and the account are loaded; refusals with one meaning
-        are raised."""
         run_script = caller.run_script or self._cache.run_script
+        keys, args = call.keys(), call.args()
         for _ in range(_MAX_LOADS):
             try:
-                answer: list[Any] = await run_script(SCRIPTS[script], keys, args)
+                answer: list[Any] = await run_script(call.script, keys, args)
             except CacheCommandError as error:
                 # A key of another type counts as missing.
                 if error.code != "WRONGTYPE":
                     raise
                 await self._loaders.drop_wrong_types(caller, room_id)
                 continue
-            if answer[0] == ScriptStatus.OK:
-                return answer
             if answer[0] != ScriptStatus.NOT_LOADED:
-                if (refusal := _refusal(answer)) is not None:
+                if answer[0] != ScriptStatus.OK and (refusal := _refusal(answer)) is not None:
                     raise refusal
-                return answer
+                return call.read(answer)
             if answer[1] == "account":
                 await self._loaders.accounts.load(caller)
             else:
@@ -132,18 +123,6 @@ class ScriptRunner:
 
     def _blocked_rooms(self, caller: Caller) -> str:
         return self._streams.blocked_rooms_key(caller.partition, caller.shard_id)
-
-    def _room_keys(self, caller: Caller, keys: PartitionKeys, room: RoomKeys) -> list[str]:
-        """Record, messages, card, epoch, persistence stream, load token: how the KEYS of every room
-        script begin."""
-        return [
-            room.record,
-            room.messages,
-            room.json,
-            keys.generation,
-            self._stream(caller),
-            room.load_token,
-        ]
 
     def _id_time(self, client_id: str | None) -> str:
         """ISO time of a UUIDv7 made by the client; '' when its id proves nothing by its time."""
