@@ -101,7 +101,8 @@ class ChatDeletes:
         if found.awaited:
             return Deletion(DeleteOutcome.UNKNOWN)
         if found.deleted:
-            return Deletion(DeleteOutcome.BEFORE, MessageState.DELETED.value)
+            return Deletion(DeleteOutcome.BEFORE, RoomState.DELETED.value)
+        # Its partition may be another one than the id's: a host's room lies with its account.
         caller = found.owner
         keys = self._keys.partition(caller.partition)
         room = keys.room(room_id)
@@ -110,7 +111,7 @@ class ChatDeletes:
             room=room,
             account=keys.account(caller.account_id),
             partition=keys,
-            event_stream=self._streams.stream_key(partition, caller.shard_id),
+            event_stream=self._streams.stream_key(caller.partition, caller.shard_id),
             reply_streams=room.reply_stream(""),
             message_states=keys.message_state(""),
             room_id=room_id,
@@ -118,12 +119,12 @@ class ChatDeletes:
             state_ttl_ms=self._settings.state_ttl_s * 1000,
             new_state=to.value,
             allowed_states=",".join(allowed),
-            done_note=keys.operation(self._keys.new_id(partition)),
+            done_note=keys.operation(self._keys.new_id(caller.partition)),
             note_ttl_ms=_OPERATION_NOTE_MS,
         )
         match await self._run(call, caller, room_id):
             case RoomDeleted(backlog, before):
-                self._streams.report_backlog(partition, caller.shard_id, backlog)
+                self._streams.report_backlog(caller.partition, caller.shard_id, backlog)
                 return Deletion(DeleteOutcome.DONE, before, to.value)
             case answer:
                 return _not_done(answer)
