@@ -134,44 +134,44 @@ def _refusal(answer: Sequence[Any]) -> ApiError | None:
     """The one translator of a script's refusal into the error that the client sees; None for what
     is none."""
     refusal: ApiError | None = None
-    match answer[0]:
-        case ScriptStatus.NOT_FOUND:
+    match answer:
+        case [ScriptStatus.NOT_FOUND, *_]:
             refusal = RoomNotFound()
-        case ScriptStatus.BUSY:
+        case [ScriptStatus.BUSY, running_id, on_busy]:
             refusal = RoomBusy(
                 "a reply is running in this room; wait for it, stop it, or send with on_busy queue"
-                if answer[2] == "reject"
+                if on_busy == "reject"
                 else "too many messages are already queued in this room; retry later",
                 retry_after_s=1.0,
-                details={"message_id": answer[1]},
+                details={"message_id": running_id},
             )
-        case ScriptStatus.MISMATCH:
+        case [ScriptStatus.MISMATCH]:
             refusal = IdempotencyMismatch()
-        case ScriptStatus.REFUSED:
+        case [ScriptStatus.REFUSED, *_]:
             refusal = NotAllowedInState(
                 "the message that this client_message_id sent, or its reply, was deleted"
             )
-        case ScriptStatus.FULL if answer[1] == "sends":
+        case [ScriptStatus.FULL, "sends", wait_ms]:
             refusal = TooManyRequests(
-                "too many messages; retry later", retry_after_s=answer[2] / 1000
+                "too many messages; retry later", retry_after_s=wait_ms / 1000
             )
-        case ScriptStatus.FULL if answer[1] == "replies":
+        case [ScriptStatus.FULL, "replies", wait_ms]:
             refusal = TooManyRequests(
                 "too many replies of this account are running or waiting",
-                retry_after_s=answer[2] / 1000,
+                retry_after_s=wait_ms / 1000,
             )
-        case ScriptStatus.FULL if answer[1] == "rooms":
+        case [ScriptStatus.FULL, "rooms"]:
             refusal = TooManyRequests("room limit reached; delete a room first")
-        case ScriptStatus.FULL if answer[1] == "dead":
+        case [ScriptStatus.FULL, "dead"]:
             refusal = ServiceDown(
                 "the database refused messages of this room; it takes no more until an operator"
                 " has looked at them",
                 retry_after_s=60.0,
             )
-        case ScriptStatus.FULL:
+        case [ScriptStatus.FULL, *_]:
             refusal = ServiceDown(
                 "too much is waiting to be written; retry later", retry_after_s=5.0
             )
-        case code if code not in _NO_REFUSAL:
+        case [code, *_] if code not in _NO_REFUSAL:
             refusal = ServerError(f"unexpected answer {code} of a script")
     return refusal
