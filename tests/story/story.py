@@ -24,7 +24,7 @@ from tests.openai_stub import Reply
 from tests.record_check import check_records
 from tests.story.driver import ID_FORMS, OK, Account, Message, Room, StoryDriver
 from tests.story.servers import Files
-from tests.template.chat.test_chat_settling import is_for_good
+from tests.template.chat.persistence.test_settling import is_for_good
 from tests.waiting import PATIENCE_S, until
 
 WINDOW = 4

@@ -25,7 +25,7 @@ ON_A_CLUSTER_TOO = {"loading", "recovery", "replies", "settling", "writes"}
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "backends" in metafunc.fixturenames:
         pairs = ["valkey+sqlite", "redis+mariadb"]
-        if metafunc.module.__name__.rpartition("test_chat_")[2] in ON_A_CLUSTER_TOO:
+        if metafunc.module.__name__.rpartition(".test_")[2] in ON_A_CLUSTER_TOO:
             pairs.append("cluster+sqlite")
         metafunc.parametrize("backends", pairs, indirect=True)
 

@@ -3,7 +3,7 @@ means.
 
 The stored names are short and stay as they are, since servers of two versions may share a Redis.
 ``term`` is the word of the documents for the same thing. ``docs/records.md`` is printed from this
-module; ``tests/template/chat/test_chat_records.py`` holds it against the scripts and a Redis in
+module; ``tests/template/chat/cache/test_records.py`` holds it against the scripts and a Redis in
 use.
 
 What MySQL has can be deleted here and is loaded again. What it may not have yet is never rebuilt:

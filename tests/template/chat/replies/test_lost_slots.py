@@ -24,7 +24,7 @@ from tests.backends_mariadb import DatabaseBackend
 from tests.backends_redis import RedisServer
 from tests.chat_harness import ChatHarness, running_harness
 from tests.openai_stub import OpenAIStub, Reply
-from tests.template.chat.test_chat_settling import keys_for_good
+from tests.template.chat.persistence.test_settling import keys_for_good
 from tests.waiting import PATIENCE_S, until
 
 # Nobody in these tests waits so long for a load or for the reply; its process lives, so its lease does not run out.

@@ -22,7 +22,7 @@ from base_server.template.chat.messages.repository import NewMessage
 from tests.backends_mariadb import DatabaseBackend
 from tests.chat_harness import PERSONA, ChatHarness, running_harness
 from tests.openai_stub import OpenAIStub
-from tests.template.chat.test_chat_writes import uuid7
+from tests.template.chat.messages.test_writes import uuid7
 
 
 @pytest.mark.chat_settings(window=4)
