@@ -1,4 +1,6 @@
-"""AIChatService: replies of language models, streamed. LangChain is imported in a thread, never on the loop."""
+"""AIChatService: replies of language models, streamed.
+
+LangChain is imported in a thread, never on the loop."""
 
 from __future__ import annotations
 
@@ -46,16 +48,20 @@ class SessionMemory:
 
     @property
     def chat_memory(self) -> SessionChatHistory:
-        """The session's LangChain ``BaseChatMessageHistory``, one object for the life of this one."""
+        """The session's LangChain ``BaseChatMessageHistory``, one object for the life of this
+        one."""
         if self._chat_memory is None:
-            from base_server.service.llm.chat_memory import SessionChatHistory  # noqa: PLC0415 - LangChain stays lazy
+            # LangChain is imported when it is needed.
+            from base_server.service.llm.chat_memory import SessionChatHistory  # noqa: PLC0415
 
             self._chat_memory = SessionChatHistory(self._histories, self.session_id)
         return self._chat_memory
 
 
 class AIChatService(Facade):
-    """One object a process. Raises :class:`StartError` at once for a provider key that must be there and is not."""
+    """One object per process.
+
+    Raises :class:`StartError` at once for a provider key that must be there and is not."""
 
     def __init__(
         self,
@@ -88,7 +94,8 @@ class AIChatService(Facade):
             await asyncio.shield(loading)
 
     async def wait_until_ready(self) -> None:
-        """Return when a call costs no more than the next one: LangChain is imported, the models are built.
+        """Return when a call costs no more than the next one: LangChain is imported, the models are
+        built.
 
         What cannot be built is logged, and tried again by each call."""
         with suppress(AIUnavailable):
@@ -103,7 +110,8 @@ class AIChatService(Facade):
                 await self.stop()
 
     async def stop(self) -> None:
-        """Replies that still run fail with AIUnavailable, and the providers' connections are closed."""
+        """Replies that still run fail with AIUnavailable, and the providers' connections are
+        closed."""
         self._stopped = True
         loading, self._loading = self._loading, None
         if loading is not None:
@@ -120,20 +128,19 @@ class AIChatService(Facade):
         ai_persona: str | None = None,
         history: Sequence[HistoryMessage] | None = None,
     ) -> AsyncGenerator[ReplyItem, None]:
-        """The reply to ``message``: a ReplyStart for each provider that is asked, ReplyChunks as they come,
-        then one ReplyEnd.
+        """The reply to ``message``: a ReplyStart for each provider that is asked, ReplyChunks as
+        they come, then one ReplyEnd.
 
-        Without ``history`` the session's own is read, and question and reply are added to it once the
-        reply is whole (never for a registered reader's sessions). Raises UnknownPersona, AIUnavailable,
-        AITimeout, and ServiceUnavailable when the session's history cannot be read. Closing the
-        iterator closes the provider's connection.
-        """
-        turns, own = history, False
-        if turns is None:
+        Without ``history`` the session's own is read, and question and reply are added to it once
+        the reply is whole (never for a registered reader's sessions). Raises UnknownPersona,
+        AIUnavailable, AITimeout, and ServiceUnavailable when the session's history cannot be read.
+        Closing the iterator closes the provider's connection."""
+        earlier, own = history, False
+        if earlier is None:
             self._personas.resolve(ai_persona)
             stored = await self._histories.read(session_id)
-            turns, own = stored.turns, stored.own
-        question = Question(message, turns)
+            earlier, own = stored.messages, stored.own
+        question = Question(message, earlier)
 
         async def ask() -> Question:
             return question
@@ -158,10 +165,11 @@ class AIChatService(Facade):
         *,
         ai_persona: str | None = None,
     ) -> AsyncGenerator[ReplyItem, None]:
-        """As :meth:`stream`, for a caller who learns only at the last moment what to ask, and whether.
+        """As :meth:`stream`, for a caller that knows only at the last moment what to ask, and
+        whether.
 
-        ``ask`` is awaited once there is a place for the call, ``claim`` right before the request to the provider goes
-        out. What they raise ends the stream, and nobody was asked."""
+        ``ask`` is awaited once the call may run, ``claim`` right before the request to the provider
+        goes out. What they raise ends the stream, and nobody was asked."""
         persona = self._personas.resolve(ai_persona)
         permit = CallPermit(claim)
         with CallMeter(persona) as meter:
@@ -192,9 +200,8 @@ class AIChatService(Facade):
         *,
         history: Sequence[HistoryMessage] | None = None,
     ) -> dict[str, Any]:
-        """:meth:`stream`, collected: ``{"session_id", "reply", "model", "tokens": {"prompt", "completion",
-        "total"}, "finish_reason", "latency_ms"}``.
-        """
+        """:meth:`stream`, collected: ``{"session_id", "reply", "model", "tokens": {"prompt",
+        "completion", "total"}, "finish_reason", "latency_ms"}``."""
         pieces: list[str] = []
         answer: dict[str, Any] = {}
         async with aclosing(
@@ -217,7 +224,7 @@ class AIChatService(Facade):
 
     @facade
     async def load_chat_history(self, session_id: str, messages: Iterable[Any]) -> None:
-        """Put ``messages`` (see :func:`as_history_message`) in the place of the session's own history.
+        """Put ``messages`` (see :func:`as_history_message`) in place of the session's own history.
 
         Without effect for a registered reader's sessions: they are read where they are kept.
         """
@@ -232,7 +239,8 @@ class AIChatService(Facade):
 
     @facade
     def register_history(self, reader: HistoryReader) -> None:
-        """``reader(session_id)`` is asked first for a session's turns; None = not one of its sessions."""
+        """``reader(session_id)`` is asked first for a session's messages; None: not one of its
+        sessions."""
         self._histories.register(reader)
 
     @facade
@@ -246,7 +254,8 @@ class AIChatService(Facade):
         return self._personas.resolve(name)
 
     def status(self) -> dict[str, Any]:
-        """``{"warm", "running", "waiting", "demo"}``: models built, calls now, calls waiting, personas without key."""
+        """``{"warm", "running", "waiting", "demo"}``: models built, calls now, calls waiting,
+        personas without key."""
         loading = self._loading
         warm = (
             loading is not None
@@ -293,7 +302,8 @@ class AIChatService(Facade):
 def _import_and_build(settings: LlmSettings, personas: Personas) -> ModelSet:
     is_first = "langchain_core" not in sys.modules
     with heap_growing_for_good() if is_first else nullcontext():
-        from base_server.service.llm import chat_memory, models  # noqa: F401, PLC0415 - one to three seconds: in a thread
+        # One to three seconds: in a thread.
+        from base_server.service.llm import chat_memory, models  # noqa: F401, PLC0415
 
         return models.ModelSet(settings, personas)
 

@@ -1,4 +1,4 @@
-"""At most so many provider calls at once, and at most so many waiting for their place."""
+"""Limits the provider calls that run at once, and those that wait to run."""
 
 from __future__ import annotations
 
@@ -11,17 +11,21 @@ _RETRY_AFTER_S = 5.0
 
 
 class CallGate:
-    """``async with`` holds a place. First come, first served; ``running`` and ``waiting`` are the present numbers."""
+    """``async with`` around a call.
 
-    def __init__(self, places: int, max_waiting: int, wait_timeout_s: float) -> None:
-        self._free = asyncio.Semaphore(places)
+    First come, first served; ``running`` and ``waiting`` count the calls of now."""
+
+    def __init__(self, capacity: int, max_waiting: int, wait_timeout_s: float) -> None:
+        self._free = asyncio.Semaphore(capacity)
         self._max_waiting = max_waiting
         self._wait_timeout_s = wait_timeout_s
         self.running = 0
         self.waiting = 0
 
     async def __aenter__(self) -> None:
-        """Take a place; raises :class:`AIUnavailable` (not called) when none came free in time."""
+        """Return once the call may run.
+
+        Raises :class:`AIUnavailable` (not called) when that takes too long."""
         if self._free.locked():
             await self._wait()
         else:
@@ -46,7 +50,7 @@ class CallGate:
                     await self._free.acquire()
         except TimeoutError:
             raise AIUnavailable(
-                "no free place", called=False, retry_after_s=_RETRY_AFTER_S
+                "no capacity in time", called=False, retry_after_s=_RETRY_AFTER_S
             ) from None
         finally:
             self.waiting -= 1

@@ -14,8 +14,8 @@ CALLS = Counter(
 )
 REPLIES = Counter(
     "ai_replies",
-    "Replies by their end: stop, length, cut (its reader left or it was stopped), unavailable, timeout,"
-    " not_called (no place, no model).",
+    "Replies by their end: stop, length, cut (its reader left or it was stopped), unavailable,"
+    " timeout, not_called (no capacity, no model).",
     ("persona", "outcome"),
 )
 FIRST_TOKEN_SECONDS = Histogram(
@@ -28,8 +28,8 @@ TOKENS = Counter(
     "Tokens by kind, prompt or completion; estimated where the provider said nothing.",
     ("persona", "kind"),
 )
-RUNNING = Gauge("ai_running", "Replies that hold one of llmConfig.max_concurrent_requests places.")
-WAITING = Gauge("ai_waiting", "Replies that wait for such a place.")
+RUNNING = Gauge("ai_running", "AI calls that run, of at most llmConfig.max_concurrent_requests.")
+WAITING = Gauge("ai_waiting", "AI calls that wait to run.")
 
 
 class CallMeter:

@@ -1,9 +1,9 @@
-"""The caller's leave to ask a provider, obtained right before the request goes out.
+"""The caller's permit to call a provider, obtained right before the request goes out.
 
-A caller may have to note durably that it asks (docs/decisions/0037). Whatever lies between that note and the request is
-time in which the process can die and leave a question that is noted as asked and was not; making the request ready is
-most of it. So the HTTP client obtains the leave, after the request has been made.
-"""
+A caller may have to note durably that it calls (docs/decisions/0037). Whatever lies between that
+note and the request is time in which the process can die and leave a question that is noted as
+asked and was not; making the request ready is most of it. So the HTTP client obtains the permit,
+after the request has been made."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ from contextvars import ContextVar
 
 
 class CallPermit:
-    """Obtained once, whatever is sent after the first request. ``failure``: what the claim raised, if it did."""
+    """Obtained once, whatever is sent after the first request.
+
+    ``failure``: what the claim raised, if it did."""
 
     def __init__(self, claim: Callable[[], Awaitable[None]]) -> None:
         self._claim = claim

@@ -38,11 +38,11 @@ class Question(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class ReplyStart:
-    """A provider is asked now; again when a fallback takes over, or when half of the history is left out, which
-    happens before the first piece only.
+    """A provider is asked now; again when a fallback takes over, or when half of the history is
+    left out, which happens before the first piece only.
 
-    ``model`` is the configured name, ``prompt_tokens`` an estimate: what a reply without an end is accounted with.
-    """
+    ``model`` is the configured name, ``prompt_tokens`` an estimate: what a reply without an end is
+    accounted with."""
 
     model: str
     prompt_tokens: int
@@ -61,7 +61,9 @@ class ReplyChunk:
 
 @dataclass(frozen=True, slots=True)
 class ReplyEnd:
-    """The last item of a whole reply. Token counts are the provider's, or estimated when it sent none."""
+    """The last item of a whole reply.
+
+    Token counts are the provider's, or estimated when it sent none."""
 
     model: str
     prompt_tokens: int
@@ -74,9 +76,9 @@ ReplyItem = ReplyStart | ReplyChunk | ReplyEnd
 
 
 def as_history_message(message: Any) -> HistoryMessage:
-    """A HistoryMessage from what callers hold: a HistoryMessage, a ChatMessage, a LangChain message, or a mapping with
-    ``sender_type`` (or ``sender``, ``role``, ``type``) and ``content``. Raises ValueError for anything else.
-    """
+    """A HistoryMessage from what callers hold: a HistoryMessage, a ChatMessage, a LangChain
+    message, or a mapping with ``sender_type`` (or ``sender``, ``role``, ``type``) and ``content``.
+    Raises ValueError for anything else."""
     if isinstance(message, HistoryMessage):
         return message
     fields = message if isinstance(message, Mapping) else _Attributes(message)
@@ -101,7 +103,8 @@ class _Attributes:
 
 
 def estimate_tokens(text: str) -> int:
-    """About four UTF-8 bytes a token: near for English, and unlike counting characters near for Korean too."""
+    """About four UTF-8 bytes a token: near for English, and unlike counting characters near for
+    Korean too."""
     return tokens_of_bytes(len(text) if text.isascii() else len(text.encode("utf-8", "replace")))
 
 
@@ -111,14 +114,14 @@ def tokens_of_bytes(length: int) -> int:
 
 
 def cautious_tokens(text: str) -> int:
-    """More tokens than a usual tokenizer makes of ``text``, where too few would overflow a model's context.
+    """More tokens than a usual tokenizer makes of ``text``, where too few would overflow a model's
+    context.
 
-    Measured on prose in nine languages, program code and JSON, with tokenizers of 32,000 to 131,000 words
-    (Mistral's v1, v3 and Tekken, OpenAI's cl100k): a letter is at most a third of a token in English and Latin
-    text, digits and signs a whole one, a byte of any other script 0.6. Long hexadecimal, Base64 and rows of emoji
-    can be more.
-    """
+    Measured on prose in nine languages, program code and JSON, with tokenizers of 32,000 to 131,000
+    words (Mistral's v1, v3 and Tekken, OpenAI's cl100k): a letter is at most a third of a token in
+    English and Latin text, digits and signs a whole one, a byte of any other script 0.6. Long
+    hexadecimal, Base64 and rows of emoji can be more."""
     data = text.encode("utf-8", "replace")
-    rest = data.translate(None, _LETTERS)
-    signs = len(rest.translate(None, _NOT_ASCII))
-    return (len(data) - len(rest)) // 3 + signs + (len(rest) - signs) * 2 // 3 + 1
+    others = data.translate(None, _LETTERS)
+    signs = len(others.translate(None, _NOT_ASCII))
+    return (len(data) - len(others)) // 3 + signs + (len(others) - signs) * 2 // 3 + 1

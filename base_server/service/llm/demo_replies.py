@@ -1,4 +1,5 @@
-"""Replies of the offline demo, in the question's language; the chat page's suggestions have replies of their own."""
+"""Replies of the offline demo, in the question's language; the chat page's suggestions have replies
+of their own."""
 
 from __future__ import annotations
 
@@ -13,8 +14,9 @@ _WORD = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)*")
 _HANGUL = re.compile(r"[\u1100-\u11ff\u3131-\u318e\ua960-\ua97f\uac00-\ud7ff]")
 # First words of an English sentence that may name Korean ones: "What does 안녕 mean?"
 _ENGLISH_OPENER = re.compile(
-    r"(?:are|can|could|define|describe|difference|do|does|explain|give|good|help|how|i|i['’]m|is|let['’]s|meaning|my"
-    r"|please|pronounce|say|should|show|tell|translate|what|what['’]s|when|where|which|who|why|will|would|write)",
+    r"(?:are|can|could|define|describe|difference|do|does|explain|give|good|help|how|i|i['’]m|is"
+    r"|let['’]s|meaning|my|please|pronounce|say|should|show|tell|translate|what|what['’]s|when|where"
+    r"|which|who|why|will|would|write)",
     re.IGNORECASE,
 )
 _GREETING = re.compile(r"hello|hey|hi", re.IGNORECASE)
@@ -25,14 +27,16 @@ _KOREAN_REQUEST = re.compile(
 _NAMES_ONE = 4
 """From so many words on, a single Korean one behind English ones is a name or a quotation."""
 
-_GREETING_EN = """Hello! I am the **demo** of this chat server. No AI provider was called for this reply, so I know \
+_GREETING_EN = """Hello! I am the **demo** of this chat server. No AI provider was called for \
+this reply, so I know \
 only a few prepared answers. What you can try here is real, though:
 
 - **Streaming**: this text arrives word by word. Reload the page in the middle, and it goes on.
 - **Two tabs**: open this chat in a second tab. Both show the same reply.
 - **Stop**: a long reply can be stopped; what has arrived is kept.
 
-Ask me for *a short story*, or for *a table and a block of code*. For real answers, start the server with an API key."""
+Ask me for *a short story*, or for *a table and a block of code*. For real answers, start the \
+server with an API key."""
 
 _GREETING_KO = """안녕하세요! 저는 이 채팅 서버의 **데모**입니다. 이 답변에는 AI 제공자를 호출하지 않았고, 준비된 답변 \
 몇 가지만 알고 있습니다. 하지만 여기서 해 볼 수 있는 것은 모두 진짜입니다.
@@ -45,17 +49,20 @@ _GREETING_KO = """안녕하세요! 저는 이 채팅 서버의 **데모**입니�
 
 _STORY_EN = """### The message that was almost lost
 
-At eleven at night Mina typed three words, *I forgive you*, and pressed Enter. At that very second the lights in the \
+At eleven at night Mina typed three words, *I forgive you*, and pressed Enter. At that very \
+second the lights in the \
 machine room went out.
 
-In the dark a small program woke up. It had one rule: **nothing is thanked for before it is written down.** It opened \
+In the dark a small program woke up. It had one rule: **nothing is thanked for before it is \
+written down.** It opened \
 its log, and there the three words were, on the last line, with the ink still wet.
 
 “Are you sure?” asked the database. “I have no record of them.”
 
 “That is why I came,” said the program. It carried the words over, once, and crossed out the line.
 
-When the lights came back, her brother's phone buzzed. He read the message twice. It had been sent only once.
+When the lights came back, her brother's phone buzzed. He read the message twice. It had been \
+sent only once.
 
 ---
 
@@ -78,7 +85,8 @@ _STORY_KO = """### 하마터면 사라질 뻔한 메시지
 
 *데모 응답입니다. 준비된 이야기이며, AI 제공자를 호출하지 않았습니다.*"""
 
-_TABLE_EN = """Here are both. This is a **demo**, so they were prepared and no AI provider was called.
+_TABLE_EN = """Here are both. This is a **demo**, so they were prepared and no AI provider was \
+called.
 
 | Step | Where | Usual time | Survives a crash |
 |---|---|--:|:-:|
@@ -202,7 +210,8 @@ def demo_reply(questions: list[str]) -> str:
 def language_of(text: str) -> Language | None:
     """The language to answer ``text`` in; None when it has no words, such as a number or an emoji.
 
-    A Korean sentence begins or ends in Korean, whatever names it holds; every other language is answered in English."""
+    A Korean sentence begins or ends in Korean, whatever names it holds; every other language is
+    answered in English."""
     words = _WORD.findall(_CODE.sub(" ", text))
     if not words:
         return None

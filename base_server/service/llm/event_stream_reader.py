@@ -13,7 +13,8 @@ _DIGITS = re.compile(rb"[0-9]+")
 
 
 class ServerSentEvent(NamedTuple):
-    """``data`` is valid UTF-8 with its lines joined by LF: bytes, because a JSON parser takes bytes.
+    """``data`` is valid UTF-8 with its lines joined by LF: bytes, because a JSON parser takes
+    bytes.
 
     ``last_event_id`` is that of the stream, which an event without an ``id`` field inherits.
     """
@@ -30,16 +31,17 @@ class EventTooLong(ValueError):
 class EventStreamReader:
     """Give it what was read, in pieces of any size, with :meth:`feed`.
 
-    An event is complete at its blank line: what the stream has left unfinished at its end is no event. Lines end
-    with LF, CR or CRLF; a CR ends its line at once, and an LF that comes in a later piece belongs to it.
-    """
+    An event is complete at its blank line: what the stream has left unfinished at its end is no
+    event. Lines end with LF, CR or CRLF; a CR ends its line at once, and an LF that comes in a
+    later piece belongs to it."""
 
     def __init__(self, max_event_bytes: int) -> None:
         self._max_bytes = max_event_bytes
         self._at_start = True
         self._after_cr = False
         self._line: list[bytes] = []
-        """The pieces of the line that has not ended: joined once, so a long line costs linear time."""
+        """The pieces of the line that has not ended: joined once, so a long line costs linear
+        time."""
         self._line_bytes = 0
         self._data: list[bytes] = []
         self._data_bytes = 0

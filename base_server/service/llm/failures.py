@@ -1,8 +1,8 @@
 """Whatever a provider, its SDK or LangChain raises becomes one of two errors of ours.
 
 Works on LangChain's provider-neutral exceptions. The provider's prose (which may repeat user text
-or a key) is dropped; its class, HTTP status and error code are kept for the log, and why no connection was made.
-"""
+or a key) is dropped; its class, HTTP status and error code are kept for the log, and why no
+connection was made."""
 
 from __future__ import annotations
 
@@ -23,9 +23,11 @@ _CONTEXT_CODES = frozenset(
     | {"context_window_exceeded", "contextwindowexceedederror", "request_too_large", "3051"}
 )
 _CONTEXT_TEXT = re.compile(
-    # What OpenAI, vLLM, SGLang, llama.cpp, Ollama, Mistral, xAI, TGI, Google, Bedrock, Cohere and others say.
+    # What OpenAI, vLLM, SGLang, llama.cpp, Ollama, Mistral, xAI, TGI, Google, Bedrock, Cohere and
+    # others send.
     r"context[ _-]?(length|window|size|limit)|maximum (model|prompt|input) length|model token limit"
-    r"|(prompt|input|conversation|messages?) (is|are) too (long|large)|too (long|large) for (the |requested )?model"
+    r"|(prompt|input|conversation|messages?) (is|are) too (long|large)"
+    r"|too (long|large) for (the |requested )?model"
     r"|too many (input |prompt )?tokens|exceeds? (the )?max(imum)? (prompt |input |context )?length"
     r"|tokens? (count )?(\([^)]*\) )?exceeds? (the )?(maximum|limit|configured)"
     r"|reduce the length of the (messages|prompt)"
@@ -39,7 +41,8 @@ _LIMITED_USE = re.compile(
     r"per (second|min|minute|hour|day|month)\b|rate[ _-]?limit|quota|throttl|billing|wait before",
     re.IGNORECASE,
 )
-"""Too many tokens for now, or for the money: half of them would be refused too, or be a way around the limit."""
+"""Too many tokens for now, or for the money: half of them would be refused too, or be a way around
+the limit."""
 _RAISED_HERE = (AttributeError, LookupError, OSError, TypeError, ValueError, AIUnavailable)
 """By the SDK or us, of what came: its text may be the model's, and the reply is billed."""
 _BACKOFF_S = (0.25, 0.5, 1.0, 2.0, 4.0)
@@ -67,13 +70,14 @@ def translate(error: Exception, connect_s: float, total_s: float) -> AIUnavailab
 
 
 def may_retry(error: Exception) -> bool:
-    """True only when the provider certainly did no work: repeating a call that it served bills twice."""
+    """True only when the provider certainly did no work: repeating a call that it served bills
+    twice."""
     return _status(error) in _REFUSED_UNSERVED or _among_causes(error, _NOT_CONNECTED)
 
 
 def is_context_overflow(error: Exception) -> bool:
-    """Whether the provider refused the prompt as longer than the model's context: before a reply's first chunk it
-    did no work then.
+    """Whether the provider refused the prompt as longer than the model's context: before a reply's
+    first chunk it did no work then.
 
     LangChain knows it of few providers. A wrong guess costs one more call that is refused.
     """
@@ -96,7 +100,8 @@ def is_context_overflow(error: Exception) -> bool:
 
 
 def retry_delay_s(error: Exception, attempt: int) -> float | None:
-    """How long to wait before attempt ``attempt`` (1 = the first repetition); None = longer than worth it."""
+    """How long to wait before attempt ``attempt`` (1 = the first repetition); None = longer than
+    worth it."""
     asked = _retry_after_s(error)
     delay = asked if asked is not None else _BACKOFF_S[min(attempt, len(_BACKOFF_S)) - 1]
     return delay if delay <= _LONGEST_WAIT_S else None
@@ -122,7 +127,7 @@ def _cause_named(error: BaseException | None, names: frozenset[str]) -> BaseExce
 
 
 def _last_words(error: BaseException) -> str:
-    """What the operating system or TLS said: nothing was sent yet, so nobody's text is in it."""
+    """The text of the operating system or TLS: nothing was sent yet, so nobody's text is in it."""
     while (cause := error.__cause__ or error.__context__) is not None:
         error = cause
     return " ".join(str(error).split())[:200]

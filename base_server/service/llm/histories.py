@@ -1,4 +1,5 @@
-"""The conversations that replies build on: a registered reader's, or a session's own list in Redis."""
+"""The conversations that replies build on: a registered reader's, or a session's own list in
+Redis."""
 
 from __future__ import annotations
 
@@ -25,13 +26,14 @@ HistoryReader = Callable[[str], Awaitable[Sequence[HistoryMessage] | None]]
 class History:
     """A conversation as read; ``own`` when this service stores it itself."""
 
-    turns: Sequence[HistoryMessage]
+    messages: Sequence[HistoryMessage]
     own: bool
 
 
 class Histories:
     """``reader`` is asked first; a session that it does not know (None) has a Redis LIST
-    ``ai_history:{session_id}`` of at most ``max_conversation_length`` turns, TTL ``conversation_ttl_s``.
+    ``ai_history:{session_id}`` of at most ``max_conversation_length`` messages, TTL
+    ``conversation_ttl_s``.
 
     Every call on a session waits for the writes that :meth:`write_later` has queued for it.
     Cache outages are raised as the cache raises them.
@@ -47,13 +49,14 @@ class Histories:
         self._queued: dict[str, asyncio.Task[None]] = {}
 
     def register(self, reader: HistoryReader) -> None:
-        """The owner of the sessions that it answers for; one at a time, the last one counts."""
+        """Set the reader of the sessions that are stored elsewhere; the last one registered
+        counts."""
         self._reader = reader
 
     async def read(self, session_id: str) -> History:
-        """The conversation, oldest turn first; empty when nothing is known."""
-        if (turns := await self._reader_turns(session_id)) is not None:
-            return History(turns, own=False)
+        """The conversation, oldest message first; empty when nothing is known."""
+        if (messages := await self._reader_messages(session_id)) is not None:
+            return History(messages, own=False)
         await self._written(session_id)
         if self._keep == 0:
             return History([], own=True)
@@ -64,15 +67,18 @@ class Histories:
         ):  # a key of another type counts as a miss; the next write replaces it
             Logger.warn("ai history unreadable", session_id=session_id)
             texts = []
-        return History([turn for text in texts if (turn := _decoded(text)) is not None], own=True)
+        return History(
+            [message for text in texts if (message := _decoded(text)) is not None], own=True
+        )
 
-    async def append(self, session_id: str, turns: Sequence[HistoryMessage]) -> None:
-        """Add ``turns`` behind the others; without effect for a reader's session."""
-        await self._write(session_id, "append", turns)
+    async def append(self, session_id: str, messages: Sequence[HistoryMessage]) -> None:
+        """Add ``messages`` after the others; without effect for a reader's session."""
+        await self._write(session_id, "append", messages)
 
-    async def replace(self, session_id: str, turns: Sequence[HistoryMessage]) -> None:
-        """Put ``turns`` (none: nothing) in the conversation's place; without effect for a reader's session."""
-        await self._write(session_id, "replace", turns)
+    async def replace(self, session_id: str, messages: Sequence[HistoryMessage]) -> None:
+        """Put ``messages`` (none: nothing) in place of the conversation; without effect for a
+        reader's session."""
+        await self._write(session_id, "replace", messages)
 
     def write_later(self, session_id: str, write: Callable[[], Awaitable[None]]) -> None:
         """Run ``write`` in a task, after the session's earlier ones; for callers that cannot await.
@@ -103,13 +109,13 @@ class Histories:
         if task is not None and task is not asyncio.current_task():
             await asyncio.wait({task})
 
-    async def _reader_turns(self, session_id: str) -> Sequence[HistoryMessage] | None:
+    async def _reader_messages(self, session_id: str) -> Sequence[HistoryMessage] | None:
         return None if self._reader is None else await self._reader(session_id)
 
-    async def _write(self, session_id: str, how: str, turns: Sequence[HistoryMessage]) -> None:
-        if await self._reader_turns(session_id) is not None:
+    async def _write(self, session_id: str, how: str, messages: Sequence[HistoryMessage]) -> None:
+        if await self._reader_messages(session_id) is not None:
             return
-        newest = [_encoded(turn) for turn in turns[-self._keep :]] if self._keep else []
+        newest = [_encoded(message) for message in messages[-self._keep :]] if self._keep else []
         args = [str(self._keep), str(self._ttl_s), how, *newest]
         if newest or how == "replace":
             await self._cache.get_client().eval_script(
@@ -121,8 +127,8 @@ def _key(session_id: str) -> str:
     return f"ai_history:{session_id}"
 
 
-def _encoded(turn: HistoryMessage) -> str:
-    return json.dumps({"sender": turn.sender, "content": turn.content}, ensure_ascii=False)
+def _encoded(message: HistoryMessage) -> str:
+    return json.dumps({"sender": message.sender, "content": message.content}, ensure_ascii=False)
 
 
 def _decoded(text: str) -> HistoryMessage | None:

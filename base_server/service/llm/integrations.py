@@ -1,4 +1,6 @@
-"""A LangChain chat model for each configured choice. Importing this module imports LangChain: only in a thread."""
+"""A LangChain chat model for each configured choice.
+
+Importing this module imports LangChain: only in a thread."""
 
 from __future__ import annotations
 
@@ -28,7 +30,8 @@ _SAY_WHY = frozenset({"anthropic", "ollama"})  # of the others it is not known
 
 
 class HttpClients:
-    """The HTTP client of each provider that speaks OpenAI's protocol, made when it is first asked for.
+    """The HTTP client of each provider that speaks OpenAI's protocol, made when it is first asked
+    for.
 
     LangChain's own default is shared by every event loop of the process and cannot be closed.
     """
@@ -75,10 +78,11 @@ def build_model(
 
 
 def _silence_serializer() -> None:
-    """SDKs keep what came, of any type, and LangChain dumps it as declared: pydantic warns of each value.
+    """SDKs keep what came, of any type, and LangChain dumps it as declared: pydantic warns of each
+    value.
 
-    The warning holds the model's text, and the interpreter keeps one entry for each text, without end.
-    """
+    The warning holds the model's text, and the interpreter keeps one entry for each text, without
+    end."""
     warnings.filterwarnings(
         "ignore", "Pydantic serializer warnings", UserWarning, r"pydantic\.main\Z"
     )

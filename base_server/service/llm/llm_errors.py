@@ -1,4 +1,6 @@
-"""Every way a reply can fail. Texts are for the log: they never hold user text, keys or a provider's prose."""
+"""Every way a reply can fail.
+
+Texts are for the log: they never hold user text, keys or a provider's prose."""
 
 from __future__ import annotations
 
@@ -10,7 +12,7 @@ from base_server.service.core.errors import ServiceError
 class AIUnavailable(ServiceError):
     """No reply, or none to its end.
 
-    ``called`` is false when the provider was not asked at all (no free place, service stopped);
+    ``called`` is false when the provider was not asked at all (no capacity, service stopped);
     ``retry_after_s`` is when asking again makes sense, if that is known.
     """
 
@@ -23,24 +25,27 @@ class AIUnavailable(ServiceError):
 
 
 class ReplyWithheld(AIUnavailable):
-    """The provider's content filter or the model itself refused; no fallback is asked to say it instead."""
+    """The provider's content filter or the model itself refused; no fallback is asked instead."""
 
     def __init__(self) -> None:
         super().__init__("the provider withheld the reply")
 
 
 class ConversationTooLong(AIUnavailable):
-    """The provider refused the prompt as longer than the model's context, with half of the history too."""
+    """The provider refused the prompt as longer than the model's context, with half of the history
+    too."""
 
     def __init__(self) -> None:
         super().__init__(
-            "the conversation is too long for the model, with half of its history too: set context_tokens of the"
-            " model to its context size, or lower llmConfig.history_max_tokens"
+            "the conversation is too long for the model, with half of its history too: set"
+            " context_tokens of the model to its context size, or lower"
+            " llmConfig.history_max_tokens"
         )
 
 
 class AITimeout(ServiceError):
-    """The provider was too slow: ``phase`` is ``connect``, ``first token``, ``next token`` or ``reply``."""
+    """The provider was too slow: ``phase`` is ``connect``, ``first token``, ``next token`` or
+    ``reply``."""
 
     def __init__(self, phase: str, limit_s: float) -> None:
         super().__init__(f"{phase}: nothing after {limit_s:g} s")

@@ -64,19 +64,23 @@ Options = Annotated[Mapping[str, JsonValue], AfterValidator(_has_no_setting_of_i
 
 
 class ProviderSettings(Settings):
-    """Who serves models, and how long it may take."""
+    """A provider of models, and its time limits."""
 
     integration: Name = "openai"
-    """What speaks to it: `openai` for every server with OpenAI's chat completions protocol, self-hosted ones too; or
-    another provider of LangChain's `init_chat_model`, such as `anthropic` or `ollama`, with its package installed."""
+    """What speaks to it: `openai` for every server with OpenAI's chat completions protocol,
+    self-hosted ones too; or another provider of LangChain's `init_chat_model`, such as `anthropic`
+    or `ollama`, with its package installed."""
     base_url: Annotated[str, AfterValidator(_is_http_url)] | None = None
     """Address of its API, for `openai` up to and with `/v1`; null is the integration's own."""
     api_key: SecretStr | None = None
     """Its key; for the provider named `openai` the variable `OPENAI_API_KEY` is read too."""
     key_required: bool = True
-    """False for servers without keys, and for integrations that find their credentials themselves."""
+    """False for servers without keys, and for integrations that find their credentials
+    themselves."""
     options: Options = Field(default_factory=dict)
-    """More arguments for the integration's chat model (a region, a project). Printed as they are: no secrets."""
+    """More arguments for the integration's chat model (a region, a project).
+
+    Printed as they are: no secrets."""
     connect_timeout_s: Seconds = 5.0
     """Longest wait for a connection."""
     first_token_timeout_s: Seconds = 45.0
@@ -88,13 +92,17 @@ class ProviderSettings(Settings):
     max_retries: int = Field(default=2, ge=0, le=5)
     """Only for calls that the provider certainly did not serve (``failures.may_retry``)."""
     context_tokens: ContextTokens | None = None
-    """Context size of its models in tokens, prompt and reply together; null is unknown. A model may have its own."""
+    """Context size of its models in tokens, prompt and reply together; null is unknown.
+
+    A model may have its own."""
     whole_reasons: tuple[FinishReasonName, ...] = ()
-    """More finish reasons, in any case, that mean a whole reply. Known are `stop`, `eos`, `eos_token`, `end_turn`,
-    `stop_sequence`, `complete`, `completed`, `finished`, `done`; an unknown one ends the reply with 1020."""
+    """More finish reasons, in any case, that mean a whole reply.
+
+    Known are `stop`, `eos`, `eos_token`, `end_turn`, `stop_sequence`, `complete`, `completed`,
+    `finished`, `done`; an unknown one ends the reply with 1020."""
     require_finish_reason: bool = False
-    """Whether a stream that ends with `[DONE]` but without a finish reason is a failed reply (1020), not a whole
-    one."""
+    """Whether a stream that ends with `[DONE]` but without a finish reason is a failed reply
+    (1020), not a whole one."""
 
 
 class ModelSettings(Settings):
@@ -107,15 +115,16 @@ class ModelSettings(Settings):
     options: Options = Field(default_factory=dict)
     """More arguments for this model, beside and above those of its provider."""
     context_tokens: ContextTokens | None = None
-    """Its context size in tokens, prompt and reply together: history is left out until both fit; null is that of its
-    provider. Counted cautiously, so that Korean, Chinese, Japanese and program code fit too."""
+    """Its context size in tokens, prompt and reply together: history is left out until both fit;
+    null is that of its provider. Counted cautiously, so that Korean, Chinese, Japanese and program
+    code fit too."""
 
 
 class PersonaSettings(ModelSettings):
-    """Who answers, and how."""
+    """A model with its instructions."""
 
     fallbacks: tuple[ModelSettings, ...] = ()
-    """Asked one after the other when the model before failed without having said anything."""
+    """Asked in this order when the model before failed without any text."""
     title: str = ""
     """Name for people."""
     description: str = ""
@@ -160,19 +169,22 @@ class LlmSettings(Settings):
     demo_without_key: bool = False
     """Answer with ``demo`` where a provider has no key, outside LOCAL too."""
     demo_word_delay_s: float = Field(default=0.0, ge=0, le=1)
-    """Pause before each word of a `demo` reply, for people to see it stream; shortened for long replies."""
+    """Pause before each word of a `demo` reply, for people to see it stream; shortened for long
+    replies."""
 
     max_concurrent_requests: int = Field(default=64, ge=1)
     """Calls of providers at once, in this process."""
     max_waiting_requests: int = Field(default=256, ge=0)
-    """Calls that may wait for such a place; one more is refused with 1020 (503)."""
+    """Calls that may wait to run; one more is refused with 1020 (503)."""
     wait_timeout_s: Seconds = 20.0
-    """How long a call may wait for one of ``max_concurrent_requests`` places."""
+    """How long a call may wait to run, when ``max_concurrent_requests`` others do."""
 
     max_conversation_length: int = Field(default=20, ge=0, le=1000)
     """Earlier messages given to the model, and kept for a session of its own."""
     history_max_tokens: int = Field(default=8000, ge=0)
-    """Budget of those messages (estimated); system prompt and question come on top. See `context_tokens` too."""
+    """Budget of those messages (estimated); system prompt and question come on top.
+
+    See `context_tokens` too."""
     conversation_ttl_s: TtlSeconds = 3600
     """Seconds that a session's own history is kept (rooms keep theirs by themselves)."""
     max_reply_chars: int = Field(default=100_000, ge=1)
@@ -193,14 +205,14 @@ class LlmSettings(Settings):
                 f"default_persona: not one of personas ({', '.join(sorted(self.personas))})"
             )
         for name, persona in self.personas.items():
-            for place, chosen in (
+            for where, chosen in (
                 ("", persona),
                 *((f".fallbacks.{n}", f) for n, f in enumerate(persona.fallbacks)),
             ):
                 if chosen.provider != DEMO_PROVIDER and chosen.provider not in self.providers:
                     known = ", ".join([*sorted(self.providers), DEMO_PROVIDER])
                     raise ValueError(
-                        f"personas.{name}{place}.provider: not one of providers ({known})"
+                        f"personas.{name}{where}.provider: not one of providers ({known})"
                     )
                 context_tokens = self.context_tokens_of(chosen)
                 if (
@@ -209,7 +221,7 @@ class LlmSettings(Settings):
                     and persona.max_tokens >= context_tokens
                 ):
                     raise ValueError(
-                        f"personas.{name}.max_tokens: leaves nothing of the context_tokens of {chosen.model}"
-                        f" ({context_tokens}) for the question"
+                        f"personas.{name}.max_tokens: leaves nothing of the context_tokens of"
+                        f" {chosen.model} ({context_tokens}) for the question"
                     )
         return self

@@ -1,9 +1,8 @@
 """What a LangChain model streams, and how its chunks are read: text, usage, and why it ended.
 
-Taken from the model's own ``_astream``, below LangChain's callbacks and tracing (docs/decisions): ``astream``
-keeps every chunk and joins them on the event loop when a reply ends or is left, and with a tracer in the
-environment it would send conversations to a third party.
-"""
+Taken from the model's own ``_astream``, below LangChain's callbacks and tracing (docs/decisions):
+``astream`` keeps every chunk and joins them on the event loop when a reply ends or is left, and
+with a tracer in the environment it would send conversations to a third party."""
 
 from __future__ import annotations
 
@@ -27,7 +26,8 @@ _BETWEEN_WORDS = str.maketrans("", "", "_- \t\r\n")
 
 
 def fold_reason(reason: str) -> str:
-    """A finish reason as it is compared: ``end_turn``, ``End-Turn`` and ``EndTurn`` are the same."""
+    """A finish reason as it is compared: ``end_turn``, ``End-Turn`` and ``EndTurn`` are the
+    same."""
     return reason.translate(_BETWEEN_WORDS).casefold()
 
 
@@ -76,13 +76,13 @@ _SEVERITY: dict[EndKind | None, int] = {
 class ModelTraits:
     """How a model streams.
 
-    ``says_why``: an end without a reason is a reply that was cut off. ``usage_adds_up``: LangChain's rule,
-    a chunk's usage is what came on top; with the OpenAI protocol the last one says it all, and some servers
-    repeat it with every chunk. ``whole_reasons``: folded finish reasons that mean a whole reply, beside those that
-    are known anyway. ``done_is_whole``: OpenAI's ``[DONE]`` ends a whole reply where no reason was given.
-    ``obtains_permit``: its HTTP client obtains the call's permit; that of another model is obtained before it is asked.
-    ``joins_neighbours``: its prompt has user and AI in turns.
-    """
+    ``says_why``: an end without a reason is a reply that was cut off. ``usage_adds_up``:
+    LangChain's rule, a chunk's usage is what came on top; with the OpenAI protocol the last one is
+    the whole usage, and some servers repeat it with every chunk. ``whole_reasons``: folded finish
+    reasons that mean a whole reply, beside those that are known anyway. ``done_is_whole``: OpenAI's
+    ``[DONE]`` ends a whole reply where no reason was given. ``obtains_permit``: its HTTP client
+    obtains the call's permit; that of another model is obtained before it is asked.
+    ``joins_neighbours``: in its prompt user and AI alternate."""
 
     says_why: bool
     usage_adds_up: bool
@@ -93,7 +93,9 @@ class ModelTraits:
 
 
 def open_chunks(model: BaseChatModel, messages: list[BaseMessage]) -> Chunks:
-    """The model's chunks; a model that cannot stream gives its whole reply as one. Nothing is sent yet."""
+    """The model's chunks; a model that cannot stream gives its whole reply as one.
+
+    Nothing is sent yet."""
     if model._should_stream(async_api=True, stream=True):
         return cast(Chunks, model._astream(messages))
     return _whole(model, messages)
@@ -106,9 +108,10 @@ class ChunkReader:
         self._adds_up = traits.usage_adds_up
         self._whole = _WHOLE | traits.whole_reasons
         self.reason: EndKind | None = None
-        """None until the model has said why it ends."""
+        """None until the model has given a reason."""
         self.unknown_reason = ""
-        """The finish reason that is not known, for the log: bounded, and without anything that could be text."""
+        """The finish reason that is not known, for the log: bounded, and without anything that
+        could be text."""
         self.model_name: str | None = None
         self.usage: tuple[int, int] | None = None
         """(prompt, completion) tokens."""
@@ -161,7 +164,7 @@ async def _whole(model: BaseChatModel, messages: list[BaseMessage]) -> Chunks:
 
 
 def _is_count(value: Any) -> bool:
-    """What a provider says of tokens may be anything: LangChain passes it on as it came."""
+    """What a provider reports as tokens may be anything: LangChain passes it on as it came."""
     return isinstance(value, int) and 0 <= value <= _MOST_TOKENS
 
 

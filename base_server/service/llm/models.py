@@ -1,4 +1,6 @@
-"""The models of all personas, and replies of the first one that answers. Importing this module imports LangChain."""
+"""The models of all personas, and replies of the first one that answers.
+
+Importing this module imports LangChain."""
 
 from __future__ import annotations
 
@@ -17,7 +19,7 @@ from base_server.service.llm.llm_settings import LlmSettings, ProviderSettings
 from base_server.service.llm.model_stream import ModelTraits
 from base_server.service.llm.personas import Choice, Persona, Personas
 from base_server.service.llm.prompt import build_prompt
-from base_server.service.llm.provider_call import Callee, CallLimits, ProviderCall
+from base_server.service.llm.provider_call import CallLimits, CallTarget, ProviderCall
 
 if TYPE_CHECKING:
     from base_server.service.llm.integrations import HttpClients
@@ -33,7 +35,7 @@ class ModelSet:
         self._clients: HttpClients | None = None
         self._running: set[ProviderCall] = set()
         self._personas = {
-            persona.name: (persona, [self._callee(persona, choice) for choice in persona.choices])
+            persona.name: (persona, [self._target(persona, choice) for choice in persona.choices])
             for persona in personas.all()
         }
 
@@ -44,12 +46,12 @@ class ModelSet:
         question: str,
         permit: CallPermit,
     ) -> AsyncGenerator[ReplyItem, None]:
-        """The reply of the persona's model; of the next fallback when one failed without having said anything.
+        """The reply of the persona's model; of the next fallback when one failed without any text.
 
         A fallback has the time of its own provider. Raises what the last one raised, or the permit.
         """
-        persona, callees = self._personas[persona_name]
-        for number, callee in enumerate(callees, start=1):
+        persona, targets = self._personas[persona_name]
+        for number, target in enumerate(targets, start=1):
             spoke = False
             prompt = build_prompt(
                 persona.settings.system_prompt,
@@ -57,10 +59,10 @@ class ModelSet:
                 question,
                 max_messages=self._settings.max_conversation_length,
                 max_tokens=self._settings.history_max_tokens,
-                context_tokens=callee.prompt_tokens,
-                joins=callee.traits.joins_neighbours,
+                context_tokens=target.prompt_tokens,
+                joins=target.traits.joins_neighbours,
             )
-            call = ProviderCall(callee, prompt, permit)
+            call = ProviderCall(target, prompt, permit)
             self._running.add(call)
             try:
                 async with aclosing(call.stream()) as items:
@@ -71,13 +73,13 @@ class ModelSet:
             except (AIUnavailable, AITimeout) as error:
                 if (
                     spoke
-                    or number == len(callees)
+                    or number == len(targets)
                     or isinstance(error, ReplyWithheld)
                     or permit.failure is error
                 ):
                     raise
                 Logger.warn(
-                    "ai fallback", persona=persona_name, failed=callee.model_name, reason=str(error)
+                    "ai fallback", persona=persona_name, failed=target.model_name, reason=str(error)
                 )
             finally:
                 self._running.discard(call)
@@ -89,7 +91,7 @@ class ModelSet:
         if self._clients is not None:
             await self._clients.close()
 
-    def _callee(self, persona: Persona, choice: Choice) -> Callee:
+    def _target(self, persona: Persona, choice: Choice) -> CallTarget:
         model: BaseChatModel
         if choice.provider is None:
             model, traits = (
@@ -98,15 +100,18 @@ class ModelSet:
             )
         else:
             # Thirty megabytes, which a server of demos does without.
-            from base_server.service.llm.integrations import HttpClients, build_model  # noqa: PLC0415
+            from base_server.service.llm.integrations import (  # noqa: PLC0415
+                HttpClients,
+                build_model,
+            )
 
             self._clients = self._clients or HttpClients(self._settings.max_reply_chars)
             model, traits = build_model(choice, choice.provider, persona.settings, self._clients)
         limits = CallLimits.of(
             choice.provider or ProviderSettings(), self._settings.max_reply_chars
         )
-        prompt_tokens = _room_for_prompt(choice.context_tokens, persona.settings.max_tokens)
-        return Callee(
+        prompt_tokens = _prompt_capacity(choice.context_tokens, persona.settings.max_tokens)
+        return CallTarget(
             model,
             traits,
             limits,
@@ -118,8 +123,9 @@ class ModelSet:
         )
 
 
-def _room_for_prompt(context_tokens: int | None, reply_tokens: int | None) -> int | None:
-    """What a model's context leaves for the prompt; a reply without a bound of its own gets a quarter."""
+def _prompt_capacity(context_tokens: int | None, reply_tokens: int | None) -> int | None:
+    """What a model's context leaves for the prompt; a reply without a bound of its own gets a
+    quarter."""
     if context_tokens is None:
         return None
     return context_tokens - (reply_tokens or context_tokens // 4)

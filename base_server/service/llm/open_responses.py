@@ -17,8 +17,8 @@ Body = Callable[..., AsyncGenerator[bytes, None]]
 
 
 class ProviderResponse(Protocol):
-    """What is needed of the HTTP library's response; everything that reads it calls ``aiter_bytes``, and closing it
-    twice is harmless."""
+    """What is needed of the HTTP library's response; everything that reads it calls
+    ``aiter_bytes``, and closing it twice is harmless."""
 
     status_code: int
     aiter_bytes: Body

@@ -1,4 +1,5 @@
-"""Which personas exist, and which models answer for each: those configured that have their key, or ``demo``."""
+"""Which personas exist, and which models answer for each: those configured that have their key, or
+``demo``."""
 
 from __future__ import annotations
 
@@ -23,7 +24,8 @@ from base_server.service.llm.llm_settings import (
 
 @dataclass(frozen=True, slots=True)
 class PersonaInfo:
-    """What clients see of a persona; ``model`` is the one that is asked first (``demo`` without a key)."""
+    """What clients see of a persona; ``model`` is the one that is asked first (``demo`` without a
+    key)."""
 
     ai_persona: str
     title: str
@@ -78,10 +80,11 @@ _DEMO = Choice(DEMO_PROVIDER, None, None, DEMO_PROVIDER, {})
 
 
 class Personas:
-    """All configured personas, resolved once. Raises :class:`StartError` for a key that must be there and is not.
+    """All configured personas, resolved once. Raises :class:`StartError` for a key that must be
+    there and is not.
 
-    Where ``demo`` may stand in, models without a key are left out, and ``demo`` answers when none is left.
-    """
+    Where ``demo`` may stand in, models without a key are left out, and ``demo`` answers when none
+    is left."""
 
     def __init__(self, settings: LlmSettings, env: str, environ: Mapping[str, str]) -> None:
         self._settings = settings
@@ -127,7 +130,8 @@ class Personas:
         ]
 
     def need_a_look(self) -> bool:
-        """Whether packages or options are configured that only LangChain can judge, when the models are built."""
+        """Whether packages or options are configured that only LangChain can judge, when the models
+        are built."""
         choices = [choice for persona in self._all.values() for choice in persona.choices]
         return any(
             choice.provider is not None
@@ -176,8 +180,8 @@ class Personas:
         variable = f"BASE_SERVER__LLMCONFIG__PROVIDERS__{chosen.provider.upper()}__API_KEY"
         also = " or OPENAI_API_KEY" if chosen.provider == "openai" else ""
         raise StartError(
-            f"llmConfig.providers.{chosen.provider}.api_key is missing (persona {persona} needs it): "
-            f"set {variable}{also}, or llmConfig.demo_without_key to true."
+            f"llmConfig.providers.{chosen.provider}.api_key is missing (persona {persona} needs"
+            f" it): set {variable}{also}, or llmConfig.demo_without_key to true."
         )
 
 

@@ -1,4 +1,6 @@
-"""The messages that a model gets. User text is only ever the content of a message object, never a template."""
+"""The messages that a model gets.
+
+User text is only ever the content of a message object, never a template."""
 
 from __future__ import annotations
 
@@ -25,13 +27,13 @@ _KINDS: dict[Sender, type[HumanMessage | AIMessage | SystemMessage]] = {
 
 
 class Prompt:
-    """What every provider takes: at most one system message, first; then user and AI in turns, beginning and ending
-    with a user's; no message without text.
+    """What every provider takes: at most one system message, first; then user and AI alternating,
+    beginning and ending with the user; no message without text.
 
-    ``messages`` are joined from ``history``, because replies that failed, were deleted or were trimmed away leave
-    neighbours of one role, which the templates of many models refuse. ``tokens`` is their estimated size.
-    With ``joins`` False they are what they were: for a model that looks at the question alone.
-    """
+    ``messages`` are joined from ``history``, because replies that failed, were deleted or were
+    trimmed away leave neighbours of one role, which the templates of many models refuse. ``tokens``
+    is their estimated size. With ``joins`` False they are what they were: for a model that looks at
+    the question alone."""
 
     __slots__ = ("_history", "_joins", "_question", "_system_prompt", "messages", "tokens")
 
@@ -47,18 +49,18 @@ class Prompt:
         self._system_prompt = system_prompt
         self._history = _from_first_question(history)
         self._question = question
-        turns = [*self._history, HistoryMessage("USER", question)]
+        conversation = [*self._history, HistoryMessage("USER", question)]
         if system_prompt:
-            turns.insert(0, HistoryMessage("SYSTEM", system_prompt))
-        self.messages = as_messages(_joined(turns) if joins else turns)
+            conversation.insert(0, HistoryMessage("SYSTEM", system_prompt))
+        self.messages = as_messages(_joined(conversation) if joins else conversation)
         self.tokens = count_tokens(self.messages)
 
     def with_half_the_history(self) -> Prompt | None:
-        """The same question behind the newer half of the history; None when there is no history."""
+        """The same question after the newer half of the history; None when there is no history."""
         if not self._history:
             return None
         newer = _newest(
-            self._history, len(self._history) // 2, sum(map(turn_tokens, self._history)) // 2
+            self._history, len(self._history) // 2, sum(map(message_tokens, self._history)) // 2
         )
         return Prompt(self._system_prompt, newer, self._question, joins=self._joins)
 
@@ -73,12 +75,12 @@ def build_prompt(
     context_tokens: int | None = None,
     joins: bool = True,
 ) -> Prompt:
-    """System prompt, the newest part of ``history`` that fits the limits and begins with a user's turn, question.
+    """System prompt, the newest part of ``history`` that fits the limits and begins with a message
+    of the user, question.
 
-    ``context_tokens`` is what all of it may take together, counted by :func:`cautious_tokens`; system prompt and
-    question are there even if they are more. A last entry of ``history`` that is the question itself is left out,
-    so are turns without text (a reply that failed at once).
-    """
+    ``context_tokens`` is what all of it may take together, counted by :func:`cautious_tokens`;
+    system prompt and question are there even if they are more. A last entry of ``history`` that is
+    the question itself is left out, so are messages without text (a reply that failed at once)."""
     asked = HistoryMessage("USER", question)
     earlier = history[:-1] if history and history[-1] == asked else history
     room = None
@@ -91,55 +93,61 @@ def build_prompt(
     )
 
 
-def as_messages(turns: Iterable[HistoryMessage]) -> list[BaseMessage]:
-    return [_KINDS[sender](content=content) for sender, content in turns]
+def as_messages(conversation: Iterable[HistoryMessage]) -> list[BaseMessage]:
+    return [_KINDS[sender](content=content) for sender, content in conversation]
 
 
-def turn_tokens(turn: HistoryMessage) -> int:
+def message_tokens(message: HistoryMessage) -> int:
     """Estimated, offline; see :func:`estimate_tokens`."""
-    return estimate_tokens(turn.content) + _OVERHEAD_TOKENS
+    return estimate_tokens(message.content) + _OVERHEAD_TOKENS
 
 
 def count_tokens(messages: Iterable[BaseMessage]) -> int:
-    """:func:`turn_tokens` of LangChain's messages."""
+    """:func:`message_tokens` of LangChain's messages."""
     return sum(estimate_tokens(message.text) + _OVERHEAD_TOKENS for message in messages)
 
 
-def _cautious(turn: HistoryMessage) -> int:
-    return cautious_tokens(turn.content) + _OVERHEAD_TOKENS
+def _cautious(message: HistoryMessage) -> int:
+    return cautious_tokens(message.content) + _OVERHEAD_TOKENS
 
 
 def _newest(
     history: Sequence[HistoryMessage], max_messages: int, max_tokens: int, room: int | None = None
 ) -> list[HistoryMessage]:
-    """The newest turns that are at most ``max_messages`` of ``max_tokens``, and fit the context's ``room``."""
-    # LangChain's trim_messages gives the same for the budget, by counting message objects made of all of the history.
+    """The newest messages that are at most ``max_messages`` of ``max_tokens``, and fit the
+    context's ``room``."""
+    # LangChain's trim_messages gives the same for the budget, by counting message objects made of
+    # all of the history.
     kept: list[HistoryMessage] = []
-    for turn in reversed(history):
-        if not turn.content or turn.content.isspace():
+    for message in reversed(history):
+        if not message.content or message.content.isspace():
             continue
-        max_tokens -= turn_tokens(turn)
+        max_tokens -= message_tokens(message)
         if room is not None:
-            room -= _cautious(turn)
+            room -= _cautious(message)
         if max_tokens < 0 or len(kept) == max_messages or (room is not None and room < 0):
             break
-        kept.append(turn)
+        kept.append(message)
     kept.reverse()
     return kept
 
 
 def _from_first_question(history: Sequence[HistoryMessage]) -> list[HistoryMessage]:
-    """``history`` without the AI's turns that come before the first of a user's."""
+    """``history`` without the AI's messages before the first one of the user."""
     first = next(
-        (place for place, turn in enumerate(history) if turn.sender == "USER"), len(history)
+        (index for index, message in enumerate(history) if message.sender == "USER"), len(history)
     )
-    return [turn for place, turn in enumerate(history) if place >= first or turn.sender == "SYSTEM"]
-
-
-def _joined(turns: Sequence[HistoryMessage]) -> list[HistoryMessage]:
-    """System turns in one at the beginning, then neighbours of one sender in one."""
-    ordered = sorted(turns, key=lambda turn: turn.sender != "SYSTEM")
     return [
-        HistoryMessage(sender, _BETWEEN.join(turn.content for turn in group))
-        for sender, group in groupby(ordered, key=lambda turn: turn.sender)
+        message
+        for index, message in enumerate(history)
+        if index >= first or message.sender == "SYSTEM"
+    ]
+
+
+def _joined(conversation: Sequence[HistoryMessage]) -> list[HistoryMessage]:
+    """System messages in one at the beginning, then neighbours of one sender in one."""
+    ordered = sorted(conversation, key=lambda message: message.sender != "SYSTEM")
+    return [
+        HistoryMessage(sender, _BETWEEN.join(message.content for message in group))
+        for sender, group in groupby(ordered, key=lambda message: message.sender)
     ]

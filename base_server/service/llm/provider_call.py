@@ -1,4 +1,5 @@
-"""One call of a provider: deadlines, retries, errors translated, text cleaned, the connection closed."""
+"""One call of a provider: deadlines, retries, errors translated, text cleaned, the connection
+closed."""
 
 from __future__ import annotations
 
@@ -61,10 +62,12 @@ class CallLimits:
 
 
 @dataclass(frozen=True, slots=True)
-class Callee:
-    """Whom a call asks, and as whom. ``model_name`` is the configured one; a reply may name it more exactly.
-    ``address``: where the provider is, for the log, if that is known. ``prompt_tokens``: what a prompt may take of
-    the model's context, None when its size is unknown."""
+class CallTarget:
+    """Whom a call asks, and as whom.
+
+    ``model_name`` is the configured one; a reply may name it more exactly. ``address``: where the
+    provider is, for the log, if that is known. ``prompt_tokens``: what a prompt may take of the
+    model's context, None when its size is unknown."""
 
     model: BaseChatModel
     traits: ModelTraits
@@ -79,12 +82,12 @@ class Callee:
 class ProviderCall:
     """Made on the event loop and streamed once with :meth:`stream`."""
 
-    def __init__(self, callee: Callee, prompt: Prompt, permit: CallPermit) -> None:
-        self._callee = callee
+    def __init__(self, target: CallTarget, prompt: Prompt, permit: CallPermit) -> None:
+        self._target = target
         self._permit = permit
-        self._limits = callee.limits
+        self._limits = target.limits
         self._prompt = prompt
-        self._reader = ChunkReader(callee.traits)
+        self._reader = ChunkReader(target.traits)
         self._watch = Watch()
         self._clock = asyncio.get_running_loop().time
         self._started = self._clock()
@@ -96,26 +99,26 @@ class ProviderCall:
         self._responses: list[OpenResponse] = []
 
     async def stream(self) -> AsyncGenerator[ReplyItem, None]:
-        """A ReplyStart, the reply's pieces, then one ReplyEnd. Raises only AIUnavailable and AITimeout, and what the
-        permit raises.
+        """A ReplyStart, the reply's pieces, then one ReplyEnd. Raises only AIUnavailable and
+        AITimeout, and what the permit raises.
 
-        Closing the generator, or cancelling the task that waits for it, closes the provider's connection.
-        """
+        Closing the generator, or cancelling the task that waits for it, closes the provider's
+        connection."""
         self._started = self._clock()
         outcome, failure = "left", None  # stopped, interrupted or deleted
         chunks: Chunks | None = None
         chunk: ChatGeneration | None
         try:
-            yield ReplyStart(self._callee.model_name, self._prompt.tokens)
+            yield ReplyStart(self._target.model_name, self._prompt.tokens)
             chunks, chunk = await self._open()
             if self._is_shortened:
-                yield ReplyStart(self._callee.model_name, self._prompt.tokens)
+                yield ReplyStart(self._target.model_name, self._prompt.tokens)
             text = ReplyText()
             while chunk is not None:
                 if piece := self._take(text.push(self._delta(chunk))):
                     yield piece
                 chunk = await self._after(chunks) if self._chars < self._limits.max_chars else None
-            if piece := self._take(text.rest()):
+            if piece := self._take(text.flush()):
                 yield piece
             end = self._end()
             outcome = "done"
@@ -139,10 +142,10 @@ class ProviderCall:
         """
         while True:
             self._attempts += 1
-            chunks = open_chunks(self._callee.model, self._prompt.messages)
+            chunks = open_chunks(self._target.model, self._prompt.messages)
             try:
                 with collect_responses(self._responses), needing(self._permit):
-                    if not self._callee.traits.obtains_permit:
+                    if not self._target.traits.obtains_permit:
                         await self._permit.obtain()
                     chunk = await self._next(chunks)
                 if chunk is None:
@@ -171,9 +174,9 @@ class ProviderCall:
             return False
         Logger.warn(
             "ai prompt too long: sent again with half of the history",
-            persona=self._callee.persona,
-            provider=self._callee.provider,
-            model=self._callee.model_name,
+            persona=self._target.persona,
+            provider=self._target.provider,
+            model=self._target.model_name,
             prompt_tokens=self._prompt.tokens,
             next_prompt_tokens=shorter.tokens,
             fix="set context_tokens of the model to its context size",
@@ -192,16 +195,17 @@ class ProviderCall:
         if (
             chunk is None
             and self._reader.reason is None
-            and self._callee.traits.says_why
+            and self._target.traits.says_why
             and not self._came_to_done()
         ):
             raise AIUnavailable("the reply was cut off")
         return chunk
 
     def _came_to_done(self) -> bool:
-        """Whether the stream ended with ``[DONE]``: some servers give no other sign that a reply is whole."""
+        """Whether the stream ended with ``[DONE]``: some servers give no other sign that a reply is
+        whole."""
         return (
-            self._callee.traits.done_is_whole
+            self._target.traits.done_is_whole
             and bool(self._responses)
             and self._responses[-1].is_done
         )
@@ -274,18 +278,18 @@ class ProviderCall:
         )
 
     def _usage(self) -> tuple[int, int]:
-        """Prompt and completion tokens: the provider's where it told them, or estimated."""
+        """Prompt and completion tokens: the provider's where it sent them, or estimated."""
         prompt, completion = self._reader.usage or (0, 0)
         return prompt or self._prompt.tokens, completion or tokens_of_bytes(self._bytes)
 
     def _answered_by(self) -> str:
-        return self._reader.model_name or self._callee.model_name
+        return self._reader.model_name or self._target.model_name
 
     def _log(self, outcome: str, failure: Exception | None) -> None:
         prompt, completion = self._usage()
         fields = {
-            "persona": self._callee.persona,
-            "provider": self._callee.provider,
+            "persona": self._target.persona,
+            "provider": self._target.provider,
             "model": self._answered_by(),
             "outcome": outcome,
             "attempts": self._attempts,
@@ -297,7 +301,7 @@ class ProviderCall:
         if failure is None:
             Logger.info("ai call", **fields)
         else:
-            Logger.warn("ai call", **fields, base_url=self._callee.address, reason=str(failure))
+            Logger.warn("ai call", **fields, base_url=self._target.address, reason=str(failure))
 
     def _elapsed_s(self) -> float:
         return self._clock() - self._started

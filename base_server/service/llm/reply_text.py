@@ -1,4 +1,5 @@
-"""A provider's deltas made storable: whole characters only, nothing that UTF-8 or a database refuses."""
+"""A provider's deltas made storable: whole characters only, nothing that UTF-8 or a database
+refuses."""
 
 from __future__ import annotations
 
@@ -24,14 +25,14 @@ class ReplyText:
             return delta
         text = self._held + delta
         self._held = text[-1:] if "\ud800" <= text[-1:] <= "\udbff" else ""
-        return _mended(text[: len(text) - len(self._held)])
+        return _repaired(text[: len(text) - len(self._held)])
 
-    def rest(self) -> str:
+    def flush(self) -> str:
         """What was held back, at the end of the reply."""
         held, self._held = self._held, ""
-        return _mended(held)
+        return _repaired(held)
 
 
-def _mended(text: str) -> str:
+def _repaired(text: str) -> str:
     joined = text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
     return joined.replace("\x00", "\ufffd")

@@ -1,8 +1,8 @@
-"""Between a provider's response and the SDK that parses it: bounded, and only events that are chunks of a reply.
+"""Between a provider's response and the SDK that parses it: bounded, and only events that are
+chunks of a reply.
 
-The SDK takes every event for a chunk, so a keep-alive would break the reply; and it keeps an event for as long as the
-event does not end.
-"""
+The SDK takes every event for a chunk, so a keep-alive would break the reply; and it keeps an event
+for as long as the event does not end."""
 
 from __future__ import annotations
 
@@ -26,7 +26,8 @@ from base_server.service.llm.open_responses import (
 _MAX_EVENT_BYTES = 16 * 2**20
 """A whole reply in one event has some megabytes."""
 _BYTES_PER_CHAR = 1024
-"""What comes for a character of text at most: 200 to 500 bytes of JSON a token are usual, and some think aloud."""
+"""What comes for a character of text at most: 200 to 500 bytes of JSON a token are usual, and some
+think aloud."""
 _MAX_BLANK_BYTES = 1024
 _KEEP_ALIVES = frozenset({"ping", "keep-alive", "keepalive", "heartbeat"})
 _EMPTY_DATA = frozenset(
@@ -37,10 +38,9 @@ _EMPTY_DATA = frozenset(
 class ResponseEvents:
     """The HTTP client's hook for a response whose headers have come.
 
-    Its body is then read as an event stream and written again: one ``data`` event for each JSON object. A body
-    that is none passes as it came: an error's, or a JSON text (a call without streaming). Reading raises
-    AIUnavailable for too much, and after an event named ``error``.
-    """
+    Its body is then read as an event stream and written again: one ``data`` event for each JSON
+    object. A body that is none passes as it came: an error's, or a JSON text (a call without
+    streaming). Reading raises AIUnavailable for too much, and after an event named ``error``."""
 
     def __init__(self, max_chars: int) -> None:
         self._max_bytes = max(_MAX_EVENT_BYTES, max_chars * _BYTES_PER_CHAR)
@@ -91,7 +91,8 @@ class _ChunkEvents:
             raise AIUnavailable("an event of the provider's has no end") from None
 
     def raise_after_error(self) -> None:
-        """Errors in OpenAI's form are raised by the SDK; of any other it would make a chunk without text."""
+        """Errors in OpenAI's form are raised by the SDK; of any other it would make a chunk without
+        text."""
         if self._has_error:
             raise AIUnavailable("the provider sent an error event")
 

@@ -17,8 +17,8 @@ class Overdue(Exception):
 class Watch:
     """Waits for one item after the other, each with its own due time on the event loop's clock.
 
-    ``asyncio.timeout`` sets and cancels a timer for each wait, 4 to 10 µs a token. Here a wait only moves
-    a number; a timer that goes off too early is set again. Only one task may wait at a time.
+    ``asyncio.timeout`` sets and cancels a timer for each wait, 4 to 10 µs a token. Here a wait only
+    moves a number; a timer that goes off too early is set again. Only one task may wait at a time.
     """
 
     def __init__(self) -> None:
@@ -30,7 +30,9 @@ class Watch:
         self._rung: Exception | None = None
 
     async def next_of(self, items: AsyncIterator[T], due: float) -> T | None:
-        """The next item, None at the end. Raises :class:`Overdue` at ``due``, and what :meth:`ring` was given."""
+        """The next item, None at the end.
+
+        Raises :class:`Overdue` at ``due``, and what :meth:`ring` was given."""
         if self._rung is not None:
             raise self._rung
         self._due = due

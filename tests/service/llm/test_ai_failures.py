@@ -22,7 +22,7 @@ from base_server.service.llm.call_permit import CallPermit
 from base_server.service.llm.llm_errors import AITimeout, AIUnavailable
 from base_server.service.llm.model_stream import ModelTraits
 from base_server.service.llm.prompt import Prompt
-from base_server.service.llm.provider_call import Callee, CallLimits, ProviderCall
+from base_server.service.llm.provider_call import CallLimits, CallTarget, ProviderCall
 from tests.certificates import make_certificate
 from tests.openai_stub import OpenAIStub, Reply
 from tests.service.llm.ai_fixtures import collected, next_text, running_service, stub_settings
@@ -331,7 +331,7 @@ async def anyone() -> None:
 async def test_any_exception_of_langchain_is_mapped(error: type[Exception], after: int) -> None:
     model = _RaisingModel(messages=iter([]), error=error("SECRET"), after=after)
     limits = CallLimits(1, 1, 1, 1, 2, 1000)
-    callee = Callee(
+    callee = CallTarget(
         model, ModelTraits(says_why=True, usage_adds_up=False), limits, "P", "p", "m", None
     )
     with pytest.raises(AIUnavailable) as failed:
@@ -351,7 +351,7 @@ class _ChunkModel(GenericFakeChatModel):
 
 
 def _call(model: GenericFakeChatModel) -> ProviderCall:
-    callee = Callee(
+    callee = CallTarget(
         model,
         ModelTraits(says_why=True, usage_adds_up=False),
         CallLimits(1, 1, 1, 1, 2, 9),

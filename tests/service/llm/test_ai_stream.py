@@ -273,7 +273,7 @@ async def test_no_more_calls_at_once_than_allowed_and_the_rest_waits_its_turn(
 
 @pytest.mark.parametrize(
     ("limits", "reason"),
-    [({"max_waiting_requests": 0}, "too many"), ({"wait_timeout_s": 0.05}, "no free")],
+    [({"max_waiting_requests": 0}, "too many"), ({"wait_timeout_s": 0.05}, "no capacity")],
 )
 async def test_a_full_service_refuses_without_calling(
     stub: OpenAIStub, cache: CacheService, limits: dict[str, float], reason: str

@@ -173,7 +173,7 @@ async def test_keep_alives_pass_another_integration_too(cache: CacheService, kin
             "eos",
             "eos_token",
             "end_turn",
-            "End-HistoryMessage",
+            "End-Turn",
             "EndTurn",
             "stop_sequence",
         ],
