@@ -10,11 +10,15 @@ unexport PYTHONDONTWRITEBYTECODE
 JOBS ?= 4
 MINUTES ?= 20
 ROLLING_S ?= 60
-# What a change in one file needs: the unit tests, and of each area over HTTP one file, on the
-# embedded default.
+# What a change in one file needs, on the embedded default: the unit tests without the slowest files (wild streams, sizes,
+# crashes), and of each area over HTTP one file.
 FAST ?= tests/service tests/template tests/test_architecture.py tests/test_documents.py \
   tests/application/test_config.py tests/application/test_health.py tests/documented/test_documented_names.py \
   tests/e2e/test_walk.py tests/streams/test_streams.py
+SLOW ?= tests/service/llm/test_ai_streams_in_the_wild.py tests/service/llm/test_ai_failures.py \
+  tests/service/llm/test_ai_integrations.py tests/service/cache/test_cache_embedded.py \
+  tests/template/base/test_request_body_cost.py tests/template/chat/persistence/test_recovery.py \
+  tests/template/chat/persistence/test_older_shards.py tests/template/chat/replies/test_lost_slots.py
 # Of the tests over HTTP, what depends most on which process answers: one life, streams, clients,
 # stories beside a model.
 ON_WORKERS ?= tests/e2e/test_walk.py tests/streams/test_streams.py tests/examples \
@@ -35,7 +39,7 @@ test: $(INSTALLED) ## all tests that can run here; names what it skipped (REQUIR
 	@exec $(BIN)/python -m pytest -rs -n $(JOBS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 test-fast: $(INSTALLED) ## what a change in one file needs, within 60 s: unit tests and one file per area over HTTP, on the embedded default
-	@exec $(BIN)/python -m pytest --embedded -n 2 --dist loadfile --no-loadscope-reorder $(FAST) $(ARGS)
+	@exec $(BIN)/python -m pytest --embedded -n 2 --dist loadfile --no-loadscope-reorder $(FAST) $(SLOW:%=--ignore=%) $(ARGS)
 
 workers: $(INSTALLED) ## some tests over HTTP on servers of four workers, a random one each request (ARGS="tests/e2e tests/story": more)
 	@exec env SERVER_WORKERS=4 $(BIN)/python -m pytest -rs -n $(JOBS) --dist loadfile --no-loadscope-reorder $(ON_WORKERS) $(ARGS)
