@@ -357,7 +357,7 @@ class ChatTemplateImpl(BaseTemplate):
             shard_id = int(rows[0]["shard_id"]) if rows else self.wiring.settings.default_shard_id
         # A shard that was added a moment ago, and has no streams here yet, is looked for.
         await self.wiring.database.require_shard(shard_id)
-        partition = self.parts.keys.account_partition(session.account_id)
+        partition = self.parts.cache.partitions.of_id(session.account_id)
         guard = client_session.guard
         run_script = None if guard is None else partial(guard.run, self.parts.cache.run_script)
         return Caller(session.account_id, session.account_db_key, shard_id, partition, run_script)
@@ -373,7 +373,7 @@ class ChatTemplateImpl(BaseTemplate):
 
     async def _accept(self, caller: Caller, request: ChatMessageSendRequest) -> Accepted:
         persona = request.ai_persona and self._persona(request.ai_persona)
-        new_id = self.parts.keys.new_id
+        new_id = self.parts.cache.partitions.new_id
         message = NewMessage(
             question_id=new_id(caller.partition),
             reply_id=new_id(caller.partition),

@@ -68,6 +68,7 @@ class ScriptRunner:
         settings: ChatSettings,
     ) -> None:
         self._cache = cache
+        self._partitions = cache.partitions
         self._database = database
         self._loaders = loaders
         self._streams = streams
@@ -77,7 +78,7 @@ class ScriptRunner:
     def check_room_id(self, caller: Caller, room_id: str) -> None:
         """An id of ours that carries another partition is of another account: not found, without a
         look."""
-        if self._cache.partitions.is_own_id(room_id) not in (None, caller.partition):
+        if self._partitions.is_own_id(room_id) not in (None, caller.partition):
             raise RoomNotFound
 
     async def _call(self, call: ScriptCall[Answer], caller: Caller, room_id: str) -> Answer:
@@ -118,15 +119,9 @@ class ScriptRunner:
     def _report_backlog(self, caller: Caller, backlog: int) -> None:
         self._streams.report_backlog(caller.partition, caller.shard_id, backlog)
 
-    def _stream(self, caller: Caller) -> str:
-        return self._streams.stream_key(caller.partition, caller.shard_id)
-
-    def _blocked_rooms(self, caller: Caller) -> str:
-        return self._streams.blocked_rooms_key(caller.partition, caller.shard_id)
-
-    def _id_time(self, client_id: str | None) -> str:
+    def _id_time(self, client_id: str) -> str:
         """ISO time of a UUIDv7 made by the client; '' when its id proves nothing by its time."""
-        ms = self._cache.partitions.id_time_ms(client_id) if client_id else None
+        ms = self._partitions.id_time_ms(client_id)
         return "" if ms is None or ms > LAST_MS else iso_of_ms(ms)
 
 

@@ -112,16 +112,17 @@ class MessageRepository(ScriptRunner):
                     call.asked_first_seq = first_seq
 
     def _accept_call(self, caller: Caller, room_id: str, message: NewMessage) -> AcceptSend:
+        client_id, title = message.client_message_id, title_of(message.content)
+        stream = self._streams.stream(caller.partition, caller.shard_id)
         keys = self._keys.partition(caller.partition)
-        room, client_id = keys.room(room_id), message.client_message_id
-        title = title_of(message.content)
+        room = keys.room(room_id)
         return AcceptSend(
             caller=caller,
             room=room,
             account=keys.account(caller.account_id),
             partition=keys,
-            event_stream=self._stream(caller),
-            blocked_rooms=self._blocked_rooms(caller),
+            event_stream=stream.key,
+            blocked_rooms=stream.blocked_key,
             question_state=keys.message_state(message.question_id),
             reply_state=keys.message_state(message.reply_id),
             message_states=keys.message_state(""),
@@ -135,7 +136,7 @@ class MessageRepository(ScriptRunner):
             payload_start=open_payload(caller, room_id),
             client_message_id=client_id,
             body_hash=_fingerprint(message) if client_id else "",
-            client_id_time=self._id_time(client_id),
+            client_id_time=self._id_time(client_id) if client_id else "",
             on_busy=message.on_busy,
             own_persona=to_json(message.persona) if message.persona else "",
             first_title=to_json(title) if title else "",
@@ -183,7 +184,7 @@ class MessageRepository(ScriptRunner):
             caller=caller,
             room=room,
             partition=keys,
-            event_stream=self._stream(caller),
+            event_stream=self._streams.stream_key(caller.partition, caller.shard_id),
             message_state=keys.message_state(message_id),
             reply_stream=room.reply_stream(message_id),
             room_id=room_id,

@@ -116,14 +116,14 @@ class RoomRepository(ScriptRunner):
             room=keys.room(room_id),
             account=keys.account(caller.account_id),
             partition=keys,
-            event_stream=self._stream(caller),
+            event_stream=self._streams.stream_key(caller.partition, caller.shard_id),
             room_id=room_id,
             title=to_json(title),
             persona=to_json(persona),
             payload=event,
             client_request_id=client_request_id,
             request_hash=request_hash,
-            request_id_time=self._id_time(client_request_id),
+            request_id_time=self._id_time(client_request_id) if client_request_id else "",
             backlog_limit=self._streams.max_backlog,
             rooms_limit=self._settings.max_rooms_per_account,
             title_version=version,
@@ -251,12 +251,13 @@ class RoomRepository(ScriptRunner):
         self.check_room_id(caller, room_id)
         keys = self._keys.partition(caller.partition)
         operation_id = operation_id or self._keys.new_id(caller.partition)
+        stream = self._streams.stream(caller.partition, caller.shard_id)
         call = UpdateRoom(
             caller=caller,
             room=keys.room(room_id),
             partition=keys,
-            event_stream=self._stream(caller),
-            blocked_rooms=self._blocked_rooms(caller),
+            event_stream=stream.key,
+            blocked_rooms=stream.blocked_key,
             done_note=keys.operation(operation_id),
             room_id=room_id,
             title=to_json(title),
@@ -279,7 +280,7 @@ class RoomRepository(ScriptRunner):
             room=room,
             account=keys.account(caller.account_id),
             partition=keys,
-            event_stream=self._stream(caller),
+            event_stream=self._streams.stream_key(caller.partition, caller.shard_id),
             reply_streams=room.reply_stream(""),
             message_states=keys.message_state(""),
             room_id=room_id,
