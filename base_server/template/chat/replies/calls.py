@@ -208,7 +208,7 @@ class EndReply(ScriptCall[EndStored | EndedBefore]):
 
 
 @dataclass(frozen=True, slots=True)
-class FoundMessage:
+class StoredReply:
     """A stored message of the window, with its state."""
 
     message: str
@@ -216,7 +216,7 @@ class FoundMessage:
 
 
 @dataclass(frozen=True, slots=True)
-class ReplyStopped(FoundMessage):
+class ReplyStopped(StoredReply):
     backlog: int
     granted_token: str
 
@@ -231,13 +231,13 @@ class NoSuchReply:
     """There is no such message, or it is deleted."""
 
 
-Found = FoundMessage | NeedsDatabase | NoSuchReply
+Found = StoredReply | NeedsDatabase | NoSuchReply
 
 
 def _found(answer: list[Any]) -> Found:
     match answer:
         case [ScriptStatus.OK | ScriptStatus.DUPLICATE, message, state]:
-            return FoundMessage(message, state or MessageState.SENT.value)
+            return StoredReply(message, state or MessageState.SENT.value)
         case [ScriptStatus.NEEDS_DATABASE, *_]:
             return NeedsDatabase()
     return NoSuchReply()

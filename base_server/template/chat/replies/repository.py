@@ -16,10 +16,10 @@ from base_server.template.chat.domain.states import GONE, MessageState, state_na
 from base_server.template.chat.replies.calls import (
     EndKeys,
     Found,
-    FoundMessage,
     LeaseRuns,
     ReplyStopped,
     StopReply,
+    StoredReply,
     WatchReply,
 )
 from base_server.template.chat.replies.slot import ReplyRef
@@ -83,7 +83,7 @@ class ReplyRepository(ScriptRunner):
         self, caller: Caller, room_id: str, reply_id: str, found: LeaseRuns | Found
     ) -> ChatMessage:
         match found:
-            case FoundMessage(message, state):
+            case StoredReply(message, state):
                 return _checked(read_message(message, state))
             case NeedsDatabase():
                 return await self._stored(caller, room_id, reply_id)
