@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from math import inf
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -55,8 +56,15 @@ class DatabaseService(Facade):
     """
 
     def __init__(
-        self, settings: DatabaseSettings, data_dir: Path, scripts_dir: Path, *, env: str = "LOCAL"
+        self,
+        settings: DatabaseSettings,
+        data_dir: Path,
+        scripts_dir: Path,
+        *,
+        env: str = "LOCAL",
+        clock: Callable[[], float] = monotonic,
     ) -> None:
+        self.clock = clock
         self._settings = settings
         self._databases = Databases(settings, data_dir=data_dir, scripts_dir=scripts_dir)
         self._fix = f"python -m application.manage --env {env} db apply"
@@ -64,7 +72,7 @@ class DatabaseService(Facade):
         self._global: Database | None = None
         self._shards: dict[int, Database] = {}
         self._addresses: dict[int, ShardAddress] = {}
-        self._searched_s = -_SEARCH_AGAIN_S  # for a shard that a call named
+        self._searched_s = -inf  # for a shard that a call named
         self._unchecked: set[int] = set()
         self._loading = asyncio.Lock()
         self.calls = 0
@@ -148,11 +156,11 @@ class DatabaseService(Facade):
         searched for, which is done once a second at most."""
         if shard_id in self._shards:
             return
-        if monotonic() - self._searched_s <= _SEARCH_AGAIN_S:
+        if self.clock() - self._searched_s <= _SEARCH_AGAIN_S:
             raise ServiceUnavailable(
                 SERVICE, f"there is no shard {shard_id}; known are {self.shard_ids}"
             )
-        self._searched_s = monotonic()
+        self._searched_s = self.clock()
         await self.refresh_shards()
         if shard_id not in self._shards:
             reason = f"there is no shard {shard_id}; known are {self.shard_ids}"

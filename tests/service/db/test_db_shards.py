@@ -9,7 +9,6 @@ from collections.abc import AsyncIterator
 import pytest
 
 from base_server.service.core.errors import ServiceError, ServiceUnavailable
-from base_server.service.db import database_service
 from base_server.service.db.database_service import DatabaseService
 from base_server.service.db.databases import Databases, apply_all, report_all, set_frozen
 from base_server.service.db.db_settings import DatabaseSettings
@@ -50,13 +49,16 @@ async def test_added_shard_is_used_and_unknown_one_looked_up_once_a_second(
             await refresh()
 
         monkeypatch.setattr(database, "refresh_shards", counted)
-        monkeypatch.setattr(database_service, "_SEARCH_AGAIN_S", 100)
-        database._searched_s = time.monotonic()
+        now_s = time.monotonic()
+        database.clock = lambda: now_s
+        with pytest.raises(ServiceUnavailable, match="no shard 8"):
+            await database.require_shard(8)
+        looks = 0
         for _ in range(20):
             with pytest.raises(ServiceUnavailable, match=r"no shard 9; known are \[1, 2\]"):
                 await database.require_shard(9)
         assert looks == 0
-        monkeypatch.setattr(database_service, "_SEARCH_AGAIN_S", 0)
+        now_s += 1.5
         with pytest.raises(ServiceUnavailable, match="no shard 9"):
             await database.call_shard_procedure(9, "fp_chat_rooms_get", (1,))
         assert looks == 1

@@ -91,7 +91,10 @@ class ReplyReaders:
         replies: ChatReplies,
         signals: ReplySignals,
         settings: ChatSettings,
+        *,
+        check_interval_s: float = _LOOK_AGAIN_S,
     ) -> None:
+        self.check_interval_s = check_interval_s
         self._repository = repository
         self._slots = slots
         self._replies = replies
@@ -147,7 +150,7 @@ class ReplyReaders:
                         reading.offset = end
                         yield Piece(end, missing)
                     if not found.deltas:
-                        await reading.wait(_LOOK_AGAIN_S)
+                        await reading.wait(self.check_interval_s)
         finally:
             self._readings.discard(reading)
 

@@ -17,7 +17,6 @@ from base_server.template.chat.common.chat_serialize import (
     ChatRoomDeleteRequest,
 )
 from base_server.template.chat.messages.repository import NewMessage
-from base_server.template.chat.replies import reader as chat_reply_reader
 from base_server.template.chat.replies.slots import ReplySlots
 from tests.backends_mariadb import DatabaseBackend
 from tests.chat_harness import ChatHarness, running_harness
@@ -25,12 +24,6 @@ from tests.openai_stub import OpenAIStub, Reply
 from tests.waiting import PATIENCE_S, until
 
 HALF = Reply(tokens=["half "], hang=True)
-
-
-@pytest.fixture(autouse=True)
-def nobody_looks_again_by_himself(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A reader learns of what happens elsewhere by a signal, or not in these tests."""
-    monkeypatch.setattr(chat_reply_reader, "_LOOK_AGAIN_S", 3600.0)
 
 
 @pytest.fixture
@@ -44,6 +37,8 @@ async def other(
     async with running_harness(*backends, app_id, provider) as harness:
         for each in (chat, harness):  # the first reply would wait for the import of LangChain
             await each.container.ai._models()
+            # A reader learns of what happens elsewhere by a signal, or not in these tests.
+            each.template.parts.readers.check_interval_s = 3600.0
         yield harness
 
 
