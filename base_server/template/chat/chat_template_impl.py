@@ -452,10 +452,10 @@ def _offset(request: ChatMessageResumeRequest, header: str) -> int:
     return int(given)
 
 
-def _put_message(response: ChatMessageSendResponse, name: str, entry: str) -> None:
-    """A message that this request wrote, as its list entry."""
+def _put_message(response: ChatMessageSendResponse, name: str, stored: str) -> None:
+    """A message that this request wrote."""
     response.put_stored(
-        name, wire_message(entry, "PENDING"), lambda: read_message(entry, "PENDING")
+        name, wire_message(stored, "PENDING"), lambda: read_message(stored, "PENDING")
     )
 
 

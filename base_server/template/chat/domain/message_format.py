@@ -77,7 +77,7 @@ def stored_row(room_id: str, row: Row) -> str:
 
 
 def tombstone(message_id: str) -> str:
-    """What a deleted message leaves in the list, so that an entry is found by its seq."""
+    """What a deleted message leaves in the list, so that a message is found by its seq."""
     return TOMBSTONE + message_id
 
 

@@ -9,7 +9,7 @@ REPEATED_SENDS = Counter(
     "Sends answered with what their client_message_id had sent before: duplicates suppressed.",
 )
 OPEN_REPLIES = Gauge(
-    "chat_open_replies", "Replies of this process that run or wait for their turn."
+    "chat_open_replies", "Replies of this process that are running or waiting for a slot."
 )
 REPLIES = Counter(
     "chat_replies",
@@ -19,7 +19,7 @@ REPLIES = Counter(
 )
 FIRST_TEXT_SECONDS = Histogram(
     "chat_first_text_seconds",
-    "From accepting a question to the first text of its reply, the wait for its turn included.",
+    "From accepting a question to the first text of its reply, the wait for its slot included.",
 )
 STOPS = Counter("chat_stops", "Replies ended by a stop.")
 RESUMES = Counter("chat_resumes", "Readers that came back to a reply.")

@@ -34,7 +34,7 @@ class RoomHistory:
         self._keys = ChatKeys(cache)
 
     async def __call__(self, session_id: str) -> Sequence[HistoryMessage] | None:
-        """Turns oldest first; None when ``session_id`` names no room.
+        """Messages oldest first; None when ``session_id`` names no room.
 
         The list in Redis is the room's window only if its record says so. Else the room is read
         from its shard, and behind it comes what handlers of a host pushed into the list by
@@ -48,8 +48,8 @@ class RoomHistory:
                 state,
                 items,
                 length,
-                (loaded_epoch, whole_length, gone),
-                epoch,
+                (loaded_in, whole_length, gone),
+                generation,
             ) = await self._cache.execute_many(
                 [
                     ("GET", room.state),
@@ -63,19 +63,19 @@ class RoomHistory:
             return await self._stored(session_id, partition)
         if gone is not None or (state is not None and state.startswith(GONE)):
             return []
-        entries = [_read_entry(item) for item in items]
-        foreign = [entry.turn for entry in entries if entry.is_foreign and entry.turn]
+        entries = [_read_stored(item) for item in items]
+        foreign = [each.message for each in entries if each.is_foreign and each.message]
         if (
-            loaded_epoch is not None
-            and loaded_epoch == epoch
+            loaded_in is not None
+            and loaded_in == generation
             and length - len(foreign) >= int(whole_length)
         ):
-            return [entry.turn for entry in entries if entry.turn]
+            return [each.message for each in entries if each.message]
         stored = await self._stored(session_id, partition)
         return [*(stored or []), *foreign] if stored is not None or foreign else None
 
     async def _stored(self, room_id: str, partition: int) -> list[HistoryMessage] | None:
-        """The newest turns of MySQL without those whose delete is still on its way there."""
+        """The newest messages of MySQL without those whose delete is still on its way there."""
         partitions = self._cache.partitions
         if partitions.is_own_id(room_id) is None and partition == partitions.of_id(room_id):
             return None  # no room that was ever loaded: a session of somebody else's
@@ -97,24 +97,24 @@ class RoomHistory:
         return kept[::-1]
 
 
-class _Entry(NamedTuple):
-    """``turn`` None: the AI must not see it. ``is_foreign``: pushed by a host's handler, not by our
-    scripts."""
+class _Stored(NamedTuple):
+    """``message`` None: the AI must not see it. ``is_foreign``: pushed by a host's handler, not by
+    our scripts."""
 
-    turn: HistoryMessage | None
+    message: HistoryMessage | None
     is_foreign: bool
 
 
-def _read_entry(item: str) -> _Entry:
+def _read_stored(item: str) -> _Stored:
     if is_tombstone(item):
-        return _Entry(None, False)
+        return _Stored(None, False)
     try:
         message: dict[str, Any] = from_json(item)
         is_foreign = "seq" not in message
         if message.get("is_streaming") or not message.get("content"):
-            return _Entry(None, is_foreign)
+            return _Stored(None, is_foreign)
         sender = message.get("sender_type", "USER")
-        return _Entry(
+        return _Stored(
             as_history_message({"sender_type": sender, "content": str(message["content"])}),
             is_foreign,
         )
@@ -123,4 +123,4 @@ def _read_entry(item: str) -> _Entry:
         TypeError,
         AttributeError,
     ):  # no JSON object, or of a sender that no model knows
-        return _Entry(None, True)
+        return _Stored(None, True)

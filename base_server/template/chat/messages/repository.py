@@ -52,8 +52,8 @@ class Accepted:
     """A stored question and its reply, as list entries. ``turn``: of a reply that nobody has asked
     for yet; None: it runs, has ended, or waits in another process.
 
-    ``has_come``: the process that claims the slot may ask now; else it waits. ``repeated``: the question was
-    sent before; else ``history`` is the entries before a question whose turn has come.
+    ``has_come``: the process that claims the slot may ask now; else it waits. ``repeated``: the
+    question was sent before; else ``history`` is the entries before a question whose turn has come.
     """
 
     question: str

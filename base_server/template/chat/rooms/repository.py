@@ -246,8 +246,8 @@ class RoomRepository(ScriptRunner):
     async def rename(
         self, caller: Caller, room_id: str, title: str, operation_id: str = ""
     ) -> None:
-        """Change the title; the last one acknowledged wins. ``operation_id`` names the call to who
-        repeats it."""
+        """Change the title; the last one acknowledged wins. ``operation_id`` identifies the call
+        when it is repeated."""
         self.check_room_id(caller, room_id)
         keys = self._keys.partition(caller.partition)
         operation_id = operation_id or self._keys.new_id(caller.partition)
