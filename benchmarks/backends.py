@@ -1,4 +1,5 @@
-"""A private Redis and a private MariaDB for one run, durable as production is, and our configuration on them."""
+"""A private Redis and a private MariaDB for one run, durable as production is, and our
+configuration on them."""
 
 from __future__ import annotations
 
@@ -26,7 +27,8 @@ class Backends:
     folder: Path
 
     def environment(self, name: str, **changes: object) -> dict[str, str]:
-        """Of a server of ours whose databases and keys are called ``name``; ``changes``: ``CHATCONFIG__WINDOW=…``."""
+        """Of a server of ours whose databases and keys are called ``name``; ``changes``:
+        ``CHATCONFIG__WINDOW=…``."""
         shards = [{"shard_id": number, "database": f"{name}_shard_{number}"} for number in SHARDS]
         values = {
             "TEMPLATECONFIG__APPID": name,

@@ -1,4 +1,5 @@
-"""What the stages of a benchmark share: the backends, the time they have, and the rows that they find."""
+"""What the stages of a benchmark share: the backends, the time they have, and the rows that they
+find."""
 
 from __future__ import annotations
 
@@ -17,9 +18,10 @@ from benchmarks.load import Contender, Measured
 class Row:
     """One line of the results.
 
-    ``against``: what ``ratio`` is measured by in the same run; ``cpu_ratio`` is the same of the servers' CPU time per
-    request, which a busy machine disturbs less. ``bound`` says how ``judged`` (the ratio, where there is
-    one, else the figure) must lie to ``target``; a row without a target is a limit, a peer or for orientation.
+    ``against``: what ``ratio`` is measured by in the same run; ``cpu_ratio`` is the same of the
+    servers' CPU time per request, which a busy machine disturbs less. ``bound`` says how ``judged``
+    (the ratio, where there is one, else the figure) must lie to ``target``; a row without a target
+    is a limit, a peer or for orientation.
     """
 
     work: str
@@ -75,7 +77,8 @@ class Bench:
         self.say(f"  {row.work}: {row.figure:,.4g} {row.unit}{ratio}{met}")
 
     def contest(self, contenders: Sequence[Contender]) -> dict[str, Measured]:
-        """Each in turn, several times over, so that a busy moment of the machine meets all of them."""
+        """Each in turn, several times over, so that a busy moment of the machine meets all of
+        them."""
         for contender in contenders:
             contender.take(min(1.0, self.seconds), keep=False)
         for number in range(1, self.rounds + 1):

@@ -30,8 +30,8 @@ class Ask:
 
 @dataclass(frozen=True)
 class Measured:
-    """Of one run: requests a second, CPU milliseconds of the server per request, latencies, and how many requests
-    were answered."""
+    """Of one run: requests a second, CPU milliseconds of the server per request, latencies, and how
+    many requests were answered."""
 
     per_s: float
     cpu_ms: float
@@ -41,7 +41,8 @@ class Measured:
 
 
 class Contender:
-    """A server with the requests that it is asked. ``take`` measures it for a while; ``result`` is the median."""
+    """A server with the requests that it is asked. ``take`` measures it for a while; ``result`` is
+    the median."""
 
     def __init__(self, name: str, server: Child, asks: Sequence[Ask], folder: Path) -> None:
         self.name = name

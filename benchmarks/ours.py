@@ -12,7 +12,8 @@ from benchmarks.processes import Child, running
 def our_server(
     bench: Bench, name: str, ai: str, **changes: object
 ) -> AbstractContextManager[Child]:
-    """A server with databases of its own, answered for by ``ai`` (subjects/ours.py); ``changes`` as in Backends."""
+    """A server with databases of its own, answered for by ``ai`` (subjects/ours.py); ``changes`` as
+    in Backends."""
     environment = bench.backends.environment(name, **changes)
     bench.backends.apply(environment)
     command = [sys.executable, "-m", "benchmarks.subjects.ours", ai]

@@ -1,9 +1,11 @@
-"""What a change costs: CPU time of a list and a send, of two trees in turns, on the same Redis and MariaDB.
+"""What a change costs: CPU time of a list and a send, of two trees in turns, on the same Redis and
+MariaDB.
 
-``python -m benchmarks.pairs --before FOLDER --pairs 12 --seconds 20``: FOLDER is a checkout of the tree before, with a
-``.venv`` of its own (``make install`` there). Each pair measures both trees, one right after the other, first the one,
-then the other; the median of the pairs' ratios is the result. ``--before .`` shows what the method itself moves.
-Of a send the time includes all that comes after it, until its rows are in MariaDB.
+``python -m benchmarks.pairs --before FOLDER --pairs 12 --seconds 20``: FOLDER is a checkout of the
+tree before, with a ``.venv`` of its own (``make install`` there). Each pair measures both trees,
+one right after the other, first the one, then the other; the median of the pairs' ratios is the
+result. ``--before .`` shows what the method itself moves. Of a send the time includes all that
+comes after it, until its rows are in MariaDB.
 """
 
 from __future__ import annotations

@@ -1,7 +1,9 @@
-"""How fast acknowledged messages reach MySQL: from the streams to rows to SENT, beside plain ``executemany``.
+"""How fast acknowledged messages reach MySQL: from the streams to rows to SENT, beside plain
+``executemany``.
 
-Both on one private MariaDB that flushes at every commit, one after the other in every round; the figure to look at is
-the ratio, for it moves less with the machine than the rates do. ``python -m benchmarks.persistence [--messages N]``.
+Both on one private MariaDB that flushes at every commit, one after the other in every round; the
+figure to look at is the ratio, for it moves less with the machine than the rates do. ``python -m
+benchmarks.persistence [--messages N]``.
 """
 
 from __future__ import annotations
@@ -65,7 +67,8 @@ ACCOUNTS = 64
 
 @dataclass(frozen=True)
 class Round:
-    """Messages and rows a second, and the CPU that one message took: of the server, of Redis, of MySQL."""
+    """Messages and rows a second, and the CPU that one message took: of the server, of Redis, of
+    MySQL."""
 
     ours: float
     peer: float
@@ -77,7 +80,8 @@ class Round:
 
 
 class Servers:
-    """A private Redis (append-only file) and MariaDB (flush at every commit) with empty databases of our own."""
+    """A private Redis (append-only file) and MariaDB (flush at every commit) with empty databases
+    of our own."""
 
     def __init__(self) -> None:
         self.redis = RedisServer(find_server("redis"))
@@ -99,7 +103,8 @@ class Servers:
 
 
 class Executemany:
-    """The peer: the same rows by ``executemany`` of 200, one connection, a commit after each; nothing else is kept."""
+    """The peer: the same rows by ``executemany`` of 200, one connection, a commit after each;
+    nothing else is kept."""
 
     _VALUES = ", ".join(["%s"] * len(MESSAGE_COLUMNS))
     _INSERT = f"INSERT INTO chat_messages ({', '.join(MESSAGE_COLUMNS)}) VALUES ({_VALUES})"
@@ -131,7 +136,8 @@ class Executemany:
 
 
 class Chat:
-    """What a server process has between accepting a message and its row, without HTTP and without an AI.
+    """What a server process has between accepting a message and its row, without HTTP and without
+    an AI.
 
     The stores' streams wake nobody, so that filling is not writing."""
 
@@ -205,7 +211,8 @@ class Chat:
 
 
 async def measure(messages: int, rounds: int, **chat_changes: Any) -> list[Round]:
-    """Fill the streams with ``messages`` and have them written, ``rounds`` times, each beside ``executemany``."""
+    """Fill the streams with ``messages`` and have them written, ``rounds`` times, each beside
+    ``executemany``."""
     turns = max(messages // ACCOUNTS // 2, 1)
     messages = turns * 2 * ACCOUNTS
     servers, results = Servers(), []

@@ -47,7 +47,8 @@ async def populate(
     talking: slice = slice(None),
     persona: str = "GPT4O",
 ) -> list[Owner]:
-    """``accounts`` with ``rooms`` each; ``messages`` (half of them replies) in the rooms of ``talking``."""
+    """``accounts`` with ``rooms`` each; ``messages`` (half of them replies) in the rooms of
+    ``talking``."""
     async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=120)) as http:
         return await asyncio.gather(
             *(_owner(http, url, rooms, messages, talking, persona) for _ in range(accounts))

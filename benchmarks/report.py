@@ -21,7 +21,8 @@ _PACKAGES = ("aiohttp", "uvloop", "redis", "hiredis", "aiomysql", "pydantic", "l
 
 
 def save(rows: Sequence[Row], peers_python: Path | None, *, whole: bool) -> None:
-    """Print the table. A whole run is kept: its numbers in results/, its table and plot as RESULTS.md."""
+    """Print the table. A whole run is kept: its numbers in results/, its table and plot as
+    RESULTS.md."""
     print(table(rows))
     name = time.strftime("%Y-%m-%d-%H%M")
     numbers = {"date": name, **machine(), "rows": [asdict(row) | {"met": row.met} for row in rows]}

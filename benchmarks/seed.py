@@ -1,7 +1,9 @@
-"""Gives an account many rooms, or a room very many messages, past the server: straight into its shard, in bulk.
+"""Gives an account many rooms, or a room very many messages, past the server: straight into its
+shard, in bulk.
 
-``python -m benchmarks.seed --env DEBUG --account NAME --rooms 10000 --messages 1000000`` on the databases of that
-configuration. The account must exist and not be in use: what Redis holds of its rooms is believed for an hour.
+``python -m benchmarks.seed --env DEBUG --account NAME --rooms 10000 --messages 1000000`` on the
+databases of that configuration. The account must exist and not be in use: what Redis holds of its
+rooms is believed for an hour.
 """
 
 from __future__ import annotations
@@ -29,7 +31,8 @@ from base_server.template.chat.domain.message_format import to_json
 ROWS = 1000
 """Rows of one call."""
 _CALL_TIMEOUT_S = 120.0
-"""No player waits for these calls, and a thousand rows may take a slow machine longer than one should wait."""
+"""No player waits for these calls, and a thousand rows may take a slow machine longer than one
+should wait."""
 _QUESTION = "What would you take along on a walk of three days through the mountains in autumn?"
 _ANSWER = "Warm layers, a light rain jacket, two pairs of socks, a map, a lamp, and more water than you think you need."
 _USER_METADATA = to_json({"ai_persona": "GPT4O"})
@@ -68,8 +71,9 @@ async def seed(
     messages: int,
     tell: Callable[[int], object] = lambda rows: None,
 ) -> str:
-    """Make ``rooms`` rooms, and ``messages`` messages in the first of them; its id. ``tell`` hears how many rows were
-    written, again and again. A message is a second older than the next; the last one is of now."""
+    """Make ``rooms`` rooms, and ``messages`` messages in the first of them; its id. ``tell`` hears
+    how many rows were written, again and again. A message is a second older than the next; the last
+    one is of now."""
     begin = datetime.now(UTC) - timedelta(seconds=messages)
     room_ids = [partitions.new_id(account.partition) for _ in range(rooms)]
 

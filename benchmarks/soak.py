@@ -1,9 +1,10 @@
-"""Hours in minutes: players of whom every fifth misbehaves, while memory, descriptors and open streams are watched.
+"""Hours in minutes: players of whom every fifth misbehaves, while memory, descriptors and open
+streams are watched.
 
-``python -m benchmarks.soak --minutes 5``, on the embedded default with short TTLs, so that what may leave Redis does so
-during the run. Ends with exit code 1 unless all is flat: memory of server and Redis, descriptors and tasks are no more
-in the last quarter than in the second one, and when the players are gone nothing of theirs is left, descriptors and
-tasks included.
+``python -m benchmarks.soak --minutes 5``, on the embedded default with short TTLs, so that what may
+leave Redis does so during the run. Ends with exit code 1 unless all is flat: memory of server and
+Redis, descriptors and tasks are no more in the last quarter than in the second one, and when the
+players are gone nothing of theirs is left, descriptors and tasks included.
 """
 
 from __future__ import annotations
@@ -45,10 +46,12 @@ _LOOKS = {
 _MIB = 2**20
 _POOLS = CacheSettings().max_connections + CacheSettings().max_bulk_connections
 _BY_ITSELF = 5
-"""Tasks of a server that is alone: it looks at readiness and sessions, does a job of its clock, renews a lock."""
+"""Tasks of a server that is alone: it looks at readiness and sessions, does a job of its clock,
+renews a lock."""
 _FLOOD = 30
 _NOISE = {"server, MiB": 2, "Redis, MiB": 2, "descriptors": _FLOOD, "tasks": _FLOOD}
-"""What must not grow, and how much, beside a tenth, means nothing: a flood is as many connections, and a task each."""
+"""What must not grow, and how much, beside a tenth, means nothing: a flood is as many connections,
+and a task each."""
 _SETTINGS = {
     "BASE_SERVER__CHATCONFIG__WINDOW": "20",
     "BASE_SERVER__CHATCONFIG__ROOM_LIST_TTL_S": "5",

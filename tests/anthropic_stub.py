@@ -10,7 +10,8 @@ from tests.openai_stub import Call, OpenAIStub, Reply, spoken
 
 
 class AnthropicStub(OpenAIStub):
-    """``finish_reason`` of a Reply is Anthropic's ``stop_reason``, ``stop`` stands for ``end_turn``."""
+    """``finish_reason`` of a Reply is Anthropic's ``stop_reason``, ``stop`` stands for
+    ``end_turn``."""
 
     _path = "/v1/messages"
     _base_path = ""

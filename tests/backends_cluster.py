@@ -1,8 +1,9 @@
-"""A Redis Cluster for tests: masters and replicas in a temporary folder, on free ports, ended by their pids.
+"""A Redis Cluster for tests: masters and replicas in a temporary folder, on free ports, ended by
+their pids.
 
-Fixtures: ``redis_cluster`` (session) has three masters; ``moving_cluster`` (module) three masters with a replica each,
-for tests that move slots or change settings, and take care of themselves; ``private_cluster`` is the same for one
-test that kills nodes.
+Fixtures: ``redis_cluster`` (session) has three masters; ``moving_cluster`` (module) three masters
+with a replica each, for tests that move slots or change settings, and take care of themselves;
+``private_cluster`` is the same for one test that kills nodes.
 """
 
 from __future__ import annotations
@@ -130,7 +131,8 @@ class RedisCluster:
                 (number + 1) * SLOTS // len(self.masters) - 1,
             )
             node.client.execute_command("CLUSTER", "ADDSLOTSRANGE", begin, end)
-            # Else two masters may hold the same epoch until they notice, and a failover waits for that.
+            # Else two masters may hold the same epoch until they notice, and a failover waits for
+            # that.
             node.client.execute_command("CLUSTER", "SET-CONFIG-EPOCH", number + 1)
         for node in self.nodes[1:]:
             node.client.execute_command("CLUSTER", "MEET", "127.0.0.1", first.port, first._bus_port)

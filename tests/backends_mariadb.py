@@ -2,10 +2,11 @@
 
 A missing binary skips the test by name, or fails it when REQUIRE_REAL=1.
 
-Fixtures: ``database_backend`` (sqlite, mariadb) gives a :class:`DatabaseBackend` with the scripts applied, which tests
-share: use ids of your own (:mod:`tests.database_rows`). ``database`` is a started DatabaseService on it.
-``fresh_database_backend`` and ``mariadb_backend`` are the same with empty databases of the test's own.
-``mariadb_server`` is the running server, ``private_mariadb`` one that the test may kill, pause and restart.
+Fixtures: ``database_backend`` (sqlite, mariadb) gives a :class:`DatabaseBackend` with the scripts
+applied, which tests share: use ids of your own (:mod:`tests.database_rows`). ``database`` is a
+started DatabaseService on it. ``fresh_database_backend`` and ``mariadb_backend`` are the same with
+empty databases of the test's own. ``mariadb_server`` is the running server, ``private_mariadb`` one
+that the test may kill, pause and restart.
 """
 
 from __future__ import annotations
@@ -73,7 +74,8 @@ class MariaDbServer:
         return self._process.pid
 
     def start(self, *more_options: str, durable: bool = True) -> None:
-        """Start it (again) on the same data; returns when it answers. ``durable``: every commit on the disk."""
+        """Start it (again) on the same data; returns when it answers. ``durable``: every commit on
+        the disk."""
         command = [
             self._mariadbd, *self._options(), f"--port={self.port}", "--bind-address=127.0.0.1",
             f"--socket={self.folder}/s", f"--pid-file={self.folder}/pid", "--skip-name-resolve",
@@ -136,7 +138,8 @@ class MariaDbServer:
 
     def _options(self) -> list[str]:
         user = ["--user=root"] if os.getuid() == 0 else []
-        # A tmpdir of its own: a server that starts removes the temporary tables of all others that share it.
+        # A tmpdir of its own: a server that starts removes the temporary tables of all others that
+        # share it.
         return [
             "--no-defaults", f"--datadir={self.folder}/data", f"--tmpdir={self.folder}",
             f"--innodb-buffer-pool-size={self._memory_mb}M", f"--innodb-log-file-size={self._memory_mb // 4}M", *user,

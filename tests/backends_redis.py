@@ -1,11 +1,12 @@
 """Redis for tests: the embedded Valkey's binary, redis-server from PATH, a cluster of it.
 
-Servers are private processes on a socket file and a free port, with their data in a temporary folder.
-A missing binary skips the test by name, or fails it when REQUIRE_REAL=1.
+Servers are private processes on a socket file and a free port, with their data in a temporary
+folder. A missing binary skips the test by name, or fails it when REQUIRE_REAL=1.
 
-Fixtures: ``cache_backend`` (valkey, redis, cluster) and ``real_cache_backend`` (valkey, redis) give a
-:class:`CacheBackend`; ``cache`` and ``real_cache`` a started CacheService on it with an ``app_id`` of the
-test's own; ``private_server`` (valkey, redis) a server that the test may kill.
+Fixtures: ``cache_backend`` (valkey, redis, cluster) and ``real_cache_backend`` (valkey, redis) give
+a
+:class:`CacheBackend`; ``cache`` and ``real_cache`` a started CacheService on it with an ``app_id``
+of the test's own; ``private_server`` (valkey, redis) a server that the test may kill.
 """
 
 from __future__ import annotations
@@ -31,11 +32,13 @@ from base_server.service.core.errors import StartError
 from tests.waiting import PATIENCE_S
 
 LOSES_NOTHING = ("--appendfsync", "always")
-"""With everysec a write may wait in its memory for 2 s while the disk is slow, and a kill loses it."""
+"""With everysec a write may wait in its memory for 2 s while the disk is slow, and a kill loses
+it."""
 
 
 class RedisServer:
-    """One private server process; :meth:`kill` is SIGKILL, :meth:`start` starts it (again) on the same data."""
+    """One private server process; :meth:`kill` is SIGKILL, :meth:`start` starts it (again) on the
+    same data."""
 
     def __init__(
         self, binary: str, *options: str, environment: Mapping[str, str] | None = None
@@ -118,7 +121,8 @@ def free_port() -> int:
 
 
 def missing_backend(reason: str) -> None:
-    """Skip the test because of ``reason``; where everything must be there (REQUIRE_REAL=1), fail it."""
+    """Skip the test because of ``reason``; where everything must be there (REQUIRE_REAL=1), fail
+    it."""
     if os.environ.get("REQUIRE_REAL") == "1":
         pytest.fail(f"REQUIRE_REAL=1, but {reason}")
     pytest.skip(reason)

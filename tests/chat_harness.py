@@ -1,4 +1,5 @@
-"""A running chat template on real servers, called without HTTP, with an AI provider that the test scripts."""
+"""A running chat template on real servers, called without HTTP, with an AI provider that the test
+scripts."""
 
 from __future__ import annotations
 
@@ -42,7 +43,8 @@ NO_LIMITS = {"sends_per_minute": 1e6, "sends_at_once": 10**6, "max_open_replies"
 
 @dataclass
 class ChatHarness:
-    """``now``: the batch interval is long, so that what is written is written by :meth:`persist` alone."""
+    """``now``: the batch interval is long, so that what is written is written by :meth:`persist`
+    alone."""
 
     container: ServiceContainer
     template: ChatTemplateImpl
@@ -201,7 +203,8 @@ async def running_harness(
     data_dir: Path | None = None,
     **chat: Any,
 ) -> AsyncIterator[ChatHarness]:
-    """A started harness. ``chat``: changes to ChatSettings; jobs hardly run by themselves unless they say so."""
+    """A started harness. ``chat``: changes to ChatSettings; jobs hardly run by themselves unless
+    they say so."""
     container = ServiceContainer(
         ServiceSettings(
             app_id=app_id,

@@ -17,14 +17,16 @@ from base_server.service.redis_client.script import Script
 from tests.quick_passwords import use_quick_hashes
 from tests.server_process import WORKERS
 
-# Where `rich` is installed structlog prints each traceback with all local values: 0.3 s of the processor for one.
+# Where `rich` is installed structlog prints each traceback with all local values: 0.3 s of the
+# processor for one.
 structlog.configure(
     processors=[
         *structlog.get_config()["processors"][:-1],
         structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback),
     ]
 )
-# Folders of few tests that take long. They come first: begun last, one keeps a process busy while the others are idle.
+# Folders of few tests that take long. They come first: begun last, one keeps a process busy while
+# the others are idle.
 _LONG = [
     "story",
     "e2e",
@@ -74,7 +76,8 @@ def _needs_installed_server(item: pytest.Item) -> bool:
 
 @pytest.fixture(autouse=True)
 def one_partition_a_script(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every call of a script, whatever the backend, has the keys of one partition, as a cluster demands."""
+    """Every call of a script, whatever the backend, has the keys of one partition, as a cluster
+    demands."""
     run_script = CacheClient.run_script
 
     async def checked(

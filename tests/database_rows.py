@@ -31,7 +31,8 @@ def time_text(seq: int) -> str:
 
 
 def batch_json(name: str, rows: Sequence[Row], **options: Any) -> str:
-    """``rows`` as the bulk procedure ``name`` takes them: messages to save as arrays, all others as objects."""
+    """``rows`` as the bulk procedure ``name`` takes them: messages to save as arrays, all others as
+    objects."""
     is_save = name == "fp_chat_message_batch_save"
     return json.dumps(
         [list(row.values()) if is_save else row for row in rows],
@@ -56,7 +57,8 @@ class Room:
         return row | changes
 
     def message(self, seq: int, **changes: Any) -> Row:
-        """Message ``seq`` of the room as the save procedures take it; the same each time it is asked for."""
+        """Message ``seq`` of the room as the save procedures take it; the same each time it is
+        asked for."""
         row = {
             "message_id": f"{self.room_id[5:]}.{seq}", "room_id": self.room_id,
             "account_db_key": self.account_db_key, "seq": seq, "sender_type": "USER" if seq % 2 else "AI",

@@ -1,4 +1,5 @@
-"""A client of the streaming routes: Server-Sent Events as the standard has them, and a parser that trusts nothing."""
+"""A client of the streaming routes: Server-Sent Events as the standard has them, and a parser that
+trusts nothing."""
 
 from __future__ import annotations
 
@@ -25,7 +26,8 @@ class Event:
 
 
 def parse_event(block: str) -> Event | None:
-    """One block between blank lines; None for a comment. Anything that is not id, event and one line of data fails."""
+    """One block between blank lines; None for a comment. Anything that is not id, event and one
+    line of data fails."""
     if block.startswith(":"):
         assert "\n" not in block, block
         return None
@@ -37,7 +39,8 @@ def parse_event(block: str) -> Event | None:
 
 
 async def read_events(response: aiohttp.ClientResponse) -> AsyncIterator[Event]:
-    """The events as they come, until the connection ends. A carriage return would be a line break: there is none."""
+    """The events as they come, until the connection ends. A carriage return would be a line break:
+    there is none."""
     waiting = b""
     async for some in response.content.iter_any():
         waiting += some

@@ -11,11 +11,11 @@ from pathlib import Path
 class FlakyProxy:
     """Listens on ``socket`` (a file) and passes bytes to and from ``target``.
 
-    ``lose_next_answer()``: the next bytes of the server are dropped and the connection is cut, after the
-    server has executed what was asked; ``lose_answers(True, False, True)``: the first and the third.
-    ``silent``: answers are dropped. ``doom_connections()``: those that are open now are cut when the next
-    request comes, before the server sees it, as by a router that forgot them. ``target`` may be set again: for the
-    connections to come, as when an address moves.
+    ``lose_next_answer()``: the next bytes of the server are dropped and the connection is cut,
+    after the server has executed what was asked; ``lose_answers(True, False, True)``: the first and
+    the third. ``silent``: answers are dropped. ``doom_connections()``: those that are open now are
+    cut when the next request comes, before the server sees it, as by a router that forgot them.
+    ``target`` may be set again: for the connections to come, as when an address moves.
     """
 
     def __init__(self, target: Path) -> None:

@@ -1,7 +1,9 @@
-"""Processes of ours without the seconds of CPU that importing everything takes: forked from one that has it imported.
+"""Processes of ours without the seconds of CPU that importing everything takes: forked from one
+that has it imported.
 
-The process forks before it has read its configuration or opened anything, then runs ``python -m MODULE`` as the
-interpreter does. Tests of a start itself, of memory or of a terminal take a fresh interpreter.
+The process forks before it has read its configuration or opened anything, then runs ``python -m
+MODULE`` as the interpreter does. Tests of a start itself, of memory or of a terminal take a fresh
+interpreter.
 """
 
 from __future__ import annotations

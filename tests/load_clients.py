@@ -1,9 +1,10 @@
-"""Players that chat while things are broken under them, and what must be true of their chat afterwards.
+"""Players that chat while things are broken under them, and what must be true of their chat
+afterwards.
 
-Every player works on its own account, one request after the other, and writes down what was acknowledged, what was
-refused for certain and what has an unknown outcome; what was not answered it repeats with the same ids. Every text
-carries a nonce that begins with its player's name, so a text that is missing, doubled, out of order, revived or
-somebody else's is found, wherever it is read.
+Every player works on its own account, one request after the other, and writes down what was
+acknowledged, what was refused for certain and what has an unknown outcome; what was not answered it
+repeats with the same ids. Every text carries a nonce that begins with its player's name, so a text
+that is missing, doubled, out of order, revived or somebody else's is found, wherever it is read.
 """
 
 from __future__ import annotations
@@ -48,8 +49,9 @@ class Findings:
         "stuck",
         "unexpected",
     )
-    """unasked: a stored question that the provider never saw. empty: a success without its text. stuck: a backlog that
-    does not drain, a dead letter that cannot be replayed, a room that takes no more sends."""
+    """unasked: a stored question that the provider never saw. empty: a success without its text.
+    stuck: a backlog that does not drain, a dead letter that cannot be replayed, a room that takes
+    no more sends."""
 
     def __init__(self) -> None:
         self.counts: Counter[str] = Counter()
@@ -74,7 +76,8 @@ class Findings:
 
 @dataclass(frozen=True)
 class Known:
-    """What a player knew at one moment: of each room how many texts were acknowledged, and its titles; deletes."""
+    """What a player knew at one moment: of each room how many texts were acknowledged, and its
+    titles; deletes."""
 
     sent: dict[str, int]
     titles: dict[str, set[str]]
@@ -84,7 +87,8 @@ class Known:
 
 @dataclass
 class RoomRecord:
-    """What a player knows of a room: texts acknowledged in order, texts of unknown outcome, titles and deletes."""
+    """What a player knows of a room: texts acknowledged in order, texts of unknown outcome, titles
+    and deletes."""
 
     room_id: str
     sent: list[str] = field(default_factory=list)
@@ -114,7 +118,8 @@ class RoomRecord:
 
 
 class Player:
-    """``url`` gives the address for each request, a server of any; ``findings`` takes what is wrong."""
+    """``url`` gives the address for each request, a server of any; ``findings`` takes what is
+    wrong."""
 
     def __init__(
         self,
@@ -178,7 +183,8 @@ class Player:
                 await asyncio.sleep(0.05)
 
     def give_up(self) -> None:
-        """Never repeat what was not answered: a question that is stored all the same must be asked nevertheless."""
+        """Never repeat what was not answered: a question that is stored all the same must be asked
+        nevertheless."""
         self._pending = None
 
     def known(self) -> Known:
@@ -192,8 +198,9 @@ class Player:
         )
 
     def forgive_since(self, before: Known, *, keep: int = 0) -> None:
-        """A store came back as it was at ``before``: what was acknowledged since may be gone, or not, but for the last
-        ``keep`` texts of each room, which another store has. With ``keep`` rooms and their titles are kept, too."""
+        """A store came back as it was at ``before``: what was acknowledged since may be gone, or
+        not, but for the last ``keep`` texts of each room, which another store has. With ``keep``
+        rooms and their titles are kept, too."""
         if not keep:
             for room_id in self.rooms.keys() - before.sent.keys():
                 self.maybe_rooms |= self.rooms.pop(room_id).possible_titles(before)
@@ -306,7 +313,8 @@ class Player:
         return act
 
     def _check_reply(self, reply: dict[str, Any]) -> None:
-        """A success has a text, unless the reply was cut short; if its question was asked at all is seen elsewhere."""
+        """A success has a text, unless the reply was cut short; if its question was asked at all is
+        seen elsewhere."""
         whole = reply["metadata"].get("finish_reason") not in ("interrupted", "stopped")
         self.findings.expect(
             reply["content"] or not whole, "empty", f"{self.name}: a send answered 0 with {reply}"
@@ -376,7 +384,8 @@ class Player:
         return False
 
     async def _post(self, path: str, **fields: Any) -> dict[str, Any]:
-        """The answer, with everything in it looked at for others' nonces; :class:`Unanswered` when to be repeated."""
+        """The answer, with everything in it looked at for others' nonces; :class:`Unanswered` when
+        to be repeated."""
         self.client.base_url = self._pinned or self._url()
         said = f"{time.time():.3f} {self.client.base_url} {path} {fields}"
         try:
@@ -404,7 +413,8 @@ class Player:
         return answer
 
     async def check(self, *, ended: bool = False) -> None:
-        """Everything acknowledged is there, once, in order; nothing else but what has an unknown outcome.
+        """Everything acknowledged is there, once, in order; nothing else but what has an unknown
+        outcome.
 
         ``ended``: no reply may be running any more. Raises :class:`Unanswered`."""
         rooms: list[dict[str, Any]] = []
@@ -472,7 +482,8 @@ class Player:
 def check_messages(
     where: str, record: RoomRecord, messages: list[dict[str, Any]], findings: Findings
 ) -> None:
-    """``messages`` (seq, sender_type, content, message_id, parent_message_id), visible ones in order."""
+    """``messages`` (seq, sender_type, content, message_id, parent_message_id), visible ones in
+    order."""
     seqs = [message["seq"] for message in messages]
     findings.expect(seqs == sorted(set(seqs)), "reordered", f"{where}: {seqs}")
     texts = [message["content"] for message in messages if message["sender_type"] == "USER"]

@@ -38,13 +38,15 @@ class Reply:
     delay_s: float = 0.0
     """Before each token."""
     usage: tuple[int, int] | None = (11, 7)
-    """(prompt, completion) in a chunk of its own; None sends none, as servers without stream_options do."""
+    """(prompt, completion) in a chunk of its own; None sends none, as servers without
+    stream_options do."""
     finish_reason: str | None = "stop"
     """None: the last chunk has none, as some servers send it."""
     done: bool = True
     """Whether ``[DONE]`` ends the stream."""
     keep_alive: str = ""
-    """Sent as it is before each token and before the end: comments, ``id:`` and ``retry:`` lines, empty events."""
+    """Sent as it is before each token and before the end: comments, ``id:`` and ``retry:`` lines,
+    empty events."""
     line_end: str = "\n"
     """Of every line: the standard knows LF, CR and CRLF."""
     status: int = 200
@@ -55,7 +57,8 @@ class Reply:
     """Sent as the whole body in place of everything else (garbage)."""
     content_type: str = "text/event-stream"
     cut: Cut | None = None
-    """After the tokens: end in the middle of a JSON text, end without finish_reason, or reset the connection."""
+    """After the tokens: end in the middle of a JSON text, end without finish_reason, or reset the
+    connection."""
     hang: bool = False
     """After the tokens: say nothing more until the client leaves."""
     endless: str = ""
@@ -95,7 +98,8 @@ class OpenAIStub:
         self.responder: Callable[[dict[str, Any]], Reply] = self._echo
         """Makes the reply when the script is empty."""
         self.refuse: Callable[[dict[str, Any]], Reply | None] = lambda _: None
-        """Looks at each request before its reply: :func:`refuse_unlike_roles`, :func:`context_of`."""
+        """Looks at each request before its reply: :func:`refuse_unlike_roles`,
+        :func:`context_of`."""
         self.requests: list[Call] = []
         self.running = 0
         self.most_running = 0
@@ -228,7 +232,8 @@ def texts_of(body: dict[str, Any]) -> list[str]:
 
 
 def refuse_unlike_roles(body: dict[str, Any]) -> Reply | None:
-    """As the chat templates of Mistral and Gemma do: 400 unless user and assistant alternate, a user first and last."""
+    """As the chat templates of Mistral and Gemma do: 400 unless user and assistant alternate, a
+    user first and last."""
     roles = [message["role"] for message in body["messages"]]
     spoken_roles = roles[1:] if roles[0] == "system" else roles
     expected = ["user" if place % 2 == 0 else "assistant" for place in range(len(spoken_roles))]

@@ -1,6 +1,8 @@
-"""Passwords that cost a millisecond: what a hash costs is about logins, and the tests make thousands of accounts.
+"""Passwords that cost a millisecond: what a hash costs is about logins, and the tests make
+thousands of accounts.
 
-Servers in a fresh interpreter, and tests with the fixture ``real_hashes``, hash as users' servers do.
+Servers in a fresh interpreter, and tests with the fixture ``real_hashes``, hash as users' servers
+do.
 """
 
 from __future__ import annotations

@@ -22,12 +22,14 @@ from tests.waiting import PATIENCE_S
 ROOT = Path(__file__).resolve().parents[1]
 DESCRIBED = described_api()["paths"]
 WORKERS = int(os.environ.get("SERVER_WORKERS", "1"))
-"""How many processes the servers of the tests have, unless a test says it itself: SERVER_WORKERS=4 runs the whole suite
-against four, and tests/conftest.py makes each request a connection of its own, to a worker of chance."""
+"""How many processes the servers of the tests have, unless a test says it itself: SERVER_WORKERS=4
+runs the whole suite against four, and tests/conftest.py makes each request a connection of its own,
+to a worker of chance."""
 
 
 def server_environment(data_dir: Path, changes: Mapping[str, str] | None = None) -> dict[str, str]:
-    """This process's environment without its configuration, for a server on a free port in ``data_dir``."""
+    """This process's environment without its configuration, for a server on a free port in
+    ``data_dir``."""
     kept = {
         name: value
         for name, value in os.environ.items()
@@ -62,7 +64,8 @@ def run_to_its_end(
     is_fresh: bool = False,
     source: Path = ROOT,
 ) -> subprocess.CompletedProcess[str]:
-    """Run ``python -m …`` until it ends; ``is_fresh`` and ``source`` as in :class:`ServerProcess`."""
+    """Run ``python -m …`` until it ends; ``is_fresh`` and ``source`` as in
+    :class:`ServerProcess`."""
     if is_fresh or source != ROOT:
         return subprocess.run(
             [sys.executable, "-m", *arguments],
@@ -81,8 +84,8 @@ def run_to_its_end(
 class ServerProcess:
     """``base_url`` is known once :meth:`start` has returned; it changes at every start.
 
-    ``is_fresh``: in an interpreter of its own, as users start it, which costs seconds of CPU; else forked.
-    ``source``: the folder of another version, which takes an interpreter of its own too."""
+    ``is_fresh``: in an interpreter of its own, as users start it, which costs seconds of CPU; else
+    forked. ``source``: the folder of another version, which takes an interpreter of its own too."""
 
     def __init__(
         self,
@@ -212,12 +215,14 @@ class Client:
         self.token: str | None = None
 
     async def post(self, path: str, /, **fields: Any) -> dict[str, Any]:
-        """The answer's envelope, whatever its status; an error must be one that the API's description tells of."""
+        """The answer's envelope, whatever its status; an error must be one that the API's
+        description tells of."""
         headers = {"Authorization": f"Bearer {self.token}"} if self.token else {}
         async with self._http.post(self.base_url + path, json=fields, headers=headers) as answer:
             body = await answer.json()
         assert isinstance(body, dict)
-        # A host may have taken other templates: a path that is not there has no description to keep to.
+        # A host may have taken other templates: a path that is not there has no description to keep
+        # to.
         if body["errorCode"] not in (0, 1003) and (operation := DESCRIBED.get(path)):
             assert body["errorCode"] in operation["post"]["x-error-codes"], (
                 f"{path} describes no such error: {body}"

@@ -1,4 +1,5 @@
-"""A port that neither takes connections nor refuses them, as behind a firewall that drops packets."""
+"""A port that neither takes connections nor refuses them, as behind a firewall that drops
+packets."""
 
 from __future__ import annotations
 
@@ -9,7 +10,8 @@ from contextlib import ExitStack, contextmanager, suppress
 
 @contextmanager
 def silent_port() -> Iterator[int]:
-    """A listener whose queue is full: what comes now is dropped by the kernel, and its sender waits."""
+    """A listener whose queue is full: what comes now is dropped by the kernel, and its sender
+    waits."""
     with ExitStack() as stack:
         listener = stack.enter_context(socket.socket())
         listener.bind(("127.0.0.1", 0))

@@ -1,4 +1,5 @@
-"""Who may know whom: the arrows of docs/architecture.md, read from every module's imports and from every script."""
+"""Who may know whom: the arrows of docs/architecture.md, read from every module's imports and from
+every script."""
 
 from __future__ import annotations
 
@@ -44,7 +45,8 @@ ARROWS = {
     "application": set(),
 }
 
-# One third-party client a folder. Data formats and other helpers (pydantic, jiter, ujson, argon2 …) may be used freely.
+# One third-party client a folder. Data formats and other helpers (pydantic, jiter, ujson, argon2 …)
+# may be used freely.
 CLIENTS = {
     "redis": {"base_server.service.redis_client"},
     "hiredis": {"base_server.service.redis_client"},
@@ -66,7 +68,8 @@ CLIENTS = {
     "structlog": {"base_server.service.core"},
 }
 
-# Below the application: where the chat is put together, and the factory that takes a container for it.
+# Below the application: where the chat is put together, and the factory that takes a container for
+# it.
 NAME_THE_CONTAINER = {
     "base_server.template.chat.chat_template_impl",
     "base_server.template.chat.wiring",
@@ -119,7 +122,8 @@ class Module:
                 yield from (arg.value for arg in node.args if isinstance(arg, ast.Constant))
 
     def _package_of(self, node: ast.ImportFrom) -> str:
-        """``application`` imports its own modules relatively: a host may have a package of its name."""
+        """``application`` imports its own modules relatively: a host may have a package of its
+        name."""
         if node.level == 0:
             assert node.module is not None
             assert not _is_in(node.module, "application"), (

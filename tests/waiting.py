@@ -8,8 +8,9 @@ import time
 from collections.abc import Awaitable, Callable
 
 PATIENCE_S = 120.0
-"""How long a test waits for what must come. Only a failure takes so long, so it is generous: a machine that is slow, or
-busy with other work, must not fail a test. pyproject.toml allows a whole test several of these."""
+"""How long a test waits for what must come. Only a failure takes so long, so it is generous: a
+machine that is slow, or busy with other work, must not fail a test. pyproject.toml allows a whole
+test several of these."""
 
 
 async def until(
@@ -17,7 +18,8 @@ async def until(
     timeout_s: float = PATIENCE_S,
     what: str = "",
 ) -> None:
-    """Return as soon as ``condition`` is true; fail after ``timeout_s``, which is never less than PATIENCE_S."""
+    """Return as soon as ``condition`` is true; fail after ``timeout_s``, which is never less than
+    PATIENCE_S."""
     timeout_s = max(timeout_s, PATIENCE_S)
     deadline_s = time.monotonic() + timeout_s
     while True:

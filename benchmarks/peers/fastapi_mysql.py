@@ -1,4 +1,5 @@
-"""A peer: plain FastAPI that reads the last 20 rows of the room and writes question and answer in one transaction."""
+"""A peer: plain FastAPI that reads the last 20 rows of the room and writes question and answer in
+one transaction."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""A peer: LangGraph with its MySQL checkpointer behind FastAPI. The room is the thread; the model answers at once."""
+"""A peer: LangGraph with its MySQL checkpointer behind FastAPI. The room is the thread; the model
+answers at once."""
 
 from __future__ import annotations
 

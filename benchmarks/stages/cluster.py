@@ -1,7 +1,7 @@
 """A Redis Cluster beside one Redis: what a request costs the servers of Redis, and ours.
 
-Three nodes share the machine's cores with each other and with all the rest, and find their caches cold; a node that has
-the same work for itself as the one Redis tells what the cluster itself costs.
+Three nodes share the machine's cores with each other and with all the rest, and find their caches
+cold; a node that has the same work for itself as the one Redis tells what the cluster itself costs.
 """
 
 from __future__ import annotations

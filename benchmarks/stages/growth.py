@@ -1,4 +1,5 @@
-"""What pages and sends cost in a room of a million messages and in an account of 10,000 rooms, beside small ones."""
+"""What pages and sends cost in a room of a million messages and in an account of 10,000 rooms,
+beside small ones."""
 
 from __future__ import annotations
 
@@ -99,7 +100,8 @@ async def _grow(bench: Bench, server: Child, name: str, rooms: int, messages: in
 
 
 def _written_out(bench: Bench) -> None:
-    """Wait until MariaDB has written to its files what was sown: no room grows to a million messages in a minute."""
+    """Wait until MariaDB has written to its files what was sown: no room grows to a million
+    messages in a minute."""
     mariadb, deadline_s = bench.backends.mariadb, time.monotonic() + 180
 
     def dirty_pages() -> int:
@@ -114,7 +116,8 @@ def _written_out(bench: Bench) -> None:
 
 
 async def _sends(server: Child, small: Grown, large: Grown, count: int) -> tuple[float, float]:
-    """Median seconds of a send in the small and in the large room, in turns: a room answers one question at a time."""
+    """Median seconds of a send in the small and in the large room, in turns: a room answers one
+    question at a time."""
     took: tuple[list[float], list[float]] = ([], [])
     async with aiohttp.ClientSession() as http:
         for _ in range(count):
@@ -128,7 +131,8 @@ async def _sends(server: Child, small: Grown, large: Grown, count: int) -> tuple
 
 
 async def _first_looks(server: Child, small: Grown, large: Grown) -> dict[str, tuple[float, float]]:
-    """Seconds that the first list of rooms and of messages took: they are read from MySQL into Redis."""
+    """Seconds that the first list of rooms and of messages took: they are read from MySQL into
+    Redis."""
     took: dict[str, list[float]] = {}
     async with aiohttp.ClientSession() as http:
         for grown in (small, large):

@@ -1,4 +1,5 @@
-"""What a room and a message take in Redis, everything counted: lists, records, states, logs, claims."""
+"""What a room and a message take in Redis, everything counted: lists, records, states, logs,
+claims."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Rows a second from the queue to the database to SENT, beside executemany of the same rows, and what they cost."""
+"""Rows a second from the queue to the database to SENT, beside executemany of the same rows, and
+what they cost."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Streams: how soon the first token comes, how many deltas are relayed, what an idle stream takes."""
+"""Streams: how soon the first token comes, how many deltas are relayed, what an idle stream
+takes."""
 
 from __future__ import annotations
 

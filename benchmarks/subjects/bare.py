@@ -1,8 +1,9 @@
 """Limits: what aiohttp, pydantic, a Lua script and a LangChain model cost alone.
 
-POST /empty, /parsed, /script, /ainvoke: each does one thing more than the one before; the last runs a second script.
-POST /sketch/send, /sketch/list: our own path stripped of all that it is for. A session is read, two scripts run (or one
-that reads 20 entries), and calls go out as ours do, in one write a tick of the loop.
+POST /empty, /parsed, /script, /ainvoke: each does one thing more than the one before; the last runs
+a second script. POST /sketch/send, /sketch/list: our own path stripped of all that it is for. A
+session is read, two scripts run (or one that reads 20 entries), and calls go out as ours do, in one
+write a tick of the loop.
 """
 
 from __future__ import annotations
@@ -46,7 +47,8 @@ _ENTRY = f'{{"message_id":"01932b5c-8f00-8000-8000-000000000000","seq":1,"sender
 
 
 class OneWriteATick(asyncio.Protocol):
-    """A connection to Redis: what is asked in one tick of the loop goes out in one write. No errors, no time-outs."""
+    """A connection to Redis: what is asked in one tick of the loop goes out in one write. No
+    errors, no time-outs."""
 
     def __init__(self) -> None:
         self._reader = hiredis.Reader(encoding="utf-8")

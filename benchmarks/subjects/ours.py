@@ -1,8 +1,9 @@
-"""Our server as it is started by its configuration, except for what answers as the AI: ``python -m … stub|langchain``.
+"""Our server as it is started by its configuration, except for what answers as the AI: ``python -m
+… stub|langchain``.
 
-``stub`` takes the place of all models, so AIChatService works and LangChain does not; a question that is a JSON object
-says how its reply comes: ``{"chunks": 100, "bytes": 20, "pause_s": 0.01}``. ``langchain`` is a real LangChain model
-that answers at once.
+``stub`` takes the place of all models, so AIChatService works and LangChain does not; a question
+that is a JSON object says how its reply comes: ``{"chunks": 100, "bytes": 20, "pause_s": 0.01}``.
+``langchain`` is a real LangChain model that answers at once.
 """
 
 from __future__ import annotations

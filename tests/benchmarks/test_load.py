@@ -1,4 +1,5 @@
-"""What a contest finds: figures of what wrk says and what the server's CPU took, medians without the warm-up."""
+"""What a contest finds: figures of what wrk says and what the server's CPU took, medians without
+the warm-up."""
 
 from __future__ import annotations
 

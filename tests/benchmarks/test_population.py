@@ -1,4 +1,5 @@
-"""What is measured is there: as many rooms and messages as asked for, seeded or sent, and nothing that waits."""
+"""What is measured is there: as many rooms and messages as asked for, seeded or sent, and nothing
+that waits."""
 
 from __future__ import annotations
 

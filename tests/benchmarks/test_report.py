@@ -1,4 +1,5 @@
-"""What is printed and kept: targets are met or not, part of a run changes nothing, RESULTS.md is the run it names."""
+"""What is printed and kept: targets are met or not, part of a run changes nothing, RESULTS.md is
+the run it names."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""The soak's verdict: what is left of players, and what grows, is called so; what comes and goes is not."""
+"""The soak's verdict: what is left of players, and what grows, is called so; what comes and goes is
+not."""
 
 from __future__ import annotations
 
@@ -28,7 +29,8 @@ BUSY = REST | {
 def verdict(
     after: dict[str, float], last: dict[str, float], capsys: pytest.CaptureFixture[str]
 ) -> list[str]:
-    """The lines below the table; the run had a busy first half and ends with ``last``, then ``after``."""
+    """The lines below the table; the run had a busy first half and ends with ``last``, then
+    ``after``."""
     flat = soak._tell(REST, [BUSY] * 20 + [last] * 20, after, Counter({"0": 1}))
     told = capsys.readouterr().out.splitlines()
     assert flat == (told[-1] == "flat" and not told[-2].startswith("left over"))

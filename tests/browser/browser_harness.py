@@ -1,4 +1,5 @@
-"""A server, an AI provider and Chromium, and visitors who notice when the page errs or fetches from elsewhere."""
+"""A server, an AI provider and Chromium, and visitors who notice when the page errs or fetches from
+elsewhere."""
 
 from __future__ import annotations
 
@@ -44,7 +45,8 @@ PASSWORD = "correct horse"
 
 @contextmanager
 def running_chromium() -> Iterator[Browser]:
-    """Debian's Chromium. While it runs, no asyncio loop can run in this thread (playwright's own does)."""
+    """Debian's Chromium. While it runs, no asyncio loop can run in this thread (playwright's own
+    does)."""
     executable = shutil.which("chromium")
     if executable is None:
         missing_backend("chromium is not on PATH")
@@ -62,7 +64,8 @@ def _launch(playwright: Playwright, executable: str) -> Browser:
 
 
 class Provider:
-    """The stub provider (tests/openai_stub.py) as a process: it echoes, unless it was told what to say."""
+    """The stub provider (tests/openai_stub.py) as a process: it echoes, unless it was told what to
+    say."""
 
     def __init__(self, process: subprocess.Popen[str], base_url: str) -> None:
         self._process = process
@@ -99,7 +102,8 @@ def running_provider() -> Iterator[Provider]:
 
 
 def words(text: str, delay_s: float = 0.0, *, hang: bool = False) -> dict[str, Any]:
-    """A reply of the provider that says ``text`` word by word; ``hang``: and then nothing, until it is stopped."""
+    """A reply of the provider that says ``text`` word by word; ``hang``: and then nothing, until it
+    is stopped."""
     first, *rest = text.split(" ")
     return {"tokens": [first, *(f" {word}" for word in rest)], "delay_s": delay_s, "hang": hang}
 
@@ -148,7 +152,8 @@ class Player:
 
 
 class Visitor:
-    """A browser profile. :meth:`check` fails if any of its pages erred, or asked another server for anything."""
+    """A browser profile. :meth:`check` fails if any of its pages erred, or asked another server for
+    anything."""
 
     def __init__(
         self, browser: Browser, server: ServerProcess, player: Player | None = None, **options: Any
@@ -167,7 +172,8 @@ class Visitor:
         self.context.set_default_timeout(1000 * PATIENCE_S)
         self.errors: list[str] = []
         self.expected: tuple[str, ...] = ()
-        """Parts of console errors that the test provokes, such as the status of a refused request."""
+        """Parts of console errors that the test provokes, such as the status of a refused
+        request."""
         self.requests: list[Request] = []
         self.context.on("console", self._on_console)
         self.context.on("weberror", lambda error: self.errors.append(f"uncaught: {error.error}"))

@@ -1,4 +1,5 @@
-"""One Chromium, one provider and one server for the tests of this folder, and visitors who are checked at the end."""
+"""One Chromium, one provider and one server for the tests of this folder, and visitors who are
+checked at the end."""
 
 from __future__ import annotations
 

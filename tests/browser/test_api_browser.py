@@ -1,4 +1,5 @@
-"""The API browser as a client developer uses it: all requests are there, one is tried, nothing comes from elsewhere."""
+"""The API browser as a client developer uses it: all requests are there, one is tried, nothing
+comes from elsewhere."""
 
 from __future__ import annotations
 

@@ -49,7 +49,8 @@ def test_a_visit_that_convinces(
     own_server: ServerProcess, provider: Provider, visit: Visit
 ) -> None:
     visitor = visit(server=own_server)
-    # While the server is dead, and starting; and a tab that asks for a room which another tab has deleted.
+    # While the server is dead, and starting; and a tab that asks for a room which another tab has
+    # deleted.
     visitor.expected = (
         "net::ERR_CONNECTION",
         "net::ERR_INCOMPLETE_CHUNKED_ENCODING",
@@ -104,7 +105,8 @@ def test_a_visit_that_convinces(
     expect(second.locator(".message")).to_have_count(8)
     assert all_texts(second) == expected
 
-    # The server is killed in the middle of a reply; what is written meanwhile is sent when it is back.
+    # The server is killed in the middle of a reply; what is written meanwhile is sent when it is
+    # back.
     provider.will_say(words("half of it", hang=True))
     send(first, "Break off")
     expect(first.locator(".theirs").nth(4)).to_contain_text("half of it")

@@ -1,4 +1,5 @@
-"""Names, titles, messages and replies are other people's text: nothing in them runs, nothing in them is fetched."""
+"""Names, titles, messages and replies are other people's text: nothing in them runs, nothing in
+them is fetched."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""The page's modules by themselves, in the browser they are written for: parser, order of messages, Markdown, ids."""
+"""The page's modules by themselves, in the browser they are written for: parser, order of messages,
+Markdown, ids."""
 
 from __future__ import annotations
 
@@ -109,11 +110,13 @@ LONG_LINE = """async patienceMs => {
 
 
 def test_a_long_line_is_not_read_again_with_each_piece(page: Page) -> None:
-    """cases/page.md G12. Ten million characters in 20,000 pieces; read again each time, it takes ten minutes."""
+    """cases/page.md G12. Ten million characters in 20,000 pieces; read again each time, it takes
+    ten minutes."""
     assert page.evaluate(LONG_LINE, 1000 * PATIENCE_S) == 10_000_000
 
 
-# What happens to a room while a page looks at it: messages come and go, and are read in pages that overtake each other.
+# What happens to a room while a page looks at it: messages come and go, and are read in pages that
+# overtake each other.
 STEPS = [
     "come",
     "come",
@@ -300,7 +303,8 @@ def test_emphasis_ends_before_a_particle(
 
 
 def test_emphasis_beside_hangul_opens_where_it_did(page: Page) -> None:
-    """G4. What closes behind punctuation is only what is open; without Hangul, CommonMark's rule stays."""
+    """G4. What closes behind punctuation is only what is open; without Hangul, CommonMark's rule
+    stays."""
     shown = {
         "**굵게** 그리고 a:**b** 끝": "<strong>굵게</strong> 그리고 a:<strong>b</strong> 끝",
         "가 (**굵게**) 나": "가 (<strong>굵게</strong>) 나",

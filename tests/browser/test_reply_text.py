@@ -1,7 +1,9 @@
-"""The text of a running reply is a function of offsets: never doubled, never torn (cases/page.md G1).
+"""The text of a running reply is a function of offsets: never doubled, never torn (cases/page.md
+G1).
 
-Whatever tells of it (list, stream, resume, another tab), in any order and however it overlaps, the page holds and shows
-the beginning of the final text and nothing else. ``REPLY_TEXT_REPLIES=200`` lets the last test stream 200 replies.
+Whatever tells of it (list, stream, resume, another tab), in any order and however it overlaps, the
+page holds and shows the beginning of the final text and nothing else. ``REPLY_TEXT_REPLIES=200``
+lets the last test stream 200 replies.
 """
 
 from __future__ import annotations
@@ -125,7 +127,8 @@ def test_whatever_comes_in_whatever_order_the_text_is_the_replys(
     begin: list[tuple[Any, ...]],
     story: list[tuple[tuple[Any, ...], ...]],
 ) -> None:
-    """G1. Lists, deltas, breaks, resumes, hidden tabs, another tab's questions, stops and failures, in any order."""
+    """G1. Lists, deltas, breaks, resumes, hidden tabs, another tab's questions, stops and failures,
+    in any order."""
     told = {
         "roomId": f"story-{next(room_numbers)}",
         "texts": texts,
@@ -202,9 +205,9 @@ def plain_text(name: str) -> str:
 def test_at_no_change_of_the_page_is_a_text_torn(
     player: Player, provider: Provider, visit: Visit
 ) -> None:
-    """G1. Two tabs, of which one reads on in a new stream at random: plain words as they are shown, and the source of
-    Markdown as the modules hold it. Some replies are the first of a chat, some were queued by the other tab.
-    ``REPLY_TEXT_REPLIES``: how many replies."""
+    """G1. Two tabs, of which one reads on in a new stream at random: plain words as they are shown,
+    and the source of Markdown as the modules hold it. Some replies are the first of a chat, some
+    were queued by the other tab. ``REPLY_TEXT_REPLIES``: how many replies."""
     chance = random.Random(12)
     visitor = visit(player=player)
     visitor.context.add_init_script(WATCH)

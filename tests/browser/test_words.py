@@ -1,4 +1,5 @@
-"""Words stay whole: in tables, buttons and titles, on a desk and on a phone; and each reply says whose it is."""
+"""Words stay whole: in tables, buttons and titles, on a desk and on a phone; and each reply says
+whose it is."""
 
 from __future__ import annotations
 
@@ -66,7 +67,8 @@ def assert_nothing_scrolls_sideways(page: Page) -> None:
 def test_no_cell_of_a_table_is_broken_inside_a_word(
     player: Player, provider: Provider, visit: Visit, look: dict[str, Any], locale: str
 ) -> None:
-    """cases/page.md G2. What is too wide scrolls by itself and can have the focus; long words elsewhere still break."""
+    """cases/page.md G2. What is too wide scrolls by itself and can have the focus; long words
+    elsewhere still break."""
     room_id = player.create_room("Words", "GPT4O")
     provider.will_say({"tokens": [REPLY]})
     player.post("/api/chat/message/send", room_id=room_id, content="Donaudampfschifffahrt" * 8)
@@ -112,7 +114,8 @@ def test_no_button_and_no_title_is_broken_inside_a_word(
 
 
 def test_korean_words_are_whole_on_an_english_page(player: Player, visit: Visit) -> None:
-    """G2. What others wrote: a persona's card and name, a message that is not sent yet, a server's reason."""
+    """G2. What others wrote: a persona's card and name, a message that is not sent yet, a server's
+    reason."""
     words = "이야기보따리를풀어놓는 " * 12
     room_id = player.create_room("Words", "DEMO")
     player.post("/api/chat/message/send", room_id=room_id, content="Hello")
@@ -155,7 +158,8 @@ def test_korean_words_are_whole_on_an_english_page(player: Player, visit: Visit)
 def test_each_reply_and_each_chat_says_with_whom(
     player: Player, visit: Visit, locale: str, fallback: str
 ) -> None:
-    """cases/page.md G3. The room's persona, a reply's own, and one that is not configured any more."""
+    """cases/page.md G3. The room's persona, a reply's own, and one that is not configured any
+    more."""
     borin = player.create_room("Swords", "GPT4O")
     player.create_room("Old friend", "DEMO")
     for persona in ("DEMO", "GPT4O"):
@@ -185,7 +189,8 @@ def test_each_reply_and_each_chat_says_with_whom(
 
 
 def test_a_persona_in_another_case_is_the_same(player: Player, visit: Visit) -> None:
-    """G3. The server takes its id in any case; a host may have written another than the list has."""
+    """G3. The server takes its id in any case; a host may have written another than the list
+    has."""
     room_id = player.create_room("Swords", "DEMO")
     player.post("/api/chat/message/send", room_id=room_id, content="Hello")
 

@@ -23,7 +23,8 @@ from tests.documented.host_template import HOST, MESSAGE_SEND, ROOM_LIST, Docume
 
 @dataclass
 class HostHarness:
-    """Calls go the way of a request: protocol id → TemplateService → the document's handler → envelope."""
+    """Calls go the way of a request: protocol id → TemplateService → the document's handler →
+    envelope."""
 
     chat: ChatHarness
 
@@ -83,7 +84,8 @@ class HostHarness:
 
 @contextmanager
 def hosted(chat: ChatHarness) -> Iterator[HostHarness]:
-    """The document's handlers, registered as a host registers them, in the one context of the process."""
+    """The document's handlers, registered as a host registers them, in the one context of the
+    process."""
     TemplateContext.add_template(TemplateType.CHAT, chat.template)
     TemplateContext.add_template(HOST, DocumentedTemplate())
     try:

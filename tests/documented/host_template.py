@@ -1,10 +1,10 @@
 """The usage examples of the user's document, word for word, as a host's template.
 
-Only the imports, the protocol table and ``ai_service`` stand around them; what the linter would have
-written otherwise is left as the document has it.
+Only the imports, the protocol table and ``ai_service`` stand around them; what the linter would
+have written otherwise is left as the document has it.
 """
 
-# ruff: noqa: E501, F841
+# ruff: noqa: F841
 
 from __future__ import annotations
 

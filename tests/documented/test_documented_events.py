@@ -1,4 +1,5 @@
-"""What else a host may put into chat_persistence: refused when it is sent, or a dead letter with a reason."""
+"""What else a host may put into chat_persistence: refused when it is sent, or a dead letter with a
+reason."""
 
 from __future__ import annotations
 
@@ -167,7 +168,8 @@ async def test_an_event_of_one_account_for_the_room_of_another_reaches_nobody(
 
 
 async def test_an_event_in_the_stream_of_another_shard_is_a_dead_letter(host: HostHarness) -> None:
-    """cases/promises.md P2: a process that did not know the streams put it there; nobody would find its row."""
+    """cases/promises.md P2: a process that did not know the streams put it there; nobody would find
+    its row."""
     chat = host.chat
     user, room_id = await loaded_room(chat)
     await chat.persist()
@@ -209,7 +211,8 @@ async def test_an_event_in_the_stream_of_another_shard_is_a_dead_letter(host: Ho
 async def test_a_message_of_one_room_is_not_stored_in_another(
     host: HostHarness, first_is: str
 ) -> None:
-    """cases/promises.md P2: it was shown until the next load, and a delete reached the wrong one."""
+    """cases/promises.md P2: it was shown until the next load, and a delete reached the wrong
+    one."""
     chat = host.chat
     user, room_id = await loaded_room(chat)
     other = (await chat.room(user)).room_id

@@ -1,4 +1,5 @@
-"""Requests, responses and models: made with the document's arguments, changed freely, normalised on the way out."""
+"""Requests, responses and models: made with the document's arguments, changed freely, normalised on
+the way out."""
 
 from __future__ import annotations
 

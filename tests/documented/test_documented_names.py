@@ -1,4 +1,5 @@
-"""Every documented name of the Python API exists where the document says, with the documented arguments."""
+"""Every documented name of the Python API exists where the document says, with the documented
+arguments."""
 
 from __future__ import annotations
 
@@ -16,8 +17,8 @@ from template.base.template_context import TemplateContext
 from template.chat.chat_state_machine import MessageState, RoomState
 from template.chat.chat_template_impl import ChatTemplateImpl
 
-# Where, what, and the arguments that callers pass: "name" by position or by name, "name=default" may be left out,
-# "*name" by name only. More optional arguments may follow.
+# Where, what, and the arguments that callers pass: "name" by position or by name, "name=default"
+# may be left out, "*name" by name only. More optional arguments may follow.
 CACHE = "service.cache.cache_client:CacheClient"
 QUEUE = "service.queue.queue_service:QueueService"
 AI = "service.llm.AIChat_service:AIChatService"

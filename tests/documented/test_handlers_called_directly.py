@@ -1,4 +1,5 @@
-"""The seven documented handlers, called with (client_session, request): they answer, and raise only cancellation."""
+"""The seven documented handlers, called with (client_session, request): they answer, and raise only
+cancellation."""
 
 from __future__ import annotations
 

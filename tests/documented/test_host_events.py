@@ -1,4 +1,5 @@
-"""cases/promises.md P2: the documented events, as a host sends them, take effect in list and row, in our order."""
+"""cases/promises.md P2: the documented events, as a host sends them, take effect in list and row,
+in our order."""
 
 from __future__ import annotations
 
@@ -179,7 +180,8 @@ async def test_a_room_that_anothers_messages_await_is_theirs(
 
 
 async def test_a_delete_never_reaches_a_room_that_another_awaits(host: HostHarness) -> None:
-    """cases/promises.md G6: in the partition that the id is hashed to, the room's state is the account's own."""
+    """cases/promises.md G6: in the partition that the id is hashed to, the room's state is the
+    account's own."""
     chat = host.chat
     user, other = await chat.user(), await chat.user()
     while other.session.shard_id != user.session.shard_id:
@@ -202,7 +204,8 @@ async def test_a_delete_never_reaches_a_room_that_another_awaits(host: HostHarne
 async def test_a_create_with_the_number_of_another_is_refused(
     host: HostHarness, list_is: str
 ) -> None:
-    """cases/promises.md P2: the room would be one account's in its row and another's in its list."""
+    """cases/promises.md P2: the room would be one account's in its row and another's in its
+    list."""
     chat = host.chat
     user, other = await chat.user(), await chat.user()
     while other.session.shard_id != user.session.shard_id:

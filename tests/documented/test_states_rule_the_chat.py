@@ -1,4 +1,5 @@
-"""cases/promises.md P1: a room or message that a documented call or event deletes is deleted, wherever it is."""
+"""cases/promises.md P1: a room or message that a documented call or event deletes is deleted,
+wherever it is."""
 
 from __future__ import annotations
 
@@ -416,7 +417,8 @@ async def test_a_state_of_another_kind_is_refused_with_a_reason(host: HostHarnes
 async def test_a_message_of_a_host_deleted_before_its_event_is_read_is_deleted(
     host: HostHarness, partition: str
 ) -> None:
-    """cases/promises.md P1: the document's ids are UUIDs of its own; one in 16 is hashed to its room's partition."""
+    """cases/promises.md P1: the document's ids are UUIDs of its own; one in 16 is hashed to its
+    room's partition."""
     chat = host.chat
     case = await made(chat)
     home = chat.keys.account_partition(case.user.session.account_id)

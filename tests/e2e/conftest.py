@@ -1,4 +1,5 @@
-"""The server as a process on both pairs of backends: LOCAL as shipped, DEBUG on private Redis and MariaDB."""
+"""The server as a process on both pairs of backends: LOCAL as shipped, DEBUG on private Redis and
+MariaDB."""
 
 from __future__ import annotations
 
@@ -43,7 +44,8 @@ class Deployment:
         raise NotImplementedError
 
     def change_global(self, statement: str) -> None:
-        """Run one statement on the global database, past the server; it names its table after FROM or INTO."""
+        """Run one statement on the global database, past the server; it names its table after FROM
+        or INTO."""
         raise NotImplementedError
 
     def dump_global(self) -> None:
@@ -121,7 +123,8 @@ class Local(Deployment):
 
 
 class Debug(Deployment):
-    """Redis and two MariaDB shards of this test run, by environment variables over the shipped file."""
+    """Redis and two MariaDB shards of this test run, by environment variables over the shipped
+    file."""
 
     def __init__(
         self,
@@ -210,7 +213,8 @@ def configuration() -> dict[str, str]:
 def deployment(
     request: pytest.FixtureRequest, app_id: str, configuration: dict[str, str]
 ) -> Iterator[Deployment]:
-    """Stopped; the test starts, kills and restarts it. ``DEBUG 4`` has four workers, ``CLUSTER`` a Redis Cluster."""
+    """Stopped; the test starts, kills and restarts it. ``DEBUG 4`` has four workers, ``CLUSTER`` a
+    Redis Cluster."""
     env, _, workers = request.param.partition(" ")
     count = int(workers or WORKERS)
     with tempfile.TemporaryDirectory(prefix="e-") as folder, ExitStack() as stack:

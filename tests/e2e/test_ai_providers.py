@@ -1,4 +1,5 @@
-"""Whatever the AI provider does, over HTTP: a reply, a marked partial or a typed error, and the room goes on."""
+"""Whatever the AI provider does, over HTTP: a reply, a marked partial or a typed error, and the
+room goes on."""
 
 from __future__ import annotations
 
@@ -27,8 +28,9 @@ LONG = 100_000
 
 @dataclass
 class Place:
-    """A server whose personas are ODD, LATE and SILENT (the same provider, with less patience for its first word or for
-    the next), SMALL (the same), SAFE (LATE with a fallback) and LOST (a provider that cannot be connected to)."""
+    """A server whose personas are ODD, LATE and SILENT (the same provider, with less patience for
+    its first word or for the next), SMALL (the same), SAFE (LATE with a fallback) and LOST (a
+    provider that cannot be connected to)."""
 
     provider: OpenAIStub
     spare: OpenAIStub
@@ -74,7 +76,8 @@ async def place() -> AsyncIterator[Place]:
                 player = Client(http, server.base_url)
                 await player.sign_in("asker")
                 place = Place(provider, spare, player)
-                # The server's first reply waits for the import of LangChain, for longer than some of the limits.
+                # The server's first reply waits for the import of LangChain, for longer than some
+                # of the limits.
                 room_id = await _new_room(place, "ODD")
                 await player.ok("/api/chat/message/send", room_id=room_id, content="awake?")
                 yield place
@@ -82,7 +85,8 @@ async def place() -> AsyncIterator[Place]:
 
 @dataclass(frozen=True)
 class Outcome:
-    """``error_code`` 0 with ``finish_reason`` stop or length, or an error with what was said until then."""
+    """``error_code`` 0 with ``finish_reason`` stop or length, or an error with what was said until
+    then."""
 
     error_code: int
     text: str
@@ -191,8 +195,9 @@ async def test_a_fallback_answers_and_the_message_says_which_model_it_was(place:
 
 
 async def test_model_of_alternating_roles_answers_after_every_kind_of_failure(place: Place) -> None:
-    """cases/providers.md V1: failed, cut, withheld, stopped, deleted and interrupted replies, deleted questions, and
-    questions that waited, in one room; the provider refuses (400) roles that do not alternate."""
+    """cases/providers.md V1: failed, cut, withheld, stopped, deleted and interrupted replies,
+    deleted questions, and questions that waited, in one room; the provider refuses (400) roles that
+    do not alternate."""
     place.provider.refuse = refuse_unlike_roles
     try:
         room_id = await _new_room(place, "ODD")
@@ -272,7 +277,8 @@ async def _leave_behind(place: Place, room_id: str, kind: str, content: str) -> 
 
 
 async def test_conversation_longer_than_the_context_goes_on_with_half_of_it(place: Place) -> None:
-    """cases/providers.md V4: six messages of 3,000 characters and a context of 4,096 tokens, then anything."""
+    """cases/providers.md V4: six messages of 3,000 characters and a context of 4,096 tokens, then
+    anything."""
     room_id = await _new_room(place, "SMALL")
     for _ in range(3):
         place.provider.script(Reply(["a" * 3000]))

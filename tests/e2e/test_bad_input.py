@@ -1,4 +1,5 @@
-"""What a client should not send: a 4xx envelope with a code and the field's name, and nothing is lost or changed."""
+"""What a client should not send: a 4xx envelope with a code and the field's name, and nothing is
+lost or changed."""
 
 from __future__ import annotations
 

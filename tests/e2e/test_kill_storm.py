@@ -1,7 +1,8 @@
-"""SIGKILL in the middle of everything: what was acknowledged is there, once, in order; deleted stays deleted.
+"""SIGKILL in the middle of everything: what was acknowledged is there, once, in order; deleted
+stays deleted.
 
-Every stored question was asked at the provider, once. The players stand in ``tests/players.py``, what must be true in
-``tests/faults/checker.py``; more kinds of faults in ``tests/faults``.
+Every stored question was asked at the provider, once. The players stand in ``tests/players.py``,
+what must be true in ``tests/faults/checker.py``; more kinds of faults in ``tests/faults``.
 """
 
 from __future__ import annotations

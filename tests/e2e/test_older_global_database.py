@@ -62,7 +62,8 @@ class Players:
 
 
 async def sees_nothing(client: Client, room_id: str) -> None:
-    """Whatever is asked: not the room, not its text, no way to change it; and a room of one's own works."""
+    """Whatever is asked: not the room, not its text, no way to change it; and a room of one's own
+    works."""
     listed = await client.ok("/api/chat/rooms")
     assert (listed["rooms"], listed["total_count"]) == ([], 0)
     calls: dict[str, dict[str, Any]] = {
@@ -96,7 +97,8 @@ async def _is_over(client: Client) -> bool:
 async def test_older_global_database_gives_nobody_anothers_rooms(
     deployment: Deployment, redis_is: str
 ) -> None:
-    """cases/faults.md U11: an account that the database forgot is nobody's, and its session ends; others go on."""
+    """cases/faults.md U11: an account that the database forgot is nobody's, and its session ends;
+    others go on."""
     deployment.server.start()
     async with aiohttp.ClientSession() as http:
         players = Players(deployment, http)
@@ -167,7 +169,8 @@ async def test_older_global_database_at_start_leaks_nothing(deployment: Deployme
 
 @pytest.mark.parametrize("deployment", ["LOCAL", "DEBUG"], indirect=True)
 async def test_older_global_database_alarms_the_operator(deployment: Deployment) -> None:
-    """cases/faults.md U11: log, metric, readiness and doctor say it, also when nothing but a logout was lost."""
+    """cases/faults.md U11: log, metric, readiness and doctor say it, also when nothing but a logout
+    was lost."""
     deployment.server.start()
     async with aiohttp.ClientSession() as http:
         players = Players(deployment, http)
@@ -215,7 +218,8 @@ async def test_older_global_database_alarms_the_operator(deployment: Deployment)
 
 @pytest.mark.parametrize("deployment", ["LOCAL", "DEBUG"], indirect=True)
 async def test_account_without_mapping_goes_to_no_other_shard(deployment: Deployment) -> None:
-    """cases/faults.md U11: a lost mapping is an outage of the account, until it is back; no signup invents one."""
+    """cases/faults.md U11: a lost mapping is an outage of the account, until it is back; no signup
+    invents one."""
     deployment.server.start()
     async with aiohttp.ClientSession() as http:
         players = Players(deployment, http)

@@ -28,7 +28,8 @@ SHARD_3 = {"shard_id": 3, "database": "chat_shard_3"}
 
 @dataclass
 class Fleet:
-    """Two servers on one Redis, with all databases on ``here``; ``there`` is a MySQL server with nothing on it."""
+    """Two servers on one Redis, with all databases on ``here``; ``there`` is a MySQL server with
+    nothing on it."""
 
     redis: RedisServer
     here: MariaDbServer
@@ -97,7 +98,8 @@ async def test_a_shard_is_added_and_moved_while_servers_run(fleet: Fleet) -> Non
 
         await fleet.manage("db", "apply", shard_3={})
         assert "database chat_shard_3" in await fleet.manage("doctor", shard_3={})
-        # The emptiest shard gets the next account; the process that has it looks for the shard at once.
+        # The emptiest shard gets the next account; the process that has it looks for the shard at
+        # once.
         player = Client(http, fleet.servers[0].base_url)
         await player.sign_in("late")
         room = (await player.ok("/api/chat/room/create", ai_persona="GPT4O"))["room"]["room_id"]
@@ -113,7 +115,8 @@ async def test_a_shard_is_added_and_moved_while_servers_run(fleet: Fleet) -> Non
                               "USING (account_db_key) WHERE a.account_id = 'late'") == [{"shard_id": 3}]  # fmt: skip
         await written(fleet.here, 2)
 
-        # To another server. From the freeze to the new address the shard is away: what is in Redis goes on.
+        # To another server. From the freeze to the new address the shard is away: what is in Redis
+        # goes on.
         assert "frozen" in await fleet.manage("db", "freeze", "--shard", "3", shard_3={})
         await send("four", "fifth")
         doctor = await fleet.manage("doctor", shard_3={}, code=1)
@@ -137,7 +140,8 @@ async def test_a_shard_is_added_and_moved_while_servers_run(fleet: Fleet) -> Non
             "six",
             "sixth",
         ]
-        # The old place stays frozen: a process that had slept through it all could write nothing there.
+        # The old place stays frozen: a process that had slept through it all could write nothing
+        # there.
         assert fleet.here.sql("SELECT COUNT(*) AS n FROM chat_shard_3.chat_messages__fenced") == [
             {"n": 4}
         ]

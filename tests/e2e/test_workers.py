@@ -1,4 +1,5 @@
-"""Several worker processes on one port: killed, replaced one by one and stopped while players chat with all of them."""
+"""Several worker processes on one port: killed, replaced one by one and stopped while players chat
+with all of them."""
 
 from __future__ import annotations
 
@@ -71,7 +72,8 @@ async def pids(http: aiohttp.ClientSession, url: str) -> dict[int, int]:
 async def all_up(
     http: aiohttp.ClientSession, url: str, count: int, *, without: Set[int] = frozenset()
 ) -> bool:
-    """Whether all workers are ready, none of them a process of ``without``, whose end may not be noticed yet."""
+    """Whether all workers are ready, none of them a process of ``without``, whose end may not be
+    noticed yet."""
     with suppress(aiohttp.ClientError):
         workers = (await readyz(http, url))["workers"]
         ready = [worker["pid"] for worker in workers if worker["status"] == "ready"]

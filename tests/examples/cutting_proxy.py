@@ -13,8 +13,9 @@ _DELTA = b"event: reply.delta"
 
 @dataclass
 class CuttingProxy:
-    """The first ``lost_answers`` requests for a stream are carried out and not answered; after that the next ``cuts``
-    connections are cut behind their second delta. ``base_url`` is where clients go."""
+    """The first ``lost_answers`` requests for a stream are carried out and not answered; after that
+    the next ``cuts`` connections are cut behind their second delta. ``base_url`` is where clients
+    go."""
 
     target: str
     lost_answers: int = 0

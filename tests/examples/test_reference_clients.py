@@ -1,4 +1,5 @@
-"""The reference clients on a bad network: every reply whole, every message and every question to the AI once."""
+"""The reference clients on a bad network: every reply whole, every message and every question to
+the AI once."""
 
 from __future__ import annotations
 

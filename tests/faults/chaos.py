@@ -1,12 +1,15 @@
-"""``make chaos``: faults in random order on real processes, for a while; prints what was injected and what came of it.
+"""``make chaos``: faults in random order on real processes, for a while; prints what was injected
+and what came of it.
 
-    python -m tests.faults.chaos [--minutes 20] [--seed N] [--players 4] [--keep FOLDER] [--only "redis killed"]
+    python -m tests.faults.chaos [--minutes 20] [--seed N] [--players 4] [--keep FOLDER] [--only
+    "redis killed"]
 
-Every bout injects one fault while all players play, fixes it, waits until everybody has had a success again, and then
-checks everything: over HTTP from both servers, in MySQL, in Redis, at the AI provider. After a few bouts new players
-with new accounts take over; at the very end all of them are checked once more. The seed decides the order of faults
-and what players do; the clock decides the rest, so a seed repeats the plan, not the run. When a promise was broken,
-histories, logs and the append-only file are kept in a folder that is named, and the exit code is 1.
+Every bout injects one fault while all players play, fixes it, waits until everybody has had a
+success again, and then checks everything: over HTTP from both servers, in MySQL, in Redis, at the
+AI provider. After a few bouts new players with new accounts take over; at the very end all of them
+are checked once more. The seed decides the order of faults and what players do; the clock decides
+the rest, so a seed repeats the plan, not the run. When a promise was broken, histories, logs and
+the append-only file are kept in a folder that is named, and the exit code is 1.
 """
 
 from __future__ import annotations
@@ -76,7 +79,8 @@ class Tally:
 
 @dataclass
 class Run:
-    """Bouts in one harness. ``inject`` puts a fault of ``faults`` into it and returns the seconds to recovery."""
+    """Bouts in one harness. ``inject`` puts a fault of ``faults`` into it and returns the seconds
+    to recovery."""
 
     harness: ServerHarness
     faults: list[str]

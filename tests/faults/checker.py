@@ -1,7 +1,8 @@
-"""What must be true when the fault is over: over HTTP from every server, in MySQL, in Redis, at the provider.
+"""What must be true when the fault is over: over HTTP from every server, in MySQL, in Redis, at the
+provider.
 
-Beside what was acknowledged: every question that is stored was asked, once; every backlog drains; every dead letter can
-be replayed; every room takes a new question and gets all of its reply.
+Beside what was acknowledged: every question that is stored was asked, once; every backlog drains;
+every dead letter can be replayed; every room takes a new question and gets all of its reply.
 """
 
 from __future__ import annotations
@@ -18,13 +19,15 @@ from tests.waiting import PATIENCE_S
 
 _SEND_S = PATIENCE_S
 _QUESTIONS_AT_MOST = 3
-"""Until a room has a whole reply. Two may fail, and their ends say so: the first call of a server's HTTP client may go
-out on a connection that the provider closed in the fault (`error`: what was sent may have been read, so it is not sent
-again), and on a slow machine a server may stand still for longer than its lease of 2 s (`interrupted`)."""
+"""Until a room has a whole reply. Two may fail, and their ends say so: the first call of a server's
+HTTP client may go out on a connection that the provider closed in the fault (`error`: what was sent
+may have been read, so it is not sent again), and on a slow machine a server may stand still for
+longer than its lease of 2 s (`interrupted`)."""
 
 
 async def check_everything(harness: ServerHarness, load_clients: list[Player]) -> None:
-    """Settle, use every room once more, then compare; all that is wrong goes to ``harness.findings``."""
+    """Settle, use every room once more, then compare; all that is wrong goes to
+    ``harness.findings``."""
     load_clients = [*load_clients, *harness.guests]
     if not await _drained(harness):
         return
@@ -53,7 +56,8 @@ async def _drained(harness: ServerHarness) -> bool:
 
 
 async def _replay_letters(harness: ServerHarness) -> None:
-    """Nothing that these faults do makes an event unacceptable; what is there all the same must go back by a replay."""
+    """Nothing that these faults do makes an event unacceptable; what is there all the same must go
+    back by a replay."""
     letters = harness.dead_letters()
     for letter in letters:
         harness.findings.add("stuck", f"a dead letter: {letter}")
@@ -66,7 +70,8 @@ async def _replay_letters(harness: ServerHarness) -> None:
 
 
 async def _use_every_room(harness: ServerHarness, player: Player) -> None:
-    """What was not answered is repeated; then each room takes a question, and its reply is whole."""
+    """What was not answered is repeated; then each room takes a question, and its reply is
+    whole."""
     try:
         async with asyncio.timeout(_SEND_S):
             await player.act()
@@ -98,7 +103,8 @@ async def _read_through(server: FaultServer, player: Player, harness: ServerHarn
                 await player.check(ended=True)
                 return
             except Unanswered:
-                # A connection of before the fault; a new session after a Redis that came back empty.
+                # A connection of before the fault; a new session after a Redis that came back
+                # empty.
                 await asyncio.sleep(0.2)
                 if time.monotonic() > give_up_s:
                     harness.findings.add(
@@ -169,7 +175,8 @@ def _check_room_rows(
 def _check_asked(
     harness: ServerHarness, where: str, question: dict[str, Any], reply: dict[str, Any] | None
 ) -> None:
-    """A stored question that nobody deleted was asked, and has a reply that is what the provider said."""
+    """A stored question that nobody deleted was asked, and has a reply that is what the provider
+    said."""
     text, findings = question["content"], harness.findings
     where = f"{where}, question {question['seq']} {marker_of(text)}"
     asked = harness.provider.asked[marker_of(text)]

@@ -1,6 +1,7 @@
 """Cuts what a client sends to Redis or MySQL into commands, and names them as a person would.
 
-``accept_send`` for the EVAL or EVALSHA of that script, ``fp_chat_message_batch_save`` for ``CALL`` of that procedure.
+``accept_send`` for the EVAL or EVALSHA of that script, ``fp_chat_message_batch_save`` for ``CALL``
+of that procedure.
 """
 
 from __future__ import annotations
@@ -28,7 +29,8 @@ _QUERY = 3
 
 @dataclass(frozen=True)
 class Command:
-    """``name`` is '' for what is no command (MySQL's login); ``raw`` goes to the server as it is."""
+    """``name`` is '' for what is no command (MySQL's login); ``raw`` goes to the server as it
+    is."""
 
     name: str
     raw: bytes = field(repr=False)
@@ -54,7 +56,8 @@ async def redis_commands(reader: StreamReader) -> AsyncIterator[Command]:
 
 
 async def mysql_commands(reader: StreamReader) -> AsyncIterator[Command]:
-    """The packets of a MySQL client, until it closes; a command is one that begins a conversation."""
+    """The packets of a MySQL client, until it closes; a command is one that begins a
+    conversation."""
     try:
         while True:
             head = await reader.readexactly(4)

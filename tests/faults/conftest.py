@@ -1,4 +1,5 @@
-"""One harness for the tests of a module, on a Redis and a MariaDB of its own; each test is checked at its end."""
+"""One harness for the tests of a module, on a Redis and a MariaDB of its own; each test is checked
+at its end."""
 
 from __future__ import annotations
 
@@ -36,7 +37,8 @@ async def harness(running_harness: SharedHarness) -> AsyncIterator[SharedHarness
 
 @pytest_asyncio.fixture(loop_scope="package")
 async def load_clients(harness: SharedHarness) -> AsyncIterator[list[Player]]:
-    """Three players with new accounts; when the test is over, all that they did is checked everywhere."""
+    """Three players with new accounts; when the test is over, all that they did is checked
+    everywhere."""
     harness.findings.clear()
     harness.guests.clear()
     those = [harness.player(seed, number=seed) for seed in range(3)]

@@ -1,4 +1,5 @@
-"""A TCP proxy before Redis or MySQL that knows commands, so that a fault can be put between any two steps."""
+"""A TCP proxy before Redis or MySQL that knows commands, so that a fault can be put between any two
+steps."""
 
 from __future__ import annotations
 
@@ -10,9 +11,10 @@ from typing import Literal, Self
 from tests.faults.commands import Command, Splitter
 
 Action = Literal["hold", "hold answer", "cut", "cut answer", "half close", "swallow"]
-"""hold: the command waits in the proxy. hold answer: it was executed, its answer waits. cut: the connection is cut
-before it. cut answer: it went through, then the connection is cut. half close: it went through, the server's side of
-the connection is closed without an answer. swallow: it, and all that follows on this connection, is dropped in silence.
+"""hold: the command waits in the proxy. hold answer: it was executed, its answer waits. cut: the
+connection is cut before it. cut answer: it went through, then the connection is cut. half close: it
+went through, the server's side of the connection is closed without an answer. swallow: it, and all
+that follows on this connection, is dropped in silence.
 """
 
 
@@ -59,10 +61,12 @@ class _Connection:
 
 
 class FaultProxy:
-    """``async with``; listens on ``port`` and passes bytes to ``target_port``, both on this machine.
+    """``async with``; listens on ``port`` and passes bytes to ``target_port``, both on this
+    machine.
 
-    ``delay_s``: before each command. ``refusing``: new connections are cut at once. ``silent``: commands vanish, and
-    the connections that sent them never answer again. ``mute``: commands are executed, and their answers vanish.
+    ``delay_s``: before each command. ``refusing``: new connections are cut at once. ``silent``:
+    commands vanish, and the connections that sent them never answer again. ``mute``: commands are
+    executed, and their answers vanish.
     """
 
     def __init__(self, target_port: int, split: Splitter) -> None:
@@ -101,7 +105,8 @@ class FaultProxy:
         trap.released.set()
 
     def drop_all(self) -> None:
-        """As :meth:`remove` of every trap, for a client that was killed: what is held never gets anywhere."""
+        """As :meth:`remove` of every trap, for a client that was killed: what is held never gets
+        anywhere."""
         for trap in list(self._traps):
             trap.dropped = True
             self.remove(trap)

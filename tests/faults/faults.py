@@ -1,4 +1,5 @@
-"""The faults: each breaks something in the harness while players play, and fixes it before it returns.
+"""The faults: each breaks something in the harness while players play, and fixes it before it
+returns.
 
 ``FAULTS`` has them by name. Those that lose something are in ``losses.py``.
 """
@@ -62,7 +63,8 @@ async def server_killed_in_a_request(harness: SharedHarness, chance: random.Rand
 async def consumer_killed_between_steps(
     harness: SharedHarness, chance: random.Random, *, step: str = "", action: Action | None = None
 ) -> None:
-    """Read, PROCESSING, each procedure, settle: before the step or before its answer, whichever server writes next."""
+    """Read, PROCESSING, each procedure, settle: before the step or before its answer, whichever
+    server writes next."""
     step = step or chance.choice(["XRANGE", "mark_processing", *sorted(BULK), "acknowledge_events"])
     action = action or chance.choice(["hold", "hold answer"])
     traps: dict[Trap, FaultServer] = {}
@@ -87,7 +89,8 @@ async def consumer_killed_between_steps(
 
 
 async def server_paused(harness: SharedHarness, chance: random.Random) -> None:
-    """SIGSTOP for longer than its leases and locks last: it wakes up as somebody who was taken for dead."""
+    """SIGSTOP for longer than its leases and locks last: it wakes up as somebody who was taken for
+    dead."""
     with chance.choice(harness.servers).paused():
         await asyncio.sleep(chance.uniform(1, 5))
 
@@ -135,7 +138,8 @@ async def server_killed_with_sends_under_way(harness: SharedHarness, chance: ran
 
 
 async def redis_full_with_a_backlog(harness: SharedHarness, chance: random.Random) -> None:
-    """MySQL is away while events gather, Redis is full when it is back: they are written all the same."""
+    """MySQL is away while events gather, Redis is full when it is back: they are written all the
+    same."""
     harness.mariadb.pause()
     try:
         await asyncio.sleep(chance.uniform(1, 3))
@@ -211,7 +215,8 @@ async def mysql_read_only(harness: SharedHarness, chance: random.Random) -> None
 
 
 async def mysql_answer_lost(harness: SharedHarness, chance: random.Random) -> None:
-    """The connection is cut exactly after a procedure was sent: it committed, and nobody was told."""
+    """The connection is cut exactly after a procedure was sent: it committed, and nobody was
+    told."""
     proxies = [proxy for server in harness.servers for proxy in server.databases]
     await _break_connections(proxies, BULK, chance, actions=("cut answer",))
 
@@ -235,7 +240,8 @@ async def mysql_cut_off(harness: SharedHarness, chance: random.Random) -> None:
 
 
 async def mysql_refuses_messages(harness: SharedHarness, chance: random.Random) -> None:
-    """Some permanently, by a trigger. Without it an operator replays what waits, and drops one room's."""
+    """Some permanently, by a trigger. Without it an operator replays what waits, and drops one
+    room's."""
     outcast = harness.player(chance.getrandbits(32), number=99)
     await outcast.sign_in()
     room_id = (await outcast.client.ok("/api/chat/room/create", ai_persona="GPT4O"))["room"][
@@ -262,7 +268,8 @@ async def mysql_refuses_messages(harness: SharedHarness, chance: random.Random) 
 
 
 async def host_calls(harness: SharedHarness, chance: random.Random) -> None:
-    """Documented state calls and events of a process beside the servers, about the rooms of a player of its own."""
+    """Documented state calls and events of a process beside the servers, about the rooms of a
+    player of its own."""
     guest = harness.player(chance.getrandbits(32), number=98)
     await guest.sign_in()
     for _ in range(4):

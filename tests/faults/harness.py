@@ -1,4 +1,5 @@
-"""A harness that faults are put into: servers, where their data can be read past them, and an AI provider."""
+"""A harness that faults are put into: servers, where their data can be read past them, and an AI
+provider."""
 
 from __future__ import annotations
 
@@ -23,17 +24,17 @@ from tests.waiting import PATIENCE_S, until
 
 _SETTLE_S = PATIENCE_S
 _CUT_OFF_A_KILL = 4
-"""As many as there are players: each waits for one reply at a time, which may have been claimed while the
-provider had not read the request. It may not be asked again (decision 0037). Fewer would be a guess about how
-fast this machine is."""
+"""As many as there are players: each waits for one reply at a time, which may have been claimed
+while the provider had not read the request. It may not be asked again (decision 0037). Fewer would
+be a guess about how fast this machine is."""
 
 
 @dataclass
 class FaultServer:
     """A server process and its ways out, if there are proxies on them.
 
-    Start and kill run in threads: proxies and provider live in this process's event loop, and a server that is
-    starting needs them.
+    Start and kill run in threads: proxies and provider live in this process's event loop, and a
+    server that is starting needs them.
     """
 
     process: ServerProcess
@@ -41,7 +42,8 @@ class FaultServer:
     """Redis, global database and shard 1, shard 2."""
     up: bool = False
     cut_off: int = 0
-    """Replies that kills since the last check may have cut off between their claim and their request."""
+    """Replies that kills since the last check may have cut off between their claim and their
+    request."""
 
     @property
     def redis(self) -> FaultProxy:
@@ -179,8 +181,9 @@ class ServerHarness:
         return ended.stdout
 
     def excuse(self, question_id: str, end: str | None) -> bool:
-        """Whether a question may be unasked because a server was killed after it had marked it as asked and before
-        its request reached the provider: one for each player, and ``end`` must be interrupted."""
+        """Whether a question may be unasked because a server was killed after it had marked it as
+        asked and before its request reached the provider: one for each player, and ``end`` must be
+        interrupted."""
         if question_id in self.excused:
             return True
         killed = next((server for server in self.servers if server.cut_off), None)
@@ -202,7 +205,8 @@ async def play_during(
     *,
     within_s: float | None = PATIENCE_S,
 ) -> float:
-    """Have all play while ``deed`` breaks and fixes; returns how long after it the last of them had a success.
+    """Have all play while ``deed`` breaks and fixes; returns how long after it the last of them had
+    a success.
 
     ``within_s`` None: nobody needs to have one."""
     stop = asyncio.Event()

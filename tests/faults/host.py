@@ -1,6 +1,8 @@
-"""A host's process beside the servers, with their configuration: documented calls, by name, one after the other.
+"""A host's process beside the servers, with their configuration: documented calls, by name, one
+after the other.
 
-    python -m tests.faults.host '[["transition_room", "ROOM", "DELETING"], ["send_message", "CHAT_ROOM_UPDATE", {…}]]'
+    python -m tests.faults.host '[["transition_room", "ROOM", "DELETING"], ["send_message",
+    "CHAT_ROOM_UPDATE", {…}]]'
 
 Prints what each call returned, as one JSON list.
 """

@@ -1,7 +1,8 @@
-"""Faults that lose something: a store comes back older, or empty, and the players' books say what may be gone.
+"""Faults that lose something: a store comes back older, or empty, and the players' books say what
+may be gone.
 
-Each is played in two parts: what is acknowledged before the store changes, of which a known span may be lost, and what
-is acknowledged afterwards, of which nothing may be.
+Each is played in two parts: what is acknowledged before the store changes, of which a known span
+may be lost, and what is acknowledged afterwards, of which nothing may be.
 """
 
 from __future__ import annotations
@@ -57,7 +58,8 @@ async def redis_old_while_a_batch_is_held(
 async def _while_a_batch_is_held(
     harness: SharedHarness, load_clients: list[Player], chance: random.Random, *, is_empty: bool
 ) -> float:
-    """What was acknowledged since Redis' copy may be lost, or comes with the batch; what comes later may not be."""
+    """What was acknowledged since Redis' copy may be lost, or comes with the batch; what comes
+    later may not be."""
     await _play(harness, load_clients, chance.uniform(0.2, 1))
     await harness.settled()
     before, old = _known(load_clients), harness.redis_files()
@@ -174,7 +176,8 @@ SHARED_FAULTS = (*FAULTS, *LOSSES)
 async def run_fault(
     name: str, harness: SharedHarness, load_clients: list[Player], chance: random.Random
 ) -> float:
-    """Inject a fault of ``SHARED_FAULTS``; returns the seconds from its end until all players had a success again."""
+    """Inject a fault of ``SHARED_FAULTS``; returns the seconds from its end until all players had a
+    success again."""
     if name in LOSSES:
         return await LOSSES[name](harness, load_clients, chance)
     return await play_during(load_clients, partial(FAULTS[name], harness, chance), harness.findings)

@@ -26,8 +26,8 @@ def unpack_older_version(folder: Path) -> Path:
         pytest.skip(f"commit {OLDER_COMMIT} is not in a git repository here: {error}")
     with tarfile.open(fileobj=io.BytesIO(archive)) as files:
         files.extractall(folder, filter="data")
-    # A `.pth` file imports `base_server` when Python starts: this one, so that its hook for the bare
-    # names does not give the older version the modules of the newer one.
+    # A `.pth` file imports `base_server` when Python starts: this one, so that its hook for the
+    # bare names does not give the older version the modules of the newer one.
     (folder / "base_server" / "__init__.py").touch()
     _assert_is_imported(folder)
     return folder

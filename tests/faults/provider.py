@@ -1,4 +1,5 @@
-"""An AI provider that counts what it was asked, notices others' texts, and misbehaves on command."""
+"""An AI provider that counts what it was asked, notices others' texts, and misbehaves on
+command."""
 
 from __future__ import annotations
 
@@ -20,8 +21,8 @@ _HALF_SAID = ("a beginning ", "half of it ")
 class CountingProvider(OpenAIStub):
     """Counts by question (:func:`marker_of`), over its whole life.
 
-    ``asked``: requests that came, refused ones included. ``served``: questions that it began to answer.
-    ``misbehave``: how often it fails, hangs or is cut."""
+    ``asked``: requests that came, refused ones included. ``served``: questions that it began to
+    answer. ``misbehave``: how often it fails, hangs or is cut."""
 
     def __init__(self, port: int = 0) -> None:
         super().__init__(port, delay_s=_QUICK_S)
@@ -84,7 +85,8 @@ class CountingProvider(OpenAIStub):
 
 
 def marker_of(question: str) -> str:
-    """The last nonce in a question, else all of its text: a prompt may join questions that have no reply."""
+    """The last nonce in a question, else all of its text: a prompt may join questions that have no
+    reply."""
     markers = [found[0] for found in NONCE.finditer(question)]
     return markers[-1] if markers else question
 

@@ -1,4 +1,5 @@
-"""Questions of a test's own: each sent once or again with the same id, and looked for at a server of choice."""
+"""Questions of a test's own: each sent once or again with the same id, and looked for at a server
+of choice."""
 
 from __future__ import annotations
 

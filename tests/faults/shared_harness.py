@@ -1,4 +1,5 @@
-"""Two real servers on one private Redis and one private MariaDB, each reached through proxies that can break."""
+"""Two real servers on one private Redis and one private MariaDB, each reached through proxies that
+can break."""
 
 from __future__ import annotations
 
@@ -65,7 +66,8 @@ class SharedHarness(ServerHarness):
         os.kill(self.redis.pid, signal.SIGCONT)
 
     async def replace_redis(self, files: dict[str, bytes] | None = None) -> None:
-        """Kill Redis and start it on an empty append-only file, or on that of :meth:`redis_files`."""
+        """Kill Redis and start it on an empty append-only file, or on that of
+        :meth:`redis_files`."""
         self.redis.kill()
         for file in self.append_only_folder.glob("*"):
             file.unlink()
@@ -78,8 +80,8 @@ class SharedHarness(ServerHarness):
         return {file.name: file.read_bytes() for file in self.append_only_folder.glob("*")}
 
     def copy_database(self, name: str) -> Callable[[], None]:
-        """Copy a database's rows; what is returned puts them back under running servers, as the promotion of a replica
-        that is late does."""
+        """Copy a database's rows; what is returned puts them back under running servers, as the
+        promotion of a replica that is late does."""
         copy, run = f"{name}_copy", self.mariadb.sql
         run(f"CREATE DATABASE {copy}")
         query = f"SELECT TABLE_NAME AS name FROM information_schema.TABLES WHERE TABLE_SCHEMA = '{name}'"
@@ -112,7 +114,8 @@ class SharedHarness(ServerHarness):
 
     @contextmanager
     def refusing(self, condition: str) -> Iterator[None]:
-        """Every shard refuses the messages for which this condition on NEW holds, as a trigger of somebody's does."""
+        """Every shard refuses the messages for which this condition on NEW holds, as a trigger of
+        somebody's does."""
         for shard in self.settings.shards:
             self.mariadb.sql(
                 f"CREATE TRIGGER {shard.database}.refuse BEFORE INSERT ON {shard.database}.chat_messages"

@@ -1,4 +1,5 @@
-"""At the backlog limit sends, new rooms and new titles are 503 and nothing of them is written; all else goes on."""
+"""At the backlog limit sends, new rooms and new titles are 503 and nothing of them is written; all
+else goes on."""
 
 from __future__ import annotations
 
@@ -64,7 +65,8 @@ async def test_a_full_backlog_answers_503_and_leaves_nothing_half_written(
         assert _keys(harness) == before, "a refused write left something behind"
         ready = await _ready(harness)
         assert ready == 503
-        # Deleting and the end of a reply are never refused: there are no more of them than of what was accepted.
+        # Deleting and the end of a reply are never refused: there are no more of them than of what
+        # was accepted.
         await player.act(player.deleting_message(room_id))
         assert harness.waiting_events() == LIMIT + 1
     finally:
@@ -76,7 +78,8 @@ async def test_a_full_backlog_answers_503_and_leaves_nothing_half_written(
 
 
 def _keys(harness: SharedHarness) -> dict[str, bytes]:
-    """Everything in Redis but what changes by itself. Of a state only that it is there: the consumer goes on trying."""
+    """Everything in Redis but what changes by itself. Of a state only that it is there: the
+    consumer goes on trying."""
     names = [
         name
         for name in harness.ask_redis("KEYS", "*")

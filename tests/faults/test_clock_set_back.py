@@ -35,7 +35,8 @@ async def harness(prepared_mariadb: PreparedMariaDb, clock: Path) -> AsyncIterat
         "FAKETIME_NO_CACHE": "1",
         "FAKETIME_DONT_FAKE_MONOTONIC": "1",
     }
-    # The packages' redis-server does not start under the library: its allocator asks for the time too early.
+    # The packages' redis-server does not start under the library: its allocator asks for the time
+    # too early.
     redis_server = RedisServer(find_server("valkey"), *LOSES_NOTHING, environment=environment)
     with (
         tempfile.TemporaryDirectory(prefix="f-") as folder,

@@ -42,7 +42,8 @@ async def texts(player: Player, room_id: str) -> list[str]:
 
 
 async def complains(harness: SharedHarness, count: str | None) -> bool:
-    """Whether readiness tells of so many dead letters; the server serves on. What it says may be a second old."""
+    """Whether readiness tells of so many dead letters; the server serves on. What it says may be a
+    second old."""
     async with harness.http.get(f"{harness.servers[0].process.base_url}/readyz?verbose") as answer:
         assert answer.status == 200
         checks = (await answer.json())["checks"]

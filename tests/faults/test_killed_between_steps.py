@@ -1,7 +1,9 @@
-"""A server is killed between any two of its steps: before its k-th command to Redis or MySQL, and before the answer.
+"""A server is killed between any two of its steps: before its k-th command to Redis or MySQL, and
+before the answer.
 
-The proxies hold the command or its answer, so the product has no hook for it. The request that was under way is
-repeated on the other server with the same ids; the persistence batch is taken up there.
+The proxies hold the command or its answer, so the product has no hook for it. The request that was
+under way is repeated on the other server with the same ids; the persistence batch is taken up
+there.
 """
 
 from __future__ import annotations
@@ -25,7 +27,8 @@ pytestmark = pytest.mark.asyncio(loop_scope="package")
 async def test_a_send_a_create_and_a_delete_killed_after_every_command(
     harness: SharedHarness, load_clients: list[Player], is_known: bool
 ) -> None:
-    """A server that has found the session before asks for it in the script itself; else the first command reads it."""
+    """A server that has found the session before asks for it in the script itself; else the first
+    command reads it."""
     steps = {"send": 0, "create": 0, "delete": 0}
     for player, what in zip(load_clients, ("send", "create", "delete"), strict=True):
         await player.act(player.creating())
@@ -50,8 +53,9 @@ async def test_a_send_a_create_and_a_delete_killed_after_every_command(
 async def _killed_during(
     harness: SharedHarness, k: int, player: Player, deed: Callable[[], Awaitable[None]]
 ) -> bool:
-    """Kill the first server when Redis has executed the k-th command of ``deed`` and its answer is on the way; the
-    other server is asked again, at once, with the same ids. (Before a command is after the one before it.)
+    """Kill the first server when Redis has executed the k-th command of ``deed`` and its answer is
+    on the way; the other server is asked again, at once, with the same ids. (Before a command is
+    after the one before it.)
 
     False: it has fewer commands."""
     victim = harness.servers[0]

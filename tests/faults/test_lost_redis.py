@@ -1,4 +1,5 @@
-"""A Redis that comes back empty or older while a batch is on its way to MySQL (cases/faults.md U3)."""
+"""A Redis that comes back empty or older while a batch is on its way to MySQL (cases/faults.md
+U3)."""
 
 from __future__ import annotations
 
@@ -30,8 +31,8 @@ def said() -> str:
 
 @pytest_asyncio.fixture(scope="module", loop_scope="package")
 async def running_harness(prepared_mariadb: PreparedMariaDb) -> AsyncIterator[SharedHarness]:
-    """Servers that wait for their database for as long as a test holds a batch: one that was given up is sent again,
-    and is no late batch any more."""
+    """Servers that wait for their database for as long as a test holds a batch: one that was given
+    up is sent again, and is no late batch any more."""
     with (
         tempfile.TemporaryDirectory(prefix="f-") as folder,
         prepared_mariadb.running_copy() as backend,
@@ -85,7 +86,8 @@ async def lose(harness: SharedHarness, how: str, older: dict[str, bytes]) -> Non
 
 
 async def ok(player: Player, path: str, **fields: Any) -> dict[str, Any]:
-    """The answer, in the end: servers that lose their Redis answer 5003 for a moment, and sessions end."""
+    """The answer, in the end: servers that lose their Redis answer 5003 for a moment, and sessions
+    end."""
     while True:
         answer = await player.client.post(path, **fields)
         if answer["errorCode"] == 10000:
@@ -211,7 +213,8 @@ async def test_late_batch_and_later_messages_both_stay(
 async def test_repeat_of_a_send_whose_redis_was_lost_breaks_no_room(
     harness: SharedHarness, player: Player
 ) -> None:
-    """Its client repeats the send that MySQL does not have yet: the same id twice, two messages, no dead letter."""
+    """Its client repeats the send that MySQL does not have yet: the same id twice, two messages, no
+    dead letter."""
     room_id = await new_room(player)
     await ok(player, "/api/chat/message/send", room_id=room_id, content=said())
     await harness.settled()
@@ -241,7 +244,8 @@ async def test_repeat_of_a_send_whose_redis_was_lost_breaks_no_room(
 async def test_rename_and_create_of_a_lost_redis_do_not_win(
     harness: SharedHarness, player: Player
 ) -> None:
-    """A title that came to MySQL late does not replace a later one; a repeated create is another room, and works."""
+    """A title that came to MySQL late does not replace a later one; a repeated create is another
+    room, and works."""
     room_id = await new_room(player)
     await harness.settled()
 

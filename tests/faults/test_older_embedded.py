@@ -1,4 +1,5 @@
-"""A part of the embedded default's data folder is put back to an earlier time (cases/faults.md U11, U12)."""
+"""A part of the embedded default's data folder is put back to an earlier time (cases/faults.md U11,
+U12)."""
 
 from __future__ import annotations
 
@@ -88,7 +89,8 @@ async def test_older_databases_are_written_again(embedded: EmbeddedHarness) -> N
     rooms = (await ok(player, "/api/chat/rooms", limit=100))["rooms"]
     assert {room["room_id"]: room["title"] for room in rooms}[room_id] == "renamed"
     assert {room["room_id"] for room in rooms} == {room_id, made}
-    # The account that the older database does not know: its session has ended, and its name gets empty rooms.
+    # The account that the older database does not know: its session has ended, and its name gets
+    # empty rooms.
     assert (await stranger.client.post("/api/chat/rooms"))["errorCode"] == 10000
     await stranger.sign_in()
     assert (await ok(stranger, "/api/chat/rooms"))["rooms"] == []

@@ -1,4 +1,5 @@
-"""A shard database that comes back older (cases/faults.md U12): noticed, said, and written again from Redis."""
+"""A shard database that comes back older (cases/faults.md U12): noticed, said, and written again
+from Redis."""
 
 from __future__ import annotations
 
@@ -89,7 +90,8 @@ def everything(harness: ServerHarness, room_ids: list[str]) -> list[Any]:
 
 
 async def live_through(harness: ServerHarness, player: Player) -> tuple[list[str], str, str]:
-    """Rooms with messages: old ones, one that will be renamed, one to be deleted; and a message to be deleted."""
+    """Rooms with messages: old ones, one that will be renamed, one to be deleted; and a message to
+    be deleted."""
     rooms = [await new_room(player) for _ in range(3)]
     first = ""
     for room_id in rooms:
@@ -102,7 +104,8 @@ async def live_through(harness: ServerHarness, player: Player) -> tuple[list[str
 async def go_on(
     harness: ServerHarness, player: Player, rooms: list[str], gone: str, first: str
 ) -> list[str]:
-    """What the dump does not have: sends, a new room, a title, deletes of a message and of a room."""
+    """What the dump does not have: sends, a new room, a title, deletes of a message and of a
+    room."""
     for n in range(3):
         await ok(player, SEND, room_id=rooms[0], content=said(), client_message_id=f"id-{n}")
     last = await ok(player, SEND, room_id=rooms[1], content=said())

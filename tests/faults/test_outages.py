@@ -1,4 +1,5 @@
-"""Redis and MySQL in every kind of trouble while players play: what was acknowledged is there, once, in order.
+"""Redis and MySQL in every kind of trouble while players play: what was acknowledged is there,
+once, in order.
 
 The quicker part of the faults that ``make chaos`` draws from (``tests/faults/chaos.py``).
 """

@@ -1,7 +1,8 @@
-"""A stored question is asked, once, whatever happens to Redis or to the server that took it: seen at the provider.
+"""A stored question is asked, once, whatever happens to Redis or to the server that took it: seen
+at the provider.
 
-Each test ends with everything checked (``load_clients``): no stored question that the provider never saw, none that it
-served twice, no reply cut short without a reason, every room usable.
+Each test ends with everything checked (``load_clients``): no stored question that the provider
+never saw, none that it served twice, no reply cut short without a reason, every room usable.
 """
 
 from __future__ import annotations
@@ -79,7 +80,8 @@ async def test_server_killed_with_sends_under_way_leaves_none_unasked(
 async def test_flushed_redis_ends_replies_whose_questions_are_stored(
     harness: SharedHarness, load_clients: list[Player]
 ) -> None:
-    """cases/faults.md U5: repeated, read, and with a new question behind it; the checker looks for every reply."""
+    """cases/faults.md U5: repeated, read, and with a new question behind it; the checker looks for
+    every reply."""
     player = load_clients[0]
     repeated, read, followed = questions = await questions_in_new_rooms(harness, player, 3)
     with harness.provider.pausing(1.0):

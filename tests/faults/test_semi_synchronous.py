@@ -1,4 +1,5 @@
-"""The recipe of docs/operations.md for a failover that loses nothing, as MariaDB does it (cases/faults.md U12)."""
+"""The recipe of docs/operations.md for a failover that loses nothing, as MariaDB does it
+(cases/faults.md U12)."""
 
 from __future__ import annotations
 
@@ -62,7 +63,8 @@ def commit_until_it_dies(primary: MariaDbServer, acknowledged: list[int]) -> Non
 async def test_acknowledged_commits_are_on_the_replica_when_the_primary_dies(
     servers: tuple[MariaDbServer, MariaDbServer],
 ) -> None:
-    """A commit waits for the replica, also when that is away for long; so SIGKILL of the primary loses none."""
+    """A commit waits for the replica, also when that is away for long; so SIGKILL of the primary
+    loses none."""
     primary, replica = servers
     await until(
         lambda: _status(primary, "Rpl_semi_sync_master_clients") == "1",

@@ -1,9 +1,9 @@
 """Atheris on the strict parser: `make fuzz` (not part of `make test`; FUZZ_S is how many seconds).
 
-Whatever bytes arrive, up to the largest body that the server takes, they are read or refused (``InvalidRequest``)
-at a cost in proportion to their number. What is accepted is text that Redis, MySQL and the client give back byte for
-byte: it has a UTF-8 form without NUL and without lone surrogates, and reading what the encoder writes gives the same
-again.
+Whatever bytes arrive, up to the largest body that the server takes, they are read or refused
+(``InvalidRequest``) at a cost in proportion to their number. What is accepted is text that Redis,
+MySQL and the client give back byte for byte: it has a UTF-8 form without NUL and without lone
+surrogates, and reading what the encoder writes gives the same again.
 """
 
 from __future__ import annotations
@@ -49,12 +49,14 @@ MODELS: list[type[Request]] = [
     Table,
 ]
 FULL = NetSettings().max_body_bytes
-# Of CPU, with the fuzzer's instrumentation. Memory is bounded by its flag -rss_limit_mb (see the Makefile).
+# Of CPU, with the fuzzer's instrumentation. Memory is bounded by its flag -rss_limit_mb (see the
+# Makefile).
 _BASE_S, _PER_BYTE_S = 0.1, 2e-6
 
 
 def make_body(model: type[Request], choice: atheris.FuzzedDataProvider) -> bytes:
-    """JSON of the model's own fields with any values: blind mutation seldom gets past the JSON parser."""
+    """JSON of the model's own fields with any values: blind mutation seldom gets past the JSON
+    parser."""
     values = [
         lambda: choice.ConsumeUnicode(choice.ConsumeIntInRange(0, 40)),  # lone surrogates too
         lambda: choice.ConsumeInt(9),
@@ -73,7 +75,8 @@ def make_body(model: type[Request], choice: atheris.FuzzedDataProvider) -> bytes
 
 
 def grow_body(choice: atheris.FuzzedDataProvider) -> bytes:
-    """Few bytes many times: mutation alone never gets near the largest body, nor finds what grows with its length."""
+    """Few bytes many times: mutation alone never gets near the largest body, nor finds what grows
+    with its length."""
     parts = [choice.ConsumeBytes(choice.ConsumeIntInRange(0, 12)) for _ in range(5)]
     room = choice.PickValueInList([FULL // 16, FULL // 4, FULL]) // 2
     repeated = [
@@ -94,7 +97,8 @@ def grow_body(choice: atheris.FuzzedDataProvider) -> bytes:
 
 
 def check(data: bytes) -> None:
-    """One input: its first byte chooses the model, and whether the rest is the body, makes one, or grows one."""
+    """One input: its first byte chooses the model, and whether the rest is the body, makes one, or
+    grows one."""
     first = data[0] if data else 0
     model, body = MODELS[first % len(MODELS)], data[1:]
     if first >= 192:

@@ -1,4 +1,5 @@
-"""Bodies made to be costly, over HTTP: refused in little time and memory, by every route, while others are served."""
+"""Bodies made to be costly, over HTTP: refused in little time and memory, by every route, while
+others are served."""
 
 from __future__ import annotations
 
@@ -14,7 +15,8 @@ from tests.server_process import DESCRIBED, ServerProcess, running_server
 
 
 def hostile_body(key_length: int, keys: int) -> bytes:
-    """The body of cases/abuse.md A1: a long key around many short ones, then the character that is refused."""
+    """The body of cases/abuse.md A1: a long key around many short ones, then the character that is
+    refused."""
     inside = b",".join(b'"%s":0' % f"{number:x}".zfill(3).encode() for number in range(keys))
     key = b"K" * key_length
     return b'{"account_id":"alice","password":"correct horse","%s":{%s},"z":"\\u0000"}' % (
@@ -58,7 +60,8 @@ async def refused_status(http: aiohttp.ClientSession, url: str, body: bytes) -> 
 
 @pytest.mark.parametrize("size", SIZES)
 async def test_a_hostile_body_costs_little_on_any_route(server: ServerProcess, size: str) -> None:
-    """cases/abuse.md A1: it took 0.6 GB and 3 s (980 KB: 5.6 GB and 57 s, no other answer meanwhile)."""
+    """cases/abuse.md A1: it took 0.6 GB and 3 s (980 KB: 5.6 GB and 57 s, no other answer
+    meanwhile)."""
     body = SIZES[size]
     paths = [*POST_ROUTES, "/api/protocol/1001", "/api/protocol/6011"]
     async with aiohttp.ClientSession(server.base_url) as http:

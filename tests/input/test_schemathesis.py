@@ -1,7 +1,8 @@
 """Schemathesis on the running server, from its own /openapi.json, with two accounts.
 
-Every operation gets valid and broken bodies of two accounts and of nobody. Never a 500, never a status or a body
-that the description does not tell. ``SCHEMATHESIS_EXAMPLES`` is the number of examples an operation.
+Every operation gets valid and broken bodies of two accounts and of nobody. Never a 500, never a
+status or a body that the description does not tell. ``SCHEMATHESIS_EXAMPLES`` is the number of
+examples an operation.
 """
 
 from __future__ import annotations
@@ -57,7 +58,8 @@ def server() -> Iterator[ServerProcess]:
 
 @pytest.fixture(scope="module")
 def load_clients(server: ServerProcess) -> list[dict[str, str]]:
-    """Two accounts with a token, a room and a message each; their ids are what the bodies are made from."""
+    """Two accounts with a token, a room and a message each; their ids are what the bodies are made
+    from."""
     made = []
     for _ in range(2):
         account_id = f"schema{uuid.uuid4().hex[:10]}"

@@ -1,7 +1,7 @@
 """Every accepted text comes back byte for byte: from Redis, from the database, and after a restart.
 
-Hypothesis makes the texts (``TEXT_EXAMPLES`` rounds of them); beside them stand the longest ones that fit, in
-characters and in bytes, and the first ones that do not.
+Hypothesis makes the texts (``TEXT_EXAMPLES`` rounds of them); beside them stand the longest ones
+that fit, in characters and in bytes, and the first ones that do not.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
-"""A server as many write it: redis-py's client shared by all handlers, and handlers that end when their client leaves.
+"""A server as many write it: redis-py's client shared by all handlers, and handlers that end when
+their client leaves.
 
-Run as a process with a redis-py of its own on the path (the test uses 4.5.1): ``careless_server.py REDIS_PORT``.
-Prints the version of redis-py and the port that it listens on.
+Run as a process with a redis-py of its own on the path (the test uses 4.5.1): ``careless_server.py
+REDIS_PORT``. Prints the version of redis-py and the port that it listens on.
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""A slow wire: passes bytes on after a random while, so that callers leave at every moment of an exchange."""
+"""A slow wire: passes bytes on after a random while, so that callers leave at every moment of an
+exchange."""
 
 from __future__ import annotations
 
@@ -8,7 +9,8 @@ from contextlib import suppress
 
 
 class DelayProxy:
-    """Listens on ``port`` of 127.0.0.1 and passes everything to ``target`` (a port, or a socket file), in order.
+    """Listens on ``port`` of 127.0.0.1 and passes everything to ``target`` (a port, or a socket
+    file), in order.
 
     Each piece, in both directions, waits up to ``longest_s`` first.
     """

@@ -84,7 +84,8 @@ class EndpointDriver:
     async def call(
         self, endpoint: Endpoint, body: dict[str, Any], token: str | None = None
     ) -> HttpResponse:
-        """The answer as the server would send it; the body of a stream is the list of its events."""
+        """The answer as the server would send it; the body of a stream is the list of its
+        events."""
         collected = Collected()
         answer = await self._service.handle(
             endpoint, Call(json.dumps(body).encode(), bearer=token), collected
@@ -131,7 +132,8 @@ class EndpointDriver:
         return envelope
 
     async def redis_picture(self) -> dict[str, Any]:
-        """Key → value of everything that this harness has in Redis, without what passes by itself."""
+        """Key → value of everything that this harness has in Redis, without what passes by
+        itself."""
         redis = self.harness.redis
         prefix = redis.key("x:y", 0).split("{", maxsplit=1)[0]
         keys, cursor = [], "0"

@@ -1,4 +1,5 @@
-"""The storm: callers whose requests are cut at random moments, and the detector that reads every answer.
+"""The storm: callers whose requests are cut at random moments, and the detector that reads every
+answer.
 
 What belongs to a caller carries its nonce; an answer with the nonce of another is what must not be.
 """
@@ -33,7 +34,8 @@ class Caller:
 
 @dataclass
 class Outcome:
-    """``own``: answers with the caller's nonce in them; ``foreign``: what was asked and the nonces of others."""
+    """``own``: answers with the caller's nonce in them; ``foreign``: what was asked and the nonces
+    of others."""
 
     answered: int = 0
     cut: int = 0
@@ -45,7 +47,8 @@ class Outcome:
 async def storm(
     base_url: str, callers: list[Caller], requests: int, *, longest_s: float, seed: int
 ) -> Outcome:
-    """``requests`` requests by 24 at a time, four of five cut within ``longest_s``; what came back."""
+    """``requests`` requests by 24 at a time, four of five cut within ``longest_s``; what came
+    back."""
     outcome, chance = Outcome(), random.Random(seed)
     numbers = iter(range(requests))
 

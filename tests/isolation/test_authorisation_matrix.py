@@ -1,9 +1,11 @@
-"""Every operation × every id that it takes × {foreign, unknown, malformed}, made from the endpoint tables.
+"""Every operation × every id that it takes × {foreign, unknown, malformed}, made from the endpoint
+tables.
 
-The answer to another account's id is the answer to an id that does not exist, in status, headers and body, and
-neither changes anything in Redis or the databases; warm (the room is in Redis), cold (it must be read from the
-database), and while a reply runs in it. A new endpoint is attacked by itself; a field of a new name fails the first
-test until it is listed here as an id or as something else.
+The answer to another account's id is the answer to an id that does not exist, in status, headers
+and body, and neither changes anything in Redis or the databases; warm (the room is in Redis), cold
+(it must be read from the database), and while a reply runs in it. A new endpoint is attacked by
+itself; a field of a new name fails the first test until it is listed here as an id or as something
+else.
 """
 
 from __future__ import annotations
@@ -59,7 +61,8 @@ MALFORMED: dict[str, list[Any]] = {
     "cursor": ["", "nonsense", "a b", "A" * 257, 7],
 }
 CLIENT_IDS = {"client_message_id", "client_request_id"}
-"""Alone they are new ids to their sender: accepted, so that a second probe would be a repeat of the first."""
+"""Alone they are new ids to their sender: accepted, so that a second probe would be a repeat of the
+first."""
 WAYS = [
     "in the account's partition",
     "on another shard",
@@ -164,8 +167,8 @@ def body_with(endpoint: Endpoint, own: Target, values: dict[str, Any]) -> dict[s
 
 
 def told(answer: HttpResponse, *echoed: str) -> tuple[int, dict[str, str], Any]:
-    """Status, headers and body as the caller sees them, without ids, times, numbers that any new thing has, and
-    what the caller sent."""
+    """Status, headers and body as the caller sees them, without ids, times, numbers that any new
+    thing has, and what the caller sent."""
     text = answer.body.decode()
     for value in echoed:
         text = text.replace(value, "ID")
@@ -282,7 +285,8 @@ async def _compare(
     assert told(answer, *foreign.values()) == told(unknown, *twin.values()), what
     assert asked_for_foreign == driver.harness.provider.calls - asked - asked_for_foreign, what
     if answer.error_code:
-        # What was cold for me may have been loaded; a load's token and its mark of the backlog hold nothing.
+        # What was cold for me may have been loaded; a load's token and its mark of the backlog hold
+        # nothing.
         harmless = (own.account.account_id, *own.values.values(), "_load:", "lane_mark:")
         strange = [key for key in changed if not any(name in key for name in harmless)]
         assert not strange, f"{what} changed {strange}"
@@ -360,7 +364,8 @@ async def test_every_invalid_session_gets_the_same_error(
 
 
 async def test_nobody_logs_in_as_another_with_his_own_password(driver: EndpointDriver) -> None:
-    """Positive control of the whole file: with the right password and token the same servers open."""
+    """Positive control of the whole file: with the right password and token the same servers
+    open."""
     signup, login = driver.context.find_by_protocol(1001), driver.context.find_by_protocol(1002)
     assert signup is not None
     assert login is not None

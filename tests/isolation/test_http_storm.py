@@ -1,8 +1,9 @@
-"""Cancel storms over HTTP: thousands of requests cut at random moments, slow wires before Redis and MySQL.
+"""Cancel storms over HTTP: thousands of requests cut at random moments, slow wires before Redis and
+MySQL.
 
-Nobody gets another's text; tasks, open files and pools are back where they were. ``STORM_REQUESTS`` makes it longer
-(the shipped number is the short form). The detector is held against redis-py 4.5.1, the version that was behind
-the leak of March 2023.
+Nobody gets another's text; tasks, open files and pools are back where they were. ``STORM_REQUESTS``
+makes it longer (the shipped number is the short form). The detector is held against redis-py 4.5.1,
+the version that was behind the leak of March 2023.
 """
 
 from __future__ import annotations
@@ -75,8 +76,8 @@ async def storm_harness(
     *,
     handlers_end: bool,
 ) -> AsyncIterator[StormHarness]:
-    """The shipped protocols over HTTP, with slow wires. ``handlers_end``: as a host may have it, a handler is
-    cancelled when its client leaves (ours run on)."""
+    """The shipped protocols over HTTP, with slow wires. ``handlers_end``: as a host may have it, a
+    handler is cancelled when its client leaves (ours run on)."""
     async with AsyncExitStack() as stack:
         wire = await stack.enter_async_context(DelayProxy(cache.unix_socket_path or cache.port))
         cache = cache.model_copy(
@@ -133,7 +134,8 @@ async def make_caller(driver: EndpointDriver, account: Account) -> tuple[Caller,
 async def _forget_now_and_then(
     driver: EndpointDriver, accounts: list[Account], room_ids: list[str]
 ) -> None:
-    """Rooms and lists go cold all the time, so that reads go to the database too; what is pinned stays."""
+    """Rooms and lists go cold all the time, so that reads go to the database too; what is pinned
+    stays."""
     chance, keys, redis = (
         random.Random(SEED),
         driver.harness.keys,
@@ -149,7 +151,8 @@ async def _forget_now_and_then(
 async def test_nobody_reads_anothers_text_and_nothing_stays_behind(
     backends: tuple[CacheSettings, DatabaseBackend], app_id: str, provider: OpenAIStub
 ) -> None:
-    # Both ways of a server when a client leaves: ours lets handlers run on, a host's may cancel them.
+    # Both ways of a server when a client leaves: ours lets handlers run on, a host's may cancel
+    # them.
     handlers_end = backends[1].server is not None
     async with storm_harness(*backends, app_id, provider, handlers_end=handlers_end) as harness:
         accounts = [await harness.driver.account() for _ in range(ACCOUNTS)]
@@ -167,7 +170,8 @@ async def test_nobody_reads_anothers_text_and_nothing_stays_behind(
         assert outcome.foreign == [], f"seed {SEED}"
         assert outcome.cut > REQUESTS / 4, "hardly anybody left: this was no storm"
         assert outcome.own > REQUESTS / 10
-        # 1006: more questions wait in one room than may; 5003: a room that went cold again and again.
+        # 1006: more questions wait in one room than may; 5003: a room that went cold again and
+        # again.
         assert set(outcome.statuses) <= {200, 409, 503}, outcome.statuses
         assert outcome.statuses[200] > outcome.answered * 0.5, outcome.statuses
         await until(harness.idle, what="everything comes back")

@@ -1,4 +1,5 @@
-"""Who tells a story: the model of two accounts, and what is needed to ask the servers as one of them."""
+"""Who tells a story: the model of two accounts, and what is needed to ask the servers as one of
+them."""
 
 from __future__ import annotations
 
@@ -38,7 +39,8 @@ class Message:
 
 @dataclass
 class Room:
-    """``messages[n]`` has the seq n + 1; ``sent``: what each client_message_id sent, by the question's index."""
+    """``messages[n]`` has the seq n + 1; ``sent``: what each client_message_id sent, by the
+    question's index."""
 
     room_id: str
     title: str
@@ -56,7 +58,8 @@ class Room:
 
 @dataclass
 class Account:
-    """``rooms``: live ones, oldest activity first. ``made``: request id → (room, its title at first)."""
+    """``rooms``: live ones, oldest activity first. ``made``: request id → (room, its title at
+    first)."""
 
     name: str
     tokens: list[str] = field(default_factory=list)

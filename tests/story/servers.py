@@ -63,7 +63,8 @@ def ask_redis(servers: StoryServers, *command: Any) -> Any:
 
 
 class InProcess:
-    """Two whole servers in this process's loop: a restart takes them down in order and makes new ones."""
+    """Two whole servers in this process's loop: a restart takes them down in order and makes new
+    ones."""
 
     persona = "TALK"
 

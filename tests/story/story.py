@@ -1,8 +1,9 @@
-"""The whole HTTP interface against a model of a few lines: whatever is done, the model knows what is answered.
+"""The whole HTTP interface against a model of a few lines: whatever is done, the model knows what
+is answered.
 
-Two accounts, two servers (servers that come and go), a small window, client clocks that are wrong, keys that expire in
-any combination, events delivered again, a Redis that restarts as it was, empty, or as it was earlier. Hypothesis looks
-for the shortest story that ends in a difference.
+Two accounts, two servers (servers that come and go), a small window, client clocks that are wrong,
+keys that expire in any combination, events delivered again, a Redis that restarts as it was, empty,
+or as it was earlier. Hypothesis looks for the shortest story that ends in a difference.
 """
 
 from __future__ import annotations
@@ -192,7 +193,8 @@ class ChatStory(StoryDriver):
         return fields
 
     def accepted(self, account: Account, room: Room, answer: dict[str, Any]) -> int:
-        """Check an answer with two new messages and put them into the model; the question's index."""
+        """Check an answer with two new messages and put them into the model; the question's
+        index."""
         assert answer["errorCode"] == OK, answer
         question, reply = answer["user_message"], answer["message"]
         assert (reply["content"], reply["parent_message_id"]) == (
@@ -421,7 +423,8 @@ class ChatStory(StoryDriver):
     async def half_said(
         self, server: int, token: str, fields: dict[str, Any]
     ) -> tuple[asyncio.Task[dict[str, Any]], dict[str, Any]]:
-        """A send whose reply has said half and says no more; the reply as the other server lists it."""
+        """A send whose reply has said half and says no more; the reply as the other server lists
+        it."""
         self.servers.provider.script(Reply([HALF], hang=True))
         sending = asyncio.create_task(self.ask(server, token, "/api/chat/message/send", fields))
         listed: list[dict[str, Any]] = []
@@ -509,7 +512,8 @@ class ChatStory(StoryDriver):
         server=SERVERS,
     )
     def something_is_restarted(self, what: str, server: int) -> None:
-        """A Redis that is empty, or as it was when it was copied, lost nothing but sessions: all is written before."""
+        """A Redis that is empty, or as it was when it was copied, lost nothing but sessions: all is
+        written before."""
         if what == "server":
             self.run(self.servers.restart_server(server))
         elif what == "redis":
@@ -526,7 +530,8 @@ class ChatStory(StoryDriver):
             self.sessions_are(tokens)
 
     def sessions_are(self, known: Sequence[set[str]]) -> None:
-        """Those that Redis knows now. A logout is permanent; a lost one comes back with an older Redis."""
+        """Those that Redis knows now. A logout is permanent; a lost one comes back with an older
+        Redis."""
         for account, tokens in zip(self.accounts, known, strict=True):
             all_tokens = account.tokens + account.dead_tokens
             account.tokens = [token for token in all_tokens if token in tokens - account.logged_out]
@@ -536,7 +541,8 @@ class ChatStory(StoryDriver):
 
     @invariant()
     def what_was_acknowledged_is_there(self) -> None:
-        """Looked at now and then: to look is to load, and much is to happen to what is not loaded."""
+        """Looked at now and then: to look is to load, and much is to happen to what is not
+        loaded."""
         self.steps += 1
         if self.accounts and self.steps % 3 == 0:
             self.check(self.account(self.steps // 3), self.steps % 2)
@@ -622,7 +628,8 @@ class ChatStory(StoryDriver):
         assert answer["has_more"] == (len(earlier) > limit)
 
     def teardown(self) -> None:
-        """The rows are what was acknowledged, nothing is left over, and every state has come to its end."""
+        """The rows are what was acknowledged, nothing is left over, and every state has come to its
+        end."""
         if not self.accounts:
             return
         for account in self.accounts:

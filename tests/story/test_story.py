@@ -1,4 +1,5 @@
-"""Stories on all kinds of servers: two in this process on both pairs of backends, and real ones that are killed."""
+"""Stories on all kinds of servers: two in this process on both pairs of backends, and real ones
+that are killed."""
 
 from __future__ import annotations
 
@@ -19,7 +20,8 @@ from tests.story.story import WINDOW, ChatStory
 
 pytestmark = pytest.mark.timeout(900 if "STORIES" not in os.environ else 0)
 LONGER = float(os.environ.get("STORIES", "1"))
-"""So many times more stories than in an ordinary run; then there is time to shorten one that fails, too."""
+"""So many times more stories than in an ordinary run; then there is time to shorten one that fails,
+too."""
 
 
 async def tell(on: StoryServers, stories: int, *, steps: int = 40) -> None:

@@ -1,4 +1,5 @@
-"""Servers as processes, one on the embedded pair or two on Redis and MariaDB, and a provider that the test scripts."""
+"""Servers as processes, one on the embedded pair or two on Redis and MariaDB, and a provider that
+the test scripts."""
 
 from __future__ import annotations
 
@@ -59,7 +60,8 @@ def shared_settings(redis: RedisServer, database: DatabaseBackend, app_id: str) 
 
 @dataclass
 class Servers:
-    """``all``: one, or two that share everything; ``here`` and ``elsewhere`` are the same one when it is alone.
+    """``all``: one, or two that share everything; ``here`` and ``elsewhere`` are the same one when
+    it is alone.
 
     ``account_id`` signs up once (hashing takes its time); ``token`` is that of its session."""
 

@@ -1,4 +1,5 @@
-"""The process that writes a reply dies, stands still or is stopped in the middle; who reads goes on at another one."""
+"""The process that writes a reply dies, stands still or is stopped in the middle; who reads goes on
+at another one."""
 
 from __future__ import annotations
 

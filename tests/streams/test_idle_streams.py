@@ -1,4 +1,5 @@
-"""What a stream takes while nothing happens in it. ``make bench`` has the figure of 5,000; here are some hundreds."""
+"""What a stream takes while nothing happens in it. ``make bench`` has the figure of 5,000; here are
+some hundreds."""
 
 from __future__ import annotations
 

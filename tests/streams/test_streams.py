@@ -1,4 +1,5 @@
-"""A reply over real sockets: read along, cut, resumed elsewhere, stopped, deleted; on one process and on two."""
+"""A reply over real sockets: read along, cut, resumed elsewhere, stopped, deleted; on one process
+and on two."""
 
 from __future__ import annotations
 
@@ -25,7 +26,8 @@ TEXT = "".join(CHUNKS)
 
 
 async def take(events: AsyncIterator[Event]) -> tuple[str, list[Event]]:
-    """The text of a stream to its end, and its events; ids never fall and say how long the text is."""
+    """The text of a stream to its end, and its events; ids never fall and say how long the text
+    is."""
     text = ""
     seen: list[Event] = []
     async for event in events:
@@ -185,7 +187,8 @@ async def test_stop_from_anywhere_ends_a_reply_also_while_model_is_silent(
 async def test_nothing_is_said_or_paid_for_soon_after_a_stop(
     servers: Servers, player: Player, provider: OpenAIStub, silent: bool
 ) -> None:
-    """300 ms, or, where the machine is slow or does other things too, what a few requests take there."""
+    """300 ms, or, where the machine is slow or does other things too, what a few requests take
+    there."""
     ended_s, closed_s, request_s = [], [], []
     for n in range(11):
         asked_s = time.monotonic()

@@ -189,7 +189,8 @@ class ChatStateMachine(Facade):
         )
 
     async def delete_what_was(self, message_id: str, room_id: str) -> None:
-        """A message was stored whose state a host had set to DELETING or DELETED before: delete it."""
+        """A message was stored whose state a host had set to DELETING or DELETED before: delete
+        it."""
         if self._deletes is not None:
             await self._deletes.message(message_id, None, room_id=room_id)
 
@@ -310,7 +311,8 @@ def _transition_of(deletion: Deletion, to: str, before: tuple[str, ...]) -> Tran
 
 
 def _not_asked(outage: ServiceUnavailable) -> Transition:
-    """Nothing was done, for a database that may know the id is away; an outage of Redis is raised."""
+    """Nothing was done, for a database that may know the id is away; an outage of Redis is
+    raised."""
     if outage.service == "cache":
         raise outage
     return Transition(False, None, f"not possible now, try again: {outage.reason}")

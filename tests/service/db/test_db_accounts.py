@@ -79,7 +79,8 @@ async def test_accounts_spread_over_the_active_shards(
 
 
 async def test_account_keys_are_drawn_above_all_counted_ones(database: DatabaseService) -> None:
-    """cases/faults.md U11: exact as a double, and nowhere near those that an earlier version counted."""
+    """cases/faults.md U11: exact as a double, and nowhere near those that an earlier version
+    counted."""
     keys = [int(str((await create(database, new_id()))["account_db_key"])) for _ in range(20)]
     assert all(2**52 <= key < 2**53 for key in keys)
     assert len({key // 2**40 for key in keys}) > 10, "spread over the whole range"

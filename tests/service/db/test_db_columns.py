@@ -1,4 +1,5 @@
-"""What the headers promise: every procedure that returns rows returns exactly the columns its header names."""
+"""What the headers promise: every procedure that returns rows returns exactly the columns its
+header names."""
 
 from __future__ import annotations
 

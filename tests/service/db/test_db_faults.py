@@ -1,4 +1,5 @@
-"""MySQL in trouble: killed connections, a server that stops answering, restarts, cancelled callers."""
+"""MySQL in trouble: killed connections, a server that stops answering, restarts, cancelled
+callers."""
 
 from __future__ import annotations
 
@@ -26,7 +27,8 @@ from tests.open_files import open_files
 from tests.waiting import until
 
 TIMEOUT_S = 1.0
-"""Of what a test wants to fail by the time-out; all else may take as long as a test waits (``hurried``)."""
+"""Of what a test wants to fail by the time-out; all else may take as long as a test waits
+(``hurried``)."""
 
 
 @pytest.fixture
@@ -188,7 +190,8 @@ async def test_what_could_not_be_opened_in_time_is_closed(
                 *(Room(database).window() for _ in range(4)), return_exceptions=True
             )
         assert all("does not answer" in str(error) for error in errors), errors
-        # Here an error's traceback still holds what was begun: nothing was closed by the garbage collector.
+        # Here an error's traceback still holds what was begun: nothing was closed by the garbage
+        # collector.
         await until(lambda: open_files() == before)
     finally:
         server.resume()
@@ -261,7 +264,8 @@ async def test_a_lock_held_elsewhere_ends_in_an_outage_and_no_half_call(
 async def test_writers_of_other_rooms_neither_wait_nor_deadlock(
     database: DatabaseService, server: MariaDbServer
 ) -> None:
-    """Rooms and messages are found by their keys only: a scan would lock, and wait for, what is another room's."""
+    """Rooms and messages are found by their keys only: a scan would lock, and wait for, what is
+    another room's."""
     held, room = Room(database), Room(database)
     await held.create()
     await held.save(1, 2, 3)

@@ -1,4 +1,5 @@
-"""What a call costs does not grow with the room or the account: rows that MariaDB's engine reads, counted."""
+"""What a call costs does not grow with the room or the account: rows that MariaDB's engine reads,
+counted."""
 
 from __future__ import annotations
 
@@ -15,7 +16,8 @@ from tests.backends_mariadb import SCRIPTS_DIR, DatabaseBackend, running_databas
 from tests.database_rows import Room, batch_json, new_id, time_text
 
 MESSAGES, ROOMS = 4000, 600
-# As many as it may read: a handful of rows, each looked up in an index or two, and the batch's own JSON.
+# As many as it may read: a handful of rows, each looked up in an index or two, and the batch's own
+# JSON.
 FEW = 60
 GROW = {
     "fp_chat_rooms_get": 2 * ROOMS

@@ -14,7 +14,8 @@ from base_server.service.db.database_service import DatabaseService
 from base_server.service.db.values import Row
 from tests.database_rows import START, Room, batch_json, new_id
 
-# Unescaped and escaped JSON, quotes and backslashes, a line separator, RTL, a family emoji, trailing spaces.
+# Unescaped and escaped JSON, quotes and backslashes, a line separator, RTL, a family emoji,
+# trailing spaces.
 TEXTS = [
     "안녕하세요 👋",
     "👨‍👩‍👧‍👦 \"x\" 'y' \\ \\n \n\r\t",
@@ -175,7 +176,8 @@ async def test_reply_with_a_taken_number_goes_after_its_question(room: Room) -> 
 
 
 async def test_reply_is_never_stored_before_its_question(room: Room) -> None:
-    """cases/faults.md U3: the question's number was taken, the reply's was not, and it comes in a later batch."""
+    """cases/faults.md U3: the question's number was taken, the reply's was not, and it comes in a
+    later batch."""
     await room.save(1)
     question = room.message(1, message_id=new_id())
     assert await room.call("fp_chat_message_save", *question.values()) == [{"seq": 3}]
@@ -201,7 +203,8 @@ async def test_reply_is_never_stored_before_its_question(room: Room) -> None:
 
 
 async def test_batch_with_a_moved_reply_that_is_stored_adds_the_rest(room: Room) -> None:
-    """A repeated batch: the reply went after its question, whose number was taken, and stays there."""
+    """A repeated batch: the reply went after its question, whose number was taken, and stays
+    there."""
     await room.save(1)
     question = room.message(1, message_id=new_id())
     assert await room.call("fp_chat_message_save", *question.values()) == [{"seq": 3}]
@@ -217,7 +220,8 @@ async def test_batch_with_a_moved_reply_that_is_stored_adds_the_rest(room: Room)
 
 
 async def test_deleted_reply_leaves_no_number_free_behind_it(room: Room) -> None:
-    """A reply that was deleted before it was saved is the last row: no other reply is still to come."""
+    """A reply that was deleted before it was saved is the last row: no other reply is still to
+    come."""
     await room.save(1)
     row = {
         "message_id": new_id(),
@@ -429,7 +433,8 @@ async def test_concurrent_duplicate_batches_count_once(database: DatabaseService
 
 
 async def test_a_mark_is_raised_with_its_batch_or_not_at_all(database: DatabaseService) -> None:
-    """As by fp_stream_mark_raise, in one transaction: a mark says that everything before it is there (U12)."""
+    """As by fp_stream_mark_raise, in one transaction: a mark says that everything before it is
+    there (U12)."""
     room, stream = Room(database), random.randrange(1, 2**31)
     first = 2**60 + 1  # no double holds it
 
@@ -457,7 +462,8 @@ async def test_a_mark_is_raised_with_its_batch_or_not_at_all(database: DatabaseS
 async def test_reply_and_its_stand_in_are_stored_once(
     room: Room, is_first: bool, reply_seq: int
 ) -> None:
-    """A load gave the question a reply, empty and interrupted, while its own was on the way (decision 0038)."""
+    """A load gave the question a reply, empty and interrupted, while its own was on the way
+    (decision 0038)."""
     ids = [f"01900000-0000-8001-{n:04d}-{new_id()[3:15]}" for n in range(3)]
     question = room.message(1, message_id=ids[0])
     reply = room.message(

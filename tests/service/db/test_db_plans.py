@@ -1,4 +1,5 @@
-"""Which rows a procedure of MySQL looks at, and so locks, when it writes a batch: those of its keys, never a scan."""
+"""Which rows a procedure of MySQL looks at, and so locks, when it writes a batch: those of its
+keys, never a scan."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Redelivery: whatever is repeated, in whatever order batches arrive, the same rows stand there at the end."""
+"""Redelivery: whatever is repeated, in whatever order batches arrive, the same rows stand there at
+the end."""
 
 from __future__ import annotations
 
@@ -14,7 +15,8 @@ Step = Callable[[], Awaitable[object]]
 
 
 def batches(room: Room) -> list[Step]:
-    """What a stream brings for one room: creation, messages, renames of no effect on order, deletes."""
+    """What a stream brings for one room: creation, messages, renames of no effect on order,
+    deletes."""
     delete_room = {"room_id": room.room_id, "account_db_key": room.account_db_key}
     return [
         lambda: room.batch("fp_chat_room_batch_create", room.row()),
@@ -60,7 +62,8 @@ async def test_any_order_with_repeats_ends_the_same(
 
 
 async def test_redelivery_from_the_head_ends_the_same(database: DatabaseService) -> None:
-    """A second holder of the stream's lock repeats a batch that the first has finished, and more."""
+    """A second holder of the stream's lock repeats a batch that the first has finished, and
+    more."""
     room = Room(database)
     base = {"room_id": room.room_id, "account_db_key": room.account_db_key}
     titles = [base | {"title": f"title {n}", "title_version": n} for n in (1, 2)]

@@ -156,7 +156,8 @@ async def test_older_version_is_refused_unless_it_is_a_downgrade(
 async def test_older_version_that_waited_for_a_newer_one_is_refused(
     backend: DatabaseBackend, scripts: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """cases/faults.md U7: the older one looked before the newer one began, and gets the lock after it."""
+    """cases/faults.md U7: the older one looked before the newer one began, and gets the lock after
+    it."""
     old, settings = backend.databases(), backend.settings
     make_newer(scripts, backend)
     newer = databases(backend, scripts)
@@ -179,7 +180,8 @@ async def test_older_version_that_waited_for_a_newer_one_is_refused(
 async def test_older_version_changes_nothing_where_one_database_refuses(
     backend: DatabaseBackend, scripts: Path
 ) -> None:
-    """cases/faults.md U7: a newer version's apply reached one shard only; the other one does not exist yet."""
+    """cases/faults.md U7: a newer version's apply reached one shard only; the other one does not
+    exist yet."""
     old, settings = backend.databases(), backend.settings
     make_newer(scripts, backend)
     newer = databases(backend, scripts)
@@ -218,7 +220,8 @@ async def test_database_from_before_the_numbers_gets_one(
 async def test_processes_of_both_versions_serve_side_by_side(
     mariadb_backend: DatabaseBackend, scripts: Path
 ) -> None:
-    """docs/upgrading.md: a running process goes on; an older one that starts is refused and changes nothing."""
+    """docs/upgrading.md: a running process goes on; an older one that starts is refused and changes
+    nothing."""
     settings = mariadb_backend.settings
     await apply_all(mariadb_backend.databases(), settings)
     running = mariadb_backend.service()

@@ -1,4 +1,5 @@
-"""The files of db_scripts: both dialects say the same, and MySQL's keep to what MySQL 8 and MariaDB both speak."""
+"""The files of db_scripts: both dialects say the same, and MySQL's keep to what MySQL 8 and MariaDB
+both speak."""
 
 from __future__ import annotations
 
@@ -167,7 +168,8 @@ def test_script_folder_without_its_number_is_refused(text: str | None, tmp_path:
 
 
 def test_version_changes_with_the_scripts() -> None:
-    """cases/faults.md U7: `db apply` knows by the number which of two versions of the server is the older."""
+    """cases/faults.md U7: `db apply` knows by the number which of two versions of the server is the
+    older."""
     digest = hashlib.sha256()
     for path in sorted(SCRIPTS_DIR.glob("*/*/*/*.sql")):
         digest.update(

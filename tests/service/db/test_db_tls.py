@@ -102,5 +102,6 @@ def test_a_missing_certificate_file_is_said_at_start(settings: DatabaseSettings)
 
 
 def test_what_mysql_8s_own_login_needs_is_installed() -> None:
-    # caching_sha2_password without TLS encrypts the password with the server's RSA key; no MySQL 8 is at hand to ask.
+    # caching_sha2_password without TLS encrypts the password with the server's RSA key; no MySQL 8
+    # is at hand to ask.
     assert pymysql._auth._have_cryptography

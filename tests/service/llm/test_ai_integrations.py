@@ -1,4 +1,5 @@
-"""Providers of other LangChain integrations, by Anthropic's over a real socket: the same rules as OpenAI's."""
+"""Providers of other LangChain integrations, by Anthropic's over a real socket: the same rules as
+OpenAI's."""
 
 from __future__ import annotations
 

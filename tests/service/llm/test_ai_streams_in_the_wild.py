@@ -1,4 +1,5 @@
-"""What providers send in the wild, over a real socket: keep-alives, finish reasons, ends, refused prompts."""
+"""What providers send in the wild, over a real socket: keep-alives, finish reasons, ends, refused
+prompts."""
 
 from __future__ import annotations
 
@@ -127,7 +128,8 @@ async def test_role_of_a_delta_does_not_matter(
 async def test_content_in_parts_leaves_no_warning_behind(
     stub: OpenAIStub, cache: CacheService
 ) -> None:
-    """cases/providers.md V2: nothing is printed, and the interpreter's registry of warnings does not grow."""
+    """cases/providers.md V2: nothing is printed, and the interpreter's registry of warnings does
+    not grow."""
     parts = [chunk([{"type": "text", "text": f"{number},"}]) for number in range(20)]
     stub.script(Reply(raw=events(*parts, chunk([], "stop"), "[DONE]")))
     with warnings.catch_warnings(record=True) as printed:
@@ -457,7 +459,8 @@ REFUSED_PROMPTS: dict[str, tuple[int, str]] = {
 async def test_prompt_that_is_too_long_is_asked_once_more_with_half(
     stub: OpenAIStub, cache: CacheService, kind: str
 ) -> None:
-    """cases/providers.md V4: however the provider says it; refused unserved, so nothing is billed twice."""
+    """cases/providers.md V4: however the provider says it; refused unserved, so nothing is billed
+    twice."""
     status, body = REFUSED_PROMPTS[kind]
     stub.script(Reply(status=status, raw=body))
     async with running_service(stub_settings(stub.base_url, {"max_retries": 2}), cache) as service:
@@ -579,7 +582,8 @@ def test_error_of_the_http_library_is_read_by_its_response() -> None:
 
 
 class SdkError(Exception):
-    """An error of an SDK that has neither ``status_code`` nor ``body``, as Google's and Amazon's."""
+    """An error of an SDK that has neither ``status_code`` nor ``body``, as Google's and
+    Amazon's."""
 
     def __init__(self, text: str, code: int | None = None) -> None:
         super().__init__(text)
@@ -622,7 +626,8 @@ GOOGLE = "The input token count (1200000) exceeds the maximum number of tokens a
 def test_refusal_of_an_sdk_without_a_status_is_read_by_its_text(
     error: Exception, is_overflow: bool
 ) -> None:
-    """cases/providers.md V4: an error that the SDK or we made of a chunk is no refusal, since it may be billed."""
+    """cases/providers.md V4: an error that the SDK or we made of a chunk is no refusal, since it
+    may be billed."""
     assert is_context_overflow(error) == is_overflow
 
 

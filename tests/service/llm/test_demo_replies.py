@@ -1,4 +1,5 @@
-"""The demo answers in the question's language, the page's suggestions with replies of their own (cases/page.md G12)."""
+"""The demo answers in the question's language, the page's suggestions with replies of their own
+(cases/page.md G12)."""
 
 from __future__ import annotations
 
@@ -108,7 +109,8 @@ def test_any_other_question_is_not_repeated(question: str) -> None:
 
 @pytest.mark.parametrize("word", ["코드", "표", "code", "table", "이야기", "`", "안녕!"])
 def test_time_of_a_reply_grows_linearly_with_the_question(word: str) -> None:
-    """cases/abuse.md: the event loop waits for it. Eight times the question would be 64 times as long."""
+    """cases/abuse.md: the event loop waits for it. Eight times the question would be 64 times as
+    long."""
 
     def cost(times: int) -> float:
         begun = time.process_time()

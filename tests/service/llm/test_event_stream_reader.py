@@ -1,4 +1,5 @@
-"""The HTML standard's event stream interpretation, however the bytes come (cases/providers.md V2)."""
+"""The HTML standard's event stream interpretation, however the bytes come (cases/providers.md
+V2)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Prompts that every provider takes, whatever failures, stops and deletes have left of a conversation."""
+"""Prompts that every provider takes, whatever failures, stops and deletes have left of a
+conversation."""
 
 from __future__ import annotations
 
@@ -48,7 +49,8 @@ _ENDS = st.sampled_from(
 
 
 def _room(kinds: Sequence[tuple[str, str, str]]) -> list[str]:
-    """List entries of a room: for each (how it ended, question, text of the reply) a question and its reply."""
+    """List entries of a room: for each (how it ended, question, text of the reply) a question and
+    its reply."""
     entries = []
     for number, (end, question, reply) in enumerate(kinds):
         ids, at = (f"q{number}", f"r{number}"), "2026-01-01T00:00:00.000+00:00"
@@ -112,8 +114,8 @@ def test_prompt_of_any_history_of_a_room_is_what_every_provider_takes(
     max_tokens: int,
     context_tokens: int | None,
 ) -> None:
-    """cases/providers.md V1, V4: roles alternate, a user first, the question last, nothing empty or deleted, and the
-    estimate fits the model's context."""
+    """cases/providers.md V1, V4: roles alternate, a user first, the question last, nothing empty or
+    deleted, and the estimate fits the model's context."""
     # A window of the history's length may begin anywhere, also at a reply.
     history = LazyHistory(_room(kinds)[cut:])
     limits = {"max_messages": max_messages, "max_tokens": max_tokens}
@@ -142,7 +144,8 @@ _SENDERS: st.SearchStrategy[Sender] = st.sampled_from(["USER", "AI", "SYSTEM"])
 def test_prompt_of_any_history_of_a_host_is_what_every_provider_takes(
     history: list[HistoryMessage], question: str, system_prompt: str
 ) -> None:
-    """cases/providers.md V1: `load_chat_history` and `chat(history=…)` take any order of user, AI and system."""
+    """cases/providers.md V1: `load_chat_history` and `chat(history=…)` take any order of user, AI
+    and system."""
     prompt = build_prompt(system_prompt, history, question, max_messages=1000, max_tokens=10**6)
     _assert_takeable(prompt, system_prompt, question)
     said = "\n\n".join(str(message.content) for message in prompt.messages)

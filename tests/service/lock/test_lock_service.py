@@ -187,7 +187,8 @@ async def test_an_outage_is_an_error_and_not_a_refusal(
             with pytest.raises(ServiceUnavailable):
                 await call
         await asyncio.to_thread(private_server.start)
-        # The lock ended with the Redis run: its holder may be dead too, and its TTL is not waited for.
+        # The lock ended with the Redis run: its holder may be dead too, and its TTL is not waited
+        # for.
         assert await locks.release("room:1", token) is False
         assert await locks.acquire("room:1", 30, 0)
         await locks.stop()
@@ -219,7 +220,8 @@ async def test_a_lost_answer_leaves_the_lock_with_its_asker_or_free(
 async def test_lock_that_a_standstill_left_taken_is_given_back(
     private_server: RedisServer, app_id: str, was_held: bool
 ) -> None:
-    """cases/faults.md U1: Redis runs an attempt that nobody waits for any more; or the first release is lost."""
+    """cases/faults.md U1: Redis runs an attempt that nobody waits for any more; or the first
+    release is lost."""
     async with (
         running_cache(private_server.settings(timeout_s=0.5), app_id) as cache,
         running_cache(private_server.settings(), app_id) as other,

@@ -1,4 +1,5 @@
-"""The machine's clock is set while jobs are planned: intervals go on, the rest goes by the new time."""
+"""The machine's clock is set while jobs are planned: intervals go on, the rest goes by the new
+time."""
 
 from __future__ import annotations
 

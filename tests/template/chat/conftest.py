@@ -1,4 +1,5 @@
-"""The chat on both pairs of backends that ship: embedded (Valkey + SQLite) and real (Redis + MariaDB)."""
+"""The chat on both pairs of backends that ship: embedded (Valkey + SQLite) and real (Redis +
+MariaDB)."""
 
 from __future__ import annotations
 

@@ -69,7 +69,8 @@ LONGEST_PATH = (
 
 
 class States:
-    """A state machine with ids of the test's own; ``put`` writes a state as the scripts store it."""
+    """A state machine with ids of the test's own; ``put`` writes a state as the scripts store
+    it."""
 
     def __init__(self, cache: CacheService, **settings: int) -> None:
         self.redis: CacheClient = cache.get_client()
@@ -327,7 +328,8 @@ async def test_smart_delete_message_ends_a_running_reply(chat: ChatHarness, stop
 async def test_states_that_an_older_process_wrote_on_are_understood(
     chat: ChatHarness, before: str, place: int
 ) -> None:
-    """In a rolling change a process of the version before appends its log behind the room that it does not know."""
+    """In a rolling change a process of the version before appends its log behind the room that it
+    does not know."""
     user = await chat.user()
     room = await chat.room(user)
     await chat.send(user, room.room_id, "kept")

@@ -1,5 +1,5 @@
-"""A request and its answer for each chat protocol, for the API's description. A test sends the requests, in the order
-of a life: the answers have these shapes."""
+"""A request and its answer for each chat protocol, for the API's description. A test sends the
+requests, in the order of a life: the answers have these shapes."""
 
 from __future__ import annotations
 
@@ -63,7 +63,8 @@ def _ok(**fields: Any) -> dict[str, Any]:
 
 
 _SEND = {"room_id": _ROOM_ID, "content": "Where is the mine?", "client_message_id": _CLIENT_ID}
-# The id of an event is the text's length up to and with it; the last one's is one more than all of it.
+# The id of an event is the text's length up to and with it; the last one's is one more than all of
+# it.
 _DONE = StreamEvent("reply.done", {"message": _REPLY}, 24)
 
 EXAMPLES = {

@@ -11,7 +11,8 @@ _CANONICAL_LENGTH = len("2026-01-02T03:04:05.678+00:00")
 
 
 def wire_time(text: str) -> str:
-    """A time as ISO 8601 in UTC with an offset; '' stays '', a naive time is the server's local time."""
+    """A time as ISO 8601 in UTC with an offset; '' stays '', a naive time is the server's local
+    time."""
     if not text or (len(text) == _CANONICAL_LENGTH and text.endswith("+00:00")):
         return text
     return datetime.fromisoformat(text).astimezone(UTC).isoformat(timespec="milliseconds")
@@ -35,10 +36,11 @@ class ChatRoom(BaseModel):
 
 
 class ChatMessage(BaseModel):
-    """A message. ``seq`` orders the room; ``sender_type`` is USER, AI or SYSTEM; ``state`` the MessageState's name.
+    """A message. ``seq`` orders the room; ``sender_type`` is USER, AI or SYSTEM; ``state`` the
+    MessageState's name.
 
-    ``metadata``: ai_persona; of the AI also model, tokens {prompt, completion, total}, finish_reason
-    (stop, length, stopped, interrupted, error) and latency_ms.
+    ``metadata``: ai_persona; of the AI also model, tokens {prompt, completion, total},
+    finish_reason (stop, length, stopped, interrupted, error) and latency_ms.
     """
 
     model_config = ConfigDict(validate_by_name=True, use_attribute_docstrings=True)

@@ -113,21 +113,23 @@ class ChatMessageSendRequest(Request):
     ai_persona: PersonaName | None = Field(default=None, validation_alias=_PERSONA_NAMES)
     """Another persona than the room's, for this message; `persona` is accepted too."""
     client_message_id: Identifier | None = None
-    """Repeated with the same id and body, the message is stored and answered once. A UUIDv7 is best."""
+    """Repeated with the same id and body, the message is stored and answered once. A UUIDv7 is
+    best."""
     on_busy: Literal["queue", "reject", "interrupt"] = "queue"
     """While a reply runs: wait for it, be refused with 1006, or stop it and be answered instead."""
 
 
 class ChatMessageSendResponse(Response):
-    """``message`` is the AI's; both stand in an answer 1020 or 1021 too, for the question was stored."""
+    """``message`` is the AI's; both stand in an answer 1020 or 1021 too, for the question was
+    stored."""
 
     message: ChatMessage | None = None
     user_message: ChatMessage | None = None
 
 
 class ChatMessageResumeRequest(Request):
-    """``last_event_id``: the id of the last event that the client has (also as the header Last-Event-ID); without it
-    the reply is told from its beginning."""
+    """``last_event_id``: the id of the last event that the client has (also as the header
+    Last-Event-ID); without it the reply is told from its beginning."""
 
     room_id: Identifier
     message_id: Identifier
@@ -148,13 +150,15 @@ class ReplyDeltaEvent(BaseModel):
 
 
 class ReplyEndEvent(BaseModel):
-    """``reply.done``, and ``reply.stopped`` for one that was stopped or interrupted: the whole reply."""
+    """``reply.done``, and ``reply.stopped`` for one that was stopped or interrupted: the whole
+    reply."""
 
     message: ChatMessage
 
 
 class ReplyErrorEvent(BaseModel):
-    """``reply.error``: why there is no more, and the reply with what it has said (None when it was deleted)."""
+    """``reply.error``: why there is no more, and the reply with what it has said (None when it was
+    deleted)."""
 
     error: ErrorBody
     message: ChatMessage | None
@@ -174,17 +178,19 @@ class ChatMessageStopResponse(Response):
 class ChatMessageListRequest(Request):
     room_id: Identifier
     page: PageNumber = 1
-    """1 is the newest page, full unless there are no older messages. A later one may be short where old messages were
-    deleted: go on while `has_more`, or better by `cursor`."""
+    """1 is the newest page, full unless there are no older messages. A later one may be short where
+    old messages were deleted: go on while `has_more`, or better by `cursor`."""
     limit: PageLimit = 50
     before_timestamp: datetime | None = None
     """Only messages strictly earlier."""
     cursor: Annotated[str, StringConstraints(min_length=1, max_length=256)] | None = None
-    """The `next_cursor` of a page: its messages come before that page's, also while new ones arrive."""
+    """The `next_cursor` of a page: its messages come before that page's, also while new ones
+    arrive."""
 
 
 class ChatMessageListResponse(Response):
-    """Oldest first. ``has_more`` is exact; ``next_cursor`` asks for the messages before these, None if none are."""
+    """Oldest first. ``has_more`` is exact; ``next_cursor`` asks for the messages before these, None
+    if none are."""
 
     messages: list[ChatMessage] = Field(default_factory=list)
     has_more: bool = False

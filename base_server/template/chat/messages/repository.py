@@ -146,7 +146,8 @@ class MessageRepository(ScriptRunner):
     async def _sent_before(
         self, caller: Caller, room_id: str, message: NewMessage
     ) -> Accepted | None:
-        """What MySQL knows of this client_message_id: the two messages of the first send, or None."""
+        """What MySQL knows of this client_message_id: the two messages of the first send, or
+        None."""
         rows = await self._database.call_shard_procedure(
             caller.shard_id, "fp_chat_message_find_client", (room_id, message.client_message_id)
         )

@@ -1,4 +1,5 @@
-"""What Redis holds of a room, a message, an event and a reply: the figures of docs/guarantees.md (G9), measured."""
+"""What Redis holds of a room, a message, an event and a reply: the figures of docs/guarantees.md
+(G9), measured."""
 
 from __future__ import annotations
 
@@ -17,7 +18,8 @@ ROOM, STATE, ENTRY, CLAIM, EVENT, DELTA = 1300, 250, 400, 300, 900, 60
 
 
 async def sizes(chat: ChatHarness) -> dict[str, list[int]]:
-    """By kind of key, the bytes of each key of this test: name, value and what the server needs beside them."""
+    """By kind of key, the bytes of each key of this test: name, value and what the server needs
+    beside them."""
     prefix = f"{chat.container.settings.app_id}:TEST:"
     names = await chat.redis.execute("KEYS", f"{prefix}*")
     found = await chat.redis.execute_many(

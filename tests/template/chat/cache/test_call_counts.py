@@ -1,7 +1,8 @@
-"""What a request costs, in calls of functions: a count that no busy machine changes, so that a detour shows.
+"""What a request costs, in calls of functions: a count that no busy machine changes, so that a
+detour shows.
 
-A limit is what it takes now and a tenth more. One that is broken for a good reason is raised; `make bench` tells what
-that costs in time.
+A limit is what it takes now and a tenth more. One that is broken for a good reason is raised; `make
+bench` tells what that costs in time.
 """
 
 from __future__ import annotations

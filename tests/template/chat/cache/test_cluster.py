@@ -17,7 +17,8 @@ from tests.waiting import PATIENCE_S, until
 
 
 class Player:
-    """Writes into one room, repeats a send until it is acknowledged, deletes every third message."""
+    """Writes into one room, repeats a send until it is acknowledged, deletes every third
+    message."""
 
     def __init__(self, chat: ChatHarness, user: ClientSession, room_id: str) -> None:
         self.chat = chat
@@ -44,7 +45,8 @@ class Player:
                 self.deleted.add(text)
 
     async def check(self) -> None:
-        """In the list and in the rows: what was acknowledged, once, in order, without what was deleted."""
+        """In the list and in the rows: what was acknowledged, once, in order, without what was
+        deleted."""
         expected = [text for text in self.said if text not in self.deleted]
         assert await self.chat.questions(self.user, self.room_id) == expected
         rows = await self.chat.rows(self.user, "fp_chat_window_get", self.room_id, 1000)

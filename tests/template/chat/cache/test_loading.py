@@ -1,4 +1,5 @@
-"""Loads that meet: other processes, writes, and records that are gone although they should not be."""
+"""Loads that meet: other processes, writes, and records that are gone although they should not
+be."""
 
 from __future__ import annotations
 
@@ -216,7 +217,8 @@ async def test_a_new_room_without_its_keys_is_found_while_its_create_waits(
 
 
 async def test_list_of_an_account_that_is_gone_is_not_that_of_its_name(chat: ChatHarness) -> None:
-    """cases/faults.md U11: keys of the list bear the account's name, the record says whose list it is."""
+    """cases/faults.md U11: keys of the list bear the account's name, the record says whose list it
+    is."""
     gone = await chat.user()
     room = await chat.room(gone, "secret", client_request_id="request-1")
     await chat.send(gone, room.room_id, "secret")

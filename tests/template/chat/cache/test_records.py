@@ -1,4 +1,5 @@
-"""The schema of the records (chat_records.py) against the scripts, the keys, and a Redis that is in use."""
+"""The schema of the records (chat_records.py) against the scripts, the keys, and a Redis that is in
+use."""
 
 from __future__ import annotations
 
@@ -137,7 +138,8 @@ async def content_of(cache: CacheClient) -> dict[str, Any]:
 async def test_record_of_a_newer_format_is_left_alone(
     chat: ChatHarness, of: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A server of an older version says why, and writes nothing; it serves when the record is of its own format."""
+    """A server of an older version says why, and writes nothing; it serves when the record is of
+    its own format."""
     await chat.hush()
     user = await chat.user()
     room_id = (await chat.room(user)).room_id
@@ -187,7 +189,8 @@ async def test_record_of_a_newer_format_is_left_alone(
 async def test_batch_with_a_record_of_a_newer_format_waits_for_a_newer_server(
     chat: ChatHarness,
 ) -> None:
-    """Its rows are written, which can be done twice; its events stay until a newer server settles them."""
+    """Its rows are written, which can be done twice; its events stay until a newer server settles
+    them."""
     await chat.hush()
     user = await chat.user()
     room_id = (await chat.room(user)).room_id

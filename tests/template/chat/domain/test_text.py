@@ -1,4 +1,5 @@
-"""What is read from stored messages without parsing them is what parsing would give, whatever their texts say."""
+"""What is read from stored messages without parsing them is what parsing would give, whatever their
+texts say."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Clocks that are wrong: the process's beside Redis', Redis' own going back, a client's running ahead."""
+"""Clocks that are wrong: the process's beside Redis', Redis' own going back, a client's running
+ahead."""
 
 from __future__ import annotations
 

@@ -35,7 +35,8 @@ async def test_sends_over_the_limit_are_1010_and_store_nothing(
         assert answer.user_message is None
     stored = await chat.questions(user, rooms[0]) + await chat.questions(user, rooms[1])
     assert len(stored) == 3
-    # A repeat is no new send: it is answered although the bucket is empty, and takes nothing from it.
+    # A repeat is no new send: it is answered although the bucket is empty, and takes nothing from
+    # it.
     for _ in range(5):
         await chat.send(user, rooms[0], "m0", client_message_id="c-0")
     # Others are not concerned, and after the time that was told there is room for one.

@@ -1,4 +1,5 @@
-"""A connection lost behind every call: each script runs twice with the same arguments and answers as it did first."""
+"""A connection lost behind every call: each script runs twice with the same arguments and answers
+as it did first."""
 
 from __future__ import annotations
 

@@ -106,7 +106,8 @@ async def test_deleted_messages_leave_no_hole_and_has_more_stays_exact(
         assert all(len(page) == limit for page in pages[:-1])
         numbered = await by_number(chat, user, room_id, limit)
         assert numbered[0] == pages[0]
-        # Below the window numbers count deleted messages too: nothing is left out, some of page 1 may come again.
+        # Below the window numbers count deleted messages too: nothing is left out, some of page 1
+        # may come again.
         newest_first = [message_id for page in numbered for message_id in reversed(page)]
         assert list(dict.fromkeys(newest_first)) == ids[::-1]
     (listed,) = (await chat.rooms(user)).rooms

@@ -1,5 +1,5 @@
-"""What is asked again, by a client or by ourselves: after deletes, after a Redis that forgot, with a client's wrong
-clock, and when something else happened in between."""
+"""What is asked again, by a client or by ourselves: after deletes, after a Redis that forgot, with
+a client's wrong clock, and when something else happened in between."""
 
 from __future__ import annotations
 

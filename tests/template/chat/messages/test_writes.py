@@ -140,7 +140,8 @@ async def test_a_batch_costs_three_round_trips_and_its_lock(chat: ChatHarness) -
     consumer.flush((await chat.template.caller_of(user)).partition, user.session.shard_id)
     await until(lambda: not consumer.draining)
     after = (bulk.round_trips, chat.redis.round_trips, chat.container.database.calls)
-    # Read, mark PROCESSING, settle; take the lock and give it back; the bulk procedure, which raises the mark too.
+    # Read, mark PROCESSING, settle; take the lock and give it back; the bulk procedure, which
+    # raises the mark too.
     assert [now - then for then, now in zip(before, after, strict=True)] == [3, 2, 1]
     assert await chat.backlog() == 0
 

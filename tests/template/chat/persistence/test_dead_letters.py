@@ -1,4 +1,5 @@
-"""Events that the database refuses: they and what follows in their room wait among the dead letters, nobody else."""
+"""Events that the database refuses: they and what follows in their room wait among the dead
+letters, nobody else."""
 
 from __future__ import annotations
 
@@ -29,7 +30,8 @@ from tests.waiting import PATIENCE_S, until
 
 
 class Behind:
-    """The shard of a server that is newer than its scripts: it does not have the procedures in ``lacks``."""
+    """The shard of a server that is newer than its scripts: it does not have the procedures in
+    ``lacks``."""
 
     def __init__(self, chat: ChatHarness, *lacks: str) -> None:
         self.lacks = set(lacks)
@@ -210,7 +212,8 @@ async def test_a_replay_never_revives_what_was_deleted(chat: ChatHarness, room_t
         assert (await chat.template.on_chat_room_delete_req(user, deletion)).errorCode == 0
     await chat.persist()
     database.on = False
-    # One by one: what deletes it is still among the dead letters when the message itself is written.
+    # One by one: what deletes it is still among the dead letters when the message itself is
+    # written.
     for letter in await letters(chat):
         await dead(chat).replay(letter.stream, room_id, letter.dead_id)
         await chat.persist()

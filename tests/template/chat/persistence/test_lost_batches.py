@@ -1,4 +1,5 @@
-"""A batch that met an outage of the database, and that Redis lost before it was over: only its process has it."""
+"""A batch that met an outage of the database, and that Redis lost before it was over: only its
+process has it."""
 
 from __future__ import annotations
 
@@ -39,8 +40,8 @@ async def letters(chat: ChatHarness) -> list[DeadLetter]:
 async def lost_batch(
     chat: ChatHarness, user: ClientSession, *texts: str
 ) -> tuple[str, EventStream, Refusing]:
-    """A room with a question and its answer, and a batch with two events for each of ``texts``, which only the
-    consumer's process has."""
+    """A room with a question and its answer, and a batch with two events for each of ``texts``,
+    which only the consumer's process has."""
     room_id, stream = (await chat.room(user)).room_id, stream_of(chat, user)
     await chat.send(user, room_id, "good")
     await chat.persist()
@@ -112,7 +113,8 @@ async def test_refused_events_of_a_lost_batch_become_dead_letters(chat: ChatHarn
 
 
 async def test_lost_batch_with_a_hosts_save_is_written(chat: ChatHarness) -> None:
-    """cases/faults.md U3: a save without a seq is looked for in the database before the batch is written."""
+    """cases/faults.md U3: a save without a seq is looked for in the database before the batch is
+    written."""
     user = await chat.user()
     stream, database = stream_of(chat, user), Refusing(chat)
     with hosted(chat) as host:

@@ -1,4 +1,5 @@
-"""A shard database that came back older: a restore that is cut off, and rooms that are not as the chat left them."""
+"""A shard database that came back older: a restore that is cut off, and rooms that are not as the
+chat left them."""
 
 from __future__ import annotations
 
@@ -32,7 +33,8 @@ def stream_of(chat: ChatHarness, user: ClientSession) -> EventStream:
 
 
 async def lose_what_waits(chat: ChatHarness, stream: EventStream) -> None:
-    """The state after a database came back older: Redis knows of events as written that no database has."""
+    """The state after a database came back older: Redis knows of events as written that no database
+    has."""
     ((last, _),) = await chat.redis.execute("XREVRANGE", stream.key, "+", "-", "COUNT", 1)
     await chat.redis.execute("XTRIM", stream.key, "MAXLEN", "0")
     await chat.redis.execute(
@@ -123,7 +125,8 @@ async def test_room_with_pushed_entries_is_written_again(chat: ChatHarness) -> N
 async def test_interrupted_restore_goes_on_after_the_rooms_it_had_done(
     chat: ChatHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """cases/faults.md U12: no event is queued twice, the report is whole, and each room counts as progress."""
+    """cases/faults.md U12: no event is queued twice, the report is whole, and each room counts as
+    progress."""
     user = await chat.user()
     stream, rooms = stream_of(chat, user), [(await chat.room(user)).room_id for _ in range(3)]
     for room_id in rooms:
@@ -189,7 +192,8 @@ async def test_put_back_again_during_its_restore_loses_nothing(
 async def test_batch_is_settled_though_the_restore_behind_it_fails(
     chat: ChatHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """cases/faults.md U12: a full Redis gets rid of the batch, whose windows stay as long as they are."""
+    """cases/faults.md U12: a full Redis gets rid of the batch, whose windows stay as long as they
+    are."""
     user = await chat.user()
     stream, room_id = stream_of(chat, user), (await chat.room(user)).room_id
     for n in range(12):  # beyond the window of 20
@@ -211,7 +215,8 @@ async def test_batch_is_settled_though_the_restore_behind_it_fails(
 
 
 async def test_room_with_dead_letters_is_written_again_before_them(chat: ChatHarness) -> None:
-    """cases/faults.md U12: what was in the database does not wait behind what it refused; a replay does the rest."""
+    """cases/faults.md U12: what was in the database does not wait behind what it refused; a replay
+    does the rest."""
     user = await chat.user()
     stream, room_id = stream_of(chat, user), (await chat.room(user)).room_id
     await chat.send(user, room_id, "one")

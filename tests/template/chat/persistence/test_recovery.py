@@ -1,4 +1,5 @@
-"""What the chat does when Redis or the database was away, came back empty or old, or refuses an event."""
+"""What the chat does when Redis or the database was away, came back empty or old, or refuses an
+event."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""After a batch: what is in MySQL may expire, all of it and nothing else, whatever was repeated, refused or deleted."""
+"""After a batch: what is in MySQL may expire, all of it and nothing else, whatever was repeated,
+refused or deleted."""
 
 from __future__ import annotations
 
@@ -21,7 +22,8 @@ from tests.openai_stub import Reply
 from tests.refusing_database import POISON, Refusing
 from tests.waiting import until
 
-# Kept permanently, a fixed number of them: the run, the partition count, where a stream's backlog ended, the streams.
+# Kept permanently, a fixed number of them: the run, the partition count, where a stream's backlog
+# ended, the streams.
 _FOR_GOOD = (
     "epoch",
     "epoch_run",

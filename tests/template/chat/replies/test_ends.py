@@ -1,4 +1,5 @@
-"""Replies end once and whole: when their process stops, when keys are broken, when the Redis user has few rights."""
+"""Replies end once and whole: when their process stops, when keys are broken, when the Redis user
+has few rights."""
 
 from __future__ import annotations
 
@@ -211,7 +212,8 @@ async def test_a_refused_piece_of_text_is_not_left_out(
 async def test_a_redis_user_who_may_not_publish_gets_whole_writes(
     private_server: RedisServer, tmp_path: Path, app_id: str, provider: OpenAIStub
 ) -> None:
-    """Redis gives a new ACL user no channels; a script that fails after its first write leaves half of it."""
+    """Redis gives a new ACL user no channels; a script that fails after its first write leaves half
+    of it."""
     limited = ("ACL", "SETUSER", "chat", "on", ">pw", "~*", "+@all", "resetchannels")
     database = DatabaseBackend("sqlite", DatabaseSettings(timeout_s=PATIENCE_S), tmp_path, None)
     async with running_harness(
@@ -236,7 +238,8 @@ async def test_a_redis_user_who_may_not_publish_gets_whole_writes(
 async def test_lease_of_a_claim_with_lost_answer_is_renewed_while_loading(
     chat: ChatHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Decision 0037: the claim may have been stored; its process still asks, so nobody may end the reply meanwhile."""
+    """Decision 0037: the claim may have been stored; its process still asks, so nobody may end the
+    reply meanwhile."""
     user = await chat.user()
     room = await chat.room(user)
     claim, look = ReplySlots.claim, ReplySlots.read_question
@@ -291,7 +294,8 @@ async def test_lease_of_a_claim_with_lost_answer_is_renewed_while_loading(
 async def test_handed_over_question_is_given_back_without_capacity(
     chat: ChatHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Decision 0037: a process that takes up a question and has no place among its calls does not end the reply."""
+    """Decision 0037: a process that takes up a question and has no place among its calls does not
+    end the reply."""
     user = await chat.user()
     room = await chat.room(user)
     await chat.hush()

@@ -101,7 +101,8 @@ def test_only_a_shutdown_awaits_a_claim_in_flight(reason: StopReason) -> None:
 
 
 class Slots:
-    """The slot of one reply, as Redis keeps it. Every call and every answer takes an iteration of the loop."""
+    """The slot of one reply, as Redis keeps it. Every call and every answer takes an iteration of
+    the loop."""
 
     def __init__(self) -> None:
         self.is_granted = False

@@ -1,4 +1,5 @@
-"""Replies whose room has to be read from the database: they go on, nobody waits for them, nobody is asked twice."""
+"""Replies whose room has to be read from the database: they go on, nobody waits for them, nobody is
+asked twice."""
 
 from __future__ import annotations
 
@@ -27,7 +28,8 @@ from tests.openai_stub import OpenAIStub, Reply
 from tests.template.chat.persistence.test_settling import keys_for_good
 from tests.waiting import PATIENCE_S, until
 
-# Nobody in these tests waits so long for a load or for the reply; its process lives, so its lease does not run out.
+# Nobody in these tests waits so long for a load or for the reply; its process lives, so its lease
+# does not run out.
 NEVER = {"load_timeout_s": 300, "reply_deadline_s": 300, "reply_lease_s": 6}
 SOON_S = PATIENCE_S
 
@@ -35,7 +37,8 @@ SOON_S = PATIENCE_S
 async def half_said(
     chat: ChatHarness, user: ClientSession, room_id: str, client_id: str = ""
 ) -> list[asyncio.Task[ChatMessageSendResponse]]:
-    """A reply that has said "half " and hangs, and a question that waits behind it; both asked and not answered."""
+    """A reply that has said "half " and hangs, and a question that waits behind it; both asked and
+    not answered."""
     chat.provider.script(Reply(tokens=["half "], hang=True))
     sends = []
     for n in range(2):
@@ -53,7 +56,8 @@ async def half_said(
 
 
 async def goes_on(chat: ChatHarness, user: ClientSession, room_id: str, *, first: str = "") -> None:
-    """The room is served at once; the reply that hangs is stopped (or has ended), the one behind it is asked.
+    """The room is served at once; the reply that hangs is stopped (or has ended), the one behind it
+    is asked.
 
     ``first``: how the hanging reply has ended, if it did."""
     async with asyncio.timeout(SOON_S):
@@ -227,7 +231,8 @@ async def test_everything_that_was_streamed_of_an_interrupted_reply_is_kept(
 async def stored_by_a_lost_redis(
     chat: ChatHarness, user: ClientSession, room_id: str, *seqs: int
 ) -> None:
-    """A batch of a Redis that was lost comes to the database: another pair of messages with these numbers."""
+    """A batch of a Redis that was lost comes to the database: another pair of messages with these
+    numbers."""
     partition, parent = chat.keys.account_partition(user.session.account_id), None
     for seq, sender in zip(seqs, ("USER", "AI"), strict=True):
         message_id = chat.keys.new_id(partition)
@@ -247,7 +252,8 @@ async def stored_by_a_lost_redis(
 
 @pytest.mark.chat_settings(**NEVER)
 async def test_reply_goes_on_when_its_question_got_another_number(chat: ChatHarness) -> None:
-    """Decision 0033: a late batch took the number of the question of a running reply, and of one that waits."""
+    """Decision 0033: a late batch took the number of the question of a running reply, and of one
+    that waits."""
     user = await chat.user()
     room = await chat.room(user)
     chat.provider.script(Reply(tokens=["said"]))
@@ -354,7 +360,8 @@ async def come_back_older(chat: ChatHarness, user: ClientSession, copies: dict[s
 async def test_replies_go_on_when_redis_came_back_without_their_questions(
     chat: ChatHarness, then: str
 ) -> None:
-    """The record is whole, of an older run, and does not know the questions, which are in the database.
+    """The record is whole, of an older run, and does not know the questions, which are in the
+    database.
 
     ``then``: what the reply before them was doing when that record was written."""
     user = await chat.user()
@@ -470,7 +477,8 @@ async def test_lost_reply_ends_once_when_the_loading_process_dies(
 async def test_reply_that_comes_after_all_takes_the_place_of_its_stand_in(
     chat: ChatHarness,
 ) -> None:
-    """The batch with the reply was on its way while Redis was lost; the room shows the reply, once."""
+    """The batch with the reply was on its way while Redis was lost; the room shows the reply,
+    once."""
     user = await chat.user()
     room = await chat.room(user)
     question = await chat.accepted(user, room.room_id, "one")
@@ -501,7 +509,8 @@ async def test_reply_that_comes_after_all_takes_the_place_of_its_stand_in(
 async def test_a_repeat_does_not_ask_what_an_older_redis_forgot(
     private_server: RedisServer, shared_sqlite: DatabaseBackend, app_id: str, provider: OpenAIStub
 ) -> None:
-    """cases/faults.md U6: Redis comes back as it was before the claim; the client repeats its send elsewhere."""
+    """cases/faults.md U6: Redis comes back as it was before the claim; the client repeats its send
+    elsewhere."""
     client_id = str(uuid.uuid4())
     settings = private_server.settings()
     async with (
@@ -535,7 +544,8 @@ async def test_a_slot_in_doubt_is_free_after_its_lease(
     private_server: RedisServer, shared_sqlite: DatabaseBackend, app_id: str, provider: OpenAIStub,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    """cases/faults.md U6: Redis restarts before the claim. Its process waits for the lease, which it does not renew."""
+    """cases/faults.md U6: Redis restarts before the claim. Its process waits for the lease, which
+    it does not renew."""
     claim, lost = ReplySlots.claim, asyncio.Event()
 
     async def claim_lost(self: ReplySlots, *args: Any, **options: Any) -> bool | None:

@@ -371,7 +371,8 @@ async def test_stopping_the_server_keeps_the_partial_text(chat: ChatHarness) -> 
 async def test_awaited_reply_that_left_the_window_is_not_deleted(
     chat: ChatHarness,
 ) -> None:
-    """Seen under ``make chaos``: a settle trimmed the window between the two reads of an attached send."""
+    """Seen under ``make chaos``: a settle trimmed the window between the two reads of an attached
+    send."""
     user = await chat.user()
     room = await chat.room(user)
     sent = await chat.try_send(user, room.room_id, "one")

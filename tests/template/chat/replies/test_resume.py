@@ -1,4 +1,5 @@
-"""Resuming at every offset of a reply, wherever the reply is; and what a draft does when Redis is not there."""
+"""Resuming at every offset of a reply, wherever the reply is; and what a draft does when Redis is
+not there."""
 
 from __future__ import annotations
 
@@ -29,7 +30,8 @@ TEXTS = st.lists(st.text(min_size=1, max_size=6), min_size=1, max_size=8)
 def test_what_was_read_and_the_rest_are_the_whole_from_any_offset(
     deltas: list[str], offset: int
 ) -> None:
-    """Of a running reply, delta by delta, and of the stored text in one: the same rest or the same refusal."""
+    """Of a running reply, delta by delta, and of the stored text in one: the same rest or the same
+    refusal."""
     whole = "".join(deltas)
     encoded = whole.encode()
     boundaries = {len(whole[:n].encode()) for n in range(len(whole) + 1)}
@@ -66,7 +68,8 @@ async def refusal(
 async def _forget(
     chat: ChatHarness, user: ClientSession, room_id: str, reply_id: str, how: str
 ) -> None:
-    """``just ended``, ``stream expired``, ``room expired`` (only the database has it), ``left the window``."""
+    """``just ended``, ``stream expired``, ``room expired`` (only the database has it), ``left the
+    window``."""
     keys = chat.keys
     if how == "stream expired":
         assert await chat.ttl_ms(keys.room(room_id).reply_stream(reply_id)) > 0
@@ -140,7 +143,8 @@ async def test_a_running_reply_refuses_an_offset_that_it_has_not_reached(chat: C
 
 
 async def test_text_that_is_appended_again_is_not_there_twice(chat: ChatHarness) -> None:
-    """A lost answer: the writer does not know whether the text arrived, and has more by the time it asks again."""
+    """A lost answer: the writer does not know whether the text arrived, and has more by the time it
+    asks again."""
     user = await chat.user()
     room = await chat.room(user)
     parts, caller = chat.template.parts, await chat.template.caller_of(user)

@@ -1,4 +1,5 @@
-"""Replies that two processes share: read at one, written at the other, taken up from one by the other."""
+"""Replies that two processes share: read at one, written at the other, taken up from one by the
+other."""
 
 from __future__ import annotations
 
@@ -137,7 +138,8 @@ async def test_a_delete_ends_readers_elsewhere_at_once(
 async def test_a_turn_that_another_process_took_up_meanwhile_is_left_to_it(
     chat: ChatHarness, other: ChatHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its first process stood still past the lease, between two looks at whether the turn has come."""
+    """Its first process stood still past the lease, between two looks at whether the turn has
+    come."""
     user = await chat.user()
     room = await chat.room(user)
     parts, goes_on = chat.template.parts, asyncio.Event()

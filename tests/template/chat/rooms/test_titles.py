@@ -1,4 +1,5 @@
-"""A room without a title gets one from its first message, in the step that stores it; a user's title stays."""
+"""A room without a title gets one from its first message, in the step that stores it; a user's
+title stays."""
 
 from __future__ import annotations
 
