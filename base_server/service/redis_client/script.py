@@ -35,7 +35,7 @@ _ITEM = re.compile(r"([a-z]\w*)(\.\.\.)?(?: (int|flag)\b)?(?: |$)(.*)")
 # memory.
 _ALLOW_OOM = "#!lua flags=allow-oom\n"
 _LOCAL = re.compile(r"^local (?:function )?([\w, ]+)", re.MULTILINE)
-_LINE = re.compile(r"(?:user_script|\]):(\d+)")
+_LINE = re.compile(r"user_script:(\d+)")
 _OF_TYPE = {"": "ARGV[{}]", "int": "tonumber(ARGV[{}])", "flag": "ARGV[{}] == '1'"}
 
 
