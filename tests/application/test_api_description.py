@@ -109,7 +109,7 @@ def test_what_a_field_takes_is_described() -> None:
     for platform in ("ios", 3, None):
         assert not complaints(signup["platform_type"], platform)
     assert complaints(signup["platform_type"], "i o s")
-    assert "kept as text" in json.dumps(signup["platform_type"])
+    assert "stored as text" in json.dumps(signup["platform_type"])
     assert create["required"] == ["ai_persona"]
     assert "default" not in create["properties"]["ai_persona"]
     for request in ("ChatRoomCreateRequest", "ChatMessageSendRequest"):
