@@ -200,8 +200,8 @@ class Chat:
                 question_id, reply_id, token, QUESTION, None, str(uuid.uuid4()), "reject"
             )
             accepted = await self.messages.accept(caller, room_id, message)
-            assert accepted.turn is not None
-            await self.turns.end(accepted.turn, "", ANSWER, METADATA)
+            assert accepted.slot is not None
+            await self.turns.end(accepted.slot, "", ANSWER, METADATA)
         return reply_id
 
     async def write_all(self) -> None:

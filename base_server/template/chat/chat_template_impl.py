@@ -262,8 +262,8 @@ class ChatTemplateImpl(BaseTemplate):
         accepted = await self._accept(caller, request)
         self._start(accepted, request.content, is_watched=True)
         question = read_message(accepted.question, "PENDING")
-        if accepted.turn is not None:
-            reading = Reading(accepted.turn.ref, 0)
+        if accepted.slot is not None:
+            reading = Reading(accepted.slot.ref, 0)
         else:
             reply_id = message_prefix(accepted.reply).message_id
             reading = await self.parts.readers.begin(caller, request.room_id, reply_id, 0)
@@ -392,20 +392,20 @@ class ChatTemplateImpl(BaseTemplate):
 
     def _start(self, accepted: Accepted, text: str, *, is_watched: bool) -> None:
         """Run the reply of a question that nobody has asked yet."""
-        if accepted.turn is None:
+        if accepted.slot is None:
             return
         question = (
             None
-            if accepted.repeated or not accepted.has_come
+            if accepted.repeated or not accepted.is_granted
             else SlotQuestion(text, accepted.history)
         )
         self.parts.replies.start(
-            accepted.turn, question, is_granted=accepted.has_come, is_watched=is_watched
+            accepted.slot, question, is_granted=accepted.is_granted, is_watched=is_watched
         )
 
     async def _final_reply(self, caller: Caller, room_id: str, accepted: Accepted) -> str:
-        if accepted.turn is not None:
-            ref = accepted.turn.ref
+        if accepted.slot is not None:
+            ref = accepted.slot.ref
         else:
             reply = message_prefix(accepted.reply)
             ref = ReplyRef(caller, room_id, reply.message_id, reply.seq)

@@ -52,7 +52,7 @@ class ChatSettings(Settings):
     """With so many events that the database refuses, or that wait behind one, a room takes no
     more."""
     max_waiting_turns: int = Field(8, ge=0)
-    """Questions that may wait behind a running reply, a room."""
+    """Maximum number of questions queued per room while a reply is running."""
     sends_per_minute: float = Field(120, gt=0)
     """Messages an account may send in the long run."""
     sends_at_once: int = Field(60, ge=1)
@@ -60,9 +60,9 @@ class ChatSettings(Settings):
     max_open_replies: int = Field(16, ge=1)
     """Replies of an account that run or wait, over all its rooms."""
     reply_deadline_s: float = Field(120, gt=0, le=86_400)
-    """A reply, with its wait for the turn, ends within this."""
+    """A reply ends within this time, including its wait for the slot."""
     reply_lease_s: float = Field(8, gt=0, le=12)
-    """A running reply whose process is silent this long is ended."""
+    """A running reply is ended when its process has not renewed its lease for this long."""
     sweep_interval_s: float = Field(2, gt=0, le=3)
     """How often each process looks for replies whose process is gone."""
     delta_interval_s: float = Field(0.025, gt=0)
@@ -70,8 +70,7 @@ class ChatSettings(Settings):
     delta_bytes: int = Field(1024, ge=1)
     """… or as soon as this much of it waits."""
     checkpoint_interval_s: float = Field(0.25, gt=0)
-    """A reply that nobody reads along is noted down this often: for lists, and in case its process
-    dies."""
+    """A reply without readers is stored this often: for lists, and in case its process dies."""
     load_timeout_s: float = Field(20, gt=0)
     """Longest wait for a room or list to be read from MySQL."""
     history_length: int = Field(40, ge=1)
@@ -80,7 +79,7 @@ class ChatSettings(Settings):
 
     @property
     def ready_lease_ms(self) -> int:
-        """A turn that has come is for the process that accepted its question, which hears of it at
-        once and looks every second. After so long that one is dead or stands still, and any other
-        may take the turn."""
+        """A granted slot belongs first to the process that accepted its question, which gets a
+        signal at once and polls every second. After this time that process is dead or paused, and
+        any other may claim the slot."""
         return round(min(self.reply_lease_s, 2.0) * 1000)

@@ -140,7 +140,7 @@ class ChatWiring:
         its lease is not waited for."""
         if not self._container.settings.cache.owns_server:
             return
-        # First end those that were being asked; then those that waited behind them have their turn.
+        # The first sweep ends replies that were running, the second those that waited for a slot.
         await parts.replies.sweep(all_open=True)
         await parts.replies.sweep(all_open=True)
         await parts.consumer.write_waiting()

@@ -49,17 +49,18 @@ class NewMessage:
 
 @dataclass(frozen=True)
 class Accepted:
-    """A stored question and its reply, as list entries. ``turn``: of a reply that nobody has asked
+    """A stored question and its reply, as list entries. ``slot``: of a reply that nobody has asked
     for yet; None: it runs, has ended, or waits in another process.
 
-    ``has_come``: the process that claims the slot may ask now; else it waits. ``repeated``: the
-    question was sent before; else ``history`` is the entries before a question whose turn has come.
+    ``is_granted``: the process that claims the slot may ask now; else it waits. ``repeated``: the
+    question was sent before; else ``history`` is the entries before a question whose slot is
+    granted.
     """
 
     question: str
     reply: str
-    turn: ReplySlot | None = None
-    has_come: bool = False
+    slot: ReplySlot | None = None
+    is_granted: bool = False
     repeated: bool = True
     history: Sequence[str] = ()
 
@@ -104,7 +105,7 @@ class MessageRepository(ScriptRunner):
                 case SentBefore(question, reply, text):
                     REPEATED_SENDS.add()
                     slot = parse_slot(text, caller, room_id) if text else None
-                    return Accepted(question, reply, slot, has_come=True)
+                    return Accepted(question, reply, slot, is_granted=True)
                 case NeedsDatabase(first_seq):
                     if (sent := await self._sent_before(caller, room_id, message)) is not None:
                         REPEATED_SENDS.add()

@@ -63,10 +63,10 @@ async def test_bytes_of_a_reply_while_it_runs(chat: ChatHarness) -> None:
     accepted = await parts.messages.accept(
         caller, room.room_id, NewMessage(*ids, "q", None, None, "queue")
     )
-    assert accepted.turn is not None
+    assert accepted.slot is not None
     store = ReplySlots(chat.redis, parts.messages._streams, chat.template.wiring.settings)
     for n in range(200):
-        await store.append(accepted.turn, "claim", 20 * n, "twenty bytes of text", "")
+        await store.append(accepted.slot, "claim", 20 * n, "twenty bytes of text", "")
     (size,) = (await sizes(chat))["reply"]
     assert size / 200 <= 20 + DELTA
-    await store.end(accepted.turn, "claim", "twenty bytes of text" * 200, {"finish_reason": "stop"})
+    await store.end(accepted.slot, "claim", "twenty bytes of text" * 200, {"finish_reason": "stop"})

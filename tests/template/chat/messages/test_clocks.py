@@ -46,7 +46,7 @@ async def test_lease_runs_out_by_redis_clock_despite_later_messages(
     accepted = await chat.template.parts.messages.accept(
         caller, room.room_id, NewMessage(*ids, "one", None, None, "queue")
     )
-    assert accepted.turn is not None
+    assert accepted.slot is not None
     now_ms = await redis_ms(chat)
     lease = float(
         await chat.redis.execute(
@@ -54,7 +54,7 @@ async def test_lease_runs_out_by_redis_clock_despite_later_messages(
         )
     )
     assert now_ms < lease < now_ms + MINUTE_MS
-    assert accepted.turn.deadline_ms < now_ms + 10 * MINUTE_MS
+    assert accepted.slot.deadline_ms < now_ms + 10 * MINUTE_MS
     assert (
         datetime.fromisoformat(
             (await chat.messages(user, room.room_id)).messages[0].timestamp

@@ -172,13 +172,13 @@ async def test_a_room_with_an_open_turn_does_not_expire(chat: ChatHarness) -> No
     accepted = await parts.messages.accept(
         caller, room.room_id, NewMessage(*ids, "q", None, None, "queue")
     )
-    assert accepted.turn is not None
+    assert accepted.slot is not None
     store = ReplySlots(chat.redis, parts.messages._streams, chat.template.wiring.settings)
-    await store.append(accepted.turn, "claim", 0, "some ", "")
+    await store.append(accepted.slot, "claim", 0, "some ", "")
     # A sweeper that found it before the lease was renewed.
-    assert await store.interrupt(accepted.turn, only_if_expired=True) is None
+    assert await store.interrupt(accepted.slot, only_if_expired=True) is None
     await chat.persist()
-    keys, reply_id = chat.keys, accepted.turn.reply_id
+    keys, reply_id = chat.keys, accepted.slot.reply_id
     pinned = [
         keys.room(room.room_id).record,
         keys.room(room.room_id).messages,
@@ -189,7 +189,7 @@ async def test_a_room_with_an_open_turn_does_not_expire(chat: ChatHarness) -> No
         keys.room(room.room_id, caller.partition).reply_stream(reply_id),
     ]
     assert [await chat.ttl_ms(key) for key in pinned] == [-1] * len(pinned)
-    await store.end(accepted.turn, "claim", "some text", {"finish_reason": "stop"})
+    await store.end(accepted.slot, "claim", "some text", {"finish_reason": "stop"})
     await chat.persist()
     assert await keys_for_good(chat) == []
     assert await chat.texts(user, room.room_id) == ["q", "some text"]
@@ -208,8 +208,8 @@ async def test_a_question_that_waits_is_not_trimmed_however_small_the_window_is(
         accepted = await parts.messages.accept(
             caller, room.room_id, NewMessage(*ids, f"q{n}", None, f"c{n}", "queue")
         )
-        assert accepted.turn is not None
-        turns.append(accepted.turn)
+        assert accepted.slot is not None
+        turns.append(accepted.slot)
     store = ReplySlots(chat.redis, parts.messages._streams, chat.template.wiring.settings)
     for n, turn in enumerate(turns):
         # The process of the next slot may come to it late: its process is gone, or another one's.

@@ -117,14 +117,14 @@ async def test_keys_of_another_type_do_not_keep_a_reply_from_its_end(
     user = await chat.user()
     room = await chat.room(user)
     sent = await chat.accepted(user, room.room_id, "one")
-    assert sent.turn is not None
-    stream = chat.keys.room(room.room_id).reply_stream(sent.turn.reply_id)
+    assert sent.slot is not None
+    stream = chat.keys.room(room.room_id).reply_stream(sent.slot.reply_id)
     for key in (chat.keys.room(room.room_id).waiting, stream):
         await chat.redis.execute("SET", key, "not ours")
     events = await chat.backlog()
     assert (
         await chat.template.parts.replies._services.slots.end(
-            sent.turn, "claim", "said", {"finish_reason": "stop"}
+            sent.slot, "claim", "said", {"finish_reason": "stop"}
         )
     ).is_ours
     assert await chat.backlog() == events + 1
@@ -161,7 +161,7 @@ async def test_a_reply_goes_on_beside_leases_of_another_type(chat: ChatHarness, 
     """cases/faults.md U5."""
     user = await chat.user()
     room = await chat.room(user)
-    turn = (await chat.accepted(user, room.room_id, "one")).turn
+    turn = (await chat.accepted(user, room.room_id, "one")).slot
     assert turn is not None
     turns = chat.template.parts.replies._services.slots
     leases = chat.keys.partition(chat.keys.account_partition(user.session.account_id)).leases

@@ -219,11 +219,11 @@ async def test_everything_that_was_streamed_of_an_interrupted_reply_is_kept(
     accepted = await parts.messages.accept(
         caller, room.room_id, NewMessage(*ids, "q", None, None, "queue")
     )
-    assert accepted.turn is not None
+    assert accepted.slot is not None
     turns = ReplySlots(chat.redis, parts.messages._streams, chat.template.wiring.settings)
-    await turns.append(accepted.turn, "claim", 0, "said ", "")
-    await turns.append(accepted.turn, "claim", 5, "meanwhile", "")
-    assert await turns.interrupt(accepted.turn) is not None
+    await turns.append(accepted.slot, "claim", 0, "said ", "")
+    await turns.append(accepted.slot, "claim", 5, "meanwhile", "")
+    assert await turns.interrupt(accepted.slot) is not None
     reply = (await chat.messages(user, room.room_id)).messages[1]
     assert (reply.content, reply.is_streaming) == ("said meanwhile", False)
 
@@ -410,7 +410,7 @@ async def test_lost_reply_ends_though_the_database_takes_no_writes(
     user = await chat.user()
     room = await chat.room(user)
     accepted = await chat.accepted(user, room.room_id, "one")
-    assert accepted.turn is not None
+    assert accepted.slot is not None
     await chat.hush()
     await chat.persist()
     await chat.forget_everything()
@@ -426,7 +426,7 @@ async def test_lost_reply_ends_though_the_database_takes_no_writes(
         patch.setattr(database, "call_shard_procedure", read_only)
         reply = (await chat.messages(user, room.room_id)).messages[1]
     assert (reply.content, reply.metadata["finish_reason"], reply.seq) == ("", "interrupted", 2)
-    assert reply.parent_message_id == accepted.turn.question_id
+    assert reply.parent_message_id == accepted.slot.question_id
     assert (await chat.rooms(user)).rooms[0].message_count == 2
     await chat.send(user, room.room_id, "two")
     await chat.persist()
@@ -482,13 +482,13 @@ async def test_reply_that_comes_after_all_takes_the_place_of_its_stand_in(
     user = await chat.user()
     room = await chat.room(user)
     question = await chat.accepted(user, room.room_id, "one")
-    assert question.turn is not None
+    assert question.slot is not None
     await chat.hush()
     await chat.persist()
     await chat.forget_everything()
     assert await chat.texts(user, room.room_id) == ["one", ""]
     await chat.persist()
-    turn = question.turn
+    turn = question.slot
     row = (
         turn.reply_id,
         room.room_id,

@@ -113,8 +113,8 @@ async def test_no_more_of_a_room_is_read_for_a_reply_than_its_model_is_told(
         accepted = await parts.messages.accept(
             caller, room.room_id, NewMessage(*ids, content, None, None, "queue")
         )
-        assert accepted.turn is not None
-        turns.append(accepted.turn)
+        assert accepted.slot is not None
+        turns.append(accepted.slot)
     store = parts.replies._services.slots
     for turn in turns:
         asked = await store.read_question(turn, "claim")
@@ -318,10 +318,10 @@ async def test_reply_of_a_dead_process_is_interrupted_and_the_next_runs(
     accepted = await parts.messages.accept(
         caller, room.room_id, NewMessage(*ids, "one", None, None, "queue")
     )
-    assert accepted.turn is not None
+    assert accepted.slot is not None
     turns = ReplySlots(chat.redis, parts.messages._streams, chat.template.wiring.settings)
-    assert await turns.claim(accepted.turn, "claim") is not None
-    await turns.append(accepted.turn, "claim", 0, "some words 🎉", '"model":"stub"')
+    assert await turns.claim(accepted.slot, "claim") is not None
+    await turns.append(accepted.slot, "claim", 0, "some words 🎉", '"model":"stub"')
     # The one behind it was accepted by the dead process too, so somebody else must run it.
     ids = [chat.keys.new_id(caller.partition) for _ in range(3)]
     await parts.messages.accept(caller, room.room_id, NewMessage(*ids, "two", None, None, "queue"))
@@ -340,8 +340,8 @@ async def test_reply_of_a_dead_process_is_interrupted_and_the_next_runs(
     )
     assert messages[3].metadata["finish_reason"] == "stop"
     with pytest.raises(SlotLost):
-        await turns.append(accepted.turn, "claim", 15, "too late", "")
-    late = await turns.end(accepted.turn, "claim", "too late", {"finish_reason": "stop"})
+        await turns.append(accepted.slot, "claim", 15, "too late", "")
+    late = await turns.end(accepted.slot, "claim", "too late", {"finish_reason": "stop"})
     assert not late.is_ours
     assert (await chat.messages(user, room.room_id)).messages[1].content == "some words 🎉"
     assert chat.provider.calls == 1

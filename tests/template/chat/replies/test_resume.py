@@ -152,7 +152,7 @@ async def test_text_that_is_appended_again_is_not_there_twice(chat: ChatHarness)
     accepted = await parts.messages.accept(
         caller, room.room_id, NewMessage(*ids, "q", None, None, "queue")
     )
-    turn = accepted.turn
+    turn = accepted.slot
     assert turn is not None
     turns = ReplySlots(chat.redis, parts.messages._streams, chat.template.wiring.settings)
     for start, text in ((0, "é"), (0, "é"), (0, "é한 and"), (2, "한 and more"), (0, "")):

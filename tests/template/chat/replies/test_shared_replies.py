@@ -196,8 +196,8 @@ async def test_a_question_whose_process_is_gone_does_not_wait_for_a_whole_lease(
         accepted = await parts.messages.accept(
             caller, room_id, NewMessage(*ids, content, None, None, "queue")
         )
-        assert accepted.turn is not None
-        turns.append(accepted.turn)
+        assert accepted.slot is not None
+        turns.append(accepted.slot)
     store = parts.replies._services.slots
     if how == "ended":
         await store.end(turns[0], "claim", "said", {})
