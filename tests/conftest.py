@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partialmethod
 from typing import Any
 
@@ -13,6 +13,7 @@ import pytest
 import structlog
 
 from base_server.service.cache.cache_client import CacheClient
+from base_server.service.core.logger import configure_logging
 from base_server.service.redis_client.script import Script
 from tests.quick_passwords import use_quick_hashes
 from tests.server_process import WORKERS
@@ -25,6 +26,7 @@ structlog.configure(
         structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback),
     ]
 )
+_LOGGING = structlog.get_config()
 # Folders of few tests that take long. They come first: begun last, one keeps a process busy while
 # the others are idle.
 _LONG = [
@@ -72,6 +74,15 @@ def _needs_installed_server(item: pytest.Item) -> bool:
     params = item.callspec.params.values() if hasattr(item, "callspec") else ()
     words = {word for param in params if isinstance(param, str) for word in re.split("[+ ]", param)}
     return bool(words & _INSTALLED_BACKENDS or set(item.fixturenames) & _INSTALLED_SERVERS)
+
+
+@pytest.fixture(autouse=True)
+def logging_as_before() -> Iterator[None]:
+    """An operator's command that a test runs in this process configures its logging."""
+    yield
+    if structlog.get_config()["processors"] is not _LOGGING["processors"]:
+        configure_logging("debug")
+        structlog.configure(**_LOGGING)
 
 
 @pytest.fixture(autouse=True)

@@ -100,6 +100,8 @@ class RoomRecord:
     given_titles: list[str] = field(default_factory=list)
     """All of them, in order: of two that a store lost the first may have come to the other one."""
     ids: dict[str, str] = field(default_factory=dict)
+    forgiven: set[str] = field(default_factory=set)
+    """Texts that a store may have lost, or their replies alone."""
     has_gaps: bool = False
     """A database lost some of its rows: their numbers are not given again."""
 
@@ -107,7 +109,9 @@ class RoomRecord:
         """See :meth:`Player.forgive_since`."""
         first = before.sent[self.room_id]
         last = max(first, len(self.sent) - keep)
-        self.maybe_sent |= set(self.sent[first:last])
+        forgiven = set(self.sent[first:last])
+        self.forgiven |= forgiven
+        self.maybe_sent |= forgiven
         self.sent = self.sent[:first] + self.sent[last:]
         self.deleted &= before.deleted | set(self.sent[first:])
         self.titles |= self.possible_titles(before)
