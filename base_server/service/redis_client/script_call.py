@@ -95,6 +95,8 @@ def bind_call(script: Script, paths: Mapping[str, str]) -> Callable[[CallClass],
         for name, hint in get_type_hints(call).items():
             if name in own and is_dataclass(hint):
                 inner |= {field.name: f"{name}.{field.name}" for field in fields(hint)}
+        if call.read is ScriptCall.read:
+            raise ScriptError(f"{call.__name__} does not read what {script.name}.lua answers")
         used: set[str] = set()
 
         def path_of(name: str) -> str:

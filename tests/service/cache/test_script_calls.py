@@ -54,6 +54,15 @@ class Lacking(ScriptCall[int]):
     texts: Sequence[str] = ()
     note: str | None = None
 
+    @staticmethod
+    def read(answer: list[Any]) -> int:
+        return int(answer[1])
+
+
+@dataclass(slots=True)
+class Unread(ScriptCall[int]):
+    room: Keys
+
 
 @dataclass(slots=True)
 class Unknown(Whole):
@@ -121,9 +130,10 @@ async def test_a_call_runs_its_script_and_reads_the_answer(
     [
         (Lacking, "Lacking has no is_new of add.lua"),
         (Unknown, "add.lua has no other of Unknown"),
+        (Unread, "Unread does not read what add.lua answers"),
     ],
 )
-def test_a_class_with_other_names_than_the_header_is_refused(
+def test_a_class_that_does_not_fit_its_script_is_refused(
     bind: Callable[[type[Any]], type[Any]], call: type[Any], complaint: str
 ) -> None:
     with pytest.raises(ScriptError, match=complaint):

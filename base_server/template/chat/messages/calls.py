@@ -19,6 +19,7 @@ from base_server.template.chat.cache.scripts import (
     script_call,
 )
 from base_server.template.chat.domain.caller import Caller
+from base_server.template.chat.domain.events import payload
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,6 +155,31 @@ class DeleteMessage(ScriptCall[MessageDeletion]):
     new_state: str = ""
     done_note: str | None = None
     note_ttl_ms: int | None = None
+
+    @classmethod
+    def of(
+        cls,
+        keys: PartitionKeys,
+        event_stream: str,
+        caller: Caller,
+        room_id: str,
+        message_id: str,
+        ready_lease_ms: int,
+    ) -> DeleteMessage:
+        """A handler's delete, from whatever state."""
+        room = keys.room(room_id)
+        return cls(
+            caller=caller,
+            room=room,
+            partition=keys,
+            event_stream=event_stream,
+            message_state=keys.message_state(message_id),
+            reply_stream=room.reply_stream(message_id),
+            room_id=room_id,
+            message_id=message_id,
+            payload=payload(caller, room_id, message_id=message_id),
+            ready_lease_ms=ready_lease_ms,
+        )
 
     @staticmethod
     def read(answer: list[Any]) -> MessageDeletion:

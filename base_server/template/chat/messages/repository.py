@@ -10,7 +10,7 @@ from base_server.template.base.errors import IdempotencyMismatch, MessageNotFoun
 from base_server.template.chat.cache.script_runner import ScriptRunner
 from base_server.template.chat.cache.scripts import NeedsDatabase
 from base_server.template.chat.domain.caller import Caller
-from base_server.template.chat.domain.events import open_payload, payload
+from base_server.template.chat.domain.events import open_payload
 from base_server.template.chat.domain.message_format import (
     body_hash,
     open_message_body,
@@ -180,19 +180,13 @@ class MessageRepository(ScriptRunner):
     async def delete(self, caller: Caller, room_id: str, message_id: str) -> None:
         """Delete a message; a reply that runs or waits is ended. Repeating it is no error."""
         self.check_room_id(caller, room_id)
-        keys = self._keys.partition(caller.partition)
-        room = keys.room(room_id)
-        call = DeleteMessage(
-            caller=caller,
-            room=room,
-            partition=keys,
-            event_stream=self._streams.stream_key(caller.partition, caller.shard_id),
-            message_state=keys.message_state(message_id),
-            reply_stream=room.reply_stream(message_id),
-            room_id=room_id,
-            message_id=message_id,
-            payload=payload(caller, room_id, message_id=message_id),
-            ready_lease_ms=self._settings.ready_lease_ms,
+        call = DeleteMessage.of(
+            self._keys.partition(caller.partition),
+            self._streams.stream_key(caller.partition, caller.shard_id),
+            caller,
+            room_id,
+            message_id,
+            self._settings.ready_lease_ms,
         )
         answer = await self._call(call, caller, room_id)
         if isinstance(answer, NeedsDatabase):

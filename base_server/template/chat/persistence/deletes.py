@@ -26,7 +26,6 @@ from base_server.template.chat.cache.scripts import (
     StateRefused,
 )
 from base_server.template.chat.domain.caller import Caller
-from base_server.template.chat.domain.events import payload
 from base_server.template.chat.domain.states import MessageState, RoomState, state_name
 from base_server.template.chat.messages.calls import DeleteMessage, MessageDeleted, NoSuchMessage
 from base_server.template.chat.persistence.event_streams import EventStreams
@@ -105,23 +104,17 @@ class ChatDeletes:
         # Its partition may be another one than the id's: a host's room lies with its account.
         caller = found.owner
         keys = self._keys.partition(caller.partition)
-        room = keys.room(room_id)
-        call = DeleteRoom(
-            caller=caller,
-            room=room,
-            account=keys.account(caller.account_id),
-            partition=keys,
-            event_stream=self._streams.stream_key(caller.partition, caller.shard_id),
-            reply_streams=room.reply_stream(""),
-            message_states=keys.message_state(""),
-            room_id=room_id,
-            payload=payload(caller, room_id),
-            state_ttl_ms=self._settings.state_ttl_s * 1000,
-            new_state=to.value,
-            allowed_states=",".join(allowed),
-            done_note=keys.operation(self._keys.new_id(caller.partition)),
-            note_ttl_ms=_OPERATION_NOTE_MS,
+        call = DeleteRoom.of(
+            keys,
+            self._streams.stream_key(caller.partition, caller.shard_id),
+            caller,
+            room_id,
+            self._settings.state_ttl_s * 1000,
+            to,
         )
+        call.allowed_states = ",".join(allowed)
+        call.done_note = keys.operation(self._keys.new_id(caller.partition))
+        call.note_ttl_ms = _OPERATION_NOTE_MS
         match await self._run(call, caller, room_id):
             case RoomDeleted(backlog, before):
                 self._streams.report_backlog(caller.partition, caller.shard_id, backlog)
@@ -182,23 +175,18 @@ class ChatDeletes:
         stored: FoundMessage | None,
     ) -> Deletion:
         keys = self._keys.partition(caller.partition)
-        room = keys.room(room_id)
-        call = DeleteMessage(
-            caller=caller,
-            room=room,
-            partition=keys,
-            event_stream=self._streams.stream_key(caller.partition, caller.shard_id),
-            message_state=keys.message_state(message_id),
-            reply_stream=room.reply_stream(message_id),
-            room_id=room_id,
-            message_id=message_id,
-            payload=payload(caller, room_id, message_id=message_id),
-            ready_lease_ms=self._settings.ready_lease_ms,
-            allowed_states=",".join(allowed),
-            new_state="" if to is None else to.value,
-            done_note=keys.operation(self._keys.new_id(caller.partition)),
-            note_ttl_ms=_OPERATION_NOTE_MS,
+        call = DeleteMessage.of(
+            keys,
+            self._streams.stream_key(caller.partition, caller.shard_id),
+            caller,
+            room_id,
+            message_id,
+            self._settings.ready_lease_ms,
         )
+        call.allowed_states = ",".join(allowed)
+        call.new_state = "" if to is None else to.value
+        call.done_note = keys.operation(self._keys.new_id(caller.partition))
+        call.note_ttl_ms = _OPERATION_NOTE_MS
         for _ in range(_MAX_TRIES):
             call.stored_seq = None if stored is None else stored.seq
             answer = await self._run(call, caller, room_id)

@@ -18,6 +18,8 @@ from base_server.template.chat.cache.scripts import (
     script_call,
 )
 from base_server.template.chat.domain.caller import Caller
+from base_server.template.chat.domain.events import payload
+from base_server.template.chat.domain.states import RoomState
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +114,32 @@ class DeleteRoom(ScriptCall[RoomDeletion]):
     allowed_states: str = ""
     done_note: str | None = None
     note_ttl_ms: int | None = None
+
+    @classmethod
+    def of(
+        cls,
+        keys: PartitionKeys,
+        event_stream: str,
+        caller: Caller,
+        room_id: str,
+        state_ttl_ms: int,
+        new_state: RoomState,
+    ) -> DeleteRoom:
+        """A handler's delete, from whatever state."""
+        room = keys.room(room_id)
+        return cls(
+            caller=caller,
+            room=room,
+            account=keys.account(caller.account_id),
+            partition=keys,
+            event_stream=event_stream,
+            reply_streams=room.reply_stream(""),
+            message_states=keys.message_state(""),
+            room_id=room_id,
+            payload=payload(caller, room_id),
+            state_ttl_ms=state_ttl_ms,
+            new_state=new_state.value,
+        )
 
     @staticmethod
     def read(answer: list[Any]) -> RoomDeletion:

@@ -273,20 +273,13 @@ class RoomRepository(ScriptRunner):
         """Delete a room permanently, its running and waiting replies with it. Repeating it is no
         error."""
         self.check_room_id(caller, room_id)
-        keys = self._keys.partition(caller.partition)
-        room = keys.room(room_id)
-        call = DeleteRoom(
-            caller=caller,
-            room=room,
-            account=keys.account(caller.account_id),
-            partition=keys,
-            event_stream=self._streams.stream_key(caller.partition, caller.shard_id),
-            reply_streams=room.reply_stream(""),
-            message_states=keys.message_state(""),
-            room_id=room_id,
-            payload=payload(caller, room_id),
-            state_ttl_ms=self._settings.state_ttl_s * 1000,
-            new_state=RoomState.DELETING.value,
+        call = DeleteRoom.of(
+            self._keys.partition(caller.partition),
+            self._streams.stream_key(caller.partition, caller.shard_id),
+            caller,
+            room_id,
+            self._settings.state_ttl_s * 1000,
+            RoomState.DELETING,
         )
         try:
             answer = await self._call(call, caller, room_id)
