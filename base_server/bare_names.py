@@ -52,6 +52,12 @@ def install() -> None:
         sys.meta_path.insert(0, _BareNames())
 
 
+def give_alias(bare_name: str) -> None:
+    """For a package of ours that the path gave under its bare name, before Python knew this module:
+    ``PYTHONPATH`` without an installation. There must be no second copy of its modules."""
+    sys.modules[bare_name] = import_module(f"{ROOT}.{bare_name}")
+
+
 class _BareNames(MetaPathFinder):
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None

@@ -22,7 +22,7 @@ REDIS = ("base_server.service.cache", "base_server.service.redis_client")
 ARROWS = {
     "base_server": {"base_server.bare_names"},
     "base_server.bare_names": set(),
-    "base_server.service": set(),
+    "base_server.service": {"base_server.bare_names"},
     "base_server.service.core": set(),
     "base_server.service.redis_client": {"base_server.service.core"},
     "base_server.service.cache": {"base_server.service.core", "base_server.service.redis_client"},
@@ -32,7 +32,7 @@ ARROWS = {
     "base_server.service.scheduler": {"base_server.service.core", "base_server.service.lock"},
     "base_server.service.llm": {"base_server.service.core", *REDIS},
     "base_server.service.service_container": {"base_server.service"},
-    "base_server.template": set(),
+    "base_server.template": {"base_server.bare_names"},
     "base_server.template.base": {"base_server.service.core"},
     "base_server.template.account": {"base_server.service", "base_server.template.base"},
     "base_server.template.chat": {"base_server.service", "base_server.template.base"},
@@ -42,7 +42,7 @@ ARROWS = {
         "base_server.template",
         "application.base_web_server",
     },
-    "application": set(),
+    "application": {"base_server.bare_names"},
 }
 
 # One third-party client a folder. Data formats and other helpers (pydantic, jiter, ujson, argon2 …)

@@ -61,6 +61,20 @@ def test_a_bare_name_gives_the_very_module(name: str, on_path: list[Path], tmp_p
 
 
 @pytest.mark.parametrize(
+    "name", ["service.core.errors", "template.base.session_info", "application.base_web_server"]
+)
+def test_a_bare_name_is_no_second_copy_without_an_installation(name: str, tmp_path: Path) -> None:
+    """``PYTHONPATH`` alone, as in the image: Python has not imported ``base_server`` before."""
+    code = f"import sys\nassert 'base_server' not in sys.modules\nimport {name}\n"
+    code += f"import base_server.{name}\n"
+    code += f"assert sys.modules[{name!r}] is sys.modules['base_server.{name}']\n"
+    roots = os.pathsep.join(map(str, (ROOT, ROOT / "base_server")))
+    subprocess.run(
+        [sys.executable, "-S", "-c", code], cwd=tmp_path, env={"PYTHONPATH": roots}, check=True
+    )
+
+
+@pytest.mark.parametrize(
     "packages",
     [
         {"service": REGULAR},
