@@ -228,6 +228,23 @@ async def test_a_deleted_room_is_gone_for_good_and_deleting_it_again_is_no_error
     assert response.errorCode == 0
 
 
+async def test_delete_of_a_room_again_when_only_its_state_is_left_is_no_error(
+    chat: ChatHarness,
+) -> None:
+    """Its tombstone has expired, the list is loaded and does not have it: nothing is to be taken
+    from the list's length."""
+    user = await chat.user()
+    kept, gone = await chat.room(user), await chat.room(user)
+    request = ChatRoomDeleteRequest(room_id=gone.room_id)
+    assert (await chat.template.on_chat_room_delete_req(user, request)).errorCode == 0
+    await chat.persist()
+    await chat.redis.execute("DEL", chat.keys.room(gone.room_id).record)
+    assert await chat.redis.execute("GET", chat.keys.room(gone.room_id).state)
+    response = await chat.template.on_chat_room_delete_req(user, request)
+    assert response.errorCode == 0, response.error
+    assert [room.room_id for room in (await chat.rooms(user)).rooms] == [kept.room_id]
+
+
 def unit_keys(chat: ChatHarness, account_id: str, room_id: str) -> list[str]:
     keys = chat.keys
     partition = keys.account_partition(account_id)

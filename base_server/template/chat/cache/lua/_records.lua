@@ -71,3 +71,11 @@ end
 local function pin(...)
   for _, key in ipairs({ ... }) do redis.call('PERSIST', key) end
 end
+
+-- Takes a room from its account's list, if it is there. Redis refuses to add Lua's negative zero.
+local function unlist_room(account_record, rooms, order, room_id)
+  if redis.call('SREM', rooms, room_id) == 1 then
+    redis.call('HINCRBY', account_record, 'len', -1)
+  end
+  redis.call('ZREM', order, room_id)
+end

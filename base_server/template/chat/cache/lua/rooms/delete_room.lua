@@ -48,8 +48,7 @@ on_leases('ZREM', leases, room_id)
 set_state(room_state, new_state, now)
 if done_note then redis.call('SET', done_note, state, 'PX', note_ttl_ms) end
 if is_listed then
-  redis.call('HINCRBY', account_record, 'len', -redis.call('SREM', rooms, room_id))
-  redis.call('ZREM', order, room_id)
+  unlist_room(account_record, rooms, order, room_id)
   redis.call('HSET', account_record, 'dirty', event)
   pin(account_record, rooms, order)
 end

@@ -19,8 +19,7 @@ repeat
   -- A missing state of a listed room: saved longer ago than the state TTL.
   if #ids > 0 then codes = state_codes_of(state_keys, 'CPRAXD', function() return 'A' end) end
   for index in string.gmatch(codes, '()[XD]') do
-    redis.call('HINCRBY', account_record, 'len', -redis.call('SREM', rooms, ids[index]))
-    redis.call('ZREM', order, ids[index])
+    unlist_room(account_record, rooms, order, ids[index])
     dropped = true
   end
 until not dropped
